@@ -1,0 +1,38 @@
+"""Grouped-query attention; with one key/value head, multi-query attention."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from minigpt.components.attention.softmax import SoftmaxAttention
+from minigpt.contracts import Dims, NormSpec
+from minigpt.registry import register
+
+
+@register("attention", "gqa")
+class GroupedQueryAttention(SoftmaxAttention):
+    """Query heads share n_kv_heads key/value heads, so decoding remembers less (Ainslie et al. 2023, arXiv:2305.13245).
+
+    With n_kv_heads = 1 it is multi-query attention (Shazeer 2019, arXiv:1911.02150).
+
+    Args:
+        n_kv_heads: Key/value heads; must divide n_heads.
+        bias: Biases in the projections.
+        dropout: Rate on the attention weights, apart from the model's own dropout.
+        window: A token sees itself and window - 1 before it (Beltagy et al. 2020, arXiv:2004.05150); null for all.
+        qk_norm: Norm on each query and key head (Henry et al. 2020, arXiv:2010.04245); null for none.
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        n_kv_heads: Annotated[int, Field(gt=0)] = 2,
+        bias: bool = True,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        window: Annotated[int, Field(gt=0)] | None = None,
+        qk_norm: NormSpec | None = None,
+    ):
+        super().__init__(dims, n_kv_heads=n_kv_heads, bias=bias, dropout=dropout, window=window, qk_norm=qk_norm)

@@ -1,0 +1,1 @@
+"""How norms, residuals and sub-layers make a layer."""

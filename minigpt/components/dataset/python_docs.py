@@ -1,0 +1,59 @@
+"""The documentation that every Python carries: a corpus without a download."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from minigpt.contracts import Dataset, Splits
+from minigpt.errors import DataError
+from minigpt.registry import register
+
+
+@register("dataset", "python-docs")
+class PythonDocs(Dataset):
+    """Python's language reference and its library's docstrings: a megabyte of English and code, no network.
+
+    The text differs a little between Python versions; the run's provenance records its fingerprint.
+
+    Args:
+        val_fraction: The share of the documents kept for validation.
+    """
+
+    def __init__(self, *, val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1):
+        self.val_fraction = val_fraction
+
+    def load(self) -> Splits:
+        documents = _topics() + _docstrings()
+        # By hash: a fixed order in which the reference and the docstrings are mixed, so that both splits are alike.
+        documents.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
+        return Splits.of_text("\n\n".join(documents), self.val_fraction)
+
+
+def _topics() -> list[str]:
+    try:
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    except ImportError as error:
+        raise DataError('this Python has no pydoc_data: use data "text" with files of your own') from error
+    return [topics[name].strip() for name in sorted(topics)]
+
+
+def _docstrings() -> list[str]:
+    """Docstrings of the library's plain modules, read without importing them."""
+    library = Path(sysconfig.get_path("stdlib"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = []
+    for name in sorted(sys.stdlib_module_names):
+        file = library / f"{name}.py"
+        if file.is_file():
+            tree = ast.parse(file.read_text("utf-8"))
+            nodes = (node for node in ast.walk(tree) if isinstance(node, documented))
+            texts.append("\n\n".join(doc for node in nodes if (doc := ast.get_docstring(node)) and doc.isascii()))
+    return [text for text in texts if text]

@@ -1,0 +1,48 @@
+"""AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from minigpt.contracts import NamedParameter, Optimizer
+from minigpt.registry import register
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+@register("optimizer", "adamw")
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, on matrices only (Loshchilov & Hutter 2017, arXiv:1711.05101).
+
+    Args:
+        learning_rate: Peak learning rate.
+        betas: Decay of the running mean and of the running square.
+        eps: Added to the root of the running square.
+        weight_decay: On parameters of two axes or more, embeddings included; never on biases and gains.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: Annotated[float, Field(gt=0)] = 3e-4,
+        betas: tuple[Momentum, Momentum] = (0.9, 0.99),
+        eps: Annotated[float, Field(gt=0)] = 1e-8,
+        weight_decay: Annotated[float, Field(ge=0)] = 0.1,
+    ):
+        self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
+
+    def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
+        decayed = [p.tensor for p in parameters if p.tensor.ndim >= 2]
+        plain = [p.tensor for p in parameters if p.tensor.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.learning_rate,
+            betas=self.betas,
+            eps=self.eps,
+            fused=True,
+        )

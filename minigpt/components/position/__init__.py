@@ -1,0 +1,1 @@
+"""Where position enters the model."""

@@ -1,0 +1,43 @@
+"""A token for every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from minigpt.contracts import Tokenizer
+from minigpt.registry import register
+
+
+@register("tokenizer", "byte")
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8: any text whatever, nothing to learn (ByT5: Xue et al. 2021, arXiv:2105.13626)."""
+
+    def __init__(self) -> None:
+        pass
+
+    def fit(self, text: str) -> None:
+        """Nothing to learn."""
+
+    @property
+    def vocab_size(self) -> int:
+        return 256
+
+    def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
+        return np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64)
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
+        raw = np.asarray(ids, dtype=np.uint8).tobytes()
+        try:
+            return raw.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return raw.decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        return {}
+
+    def from_json(self, learned: dict[str, Any]) -> None:
+        """Nothing was learned."""

@@ -1,0 +1,173 @@
+"""An experiment: everything that one JSON file may say, with its types, bounds, defaults and descriptions.
+
+`reading.py` turns a file into an `Experiment`; here is only what one is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+import minigpt.components  # noqa: F401 - the defaults below name shipped components
+from minigpt.contracts import (
+    AttentionSpec,
+    BlockSpec,
+    DatasetSpec,
+    Dims,
+    FeedForwardSpec,
+    Layer,
+    NormSpec,
+    OptimizerSpec,
+    PositionSpec,
+    ScheduleSpec,
+    TokenizerSpec,
+)
+from minigpt.errors import Problem
+from minigpt.registry import Spec
+
+_MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT; a slip of the finger ends here and not in swap
+
+Width = Annotated[int, Field(gt=0, le=_MAX_WIDTH)]
+Depth = Annotated[int, Field(gt=0, le=_MAX_DEPTH)]
+Count = Annotated[int, Field(gt=0, le=2**40)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A part of the experiment file: strict types, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class LayerSection(Section):
+    """One entry of the layer pattern: what these layers choose otherwise than the model as a whole."""
+
+    attention: AttentionSpec | None = Field(default=None, description="Token mixer of these layers.")
+    position: PositionSpec | None = Field(default=None, description="Positions of these layers (rotate and bias only).")
+    norm: NormSpec | None = Field(default=None, description="Norms of these layers.")
+    ffn: FeedForwardSpec | None = Field(default=None, description="Feed-forward of these layers.")
+    block: BlockSpec | None = Field(default=None, description="Block of these layers.")
+
+
+class ModelSection(Section):
+    """The architecture. Its default is the documented model: 10,770,816 parameters with 65 characters."""
+
+    d_model: Width = Field(default=384, description="Width of the residual stream.")
+    n_layers: Depth = Field(default=6, description="Number of blocks.")
+    n_heads: Width = Field(default=6, description="Number of query heads.")
+    head_dim: Width | None = Field(default=None, description="Width of a head; null for d_model / n_heads.")
+    block_size: Width = Field(default=256, description="Longest context, in tokens.")
+    dropout: Rate = Field(default=0.2, description="Rate on embeddings and on each sub-layer's output.")
+    tied_head: bool = Field(default=True, description="The output layer shares the token embedding's weights.")
+    attention: AttentionSpec = Field(default="mha", description="Token mixer.")
+    position: PositionSpec = Field(default="learned", description="How position enters.")
+    norm: NormSpec = Field(default="layernorm", description="Normalisation.")
+    ffn: FeedForwardSpec = Field(default="mlp", description="Feed-forward sub-layer.")
+    block: BlockSpec = Field(default="pre_norm", description="How norms and residuals are arranged.")
+    layers: list[LayerSection] = Field(
+        default=[], description="A pattern of choices that differ by layer, repeated over n_layers."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> ModelSection:
+        if self.head_dim is None and self.d_model % self.n_heads:
+            text = f"n_heads {self.n_heads} does not divide d_model {self.d_model}; change one of them, or set head_dim"
+            raise PydanticCustomError("component", "{text}", {"problems": [Problem(("n_heads",), text)], "text": text})
+        return self
+
+    def dims(self, vocab_size: int, layer: int = 0) -> Dims:
+        """The sizes that components are built with."""
+        return Dims(
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            head_dim=self.head_dim or self.d_model // self.n_heads,
+            block_size=self.block_size,
+            vocab_size=vocab_size,
+            dropout=self.dropout,
+            layer=layer,
+        )
+
+    def layer(self, index: int) -> tuple[Spec[Any], Layer]:
+        """The block of layer `index`, and what it is made of."""
+        chosen: dict[str, Spec[Any]] = {}
+        for family in ("attention", "position", "norm", "ffn", "block"):
+            place = index % len(self.layers) if self.layers else 0
+            own = getattr(self.layers[place], family) if self.layers else None
+            where = f"model.layers[{place}].{family}" if own else f"model.{family}"
+            chosen[family] = (own or getattr(self, family)).at(where)
+        return chosen.pop("block"), Layer(**chosen)
+
+
+class TrainingSection(Section):
+    """How the model is trained. The defaults are those of the documented result."""
+
+    optimizer: OptimizerSpec = Field(default="adamw", description="Update rule.")
+    schedule: ScheduleSpec = Field(default="cosine", description="Learning rate over training.")
+    batch_size: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=64, description="Sequences in an update.")
+    max_iters: Count = Field(default=5000, description="Updates.")
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(
+        default=1.0, description="Largest norm of the gradient; null for no clipping."
+    )
+    eval_interval: Count = Field(default=250, description="Updates between evaluations on the whole validation split.")
+    checkpoint_interval: Count | None = Field(
+        default=None, description="Updates between checkpoints; null saves at each evaluation."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto measures: bf16 where this machine is fast at it, else fp32."
+    )
+
+
+class SamplingSection(Section):
+    """How text is drawn from the model, for samples in training and as defaults of `generate`."""
+
+    prompt: str = Field(default="\n", description="Where a sample starts.")
+    max_new_tokens: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=200, description="Length of a sample.")
+    temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="0 always takes the likeliest token.")
+    top_k: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Keep the k likeliest tokens.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Keep the likeliest tokens that hold this probability together (arXiv:1904.09751)."
+    )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Keep tokens at least this share as likely as the likeliest (arXiv:2407.01082)."
+    )
+
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class Experiment(Section):
+    """All that is needed to train a model and to train it again."""
+
+    name: Annotated[str, Field(pattern=_NAME)] = Field(
+        default="experiment", description="Names the run folder; the file's name where it is left out."
+    )
+    description: str = Field(default="", description="What the experiment is about.")
+    plugins: list[str] = Field(default=[], description="Plugin files to load, relative to this file. They are executed.")
+    seed: Seed = Field(default=1337, description="Of weights, data order, dropout and samples.")
+    data: DatasetSpec = Field(default="tinyshakespeare", description="Corpus.")
+    tokenizer: TokenizerSpec = Field(default="char", description="Text to ids.")
+    model: ModelSection = Field(default={}, description="The architecture.")
+    training: TrainingSection = Field(default={}, description="How it is trained.")
+    sampling: SamplingSection = Field(default={}, description="How text is drawn.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved experiment: every parameter of every component, ready to be read again."""
+        return self.model_dump(mode="json")
+
+    def specs(self) -> list[Spec[Any]]:
+        """Every component named anywhere, nested ones included, each once."""
+        top = [self.data.at("data"), self.tokenizer.at("tokenizer")]
+        top += [self.training.optimizer.at("training.optimizer"), self.training.schedule.at("training.schedule")]
+        for index in range(min(self.model.n_layers, max(1, len(self.model.layers)))):
+            block, layer = self.model.layer(index)
+            top += [block, layer.attention, layer.position, layer.norm, layer.ffn]
+        top.append(self.model.position.at("model.position"))
+        unique: list[Spec[Any]] = []
+        for spec in (nested for spec in top for nested in spec.nested()):
+            if spec not in unique:
+                unique.append(spec)
+        return unique

@@ -1,0 +1,173 @@
+"""The model: embed, blocks, head. Everything between is chosen by name; nothing here knows how it is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from minigpt.contracts import Attention, Component, Context, NamedParameter, Position, ResidualLinear, State
+from minigpt.errors import ExperimentError, Problem, listing
+from minigpt.experiment import Experiment, ModelSection
+from minigpt.registry import Spec
+
+INIT_STD = 0.02  # GPT-2: Radford et al. 2019
+
+
+class GPT(nn.Module):
+    """A decoder-only language model put together from components.
+
+    Args:
+        section: The `model` section of an experiment.
+        vocab_size: Number V of token ids.
+
+    Raises:
+        ExperimentError: Parts that do not go together.
+    """
+
+    def __init__(self, section: ModelSection, vocab_size: int):
+        super().__init__()
+        self.dims = section.dims(vocab_size)
+        self.embedding = nn.Embedding(vocab_size, section.d_model)
+        self.dropout = nn.Dropout(section.dropout)
+        self.positions = nn.ModuleList()  # one for each different choice; the first is the model's own
+        self.position_of_layer: list[int] = []
+        self.blocks = nn.ModuleList()
+        chosen: list[Spec[Position]] = []
+        self._position_index(section.position.at("model.position"), chosen)
+        for index in range(section.n_layers):
+            block, layer = section.layer(index)
+            self.position_of_layer.append(self._position_index(layer.position, chosen))
+            self.blocks.append(block.build(section.dims(vocab_size, index), layer))
+            self._check_hooks(index, layer.position)
+        needs_norm = self.blocks[-1].final_norm
+        self.norm = section.norm.at("model.norm").build(section.d_model) if needs_norm else nn.Identity()
+        self.head = None if section.tied_head else nn.Linear(section.d_model, vocab_size, bias=False)
+        self._init_weights()
+
+    def forward(
+        self, tokens: Int[Tensor, "batch time"], state: State | None = None
+    ) -> Float[Tensor, "batch time vocab"]:
+        """Logits for the token after each one. With a state (`new_state`) it continues where that stands."""
+        return self.logits(self.hidden(tokens, state)[0])
+
+    def hidden(
+        self, tokens: Int[Tensor, "batch time"], state: State | None = None
+    ) -> tuple[Float[Tensor, "batch time d_model"], list[Tensor]]:
+        """What the head reads, and the auxiliary losses that components left."""
+        start = 0 if state is None else state.length
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        x = self.dropout(self._position(0).embed(self.embedding(tokens), positions))
+        losses: list[Tensor] = []
+        shared: dict[str, object] = {}
+        for index, block in enumerate(self.blocks):
+            ctx = Context(positions, self._position(self.position_of_layer[index]), losses, shared)
+            x = block(x, ctx, None if state is None else state.children.get(str(index)))
+        if state is not None:
+            state.length += tokens.shape[1]
+        return self.norm(x), losses
+
+    def logits(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time vocab"]:
+        """The output layer."""
+        return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean cross-entropy in nats a token over the targets that count, and the auxiliary losses' sum, both fp32."""
+        x, losses = self.hidden(tokens)
+        each = F.cross_entropy(self.logits(x).float().flatten(0, 1), targets.flatten(), reduction="none")
+        mean = each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
+        return mean, sum((loss.float() for loss in losses), torch.zeros((), device=mean.device))
+
+    def new_state(self, batch: int, capacity: int, dtype: torch.dtype = torch.float32) -> State:
+        """An empty state for decoding up to `capacity` tokens in each of `batch` sequences."""
+        device = self.embedding.weight.device
+        states = {str(index): block.new_state(batch, capacity, device, dtype) for index, block in enumerate(self.blocks)}
+        return State(children={name: state for name, state in states.items() if state is not None})
+
+    def named_roles(self) -> Iterator[NamedParameter]:
+        """Every trainable tensor once, with what it is for."""
+        embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        for name, tensor in self.named_parameters():
+            if not tensor.requires_grad:
+                continue
+            if id(tensor) in embeddings:
+                yield NamedParameter(name, tensor, "embedding")
+            elif self.head is not None and tensor is self.head.weight:
+                yield NamedParameter(name, tensor, "head")
+            else:
+                yield NamedParameter(name, tensor, "matrix" if tensor.ndim >= 2 else "vector")
+
+    def n_parameters(self) -> int:
+        """Number of trainable values, each counted once."""
+        return sum(parameter.tensor.numel() for parameter in self.named_roles())
+
+    def _position(self, index: int) -> Position:
+        position = self.positions[index]
+        assert isinstance(position, Position)
+        return position
+
+    def _position_index(self, spec: Spec[Position], chosen: list[Spec[Position]]) -> int:
+        if spec not in chosen:
+            position = spec.build(self.dims)
+            if chosen and "embed" in position.hooks:
+                text = f"{spec.name} is added to the embeddings: it can be the whole model's choice, not one layer's"
+                raise ExperimentError([Problem((spec.where,), text)])
+            chosen.append(spec)
+            self.positions.append(position)
+        return chosen.index(spec)
+
+    def _check_hooks(self, index: int, spec: Spec[Position]) -> None:
+        """A position that a mixer would ignore is an error, never a silent no-op."""
+        needed = self._position(self.position_of_layer[index]).hooks - {"embed"}
+        for module in self.blocks[index].modules():
+            if isinstance(module, Attention) and not needed <= module.uses:
+                text = (
+                    f"{type(module).__name__} (layer {index}) does not honour {listing(needed - module.uses)} of position "
+                    f'"{spec.name}"; choose a position that it can use, such as "none"'
+                )
+                raise ExperimentError([Problem((spec.where,), text)])
+
+    def _init_weights(self) -> None:
+        """GPT-2's: normal with deviation 0.02, divided by sqrt(2 n_layers) where a map writes to the residual stream."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                residual = isinstance(module, ResidualLinear)
+                nn.init.normal_(module.weight, std=INIT_STD / math.sqrt(2 * self.dims.n_layers) if residual else INIT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        for module in reversed(list(self.modules())):  # parts before the wholes that contain them
+            if isinstance(module, Component):
+                module.init_weights()
+
+
+def build_model(experiment: Experiment, vocab_size: int) -> GPT:
+    """The model of an experiment with its initial weights, on the CPU; equal seeds give equal weights.
+
+    The caller's random state is left as it was.
+
+    Args:
+        experiment: From `load_experiment`.
+        vocab_size: From the fitted tokenizer; `load_corpus(experiment).vocab_size`.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.seed)
+        return GPT(experiment.model, vocab_size)
+
+
+def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
+    """The model without memory: shapes only. For checks and counts."""
+    with torch.device("meta"):
+        return GPT(section, vocab_size)
+
+

@@ -1,0 +1,180 @@
+"""Components from outside: plugin files, and installed packages in the entry-point group `minigpt.plugins`.
+
+Loading a plugin executes it. A plugin that fails leaves nothing registered and nothing half imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from minigpt.errors import MinigptError, PluginError
+from minigpt.registry import REGISTRY
+
+ENTRY_POINT_GROUP = "minigpt.plugins"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was loaded.
+
+    Attributes:
+        path: The file, or the folder of a package.
+        sha256: Of its source.
+        registered: What it registered, as `family/name`.
+    """
+
+    path: Path
+    sha256: str
+    registered: tuple[str, ...]
+
+
+_loaded: dict[str, Plugin] = {}  # by fingerprint: a copy in a run folder is the same plugin as its original
+_failed_packages: dict[str, str] = {}  # entry point to reason, told when a name turns out to be unknown
+_installed_asked = False
+
+
+def load_file(path: Path) -> Plugin:
+    """Execute a plugin file, or a folder with an `__init__.py`, once for each content.
+
+    An edited file replaces what it registered before.
+
+    Raises:
+        PluginError: It cannot be read, it raises, or it registers nothing.
+    """
+    source = path / "__init__.py" if path.is_dir() else path
+    if not source.is_file():
+        raise PluginError(f"there is no plugin file {path}")
+    digest = fingerprint(path)
+    if digest in _loaded:
+        return _loaded[digest]
+    with REGISTRY.undo_on_error():
+        for known in [key for key, plugin in _loaded.items() if plugin.path == path]:
+            _forget(known)
+        before = _names()
+        _execute(path, source, f"minigpt_plugins.{path.stem.replace('.', '_')}_{digest[:12]}")
+        registered = tuple(sorted(_names() - before))
+        if not registered:
+            raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
+    _loaded[digest] = Plugin(path, digest, registered)
+    return _loaded[digest]
+
+
+def _execute(path: Path, source: Path, module_name: str) -> None:
+    spec = importlib.util.spec_from_file_location(
+        module_name, source, submodule_search_locations=[str(path)] if path.is_dir() else None
+    )
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and get_type_hints look a class's module up by name
+    try:
+        spec.loader.exec_module(module)
+    except MinigptError as error:
+        _unload(module_name)
+        raise PluginError(f"plugin {path}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a stranger's file may raise, told as theirs
+        _unload(module_name)
+        raise PluginError(f"plugin {path} failed to load: {_last_place(error, path)}") from error
+
+
+def _unload(module_name: str) -> None:
+    for name in [name for name in sys.modules if name == module_name or name.startswith(f"{module_name}.")]:
+        del sys.modules[name]
+
+
+def _forget(digest: str) -> None:
+    for label in _loaded.pop(digest).registered:
+        family, name = label.split("/", 1)
+        REGISTRY.remove(REGISTRY.entry(family, name))
+
+
+def _last_place(error: BaseException, path: Path) -> str:
+    """`ValueError: message (file.py, line 12)`, the line being the last one in the plugin itself."""
+    root = str(path)
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
+    line = error.lineno if isinstance(error, SyntaxError) else places[-1].lineno if places else None
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}" + (f" (line {line})" if line else "")
+
+
+def load_installed() -> None:
+    """Load every installed package that declares itself in the entry-point group, once.
+
+    One that fails is not fatal: experiments that do not use it still run. The reason is told when a name is unknown.
+    """
+    global _installed_asked
+    if _installed_asked:
+        return
+    _installed_asked = True
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            with REGISTRY.undo_on_error():
+                point.load()
+        except (Exception, SystemExit) as error:  # whatever a stranger's package may raise
+            _failed_packages[point.name] = f"{type(error).__name__}: {error}"
+
+
+def loaded_files() -> list[Plugin]:
+    """Every plugin file loaded so far."""
+    return list(_loaded.values())
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a source file, or of all Python files of a folder with their names."""
+    if not path.is_dir():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.py")):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _names() -> set[str]:
+    return {f"{family.name}/{entry.name}" for family in REGISTRY.families() for entry in REGISTRY.entries(family.name)}
+
+
+# ------------------------------------------------------------------------------------- what to do about unknown names
+
+
+def _failed_package_hint(family: str, name: str) -> str | None:
+    if not _failed_packages:
+        return None
+    reasons = "; ".join(f'"{point}" ({reason})' for point, reason in _failed_packages.items())
+    return f"these installed plugins failed to load: {reasons}"
+
+
+def _plugin_file_hint(family: str, name: str) -> str | None:
+    """The file in ./plugins that would register the name, found by reading and never by executing it."""
+    for file in sorted(Path("plugins").glob("*.py")) if Path("plugins").is_dir() else []:
+        if (family, name) in set(_registrations(file)):
+            return f'{file} would register it: add --plugin {file}, or name it in "plugins"'
+    return None
+
+
+def _registrations(file: Path) -> Iterator[tuple[str, str]]:
+    """(family, name) of each `@register("family", "name")` in a source file."""
+    try:
+        tree = ast.parse(file.read_text("utf-8"))
+    except (SyntaxError, ValueError, OSError):
+        return  # a file that cannot be read registers nothing
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for call in node.decorator_list:
+                match call:
+                    case ast.Call(
+                        func=ast.Name(id="register") | ast.Attribute(attr="register"),
+                        args=[ast.Constant(value=str(family)), ast.Constant(value=str(name))],
+                    ):
+                        yield family, name
+
+
+REGISTRY.unknown_hints += [_failed_package_hint, _plugin_file_hint]

@@ -1,0 +1,97 @@
+"""pydantic's validation errors, told as lines a person can act on: path, found, allowed, nearest, next step."""
+
+from __future__ import annotations
+
+import json
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from minigpt.errors import Problem, listing, nearest
+
+_ALLOWED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of ordinary size",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text in quotes",
+    "list_type": "a list in [ ]",
+    "tuple_type": "a list in [ ]",
+    "dict_type": "an object in { }",
+    "model_type": "an object in { }",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+
+
+def found(value: Any) -> str:
+    """The offending value as it stood in the JSON, cut short, with its JSON type."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    kinds = {bool: "true/false", int: "number", float: "number", str: "text", list: "list", dict: "object"}
+    kind = next((word for type_, word in kinds.items() if isinstance(value, type_)), None)
+    return f"{text} ({kind})" if kind else text
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Flatten a validation error of `model`, nested components included, into problems with their JSON paths."""
+    problems: list[Problem] = []
+    for item in error.errors(include_url=False):
+        path = tuple(item["loc"])
+        if item["type"] == "component":
+            problems += [problem.under(*path) for problem in item["ctx"]["problems"]]
+        else:
+            problems.append(Problem(path, _sentence(dict(item), model)))
+    return problems
+
+
+def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        name = str(item["loc"][-1])
+        keys = _keys_at(model, item["loc"][:-1])
+        return f'unknown key "{name}"; allowed: {listing(keys)}{nearest(name, keys)}'
+    if kind == "missing":
+        return "is required and has no default"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        value = item["input"]
+        hint = nearest(value, context["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+        return f"found {found(value)}; allowed: {context['expected']}" + (hint if isinstance(value, str) else "")
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return f"found {found(item['input'])}; allowed: {words} {context[key]}"
+    if kind == "string_pattern_mismatch":
+        return f"found {found(item['input'])}; allowed: text that matches {context['pattern']}"
+    allowed = _ALLOWED.get(kind, item["msg"][:1].lower() + item["msg"][1:])
+    return f"found {found(item['input'])}; allowed: {allowed}"
+
+
+def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """The keys that the object at `path` may have."""
+    current: Any = model
+    for step in path:
+        if isinstance(step, str):
+            field = current.model_fields.get(step)
+            current = _model_in(field.annotation) if field else None
+        if current is None:
+            return []
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside `Section`, `list[Section]` or `Section | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in typing.get_args(annotation) if (model := _model_in(part))), None)

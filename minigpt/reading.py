@@ -1,0 +1,257 @@
+"""Reading an experiment: from a JSON file to an `Experiment` in which nothing is left to go wrong by name or number.
+
+Strict JSON, then the `extends` chain merged over the defaults, then overrides, then plugins loaded, then every name and
+parameter validated, then the model built once on the meta device, so that impossible combinations are found before any
+memory is taken. Whatever is wrong is told as one line each, with its JSON path.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from minigpt import plugins
+from minigpt.errors import ExperimentError, PluginError, Problem, nearest
+from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
+from minigpt.model import build_model_on_meta
+from minigpt.problems import found, problems_of
+from minigpt.registry import LocatedText
+
+_MAX_BYTES = 1 << 20
+
+
+def load_experiment(
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[str | Path] = (),
+    allow_plugins: bool = True,
+) -> Experiment:
+    """Read an experiment and check all of it.
+
+    Args:
+        source: A file, or the JSON object itself.
+        overrides: `model.attention.name=gqa` and the like; the value is JSON, or text where it is no JSON.
+        plugin_files: Plugins to load beside those that the experiment names.
+        allow_plugins: False loads no plugin, and refuses an experiment that names one.
+
+    Raises:
+        ExperimentError: Anything wrong with it, a line each.
+        PluginError: A plugin cannot be loaded.
+    """
+    where = str(source) if isinstance(source, str | Path) else "experiment"
+    if isinstance(source, Mapping):
+        document: Any = json.loads(json.dumps(source, default=str))
+    else:
+        document = _read_chain(Path(source), ())
+    for override in overrides:
+        document = lay_over(document, _override(override))
+    document.pop("$schema", None)
+    try:
+        named = _load_plugins(document, plugin_files, allow_plugins)
+        experiment = _validate({**document, "plugins": named})
+        _build_on_meta(experiment)
+    except ExperimentError as error:
+        raise ExperimentError(error.problems, where) from error
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from error
+    return experiment
+
+
+def _validate(document: dict[str, Any]) -> Experiment:
+    document = lay_over(defaults(), document)
+    model = document.get("model")
+    if isinstance(model, dict) and isinstance(model.get("layers"), list):
+        model = {**model, "layers": [_over_model(entry, model) for entry in model["layers"]]}
+        document = {**document, "model": model}
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise ExperimentError(problems_of(error, Experiment)) from error
+    except RecursionError as error:
+        raise ExperimentError([Problem((), "nested too deeply")]) from error
+
+
+def _over_model(entry: Any, model: dict[str, Any]) -> Any:
+    """A layer's choices stand over the model's: `{"window": 64}` keeps the model's attention and changes its window."""
+    if not isinstance(entry, dict):
+        return entry
+    return {key: merge(model[key], value) if key in model else value for key, value in entry.items()}
+
+
+def defaults() -> dict[str, Any]:
+    """The documented experiment as plain JSON, components by name only."""
+    sections: dict[str, type[Section]] = {"model": ModelSection, "training": TrainingSection, "sampling": SamplingSection}
+    document = {key: field.default for key, field in Experiment.model_fields.items() if key not in sections}
+    for key, section in sections.items():
+        document[key] = {name: field.default for name, field in section.model_fields.items()}
+    return document
+
+
+def lay_over(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Lay one object over another, key by key."""
+    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in overlay.items()}}
+
+
+def merge(base: Any, overlay: Any) -> Any:
+    """Lay one value inside an experiment over another: objects merge deeply, everything else replaces.
+
+    A component that names another one replaces it whole: parameters of two mechanisms never mix.
+    """
+    if isinstance(base, str) and isinstance(overlay, dict):
+        base = {"name": base}  # a component in its short form
+    if not isinstance(base, dict) or not isinstance(overlay, dict):
+        return overlay
+    if "name" in base and overlay.get("name", base["name"]) != base["name"]:
+        return overlay
+    return lay_over(base, overlay)
+
+
+def _override(text: str) -> dict[str, Any]:
+    """`a.b=1` as `{"a": {"b": 1}}`."""
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ExperimentError([Problem((), f'found "{text}"; allowed: path=value, such as training.max_iters=100')], "--set")
+    try:
+        value = _strict_json(raw)
+    except ValueError:
+        value = raw
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file and what it extends; the furthest ancestor comes first, each laid over the one before."""
+    here = path.resolve()
+    if here in seen:
+        cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
+        raise ExperimentError([Problem(("extends",), f"goes round in a circle: {cycle}")], str(path))
+    document = _read_file(path)
+    parent = document.pop("extends", None)
+    if "name" not in document:
+        document["name"] = path.stem
+    plugin_files = document.get("plugins", [])
+    if isinstance(plugin_files, list):
+        document["plugins"] = [str(path.parent / file) if isinstance(file, str) else file for file in plugin_files]
+    if parent is None:
+        return document
+    if not isinstance(parent, str):
+        raise ExperimentError([Problem(("extends",), f"found {found(parent)}; allowed: the path of a JSON file")], str(path))
+    base = _read_chain(path.parent / parent, (*seen, here))
+    merged = lay_over(base, document)
+    if isinstance(base["plugins"], list) and isinstance(document["plugins"], list):
+        merged["plugins"] = list(dict.fromkeys([*base["plugins"], *document["plugins"]]))  # a parent's parts need them
+    return merged
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    source = str(path)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ExperimentError([Problem((), f"larger than {_MAX_BYTES:,} bytes: not an experiment")], source)
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ExperimentError([Problem((), f"not UTF-8 (byte {error.start}); save the file as UTF-8")], source) from error
+    except OSError as error:
+        raise ExperimentError([Problem((), _missing(path, error))], source) from error
+    try:
+        document = _strict_json(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ExperimentError([Problem((), f"not JSON: {error.msg} ({place})")], source) from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ExperimentError([Problem((), f"not JSON as experiments use it: {reason}")], source) from error
+    if not isinstance(document, dict):
+        raise ExperimentError([Problem((), f"found {found(document)}; allowed: an object in {{ }}")], source)
+    return dict(_locate(document, path.resolve().parent))
+
+
+def _missing(path: Path, error: OSError) -> str:
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot be read: {error.strerror}"
+    folder = path.parent
+    files = [file.name for file in folder.glob("*.json")] if folder.is_dir() else []
+    return f"there is no such file{nearest(path.name, files)}"
+
+
+def _strict_json(text: str) -> Any:
+    """JSON to the letter: no duplicate keys, no NaN, no numbers that overflow to infinity."""
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f'the key "{key}" stands twice in one object')
+        return dict(pairs)
+
+    def no_constants(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        if not math.isfinite(number):
+            raise ValueError(f"{digits} is too large a number")
+        return number
+
+    return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants, parse_float=finite)
+
+
+def _locate(value: Any, folder: Path) -> Any:
+    """Texts remember the folder of the file they stood in, so that path parameters can start there."""
+    if isinstance(value, str):
+        return LocatedText.of(value, folder)
+    if isinstance(value, list):
+        return [_locate(item, folder) for item in value]
+    if isinstance(value, dict):
+        return {key: _locate(item, folder) for key, item in value.items()}
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed: bool) -> Any:
+    """Load installed plugins, those the experiment names, and `extra`; returns the absolute paths of all files."""
+    named = document.get("plugins", [])
+    if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
+        return named  # validation says what is wrong with it
+    files = list(dict.fromkeys(str(Path(file).expanduser().resolve()) for file in (*named, *extra)))
+    if not allowed:
+        if files:
+            raise PluginError(f"plugins are refused (--no-plugins), but it names {files[0]}")
+        return []
+    plugins.load_installed()
+    for file in files:
+        plugins.load_file(Path(file))
+    return files
+
+
+def _build_on_meta(experiment: Experiment) -> None:
+    """Build everything once without memory, so that what constructors refuse is found now."""
+    training = experiment.training
+    builds: tuple[Callable[[], object], ...] = (
+        experiment.data.at("data").build,
+        experiment.tokenizer.at("tokenizer").build,
+        training.optimizer.at("training.optimizer").build,
+        lambda: training.schedule.at("training.schedule").build(training.max_iters),
+        lambda: build_model_on_meta(experiment.model),
+    )
+    problems: list[Problem] = []
+    for build in builds:
+        try:
+            build()
+        except ExperimentError as error:
+            problems += error.problems
+    if problems:
+        raise ExperimentError(problems)
