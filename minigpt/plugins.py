@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -136,6 +136,11 @@ def fingerprint(path: Path) -> str:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def combined_fingerprint(paths: Iterable[Path]) -> str:
+    """SHA-256 over several files or folders, in the order given."""
+    return hashlib.sha256("".join(map(fingerprint, paths)).encode()).hexdigest()
 
 
 def _names() -> set[str]:

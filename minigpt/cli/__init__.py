@@ -1,0 +1,68 @@
+"""The command line: one module per command. Nothing here imports torch until a command that needs it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from minigpt import __version__
+from minigpt.cli.data import data_app
+from minigpt.cli.generate import generate
+from minigpt.cli.list import list_components
+from minigpt.cli.resume import resume
+from minigpt.cli.run import run
+from minigpt.cli.schema import schema
+from minigpt.cli.show import show
+from minigpt.errors import DivergedError, MinigptError
+
+app = typer.Typer(
+    name="minigpt",
+    help="An architecture lab for small GPT-style language models: name the parts in JSON, train, generate, compare.",
+    epilog="Start with: minigpt run experiments/quickstart.json",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(resume)
+app.command()(generate)
+app.command()(show)
+app.command(name="list")(list_components)
+app.command()(schema)
+app.add_typer(data_app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"minigpt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. What a user can mend is told in a line each, without a traceback.
+
+    Exit codes: 0 done; 2 something to mend in what was asked; 3 training diverged; 130 and 143 stopped by Ctrl-C or
+    SIGTERM, saved.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character must not end a run
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(args=arguments)
+    except MinigptError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, DivergedError) else 2)
+    except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
+        sys.stderr.close()
+        sys.exit(0)

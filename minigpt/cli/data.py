@@ -1,0 +1,76 @@
+"""`minigpt data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from minigpt.cache import RemoteFile
+
+data_app = typer.Typer(help="Corpora: what there is, what is downloaded.", no_args_is_help=True)
+
+
+@data_app.command("list")
+def list_datasets() -> None:
+    """List the datasets and whether the files of those that are downloaded are here."""
+    from minigpt.cache import cached
+    from minigpt.contracts import Dataset
+    from minigpt.registry import REGISTRY
+
+    _register_all()
+    entries = REGISTRY.entries("dataset")
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        assert issubclass(entry.cls, Dataset)
+        remote = entry.cls.remote
+        if remote is None:
+            state = "no download needed"
+        elif cached(remote):
+            state = f"here: {remote.path}"
+        else:
+            state = f"not here; minigpt data fetch {entry.name}, or: minigpt data add {entry.name} FILE"
+        typer.echo(f"{entry.name:<{width}}  {state}\n{'':<{width}}  {entry.summary}")
+
+
+@data_app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Of a dataset that is downloaded, such as tinyshakespeare.")],
+    file: Annotated[Path, typer.Argument(help="A copy that you have; its SHA-256 is checked.")],
+) -> None:
+    """Put a copy that you have into the cache, for machines without a network."""
+    from minigpt import cache
+
+    typer.echo(f"added: {cache.add(_remote(name), file)}")
+
+
+@data_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="Of a dataset that is downloaded, such as tinyshakespeare.")]) -> None:
+    """Download a dataset into the cache; its SHA-256 is checked."""
+    from minigpt import cache
+
+    remote = _remote(name)
+    cache.read(remote, f"off line, add a copy you have: minigpt data add {name} FILE")
+    typer.echo(f"here: {remote.path}")
+
+
+def _register_all() -> None:
+    import minigpt.components  # noqa: F401
+    from minigpt import plugins
+
+    plugins.load_installed()
+
+
+def _remote(name: str) -> RemoteFile:
+    from minigpt.contracts import Dataset
+    from minigpt.errors import DataError
+    from minigpt.registry import REGISTRY
+
+    _register_all()
+    dataset = REGISTRY.entry("dataset", name).cls
+    assert issubclass(dataset, Dataset)
+    if dataset.remote is None:
+        raise DataError(f'"{name}" needs no download')
+    return dataset.remote

@@ -1,0 +1,108 @@
+"""What a training run looks like: a live display on a terminal, plain lines elsewhere, and the closing report."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from minigpt.training import Observer, Outcome, PlainObserver
+from minigpt.training.observer import Plan, duration
+
+
+def observer_for_terminal() -> Observer:
+    """The live display where there is a terminal to draw on, else plain lines."""
+    return LiveObserver() if sys.stdout.isatty() else PlainObserver()
+
+
+class LiveObserver:
+    """A progress bar with the latest figures and the latest sample; a line stays for each evaluation."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            expand=True,
+        )
+        self.live: Live | None = None
+        self.figures = ""
+        self.sample: str | None = None
+
+    def note(self, text: str) -> None:
+        """Print it above the display."""
+        self.console.print(f"[yellow]{text}[/yellow]")
+
+    def begin(self, plan: Plan) -> None:
+        """Print the plan and start drawing."""
+        self.plan = plan
+        self.val_loss: float | None = None
+        title, *others = plan.lines()
+        self.console.print(f"[bold]{title}[/bold]")
+        for line in others:
+            self.console.print(f"[dim]{line}[/dim]")
+        self.training = self.bar.add_task("training", total=plan.max_iters, completed=plan.first_step, figures="")
+        self.evaluation = self.bar.add_task("evaluating", total=1, visible=False, figures="")
+        self.live = Live(self.bar, console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def updated(self, row: dict[str, float]) -> None:
+        """Move the bar."""
+        left = (self.plan.max_iters - row["step"]) * self.plan.tokens_per_step / row["tokens_per_second"]
+        val = f"val {self.val_loss:.4f}  " if self.val_loss is not None else ""
+        figures = f"loss {row['train_loss']:.4f}  {val}lr {row['lr']:.1e}  {row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        self.bar.update(self.training, completed=row["step"], figures=figures)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show a second bar for as long as it takes."""
+        self.bar.update(self.evaluation, completed=done, total=total, visible=done < total)
+
+    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+        """Leave a line, and show the sample beneath the bar."""
+        self.val_loss = row["val_loss"]
+        self.updated(row)
+        mark = "  [green]best so far[/green]" if best else ""
+        figures = f"val {row['val_loss']:.4f}  perplexity {row['val_perplexity']:.2f}"
+        self.console.print(f"step {int(row['step'])}  loss {row['train_loss']:.4f}  [bold]{figures}[/bold]{mark}")
+        if self.live and sample:
+            lines = sample.splitlines()[:8]
+            panel = Panel(Text("\n".join(lines)), title=f"a sample at step {int(row['step'])}", title_align="left", style="dim")
+            self.live.update(Group(panel, self.bar))
+
+    def end(self) -> None:
+        """Take the display down; the lines stay."""
+        if self.live:
+            self.live.update(Text(""))
+            self.live.stop()
+
+
+def report(outcome: Outcome, experiment: Path | None) -> None:
+    """Say how a sitting ended and what to do next; leaves with the exit code of a signal if one stopped it."""
+    progress, folder = outcome.progress, outcome.run.path
+    if outcome.status == "stopped":
+        print(f"stopped after update {progress.step}, saved; go on with: minigpt resume {folder}")
+        sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
+    row = next(row for row in reversed(outcome.run.rows()) if "val_loss" in row)
+    if outcome.sample:
+        print("\nA sample of what it writes:\n" + "\n".join(f"    | {line}" for line in outcome.sample.splitlines()))
+    bits = f", {row['val_bits_per_byte']:.3f} bits a byte" if "val_bits_per_byte" in row else ""
+    print(
+        f"\nvalidation loss {row['val_loss']:.4f} nats a token (perplexity {row['val_perplexity']:.2f}{bits}) "
+        f"after {progress.step:,} updates, {duration(progress.seconds)} of training"
+    )
+    if progress.best_step != progress.step and progress.best_val_loss is not None:
+        print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
+    print(f"run folder: {folder}\n\nNext:")
+    print(f'    minigpt generate {folder} "The " --max-new-tokens 300')
+    if experiment is not None:
+        print(f"    minigpt run {experiment} --set model.position=rope --name my-idea    # change one thing and see")
+    print("    minigpt list                                                     # the parts there are")

@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from minigpt.experiment import Experiment
+
+ExperimentFile = Annotated[Path, typer.Argument(help="An experiment file, such as experiments/quickstart.json.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/seed-1337.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a setting, such as model.attention.name=gqa. Repeatable."),
+]
+PluginFile = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE", help="Load a plugin file as well; it is executed. Repeatable."),
+]
+NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all, and refuse what needs one.")]
+
+
+def load(file: Path, changes: list[str] | None, plugin: list[Path] | None, no_plugins: bool) -> Experiment:
+    """The experiment that the options describe."""
+    from minigpt.reading import load_experiment
+
+    return load_experiment(file, overrides=changes or (), plugin_files=plugin or (), allow_plugins=not no_plugins)

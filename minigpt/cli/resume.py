@@ -1,0 +1,26 @@
+"""`minigpt resume`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from minigpt.cli.options import NoPlugins, RunArgument
+
+
+def resume(
+    run: RunArgument,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although code, data or machine changed; exactness is lost.")
+    ] = False,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Go on with a run that was stopped or killed, bit for bit as if it had not been."""
+    from minigpt import training
+    from minigpt.cli.display import observer_for_terminal, report
+
+    outcome = training.resume(
+        run, accept_changes=accept_changes, allow_plugins=not no_plugins, observer=observer_for_terminal()
+    )
+    report(outcome, None)

@@ -1,0 +1,44 @@
+"""`minigpt run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, load
+
+
+def run(
+    experiment: ExperimentFile,
+    changes: Set = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, data order, dropout and samples.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run, in place of the experiment's.")] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders are made.")] = Path("runs"),
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Fit the number of updates, and the schedule, to this much time.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; a run that is there is kept under another name.")] = False,
+    plugin: PluginFile = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Train an experiment; everything it leaves goes to runs/NAME/seed-N."""
+    overrides = list(changes or [])
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if name is not None:
+        overrides.append(f"name={name}")
+    loaded = load(experiment, overrides, plugin, no_plugins)
+
+    from minigpt.cli.display import observer_for_terminal, report
+    from minigpt.run import RunFolder
+    from minigpt.training import train
+
+    if fresh:
+        kept = RunFolder.of(loaded, out).set_aside()
+        if kept:
+            typer.echo(f"the run that was there is kept as {kept}")
+    report(train(loaded, out=out, minutes=minutes, device=device, threads=threads, observer=observer_for_terminal()), experiment)

@@ -1,0 +1,32 @@
+"""`minigpt schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minigpt.cli.options import PluginFile
+
+
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    plugin: PluginFile = None,
+) -> None:
+    """Print the JSON Schema of experiment files, every registered component and parameter included.
+
+    An editor that finds it under "$schema" in an experiment file completes names and explains parameters.
+    """
+    from minigpt import plugins
+    from minigpt.schema import experiment_schema
+
+    plugins.load_installed()
+    for file in plugin or []:
+        plugins.load_file(file)
+    text = json.dumps(experiment_schema(), indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,101 @@
+"""`minigpt show`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from minigpt.cli.options import NoPlugins, PluginFile, Set, load
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from minigpt.experiment import Experiment
+
+_STAND_IN = 256
+
+
+def show(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file, or a run folder.")],
+    changes: Set = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=1, help="Count parameters for this many tokens, without loading the corpus.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only the resolved experiment.")] = False,
+    plugin: PluginFile = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Print an experiment with every default filled in, and its model's modules with their parameters."""
+    is_run = experiment.is_dir()
+    loaded = load(experiment / "experiment.json" if is_run else experiment, changes, plugin, no_plugins)
+    typer.echo(json.dumps(loaded.to_json(), indent=2, ensure_ascii=False))
+    if as_json:
+        return
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from minigpt.model import build_model_on_meta
+
+    size, source = (vocab_size, "as asked") if vocab_size else _vocabulary(loaded, experiment if is_run else None)
+    model = build_model_on_meta(loaded.model, size)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("module", "what it is"):
+        table.add_column(title, overflow="fold")
+    table.add_column("parameters", justify="right")
+    for name, module, copies in _rows(model):
+        count = sum(parameter.numel() for parameter in module.parameters()) * copies
+        table.add_row(name, type(module).__name__, f"{count:,}" if count else "")
+    if model.head is None:
+        table.add_row("head", "the embedding's weights (tied_head)", "")
+    table.add_section()
+    table.add_row("in all", "", f"[bold]{model.n_parameters():,}[/bold]")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"[dim]vocabulary: {size:,} tokens ({source})[/dim]")
+
+
+def _vocabulary(experiment: Experiment, run: Path | None) -> tuple[int, str]:
+    """How many tokens the model has: from the run, else from the corpus, else a stand-in where that is out of reach."""
+    from minigpt.data import load_corpus
+    from minigpt.errors import DataError
+    from minigpt.run import RunFolder
+
+    if run is not None:
+        return int(RunFolder(run).provenance()["data"]["vocab_size"]), "of this run"
+    try:
+        return load_corpus(experiment).vocab_size, f"{experiment.tokenizer.name} on {experiment.data.name}"
+    except DataError as error:
+        return _STAND_IN, f"a stand-in; use --vocab-size: {error}"
+
+
+def _rows(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Modules with their paths, two levels deep in blocks; blocks that are alike in a row are one row each."""
+    rows: list[tuple[str, nn.Module, int]] = []
+    for name, module in model.named_children():
+        if name != "blocks":
+            leaves = list(module.named_children()) if name == "positions" else []
+            rows += [(f"{name}.{child}", part, 1) for child, part in leaves] or [(name, module, 1)]
+            continue
+        blocks = list(module.children())
+        shapes = [_shape(block) for block in blocks]
+        start = 0
+        while start < len(blocks):
+            end = start
+            while end + 1 < len(blocks) and shapes[end + 1] == shapes[start]:
+                end += 1
+            label = f"blocks.{start}" if end == start else f"blocks.{start}–{end}"
+            copies = end - start + 1
+            rows.append((label, blocks[start], copies))
+            rows += [(f"  .{child}", part, copies) for child, part in blocks[start].named_children() if list(part.parameters())]
+            start = end + 1
+    return [row for row in rows if row[0] not in ("dropout",)]
+
+
+def _shape(module: nn.Module) -> list[tuple[str, str, tuple[int, ...]]]:
+    parts = [(name, type(part).__name__, ()) for name, part in module.named_modules()]
+    return [*parts, *((name, "", tuple(parameter.shape)) for name, parameter in module.named_parameters())]

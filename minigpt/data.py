@@ -1,0 +1,223 @@
+"""Text to tokens to batches.
+
+Which batch an update sees is a pure function of (seed, update number): there is no stream whose place could be lost, and
+arms of a comparison that share a seed share the order of their data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from minigpt.contracts import Sequences, Splits, Tokenizer
+from minigpt.errors import DataError, TokenizerError, count
+from minigpt.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass is given.
+
+    Attributes:
+        tokens: Input ids.
+        targets: The ids to predict.
+        mask: Which targets count; None for all.
+    """
+
+    tokens: Int[Tensor, "batch time"]
+    targets: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time"] | None = None
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """A split of text: one long row of ids."""
+
+    ids: Int[Tensor, " tokens"]
+
+    @property
+    def n_targets(self) -> int:
+        """Tokens that are predicted when the whole split is: all but the first."""
+        return len(self.ids) - 1
+
+    def sample(self, rng: np.random.Generator, batch_size: int, block_size: int) -> Batch:
+        """Windows that start anywhere, with replacement."""
+        starts = torch.from_numpy(rng.integers(0, len(self.ids) - block_size, batch_size)).to(self.ids.device)
+        window = self.ids[starts[:, None] + torch.arange(block_size + 1, device=self.ids.device)].long()
+        return Batch(window[:, :-1], window[:, 1:])
+
+    def windows(self, batch_size: int, block_size: int) -> Iterator[Batch]:
+        """The whole split in windows side by side: every token but the first is predicted exactly once."""
+        whole = self.n_targets // block_size * block_size
+        tokens, targets = self.ids[:whole].view(-1, block_size), self.ids[1 : whole + 1].view(-1, block_size)
+        for start in range(0, len(tokens), batch_size):
+            yield Batch(tokens[start : start + batch_size].long(), targets[start : start + batch_size].long())
+        if whole < self.n_targets:  # the last window is a short one
+            yield Batch(self.ids[None, whole:-1].long(), self.ids[None, whole + 1 :].long())
+
+    def to(self, device: torch.device) -> TokenStream:
+        """The same split on a device."""
+        return TokenStream(self.ids.to(device))
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """A split of a synthetic task: separate rows with targets of their own."""
+
+    tokens: Int[Tensor, "rows time"]
+    targets: Int[Tensor, "rows time"]
+    mask: Bool[Tensor, "rows time"]
+
+    @property
+    def n_targets(self) -> int:
+        """Targets that count."""
+        return int(self.mask.sum())
+
+    def sample(self, rng: np.random.Generator, batch_size: int, block_size: int) -> Batch:
+        """Rows drawn with replacement."""
+        rows = torch.from_numpy(rng.integers(0, len(self.tokens), batch_size)).to(self.tokens.device)
+        return Batch(self.tokens[rows].long(), self.targets[rows].long(), self.mask[rows])
+
+    def windows(self, batch_size: int, block_size: int) -> Iterator[Batch]:
+        """All rows in order."""
+        for start in range(0, len(self.tokens), batch_size):
+            part = slice(start, start + batch_size)
+            yield Batch(self.tokens[part].long(), self.targets[part].long(), self.mask[part])
+
+    def to(self, device: torch.device) -> TokenRows:
+        """The same split on a device."""
+        return TokenRows(self.tokens.to(device), self.targets.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenized corpus.
+
+    Attributes:
+        train: What batches are drawn from.
+        val: What the model is measured on, whole.
+        vocab_size: Number of token ids.
+        tokenizer: Fitted; None for a synthetic task.
+        fingerprint: SHA-256 of both splits' content.
+        val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
+    """
+
+    train: TokenStream | TokenRows
+    val: TokenStream | TokenRows
+    vocab_size: int
+    tokenizer: Tokenizer | None
+    fingerprint: str
+    val_bytes: int | None
+
+    def to(self, device: torch.device) -> Corpus:
+        """The same corpus with its ids on a device."""
+        places = (self.train.to(device), self.val.to(device))
+        return Corpus(*places, self.vocab_size, self.tokenizer, self.fingerprint, self.val_bytes)
+
+
+def train_batch(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
+    """The batch of update number `step` (from 0): the same for every model that shares data, seed and sizes."""
+    rng = np.random.Generator(np.random.Philox(key=[experiment.seed, step]))
+    return corpus.train.sample(rng, experiment.training.batch_size, experiment.model.block_size)
+
+
+def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -> Corpus:
+    """Load an experiment's data and fit its tokenizer.
+
+    Args:
+        experiment: Names the dataset and the tokenizer.
+        learned: What the tokenizer's `to_json` gave before, to be used in place of fitting.
+
+    Raises:
+        DataError: The corpus cannot be had or is too small for one window.
+        TokenizerError: The tokenizer cannot express the corpus.
+    """
+    splits = experiment.data.at("data").build().load()
+    block_size = experiment.model.block_size
+    if isinstance(splits.train, Sequences) and isinstance(splits.val, Sequences):
+        return _synthetic(splits, splits.train, splits.val, block_size)
+    if not isinstance(splits.train, str) or not isinstance(splits.val, str):
+        raise DataError(f"data: {experiment.data.name} gives text for one split and Sequences for the other")
+    tokenizer = experiment.tokenizer.at("tokenizer").build()
+    if learned is None:
+        tokenizer.fit(splits.train if tokenizer.fits_on == "train" else splits.train + splits.val)
+    else:
+        tokenizer.from_json(learned)
+    train, val = (_encode(tokenizer, text, name) for text, name in ((splits.train, "training"), (splits.val, "validation")))
+    for ids, name, least in ((train, "training", block_size + 1), (val, "validation", 2)):
+        if len(ids) < least:
+            raise DataError(
+                f"the {name} split has {count(len(ids), 'token')}; at least {least} are needed "
+                "(model.block_size + 1 for training): use more text, or a smaller block_size"
+            )
+    digest = hashlib.sha256()
+    for text in (splits.train, splits.val):
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    val_bytes = len(splits.val.encode("utf-8", "surrogatepass")) - len(
+        tokenizer.decode(val[:1].tolist()).encode("utf-8", "surrogatepass")
+    )
+    return Corpus(TokenStream(train), TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes)
+
+
+def tokenizer_fingerprint(corpus: Corpus) -> str | None:
+    """SHA-256 of what the tokenizer learned."""
+    if corpus.tokenizer is None:
+        return None
+    return hashlib.sha256(json.dumps(corpus.tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _encode(tokenizer: Tokenizer, text: str, name: str) -> Int[Tensor, " tokens"]:
+    try:
+        ids = tokenizer.encode(text)
+    except TokenizerError as error:
+        raise TokenizerError(f"the {name} split: {error}") from error
+    return torch.from_numpy(np.asarray(ids, dtype=np.int32))
+
+
+def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int) -> Corpus:
+    digest = hashlib.sha256()
+    places = []
+    for rows, name in ((train, "training"), (val, "validation")):
+        if rows.tokens.shape != rows.targets.shape or rows.tokens.shape != rows.mask.shape:
+            raise DataError(f"data: tokens, targets and mask of the {name} split differ in shape")
+        if not len(rows.tokens) or not rows.mask.any():
+            raise DataError(f"data: the {name} split has no target that counts")
+        if rows.tokens.shape[1] > block_size:
+            raise DataError(f"data: rows of {rows.tokens.shape[1]} tokens are longer than model.block_size {block_size}")
+        for array in (rows.tokens, rows.targets, rows.mask):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        tensors = (torch.from_numpy(np.asarray(array)) for array in (rows.tokens, rows.targets, rows.mask))
+        places.append(TokenRows(*tensors))
+    largest = 1 + max(int(max(rows.tokens.max(), rows.targets.max())) for rows in (train, val))
+    vocab_size = splits.vocab_size or largest
+    if largest > vocab_size:
+        raise DataError(f"data: an id of {largest - 1} where vocab_size is {vocab_size}")
+    return Corpus(places[0], places[1], vocab_size, None, digest.hexdigest(), None)
+
+
+def entropies(corpus: Corpus) -> dict[str, float] | None:
+    """Yardsticks in nats a token: what a model scores that knows nothing, only frequencies, or only the token before.
+
+    `unigram` is H(x_t) and `bigram` H(x_t | x_(t-1)) of the training split's own counts (Shannon 1948); None for a
+    synthetic task.
+    """
+    if not isinstance(corpus.train, TokenStream):
+        return None
+    ids = corpus.train.ids.cpu().numpy().astype(np.int64)
+    unigram = _entropy(np.bincount(ids))
+    pairs = _entropy(np.unique(ids[:-1] * corpus.vocab_size + ids[1:], return_counts=True)[1])
+    first = _entropy(np.bincount(ids[:-1]))
+    return {"uniform": float(np.log(corpus.vocab_size)), "unigram": unigram, "bigram": pairs - first}
+
+
+def _entropy(counts: Int[np.ndarray, " symbols"]) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())

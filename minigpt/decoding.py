@@ -1,0 +1,222 @@
+"""Decoding: one token after another from a state, filtered, sampled, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import ValidationError
+from torch import Tensor
+
+from minigpt.contracts import Tokenizer
+from minigpt.errors import ExperimentError, RunError, TokenizerError
+from minigpt.experiment import SamplingSection
+from minigpt.model import GPT
+from minigpt.problems import problems_of
+from minigpt.run import OpenRun, open_run
+
+_UNFINISHED = "\ufffd"  # what a tokenizer gives for bytes that are no character yet
+
+
+def filtered(
+    logits: Float[Tensor, "batch vocab"], sampling: SamplingSection
+) -> Float[Tensor, "batch vocab"]:
+    """Probabilities after temperature, top-k, top-p and min-p, in that order; each row sums to 1.
+
+    Temperature 0 puts all weight on the likeliest token. The likeliest token always stays.
+    """
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    # In float64 and from the maximum down: a tiny temperature sharpens, it does not overflow.
+    logits = (logits.double() - logits.double().amax(-1, keepdim=True)) / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
+    probabilities = logits.softmax(-1)
+    if sampling.top_p is not None:
+        ordered, order = probabilities.sort(-1, descending=True, stable=True)
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the mass before it is enough already
+        probabilities = probabilities.scatter(-1, order, ordered.masked_fill(beyond, 0.0))
+    if sampling.min_p is not None:
+        least = sampling.min_p * probabilities.amax(-1, keepdim=True)
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    return probabilities / probabilities.sum(-1, keepdim=True)
+
+
+def sample_ids(
+    model: GPT, prompt: Sequence[int], sampling: SamplingSection, *, num_samples: int = 1, seed: int = 0
+) -> Iterator[Int[np.ndarray, " samples"]]:
+    """Draw `sampling.max_new_tokens` tokens for each of `num_samples` continuations, decoded as one batch.
+
+    The context is the last block_size tokens. When it is full, decoding starts afresh from the last half of it, so a
+    token costs one forward pass of one token, and half a context's once in half a context.
+
+    Args:
+        model: Left in the mode it was found in.
+        prompt: At least one id; of a longer one than block_size the end counts.
+        sampling: Temperature and filters.
+        num_samples: Continuations; each depends on the seed and its own number only.
+        seed: Of the draws.
+    """
+    block_size, device = model.dims.block_size, model.embedding.weight.device
+    generators = [torch.Generator().manual_seed(_stream_seed(seed, number)) for number in range(num_samples)]
+    history = torch.tensor(list(prompt[-block_size:]), device=device).repeat(num_samples, 1)
+    pending, state = history, None
+    training = model.training
+    model.eval()
+    try:
+        for _ in range(sampling.max_new_tokens):
+            with torch.inference_mode():
+                if state is None or state.length == block_size:
+                    if state is not None:
+                        pending = history[:, -max(1, block_size // 2) :]
+                    state = model.new_state(num_samples, block_size)
+                last = model.logits(model.hidden(pending, state)[0][:, -1:])[:, -1].float().cpu()
+                rows = zip(filtered(last, sampling), generators, strict=True)
+                ids = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
+                pending = ids.to(device)
+                history = torch.cat((history[:, -block_size:], pending), 1)
+            yield ids[:, 0].numpy()
+    finally:
+        model.train(training)
+
+
+def _stream_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids decoding starts from. An empty prompt starts after a newline, or after the first token there is.
+
+    Raises:
+        TokenizerError: The prompt has something that the tokenizer lacks.
+    """
+    if prompt:
+        try:
+            return [int(token) for token in tokenizer.encode(prompt)]
+        except TokenizerError as error:
+            raise TokenizerError(f"the prompt: {error}") from error
+    try:
+        return [int(token) for token in tokenizer.encode("\n")]
+    except TokenizerError:
+        return [0]
+
+
+def stream_text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Pieces of text as soon as they are whole characters; together they are what decoding all ids at once gives."""
+    pending: list[int] = []
+    shown = 0
+    for token in ids:
+        pending.append(token)
+        text = tokenizer.decode(pending)
+        finished = len(text) - text.endswith(_UNFINISHED)  # half a character is one sign, and always the last
+        if finished > shown:
+            yield text[shown:finished]
+            shown = finished
+        if finished == len(text):
+            pending, shown = [], 0
+    if pending:
+        yield tokenizer.decode(pending)[shown:]
+
+
+def sample_text(
+    model: GPT, tokenizer: Tokenizer, prompt: str, sampling: SamplingSection, *, num_samples: int = 1, seed: int = 0
+) -> list[str]:
+    """The continuations of a prompt, without the prompt. Raises TokenizerError as `prompt_ids` does."""
+    drawn = list(sample_ids(model, prompt_ids(tokenizer, prompt), sampling, num_samples=num_samples, seed=seed))
+    return [tokenizer.decode(column) for column in np.stack(drawn, 1)]
+
+
+def sampling_with(section: SamplingSection, **changes: Any) -> SamplingSection:
+    """The section with some settings changed; None leaves one as it is.
+
+    Raises:
+        ExperimentError: A setting out of its bounds.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return SamplingSection(**{**section.model_dump(), **given})
+    except ValidationError as error:
+        raise ExperimentError(problems_of(error, SamplingSection), "sampling") from error
+
+
+def generate(
+    run: str | Path | OpenRun,
+    prompt: str | None = None,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    num_samples: int = 1,
+    seed: int = 0,
+) -> list[str]:
+    """Continue a prompt with a trained model.
+
+    What is None is taken from the run's own `sampling` section.
+
+    Args:
+        run: A run folder, or what `open_run` gave (which spares loading it again).
+        prompt: Text to go on from.
+        max_new_tokens: Length of each continuation.
+        temperature: 0 always takes the likeliest token.
+        top_k: Keep the k likeliest tokens.
+        top_p: Keep the likeliest tokens that hold this probability together.
+        min_p: Keep tokens at least this share as likely as the likeliest.
+        num_samples: How many continuations.
+        seed: Equal seeds give equal text.
+
+    Returns:
+        The continuations, without the prompt.
+
+    Raises:
+        RunError: No trained model there.
+        TokenizerError: The prompt has something that the tokenizer lacks.
+    """
+    opened, sampling = _prepare(
+        run, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
+    tokenizer = text_tokenizer(opened)
+    text = sampling.prompt if prompt is None else prompt
+    return sample_text(opened.model, tokenizer, text, sampling, num_samples=num_samples, seed=seed)
+
+
+def stream(
+    run: str | Path | OpenRun,
+    prompt: str | None = None,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """The same text as `generate` gives for one sample, piece by piece as it is decoded. Arguments as there."""
+    opened, sampling = _prepare(
+        run, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
+    tokenizer = text_tokenizer(opened)
+    ids = prompt_ids(tokenizer, sampling.prompt if prompt is None else prompt)
+    drawn = sample_ids(opened.model, ids, sampling, seed=seed)
+    return stream_text((int(token[0]) for token in drawn), tokenizer)
+
+
+def _prepare(run: str | Path | OpenRun, **changes: Any) -> tuple[OpenRun, SamplingSection]:
+    opened = run if isinstance(run, OpenRun) else open_run(run)
+    return opened, sampling_with(opened.experiment.sampling, **changes)
+
+
+def text_tokenizer(opened: OpenRun) -> Tokenizer:
+    """The run's tokenizer.
+
+    Raises:
+        RunError: It was trained on a synthetic task and has none.
+    """
+    if opened.tokenizer is None:
+        raise RunError(f"{opened.experiment.name} was trained on ids of a synthetic task: it has no text to generate")
+    return opened.tokenizer

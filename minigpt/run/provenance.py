@@ -1,0 +1,154 @@
+"""Where a run's numbers come from: code, data, machine, command."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import minigpt
+from minigpt import plugins
+from minigpt.data import Corpus, TokenStream, tokenizer_fingerprint
+from minigpt.experiment import Experiment
+from minigpt.registry import REGISTRY
+
+_CORE = ("contracts.py", "data.py", "decoding.py", "kernels.py", "model.py", "training")  # what every run's numbers pass through
+
+
+def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> dict[str, Any]:
+    """Everything that is written to provenance.json when a run begins."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {
+            "minigpt": minigpt.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": device.type,
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        },
+        "precision": precision,
+        "data": {
+            "fingerprint": corpus.fingerprint,
+            "tokenizer": tokenizer_fingerprint(corpus),
+            "vocab_size": corpus.vocab_size,
+            "train_tokens": len(corpus.train.ids) if isinstance(corpus.train, TokenStream) else corpus.train.n_targets,
+        },
+        "evaluation": {
+            "split": "validation, whole",
+            "targets": corpus.val.n_targets,
+            "bytes": corpus.val_bytes,
+            "window": experiment.model.block_size,
+            "stride": experiment.model.block_size,
+        },
+        "core": plugins.combined_fingerprint([Path(__file__).parents[1] / name for name in _CORE]),
+        "components": components(experiment),
+        "git": _git_state(),
+    }
+
+
+def components(experiment: Experiment) -> list[dict[str, Any]]:
+    """For every component used, shipped ones too: its source file, the SHA-256 of its source, and its package."""
+    rows = []
+    for spec in experiment.specs():
+        entry = REGISTRY.entry(spec.family, spec.name)
+        row: dict[str, Any] = {
+            "component": f"{spec.family}/{spec.name}",
+            "file": str(entry.file),
+            "sha256": plugins.combined_fingerprint(_sources(entry.cls)),
+            **_distribution(entry.cls),
+        }
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between a run's provenance and the present that could change its numbers, a line each."""
+    lines = []
+    sources = {row["component"]: row["sha256"] for row in now["components"]}
+    for row in recorded["components"]:
+        if sources.get(row["component"]) != row["sha256"]:
+            lines.append(f"the source of {row['component']} ({row['file']})")
+    if recorded["core"] != now["core"]:
+        lines.append("minigpt's model or training code")
+    pairs = {
+        "the data": ("data", "fingerprint"),
+        "the tokenizer": ("data", "tokenizer"),
+        "torch": ("versions", "torch"),
+        "the device": ("machine", "device"),
+        "the number of threads": ("machine", "threads"),
+    }
+    for words, (section, key) in pairs.items():
+        before, after = recorded[section][key], now[section][key]
+        if before != after:
+            lines.append(f"{words} ({before} then, {after} now)")
+    return lines
+
+
+def _sources(cls: type) -> list[Path]:
+    """The files that a component's behaviour stands in: its class's and its base classes'; a foreign package whole."""
+    found: list[Path] = []
+    for kind in cls.__mro__:
+        top = kind.__module__.partition(".")[0]
+        if top in ("builtins", "abc", "typing", "torch"):
+            continue
+        file = inspect.getsourcefile(kind)
+        package = sys.modules[top]
+        foreign = top not in ("minigpt", "minigpt_plugins") and hasattr(package, "__path__")
+        place = Path(package.__file__).parent if foreign and package.__file__ else Path(file) if file else None
+        if place and place not in found:
+            found.append(place)
+    return found
+
+
+def _distribution(cls: type) -> dict[str, str | None]:
+    top = cls.__module__.partition(".")[0]
+    if top == "minigpt":
+        return {"distribution": "minigpt-lab", "version": minigpt.__version__}
+    names = importlib.metadata.packages_distributions().get(top, [])
+    return {"distribution": names[0], "version": importlib.metadata.version(names[0])} if names else {"distribution": None, "version": None}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working folder's checkout, and the SHA-256 of what is not committed; None outside of one."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    difference = ask("diff", "HEAD") or ""
+    digest = hashlib.sha256(difference.encode()).hexdigest() if difference else None
+    return {"commit": commit.strip(), "uncommitted": digest}

@@ -1,0 +1,7 @@
+"""Training: from an experiment to a run folder."""
+
+from minigpt.training.loop import Outcome, Trainer
+from minigpt.training.observer import Observer, PlainObserver
+from minigpt.training.session import resume, train
+
+__all__ = ["Observer", "Outcome", "PlainObserver", "Trainer", "resume", "train"]

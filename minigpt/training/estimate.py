@@ -1,0 +1,81 @@
+"""How long training will take on this machine, from a few updates of a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from minigpt.data import Corpus, train_batch
+from minigpt.experiment import Experiment
+from minigpt.model import GPT
+from minigpt.training.loop import compute_gradients
+from minigpt.training.precision import autocast
+
+_AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Attributes:
+        update: Seconds for an update.
+        evaluation: Seconds for an evaluation of the whole validation split, with its sample.
+    """
+
+    update: float
+    evaluation: float
+
+    def seconds(self, experiment: Experiment, first_step: int = 0) -> float:
+        """Estimated time from `first_step` to the end."""
+        training = experiment.training
+        evaluations = training.max_iters // training.eval_interval - first_step // training.eval_interval
+        evaluations += training.max_iters % training.eval_interval > 0
+        return (training.max_iters - first_step) * self.update + evaluations * self.evaluation
+
+    def updates_within(self, experiment: Experiment, seconds: float) -> int:
+        """How many updates fit into a time budget with their evaluations; at least one."""
+        room = seconds - self.evaluation  # the one at the end
+        return max(1, int(room / (self.update + self.evaluation / experiment.training.eval_interval)))
+
+
+def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> Speed:
+    """Time updates and a validation batch on a copy: the model itself and the random state are left alone."""
+    with torch.random.fork_rng():
+        trial = copy.deepcopy(model).train()
+        optimizer = experiment.training.optimizer.at("training.optimizer").build().build(list(trial.named_roles()))
+        updates: list[float] = []
+        began = time.perf_counter()
+        while len(updates) < 2 or (len(updates) < _AT_MOST_UPDATES and time.perf_counter() - began < _AT_MOST_SECONDS):
+            start = time.perf_counter()
+            compute_gradients(trial, train_batch(corpus, experiment, len(updates)), experiment, precision)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            updates.append(time.perf_counter() - start)
+        return Speed(statistics.median(updates[1:]), _evaluation_seconds(trial, experiment, corpus, precision))
+
+
+def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:
+    """One validation batch and a few decoded tokens, scaled up."""
+    size = experiment.training.batch_size
+    batch = next(corpus.val.windows(size, experiment.model.block_size))
+    model.eval()
+    with torch.no_grad(), autocast(precision, batch.tokens.device):
+        start = time.perf_counter()
+        float(model.loss(batch.tokens, batch.targets, batch.mask)[0])
+    targets = batch.targets.numel() if batch.mask is None else max(1, int(batch.mask.sum()))
+    seconds = (time.perf_counter() - start) * corpus.val.n_targets / targets
+    if corpus.tokenizer is None:
+        return seconds
+    with torch.inference_mode():
+        state = model.new_state(1, experiment.model.block_size)
+        start = time.perf_counter()
+        steps = list(itertools.islice(batch.tokens[0, :8].split(1), 8))
+        for token in steps:
+            model.logits(model.hidden(token[None], state)[0])
+    return seconds + (time.perf_counter() - start) / len(steps) * experiment.sampling.max_new_tokens

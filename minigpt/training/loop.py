@@ -1,0 +1,240 @@
+"""The training loop: update, evaluate, sample, record, save; and stop between any two of them without losing a bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from minigpt.data import Batch, Corpus, train_batch
+from minigpt.decoding import sample_text
+from minigpt.errors import DivergedError
+from minigpt.experiment import Experiment
+from minigpt.model import GPT
+from minigpt.run import checkpoint
+from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.folder import RunFolder
+from minigpt.training.metrics import GrowingFile, evaluate
+from minigpt.training.observer import Observer
+from minigpt.training.precision import autocast
+
+_UPDATE, _SAMPLE = 0, 1  # streams of random numbers within a step
+
+
+class _Stopped(Exception):
+    """The user asked to stop while an evaluation was under way."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sitting ended.
+
+    Attributes:
+        status: `finished`, or `stopped` before the last update.
+        run: The run folder.
+        progress: How far it came.
+        val_loss: Validation loss after the last update, in nats a token; None if it was stopped.
+        sample: Text drawn then.
+        stop_signal: The signal that stopped it.
+    """
+
+    status: Literal["finished", "stopped"]
+    run: RunFolder
+    progress: Progress
+    val_loss: float | None = None
+    sample: str | None = None
+    stop_signal: int | None = None
+
+
+class Trainer:
+    """One run, from wherever it stands to its last update.
+
+    What an update does depends on the weights, the optimizer's state, the seed and the update's number, and on nothing
+    else: the random numbers of each are drawn afresh from (seed, number). So a run that was killed and resumed is bit for
+    bit the run that was not.
+
+    Args:
+        experiment: Resolved.
+        corpus: On the device.
+        model: On the device.
+        precision: `fp32` or `bf16`.
+        observer: Told of everything.
+        run: Where it is written.
+        start: The checkpoint to go on from.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        corpus: Corpus,
+        model: GPT,
+        *,
+        precision: str,
+        observer: Observer,
+        run: RunFolder,
+        start: Checkpoint | None = None,
+    ):
+        self.experiment, self.corpus, self.model = experiment, corpus, model
+        self.precision, self.observer, self.run = precision, observer, run
+        self.device = model.embedding.weight.device
+        training = experiment.training
+        self.optimizer = training.optimizer.at("training.optimizer").build().build(list(model.named_roles()))
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.schedule = training.schedule.at("training.schedule").build(training.max_iters)
+        self.progress = Progress()
+        if start is not None:
+            start.load_weights(model)
+            self.optimizer.load_state_dict(start.optimizer)
+            self.progress = start.progress
+        self.row = self.progress.pending  # the last update's record, until it is complete and written
+        self.stop_signal: int | None = None
+        self.sample: str | None = None
+        self.val_loss: float | None = None
+
+    def train(self) -> Outcome:
+        """Train to the end, or until `stop_signal` is set.
+
+        Raises:
+            DivergedError: A loss or gradient is not finite; the last checkpoint is sound.
+        """
+        self.metrics = GrowingFile(self.run.metrics, self.progress.metrics_bytes)
+        self.samples = GrowingFile(self.run.samples, self.progress.samples_bytes)
+        self.last_time = time.perf_counter()
+        self.model.train()
+        try:
+            while True:
+                if self.row is not None:
+                    self._complete(self.row)
+                if self.progress.step >= self.experiment.training.max_iters:
+                    return Outcome("finished", self.run, self.progress, self.val_loss, self.sample)
+                if self.stop_signal is not None:
+                    raise _Stopped
+                self._update()
+        except _Stopped:
+            self._save(best=False)
+            return Outcome("stopped", self.run, self.progress, stop_signal=self.stop_signal)
+        finally:
+            self.metrics.close()
+            self.samples.close()
+
+    # ----------------------------------------------------------------------------------------------------- one update
+
+    def _update(self) -> None:
+        step = self.progress.step
+        began = time.perf_counter()
+        torch.manual_seed(stream_seed(self.experiment.seed, step, _UPDATE))
+        factor = self.schedule.factor(step)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        batch = train_batch(self.corpus, self.experiment, step)
+        loss, norm = compute_gradients(self.model, batch, self.experiment, self.precision)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise DivergedError(
+                f"the {what} of update {step + 1} is not finite (loss {loss}, gradient norm {norm}): training diverged; "
+                f"the last checkpoint in {self.run.checkpoints} is sound. A lower training.optimizer.learning_rate, a longer "
+                "warm-up or training.grad_clip usually helps"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        tokens = batch.tokens.numel()
+        self.progress = replace(
+            self.progress,
+            step=step + 1,
+            tokens=self.progress.tokens + tokens,
+            seconds=self.progress.seconds + seconds,
+            wall=self._wall(),
+        )
+        self.row = {
+            "step": step + 1,
+            "tokens": self.progress.tokens,
+            "seconds": round(self.progress.seconds, 6),
+            "wall": round(self.progress.wall, 6),
+            "train_loss": loss,
+            "lr": self.peaks[0] * factor,
+            "grad_norm": norm,
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+
+    def _wall(self) -> float:
+        now = time.perf_counter()
+        passed, self.last_time = now - self.last_time, now
+        return self.progress.wall + passed
+
+    # ----------------------------------------------------------------------------------- what follows an update
+
+    def _complete(self, row: dict[str, float]) -> None:
+        """Evaluate, sample and save where they are due, and write the record."""
+        training, step = self.experiment.training, self.progress.step
+        last = step == training.max_iters
+        due = last or step % training.eval_interval == 0
+        best = False
+        if due:
+            row = {**row, **evaluate(self.model, self.corpus, self.experiment, self.precision, self._evaluating)}
+            self.val_loss = row["val_loss"]
+            best = self.progress.best_val_loss is None or row["val_loss"] < self.progress.best_val_loss
+            self.sample = self._draw()
+            if self.sample is not None:
+                self.samples.append(f"--- step {step}, validation loss {row['val_loss']:.4f}\n{self.sample}\n")
+        self.metrics.append_json(row)
+        self.row = None
+        if best:
+            self.progress = replace(self.progress, best_step=step, best_val_loss=row["val_loss"])
+        save_every = training.checkpoint_interval
+        if (due and (save_every is None or best)) or last or (save_every is not None and step % save_every == 0):
+            self._save(best=best)
+        if due:
+            self.observer.evaluated(row, best, self.sample)
+        else:
+            self.observer.updated(row)
+
+    def _evaluating(self, done: int, total: int) -> None:
+        self.observer.evaluating(done, total)
+        if self.stop_signal is not None:
+            raise _Stopped
+
+    def _draw(self) -> str | None:
+        """A sample of text, from random numbers of its own."""
+        if self.corpus.tokenizer is None:
+            return None
+        sampling = self.experiment.sampling
+        seed = stream_seed(self.experiment.seed, self.progress.step, _SAMPLE)
+        prompt = sampling.prompt
+        return prompt.lstrip("\n") + sample_text(self.model, self.corpus.tokenizer, prompt, sampling, seed=seed)[0]
+
+    def _save(self, *, best: bool) -> None:
+        self.progress = replace(
+            self.progress,
+            wall=self._wall(),
+            metrics_bytes=self.metrics.length,
+            samples_bytes=self.samples.length,
+            pending=self.row,
+        )
+        checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
+
+
+def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precision: str) -> tuple[float, float]:
+    """Forward and backward; clips the gradients where the experiment says so.
+
+    Returns:
+        The batch's cross-entropy in nats a token, and the gradient's norm before clipping.
+    """
+    with autocast(precision, batch.tokens.device):
+        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
+    torch.autograd.backward(loss + auxiliary)
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if experiment.training.grad_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, experiment.training.grad_clip, norm)
+    return loss.item(), norm.item()
+
+
+def stream_seed(seed: int, step: int, stream: int) -> int:
+    """An independent seed for each (experiment seed, step, purpose)."""
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0])

@@ -1,0 +1,89 @@
+"""Whole-split evaluation, and the files that grow line by line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from minigpt.data import Corpus
+from minigpt.experiment import Experiment
+from minigpt.model import GPT
+from minigpt.training.precision import autocast
+
+
+def evaluate(
+    model: GPT,
+    corpus: Corpus,
+    experiment: Experiment,
+    precision: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """Mean loss over the whole validation split, every target exactly once, in fixed windows.
+
+    Args:
+        model: Left in the mode it was found in.
+        corpus: On the model's device.
+        experiment: For the batch size and the window, block_size.
+        precision: `fp32` or `bf16`.
+        progress: Called with targets done and in all; may raise to stop.
+
+    Returns:
+        `val_loss` in nats a target, `val_perplexity` = exp(val_loss), and for text `val_bits_per_byte`.
+    """
+    training = model.training
+    model.eval()
+    total, done = 0.0, 0
+    try:
+        for batch in corpus.val.windows(experiment.training.batch_size, experiment.model.block_size):
+            # no_grad and not inference_mode: tensors that a component keeps must still be usable in training
+            with torch.no_grad(), autocast(precision, batch.tokens.device):
+                loss, _ = model.loss(batch.tokens, batch.targets, batch.mask)
+            targets = batch.targets.numel() if batch.mask is None else int(batch.mask.sum())
+            total += loss.item() * targets
+            done += targets
+            progress(done, corpus.val.n_targets)
+    finally:
+        model.train(training)
+    mean = total / done
+    result = {"val_loss": mean, "val_perplexity": math.exp(min(mean, 700.0))}  # exp overflows beyond 709
+    if corpus.val_bytes:
+        result["val_bits_per_byte"] = total / math.log(2) / corpus.val_bytes
+    return result
+
+
+class GrowingFile:
+    """A file that is appended to, and cut back to a known length when a run is resumed.
+
+    Args:
+        path: Made if it is not there.
+        length: What precedes belongs to the steps done; what follows is cut off.
+    """
+
+    def __init__(self, path: Path, length: int):
+        path.touch()
+        os.truncate(path, length)
+        self._file = path.open("ab")
+
+    def append(self, text: str) -> None:
+        """Write to the end; a reader sees it at once."""
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+        self._file.flush()
+
+    def append_json(self, row: dict[str, float]) -> None:
+        """A JSON object on a line of its own."""
+        self.append(json.dumps(row, allow_nan=False) + "\n")
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far, synced to the disk."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()

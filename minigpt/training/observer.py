@@ -1,0 +1,137 @@
+"""Who watches a training run. The trainer tells; an observer shows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from minigpt.errors import count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to happen.
+
+    Attributes:
+        name: Of the experiment.
+        folder: Of the run.
+        parameters: Trainable values.
+        max_iters: Updates in all.
+        first_step: Updates done before (when resuming).
+        tokens_per_step: Tokens an update sees.
+        seconds: Estimated time for what is left, evaluations included.
+        device: Such as `cpu`.
+        precision: `fp32` or `bf16`.
+        threads: Of the CPU.
+        entropies: Yardsticks in nats a token; None for a synthetic task.
+        plugin_files: Plugin files in use.
+    """
+
+    name: str
+    folder: str
+    parameters: int
+    max_iters: int
+    first_step: int
+    tokens_per_step: int
+    seconds: float
+    device: str
+    precision: str
+    threads: int
+    entropies: dict[str, float] | None
+    plugin_files: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The plan in words: what runs where, how big, how long; and the yardsticks."""
+        place = f"{self.device}, {self.precision}" + (f", {count(self.threads, 'thread')}" if self.device == "cpu" else "")
+        left = (self.max_iters - self.first_step) * self.tokens_per_step
+        lines = [
+            f"{self.name}: {self.parameters:,} parameters, {left:,} tokens in {count(self.max_iters - self.first_step, 'step')}, "
+            f"about {duration(self.seconds)} on this machine ({place})"
+        ]
+        lines += [f"plugin: {file}" for file in self.plugin_files]
+        if self.entropies:
+            values = "   ".join(f"{name} {nats:.3f}" for name, nats in self.entropies.items())
+            lines.append(f"yardsticks, nats a token: {values}")
+        return lines
+
+
+class Observer(Protocol):
+    """Told of each event; everything it needs is in the arguments."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+    def begin(self, plan: Plan) -> None:
+        """Training is about to begin."""
+
+    def updated(self, row: dict[str, float]) -> None:
+        """An update was made: `row` is its line in metrics.jsonl so far."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """An evaluation has covered `done` of `total` targets."""
+
+    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+        """An evaluation is complete; `sample` is text drawn from the model."""
+
+    def end(self) -> None:
+        """Nothing more will come."""
+
+
+class PlainObserver:
+    """Lines of text, for notebooks, files and pipes: one at most every few seconds, one at each evaluation."""
+
+    def __init__(self, stream: TextIO | None = None, every_seconds: float = 5.0):
+        self.stream = stream or sys.stdout
+        self.every_seconds = every_seconds
+        self.plan: Plan | None = None
+        self._next = 0.0
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        self._print(text)
+
+    def begin(self, plan: Plan) -> None:
+        """Print the plan."""
+        self.plan = plan
+        for line in plan.lines():
+            self._print(line)
+
+    def updated(self, row: dict[str, float]) -> None:
+        """Print a line now and then."""
+        if row["wall"] >= self._next:
+            self._next = row["wall"] + self.every_seconds
+            self._print(self._line(row))
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Nothing: a line a batch would be noise."""
+
+    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+        """Print the losses and the sample."""
+        self._print(self._line(row) + ("  best so far" if best else ""))
+        if sample:
+            self._print("\n".join(f"    | {line}" for line in sample.splitlines()))
+
+    def end(self) -> None:
+        """Nothing to tidy up."""
+
+    def _line(self, row: dict[str, float]) -> str:
+        assert self.plan is not None, "begin comes first"
+        text = f"step {int(row['step']):>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  loss {row['train_loss']:.4f}"
+        if "val_loss" in row:
+            text += f"  val {row['val_loss']:.4f}"
+        left = (self.plan.max_iters - row["step"]) * self.plan.tokens_per_step / row["tokens_per_second"]
+        return text + f"  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+
+    def _print(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `7 h 40 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,52 @@
+"""Which device and which precision: chosen by what is there and by a short measurement."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+
+import torch
+
+from minigpt.errors import MinigptError
+
+_WORTH_IT = 1.25  # bf16 costs accuracy: it must be faster by more than the noise of the measurement
+
+
+def choose_device(wish: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        MinigptError: The wish is none of auto, cpu, cuda, mps, or is not there.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wish == "auto":
+        return torch.device(next(name for name, there in present.items() if there))
+    if not present.get(wish, False):
+        there = ", ".join(name for name, yes in present.items() if yes)
+        raise MinigptError(f'device "{wish}" is not available here; allowed: auto, {there}')
+    return torch.device(wish)
+
+
+def choose_precision(wish: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both."""
+    if wish != "auto":
+        return wish
+    fp32, bf16 = (_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
+    return "bf16" if fp32 / bf16 >= _WORTH_IT else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Matrix products in bf16 where the precision says so; weights and optimizer stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _seconds(dtype: torch.dtype, device: torch.device) -> float:
+    """The fastest of a few products of 2,048 x 384 by 384 x 1,536."""
+    a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((2048, 384), (384, 1536)))
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        product = a @ b
+        product[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return best

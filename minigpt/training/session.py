@@ -1,0 +1,190 @@
+"""A sitting: set everything up, train, and answer signals by finishing the update and saving."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from minigpt.data import Corpus, entropies, load_corpus
+from minigpt.errors import RunError, count
+from minigpt.experiment import Experiment
+from minigpt.model import GPT, build_model
+from minigpt.run import checkpoint
+from minigpt.run.checkpoint import Checkpoint
+from minigpt.run.folder import RunFolder
+from minigpt.run.provenance import changed_since, provenance
+from minigpt.training.estimate import measure_speed
+from minigpt.training.loop import Outcome, Trainer
+from minigpt.training.observer import Observer, Plan, PlainObserver
+from minigpt.training.precision import choose_device, choose_precision
+
+
+def train(
+    experiment: Experiment,
+    *,
+    out: str | Path = "runs",
+    minutes: float | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Train an experiment from the beginning.
+
+    Args:
+        experiment: From `load_experiment`.
+        out: Root of the run folders; this one becomes `out/<name>/seed-<n>`.
+        minutes: Fit max_iters, and with it the schedule, to this much time from the speed measured on this machine.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: Of the CPU; None leaves torch's choice.
+        observer: Told of the progress; None prints plain lines.
+
+    Returns:
+        How it ended. Ctrl-C ends it as `stopped`, saved at the update it had come to.
+
+    Raises:
+        RunError: There is a run in the folder already, or another process is at it.
+        DataError: The corpus cannot be had.
+        DivergedError: A loss or gradient was not finite.
+    """
+    observer = observer or PlainObserver()
+    run = RunFolder.of(experiment, out)
+    _refuse_existing(run)
+    where, precision = _machine(experiment.training.precision, device, threads)
+    corpus = load_corpus(experiment).to(where)
+    model = build_model(experiment, corpus.vocab_size).to(where)
+    speed = measure_speed(experiment, corpus, model, precision)
+    if minutes is not None:
+        fitted = speed.updates_within(experiment, minutes * 60)
+        observer.note(f"{minutes:g} min here are {count(fitted, 'update')}: training.max_iters={fitted}")
+        section = experiment.training.model_copy(update={"max_iters": fitted})
+        experiment = experiment.model_copy(update={"training": section})
+    with run.locked():
+        _refuse_existing(run)
+        run.begin(experiment, corpus.tokenizer, provenance(experiment, corpus, device=where, precision=precision))
+        return _sit(experiment, corpus, model, precision, observer, run, None, speed.seconds(experiment))
+
+
+def resume(
+    run: str | Path,
+    *,
+    accept_changes: bool = False,
+    allow_plugins: bool = True,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Go on with a run that was stopped or killed, bit for bit as if it had not been.
+
+    Args:
+        run: The run folder.
+        accept_changes: Go on although code, data or machine changed; the run is no longer reproducible then.
+        allow_plugins: False refuses a run that used plugin files.
+        observer: Told of the progress; None prints plain lines.
+
+    Raises:
+        RunError: Nothing to resume, something changed, or another process is at it.
+        CheckpointError: No checkpoint of it can be read.
+    """
+    observer = observer or PlainObserver()
+    folder = RunFolder(Path(run))
+    experiment = folder.experiment(allow_plugins=allow_plugins)
+    recorded = folder.provenance()
+    machine = recorded["machine"]
+    where, precision = _machine(recorded["precision"], machine["device"], machine["threads"])
+    with folder.locked():
+        start = checkpoint.load(folder.checkpoints, "last")
+        if start is not None and start.progress.step >= experiment.training.max_iters and start.progress.pending is None:
+            raise RunError(
+                f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}"
+            )
+        corpus = load_corpus(experiment, folder.learned()).to(where)
+        changes = changed_since(recorded, provenance(experiment, corpus, device=where, precision=precision))
+        if changes and not accept_changes:
+            raise RunError(
+                f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(changes)}. "
+                "Undo that, or give up exactness with --accept-changes"
+            )
+        for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
+            observer.note(note)
+        model = build_model(experiment, corpus.vocab_size).to(where)
+        seconds = measure_speed(experiment, corpus, model, precision).seconds(experiment, start.progress.step if start else 0)
+        return _sit(experiment, corpus, model, precision, observer, folder, start, seconds)
+
+
+def _refuse_existing(run: RunFolder) -> None:
+    if run.exists():
+        raise RunError(
+            f"{run.path} holds a run already; go on with it: minigpt resume {run.path}, "
+            "or begin another with --seed, --out, or --fresh (which keeps the old one under another name)"
+        )
+
+
+def _machine(precision: str, device: str, threads: int | None) -> tuple[torch.device, str]:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = choose_device(device)
+    return where, choose_precision(precision, where)
+
+
+def _sit(
+    experiment: Experiment,
+    corpus: Corpus,
+    model: GPT,
+    precision: str,
+    observer: Observer,
+    run: RunFolder,
+    start: Checkpoint | None,
+    seconds: float,
+) -> Outcome:
+    training = experiment.training
+    plan = Plan(
+        name=experiment.name,
+        folder=str(run.path),
+        parameters=model.n_parameters(),
+        max_iters=training.max_iters,
+        first_step=start.progress.step if start else 0,
+        tokens_per_step=training.batch_size * experiment.model.block_size,
+        seconds=seconds,
+        device=next(model.parameters()).device.type,
+        precision=precision,
+        threads=torch.get_num_threads(),
+        entropies=entropies(corpus),
+        plugin_files=tuple(experiment.plugins),
+    )
+    with torch.random.fork_rng():
+        trainer = Trainer(experiment, corpus, model, precision=precision, observer=observer, run=run, start=start)
+        observer.begin(plan)
+        try:
+            with _signals_stop(trainer, observer):
+                return trainer.train()
+        finally:
+            observer.end()
+
+
+@contextmanager
+def _signals_stop(trainer: Trainer, observer: Observer) -> Iterator[None]:
+    """SIGINT and SIGTERM ask the trainer to stop; a second one ends the process at once, which loses nothing saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if trainer.stop_signal is not None:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+        trainer.stop_signal = number
+        observer.note("stopping: finishing this update and saving (once more to stop at once)")
+
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
