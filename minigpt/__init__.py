@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minigpt.contracts import Context, Dims, State
     from minigpt.data import load_corpus
+    from minigpt.decoding import generate, stream
     from minigpt.errors import MinigptError
     from minigpt.experiment import Experiment
-    from minigpt.decoding import generate, stream
     from minigpt.model import GPT, build_model
     from minigpt.reading import load_experiment
     from minigpt.registry import register

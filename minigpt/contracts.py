@@ -131,7 +131,7 @@ class Component(nn.Module, ABC):
         }
         return State(children=children) if children else None
 
-    def init_weights(self) -> None:  # noqa: B027 - an optional hook
+    def init_weights(self) -> None:
         """Set what the mechanism prescribes beyond the model-wide initialisation, which has run by then."""
 
 
@@ -251,7 +251,7 @@ class ResidualLinear(nn.Linear):
 
 
 class Tokenizer(ABC):
-    """Text to ids and back, without loss for any text it claims. Constructor: `(*, ...)`; `fit` or `from_json` completes it."""
+    """Text to ids and back, without loss for any text it claims. Constructor: `(*, ...)`; then `fit` or `from_json`."""
 
     fits_on: ClassVar[Literal["train", "all"]] = "train"
     """Which text `fit` is given. "all" is for an inventory of symbols, which says nothing about their order."""

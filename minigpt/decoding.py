@@ -22,9 +22,7 @@ from minigpt.run import OpenRun, open_run
 _UNFINISHED = "\ufffd"  # what a tokenizer gives for bytes that are no character yet
 
 
-def filtered(
-    logits: Float[Tensor, "batch vocab"], sampling: SamplingSection
-) -> Float[Tensor, "batch vocab"]:
+def filtered(logits: Float[Tensor, "batch vocab"], sampling: SamplingSection) -> Float[Tensor, "batch vocab"]:
     """Probabilities after temperature, top-k, top-p and min-p, in that order; each row sums to 1.
 
     Temperature 0 puts all weight on the likeliest token. The likeliest token always stays.
@@ -37,7 +35,7 @@ def filtered(
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
     probabilities = logits.softmax(-1)
     if sampling.top_p is not None:
-        ordered, order = probabilities.sort(-1, descending=True, stable=True)
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
         beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the mass before it is enough already
         probabilities = probabilities.scatter(-1, order, ordered.masked_fill(beyond, 0.0))
     if sampling.min_p is not None:

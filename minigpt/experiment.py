@@ -42,6 +42,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
 
+def _default(value: Any, description: str) -> Any:
+    """A field whose default is given as it would stand in the JSON, and validated like it."""
+    return Field(default=value, description=description)
+
+
 class LayerSection(Section):
     """One entry of the layer pattern: what these layers choose otherwise than the model as a whole."""
 
@@ -62,11 +67,11 @@ class ModelSection(Section):
     block_size: Width = Field(default=256, description="Longest context, in tokens.")
     dropout: Rate = Field(default=0.2, description="Rate on embeddings and on each sub-layer's output.")
     tied_head: bool = Field(default=True, description="The output layer shares the token embedding's weights.")
-    attention: AttentionSpec = Field(default="mha", description="Token mixer.")
-    position: PositionSpec = Field(default="learned", description="How position enters.")
-    norm: NormSpec = Field(default="layernorm", description="Normalisation.")
-    ffn: FeedForwardSpec = Field(default="mlp", description="Feed-forward sub-layer.")
-    block: BlockSpec = Field(default="pre_norm", description="How norms and residuals are arranged.")
+    attention: AttentionSpec = _default("mha", "Token mixer.")
+    position: PositionSpec = _default("learned", "How position enters.")
+    norm: NormSpec = _default("layernorm", "Normalisation.")
+    ffn: FeedForwardSpec = _default("mlp", "Feed-forward sub-layer.")
+    block: BlockSpec = _default("pre_norm", "How norms and residuals are arranged.")
     layers: list[LayerSection] = Field(
         default=[], description="A pattern of choices that differ by layer, repeated over n_layers."
     )
@@ -105,8 +110,8 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """How the model is trained. The defaults are those of the documented result."""
 
-    optimizer: OptimizerSpec = Field(default="adamw", description="Update rule.")
-    schedule: ScheduleSpec = Field(default="cosine", description="Learning rate over training.")
+    optimizer: OptimizerSpec = _default("adamw", "Update rule.")
+    schedule: ScheduleSpec = _default("cosine", "Learning rate over training.")
     batch_size: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=64, description="Sequences in an update.")
     max_iters: Count = Field(default=5000, description="Updates.")
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
@@ -148,11 +153,11 @@ class Experiment(Section):
     description: str = Field(default="", description="What the experiment is about.")
     plugins: list[str] = Field(default=[], description="Plugin files to load, relative to this file. They are executed.")
     seed: Seed = Field(default=1337, description="Of weights, data order, dropout and samples.")
-    data: DatasetSpec = Field(default="tinyshakespeare", description="Corpus.")
-    tokenizer: TokenizerSpec = Field(default="char", description="Text to ids.")
-    model: ModelSection = Field(default={}, description="The architecture.")
-    training: TrainingSection = Field(default={}, description="How it is trained.")
-    sampling: SamplingSection = Field(default={}, description="How text is drawn.")
+    data: DatasetSpec = _default("tinyshakespeare", "Corpus.")
+    tokenizer: TokenizerSpec = _default("char", "Text to ids.")
+    model: ModelSection = _default({}, "The architecture.")
+    training: TrainingSection = _default({}, "How it is trained.")
+    sampling: SamplingSection = _default({}, "How text is drawn.")
 
     def to_json(self) -> dict[str, Any]:
         """The resolved experiment: every parameter of every component, ready to be read again."""
@@ -167,7 +172,6 @@ class Experiment(Section):
             top += [block, layer.attention, layer.position, layer.norm, layer.ffn]
         top.append(self.model.position.at("model.position"))
         unique: list[Spec[Any]] = []
-        for spec in (nested for spec in top for nested in spec.nested()):
-            if spec not in unique:
-                unique.append(spec)
+        for spec in top:
+            unique += [nested for nested in spec.nested() if nested not in unique]
         return unique

@@ -99,7 +99,9 @@ def remember(
     v: Float[Tensor, "batch kv_heads time v_dim"],
     positions: Int[Tensor, " time"],
     window: int | None = None,
-) -> tuple[Float[Tensor, "batch kv_heads source head_dim"], Float[Tensor, "batch kv_heads source v_dim"], Int[Tensor, " source"]]:
+) -> tuple[
+    Float[Tensor, "batch kv_heads source head_dim"], Float[Tensor, "batch kv_heads source v_dim"], Int[Tensor, " source"]
+]:
     """Append new keys and values to a cache, drop what no query can see any more, return all that is left.
 
     Without a state, or with an empty one, the new keys come back as they are, `positions` being the same tensor: `attend`
@@ -134,9 +136,7 @@ def remember(
     return k, v, positions
 
 
-def _write(
-    buffers: tuple[Tensor, Tensor], places: Tensor, start: int, k: Tensor, v: Tensor, positions: Tensor
-) -> None:
+def _write(buffers: tuple[Tensor, Tensor], places: Tensor, start: int, k: Tensor, v: Tensor, positions: Tensor) -> None:
     end = start + len(positions)
     buffers[0][:, :, start:end] = k
     buffers[1][:, :, start:end] = v

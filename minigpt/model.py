@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minigpt.contracts import Attention, Component, Context, NamedParameter, Position, ResidualLinear, State
+from minigpt.contracts import Attention, Block, Component, Context, NamedParameter, Position, ResidualLinear, State
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.registry import Spec
@@ -49,9 +49,7 @@ class GPT(nn.Module):
         self.head = None if section.tied_head else nn.Linear(section.d_model, vocab_size, bias=False)
         self._init_weights()
 
-    def forward(
-        self, tokens: Int[Tensor, "batch time"], state: State | None = None
-    ) -> Float[Tensor, "batch time vocab"]:
+    def forward(self, tokens: Int[Tensor, "batch time"], state: State | None = None) -> Float[Tensor, "batch time vocab"]:
         """Logits for the token after each one. With a state (`new_state`) it continues where that stands."""
         return self.logits(self.hidden(tokens, state)[0])
 
@@ -90,8 +88,13 @@ class GPT(nn.Module):
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype = torch.float32) -> State:
         """An empty state for decoding up to `capacity` tokens in each of `batch` sequences."""
         device = self.embedding.weight.device
-        states = {str(index): block.new_state(batch, capacity, device, dtype) for index, block in enumerate(self.blocks)}
-        return State(children={name: state for name, state in states.items() if state is not None})
+        children: dict[str, State] = {}
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            state = block.new_state(batch, capacity, device, dtype)
+            if state is not None:
+                children[str(index)] = state
+        return State(children=children)
 
     def named_roles(self) -> Iterator[NamedParameter]:
         """Every trainable tensor once, with what it is for."""
@@ -169,5 +172,3 @@ def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
     """The model without memory: shapes only. For checks and counts."""
     with torch.device("meta"):
         return GPT(section, vocab_size)
-
-

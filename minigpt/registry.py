@@ -4,7 +4,7 @@
     class RMSNorm(Norm):
         '''One line that says what it is (paper, arXiv number).
 
-        Args:
+Args:
             eps: Added to the mean square before the root.
         '''
 
@@ -68,7 +68,9 @@ class Spec(Generic[T_co]):
 
     def at(self, where: str) -> Spec[T_co]:
         """The same spec, told where in the experiment it and its nested components stand."""
-        params = {key: value.at(f"{where}.{key}") if isinstance(value, Spec) else value for key, value in self.params.items()}
+        params = {
+            key: value.at(f"{where}.{key}") if isinstance(value, Spec) else value for key, value in self.params.items()
+        }
         return replace(self, params=params, where=where)
 
     def nested(self) -> Iterator[Spec[Any]]:
@@ -324,8 +326,10 @@ def _entry_of(family: Family, name: str, cls: type) -> Entry:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise RegistryError(f'{place}: the name "{name}" must be lower-case letters, digits, ".", "_" or "-"')
     if not issubclass(cls, family.base):
-        raise RegistryError(f"{place}: {family.name} components inherit from {family.base.__module__}.{family.base.__qualname__}")
-    missing = getattr(cls, "__abstractmethods__", frozenset())
+        raise RegistryError(
+            f"{place}: {family.name} components inherit from {family.base.__module__}.{family.base.__qualname__}"
+        )
+    missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
     if missing:
         raise RegistryError(f"{place}: the {family.name} contract also needs {listing(missing)}")
     _check_methods(family, cls, place)
@@ -359,14 +363,16 @@ def _check_methods(family: Family, cls: type, place: str) -> None:
 
 
 def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[BaseModel], frozenset[str], dict[str, str]]:
-    constructor: Any = cls.__init__
+    constructor: Any = inspect.getattr_static(cls, "__init__")
     parameters = list(inspect.signature(constructor).parameters.values())[1:]
     if constructor is object.__init__ or not parameters:
         parameters = []
     received = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if tuple(received) != family.receives or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         wanted = ", ".join(("self", *family.receives, "*", "..."))
-        raise RegistryError(f"{place}: a {family.name} constructor is __init__({wanted}): parameters are keyword-only, no **kwargs")
+        raise RegistryError(
+            f"{place}: a {family.name} constructor is __init__({wanted}): parameters are keyword-only, no **kwargs"
+        )
     keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     try:
         hints = typing.get_type_hints(constructor, include_extras=True) if keyword else {}
@@ -379,9 +385,11 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
             raise RegistryError(f'{place}: the parameter name "{p.name}" is reserved; choose another')
         if p.name not in hints:
             raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
-        described = Annotated[hints[p.name], Field(description=descriptions.get(p.name))]
-        fields[p.name] = (described, ... if p.default is p.empty else p.default)
-    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True)
+        default = ... if p.default is p.empty else p.default
+        fields[p.name] = (hints[p.name], Field(default=default, description=descriptions.get(p.name)))
+    config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True
+    )
     try:
         params = create_model(f"{family.name}.{name}", __config__=config, **fields)
     except Exception as error:  # pydantic's errors for impossible annotations share no base class

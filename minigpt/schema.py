@@ -17,7 +17,9 @@ def experiment_schema() -> dict[str, Any]:
     for family in REGISTRY.families():
         entries = REGISTRY.entries(family.name)
         names = {"enum": [entry.name for entry in entries]}
-        definitions[family.name] = {"anyOf": [names, *({"$ref": f"#/$defs/{family.name}.{entry.name}"} for entry in entries)]}
+        definitions[family.name] = {
+            "anyOf": [names, *({"$ref": f"#/$defs/{family.name}.{entry.name}"} for entry in entries)]
+        }
         for entry in entries:
             definitions[f"{family.name}.{entry.name}"] = _component(entry, definitions)
     schema["properties"] = {

@@ -59,7 +59,8 @@ class LiveObserver:
         """Move the bar."""
         left = (self.plan.max_iters - row["step"]) * self.plan.tokens_per_step / row["tokens_per_second"]
         val = f"val {self.val_loss:.4f}  " if self.val_loss is not None else ""
-        figures = f"loss {row['train_loss']:.4f}  {val}lr {row['lr']:.1e}  {row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        speed = f"{row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        figures = f"loss {row['train_loss']:.4f}  {val}lr {row['lr']:.1e}  {speed}"
         self.bar.update(self.training, completed=row["step"], figures=figures)
 
     def evaluating(self, done: int, total: int) -> None:
@@ -74,14 +75,17 @@ class LiveObserver:
         figures = f"val {row['val_loss']:.4f}  perplexity {row['val_perplexity']:.2f}"
         self.console.print(f"step {int(row['step'])}  loss {row['train_loss']:.4f}  [bold]{figures}[/bold]{mark}")
         if self.live and sample:
+            self.sample = sample
             lines = sample.splitlines()[:8]
-            panel = Panel(Text("\n".join(lines)), title=f"a sample at step {int(row['step'])}", title_align="left", style="dim")
+            panel = Panel(
+                Text("\n".join(lines)), title=f"a sample at step {int(row['step'])}", title_align="left", style="dim"
+            )
             self.live.update(Group(panel, self.bar))
 
     def end(self) -> None:
-        """Take the display down; the lines stay."""
+        """Take the display down; the lines stay, and the last sample."""
         if self.live:
-            self.live.update(Text(""))
+            self.live.update(Text(self.sample or "", style="dim"))
             self.live.stop()
 
 
@@ -92,17 +96,21 @@ def report(outcome: Outcome, experiment: Path | None) -> None:
         print(f"stopped after update {progress.step}, saved; go on with: minigpt resume {folder}")
         sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
     row = next(row for row in reversed(outcome.run.rows()) if "val_loss" in row)
-    if outcome.sample:
-        print("\nA sample of what it writes:\n" + "\n".join(f"    | {line}" for line in outcome.sample.splitlines()))
     bits = f", {row['val_bits_per_byte']:.3f} bits a byte" if "val_bits_per_byte" in row else ""
     print(
         f"\nvalidation loss {row['val_loss']:.4f} nats a token (perplexity {row['val_perplexity']:.2f}{bits}) "
         f"after {progress.step:,} updates, {duration(progress.seconds)} of training"
     )
+    entropies = outcome.run.provenance()["data"]["entropies"]
+    if entropies:
+        print(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
     if progress.best_step != progress.step and progress.best_val_loss is not None:
         print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
     print(f"run folder: {folder}\n\nNext:")
-    print(f'    minigpt generate {folder} "The " --max-new-tokens 300')
+    steps = [(f'minigpt generate {folder} "The " --max-new-tokens 300', "let it write")]
     if experiment is not None:
-        print(f"    minigpt run {experiment} --set model.position=rope --name my-idea    # change one thing and see")
-    print("    minigpt list                                                     # the parts there are")
+        steps.append((f"minigpt run {experiment} --set model.ffn=glu --name glu", "change one part and see"))
+    steps.append(("minigpt list", "the parts there are"))
+    width = max(len(command) for command, _ in steps)
+    for command, meaning in steps:
+        print(f"    {command:<{width}}  # {meaning}")

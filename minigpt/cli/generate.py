@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,15 @@ from minigpt.cli.options import NoPlugins, RunArgument
 
 def generate(
     run: RunArgument,
-    prompt: Annotated[str | None, typer.Argument(help="Text to go on from; the experiment's own where it is left out.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text to go on from; the experiment's own where it is left out.")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of each continuation.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Keep the k likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that hold this probability together.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Keep the likeliest tokens that hold this probability together.")
+    ] = None,
     min_p: Annotated[float | None, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="How many continuations.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal text; drawn and told if left out.")] = None,
@@ -37,14 +41,20 @@ def generate(
     block_size = opened.experiment.model.block_size
     if tokens > block_size:
         print(f"the prompt has {tokens} tokens; the model sees the last {block_size}", file=sys.stderr)
-    changes = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+    }
     if num_samples == 1:
         sys.stdout.write(text)
-        for piece in decoding.stream(opened, text, seed=seed, **changes):
+        for piece in decoding.stream(opened, text, seed=seed, **settings):
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
         return
-    samples = decoding.generate(opened, text, num_samples=num_samples, seed=seed, **changes)
+    samples = decoding.generate(opened, text, num_samples=num_samples, seed=seed, **settings)
     for number, sample in enumerate(samples, 1):
         print(f"--- sample {number} of {num_samples}\n{text}{sample}")

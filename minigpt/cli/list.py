@@ -10,6 +10,8 @@ import typer
 from minigpt.cli.options import PluginFile
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from minigpt.registry import Entry
 
 
@@ -20,6 +22,7 @@ def list_components(
 ) -> None:
     """List the components: what each is, its parameters with defaults, and where it comes from."""
     from rich.console import Console
+    from rich.text import Text
 
     import minigpt.components  # noqa: F401 - registers the shipped ones
     from minigpt import plugins
@@ -33,34 +36,35 @@ def list_components(
         rows = [_as_json(entry) for each in families for entry in REGISTRY.entries(each.name)]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     for each in families:
-        console.print(f"[bold]{each.name}[/bold]  [dim]{(each.base.__doc__ or '').split('. Constructor')[0].split('.')[0]}[/dim]")
-        for entry in REGISTRY.entries(each.name):
-            _print(console, entry, detailed=family is not None)
-        console.print()
+        about = (each.base.__doc__ or "").split(". ")[0].strip().rstrip(".")
+        console.print(Text.assemble((each.name, "bold"), f"  {about}"))
+        console.print(_table(REGISTRY.entries(each.name), detailed=family is not None))
     if family is None:
         console.print("[dim]minigpt list FAMILY explains every parameter.[/dim]")
 
 
-def _print(console: Any, entry: Entry, *, detailed: bool) -> None:
-    from rich.markup import escape
-    from rich.padding import Padding
+def _table(entries: list[Entry], *, detailed: bool) -> Table:
+    """Name to the left; to the right what it is, its parameters, where it comes from."""
+    from rich.table import Table
     from rich.text import Text
 
-    summary = Text.assemble((f"{entry.name}  ", "cyan"), entry.summary)
-    console.print(Padding(summary, (0, 0, 0, 2)))
-    parameters = _parameters(entry)
-    if detailed:
-        for name, default, meaning in parameters:
-            line = Text.assemble((f"{name} = {default}", "green"), f"  {meaning}" if meaning else "")
-            console.print(Padding(line, (0, 0, 0, 6)))
-        console.print(Padding(f"[dim]from {escape(_origin(entry))}[/dim]", (0, 0, 0, 6)))
-    else:
-        listed = "  ".join(f"{name}={default}" for name, default, _ in parameters)
-        tail = "" if _is_shipped(entry) else f"  from {_origin(entry)}"
-        if listed or tail:
-            console.print(Padding(Text.assemble((listed, "green"), (tail, "dim")), (0, 0, 0, 6)))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(min_width=12, no_wrap=True)
+    table.add_column()
+    for entry in entries:
+        table.add_row(Text(f"  {entry.name}", "cyan"), entry.summary)
+        parameters = _parameters(entry)
+        if detailed:
+            for name, default, meaning in parameters:
+                table.add_row("", Text.assemble((f"{name} = {default}", "green"), f"  {meaning}" if meaning else ""))
+        elif parameters:
+            table.add_row("", Text("  ".join(f"{name}={default}" for name, default, _ in parameters), "green"))
+        if detailed or not _is_shipped(entry):
+            table.add_row("", Text(f"from {_origin(entry)}", "dim"))
+    table.add_row("", "")
+    return table
 
 
 def _parameters(entry: Entry) -> list[tuple[str, str, str]]:

@@ -21,7 +21,9 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; a run that is there is kept under another name.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew; a run that is there is kept under another name.")
+    ] = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
@@ -41,4 +43,6 @@ def run(
         kept = RunFolder.of(loaded, out).set_aside()
         if kept:
             typer.echo(f"the run that was there is kept as {kept}")
-    report(train(loaded, out=out, minutes=minutes, device=device, threads=threads, observer=observer_for_terminal()), experiment)
+    report(
+        train(loaded, out=out, minutes=minutes, device=device, threads=threads, observer=observer_for_terminal()), experiment
+    )

@@ -91,7 +91,9 @@ def _rows(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
             label = f"blocks.{start}" if end == start else f"blocks.{start}–{end}"
             copies = end - start + 1
             rows.append((label, blocks[start], copies))
-            rows += [(f"  .{child}", part, copies) for child, part in blocks[start].named_children() if list(part.parameters())]
+            rows += [
+                (f"  .{child}", part, copies) for child, part in blocks[start].named_children() if list(part.parameters())
+            ]
             start = end + 1
     return [row for row in rows if row[0] not in ("dropout",)]
 

@@ -110,7 +110,9 @@ def save(
     temporary.mkdir()
     tensors: dict[str, Tensor] = {}
     packed = pack(optimizer.state_dict(), tensors)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary / _FILES[0])
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary / _FILES[0]
+    )
     save_file(tensors, temporary / _FILES[1])
     write_json(temporary / _FILES[2], {"progress": asdict(progress), "optimizer": packed})
     write_json(temporary / "manifest.json", {name: _digest(temporary / name) for name in _FILES})
@@ -225,7 +227,9 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"list" if isinstance(value, list) else "tuple": [pack(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
-    raise CheckpointError(f"an optimizer's state may not hold a {type(value).__name__}: it could not be saved without pickle")
+    raise CheckpointError(
+        f"an optimizer's state may not hold a {type(value).__name__}: it could not be saved without pickle"
+    )
 
 
 def unpack(node: Any, tensors: dict[str, Tensor]) -> Any:

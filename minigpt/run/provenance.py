@@ -18,11 +18,18 @@ import torch
 
 import minigpt
 from minigpt import plugins
-from minigpt.data import Corpus, TokenStream, tokenizer_fingerprint
+from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
 from minigpt.experiment import Experiment
 from minigpt.registry import REGISTRY
 
-_CORE = ("contracts.py", "data.py", "decoding.py", "kernels.py", "model.py", "training")  # what every run's numbers pass through
+_CORE = (
+    "contracts.py",
+    "data.py",
+    "decoding.py",
+    "kernels.py",
+    "model.py",
+    "training",
+)  # what every run's numbers pass through
 
 
 def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> dict[str, Any]:
@@ -49,6 +56,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
             "fingerprint": corpus.fingerprint,
             "tokenizer": tokenizer_fingerprint(corpus),
             "vocab_size": corpus.vocab_size,
+            "entropies": entropies(corpus),
             "train_tokens": len(corpus.train.ids) if isinstance(corpus.train, TokenStream) else corpus.train.n_targets,
         },
         "evaluation": {
@@ -124,7 +132,11 @@ def _distribution(cls: type) -> dict[str, str | None]:
     if top == "minigpt":
         return {"distribution": "minigpt-lab", "version": minigpt.__version__}
     names = importlib.metadata.packages_distributions().get(top, [])
-    return {"distribution": names[0], "version": importlib.metadata.version(names[0])} if names else {"distribution": None, "version": None}
+    return (
+        {"distribution": names[0], "version": importlib.metadata.version(names[0])}
+        if names
+        else {"distribution": None, "version": None}
+    )
 
 
 def _processor() -> str:

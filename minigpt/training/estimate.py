@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import statistics
 import time
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, prec
     with torch.inference_mode():
         state = model.new_state(1, experiment.model.block_size)
         start = time.perf_counter()
-        steps = list(itertools.islice(batch.tokens[0, :8].split(1), 8))
-        for token in steps:
-            model.logits(model.hidden(token[None], state)[0])
-    return seconds + (time.perf_counter() - start) / len(steps) * experiment.sampling.max_new_tokens
+        trial = min(8, batch.tokens.shape[1])
+        for place in range(trial):
+            model.logits(model.hidden(batch.tokens[:1, place : place + 1], state)[0])
+    return seconds + (time.perf_counter() - start) / trial * experiment.sampling.max_new_tokens

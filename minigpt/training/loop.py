@@ -137,8 +137,8 @@ class Trainer:
             what = "gradient" if math.isfinite(loss) else "loss"
             raise DivergedError(
                 f"the {what} of update {step + 1} is not finite (loss {loss}, gradient norm {norm}): training diverged; "
-                f"the last checkpoint in {self.run.checkpoints} is sound. A lower training.optimizer.learning_rate, a longer "
-                "warm-up or training.grad_clip usually helps"
+                f"the last checkpoint in {self.run.checkpoints} is sound. Usually a lower learning_rate helps, "
+                "a longer warm-up, or training.grad_clip"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -44,11 +44,9 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan in words: what runs where, how big, how long; and the yardsticks."""
         place = f"{self.device}, {self.precision}" + (f", {count(self.threads, 'thread')}" if self.device == "cpu" else "")
-        left = (self.max_iters - self.first_step) * self.tokens_per_step
-        lines = [
-            f"{self.name}: {self.parameters:,} parameters, {left:,} tokens in {count(self.max_iters - self.first_step, 'step')}, "
-            f"about {duration(self.seconds)} on this machine ({place})"
-        ]
+        steps = self.max_iters - self.first_step
+        size = f"{self.parameters:,} parameters, {steps * self.tokens_per_step:,} tokens in {count(steps, 'step')}"
+        lines = [f"{self.name}: {size}, about {duration(self.seconds)} on this machine ({place})"]
         lines += [f"plugin: {file}" for file in self.plugin_files]
         if self.entropies:
             values = "   ".join(f"{name} {nats:.3f}" for name, nats in self.entropies.items())
@@ -117,7 +115,9 @@ class PlainObserver:
 
     def _line(self, row: dict[str, float]) -> str:
         assert self.plan is not None, "begin comes first"
-        text = f"step {int(row['step']):>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  loss {row['train_loss']:.4f}"
+        text = (
+            f"step {int(row['step']):>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  loss {row['train_loss']:.4f}"
+        )
         if "val_loss" in row:
             text += f"  val {row['val_loss']:.4f}"
         left = (self.plan.max_iters - row["step"]) * self.plan.tokens_per_step / row["tokens_per_second"]

@@ -22,7 +22,7 @@ from minigpt.run.folder import RunFolder
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.training.estimate import measure_speed
 from minigpt.training.loop import Outcome, Trainer
-from minigpt.training.observer import Observer, Plan, PlainObserver
+from minigpt.training.observer import Observer, PlainObserver, Plan
 from minigpt.training.precision import choose_device, choose_precision
 
 
@@ -99,9 +99,7 @@ def resume(
     with folder.locked():
         start = checkpoint.load(folder.checkpoints, "last")
         if start is not None and start.progress.step >= experiment.training.max_iters and start.progress.pending is None:
-            raise RunError(
-                f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}"
-            )
+            raise RunError(f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}")
         corpus = load_corpus(experiment, folder.learned()).to(where)
         changes = changed_since(recorded, provenance(experiment, corpus, device=where, precision=precision))
         if changes and not accept_changes:
@@ -112,7 +110,9 @@ def resume(
         for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
             observer.note(note)
         model = build_model(experiment, corpus.vocab_size).to(where)
-        seconds = measure_speed(experiment, corpus, model, precision).seconds(experiment, start.progress.step if start else 0)
+        seconds = measure_speed(experiment, corpus, model, precision).seconds(
+            experiment, start.progress.step if start else 0
+        )
         return _sit(experiment, corpus, model, precision, observer, folder, start, seconds)
 
 
@@ -186,5 +186,5 @@ def _signals_stop(trainer: Trainer, observer: Observer) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stopped, handler in before.items():
+            signal.signal(stopped, handler)

@@ -31,6 +31,4 @@ class MultiHeadAttention(SoftmaxAttention):
         window: Annotated[int, Field(gt=0)] | None = None,
         qk_norm: NormSpec | None = None,
     ):
-        super().__init__(
-            dims, n_kv_heads=dims.n_heads, bias=bias, dropout=dropout, window=window, qk_norm=qk_norm
-        )
+        super().__init__(dims, n_kv_heads=dims.n_heads, bias=bias, dropout=dropout, window=window, qk_norm=qk_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
 from minigpt.registry import register
 
-GATES = {"swiglu": F.silu, "geglu": F.gelu, "reglu": F.relu}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu, "reglu": F.relu}
 
 
 @register("ffn", "glu")

@@ -15,7 +15,7 @@ from minigpt.registry import register
 
 @register("position", "sinusoidal")
 class SinusoidalPosition(Position):
-    """Sines and cosines of geometrically spaced frequencies, added to the embeddings (Vaswani et al. 2017, arXiv:1706.03762).
+    """Sines and cosines of many wavelengths, added to the embeddings (Vaswani et al. 2017, arXiv:1706.03762).
 
     PE[p, 2i] = scale * sin(p / base^(2i/D)),  PE[p, 2i+1] = scale * cos(p / base^(2i/D))
 
