@@ -29,4 +29,5 @@ class RMSNorm(Norm):
         self.weight = nn.Parameter(torch.ones(width)) if gain else None
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        return F.rms_norm(x, (self.width,), self.weight, self.eps)
+        gain = None if self.weight is None else self.weight.to(x.dtype)  # the kernel wants one dtype under autocast
+        return F.rms_norm(x, (self.width,), gain, self.eps)

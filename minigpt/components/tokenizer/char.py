@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from minigpt.contracts import Tokenizer
 from minigpt.errors import TokenizerError
@@ -52,6 +52,6 @@ class CharTokenizer(Tokenizer):
         self._codes = np.asarray(learned["code_points"], dtype=np.uint32)
 
 
-def _code_points(text: str) -> Int[np.ndarray, " characters"]:
+def _code_points(text: str) -> UInt32[np.ndarray, " characters"]:
     # surrogatepass: a lone surrogate is a character of a Python string like any other
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

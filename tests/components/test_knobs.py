@@ -1,0 +1,62 @@
+"""Every parameter of every part of a model changes what is computed: a knob that does nothing is a bug."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.experiment import ModelSection
+from minigpt.registry import REGISTRY, Family, Spec
+from tests.strategies import BLOCK_SIZE, VOCAB, lively, tokens
+
+# What to set where the type does not suggest a value of its own.
+VALUES = {"window": 2, "n_kv_heads": 1}
+
+
+def _other_value(name: str, annotation: Any, default: Any, metadata: list[Any]) -> Any:
+    if name in VALUES:
+        return VALUES[name]
+    if typing.get_origin(annotation) is typing.Literal:
+        return next(value for value in typing.get_args(annotation) if value != default)
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, float):
+        return default * 1.5 if default else 0.5
+    family = next((part for part in _parts(annotation) if isinstance(part, Family)), None)
+    if family is not None:
+        return REGISTRY.entries(family.name)[0].name
+    raise AssertionError(f"say in VALUES what to try for {name}")
+
+
+def _parts(annotation: Any) -> list[Any]:
+    metadata = list(getattr(annotation, "__metadata__", ()))
+    return metadata + [part for inner in typing.get_args(annotation) for part in _parts(inner)]
+
+
+KNOBS = [
+    (family, entry.name, parameter)
+    for family in ("attention", "position", "norm", "ffn", "block")
+    for entry in REGISTRY.entries(family)
+    for parameter in entry.params.model_fields
+]
+
+
+@pytest.mark.parametrize(("family", "name", "parameter"), KNOBS)
+def test_every_knob_changes_the_computation(family: str, name: str, parameter: str) -> None:
+    field = REGISTRY.entry(family, name).params.model_fields[parameter]
+    default = field.default.to_json() if isinstance(field.default, Spec) else field.default
+    other = _other_value(parameter, field.annotation, default, field.metadata)
+    base = {"d_model": 16, "n_heads": 4, "n_layers": 1, "block_size": BLOCK_SIZE, "dropout": 0.0}
+    results, shapes = [], []
+    for value in (default, other):
+        section = ModelSection.model_validate({**base, family: {"name": name, parameter: value}})
+        model = lively(section).train()  # in training, so that dropout counts
+        torch.manual_seed(0)
+        with torch.no_grad():
+            results.append(model(tokens(2, BLOCK_SIZE, 1)))
+        shapes.append([(key, tensor.shape) for key, tensor in model.named_parameters()])
+    assert results[0].shape == (2, BLOCK_SIZE, VOCAB)
+    assert shapes[0] != shapes[1] or not torch.equal(results[0], results[1]), f"{parameter} = {other} changes nothing"

@@ -1,0 +1,56 @@
+"""What all tests share: run-time shape checks, no network, goldens, hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from jaxtyping import install_import_hook
+
+# Before they are imported: in these modules every shape annotation is checked in every test.
+_SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "training")
+_hook = install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import minigpt.components  # noqa: E402, F401
+
+torch.set_num_threads(1)  # small tensors: threads only cost; and xdist runs a process a core
+
+hypothesis.settings.register_profile("dev", max_examples=15, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("deep", max_examples=300, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="write tests/golden/ anew; read the diff")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests pass without a network, so they may not try one; a server of their own on this machine is theirs."""
+    connect = socket.socket.connect
+
+    def only_here(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+    """Tests do not touch the user's cache, unless they ask for the real corpus."""
+    if "real_corpus" not in request.fixturenames:
+        monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -1,0 +1,99 @@
+"""Hypothesis strategies for what minigpt is made of. They grow with the registry: nothing here names a component."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from minigpt.contracts import Attention, Position
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT
+from minigpt.registry import REGISTRY, Entry
+
+VOCAB = 23
+BLOCK_SIZE = 24
+
+# Parameters to try beside each component's defaults, where a default leaves a mechanism out. New components with nothing
+# to add need no entry: their defaults are tried.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "attention/mha": [{"window": 5}, {"window": 1}, {"qk_norm": "rmsnorm"}, {"bias": False}],
+    "attention/gqa": [{"n_kv_heads": 1}, {"window": 3, "qk_norm": "layernorm"}],
+    "norm/rmsnorm": [{"gain": False}],
+    "norm/layernorm": [{"bias": False}],
+    "ffn/mlp": [{"activation": name, "expansion": 2.0} for name in ("relu", "relu2", "silu", "gelu_tanh")],
+    "ffn/glu": [{"variant": name, "bias": True} for name in ("geglu", "reglu")],
+    "block/parallel": [{"shared_norm": False}],
+}
+
+
+def choices(family: str) -> list[dict[str, Any]]:
+    """Every registered component of a family, with its defaults and with each variant."""
+    specs = []
+    for entry in REGISTRY.entries(family):
+        for params in [{}, *VARIANTS.get(f"{family}/{entry.name}", [])]:
+            specs.append({"name": entry.name, **params})
+    return specs
+
+
+def hooks_of(entry: Entry) -> set[str]:
+    """The hooks that a position component overrides, read off its class."""
+    names = ("rotate", "bias")
+    return {name for name in names if getattr(entry.cls, name) is not getattr(Position, name)}
+
+
+def allowed(attention: dict[str, Any], position: dict[str, Any]) -> bool:
+    """Whether a mixer honours what a position does."""
+    mixer = REGISTRY.entry("attention", attention["name"]).cls
+    assert issubclass(mixer, Attention)
+    return hooks_of(REGISTRY.entry("position", position["name"])) <= mixer.uses
+
+
+def sections() -> st.SearchStrategy[ModelSection]:
+    """Small models over all combinations that are allowed."""
+
+    @st.composite
+    def draw(pick: st.DrawFn) -> ModelSection:
+        attention = pick(st.sampled_from(choices("attention")))
+        position = pick(st.sampled_from([spec for spec in choices("position") if allowed(attention, spec)]))
+        heads = pick(st.sampled_from([2, 4, 6]))
+        return ModelSection.model_validate(
+            {
+                "d_model": 4 * heads,
+                "n_heads": heads,
+                "head_dim": pick(st.sampled_from([None, 2, 6])),
+                "n_layers": pick(st.integers(1, 3)),
+                "block_size": BLOCK_SIZE,
+                "dropout": 0.0,
+                "tied_head": pick(st.booleans()),
+                "attention": attention,
+                "position": position,
+                "norm": pick(st.sampled_from(choices("norm"))),
+                "ffn": pick(st.sampled_from(choices("ffn"))),
+                "block": pick(st.sampled_from(choices("block"))),
+            }
+        )
+
+    return draw()
+
+
+def cuts(total: int) -> st.SearchStrategy[list[int]]:
+    """Ways of cutting a sequence of `total` tokens into chunks, as their lengths."""
+    return st.lists(st.integers(1, total - 1), max_size=total - 1, unique=True).map(
+        lambda places: [b - a for a, b in zip([0, *sorted(places)], [*sorted(places), total], strict=True)]
+    )
+
+
+def lively(section: ModelSection, seed: int = 0) -> GPT:
+    """A model whose every weight is large enough to matter: at GPT-2's initialisation half of a model is nearly silent."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT(section, VOCAB)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def tokens(batch: int, time: int, seed: int) -> torch.Tensor:
+    return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))

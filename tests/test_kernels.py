@@ -1,0 +1,131 @@
+"""`attend` against explicit scores in float64, and `remember` against a plain list."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt.kernels import attend, new_cache, remember, visible
+
+CPU = torch.device("cpu")
+
+
+def explicit(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_positions: torch.Tensor,
+    k_positions: torch.Tensor,
+    window: int | None,
+    bias: torch.Tensor | None,
+    scale: float | None,
+) -> torch.Tensor:
+    """softmax(q k^T scale + bias) v, written as loops over heads and queries, in float64."""
+    out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float64)
+    q, k, v = q.double(), k.double(), v.double()
+    group = q.shape[1] // k.shape[1]
+    for head in range(q.shape[1]):
+        for i, place in enumerate(q_positions.tolist()):
+            seen = [
+                j
+                for j, key in enumerate(k_positions.tolist())
+                if key <= place and (window is None or place - key < window)
+            ]
+            scores = (k[:, head // group, seen] @ q[:, head, i, :, None]).squeeze(-1)
+            scores = scores * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+            if bias is not None:
+                scores = scores + bias[head if bias.shape[0] > 1 else 0, i, seen].double()
+            out[:, head, i] = (scores.softmax(-1)[:, None] @ v[:, head // group, seen]).squeeze(1)
+    return out
+
+
+@given(
+    time=st.integers(1, 9),
+    before=st.integers(0, 9),
+    groups=st.sampled_from([(4, 4), (4, 2), (4, 1), (3, 1)]),
+    window=st.sampled_from([None, 1, 2, 5, 40]),
+    biased=st.sampled_from([None, 1, "heads"]),
+    scale=st.sampled_from([None, 0.3]),
+    seed=st.integers(0, 99),
+)
+def test_every_branch_equals_explicit_scores(
+    time: int, before: int, groups: tuple[int, int], window: int | None, biased: object, scale: float | None, seed: int
+) -> None:
+    heads, kv_heads = groups
+    random = torch.Generator().manual_seed(seed)
+    if window is not None:
+        before = min(before, window - 1)  # what `remember` leaves to one query
+    q = torch.randn(2, heads, time, 6, generator=random)
+    k = torch.randn(2, kv_heads, before + time, 6, generator=random)
+    v = torch.randn(2, kv_heads, before + time, 4, generator=random)
+    q_positions = torch.arange(before, before + time)
+    k_positions = q_positions if before == 0 else torch.arange(before + time)
+    bias = None
+    if biased is not None:
+        bias = torch.randn(heads if biased == "heads" else 1, time, before + time, generator=random)
+    got = attend(q, k, v, q_positions, k_positions, window=window, bias=bias, scale=scale)
+    expected = explicit(q, k, v, q_positions, k_positions, window, bias, scale)
+    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_dropout_keeps_the_mean_and_follows_the_seed() -> None:
+    q, k = torch.randn(1, 1, 64, 8), torch.randn(1, 1, 64, 8)
+    v = torch.ones(1, 1, 64, 1)
+    places = torch.arange(64)
+    torch.manual_seed(3)
+    first = torch.stack([attend(q, k, v, places, places, dropout=0.3) for _ in range(200)])
+    torch.manual_seed(3)
+    again = attend(q, k, v, places, places, dropout=0.3)
+    assert torch.equal(first[0], again)
+    assert not torch.equal(first[0], first[1])
+    assert first.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+@given(
+    window=st.sampled_from([None, 1, 2, 3, 7, 50]),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    seed=st.integers(0, 99),
+)
+def test_remember_returns_every_key_that_a_query_can_see(window: int | None, lengths: list[int], seed: int) -> None:
+    total = sum(lengths)
+    random = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, 3, total, 4, generator=random), torch.randn(2, 3, total, 5, generator=random)
+    state = new_cache(2, 3, (4, 5), total, window, CPU, torch.float32)
+    start = 0
+    for length in lengths:
+        positions = torch.arange(start, start + length)
+        part = slice(start, start + length)
+        k, v, places = remember(state, keys[:, :, part], values[:, :, part], positions, window)
+        oldest = 0 if window is None else max(0, start - window + 1)
+        assert torch.equal(places, torch.arange(oldest, start + length))
+        assert torch.equal(k, keys[:, :, oldest : start + length])
+        assert torch.equal(v, values[:, :, oldest : start + length])
+        start += length
+
+
+def test_a_window_bounds_the_memory() -> None:
+    bounded = new_cache(1, 1, (8, 8), 10_000, 16, CPU, torch.float32)
+    assert bounded.tensors["k"].shape[2] == 32
+    assert new_cache(1, 1, (8, 8), 10_000, None, CPU, torch.float32).nbytes == 2 * 10_000 * 8 * 4
+
+
+def test_more_tokens_than_a_state_has_room_for_are_refused() -> None:
+    state = new_cache(1, 1, (2, 2), 3, None, CPU, torch.float32)
+    k = torch.zeros(1, 1, 2, 2)
+    remember(state, k, k, torch.arange(2))
+    with pytest.raises(ValueError, match="room for 3 tokens, 2 are there and 2 more came"):
+        remember(state, k, k, torch.arange(2, 4))
+
+
+def test_the_window_counts_the_query_itself() -> None:
+    places = torch.arange(4)
+    assert visible(places, places, 2).tolist() == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [False, True, True, False],
+        [False, False, True, True],
+    ]
