@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 from minigpt.errors import MinigptError, PluginError
 from minigpt.registry import REGISTRY
 
 ENTRY_POINT_GROUP = "minigpt.plugins"
+FILE_PACKAGE = "minigpt_plugins"  # plugin files are modules of this package, which exists in memory only
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,16 @@ def load_file(path: Path) -> Plugin:
     if digest in _loaded:
         return _loaded[digest]
     with REGISTRY.undo_on_error():
-        for known in [key for key, plugin in _loaded.items() if plugin.path == path]:
-            _forget(known)
+        outdated = [key for key, plugin in _loaded.items() if plugin.path == path]
+        for label in (label for key in outdated for label in _loaded[key].registered):
+            REGISTRY.remove(REGISTRY.entry(*label.split("/", 1)))
         before = _names()
-        _execute(path, source, f"minigpt_plugins.{path.stem.replace('.', '_')}_{digest[:12]}")
+        _execute(path, source, f"{FILE_PACKAGE}.{path.stem.replace('.', '_')}_{digest[:12]}")
         registered = tuple(sorted(_names() - before))
         if not registered:
             raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
+    for key in outdated:
+        del _loaded[key]
     _loaded[digest] = Plugin(path, digest, registered)
     return _loaded[digest]
 
@@ -73,6 +78,8 @@ def _execute(path: Path, source: Path, module_name: str) -> None:
     )
     if spec is None or spec.loader is None:
         raise PluginError(f"{path} is not a Python file")
+    parent = sys.modules.setdefault(FILE_PACKAGE, ModuleType(FILE_PACKAGE))
+    parent.__path__ = []
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses and get_type_hints look a class's module up by name
     try:
@@ -88,12 +95,6 @@ def _execute(path: Path, source: Path, module_name: str) -> None:
 def _unload(module_name: str) -> None:
     for name in [name for name in sys.modules if name == module_name or name.startswith(f"{module_name}.")]:
         del sys.modules[name]
-
-
-def _forget(digest: str) -> None:
-    for label in _loaded.pop(digest).registered:
-        family, name = label.split("/", 1)
-        REGISTRY.remove(REGISTRY.entry(family, name))
 
 
 def _last_place(error: BaseException, path: Path) -> str:

@@ -67,8 +67,9 @@ def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
         return str(context["error"])
     if kind == "literal_error":
         value = item["input"]
-        hint = nearest(value, context["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-        return f"found {found(value)}; allowed: {context['expected']}" + (hint if isinstance(value, str) else "")
+        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        hint = nearest(value, choices) if isinstance(value, str) else ""
+        return f"found {found(value)}; allowed: {context['expected']}{hint}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"found {found(item['input'])}; allowed: {words} {context[key]}"

@@ -120,7 +120,7 @@ def _sources(cls: type) -> list[Path]:
             continue
         file = inspect.getsourcefile(kind)
         package = sys.modules[top]
-        foreign = top not in ("minigpt", "minigpt_plugins") and hasattr(package, "__path__")
+        foreign = top not in ("minigpt", plugins.FILE_PACKAGE) and hasattr(package, "__path__")
         place = Path(package.__file__).parent if foreign and package.__file__ else Path(file) if file else None
         if place and place not in found:
             found.append(place)

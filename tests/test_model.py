@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.contracts import Position
+from minigpt.errors import ExperimentError
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY, register
+from tests.strategies import lively, tokens
+
+
+def section(**changes: object) -> ModelSection:
+    small = {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": 12, "dropout": 0.0}
+    return ModelSection.model_validate({**small, **changes})
+
+
+def test_the_documented_model_has_10_770_816_parameters() -> None:
+    assert build_model_on_meta(ModelSection(), 65).n_parameters() == 10_770_816
+    assert build_model(load_experiment("experiments/baseline.json"), 65).n_parameters() == 10_770_816
+
+
+def test_the_baseline_is_the_default_experiment() -> None:
+    default = load_experiment({}).to_json()
+    baseline = load_experiment("experiments/baseline.json").to_json()
+    assert {**baseline, "name": "", "description": ""} == {**default, "name": "", "description": ""}
+
+
+def gpt2(weights: dict[str, Tensor], ids: Tensor, layers: int, heads: int) -> Tensor:
+    """GPT-2 written down once, from the paper, in the precision of its weights."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    time = ids.shape[1]
+    mask = torch.full((time, time), -torch.inf, dtype=torch.float64).triu(1)
+    x = weights["embedding.weight"][ids] + weights["positions.0.table.weight"][:time]
+    for layer in range(layers):
+        at = f"blocks.{layer}"
+        q, k, v = linear(norm(x, f"{at}.attention_norm"), f"{at}.attention.qkv").chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        mixed = (q @ k.mT / math.sqrt(q.shape[-1]) + mask).softmax(-1) @ v
+        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{at}.attention.out")
+        hidden = linear(norm(x, f"{at}.ffn_norm"), f"{at}.ffn.into")
+        x = x + linear(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))), f"{at}.ffn.out")
+    return norm(x, "norm") @ weights["embedding.weight"].T
+
+
+def test_the_baseline_is_gpt2_logit_for_logit() -> None:
+    model = lively(section())
+    ids = tokens(3, 12, 5)
+    expected = gpt2({name: tensor.double() for name, tensor in model.state_dict().items()}, ids, 2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> None:
+    model = lively(section())
+    ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
+    mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
+    with torch.no_grad():
+        each = -F.log_softmax(model(ids).double(), -1).gather(-1, targets[..., None]).squeeze(-1)
+        torch.testing.assert_close(model.loss(ids, targets)[0].double(), each.mean(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.loss(ids, targets, mask)[0].double(), each[mask].mean(), atol=1e-5, rtol=1e-5)
+        assert model.loss(ids, targets)[1] == 0
+
+
+def test_initial_weights_are_gpt2s() -> None:
+    model = build_model(load_experiment({"model": {"d_model": 192, "n_heads": 4}}), 65)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            residual = name.endswith(".out")
+            expected = 0.02 / math.sqrt(2 * 6) if residual else 0.02
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.05), name
+            assert module.weight.mean().item() == pytest.approx(0, abs=2e-3), name
+            if getattr(module, "bias", None) is not None:
+                assert not module.bias.any(), name
+
+
+def test_an_untrained_model_predicts_about_uniformly() -> None:
+    model = build_model(load_experiment({}), 65).eval()
+    with torch.no_grad():
+        loss = model.loss(tokens(4, 256, 0), tokens(4, 256, 1))[0]
+    assert loss.item() == pytest.approx(math.log(65), abs=0.1)
+
+
+def test_building_leaves_the_callers_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    build_model(load_experiment({"model": {"d_model": 16, "n_heads": 2}}), 10)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_layers_repeat_their_pattern_and_fall_back_on_the_models_choice() -> None:
+    experiment = load_experiment(
+        {
+            "model": {
+                "d_model": 16,
+                "n_heads": 4,
+                "n_layers": 5,
+                "attention": {"name": "mha", "bias": False},
+                "layers": [{"attention": {"window": 4}}, {"attention": "gqa", "position": "rope"}, {}],
+            }
+        }
+    )
+    model = GPT(experiment.model, 10)
+    windows = [block.attention.window for block in model.blocks]
+    assert windows == [4, None, None, 4, None]
+    assert [type(block.attention).__name__[:5] for block in model.blocks] == ["Multi", "Group", "Multi", "Multi", "Group"]
+    assert model.blocks[0].attention.qkv.bias is None, "the layer changes the window and keeps the model's bias"
+    assert model.position_of_layer == [0, 1, 0, 0, 1]
+    assert len(model.positions) == 2, "layers that choose alike share one position"
+
+
+def test_roles_tell_matrices_from_embeddings_head_and_vectors() -> None:
+    roles = {p.name: p.role for p in GPT(section(tied_head=False), 10).named_roles()}
+    assert roles["embedding.weight"] == roles["positions.0.table.weight"] == "embedding"
+    assert roles["head.weight"] == "head"
+    assert roles["blocks.0.attention.qkv.weight"] == "matrix"
+    assert roles["blocks.0.attention.qkv.bias"] == roles["norm.weight"] == "vector"
+
+
+def test_a_position_that_a_mixer_would_ignore_is_refused() -> None:
+    with REGISTRY.temporarily():
+
+        @register("attention", "mean")
+        class CausalMean(REGISTRY.family("attention").base):  # type: ignore[name-defined, misc]
+            """The mean of what came before."""
+
+            def __init__(self, dims: object):
+                super().__init__()
+
+            def forward(self, x: object, ctx: object, state: object = None) -> object:
+                return x
+
+        with pytest.raises(ExperimentError, match=r'model.position: CausalMean \(layer 0\) does not honour rotate of position "rope"'):
+            load_experiment({"model": {"attention": "mean", "position": "rope"}})
+
+
+def test_a_position_that_embeds_cannot_be_one_layers_choice() -> None:
+    with pytest.raises(ExperimentError, match=r"model.layers\[1\].position: sinusoidal is added to the embeddings"):
+        load_experiment({"model": {"position": "none", "layers": [{}, {"position": "sinusoidal"}]}})
+
+
+def test_dropout_acts_in_training_only_and_follows_the_seed() -> None:
+    model = lively(section(dropout=0.5))
+    ids = tokens(2, 12, 0)
+    with torch.no_grad():
+        assert torch.equal(model(ids), model(ids))
+        model.train()
+        torch.manual_seed(1)
+        first = model(ids)
+        second = model(ids)
+        torch.manual_seed(1)
+        assert torch.equal(first, model(ids))
+    assert not torch.equal(first, second)
+
+
+def test_hooks_are_what_a_position_overrides() -> None:
+    names = {entry.name: entry.cls for entry in REGISTRY.entries("position")}
+    dims = section().dims(10)
+    hooks = {name: cls(dims).hooks for name, cls in names.items() if issubclass(cls, Position)}
+    assert hooks["learned"] == hooks["sinusoidal"] == {"embed"}
+    assert hooks["rope"] == {"rotate"}
+    assert hooks["none"] == frozenset()

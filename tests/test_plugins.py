@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigpt import plugins
+from minigpt.errors import ExperimentError, PluginError
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
+
+SOURCE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from minigpt import register
+from minigpt.contracts import Norm
+
+@dataclass
+class Helper:
+    x: int = {number}
+
+@register("norm", "{name}")
+class Mine(Norm):
+    '''Mine. It divides by nothing.'''
+    number = {number}
+    def __init__(self, width: int, *, eps: float = 1.0):
+        super().__init__()
+    def forward(self, x):
+        return x
+"""
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    with REGISTRY.temporarily():
+        yield
+
+
+def write(path: Path, name: str = "mine", number: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(SOURCE.format(name=name, number=number))
+    return path
+
+
+def test_a_file_registers_what_it_decorates(tmp_path: Path) -> None:
+    plugin = plugins.load_file(write(tmp_path / "mine.py"))
+    assert plugin.registered == ("norm/mine",)
+    assert REGISTRY.entry("norm", "mine").file == tmp_path / "mine.py"
+    assert plugins.load_file(tmp_path / "mine.py") is plugin, "once for each content"
+
+
+def test_a_copy_is_the_same_plugin(tmp_path: Path) -> None:
+    first = plugins.load_file(write(tmp_path / "mine.py"))
+    assert plugins.load_file(write(tmp_path / "copy" / "mine.py")) is first
+
+
+def test_an_edited_file_replaces_what_it_registered(tmp_path: Path) -> None:
+    plugins.load_file(write(tmp_path / "mine.py", number=1))
+    plugins.load_file(write(tmp_path / "mine.py", number=2))
+    assert REGISTRY.entry("norm", "mine").cls.number == 2
+
+
+def test_a_folder_is_a_package(tmp_path: Path) -> None:
+    write(tmp_path / "pack" / "norms.py", name="packed")
+    (tmp_path / "pack" / "__init__.py").write_text("from . import norms\n")
+    assert plugins.load_file(tmp_path / "pack").registered == ("norm/packed",)
+    before = plugins.fingerprint(tmp_path / "pack")
+    write(tmp_path / "pack" / "norms.py", name="packed", number=5)
+    assert plugins.fingerprint(tmp_path / "pack") != before
+
+
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ("raise RuntimeError('at the end')", r"plugin .*bad.py failed to load: RuntimeError: at the end \(line \d+\)"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def broken(:", r"SyntaxError: .*\(line \d+\)"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("register('norm', 'rmsnorm')(Mine)", 'norm "rmsnorm" is registered twice'),
+        ("register('norm', 'x')(Helper)", "norm components inherit from"),
+    ],
+)
+def test_a_plugin_that_fails_leaves_nothing_behind(tmp_path: Path, tail: str, message: str) -> None:
+    file = write(tmp_path / "bad.py")
+    file.write_text(file.read_text() + tail + "\n")
+    modules = set(sys.modules)
+    with pytest.raises(PluginError, match=message):
+        plugins.load_file(file)
+    assert "mine" not in [entry.name for entry in REGISTRY.entries("norm")]
+    assert not [name for name in set(sys.modules) - modules if name.startswith("minigpt_plugins.")]
+
+
+def test_a_failed_edit_keeps_the_version_before(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    plugins.load_file(file)
+    file.write_text("raise ValueError('oops')")
+    with pytest.raises(PluginError):
+        plugins.load_file(file)
+    assert REGISTRY.entry("norm", "mine").cls.number == 1
+    write(file, number=1)
+    plugins.load_file(file)
+
+
+def test_a_file_that_registers_nothing_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(PluginError, match=r"registers nothing; decorate its components with @register"):
+        plugins.load_file(tmp_path / "empty.py")
+
+
+def test_a_missing_file_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"there is no plugin file .*nowhere.py"):
+        plugins.load_file(tmp_path / "nowhere.py")
+
+
+def test_experiments_name_plugins_relative_to_themselves(tmp_path: Path) -> None:
+    write(tmp_path / "parts" / "mine.py")
+    (tmp_path / "base.json").write_text('{"plugins": ["parts/mine.py"], "model": {"norm": {"name": "mine", "eps": 2.0}}}')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "x.json").write_text('{"extends": "../base.json", "model": {"norm": {"eps": 3.0}}}')
+    experiment = load_experiment(tmp_path / "deep" / "x.json")
+    assert experiment.model.norm.params["eps"] == 3.0
+    assert experiment.plugins == [str(tmp_path / "parts" / "mine.py")]
+
+
+def test_plugins_can_be_refused(tmp_path: Path) -> None:
+    write(tmp_path / "mine.py")
+    (tmp_path / "x.json").write_text('{"plugins": ["mine.py"]}')
+    with pytest.raises(PluginError, match=r"plugins are refused \(--no-plugins\), but it names .*mine.py"):
+        load_experiment(tmp_path / "x.json", allow_plugins=False)
+    assert "mine" not in [entry.name for entry in REGISTRY.entries("norm")]
+
+
+def test_an_unknown_name_is_answered_with_the_plugin_file_that_would_register_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "plugins" / "mine.py").write_text(SOURCE.format(name="mine", number=1) + "\nraise RuntimeError('executed')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError, match=r"plugins/mine.py would register it: add --plugin plugins/mine.py"):
+        load_experiment({"model": {"norm": "mine"}})
+
+
+class _EntryPoint:
+    def __init__(self, name: str, file: Path):
+        self.name, self.file = name, file
+
+    def load(self) -> None:
+        exec(compile(self.file.read_text(), str(self.file), "exec"), {"__name__": "somebodys_package"})
+
+
+def test_installed_packages_register_and_one_that_fails_is_told_when_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.py").write_text("raise RuntimeError('broken release')")
+    (tmp_path / "good.py").write_text("from minigpt import register\nfrom minigpt.components.norm.rmsnorm import RMSNorm\nregister('norm', 'theirs')(RMSNorm)")
+    points = [_EntryPoint("bad", tmp_path / "bad.py"), _EntryPoint("good", tmp_path / "good.py")]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "minigpt.plugins" else [])
+    monkeypatch.setattr(plugins, "_installed_asked", False)
+    monkeypatch.setattr(plugins, "_failed_packages", {})
+    assert load_experiment({"model": {"norm": "theirs"}}).model.norm.name == "theirs"
+    with pytest.raises(ExperimentError, match=r'installed plugins failed to load: "bad" \(RuntimeError: broken release\)'):
+        load_experiment({"model": {"norm": "unknown"}})
