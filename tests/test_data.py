@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt.contracts import Dataset, Sequences, Splits
+from minigpt.data import TokenRows, TokenStream, entropies, load_corpus, train_batch
+from minigpt.errors import DataError, TokenizerError
+from minigpt.experiment import Experiment
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY, register
+
+
+def experiment(path: Path, text: str | bytes, **changes: Any) -> Experiment:
+    file = path / "corpus.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    data = {"name": "text", "paths": [str(file)], **changes.pop("data", {})}
+    model = {"d_model": 8, "n_heads": 2, "n_layers": 1, "block_size": 8, **changes.pop("model", {})}
+    return load_experiment({"data": data, "model": model, "training": {"batch_size": 4}, **changes})
+
+
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 5))
+def test_windows_predict_every_token_but_the_first_exactly_once(length: int, block_size: int, batch_size: int) -> None:
+    stream = TokenStream(torch.arange(length))
+    targets = [target for batch in stream.windows(batch_size, block_size) for target in batch.targets.flatten().tolist()]
+    assert targets == list(range(1, length))
+    for batch in stream.windows(batch_size, block_size):
+        assert torch.equal(batch.tokens + 1, batch.targets)
+        assert batch.tokens.shape[0] <= batch_size
+        assert batch.tokens.shape[1] <= block_size
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(tmp_path: Path) -> None:
+    one = experiment(tmp_path, "abcdefgh" * 40)
+    corpus = load_corpus(one)
+    first = train_batch(corpus, one, 7)
+    train_batch(corpus, one, 8)
+    assert torch.equal(train_batch(corpus, one, 7).tokens, first.tokens)
+    assert not torch.equal(train_batch(corpus, one, 8).tokens, first.tokens)
+    other = one.model_copy(update={"seed": 2})
+    assert not torch.equal(train_batch(corpus, other, 7).tokens, first.tokens)
+    wider = experiment(tmp_path, "abcdefgh" * 40, model={"d_model": 16, "attention": "gqa"})
+    assert torch.equal(train_batch(load_corpus(wider), wider, 7).tokens, first.tokens), "whatever the architecture"
+
+
+def test_batches_reach_every_place_of_the_split(tmp_path: Path) -> None:
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))
+    one = experiment(tmp_path, text)
+    corpus = load_corpus(one)
+    assert isinstance(corpus.train, TokenStream)
+    seen = Counter[int]()
+    for step in range(300):
+        batch = train_batch(corpus, one, step)
+        assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
+        seen.update(batch.targets[:, -1].tolist() + batch.tokens[:, 0].tolist())
+    assert set(corpus.train.ids.tolist()) == set(seen), "the first and the last token too"
+
+
+def test_the_first_nine_tenths_are_for_training() -> None:
+    splits = Splits.of_text("x" * 1_115_394, 0.1)
+    assert (len(splits.train), len(splits.val)) == (1_003_854, 111_540)
+
+
+def test_the_corpus_is_tokenized_and_told_apart_by_its_content(tmp_path: Path) -> None:
+    one = load_corpus(experiment(tmp_path, "hello world, héllo\n" * 20))
+    assert one.vocab_size == len(set("hello world, héllo\n"))
+    assert one.tokenizer is not None
+    assert isinstance(one.val, TokenStream)
+    text = one.tokenizer.decode(one.val.ids.tolist())
+    assert one.val_bytes == len(text[1:].encode())
+    again = load_corpus(experiment(tmp_path, "hello world, héllo\n" * 20))
+    other = load_corpus(experiment(tmp_path, "hello world, hello\n" * 20))
+    moved = load_corpus(experiment(tmp_path, "hello world, héllo\n" * 20, data={"val_fraction": 0.2}))
+    assert one.fingerprint == again.fingerprint
+    assert len({one.fingerprint, other.fingerprint, moved.fingerprint}) == 3
+
+
+def test_a_char_tokenizer_knows_the_validation_texts_characters(tmp_path: Path) -> None:
+    corpus = load_corpus(experiment(tmp_path, "a" * 90 + "b" * 10))
+    assert corpus.vocab_size == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "the training split has 0 tokens; at least 9 are needed"),
+        (b"abc", r"the training split has 2 tokens; at least 9 are needed \(model.block_size \+ 1 for training\)"),
+        (b"abcdefghij", "the validation split has 1 token; at least 2"),
+        (b"good \xff bad", r"corpus.txt: the byte 0xff at offset 5 is not UTF-8; set data.errors to \"replace\""),
+        (b"\xef\xbb\xbfgood \xff", "the byte 0xff at offset 8 is not UTF-8"),
+    ],
+)
+def test_a_corpus_that_will_not_do_is_answered_with_a_line(tmp_path: Path, text: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_corpus(experiment(tmp_path, text))
+
+
+def test_bytes_that_are_not_utf8_can_be_replaced(tmp_path: Path) -> None:
+    corpus = load_corpus(experiment(tmp_path, b"good \xff bad " * 20, data={"errors": "replace"}))
+    assert corpus.tokenizer is not None
+    assert "\ufffd" in corpus.tokenizer.decode(range(corpus.vocab_size))
+
+
+def test_line_endings_nul_and_byte_order_marks_are_kept_or_dropped_as_they_should(tmp_path: Path) -> None:
+    corpus = load_corpus(experiment(tmp_path, b"\xef\xbb\xbfa\r\nb\0c\r" * 1 + b"xyz" * 30))
+    assert corpus.tokenizer is not None
+    assert corpus.tokenizer.decode(range(corpus.vocab_size)) == "\0\n\rabcxyz"
+
+
+def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
+    for name, text in {"b.txt": "second", "a/z.md": "first", "c.bin": "never", "a/.x": "never"}.items():
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_text(text)
+    (tmp_path / "val.txt").write_text("held out")
+    dataset = REGISTRY.resolve(
+        "dataset", {"name": "text", "paths": [str(tmp_path / "corpus")], "val_path": str(tmp_path / "val.txt")}
+    ).build()
+    assert dataset.load() == Splits("first\nsecond", "held out")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"), [(["nowhere"], "there is no file or folder .*nowhere"), (["."], r"no file in .* ends in .txt, .md")]
+)
+def test_missing_text_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message):
+        REGISTRY.resolve("dataset", {"name": "text", "paths": paths}).build().load()
+
+
+def test_a_tokenizer_that_lacks_a_character_names_the_split(tmp_path: Path) -> None:
+    one = experiment(tmp_path, "abc" * 30)
+    with pytest.raises(TokenizerError, match="the training split: character 'c'"):
+        load_corpus(one, {"code_points": [97, 98]})
+
+
+def test_entropies_are_shannons(tmp_path: Path) -> None:
+    text = "abac" * 250
+    one = experiment(tmp_path, text, data={"val_fraction": 0.1})
+    corpus = load_corpus(one)
+    got = entropies(corpus)
+    assert got is not None
+    train = text[:900]
+    unigram = Counter(train)
+    pairs, firsts = Counter(zip(train, train[1:], strict=False)), Counter(train[:-1])
+    expected = -sum(n / 899 * math.log(n / firsts[a]) for (a, _), n in pairs.items())
+    assert got["unigram"] == pytest.approx(-sum(n / 900 * math.log(n / 900) for n in unigram.values()))
+    assert got["bigram"] == pytest.approx(expected)
+    assert got["uniform"] == pytest.approx(math.log(3))
+
+
+def test_python_docs_needs_no_network_and_is_the_same_each_time() -> None:
+    one, two = (REGISTRY.resolve("dataset", "python-docs").build().load() for _ in range(2))
+    assert one == two
+    assert len(one.train) + len(one.val) > 800_000
+    corpus = load_corpus(load_experiment({"data": "python-docs"}))
+    assert 90 <= corpus.vocab_size <= 200
+    yardsticks = entropies(corpus)
+    assert yardsticks is not None
+    assert yardsticks["bigram"] < yardsticks["unigram"] < yardsticks["uniform"]
+
+
+# ------------------------------------------------------------------------------------------------- synthetic tasks
+
+
+def rows(count: int, time: int, **changes: Any) -> Sequences:
+    tokens = np.arange(count * time).reshape(count, time) % 5
+    made = Sequences(tokens, (tokens + 1) % 5, tokens > 1)
+    for field, array in changes.items():  # past the shape check of the tests, which a user does not have
+        object.__setattr__(made, field, array)
+    return made
+
+
+def synthetic(train: Any, val: Any, vocab_size: int | None = None) -> Experiment:
+    @register("dataset", "task")
+    class Task(Dataset):
+        """A task."""
+
+        def __init__(self) -> None:
+            pass
+
+        def load(self) -> Splits:
+            return Splits(train, val, vocab_size)
+
+    return load_experiment({"data": "task", "model": {"d_model": 8, "n_heads": 2, "block_size": 8}, "training": {"batch_size": 3}})
+
+
+@pytest.fixture
+def _own_registry() -> Any:
+    with REGISTRY.temporarily():
+        yield
+
+
+@pytest.mark.usefixtures("_own_registry")
+def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
+    one = synthetic(rows(7, 6), rows(4, 6))
+    corpus = load_corpus(one)
+    assert isinstance(corpus.val, TokenRows)
+    assert corpus.vocab_size == 5
+    assert corpus.tokenizer is None
+    batch = train_batch(corpus, one, 0)
+    assert batch.tokens.shape == (3, 6)
+    assert torch.equal((batch.tokens + 1) % 5, batch.targets)
+    assert batch.mask is not None
+    assert torch.equal(batch.mask, batch.tokens > 1)
+    assert sum(int(b.mask.sum()) for b in corpus.val.windows(3, 8) if b.mask is not None) == corpus.val.n_targets
+    assert entropies(corpus) is None
+
+
+@pytest.mark.usefixtures("_own_registry")
+@pytest.mark.parametrize(
+    ("train", "val", "vocab_size", "message"),
+    [
+        (rows(3, 9), rows(3, 8), None, "rows of 9 tokens are longer than model.block_size 8"),
+        (rows(3, 4, mask=np.zeros((3, 4), dtype=bool)), rows(3, 4), None, "the training split has no target that counts"),
+        (rows(3, 4), rows(3, 4, targets=np.zeros((3, 3), dtype=int)), None, "of the validation split differ in shape"),
+        (rows(3, 4), rows(3, 4), 4, "an id of 4 where vocab_size is 4"),
+        (rows(3, 4), "text", None, "task gives text for one split and Sequences for the other"),
+    ],
+)
+def test_a_synthetic_task_that_does_not_fit_is_told(train: Any, val: Any, vocab_size: int | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_corpus(synthetic(train, val, vocab_size))

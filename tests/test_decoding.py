@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt.decoding import filtered, prompt_ids, sample_ids, sampling_with, stream_text
+from minigpt.errors import ExperimentError, TokenizerError
+from minigpt.experiment import ModelSection, SamplingSection
+from minigpt.model import GPT
+from minigpt.registry import REGISTRY
+from tests.strategies import BLOCK_SIZE, lively
+
+
+def settings(**changes: object) -> SamplingSection:
+    return SamplingSection.model_validate({"temperature": 1.0, **changes})
+
+
+def model(**changes: object) -> GPT:
+    small = {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": BLOCK_SIZE, "dropout": 0.5}
+    return lively(ModelSection.model_validate({**small, **changes}))
+
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])
+
+
+def test_no_filter_is_the_softmax() -> None:
+    torch.testing.assert_close(filtered(LOGITS, settings()).float(), LOGITS.softmax(-1))
+    torch.testing.assert_close(filtered(LOGITS, settings(temperature=0.5)).float(), (LOGITS / 0.5).softmax(-1))
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert filtered(LOGITS, settings(temperature=0.0)).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
+    p = LOGITS.softmax(-1)[0].tolist()  # 0.644 0.237 0.087 0.032
+    assert (filtered(LOGITS, settings(top_k=2))[0] > 0).tolist() == [True, True, False, False]
+    assert filtered(LOGITS, settings(top_k=2))[0, 0].item() == pytest.approx(p[0] / (p[0] + p[1]))
+    assert (filtered(LOGITS, settings(top_p=0.64))[0] > 0).tolist() == [True, False, False, False]
+    assert (filtered(LOGITS, settings(top_p=0.65))[0] > 0).tolist() == [True, True, False, False]
+    assert (filtered(LOGITS, settings(min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
+    assert (filtered(LOGITS, settings(top_k=3, min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
+
+
+@given(
+    st.lists(st.floats(-50, 50), min_size=2, max_size=12),
+    st.floats(0, 5),
+    st.none() | st.integers(1, 20),
+    st.none() | st.floats(0.01, 1),
+    st.none() | st.floats(0, 1),
+)
+def test_filtered_probabilities_sum_to_one_and_keep_the_likeliest(
+    row: list[float], temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
+) -> None:
+    logits = torch.tensor([row])
+    kept = filtered(logits, settings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
+    assert kept.sum().item() == pytest.approx(1)
+    assert (kept >= 0).all()
+    assert kept[0, logits[0].argmax()] > 0
+    if top_k is not None and len(set(row)) == len(row):
+        assert (kept > 0).sum() <= max(1, top_k)
+
+
+@pytest.mark.parametrize("position", [entry.name for entry in REGISTRY.entries("position")])
+def test_greedy_decoding_is_what_the_full_pass_says(position: str) -> None:
+    lm = model(position=position)
+    prompt = [3, 1, 4]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=BLOCK_SIZE - 3))]
+    context = list(prompt)
+    with torch.no_grad():
+        for token in drawn:
+            assert token == int(lm(torch.tensor([context]))[0, -1].argmax())
+            context.append(token)
+
+
+def test_decoding_goes_on_beyond_the_context_from_its_last_half() -> None:
+    lm = model()
+    drawn = [int(ids[0]) for ids in sample_ids(lm, [1], settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE))]
+    assert len(drawn) == 3 * BLOCK_SIZE
+    history = [1, *drawn]
+    with torch.no_grad():  # the first token after the context was full is drawn from its last half
+        context = torch.tensor([history[BLOCK_SIZE // 2 + 1 : BLOCK_SIZE + 1]])
+        assert history[BLOCK_SIZE + 1] == int(lm(context)[0, -1].argmax())
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+def test_tiny_contexts_decode_too(block_size: int) -> None:
+    lm = model(block_size=block_size)
+    assert len(list(sample_ids(lm, [1, 2, 3], settings(max_new_tokens=7)))) == 7
+
+
+def test_of_a_prompt_longer_than_the_context_the_end_counts() -> None:
+    lm = model()
+    long = list(range(20)) * 5
+    one = list(sample_ids(lm, long, settings(max_new_tokens=5)))
+    two = list(sample_ids(lm, long[-BLOCK_SIZE:], settings(max_new_tokens=5)))
+    assert np.array_equal(one, two)
+
+
+def test_equal_seeds_give_equal_text_and_samples_do_not_depend_on_their_number() -> None:
+    lm = model()
+
+    def draw(num_samples: int, seed: int) -> np.ndarray:
+        return np.stack(list(sample_ids(lm, [1], settings(max_new_tokens=30), num_samples=num_samples, seed=seed)), 1)
+
+    three = draw(3, 5)
+    assert np.array_equal(three, draw(3, 5))
+    assert np.array_equal(three[:1], draw(1, 5))
+    assert not np.array_equal(three[0], three[1])
+    assert not np.array_equal(three, draw(3, 6))
+
+
+def test_decoding_leaves_model_and_random_state_as_they_were() -> None:
+    lm = model().train()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    list(sample_ids(lm, [1], settings(max_new_tokens=3)))
+    assert lm.training
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_draws_follow_the_probabilities() -> None:
+    lm = model(block_size=1)
+    drawn = np.concatenate(list(sample_ids(lm, [1], settings(max_new_tokens=1), num_samples=4000)))
+    with torch.no_grad():
+        expected = lm(torch.tensor([[1]]))[0, -1].softmax(-1).numpy()
+    shares = np.bincount(drawn, minlength=len(expected)) / 4000
+    assert np.abs(shares - expected).max() < 0.03
+
+
+@given(st.binary(max_size=60) | st.text(max_size=20).map(str.encode))
+def test_streamed_pieces_add_up_to_the_text(raw: bytes) -> None:
+    tokenizer = REGISTRY.resolve("tokenizer", "byte").build()
+    pieces = list(stream_text(iter(raw), tokenizer))
+    whole = raw.decode("utf-8", "replace")
+    assert "".join(pieces) == whole
+    assert all(pieces) or not whole
+
+
+def test_half_a_character_is_not_shown() -> None:
+    tokenizer = REGISTRY.resolve("tokenizer", "byte").build()
+    assert list(stream_text(iter("a€b".encode()), tokenizer)) == ["a", "€", "b"]
+
+
+def test_prompts_are_encoded_or_refused_and_an_empty_one_starts_a_line() -> None:
+    tokenizer = REGISTRY.resolve("tokenizer", "char").build()
+    tokenizer.fit("ab\n")
+    assert prompt_ids(tokenizer, "ab") == [1, 2]
+    assert prompt_ids(tokenizer, "") == [0]
+    with pytest.raises(TokenizerError, match=r"the prompt: character 'x' \(U\+0078, at 2\)"):
+        prompt_ids(tokenizer, "abx")
+    without = REGISTRY.resolve("tokenizer", "char").build()
+    without.fit("xyz")
+    assert prompt_ids(without, "") == [0]
+
+
+def test_settings_out_of_bounds_are_told() -> None:
+    with pytest.raises(ExperimentError, match=r"sampling: top_p: found 1.5 \(number\); allowed: at most 1"):
+        sampling_with(SamplingSection(), top_p=1.5)
