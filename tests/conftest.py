@@ -8,7 +8,7 @@ import socket
 from jaxtyping import install_import_hook
 
 # Before they are imported: in these modules every shape annotation is checked in every test.
-_SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "training")
+_SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model")
 _hook = install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
 
 import hypothesis  # noqa: E402

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt.errors import CheckpointError
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT
+from minigpt.run import checkpoint
+from minigpt.run.checkpoint import Progress, pack, unpack
+
+
+def model(seed: int = 0, **changes: Any) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(ModelSection.model_validate({"d_model": 8, "n_heads": 2, "n_layers": 1, "block_size": 8, **changes}), 11)
+
+
+def trained(seed: int = 0) -> tuple[GPT, torch.optim.Optimizer]:
+    lm = model(seed)
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=0.1)
+    ids = torch.randint(0, 11, (2, 8))
+    lm.loss(ids, ids)[0].backward()
+    optimizer.step()
+    return lm, optimizer
+
+
+def save(root: Path, step: int, best: bool = False, seed: int = 0, **changes: Any) -> Path:
+    lm, optimizer = trained(seed)
+    return checkpoint.save(root, lm, optimizer, Progress(step=step, **changes), best=best)
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+trees = st.recursive(
+    leaves | st.sampled_from([torch.float32, torch.bfloat16, torch.int64]).map(lambda dtype: torch.ones(2, 3).to(dtype)),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner),
+)
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+@given(trees)
+def test_any_tree_of_plain_values_and_tensors_survives(tree: Any) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    packed = json.loads(json.dumps(pack(tree, tensors)))
+    assert same(unpack(packed, tensors), tree)
+
+
+def test_infinities_survive() -> None:
+    assert unpack(json.loads(json.dumps(pack([math.inf, -math.inf], {}))), {}) == [math.inf, -math.inf]
+
+
+def test_what_would_need_pickle_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="may not hold a function: it could not be saved without pickle"):
+        pack({"closure": lambda: None}, {})
+
+
+def test_a_checkpoint_gives_back_weights_optimizer_and_progress_to_the_bit(tmp_path: Path) -> None:
+    lm, optimizer = trained()
+    progress = Progress(7, 70, 1.5, 2.5, 3, 0.25, 11, 12, {"step": 7, "train_loss": 1.0})
+    checkpoint.save(tmp_path, lm, optimizer, progress, best=True)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.progress == progress
+    assert same(found.optimizer, optimizer.state_dict())
+    other = model(5)
+    found.load_weights(other)
+    for name, tensor in lm.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+
+
+def test_best_and_last_are_kept_and_one_spare(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step, best=step == 2)
+    assert checkpoint.available(tmp_path) == [2, 4, 5]
+    best, last, third = (checkpoint.load(tmp_path, which) for which in ("best", "last", "4"))
+    assert best is not None
+    assert last is not None
+    assert third is not None
+    assert (best.progress.step, last.progress.step, third.progress.step) == (2, 5, 4)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "no temporary folder stays"
+
+
+def test_there_may_be_none_yet(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "nowhere") is None
+    assert checkpoint.load(tmp_path) is None
+
+
+def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 4; there are: 3"):
+        checkpoint.load(tmp_path, "4")
+    with pytest.raises(CheckpointError, match='names no "best" checkpoint'):
+        checkpoint.load(tmp_path, "best")
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 3, seed=0)
+    save(tmp_path, 3, seed=1)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert torch.equal(found.weights["embedding.weight"], trained(1)[0].state_dict()["embedding.weight"])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, seed: int) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    chance = random.Random(seed)
+    file = chance.choice(sorted(path.iterdir()))
+    content = bytearray(file.read_bytes())
+    match seed % 3:
+        case 0:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        case 1:
+            del content[chance.randrange(len(content)) :]
+        case _:
+            content += b"\0"
+    # A manifest may be damaged without effect (a space more at its end); what it vouches for may not.
+    if file.name == "manifest.json" and _same_json(bytes(content), file.read_bytes()):
+        content = content[:5]
+    file.write_bytes(content)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.progress.step == 1
+    assert "passed over" in found.notes[0]
+    assert str(path) in found.notes[0]
+
+
+def _same_json(a: bytes, b: bytes) -> bool:
+    try:
+        return bool(json.loads(a) == json.loads(b))
+    except ValueError:
+        return False
+
+
+def test_if_all_are_damaged_each_is_named(tmp_path: Path) -> None:
+    for step in (1, 2):
+        (save(tmp_path, step) / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(tmp_path)
+    assert "step-00000001" in str(error.value)
+    assert "step-00000002" in str(error.value)
+
+
+@pytest.mark.parametrize("pointer", ["../../etc", "step-1/../..", "", "step-00000099\n", "\x00"])
+def test_a_pointer_that_is_no_checkpoints_name_is_not_followed(tmp_path: Path, pointer: str) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "last").write_text(pointer)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.progress.step == 1
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    with pytest.raises(CheckpointError, match="holds the weights of another model: .*size mismatch"):
+        found.load_weights(model(d_model=16))
+
+
+def test_a_save_that_fails_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    real = {"fsync": os.fsync, "replace": os.replace}
+    for number in range(40):
+        calls = 0
+
+        def failing(name: str) -> Any:
+            def call(*arguments: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    raise OSError(28, "No space left on device")
+                return real[name](*arguments)
+
+            return call
+
+        for name in real:
+            monkeypatch.setattr(os, name, failing(name))
+        number += 1
+        try:
+            save(tmp_path, 1 + number, seed=number)
+        except OSError:
+            pass
+        else:
+            break  # the number-th call does not exist: every one has failed once
+        finally:
+            monkeypatch.undo()
+        found = checkpoint.load(tmp_path)
+        assert found is not None
+        step = found.progress.step
+        expected = trained(step - 1 if step > 1 else 0)[0].state_dict()["embedding.weight"]
+        assert torch.equal(found.weights["embedding.weight"], expected)
+    assert number > 8, "a save syncs and renames more often than that"

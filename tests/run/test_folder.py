@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt.errors import RunError
+from minigpt.run import RunFolder, open_run
+from minigpt.run.provenance import changed_since
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from minigpt.run import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_and_freed_when_that_dies(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"is in use by process {holder.pid}"), RunFolder(tmp_path).locked():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_what_is_no_run_is_told_with_the_nearest_that_is(tmp_path: Path) -> None:
+    (tmp_path / "x" / "seed-1").mkdir(parents=True)
+    (tmp_path / "x" / "seed-1" / "experiment.json").write_text("{}")
+    with pytest.raises(RunError, match=r"is not a run folder: it has no experiment.json; did you mean .*seed-1\?"):
+        RunFolder(tmp_path / "x").experiment()
+    with pytest.raises(RunError, match="is not a run folder: it has no experiment.json$"):
+        open_run(tmp_path / "nowhere")
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.rows() == []
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert run.rows() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_run_is_set_aside_and_never_overwritten(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "seed-1")
+    assert run.set_aside() is None
+    for number in (1, 2):
+        run.path.mkdir()
+        (run.path / "kept").write_text(str(number))
+        assert run.set_aside() == tmp_path / f"seed-1.old-{number}"
+    assert [(tmp_path / f"seed-1.old-{n}" / "kept").read_text() for n in (1, 2)] == ["1", "2"]
+
+
+def test_each_change_that_could_change_the_numbers_is_named() -> None:
+    def record() -> dict:  # type: ignore[type-arg]
+        return {
+            "components": [{"component": "norm/a", "file": "a.py", "sha256": "1"}],
+            "core": "c",
+            "data": {"fingerprint": "d", "tokenizer": "t"},
+            "versions": {"torch": "2"},
+            "machine": {"device": "cpu", "threads": 2},
+        }
+
+    now = record()
+    assert changed_since(record(), now) == []
+    now["components"][0]["sha256"] = "2"
+    now["core"] = "x"
+    now["data"] = {"fingerprint": "x", "tokenizer": "x"}
+    now["versions"]["torch"] = "3"
+    now["machine"] = {"device": "cuda", "threads": 8}
+    assert changed_since(record(), now) == [
+        "the source of norm/a (a.py)",
+        "minigpt's model or training code",
+        "the data (d then, x now)",
+        "the tokenizer (t then, x now)",
+        "torch (2 then, 3 now)",
+        "the device (cpu then, cuda now)",
+        "the number of threads (2 then, 8 now)",
+    ]

@@ -1,0 +1,105 @@
+"""A run that was killed and resumed is bit for bit the run that was not: through the real command, in real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.registry import REGISTRY
+from minigpt.run import RunFolder, checkpoint
+from tests.training.conftest import Write
+
+CLOCKS = {"seconds", "wall", "tokens_per_second"}  # what may differ
+
+
+def minigpt(*arguments: str | Path, cwd: Path, end_at: int | None = None, end_by: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "END_BY": end_by}
+    if end_at is not None:
+        environment["END_AT"] = str(end_at)
+    command = [sys.executable, "-W", "error", "-m", "minigpt", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def rows(run: RunFolder) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in run.rows()]
+
+
+def assert_same_run(one: RunFolder, two: RunFolder) -> None:
+    assert rows(one) == rows(two)
+    assert [row["step"] for row in rows(one)] == list(range(1, 41)), "no line is torn, doubled or missing"
+    assert one.samples.read_bytes() == two.samples.read_bytes()
+    a, b = checkpoint.load(one.checkpoints), checkpoint.load(two.checkpoints)
+    assert a is not None
+    assert b is not None
+    for name, tensor in a.weights.items():
+        assert torch.equal(tensor, b.weights[name]), name
+    assert str(a.optimizer) == str(b.optimizer)
+    assert (a.progress.step, a.progress.best_step, a.progress.best_val_loss) == (40, b.progress.best_step, b.progress.best_val_loss)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", [entry.name for entry in REGISTRY.entries("optimizer")])
+def test_a_killed_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment(precision=precision, optimizer={"name": optimizer, "learning_rate": 1e-2})
+    whole = minigpt("run", file, "--out", "whole", "--threads", "1", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    killed = minigpt("run", file, "--out", "killed", "--threads", "1", cwd=tmp_path, end_at=17)
+    assert killed.returncode == -signal.SIGKILL
+    run = RunFolder(tmp_path / "killed" / "small" / "seed-1337")
+    assert len(run.rows()) == 17
+    resumed = minigpt("resume", run.path, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(RunFolder(tmp_path / "whole" / "small" / "seed-1337"), run)
+    again = minigpt("resume", run.path, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "is finished (step 40); try: minigpt generate" in again.stderr
+
+
+def test_signals_save_exit_with_their_code_and_name_the_way_on(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment()
+    whole = minigpt("run", file, "--out", "whole", "--threads", "1", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
+    stopped = minigpt("run", file, "--threads", "1", cwd=tmp_path, end_at=16, end_by="SIGTERM")
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "stopped after update 17, saved; go on with: minigpt resume runs/small/seed-1337" in stopped.stdout
+    assert checkpoint.available(run.checkpoints)[-1] == 17
+    again = minigpt("resume", run.path, cwd=tmp_path, end_at=29, end_by="SIGINT")
+    assert again.returncode == 128 + signal.SIGINT, again.stderr
+    assert minigpt("resume", run.path, cwd=tmp_path).returncode == 0
+    assert_same_run(RunFolder(tmp_path / "whole" / "small" / "seed-1337"), run)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment()
+    minigpt("run", file, "--threads", "1", cwd=tmp_path, end_at=4)
+    run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
+    assert len(run.rows()) == 4
+    assert minigpt("run", file, cwd=tmp_path).returncode == 2, "a run that is there is not overwritten"
+    assert minigpt("resume", run.path, cwd=tmp_path).returncode == 0
+    assert [row["step"] for row in rows(run)] == list(range(1, 41))
+
+
+def test_a_changed_plugin_or_corpus_is_refused_unless_accepted(write_experiment: Write, tmp_path: Path) -> None:
+    minigpt("run", write_experiment(), "--threads", "1", cwd=tmp_path, end_at=17)
+    run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
+    (tmp_path / "interrupting.py").unlink()  # the run has a copy of its own
+    copy = run.path / "plugins" / "interrupting.py"
+    copy.write_text(copy.read_text() + "# edited\n")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(corpus.read_text().replace("4", "5"))
+    refused = minigpt("resume", run.path, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "cannot be continued exactly" in refused.stderr
+    for changed in ("the source of schedule/interrupting", "the data ("):
+        assert changed in refused.stderr
+    accepted = minigpt("resume", run.path, "--accept-changes", cwd=tmp_path)
+    assert accepted.returncode == 0, accepted.stderr
+    assert "changed: the data" in accepted.stdout

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.data import TokenStream, load_corpus
+from minigpt.errors import DivergedError, MinigptError, RunError
+from minigpt.experiment import Experiment
+from minigpt.model import build_model
+from minigpt.reading import load_experiment
+from minigpt.run import RunFolder, checkpoint, open_run
+from minigpt.training import Outcome, PlainObserver, resume, train
+from minigpt.training.estimate import Speed, measure_speed
+from minigpt.training.loop import stream_seed
+from minigpt.training.metrics import evaluate
+from minigpt.training.observer import Plan, duration
+from minigpt.training.precision import choose_device, choose_precision
+from tests.training.conftest import Write
+
+
+class Watcher(PlainObserver):
+    """Remembers what it was told; may send a signal at the n-th event of a kind."""
+
+    def __init__(self, interrupt: tuple[str, int] | None = None):
+        self.out = io.StringIO()
+        super().__init__(self.out, every_seconds=0)
+        self.interrupt, self.counts = interrupt, dict.fromkeys(("updated", "evaluating", "evaluated"), 0)
+
+    def count(self, kind: str) -> None:
+        self.counts[kind] += 1
+        if self.interrupt == (kind, self.counts[kind]):
+            signal.raise_signal(signal.SIGTERM)
+
+    def updated(self, row: dict[str, float]) -> None:
+        super().updated(row)
+        self.count("updated")
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.count("evaluating")
+
+    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+        super().evaluated(row, best, sample)
+        self.count("evaluated")
+
+
+def run(experiment: Experiment, out: Path, observer: Watcher | None = None) -> Outcome:
+    return train(experiment, out=out, device="cpu", observer=observer or Watcher())
+
+
+def test_a_run_leaves_everything_it_should(write_experiment: Write, tmp_path: Path) -> None:
+    observer = Watcher()
+    outcome = run(load_experiment(write_experiment()), tmp_path / "runs", observer)
+    assert outcome.status == "finished"
+    folder = outcome.run
+    assert folder.path == tmp_path / "runs" / "small" / "seed-1337"
+    rows = folder.rows()
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    fields = {"step", "tokens", "seconds", "wall", "train_loss", "lr", "grad_norm", "tokens_per_second"}
+    evaluated = {"val_loss", "val_perplexity", "val_bits_per_byte"}
+    for row in rows:
+        assert set(row) == (fields | evaluated if row["step"] in (15, 30, 40) else fields)
+    assert rows[-1]["tokens"] == 40 * 8 * 32
+    assert rows[-1]["lr"] == pytest.approx(0.005)
+    assert rows[-1]["val_loss"] < rows[0]["train_loss"] - 1
+    assert rows[-1]["val_perplexity"] == pytest.approx(math.exp(rows[-1]["val_loss"]))
+    assert rows[-1]["seconds"] <= rows[-1]["wall"]
+    assert outcome.val_loss == rows[-1]["val_loss"]
+    provenance = folder.provenance()
+    assert provenance["precision"] == "fp32"
+    assert {row["component"] for row in provenance["components"]} >= {"attention/mha", "schedule/interrupting", "optimizer/adamw"}
+    assert provenance["evaluation"]["window"] == provenance["evaluation"]["stride"] == 32
+    assert "--- step 40, validation loss" in folder.samples.read_text()
+    assert (folder.path / "plugins" / "interrupting.py").is_file()
+    assert json.loads((folder.path / "experiment.json").read_text())["plugins"] == ["plugins/interrupting.py"]
+    assert not list(tmp_path.rglob("*.pkl")) + list(tmp_path.rglob("*.pt"))
+    printed = observer.out.getvalue()
+    assert "yardsticks, nats a token: uniform" in printed
+    assert "step 40/40" in printed
+
+
+def test_a_run_folder_is_enough_to_run_again(write_experiment: Write, tmp_path: Path) -> None:
+    first = run(load_experiment(write_experiment()), tmp_path / "one")
+    second = run(load_experiment(first.run.path / "experiment.json"), tmp_path / "two")
+    assert [row["train_loss"] for row in first.run.rows()] == [row["train_loss"] for row in second.run.rows()]
+
+
+def test_seeds_change_the_run(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment(max_iters=3)
+    losses = [
+        [row["train_loss"] for row in run(load_experiment(file, overrides=[f"seed={seed}"]), tmp_path / "r").run.rows()]
+        for seed in (1, 2)
+    ]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    "interrupt", [("updated", 1), ("updated", 14), ("evaluating", 1), ("evaluating", 4), ("evaluated", 1), ("evaluated", 3)]
+)
+def test_stopping_anywhere_and_resuming_is_the_same_run(interrupt: tuple[str, int], write_experiment: Write, tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment())
+    whole = run(experiment, tmp_path / "whole")
+    part = run(experiment, tmp_path / "part", Watcher(interrupt))
+    if interrupt == ("evaluated", 3):
+        assert part.status == "finished", "nothing is left to stop"
+        return
+    assert part.status == "stopped"
+    assert part.stop_signal == signal.SIGTERM
+    rest = resume(part.run.path, observer=Watcher())
+    assert rest.status == "finished"
+    for key in ("step", "train_loss", "val_loss", "grad_norm", "lr", "tokens"):
+        assert [row.get(key) for row in whole.run.rows()] == [row.get(key) for row in part.run.rows()]
+    assert whole.run.samples.read_bytes() == part.run.samples.read_bytes()
+    a, b = checkpoint.load(whole.run.checkpoints), checkpoint.load(part.run.checkpoints)
+    assert a is not None
+    assert b is not None
+    assert all(torch.equal(tensor, b.weights[name]) for name, tensor in a.weights.items())
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment(eval_interval=5, checkpoint_interval=None, optimizer={"learning_rate": 0.3}, grad_clip=None)
+    outcome = run(load_experiment(file), tmp_path)
+    losses = {row["step"]: row["val_loss"] for row in outcome.run.rows() if "val_loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    opened = open_run(outcome.run.path)
+    assert opened.checkpoint.progress.step == best == outcome.progress.best_step
+    assert open_run(outcome.run.path, which="last").checkpoint.progress.step == 40
+    corpus = load_corpus(opened.experiment)
+    assert evaluate(opened.model, corpus, opened.experiment, "fp32")["val_loss"] == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_a_diverging_run_stops_with_sound_weights(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment(optimizer={"learning_rate": 1e30}, grad_clip=None)
+    with pytest.raises(DivergedError, match=r"of update \d+ is not finite .*: training diverged; .*learning_rate"):
+        run(load_experiment(file), tmp_path)
+    rows = RunFolder(tmp_path / "small" / "seed-1337").rows()
+    assert all(math.isfinite(row["train_loss"]) for row in rows)
+
+
+def test_evaluation_is_the_mean_over_the_whole_split(write_experiment: Write) -> None:
+    experiment = load_experiment(write_experiment())
+    corpus = load_corpus(experiment)
+    model = build_model(experiment, corpus.vocab_size)
+    assert isinstance(corpus.val, TokenStream)
+    ids = corpus.val.ids.long()
+    total, places = 0.0, 0
+    with torch.no_grad():
+        model.eval()
+        for start in range(0, len(ids) - 1, 32):
+            window = ids[start : start + 33]
+            each = -model(window[None, :-1]).double().log_softmax(-1)[0].gather(-1, window[1:, None])
+            total, places = total + each.sum().item(), places + len(each)
+        model.train()
+    got = evaluate(model, corpus, experiment, "fp32")
+    assert places == len(ids) - 1
+    assert got["val_loss"] == pytest.approx(total / places, rel=1e-6)
+    assert corpus.val_bytes is not None
+    assert got["val_bits_per_byte"] == pytest.approx(total / math.log(2) / corpus.val_bytes, rel=1e-6)
+    assert model.training
+
+
+def test_clipping_bounds_the_gradient_and_is_off_with_null(write_experiment: Write, tmp_path: Path) -> None:
+    sgd_like = {"optimizer": {"learning_rate": 1e-2, "eps": 1e6}, "max_iters": 1}  # with a huge eps AdamW follows the gradient's size
+    norms = {}
+    for clip in (1e-3, None):
+        experiment = load_experiment(write_experiment(name=f"clip{clip is None}".lower(), grad_clip=clip, **sgd_like))
+        outcome = run(experiment, tmp_path / "r")
+        found = checkpoint.load(outcome.run.checkpoints)
+        assert found is not None
+        norms[clip] = torch.stack([state["exp_avg"].norm() for state in found.optimizer["state"].values()]).norm().item() / 0.1
+        assert outcome.run.rows()[0]["grad_norm"] > 0.1, "what is recorded is the norm before clipping"
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[None] > 0.1
+
+
+def test_minutes_fit_the_schedule_to_the_time(write_experiment: Write, tmp_path: Path) -> None:
+    observer = Watcher()
+    outcome = train(load_experiment(write_experiment()), out=tmp_path, minutes=0.02, device="cpu", observer=observer)
+    resolved = json.loads((outcome.run.path / "experiment.json").read_text())
+    assert resolved["training"]["max_iters"] == outcome.progress.step
+    assert f"0.02 min here are {outcome.progress.step:,} update" in observer.out.getvalue()
+    assert 1 <= outcome.progress.step
+    assert outcome.progress.wall < 6
+
+
+def test_the_time_left_counts_updates_and_evaluations() -> None:
+    experiment = load_experiment({"training": {"max_iters": 100, "eval_interval": 30}})
+    speed = Speed(update=2.0, evaluation=10.0)
+    assert speed.seconds(experiment) == 100 * 2 + 4 * 10
+    assert speed.seconds(experiment, first_step=60) == 40 * 2 + 2 * 10
+    assert speed.updates_within(experiment, 30 * 2 + 10 + 10.1) == 30
+    assert speed.updates_within(experiment, 0) == 1
+
+
+def test_measuring_leaves_model_and_random_state_alone(write_experiment: Write) -> None:
+    experiment = load_experiment(write_experiment())
+    corpus = load_corpus(experiment)
+    model = build_model(experiment, corpus.vocab_size)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    speed = measure_speed(experiment, corpus, model, "fp32")
+    assert speed.update > 0
+    assert speed.evaluation > 0
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_run_that_is_there_is_not_overwritten(write_experiment: Write, tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(max_iters=1))
+    run(experiment, tmp_path)
+    with pytest.raises(RunError, match=r"holds a run already; go on with it: minigpt resume .*--fresh"):
+        run(experiment, tmp_path)
+
+
+def test_devices_and_precisions_are_chosen_or_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(MinigptError, match='device "tpu" is not available here; allowed: auto, .*cpu'):
+        choose_device("tpu")
+    cpu = torch.device("cpu")
+    assert [choose_precision(wish, cpu) for wish in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert choose_precision("auto", cpu) in ("fp32", "bf16")
+
+
+def test_seeds_of_steps_and_purposes_differ() -> None:
+    seeds = {stream_seed(seed, step, stream) for seed in range(3) for step in range(100) for stream in (0, 1)}
+    assert len(seeds) == 600
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3599, "59 min 59 s"), (27_600, "7 h 40 min")])
+def test_durations_are_told_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_plan_is_told_in_a_line() -> None:
+    plan = Plan("x", "runs/x", 1_234_567, 10, 0, 100, 65.0, "cpu", "bf16", 1, {"bigram": 2.5}, ("p.py",))
+    assert plan.lines() == [
+        "x: 1,234,567 parameters, 1,000 tokens in 10 steps, about 1 min 5 s on this machine (cpu, bf16, 1 thread)",
+        "plugin: p.py",
+        "yardsticks, nats a token: bigram 2.500",
+    ]
+
+
