@@ -32,7 +32,8 @@ def filtered(logits: Float[Tensor, "batch vocab"], sampling: SamplingSection) ->
     # In float64 and from the maximum down: a tiny temperature sharpens, it does not overflow.
     logits = (logits.double() - logits.double().amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
+        kept = logits.topk(sampling.top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
     probabilities = logits.softmax(-1)
     if sampling.top_p is not None:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
@@ -93,10 +94,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
         TokenizerError: The prompt has something that the tokenizer lacks.
     """
     if prompt:
-        try:
-            return [int(token) for token in tokenizer.encode(prompt)]
-        except TokenizerError as error:
-            raise TokenizerError(f"the prompt: {error}") from error
+        return [int(token) for token in tokenizer.encode(prompt)]
     try:
         return [int(token) for token in tokenizer.encode("\n")]
     except TokenizerError:

@@ -129,7 +129,7 @@ class TrainingSection(Section):
 class SamplingSection(Section):
     """How text is drawn from the model, for samples in training and as defaults of `generate`."""
 
-    prompt: str = Field(default="\n", description="Where a sample starts.")
+    prompt: str = Field(default="", description="Where a sample starts; empty for the start of a line.")
     max_new_tokens: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=200, description="Length of a sample.")
     temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="0 always takes the likeliest token.")
     top_k: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Keep the k likeliest tokens.")

@@ -22,7 +22,6 @@ import inspect
 import json
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -129,7 +128,7 @@ class Entry:
         path_params: Those that hold paths of the user's.
         summary: First sentence of its docstring.
         descriptions: Parameter name to its line in the docstring.
-        file: Source file of the class.
+        file: Source file of the class; None where it was typed into a console.
         line: Where the class begins there.
     """
 
@@ -140,13 +139,14 @@ class Entry:
     path_params: frozenset[str]
     summary: str
     descriptions: Mapping[str, str]
-    file: Path
+    file: Path | None
     line: int
 
     @property
     def place(self) -> str:
         """`file:line (Class)`, for messages."""
-        return f"{self.file}:{self.line} ({self.cls.__qualname__})"
+        where = f"{self.file}:{self.line}" if self.file else "typed in"
+        return f"{where} ({self.cls.__qualname__})"
 
     def validate(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Check JSON parameters and fill in defaults.
@@ -321,7 +321,6 @@ class Registry:
 
 def _entry_of(family: Family, name: str, cls: type) -> Entry:
     """Check a class against its family and read its schema from its constructor."""
-    file = Path(inspect.getsourcefile(cls) or getattr(sys.modules.get(cls.__module__), "__file__", None) or "<unknown>")
     place = f"{cls.__qualname__} ({cls.__module__})"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise RegistryError(f'{place}: the name "{name}" must be lower-case letters, digits, ".", "_" or "-"')
@@ -336,11 +335,23 @@ def _entry_of(family: Family, name: str, cls: type) -> Entry:
     params, path_params, descriptions = _params_of(family, name, cls, place)
     doc = inspect.getdoc(cls) if cls.__doc__ else None
     summary = " ".join((doc or "").split("\n\n")[0].split())
+    return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls), _line(cls))
+
+
+def source_file(cls: type) -> Path | None:
+    """The file a class stands in; None for one that was typed into a console."""
     try:
-        line = inspect.getsourcelines(cls)[1]
+        file = inspect.getsourcefile(cls)
     except (OSError, TypeError):
-        line = 0  # a class typed into a console has no source
-    return Entry(family.name, name, cls, params, path_params, summary, descriptions, file, line)
+        return None
+    return Path(file) if file and Path(file).is_file() else None
+
+
+def _line(cls: type) -> int:
+    try:
+        return inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError):
+        return 0
 
 
 def _check_methods(family: Family, cls: type, place: str) -> None:

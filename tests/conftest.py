@@ -50,7 +50,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+def _own_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
     """Tests do not touch the user's cache, unless they ask for the real corpus."""
     if "real_corpus" not in request.fixturenames:
         monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))

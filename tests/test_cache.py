@@ -23,7 +23,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
-        body = {"/right": CONTENT, "/wrong": CONTENT[::-1], "/long": CONTENT * 3, "/short": CONTENT[:-5], "/cut": CONTENT}[self.path]
+        body = {"/right": CONTENT, "/wrong": CONTENT[::-1], "/long": CONTENT * 3, "/short": CONTENT[:-5], "/cut": CONTENT}[
+            self.path
+        ]
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -75,7 +77,9 @@ def test_a_download_that_goes_wrong_leaves_nothing_and_says_how_to_go_on(server:
 
 
 def test_without_a_network_the_way_on_is_named() -> None:
-    with pytest.raises(DataError, match=r"could not be downloaded .*minigpt data add tinyshakespeare FILE.*experiments/quickstart.json"):
+    with pytest.raises(
+        DataError, match=r"could not be downloaded .*minigpt data add tinyshakespeare FILE.*experiments/quickstart.json"
+    ):
         TinyShakespeare().load()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from pathlib import Path
@@ -127,7 +128,8 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "message"), [(["nowhere"], "there is no file or folder .*nowhere"), (["."], r"no file in .* ends in .txt, .md")]
+    ("paths", "message"),
+    [(["nowhere"], "there is no file or folder .*nowhere"), (["."], r"no file in .* ends in .txt, .md")],
 )
 def test_missing_text_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], message: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,7 +151,7 @@ def test_entropies_are_shannons(tmp_path: Path) -> None:
     assert got is not None
     train = text[:900]
     unigram = Counter(train)
-    pairs, firsts = Counter(zip(train, train[1:], strict=False)), Counter(train[:-1])
+    pairs, firsts = Counter(itertools.pairwise(train)), Counter(train[:-1])
     expected = -sum(n / 899 * math.log(n / firsts[a]) for (a, _), n in pairs.items())
     assert got["unigram"] == pytest.approx(-sum(n / 900 * math.log(n / 900) for n in unigram.values()))
     assert got["bigram"] == pytest.approx(expected)
@@ -189,7 +191,9 @@ def synthetic(train: Any, val: Any, vocab_size: int | None = None) -> Experiment
         def load(self) -> Splits:
             return Splits(train, val, vocab_size)
 
-    return load_experiment({"data": "task", "model": {"d_model": 8, "n_heads": 2, "block_size": 8}, "training": {"batch_size": 3}})
+    return load_experiment(
+        {"data": "task", "model": {"d_model": 8, "n_heads": 2, "block_size": 8}, "training": {"batch_size": 3}}
+    )
 
 
 @pytest.fixture

@@ -59,9 +59,9 @@ def test_filtered_probabilities_sum_to_one_and_keep_the_likeliest(
     kept = filtered(logits, settings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
     assert kept.sum().item() == pytest.approx(1)
     assert (kept >= 0).all()
-    assert kept[0, logits[0].argmax()] > 0
-    if top_k is not None and len(set(row)) == len(row):
-        assert (kept > 0).sum() <= max(1, top_k)
+    assert kept[logits == logits.max()].max() > 0
+    if top_k is not None:
+        assert (kept > 0).sum() <= top_k
 
 
 @pytest.mark.parametrize("position", [entry.name for entry in REGISTRY.entries("position")])
@@ -150,7 +150,7 @@ def test_prompts_are_encoded_or_refused_and_an_empty_one_starts_a_line() -> None
     tokenizer.fit("ab\n")
     assert prompt_ids(tokenizer, "ab") == [1, 2]
     assert prompt_ids(tokenizer, "") == [0]
-    with pytest.raises(TokenizerError, match=r"the prompt: character 'x' \(U\+0078, at 2\)"):
+    with pytest.raises(TokenizerError, match=r"character 'x' \(U\+0078, at 2\)"):
         prompt_ids(tokenizer, "abx")
     without = REGISTRY.resolve("tokenizer", "char").build()
     without.fit("xyz")

@@ -31,9 +31,7 @@ def explicit(
     for head in range(q.shape[1]):
         for i, place in enumerate(q_positions.tolist()):
             seen = [
-                j
-                for j, key in enumerate(k_positions.tolist())
-                if key <= place and (window is None or place - key < window)
+                j for j, key in enumerate(k_positions.tolist()) if key <= place and (window is None or place - key < window)
             ]
             scores = (k[:, head // group, seen] @ q[:, head, i, :, None]).squeeze(-1)
             scores = scores * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)

@@ -37,7 +37,10 @@ def gpt2(weights: dict[str, Tensor], ids: Tensor, layers: int, heads: int) -> Te
 
     def norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        return (
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"{name}.weight"]
+            + weights[f"{name}.bias"]
+        )
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -143,7 +146,9 @@ def test_a_position_that_a_mixer_would_ignore_is_refused() -> None:
             def forward(self, x: object, ctx: object, state: object = None) -> object:
                 return x
 
-        with pytest.raises(ExperimentError, match=r'model.position: CausalMean \(layer 0\) does not honour rotate of position "rope"'):
+        with pytest.raises(
+            ExperimentError, match=r'model.position: CausalMean \(layer 0\) does not honour rotate of position "rope"'
+        ):
             load_experiment({"model": {"attention": "mean", "position": "rope"}})
 
 

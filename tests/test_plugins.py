@@ -136,7 +136,9 @@ def test_plugins_can_be_refused(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_plugin_file_that_would_register_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "plugins" / "mine.py").write_text(SOURCE.format(name="mine", number=1) + "\nraise RuntimeError('executed')\n")
+    write(tmp_path / "plugins" / "mine.py").write_text(
+        SOURCE.format(name="mine", number=1) + "\nraise RuntimeError('executed')\n"
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExperimentError, match=r"plugins/mine.py would register it: add --plugin plugins/mine.py"):
         load_experiment({"model": {"norm": "mine"}})
@@ -154,7 +156,9 @@ def test_installed_packages_register_and_one_that_fails_is_told_when_it_matters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bad.py").write_text("raise RuntimeError('broken release')")
-    (tmp_path / "good.py").write_text("from minigpt import register\nfrom minigpt.components.norm.rmsnorm import RMSNorm\nregister('norm', 'theirs')(RMSNorm)")
+    (tmp_path / "good.py").write_text(
+        "from minigpt import register\nfrom minigpt.components.norm.rmsnorm import RMSNorm\nregister('norm', 'theirs')(RMSNorm)"
+    )
     points = [_EntryPoint("bad", tmp_path / "bad.py"), _EntryPoint("good", tmp_path / "good.py")]
     monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "minigpt.plugins" else [])
     monkeypatch.setattr(plugins, "_installed_asked", False)

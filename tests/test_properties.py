@@ -141,9 +141,7 @@ def _label(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("attention", "position"), _pairs(), ids=_label)
-def test_every_mixer_with_every_position_is_causal_and_decodes(
-    attention: dict[str, Any], position: dict[str, Any]
-) -> None:
+def test_every_mixer_with_every_position_is_causal_and_decodes(attention: dict[str, Any], position: dict[str, Any]) -> None:
     section = ModelSection.model_validate(
         {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": BLOCK_SIZE, "attention": attention, "position": position}
     )

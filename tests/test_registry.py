@@ -89,7 +89,10 @@ def test_the_docstring_describes_component_and_parameters() -> None:
         ({"kind": "c"}, "kind: found \"c\" (text); allowed: 'a' or 'b'"),
         ({"factr": 1}, 'factr: unknown key "factr"; allowed: factor, inner, kind, pair; did you mean "factor"?'),
         ({"inner": {"name": "rmsnorm", "eps": 0}}, "inner.eps: found 0 (number); allowed: more than 0.0"),
-        ({"inner": {"name": "rmsnorn"}}, 'inner: "rmsnorn" is not a norm that is registered; known: layernorm, mine, rmsnorm; did'),
+        (
+            {"inner": {"name": "rmsnorn"}},
+            'inner: "rmsnorn" is not a norm that is registered; known: layernorm, mine, rmsnorm; did',
+        ),
         ({"inner": {"name": "mine", "inner": {"name": "mine", "kind": 3}}}, "inner.inner.kind: found 3 (number)"),
         ({"inner": 3}, 'inner: found 3 (number); allowed: a name, or {"name": ..., parameters}'),
         ({"inner": {"eps": 1}}, "inner.name: is required: which norm? One of layernorm, mine, rmsnorm"),
@@ -111,7 +114,9 @@ def test_all_problems_are_told_at_once() -> None:
 
 def test_registering_a_name_twice_names_both_places() -> None:
     norm()
-    with pytest.raises(RegistryError, match=r'norm "mine" is registered twice: by .*test_registry.py:\d+ .* and by .*test_registry.py'):
+    with pytest.raises(
+        RegistryError, match=r'norm "mine" is registered twice: by .*test_registry.py:\d+ .* and by .*test_registry.py'
+    ):
         norm()
 
 

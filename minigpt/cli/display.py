@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -107,7 +108,8 @@ def report(outcome: Outcome, experiment: Path | None) -> None:
     if progress.best_step != progress.step and progress.best_val_loss is not None:
         print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
     print(f"run folder: {folder}\n\nNext:")
-    steps = [(f'minigpt generate {folder} "The " --max-new-tokens 300', "let it write")]
+    word = next(iter((outcome.sample or "").split()), "")
+    steps = [(f"minigpt generate {folder} {shlex.quote(word)} --max-new-tokens 300", "let it write")] if word else []
     if experiment is not None:
         steps.append((f"minigpt run {experiment} --set model.ffn=glu --name glu", "change one part and see"))
     steps.append(("minigpt list", "the parts there are"))

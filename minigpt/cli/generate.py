@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from minigpt.cli.options import NoPlugins, RunArgument
+from minigpt.errors import TokenizerError
 
 
 def generate(
@@ -37,7 +38,10 @@ def generate(
     if seed is None:
         seed = secrets.randbelow(2**31)
         print(f"seed {seed}", file=sys.stderr)
-    tokens = len(decoding.prompt_ids(decoding.text_tokenizer(opened), text))
+    try:
+        tokens = len(decoding.prompt_ids(decoding.text_tokenizer(opened), text))
+    except TokenizerError as error:
+        raise TokenizerError(f"the prompt: {error}") from error
     block_size = opened.experiment.model.block_size
     if tokens > block_size:
         print(f"the prompt has {tokens} tokens; the model sees the last {block_size}", file=sys.stderr)
@@ -49,8 +53,9 @@ def generate(
         "min_p": min_p,
     }
     if num_samples == 1:
+        pieces = decoding.stream(opened, text, seed=seed, **settings)  # refuses wrong settings before anything is printed
         sys.stdout.write(text)
-        for piece in decoding.stream(opened, text, seed=seed, **settings):
+        for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")

@@ -82,7 +82,7 @@ def _is_shipped(entry: Entry) -> bool:
 def _origin(entry: Entry) -> str:
     if _is_shipped(entry):
         return f"minigpt ({entry.cls.__module__})"
-    return f"{entry.file}:{entry.line}"
+    return entry.place
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import inspect
 import os
 import platform
 import subprocess
@@ -20,7 +19,7 @@ import minigpt
 from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
 from minigpt.experiment import Experiment
-from minigpt.registry import REGISTRY
+from minigpt.registry import REGISTRY, source_file
 
 _CORE = (
     "contracts.py",
@@ -79,7 +78,7 @@ def components(experiment: Experiment) -> list[dict[str, Any]]:
         entry = REGISTRY.entry(spec.family, spec.name)
         row: dict[str, Any] = {
             "component": f"{spec.family}/{spec.name}",
-            "file": str(entry.file),
+            "file": str(entry.file) if entry.file else None,
             "sha256": plugins.combined_fingerprint(_sources(entry.cls)),
             **_distribution(entry.cls),
         }
@@ -118,10 +117,9 @@ def _sources(cls: type) -> list[Path]:
         top = kind.__module__.partition(".")[0]
         if top in ("builtins", "abc", "typing", "torch"):
             continue
-        file = inspect.getsourcefile(kind)
         package = sys.modules[top]
         foreign = top not in ("minigpt", plugins.FILE_PACKAGE) and hasattr(package, "__path__")
-        place = Path(package.__file__).parent if foreign and package.__file__ else Path(file) if file else None
+        place = Path(package.__file__).parent if foreign and package.__file__ else source_file(kind)
         if place and place not in found:
             found.append(place)
     return found

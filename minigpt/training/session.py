@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, entropies, load_corpus
-from minigpt.errors import RunError, count
+from minigpt.decoding import prompt_ids
+from minigpt.errors import RunError, TokenizerError, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model
 from minigpt.run import checkpoint
@@ -58,6 +60,8 @@ def train(
     _refuse_existing(run)
     where, precision = _machine(experiment.training.precision, device, threads)
     corpus = load_corpus(experiment).to(where)
+    if corpus.tokenizer is not None:
+        _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
     model = build_model(experiment, corpus.vocab_size).to(where)
     speed = measure_speed(experiment, corpus, model, precision)
     if minutes is not None:
@@ -122,6 +126,14 @@ def _refuse_existing(run: RunFolder) -> None:
             f"{run.path} holds a run already; go on with it: minigpt resume {run.path}, "
             "or begin another with --seed, --out, or --fresh (which keeps the old one under another name)"
         )
+
+
+def _check_prompt(tokenizer: Tokenizer, prompt: str) -> None:
+    """Find out before training, and not at its first sample."""
+    try:
+        prompt_ids(tokenizer, prompt)
+    except TokenizerError as error:
+        raise TokenizerError(f"sampling.prompt: {error}") from error
 
 
 def _machine(precision: str, device: str, threads: int | None) -> tuple[torch.device, str]:

@@ -33,7 +33,9 @@ def linear(x: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
     return y if layer.bias is None else y + layer.bias.double()
 
 
-def reference_attention(module: Any, x: torch.Tensor, heads: int, kv_heads: int, width: int, turn: Any = None) -> torch.Tensor:
+def reference_attention(
+    module: Any, x: torch.Tensor, heads: int, kv_heads: int, width: int, turn: Any = None
+) -> torch.Tensor:
     """Attention as in Vaswani et al. 2017, section 3.2, one head and one query at a time."""
     mixed = linear(x, module.qkv)
     q, k, v = mixed.split((heads * width, kv_heads * width, kv_heads * width), -1)
@@ -124,7 +126,9 @@ def test_layernorm_is_the_papers(bias: bool) -> None:
     norm = build("norm", "layernorm", 12, bias=bias, eps=1e-3)
     x = torch.randn(3, 5, 12) * 3 + 1
     y = x.double()
-    expected = (y - y.mean(-1, keepdim=True)) / (y.var(-1, unbiased=False, keepdim=True) + 1e-3).sqrt() * norm.weight.double()
+    expected = (
+        (y - y.mean(-1, keepdim=True)) / (y.var(-1, unbiased=False, keepdim=True) + 1e-3).sqrt() * norm.weight.double()
+    )
     expected = expected + norm.bias.double() if bias else expected
     torch.testing.assert_close(norm(x).double(), expected, atol=1e-5, rtol=1e-5)
 

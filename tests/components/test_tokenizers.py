@@ -70,7 +70,9 @@ def test_byte_decodes_what_is_no_text_without_an_exception() -> None:
 
 
 def test_char_names_the_character_it_lacks_and_its_place() -> None:
-    with pytest.raises(TokenizerError, match=r"character 'é' \(U\+00E9, at 3\) is not in the vocabulary of 4 characters: 'abcd'"):
+    with pytest.raises(
+        TokenizerError, match=r"character 'é' \(U\+00E9, at 3\) is not in the vocabulary of 4 characters: 'abcd'"
+    ):
         fitted("char", "abcd").encode("abcé")
     with pytest.raises(TokenizerError, match="at 1"):
         fitted("char", "b").encode("ba")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -179,33 +180,30 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_a_save_that_fails_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
     real = {"fsync": os.fsync, "replace": os.replace}
-    for number in range(40):
-        calls = 0
+    calls, failing_call = 0, 0
 
-        def failing(name: str) -> Any:
-            def call(*arguments: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                if calls == number:
-                    raise OSError(28, "No space left on device")
-                return real[name](*arguments)
+    def failing(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failing_call:
+                raise OSError(28, "No space left on device")
+            return real[name](*arguments)
 
-            return call
+        return call
 
-        for name in real:
-            monkeypatch.setattr(os, name, failing(name))
-        number += 1
-        try:
-            save(tmp_path, 1 + number, seed=number)
-        except OSError:
-            pass
-        else:
-            break  # the number-th call does not exist: every one has failed once
-        finally:
-            monkeypatch.undo()
+    while True:
+        calls, failing_call = 0, failing_call + 1
+        with monkeypatch.context() as patch:
+            for name in real:
+                patch.setattr(os, name, failing(name))
+            with contextlib.suppress(OSError):
+                save(tmp_path, 1 + failing_call, seed=failing_call)
+        if calls < failing_call:
+            break  # there is no such call any more: every one has failed once
         found = checkpoint.load(tmp_path)
         assert found is not None
         step = found.progress.step
         expected = trained(step - 1 if step > 1 else 0)[0].state_dict()["embedding.weight"]
         assert torch.equal(found.weights["embedding.weight"], expected)
-    assert number > 8, "a save syncs and renames more often than that"
+    assert failing_call > 8, "a save syncs and renames more often than that"

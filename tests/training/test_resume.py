@@ -19,7 +19,9 @@ from tests.training.conftest import Write
 CLOCKS = {"seconds", "wall", "tokens_per_second"}  # what may differ
 
 
-def minigpt(*arguments: str | Path, cwd: Path, end_at: int | None = None, end_by: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+def minigpt(
+    *arguments: str | Path, cwd: Path, end_at: int | None = None, end_by: str = "SIGKILL"
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "END_BY": end_by}
     if end_at is not None:
         environment["END_AT"] = str(end_at)
@@ -41,7 +43,11 @@ def assert_same_run(one: RunFolder, two: RunFolder) -> None:
     for name, tensor in a.weights.items():
         assert torch.equal(tensor, b.weights[name]), name
     assert str(a.optimizer) == str(b.optimizer)
-    assert (a.progress.step, a.progress.best_step, a.progress.best_val_loss) == (40, b.progress.best_step, b.progress.best_val_loss)
+    assert (a.progress.step, a.progress.best_step, a.progress.best_val_loss) == (
+        40,
+        b.progress.best_step,
+        b.progress.best_val_loss,
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

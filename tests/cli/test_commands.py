@@ -1,0 +1,346 @@
+"""The commands, as a user gives them: most in this process, a few in one of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minigpt import __version__, cache
+from minigpt.cli import main
+from minigpt.components.dataset.tinyshakespeare import TinyShakespeare
+from minigpt.registry import REGISTRY
+from minigpt.run import RunFolder
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.json"))
+TINY = ["--set", "model.d_model=16", "--set", "model.n_heads=2", "--set", "model.n_layers=1", "--set", "model.block_size=16"]
+SHORT = [
+    "--set",
+    "training.max_iters=4",
+    "--set",
+    "training.eval_interval=2",
+    "--set",
+    "training.batch_size=4",
+    "--set",
+    "sampling.max_new_tokens=20",
+]
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def minigpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Gives a command in a folder of its own; returns exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def give(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return give
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> list[str]:
+    """Settings for a small corpus."""
+    (tmp_path / "corpus.txt").write_text("ROMEO: It was the lark, The herald of the morn.\n" * 60)
+    return ["--set", 'data={"name": "text", "paths": ["corpus.txt"]}']
+
+
+@pytest.fixture
+def trained(minigpt: Command, corpus: list[str]) -> Path:
+    code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus)
+    assert code == 0, err
+    return Path("runs/baseline/seed-1337")
+
+
+# ---------------------------------------------------------------------------------------------------------- run
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
+    """With its own parts, on a small text and for a few updates."""
+    code, out, err = minigpt("run", file, *SHORT, *corpus)
+    assert code == 0, err
+    assert "validation loss" in out
+    next_command = re.search(r"minigpt (generate \S+)", out)
+    assert next_command
+    code, out, err = minigpt(*next_command[1].split(), "ROMEO", "--max-new-tokens", "30", "--seed", "1")
+    assert code == 0, err
+    assert out.startswith("ROMEO")
+    assert len(out) == len("ROMEO") + 30 + 1
+
+
+def test_the_plugin_example_is_found_loaded_copied_and_told(minigpt: Command, corpus: list[str]) -> None:
+    code, out, err = minigpt("run", ROOT / "experiments/talking_heads.json", *SHORT, *corpus)
+    assert code == 0, err
+    assert f"plugin: {ROOT / 'plugins/talking_heads.py'}" in out
+    assert (Path("runs/talking_heads/seed-1337/plugins/talking_heads.py")).is_file()
+    code, _, err = minigpt("run", ROOT / "experiments/talking_heads.json", "--no-plugins", "--fresh")
+    assert code == 2
+    assert "plugins are refused (--no-plugins)" in err
+
+
+def test_the_baseline_trains_on_the_real_corpus_where_it_is_here(
+    minigpt: Command, corpus: list[str], real_corpus: bool
+) -> None:
+    """The documented model; on a stand-in text where TinyShakespeare is not in the cache."""
+    where = [] if real_corpus else corpus
+    updates = ["--set", "training.max_iters=2", "--set", "training.batch_size=2", "--set", "training.eval_interval=2"]
+    code, out, err = minigpt(
+        "run", ROOT / "experiments/baseline.json", *updates, *where, "--set", "sampling.max_new_tokens=5"
+    )
+    assert code == 0, err
+    if real_corpus:
+        assert "baseline: 10,770,816 parameters, 1,024 tokens in 2 steps" in out
+    assert RunFolder(Path("runs/baseline/seed-1337")).rows()[-1]["val_loss"] < 4.3
+
+
+@pytest.fixture
+def real_corpus() -> bool:
+    return cache.cached(TinyShakespeare.remote)
+
+
+def test_off_line_the_baseline_says_how_to_go_on(minigpt: Command) -> None:
+    code, _, err = minigpt("run", ROOT / "experiments/baseline.json")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "minigpt data add tinyshakespeare FILE; or start with experiments/quickstart.json" in err
+    assert not Path("runs").exists()
+
+
+def test_options_override_the_file(minigpt: Command, corpus: list[str]) -> None:
+    options = ["--seed", "7", "--name", "mine", "--out", "elsewhere", "--set", "model.attention.name=gqa", "--device", "cpu"]
+    code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, *options)
+    assert code == 0, err
+    resolved = json.loads(Path("elsewhere/mine/seed-7/experiment.json").read_text())
+    assert (resolved["name"], resolved["seed"], resolved["model"]["attention"]["name"]) == ("mine", 7, "gqa")
+
+
+def test_fresh_keeps_the_run_that_was_there(minigpt: Command, corpus: list[str], trained: Path) -> None:
+    again = ["run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus]
+    code, _, err = minigpt(*again)
+    assert code == 2
+    assert "holds a run already" in err
+    code, out, _ = minigpt(*again, "--fresh")
+    assert code == 0
+    assert "the run that was there is kept as runs/baseline/seed-1337.old-1" in out
+    assert RunFolder(Path("runs/baseline/seed-1337.old-1")).rows() != []
+
+
+def test_a_prompt_for_samples_that_the_corpus_lacks_is_told_before_training(minigpt: Command, corpus: list[str]) -> None:
+    code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *corpus, "--set", "sampling.prompt=xyz")
+    assert code == 2
+    assert "sampling.prompt: character 'x' (U+0078, at 0) is not in the vocabulary" in err
+    assert not Path("runs").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- generate
+
+
+def test_generating_is_seeded_and_streams_what_the_whole_would_be(minigpt: Command, trained: Path) -> None:
+    first = minigpt("generate", trained, "ROMEO:", "--seed", "3", "--max-new-tokens", "50")
+    assert first == minigpt("generate", trained, "ROMEO:", "--seed", "3", "--max-new-tokens", "50")
+    code, out, err = minigpt("generate", trained, "ROMEO:", "--max-new-tokens", "50")
+    assert code == 0
+    seed = re.fullmatch(r"seed (\d+)\n", err)
+    assert seed, "a seed that was drawn is told"
+    assert minigpt("generate", trained, "ROMEO:", "--seed", seed[1], "--max-new-tokens", "50")[1] == out
+
+
+def test_several_samples_are_told_apart(minigpt: Command, trained: Path) -> None:
+    code, out, _ = minigpt("generate", trained, "ROMEO", "--num-samples", "3", "--seed", "1", "--max-new-tokens", "9")
+    assert code == 0
+    assert [f"--- sample {n} of 3\nROMEO" in out for n in (1, 2, 3)] == [True] * 3
+    one = minigpt("generate", trained, "ROMEO", "--seed", "1", "--max-new-tokens", "9")[1]
+    assert one in out, "the first of many is the one alone"
+
+
+def test_prompts_of_every_kind_do_the_sensible_thing(minigpt: Command, trained: Path) -> None:
+    few = ["--max-new-tokens", "5", "--seed", "1"]
+    code, out, _ = minigpt("generate", trained, "", *few)
+    assert code == 0
+    assert len(out) == 6
+    code, out, err = minigpt("generate", trained, "lark " * 20, *few)
+    assert code == 0
+    assert "the prompt has 100 tokens; the model sees the last 16" in err
+    code, out, err = minigpt("generate", trained, "héllo", *few)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "error: the prompt: character 'é' (U+00E9, at 1) is not in the vocabulary of" in err
+    greedy = [minigpt("generate", trained, "the", "--temperature", "0", "--seed", str(seed))[1] for seed in (1, 2)]
+    assert greedy[0] == greedy[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top-p", "2"], "sampling: top_p: found 2.0 (number); allowed: at most 1"),
+        (["--min-p", "-1"], "sampling: min_p: found -1.0 (number); allowed: at least 0"),
+        (["--checkpoint", "999"], "has no checkpoint of step 999; there are: 2, 4"),
+        (["--checkpoint", "worst"], 'names no "worst" checkpoint'),
+    ],
+)
+def test_wrong_options_are_answered_with_a_line(options: list[str], message: str, minigpt: Command, trained: Path) -> None:
+    code, out, err = minigpt("generate", trained, "ROMEO", "--seed", "1", *options)
+    assert code == 2
+    assert message in err
+    assert out == ""
+
+
+def test_a_checkpoint_can_be_chosen(minigpt: Command, trained: Path) -> None:
+    assert minigpt("generate", trained, "ROMEO", "--seed", "1", "--checkpoint", "2")[0] == 0
+
+
+def test_generating_from_what_is_no_run_is_told(minigpt: Command, trained: Path) -> None:
+    code, _, err = minigpt("generate", "runs/baseline", "x")
+    assert code == 2
+    assert "runs/baseline is not a run folder: it has no experiment.json; did you mean runs/baseline/seed-1337?" in err
+
+
+# --------------------------------------------------------------------------------------- show, list, schema, data
+
+
+def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> None:
+    code, out, _ = minigpt("show", ROOT / "experiments/baseline.json", "--vocab-size", "65")
+    assert code == 0
+    document, _, table = out.partition("\n}\n")
+    assert json.loads(document + "}")["model"]["norm"]["eps"] == 1e-5
+    assert "10,770,816" in table
+    assert re.search(r"blocks\.0–5 +PreNormBlock +10,646,784", table)
+    code, out, _ = minigpt("show", ROOT / "experiments/baseline.json", "--json", "--set", 'model.layers=[{},{"ffn":"glu"}]')
+    assert json.loads(out)["model"]["layers"][1]["ffn"]["name"] == "glu"
+    out = minigpt("show", ROOT / "experiments/baseline.json", "--set", 'model.layers=[{},{"ffn":"glu"}]')[1]
+    assert "blocks.0 " in out
+    assert "blocks.1 " in out
+    assert "a stand-in; use --vocab-size" in " ".join(out.split()), "the corpus is not here"
+
+
+def test_show_knows_a_runs_vocabulary(minigpt: Command, trained: Path) -> None:
+    code, out, _ = minigpt("show", trained)
+    assert code == 0
+    assert "(of this run)" in out
+
+
+def test_list_names_every_component_with_its_parameters(minigpt: Command) -> None:
+    code, out, _ = minigpt("list")
+    assert code == 0
+    for family in REGISTRY.families():
+        for entry in REGISTRY.entries(family.name):
+            assert re.search(rf"^  {re.escape(entry.name)} ", out, re.MULTILINE)
+    code, out, _ = minigpt("list", "attention", "--plugin", ROOT / "plugins/talking_heads.py")
+    flat = " ".join(out.split())
+    assert "n_kv_heads = 2 Key/value heads; must divide n_heads." in flat
+    assert "talking_heads" in out
+    assert "talking_heads.py:" in "".join(out.split())
+    rows = json.loads(minigpt("list", "norm", "--json")[1])
+    assert [row["name"] for row in rows] == [entry.name for entry in REGISTRY.entries("norm")]
+    code, _, err = minigpt("list", "atention")
+    assert code == 2
+    assert 'unknown family "atention"; known: attention, block' in err
+
+
+def test_schema_is_printed_or_written_with_plugins(minigpt: Command) -> None:
+    code, out, _ = minigpt("schema")
+    assert code == 0
+    assert "attention.mha" in json.loads(out)["$defs"]
+    assert minigpt("schema", "--out", "s.json", "--plugin", ROOT / "plugins/talking_heads.py")[0] == 0
+    assert "attention.talking_heads" in json.loads(Path("s.json").read_text())["$defs"]
+
+
+def test_data_lists_adds_and_refuses(minigpt: Command, tmp_path: Path) -> None:
+    code, out, _ = minigpt("data", "list")
+    assert code == 0
+    assert re.search(r"tinyshakespeare +not here; minigpt data fetch tinyshakespeare", out)
+    assert re.search(r"python-docs +no download needed", out)
+    (tmp_path / "x.txt").write_text("not it")
+    code, _, err = minigpt("data", "add", "tinyshakespeare", "x.txt")
+    assert code == 2
+    assert "x.txt is not tinyshakespeare.txt: 6 bytes where 1,115,394 are expected; nothing was added" in err
+    assert minigpt("data", "fetch", "tinyshakespeare")[0] == 2
+    code, _, err = minigpt("data", "add", "tinyshakespear", "x.txt")
+    assert 'did you mean "tinyshakespeare"?' in err
+    code, _, err = minigpt("data", "fetch", "python-docs")
+    assert '"python-docs" needs no download' in err
+
+
+# ------------------------------------------------------------------------------------------------------ the process
+
+
+def process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def test_help_and_the_package_do_not_import_torch(tmp_path: Path) -> None:
+    answer = process("-X", "importtime", "-c", "import minigpt.cli", cwd=tmp_path)
+    assert answer.returncode == 0
+    modules = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
+    assert "minigpt.cli" in modules
+    assert not modules & {"torch", "numpy", "pydantic", "requests", "jaxtyping"}
+    assert process("-c", "import minigpt, sys; assert 'torch' not in sys.modules", cwd=tmp_path).returncode == 0
+
+
+def test_help_names_every_command_and_the_version_is_told(tmp_path: Path) -> None:
+    answer = process("-m", "minigpt", "--help", cwd=tmp_path)
+    assert answer.returncode == 0
+    for command in ("run", "resume", "generate", "show", "list", "schema", "data"):
+        assert f" {command} " in answer.stdout
+    assert process("-m", "minigpt", "--version", cwd=tmp_path).stdout.split() == ["minigpt", __version__]
+
+
+def test_errors_in_a_process_have_no_traceback(tmp_path: Path) -> None:
+    answer = process("-m", "minigpt", "run", "nowhere.json", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr == "error: nowhere.json: there is no such file\n"
+    assert process("-m", "minigpt", "rnu", cwd=tmp_path).returncode == 2
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m minigpt schema | head -n 1; exit ${{PIPESTATUS[0]}}"
+    answer = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+
+
+def test_the_python_names_do_what_the_commands_do(tmp_path: Path, corpus: list[str]) -> None:
+    code = """
+from minigpt import build_model, generate, load_corpus, load_experiment, register, train
+from minigpt.contracts import Schedule
+
+@register("schedule", "half")
+class Half(Schedule):
+    '''Half the peak.'''
+    def __init__(self, max_iters: int): pass
+    def factor(self, step): return 0.5
+
+experiment = load_experiment({
+    "name": "notebook", "data": {"name": "text", "paths": ["corpus.txt"]},
+    "model": {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16},
+    "training": {"max_iters": 3, "schedule": "half", "batch_size": 4},
+})
+assert build_model(experiment, load_corpus(experiment).vocab_size).n_parameters() > 1000
+outcome = train(experiment)
+print(len(generate(outcome.run.path, "ROMEO", max_new_tokens=12)[0]))
+"""
+    answer = process("-W", "error", "-c", code, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines()[-1] == "12"
+
+
+@pytest.mark.slow
+def test_the_quickstart_beats_the_bigram_entropy_by_far(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "minigpt", "run", str(ROOT / "experiments/quickstart.json")]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert answer.returncode == 0, answer.stderr
+    run = RunFolder(tmp_path / "runs/quickstart/seed-1337")
+    bigram = run.provenance()["data"]["entropies"]["bigram"]
+    assert run.rows()[-1]["val_loss"] < bigram - 0.5

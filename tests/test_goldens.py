@@ -1,0 +1,86 @@
+"""What must not change unnoticed. `pytest tests/test_goldens.py --update-goldens` writes them anew; read the diff."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.data import load_corpus, train_batch
+from minigpt.model import build_model
+from minigpt.reading import load_experiment
+from minigpt.schema import experiment_schema
+from minigpt.training.loop import compute_gradients
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.json"))
+
+Check = Callable[[Path, Any], None]
+
+
+@pytest.fixture
+def check(request: pytest.FixtureRequest) -> Check:
+    def compare(file: Path, value: Any) -> None:
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        if request.config.getoption("--update-goldens"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        assert file.is_file(), f"{file} is missing: run with --update-goldens"
+        assert text == file.read_text("utf-8"), f"{file} differs: run with --update-goldens and read the diff"
+
+    return compare
+
+
+def relative(document: dict[str, Any]) -> dict[str, Any]:
+    """Absolute paths of plugin files, as they are on any machine."""
+    return {**document, "plugins": [Path(file).relative_to(ROOT).as_posix() for file in document["plugins"]]}
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_shipped_experiment_resolves_to_its_golden(file: Path, check: Check) -> None:
+    check(GOLDEN / "experiments" / file.relative_to(ROOT / "experiments"), relative(load_experiment(file).to_json()))
+
+
+def test_the_published_schema_is_what_is_registered(check: Check) -> None:
+    check(ROOT / "docs" / "experiment.schema.json", experiment_schema())
+
+
+def test_parameters_have_the_names_shapes_and_sizes_they_had(check: Check) -> None:
+    table = {}
+    for file in EXPERIMENTS:
+        model = build_model(load_experiment(file), 65)
+        table[file.stem] = {
+            name: {"shape": list(tensor.shape), "std": float(f"{tensor.std(unbiased=False).item():.4g}")}
+            for name, tensor in model.named_parameters()
+        }
+    check(GOLDEN / "parameters.json", table)
+
+
+def test_the_first_losses_are_what_they_were(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A refactoring leaves these alone. Within 1e-4, since processors round differently."""
+    (tmp_path / "corpus.txt").write_text("".join(f"{n} is {n * n}; " for n in range(2000)))
+    experiment = load_experiment(
+        {
+            "data": {"name": "text", "paths": [str(tmp_path / "corpus.txt")]},
+            "model": {"d_model": 32, "n_heads": 4, "n_layers": 2, "block_size": 32},
+            "training": {"batch_size": 8},
+        }
+    )
+    corpus = load_corpus(experiment)
+    model = build_model(experiment, corpus.vocab_size)
+    optimizer = experiment.training.optimizer.build().build(list(model.named_roles()))
+    losses = []
+    for step in range(8):
+        torch.manual_seed(step)
+        losses.append(compute_gradients(model, train_batch(corpus, experiment, step), experiment, "fp32")[0])
+        optimizer.step()
+        optimizer.zero_grad()
+    file = GOLDEN / "losses.json"
+    if request.config.getoption("--update-goldens"):
+        file.write_text(json.dumps(losses, indent=2) + "\n")
+    assert losses == pytest.approx(json.loads(file.read_text()), rel=1e-4)
