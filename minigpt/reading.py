@@ -19,8 +19,8 @@ from minigpt import plugins
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
 from minigpt.model import build_model_on_meta
+from minigpt.paths import LocatedText
 from minigpt.problems import found, problems_of
-from minigpt.registry import LocatedText
 
 _MAX_BYTES = 1 << 20
 

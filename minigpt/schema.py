@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigpt.entries import Entry
 from minigpt.experiment import Experiment
-from minigpt.registry import REGISTRY, Entry
+from minigpt.registry import REGISTRY
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 

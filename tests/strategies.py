@@ -8,9 +8,10 @@ import torch
 from hypothesis import strategies as st
 
 from minigpt.contracts import Attention, Position
+from minigpt.entries import Entry
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
-from minigpt.registry import REGISTRY, Entry
+from minigpt.registry import REGISTRY
 
 VOCAB = 23
 BLOCK_SIZE = 24

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from minigpt.contracts import Norm, NormSpec, Schedule
 from minigpt.errors import ExperimentError, RegistryError
-from minigpt.registry import REGISTRY, LocatedText, UserPath, register
+from minigpt.paths import LocatedText, UserPath
+from minigpt.registry import REGISTRY, register
 
 
 @pytest.fixture(autouse=True)

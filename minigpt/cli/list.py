@@ -12,7 +12,7 @@ from minigpt.cli.options import PluginFile
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from minigpt.registry import Entry
+    from minigpt.entries import Entry
 
 
 def list_components(

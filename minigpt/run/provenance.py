@@ -18,8 +18,9 @@ import torch
 import minigpt
 from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
+from minigpt.entries import source_file
 from minigpt.experiment import Experiment
-from minigpt.registry import REGISTRY, source_file
+from minigpt.registry import REGISTRY
 
 _CORE = (
     "contracts.py",

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from minigpt.contracts import Dataset, Splits
 from minigpt.errors import DataError
-from minigpt.registry import UserPath, register
+from minigpt.paths import UserPath
+from minigpt.registry import register
 
 
 @register("dataset", "text")

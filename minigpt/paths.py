@@ -1,0 +1,45 @@
+"""Paths in an experiment start from the file that says them."""
+
+from __future__ import annotations
+
+import os
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+
+class LocatedText(str):
+    """Text read from a file: remembers the folder that relative paths in it start from."""
+
+    __slots__ = ("folder",)
+    folder: Path
+
+    @classmethod
+    def of(cls, text: str, folder: Path) -> LocatedText:
+        """`text`, which stood in a file of `folder`."""
+        located = cls(text)
+        located.folder = folder
+        return located
+
+
+class _PathMark:
+    """Marks a parameter as a path of the user's."""
+
+
+UserPath = Annotated[str, _PathMark()]
+"""Annotation for a path parameter: relative to the experiment file that says it, else to the working folder."""
+
+
+def absolute(value: Any) -> Any:
+    """A path, or a list of paths, made absolute."""
+    if isinstance(value, list):
+        return [absolute(item) for item in value]
+    if isinstance(value, str):
+        return os.path.normpath(getattr(value, "folder", Path.cwd()) / Path(value).expanduser())
+    return value
+
+
+def mentions_path(annotation: Any) -> bool:
+    """Whether an annotation has `UserPath` in it anywhere."""
+    metadata = getattr(annotation, "__metadata__", ())
+    return any(isinstance(item, _PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
