@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from minigpt.training import Observer, Outcome, PlainObserver
-from minigpt.training.observer import Plan, duration
+from minigpt.training.observer import Pace, Plan, duration
 
 
 def observer_for_terminal() -> Observer:
@@ -45,7 +45,7 @@ class LiveObserver:
 
     def begin(self, plan: Plan) -> None:
         """Print the plan and start drawing."""
-        self.plan = plan
+        self.plan, self.pace = plan, Pace(plan)
         self.val_loss: float | None = None
         title, *others = plan.lines()
         self.console.print(f"[bold]{title}[/bold]")
@@ -58,9 +58,8 @@ class LiveObserver:
 
     def updated(self, row: dict[str, float]) -> None:
         """Move the bar."""
-        left = (self.plan.max_iters - row["step"]) * self.plan.tokens_per_step / row["tokens_per_second"]
         val = f"val {self.val_loss:.4f}  " if self.val_loss is not None else ""
-        speed = f"{row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        speed = f"{row['tokens_per_second']:,.0f} tokens/s  {duration(self.pace.left(row['step']))} left"
         figures = f"loss {row['train_loss']:.4f}  {val}lr {row['lr']:.1e}  {speed}"
         self.bar.update(self.training, completed=row["step"], figures=figures)
 

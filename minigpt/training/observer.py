@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
@@ -54,6 +55,22 @@ class Plan:
         return lines
 
 
+class Pace:
+    """How long is left, from the time this sitting has taken so far, evaluations and all."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.began = time.monotonic()
+
+    def left(self, step: float) -> float:
+        """Seconds until the last update; the plan's estimate until there is something to go by."""
+        passed, done = time.monotonic() - self.began, step - self.plan.first_step
+        planned = self.plan.seconds / max(1, self.plan.max_iters - self.plan.first_step)
+        # As if ten updates had gone as planned: the first ones of a sitting tell little.
+        each = (passed + 10 * planned) / (done + 10)
+        return each * (self.plan.max_iters - step)
+
+
 class Observer(Protocol):
     """Told of each event; everything it needs is in the arguments."""
 
@@ -91,7 +108,7 @@ class PlainObserver:
 
     def begin(self, plan: Plan) -> None:
         """Print the plan."""
-        self.plan = plan
+        self.plan, self.pace = plan, Pace(plan)
         for line in plan.lines():
             self._print(line)
 
@@ -120,8 +137,8 @@ class PlainObserver:
         )
         if "val_loss" in row:
             text += f"  val {row['val_loss']:.4f}"
-        left = (self.plan.max_iters - row["step"]) * self.plan.tokens_per_step / row["tokens_per_second"]
-        return text + f"  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        left = duration(self.pace.left(row["step"]))
+        return text + f"  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {left} left"
 
     def _print(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
