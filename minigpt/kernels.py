@@ -7,6 +7,8 @@ are one computation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -65,29 +67,27 @@ def attend(
 
 def new_cache(
     batch: int,
-    kv_heads: int,
-    head_dims: tuple[int, int],
+    shapes: Sequence[tuple[int, int]],
     capacity: int,
     window: int | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> State:
-    """An empty cache of keys and values for `remember`.
+    """An empty cache for `remember`.
 
     Args:
         batch: Sequences.
-        kv_heads: Key heads.
-        head_dims: Widths of a key and of a value.
+        shapes: Heads and width of each tensor that is remembered: keys and values, or a latent.
         capacity: Most tokens that will be decoded.
         window: As for `attend`; a window needs twice its size at most, so that old keys are moved out rarely.
         device: Where the buffers live.
-        dtype: Of keys and values.
+        dtype: Of the buffers.
     """
     room = capacity if window is None else min(capacity, 2 * window)
     return State(
         tensors={
-            "k": torch.zeros(batch, kv_heads, room, head_dims[0], device=device, dtype=dtype),
-            "v": torch.zeros(batch, kv_heads, room, head_dims[1], device=device, dtype=dtype),
+            str(index): torch.zeros(batch, heads, room, width, device=device, dtype=dtype)
+            for index, (heads, width) in enumerate(shapes)
         },
         positions=torch.zeros(room, dtype=torch.long, device=device),
     )
@@ -95,49 +95,56 @@ def new_cache(
 
 def remember(
     state: State | None,
-    k: Float[Tensor, "batch kv_heads time head_dim"],
-    v: Float[Tensor, "batch kv_heads time v_dim"],
+    new: tuple[Float[Tensor, "batch _ time _"], ...],
     positions: Int[Tensor, " time"],
     window: int | None = None,
-) -> tuple[
-    Float[Tensor, "batch kv_heads source head_dim"], Float[Tensor, "batch kv_heads source v_dim"], Int[Tensor, " source"]
-]:
-    """Append new keys and values to a cache, drop what no query can see any more, return all that is left.
+) -> tuple[tuple[Float[Tensor, "batch _ source _"], ...], Int[Tensor, " source"]]:
+    """Append to a cache, drop what no query can see any more, return all that is left and where it stands.
 
-    Without a state, or with an empty one, the new keys come back as they are, `positions` being the same tensor: `attend`
-    takes that as the sign that nothing is remembered.
+        (k, v), k_positions = remember(state, (k, v), ctx.positions)
+
+    Without a state, or with an empty one, `new` comes back as it is and `positions` is the same tensor: `attend` takes
+    that as the sign that nothing is remembered.
+
+    Args:
+        state: From `new_cache`, with as many tensors as `new`; changed in place.
+        new: What the new tokens leave, heads second and time third.
+        positions: Where the new tokens stand, ascending by one.
+        window: As for `attend`.
 
     Raises:
         ValueError: More tokens than the cache was made for, and no window to drop any.
     """
     if state is None:
-        return k, v, positions
+        return new, positions
     assert state.positions is not None, "a cache made by new_cache has positions"
-    buffers = (state.tensors["k"], state.tensors["v"])
-    room, new, before = len(state.positions), len(positions), state.length
+    buffers = tuple(state.tensors.values())
+    room, added, before = len(state.positions), len(positions), state.length
     useful = before if window is None else min(before, window - 1)  # what the oldest new query still sees
-    if before + new <= room:
-        _write(buffers, state.positions, before, k, v, positions)
-        state.length = before + new
+    if before + added <= room:
+        _write(buffers, state.positions, before, new, positions)
+        state.length = before + added
         if before == 0:
-            return k, v, positions
+            return new, positions
         seen = slice(before - useful, state.length)
-        return buffers[0][:, :, seen].to(k.dtype), buffers[1][:, :, seen].to(v.dtype), state.positions[seen]
+        kept = tuple(buffer[:, :, seen].to(fresh.dtype) for buffer, fresh in zip(buffers, new, strict=True))
+        return kept, state.positions[seen]
     if window is None:
-        raise ValueError(f"the state has room for {room} tokens, {before} are there and {new} more came")
-    kept = slice(before - useful, before)
+        raise ValueError(f"the state has room for {room} tokens, {before} are there and {added} more came")
     if useful:
-        k = torch.cat((buffers[0][:, :, kept].to(k.dtype), k), 2)
-        v = torch.cat((buffers[1][:, :, kept].to(v.dtype), v), 2)
-        positions = torch.cat((state.positions[kept], positions))
+        old = slice(before - useful, before)
+        new = tuple(
+            torch.cat((buffer[:, :, old].to(fresh.dtype), fresh), 2) for buffer, fresh in zip(buffers, new, strict=True)
+        )
+        positions = torch.cat((state.positions[old], positions))
     first = max(0, len(positions) - window + 1)  # of those that the next query will still see
-    _write(buffers, state.positions, 0, k[:, :, first:], v[:, :, first:], positions[first:])
+    _write(buffers, state.positions, 0, tuple(tensor[:, :, first:] for tensor in new), positions[first:])
     state.length = len(positions) - first
-    return k, v, positions
+    return new, positions
 
 
-def _write(buffers: tuple[Tensor, Tensor], places: Tensor, start: int, k: Tensor, v: Tensor, positions: Tensor) -> None:
+def _write(buffers: tuple[Tensor, ...], places: Tensor, start: int, new: tuple[Tensor, ...], positions: Tensor) -> None:
     end = start + len(positions)
-    buffers[0][:, :, start:end] = k
-    buffers[1][:, :, start:end] = v
+    for buffer, fresh in zip(buffers, new, strict=True):
+        buffer[:, :, start:end] = fresh
     places[start:end] = positions

@@ -1,4 +1,4 @@
-"""Talking-heads attention: a worked plugin, complete with positions, a window-free cache and decoding.
+"""Talking-heads attention: a worked plugin, complete with positions, a cache and decoding.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/talking_heads.json), or on the command line:
 
@@ -47,7 +47,7 @@ class TalkingHeadsAttention(Attention):
         heads = self.qkv(x).view(batch, time, 3 * self.n_heads, self.head_dim).transpose(1, 2)
         q, k, v = heads.chunk(3, dim=1)
         q, k = ctx.position.rotate(q, k, ctx.positions)
-        k, v, k_positions = remember(state, k, v, ctx.positions)
+        (k, v), k_positions = remember(state, (k, v), ctx.positions)
         scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)  # [B, H, T, S]
         if self.logit_mix is not None:
             scores = torch.einsum("gh,bhts->bgts", self.logit_mix, scores)
@@ -61,4 +61,4 @@ class TalkingHeadsAttention(Attention):
         return self.out((weights @ v).transpose(1, 2).reshape(batch, time, -1))
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        return new_cache(batch, self.n_heads, (self.head_dim, self.head_dim), capacity, None, device, dtype)
+        return new_cache(batch, 2 * [(self.n_heads, self.head_dim)], capacity, None, device, dtype)

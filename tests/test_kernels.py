@@ -92,31 +92,34 @@ def test_remember_returns_every_key_that_a_query_can_see(window: int | None, len
     total = sum(lengths)
     random = torch.Generator().manual_seed(seed)
     keys, values = torch.randn(2, 3, total, 4, generator=random), torch.randn(2, 3, total, 5, generator=random)
-    state = new_cache(2, 3, (4, 5), total, window, CPU, torch.float32)
+    state = new_cache(2, [(3, 4), (3, 5), (1, 2)], total, window, CPU, torch.float32)
+    latents = torch.randn(2, 1, total, 2, generator=random)
     start = 0
     for length in lengths:
         positions = torch.arange(start, start + length)
         part = slice(start, start + length)
-        k, v, places = remember(state, keys[:, :, part], values[:, :, part], positions, window)
+        new = (keys[:, :, part], values[:, :, part], latents[:, :, part])
+        (k, v, latent), places = remember(state, new, positions, window)
         oldest = 0 if window is None else max(0, start - window + 1)
         assert torch.equal(places, torch.arange(oldest, start + length))
         assert torch.equal(k, keys[:, :, oldest : start + length])
         assert torch.equal(v, values[:, :, oldest : start + length])
+        assert torch.equal(latent, latents[:, :, oldest : start + length])
         start += length
 
 
 def test_a_window_bounds_the_memory() -> None:
-    bounded = new_cache(1, 1, (8, 8), 10_000, 16, CPU, torch.float32)
-    assert bounded.tensors["k"].shape[2] == 32
-    assert new_cache(1, 1, (8, 8), 10_000, None, CPU, torch.float32).nbytes == 2 * 10_000 * 8 * 4
+    bounded = new_cache(1, [(1, 8)], 10_000, 16, CPU, torch.float32)
+    assert bounded.tensors["0"].shape[2] == 32
+    assert new_cache(1, [(1, 8), (1, 8)], 10_000, None, CPU, torch.float32).nbytes == 2 * 10_000 * 8 * 4
 
 
 def test_more_tokens_than_a_state_has_room_for_are_refused() -> None:
-    state = new_cache(1, 1, (2, 2), 3, None, CPU, torch.float32)
+    state = new_cache(1, [(1, 2), (1, 2)], 3, None, CPU, torch.float32)
     k = torch.zeros(1, 1, 2, 2)
-    remember(state, k, k, torch.arange(2))
+    remember(state, (k, k), torch.arange(2))
     with pytest.raises(ValueError, match="room for 3 tokens, 2 are there and 2 more came"):
-        remember(state, k, k, torch.arange(2, 4))
+        remember(state, (k, k), torch.arange(2, 4))
 
 
 def test_the_window_counts_the_query_itself() -> None:

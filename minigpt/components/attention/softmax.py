@@ -47,7 +47,7 @@ class SoftmaxAttention(Attention):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = ctx.position.rotate(q, k, ctx.positions)
-        k, v, k_positions = remember(state, k, v, ctx.positions, self.window)
+        (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
         mixed = attend(
             q,
             k,
@@ -61,5 +61,5 @@ class SoftmaxAttention(Attention):
         return self.out(mixed.transpose(1, 2).reshape(batch, time, -1))
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        head_dims = (self.head_dim, self.head_dim)
-        return new_cache(batch, self.n_kv_heads, head_dims, capacity, self.window, device, dtype)
+        shapes = 2 * [(self.n_kv_heads, self.head_dim)]  # keys and values
+        return new_cache(batch, shapes, capacity, self.window, device, dtype)
