@@ -146,11 +146,11 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         return _synthetic(splits, splits.train, splits.val, block_size)
     if not isinstance(splits.train, str) or not isinstance(splits.val, str):
         raise DataError(f"data: {experiment.data.name} gives text for one split and Sequences for the other")
-    tokenizer = experiment.tokenizer.at("tokenizer").build()
     if learned is None:
+        tokenizer = experiment.tokenizer.at("tokenizer").build()
         tokenizer.fit(splits.train if tokenizer.fits_on == "train" else splits.train + splits.val)
     else:
-        tokenizer.from_json(learned)
+        tokenizer = restore_tokenizer(experiment, learned)
     train, val = (_encode(tokenizer, text, name) for text, name in ((splits.train, "training"), (splits.val, "validation")))
     for ids, name, least in ((train, "training", block_size + 1), (val, "validation", 2)):
         if len(ids) < least:
@@ -165,6 +165,20 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         tokenizer.decode(val[:1].tolist()).encode("utf-8", "surrogatepass")
     )
     return Corpus(TokenStream(train), TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes)
+
+
+def restore_tokenizer(experiment: Experiment, learned: dict[str, Any]) -> Tokenizer:
+    """The experiment's tokenizer with what it had learned.
+
+    Raises:
+        TokenizerError: That is damaged.
+    """
+    tokenizer = experiment.tokenizer.at("tokenizer").build()
+    try:
+        tokenizer.from_json(learned)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise TokenizerError(f"what the tokenizer learned is damaged: {type(error).__name__}: {error}") from error
+    return tokenizer
 
 
 def tokenizer_fingerprint(corpus: Corpus) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from minigpt.contracts import Tokenizer
-from minigpt.errors import ExperimentError, RunError, TokenizerError
+from minigpt.errors import DivergedError, ExperimentError, RunError, TokenizerError
 from minigpt.experiment import SamplingSection
 from minigpt.model import GPT
 from minigpt.problems import problems_of
@@ -59,6 +59,9 @@ def sample_ids(
         sampling: Temperature and filters.
         num_samples: Continuations; each depends on the seed and its own number only.
         seed: Of the draws.
+
+    Raises:
+        DivergedError: The model gives logits that are not finite.
     """
     block_size, device = model.dims.block_size, model.embedding.weight.device
     generators = [torch.Generator().manual_seed(_stream_seed(seed, number)) for number in range(num_samples)]
@@ -74,6 +77,8 @@ def sample_ids(
                         pending = history[:, -max(1, block_size // 2) :]
                     state = model.new_state(num_samples, block_size)
                 last = model.logits(model.hidden(pending, state)[0][:, -1:])[:, -1].float().cpu()
+                if not torch.isfinite(last).all():
+                    raise DivergedError("the model's logits are not finite: its training diverged")
                 rows = zip(filtered(last, sampling), generators, strict=True)
                 ids = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
                 pending = ids.to(device)

@@ -63,6 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(3 if isinstance(error, DivergedError) else 2)
-    except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away: `minigpt list | head`
+            sys.stderr.close()
+            sys.exit(0)
+        # A full disk, a folder that may not be written: the machine's, and the user's to mend.
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)

@@ -41,16 +41,16 @@ class LiveObserver:
 
     def note(self, text: str) -> None:
         """Print it above the display."""
-        self.console.print(f"[yellow]{text}[/yellow]")
+        self.console.print(Text(text, style="yellow"))
 
     def begin(self, plan: Plan) -> None:
         """Print the plan and start drawing."""
         self.plan, self.pace = plan, Pace(plan)
         self.val_loss: float | None = None
         title, *others = plan.lines()
-        self.console.print(f"[bold]{title}[/bold]")
+        self.console.print(Text(title, style="bold"))
         for line in others:
-            self.console.print(f"[dim]{line}[/dim]")
+            self.console.print(Text(line, style="dim"))
         self.training = self.bar.add_task("training", total=plan.max_iters, completed=plan.first_step, figures="")
         self.evaluation = self.bar.add_task("evaluating", total=1, visible=False, figures="")
         self.live = Live(self.bar, console=self.console, refresh_per_second=4)

@@ -36,13 +36,8 @@ def run(
     loaded = load(experiment, overrides, plugin, no_plugins)
 
     from minigpt.cli.display import observer_for_terminal, report
-    from minigpt.run import RunFolder
     from minigpt.training import train
 
-    if fresh:
-        kept = RunFolder.of(loaded, out).set_aside()
-        if kept:
-            typer.echo(f"the run that was there is kept as {kept}")
-    report(
-        train(loaded, out=out, minutes=minutes, device=device, threads=threads, observer=observer_for_terminal()), experiment
-    )
+    observer = observer_for_terminal()
+    outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
+    report(outcome, experiment)

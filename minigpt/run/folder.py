@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from minigpt.contracts import Tokenizer
+from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model
@@ -63,11 +64,14 @@ class RunFolder:
         write_json(self.path / "experiment.json", document)  # last: a folder with this file is a run
 
     def _copy_plugins(self, files: Sequence[str]) -> list[str]:
+        names = [Path(file).name for file in files]
+        for name in names:
+            if names.count(name) > 1:
+                raise RunError(f"two plugins are named {name}; rename one of them")
+        shutil.rmtree(self.path / "plugins", ignore_errors=True)  # of a beginning that was cut short
         copies = []
         for file in map(Path, files):
             target = self.path / "plugins" / file.name
-            if target.exists():
-                raise RunError(f"two plugins are named {file.name}; rename one of them")
             target.parent.mkdir(exist_ok=True)
             if file.is_dir():
                 shutil.copytree(file, target, ignore=shutil.ignore_patterns("__pycache__"))
@@ -103,12 +107,20 @@ class RunFolder:
         return load_experiment(self.path / "experiment.json", allow_plugins=allow_plugins)
 
     def provenance(self) -> dict[str, Any]:
-        """What was recorded when the run began."""
-        return dict(self._json("provenance.json"))
+        """What was recorded when the run began.
+
+        Raises:
+            RunError: It cannot be read, or is not all there.
+        """
+        recorded = self._json("provenance.json")
+        missing = {"versions", "machine", "precision", "data", "core", "components"} - set(recorded)
+        if missing:
+            raise RunError(f"{self.path / 'provenance.json'} is damaged: it lacks {', '.join(sorted(missing))}")
+        return recorded
 
     def learned(self) -> dict[str, Any] | None:
         """What the tokenizer learned; None for a synthetic task."""
-        return dict(self._json("tokenizer.json")) if (self.path / "tokenizer.json").is_file() else None
+        return self._json("tokenizer.json") if (self.path / "tokenizer.json").is_file() else None
 
     def rows(self) -> list[dict[str, Any]]:
         """All metrics, in order; a torn last line (the machine went down) is left out."""
@@ -117,11 +129,14 @@ class RunFolder:
         lines = self.metrics.read_text("utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def _json(self, name: str) -> Any:
+    def _json(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads((self.path / name).read_text("utf-8"))
+            value = json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / name} cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise RunError(f"{self.path / name} is damaged: found {type(value).__name__}; allowed: an object")
+        return value
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -186,10 +201,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     if found is None:
         raise RunError(f"{run.path} has no checkpoint yet; go on with: minigpt resume {run.path}")
     learned = run.learned()
-    tokenizer = None
-    if learned is not None:
-        tokenizer = experiment.tokenizer.at("tokenizer").build()
-        tokenizer.from_json(learned)
+    tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     model = build_model(experiment, run.provenance()["data"]["vocab_size"])
     found.load_weights(model)
     return OpenRun(experiment, model.eval(), tokenizer, found)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from minigpt.data import Corpus
+from minigpt.errors import RunError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
 from minigpt.training.precision import autocast
@@ -62,10 +63,17 @@ class GrowingFile:
     Args:
         path: Made if it is not there.
         length: What precedes belongs to the steps done; what follows is cut off.
+
+    Raises:
+        RunError: The file has lost some of it.
     """
 
     def __init__(self, path: Path, length: int):
         path.touch()
+        if path.stat().st_size < length:
+            raise RunError(
+                f"{path} is shorter than the checkpoint says: {path.stat().st_size:,} of {length:,} bytes are left"
+            )
         os.truncate(path, length)
         self._file = path.open("ab")
 

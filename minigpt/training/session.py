@@ -35,6 +35,7 @@ def train(
     minutes: float | None = None,
     device: str = "auto",
     threads: int | None = None,
+    fresh: bool = False,
     observer: Observer | None = None,
 ) -> Outcome:
     """Train an experiment from the beginning.
@@ -45,6 +46,7 @@ def train(
         minutes: Fit max_iters, and with it the schedule, to this much time from the speed measured on this machine.
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: Of the CPU; None leaves torch's choice.
+        fresh: Rename a run that is there already, and begin anew; False refuses.
         observer: Told of the progress; None prints plain lines.
 
     Returns:
@@ -57,7 +59,8 @@ def train(
     """
     observer = observer or PlainObserver()
     run = RunFolder.of(experiment, out)
-    _refuse_existing(run)
+    if not fresh:
+        _refuse_existing(run)
     where, precision = _machine(experiment.training.precision, device, threads)
     corpus = load_corpus(experiment).to(where)
     if corpus.tokenizer is not None:
@@ -69,6 +72,9 @@ def train(
         observer.note(f"{minutes:g} min here are {count(fitted, 'update')}: training.max_iters={fitted}")
         section = experiment.training.model_copy(update={"max_iters": fitted})
         experiment = experiment.model_copy(update={"training": section})
+    kept = run.set_aside() if fresh else None
+    if kept:
+        observer.note(f"the run that was there is kept as {kept}")
     with run.locked():
         _refuse_existing(run)
         run.begin(experiment, corpus.tokenizer, provenance(experiment, corpus, device=where, precision=precision))

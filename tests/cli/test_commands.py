@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -223,6 +224,39 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     assert "blocks.0 " in out
     assert "blocks.1 " in out
     assert "a stand-in; use --vocab-size" in " ".join(out.split()), "the corpus is not here"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("experiment.json", "{", "experiment.json: not JSON"),
+        ("provenance.json", "[]", "provenance.json is damaged: found list; allowed: an object"),
+        ("provenance.json", "{}", "provenance.json is damaged: it lacks components, core, data"),
+        ("provenance.json", "\0", "provenance.json cannot be read"),
+        ("tokenizer.json", "{}", "what the tokenizer learned is damaged: KeyError: 'code_points'"),
+        ("tokenizer.json", '{"code_points": [-1]}', "what the tokenizer learned is damaged: OverflowError"),
+        ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint says: 0 of"),
+    ],
+)
+def test_a_damaged_run_folder_is_answered_with_a_line(
+    file: str, content: str, message: str, minigpt: Command, trained: Path
+) -> None:
+    (trained / file).write_text(content)
+    last = json.loads((trained / "checkpoints/step-00000004/state.json").read_text())
+    assert last["progress"]["step"] == 4
+    shutil.rmtree(trained / "checkpoints/step-00000004")  # so that there is something to resume
+    command = ["resume", trained] if file == "metrics.jsonl" else ["generate", trained, "ROMEO", "--checkpoint", "last"]
+    code, _, err = minigpt(*command)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) <= 2
+
+
+def test_a_place_that_cannot_be_written_is_told(minigpt: Command, corpus: list[str]) -> None:
+    Path("in-the-way").write_text("")
+    code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, "--out", "in-the-way")
+    assert code == 2
+    assert re.search(r"^error: in-the-way\S*: (Not a directory|File exists)$", err, re.MULTILINE)
 
 
 def test_show_knows_a_runs_vocabulary(minigpt: Command, trained: Path) -> None:
