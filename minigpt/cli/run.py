@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ def run(
     if seed is not None:
         overrides.append(f"seed={seed}")
     if name is not None:
-        overrides.append(f"name={name}")
+        overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
     loaded = load(experiment, overrides, plugin, no_plugins)
 
     from minigpt.cli.display import observer_for_terminal, report
