@@ -55,16 +55,19 @@ def load_file(path: Path) -> Plugin:
     if not source.is_file():
         raise PluginError(f"there is no plugin file {path}")
     digest = fingerprint(path)
-    if digest in _loaded:
-        return _loaded[digest]
+    known = _loaded.get(digest)
+    if known and all(REGISTRY.has(*label.split("/", 1)) for label in known.registered):
+        return known
     with REGISTRY.undo_on_error():
         outdated = [key for key, plugin in _loaded.items() if plugin.path == path]
         for label in (label for key in outdated for label in _loaded[key].registered):
-            REGISTRY.remove(REGISTRY.entry(*label.split("/", 1)))
-        before = _names()
-        _execute(path, source, f"{FILE_PACKAGE}.{path.stem.replace('.', '_')}_{digest[:12]}")
-        registered = tuple(sorted(_names() - before))
+            REGISTRY.remove(*label.split("/", 1))
+        before = _registered()
+        module_name = f"{FILE_PACKAGE}.{path.stem.replace('.', '_')}_{digest[:12]}"
+        _execute(path, source, module_name)
+        registered = tuple(sorted(label for label, cls in _registered().items() if before.get(label) is not cls))
         if not registered:
+            _unload(module_name)
             raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
     for key in outdated:
         del _loaded[key]
@@ -144,8 +147,9 @@ def combined_fingerprint(paths: Iterable[Path]) -> str:
     return hashlib.sha256("".join(map(fingerprint, paths)).encode()).hexdigest()
 
 
-def _names() -> set[str]:
-    return {f"{family.name}/{entry.name}" for family in REGISTRY.families() for entry in REGISTRY.entries(family.name)}
+def _registered() -> dict[str, type]:
+    entries = (entry for family in REGISTRY.families() for entry in REGISTRY.entries(family.name))
+    return {f"{entry.family}/{entry.name}": entry.cls for entry in entries}
 
 
 # ------------------------------------------------------------------------------------- what to do about unknown names

@@ -18,7 +18,7 @@ may itself be a component: annotate it with the alias of its family (`NormSpec`)
 from __future__ import annotations
 
 import contextlib
-import typing
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -42,42 +42,63 @@ class Spec(Generic[T_co]):
         family: Such as `attention`.
         name: Such as `gqa`.
         params: Every keyword argument of its constructor, defaults filled in, nested components as Specs.
+        cls: The class of that name when the spec was made: a plugin that is edited later does not change it.
         where: Path in the experiment, for error messages.
     """
 
     family: str
     name: str
     params: Mapping[str, Any]
+    cls: type[T_co] = field(compare=False, repr=False)
     where: str = field(default="", compare=False)
 
     def build(self, *received: Any) -> T_co:
         """Construct the component; `received` is what its family hands over (`dims`, a width, …).
 
         Raises:
-            ExperimentError: The constructor refused the combination with a ValueError.
+            ExperimentError: The constructor refused the combination with a ValueError, or a plugin's failed otherwise.
         """
         try:
-            return typing.cast(T_co, REGISTRY.entry(self.family, self.name).cls(*received, **self.params))
+            return self.cls(*received, **self.params)
+        except ExperimentError:
+            raise
         except ValueError as error:
             raise ExperimentError([Problem((self.where or self.family,), f"{self.name}: {error}")]) from error
+        except Exception as error:  # a stranger's constructor may raise anything; ours may not
+            if self.cls.__module__.startswith("minigpt."):
+                raise
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{self.name}: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+            raise ExperimentError([Problem((self.where or self.family,), text)]) from error
 
     def at(self, where: str) -> Spec[T_co]:
         """The same spec, told where in the experiment it and its nested components stand."""
-        params = {
-            key: value.at(f"{where}.{key}") if isinstance(value, Spec) else value for key, value in self.params.items()
-        }
-        return replace(self, params=params, where=where)
+        return replace(self, params=_located_at(dict(self.params), where), where=where)
 
     def nested(self) -> Iterator[Spec[Any]]:
         """This spec and every component among its parameters, depth first."""
         yield self
-        for value in self.params.values():
+        pending = list(self.params.values())
+        while pending:
+            value = pending.pop(0)
             if isinstance(value, Spec):
                 yield from value.nested()
+            elif isinstance(value, list | tuple | dict):
+                pending += value.values() if isinstance(value, dict) else value
 
     def to_json(self) -> dict[str, Any]:
         """`{"name": ..., **params}`, as it would stand in an experiment file."""
         return {"name": self.name, **{key: _to_json(value) for key, value in self.params.items()}}
+
+
+def _located_at(value: Any, where: str) -> Any:
+    if isinstance(value, Spec):
+        return value.at(where)
+    if isinstance(value, dict):
+        return {key: _located_at(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_located_at(item, f"{where}[{index}]") for index, item in enumerate(value))
+    return value
 
 
 def _to_json(value: Any) -> Any:
@@ -160,7 +181,7 @@ class Registry:
         def decorate(cls: type[T]) -> type[T]:
             entry = entry_of(self.family(family), name, cls)
             taken = self._entries[family].get(name)
-            if taken:
+            if taken and not _is_new_version(taken, entry):
                 raise RegistryError(
                     f'{family} "{name}" is registered twice: by {taken.place} and by {entry.place}; rename one of them'
                 )
@@ -189,9 +210,13 @@ class Registry:
         self.family(family)
         return sorted(self._entries[family].values(), key=lambda entry: entry.name)
 
-    def remove(self, entry: Entry) -> None:
-        """Forget a component (a plugin file that is read again after an edit)."""
-        self._entries[entry.family].pop(entry.name, None)
+    def has(self, family: str, name: str) -> bool:
+        """Whether a component is registered."""
+        return name in self._entries.get(family, {})
+
+    def remove(self, family: str, name: str) -> None:
+        """Forget a component, if it is there (a plugin file that is read again after an edit)."""
+        self._entries[family].pop(name, None)
 
     def resolve(self, family: str, value: Any) -> Spec[Any]:
         """Turn `"gqa"`, `{"name": "gqa", "n_kv_heads": 2}` or a Spec into a complete Spec.
@@ -214,7 +239,8 @@ class Registry:
             entry = self.entry(family, name)
         except RegistryError as error:
             raise ExperimentError([Problem((), str(error))]) from error
-        return Spec(family, entry.name, entry.validate({key: item for key, item in value.items() if key != "name"}))
+        params = entry.validate({key: item for key, item in value.items() if key != "name"})
+        return Spec(family, entry.name, params, entry.cls)
 
     @contextlib.contextmanager
     def undo_on_error(self) -> Iterator[None]:
@@ -234,6 +260,17 @@ class Registry:
             yield
         finally:
             self._entries = before
+
+
+def _is_new_version(old: Entry, new: Entry) -> bool:
+    """A notebook cell run again, or another version of the same plugin file (a run's own copy of it)."""
+    if old.cls.__qualname__ != new.cls.__qualname__:
+        return False
+    modules = (old.cls.__module__, new.cls.__module__)
+    if modules == ("__main__", "__main__"):
+        return True
+    from_files = all(module.startswith("minigpt_plugins.") for module in modules)
+    return from_files and old.file is not None and new.file is not None and old.file.name == new.file.name
 
 
 REGISTRY = Registry()

@@ -1,6 +1,6 @@
 """Checkpoints: weights and training state as safetensors and JSON. No pickle.
 
-A checkpoint is a folder `step-00000250/` with
+A checkpoint is a folder `step-00000250/` (`step-00000250.1/` if that step is saved once more: none is ever overwritten) with
 
     model.safetensors    weights
     optimizer.safetensors, state.json    the optimizer's state_dict, tensors apart from the rest, and the progress
@@ -12,6 +12,7 @@ It is written under a temporary name, synced, then renamed. `best` and `last` ar
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from minigpt.errors import CheckpointError
 from minigpt.run.durable import sync_file, sync_folder, write_json, write_text
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_NAME = re.compile(r"step-\d{8,}")
+_NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,24 @@ class Checkpoint:
     progress: Progress
     notes: tuple[str, ...] = ()
 
+    def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the state back into an optimizer, to the bit: torch's own loading casts it to the parameters' dtype.
+
+        Raises:
+            CheckpointError: It is another optimizer's.
+        """
+        try:
+            optimizer.load_state_dict(self.optimizer)
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.path} holds the state of another optimizer: {error}") from error
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, saved in self.optimizer["state"].items():
+            parameter = parameters[index]
+            for name, value in saved.items():
+                if isinstance(value, Tensor):
+                    there = optimizer.state[parameter][name].device
+                    optimizer.state[parameter][name] = value.to(there, copy=True)
+
     def load_weights(self, model: nn.Module) -> None:
         """Put the weights into a model.
 
@@ -104,38 +123,56 @@ def save(
         spare: How many older ones to keep beside `best` and `last`, should a disk damage those.
     """
     root.mkdir(parents=True, exist_ok=True)
-    target = root / f"step-{progress.step:08d}"
+    stem = f"step-{progress.step:08d}"
+    names = itertools.chain([stem], (f"{stem}.{number}" for number in itertools.count(1)))
+    target = next(root / name for name in names if not (root / name).exists())
     temporary = root / f".{target.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     tensors: dict[str, Tensor] = {}
     packed = pack(optimizer.state_dict(), tensors)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary / _FILES[0]
-    )
+    weights = {name: _alone(tensor) for name, tensor in model.state_dict().items()}
+    save_file(weights, temporary / _FILES[0])
     save_file(tensors, temporary / _FILES[1])
     write_json(temporary / _FILES[2], {"progress": asdict(progress), "optimizer": packed})
     write_json(temporary / "manifest.json", {name: _digest(temporary / name) for name in _FILES})
     for name in _FILES[:2]:
         sync_file(temporary / name)
     sync_folder(temporary)
-    if target.exists():  # saved at this step before, by a sitting that was stopped here: move, never overwrite
-        shutil.rmtree(root / f".{target.name}.old", ignore_errors=True)
-        os.replace(target, root / f".{target.name}.old")
     os.replace(temporary, target)
     sync_folder(root)
-    write_text(root / "last", target.name + "\n")
-    if best:
+    if best:  # before `last`: a run that resumes from there must not miss its best
         write_text(root / "best", target.name + "\n")
-    _prune(root, spare)
+    write_text(root / "last", target.name + "\n")
+    _prune(root, target, spare)
     return target
 
 
-def _prune(root: Path, spare: int) -> None:
+def _alone(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that shares memory with no other: safetensors saves no tensors that do."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _prune(root: Path, saved: Path, spare: int) -> None:
+    """Keep what is pointed at, and of what was saved before it the newest; later steps are of a history that was left."""
     kept = {_pointed_at(root, name) for name in ("best", "last")}
-    others = sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.name not in kept), reverse=True)
-    for path in [*others[spare:], *root.glob(".step-*.old"), *root.glob(".step-*.new")]:
+    others = [path for path in _checkpoints(root) if path.name not in kept]
+    before = [path for path in others if _order(path) < _order(saved)]
+    later = [path for path in others if _order(path) > _order(saved)]
+    for path in [*before[spare:], *later, *root.glob(".step-*.new")]:
         shutil.rmtree(path)
+
+
+def _order(path: Path) -> tuple[int, int]:
+    name = _NAME.fullmatch(path.name)
+    assert name is not None
+    return int(name[1]), int(name[2] or 0)
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    """All there are, the newest first."""
+    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name)] if root.is_dir() else []
+    return sorted(found, key=_order, reverse=True)
 
 
 def load(root: Path, which: str = "last") -> Checkpoint | None:
@@ -150,20 +187,23 @@ def load(root: Path, which: str = "last") -> Checkpoint | None:
     Raises:
         CheckpointError: What was asked for is not there, or all there is is damaged.
     """
-    if which.isdigit():
-        name: str | None = f"step-{int(which):08d}"
-        if not (root / str(name)).is_dir():
-            steps = ", ".join(str(step) for step in available(root)) or "none"
+    there = _checkpoints(root)
+    if re.fullmatch("[0-9]+", which):
+        name = next((path.name for path in there if _order(path)[0] == int(which)), None)
+        if name is None:
+            steps = ", ".join(map(str, available(root))) or "none"
             raise CheckpointError(f"{root} has no checkpoint of step {which}; there are: {steps}")
     else:
         name = _pointed_at(root, which)
-    if name is None and not available(root):
+    if not there:
         return None
+    notes: list[str] = []
+    if which == "best" and name is None:
+        name = _pointed_at(root, "last")
+        notes.append("no evaluation has been made yet: this is the last checkpoint")
     candidates = [name] if name else []
     if which == "last":
-        older = sorted((f"step-{step:08d}" for step in available(root)), reverse=True)
-        candidates += [other for other in older if other not in candidates]
-    notes: list[str] = []
+        candidates += [path.name for path in there if path.name not in candidates]
     for candidate in candidates:
         try:
             found = _read(root / candidate)
@@ -177,8 +217,7 @@ def load(root: Path, which: str = "last") -> Checkpoint | None:
 
 def available(root: Path) -> list[int]:
     """Steps of the checkpoints that are there."""
-    names = [path.name for path in root.iterdir()] if root.is_dir() else []
-    return sorted(int(name.removeprefix("step-")) for name in names if _NAME.fullmatch(name))
+    return sorted({_order(path)[0] for path in _checkpoints(root)})
 
 
 def _pointed_at(root: Path, pointer: str) -> str | None:
@@ -218,8 +257,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     """
     if isinstance(value, Tensor):
         key = str(len(tensors))
-        # clone: safetensors refuses tensors that share memory, and views of a larger one
-        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensors[key] = _alone(value)
         return {"tensor": key}
     if isinstance(value, dict):
         return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}

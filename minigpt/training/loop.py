@@ -88,7 +88,7 @@ class Trainer:
         self.progress = Progress()
         if start is not None:
             start.load_weights(model)
-            self.optimizer.load_state_dict(start.optimizer)
+            start.load_optimizer(self.optimizer)
             self.progress = start.progress
         self.row = self.progress.pending  # the last update's record, until it is complete and written
         self.stop_signal: int | None = None
@@ -128,6 +128,10 @@ class Trainer:
         began = time.perf_counter()
         torch.manual_seed(stream_seed(self.experiment.seed, step, _UPDATE))
         factor = self.schedule.factor(step)
+        if not (math.isfinite(factor) and factor >= 0):
+            raise DivergedError(
+                f"training.schedule: the factor of update {step + 1} is {factor}; it must be finite, 0 or more"
+            )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         batch = train_batch(self.corpus, self.experiment, step)
@@ -136,9 +140,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             what = "gradient" if math.isfinite(loss) else "loss"
             raise DivergedError(
-                f"the {what} of update {step + 1} is not finite (loss {loss}, gradient norm {norm}): training diverged; "
-                f"the last checkpoint in {self.run.checkpoints} is sound. Usually a lower learning_rate helps, "
-                "a longer warm-up, or training.grad_clip"
+                f"the {what} of update {step + 1} is not finite (loss {loss}, gradient norm {norm}): {self._advice()}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -162,6 +164,11 @@ class Trainer:
             "tokens_per_second": round(tokens / seconds, 1),
         }
 
+    def _advice(self) -> str:
+        steps = checkpoint.available(self.run.checkpoints)
+        sound = f"the checkpoint of step {steps[-1]} is sound" if steps else "there is no checkpoint yet"
+        return f"training diverged; {sound}. Usually a lower learning_rate helps, a longer warm-up, or training.grad_clip"
+
     def _wall(self) -> float:
         now = time.perf_counter()
         passed, self.last_time = now - self.last_time, now
@@ -178,6 +185,8 @@ class Trainer:
         if due:
             row = {**row, **evaluate(self.model, self.corpus, self.experiment, self.precision, self._evaluating)}
             self.val_loss = row["val_loss"]
+            if not math.isfinite(self.val_loss):
+                raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")
             best = self.progress.best_val_loss is None or row["val_loss"] < self.progress.best_val_loss
             self.sample = self._draw()
             if self.sample is not None:

@@ -107,14 +107,70 @@ def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) ->
     save(tmp_path, 3)
     with pytest.raises(CheckpointError, match="has no checkpoint of step 4; there are: 3"):
         checkpoint.load(tmp_path, "4")
-    with pytest.raises(CheckpointError, match='names no "best" checkpoint'):
-        checkpoint.load(tmp_path, "best")
+    with pytest.raises(CheckpointError, match='names no "worst" checkpoint'):
+        checkpoint.load(tmp_path, "worst")
+
+
+def test_before_the_first_evaluation_the_last_stands_in_for_the_best(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    found = checkpoint.load(tmp_path, "best")
+    assert found is not None
+    assert found.progress.step == 3
+    assert found.notes == ("no evaluation has been made yet: this is the last checkpoint",)
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_a_sound_one(tmp_path: Path) -> None:
+    for step in (6, 8):
+        save(tmp_path, step)
+    (tmp_path / "step-00000008" / "model.safetensors").write_bytes(b"")
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.progress.step == 6
+    save(tmp_path, 7)
+    assert checkpoint.available(tmp_path) == [6, 7]
+
+
+def test_an_optimizers_state_keeps_its_dtypes(tmp_path: Path) -> None:
+    lm, optimizer = trained()
+    parameter = next(lm.parameters())
+    kinds = (torch.bfloat16, torch.int64, torch.float64)
+    for dtype in kinds:
+        optimizer.state[parameter][str(dtype)] = torch.full(parameter.shape, 3).to(dtype)
+    checkpoint.save(tmp_path, lm, optimizer, Progress(step=1), best=True)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    other_model, other = trained(1)
+    found.load_optimizer(other)
+    state = other.state[next(other_model.parameters())]
+    assert [state[str(dtype)].dtype for dtype in kinds] == list(kinds)
+    assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    lm = model()
+    with pytest.raises(CheckpointError, match="holds the state of another optimizer"):
+        found.load_optimizer(torch.optim.AdamW(list(lm.parameters())[:2]))
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    lm = model(n_layers=2)
+    lm.blocks[1].ffn.into.weight = lm.blocks[0].ffn.into.weight
+    checkpoint.save(tmp_path, lm, torch.optim.AdamW(lm.parameters()), Progress(step=1), best=True)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    found.load_weights(lm)
+    assert lm.blocks[1].ffn.into.weight is lm.blocks[0].ffn.into.weight
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 3, seed=0)
-    save(tmp_path, 3, seed=1)
-    found = checkpoint.load(tmp_path)
+    assert save(tmp_path, 3, seed=1).name == "step-00000003.1", "never over the one that is there"
+    for which in ("last", "3"):
+        found = checkpoint.load(tmp_path, which)
+        assert found is not None
     assert found is not None
     assert torch.equal(found.weights["embedding.weight"], trained(1)[0].state_dict()["embedding.weight"])
 
