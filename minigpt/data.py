@@ -145,7 +145,8 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
     if isinstance(splits.train, Sequences) and isinstance(splits.val, Sequences):
         return _synthetic(splits, splits.train, splits.val, block_size)
     if not isinstance(splits.train, str) or not isinstance(splits.val, str):
-        raise DataError(f"data: {experiment.data.name} gives text for one split and Sequences for the other")
+        kinds = f"{type(splits.train).__name__} for training and {type(splits.val).__name__} for validation"
+        raise DataError(f"data: {experiment.data.name} gives {kinds}; allowed: text for both, or Sequences for both")
     if learned is None:
         tokenizer = experiment.tokenizer.at("tokenizer").build()
         tokenizer.fit(splits.train if tokenizer.fits_on == "train" else splits.train + splits.val)
@@ -193,7 +194,12 @@ def _encode(tokenizer: Tokenizer, text: str, name: str) -> Int[Tensor, " tokens"
         ids = tokenizer.encode(text)
     except TokenizerError as error:
         raise TokenizerError(f"the {name} split: {error}") from error
-    return torch.from_numpy(np.asarray(ids, dtype=np.int32))
+    ids = np.asarray(ids)
+    if len(ids) and not (ids.min() >= 0 and ids.max() < tokenizer.vocab_size):
+        raise TokenizerError(
+            f"the {name} split: ids from {ids.min()} to {ids.max()}, where the vocab_size is {tokenizer.vocab_size}"
+        )
+    return torch.from_numpy(ids.astype(np.int32))
 
 
 def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int) -> Corpus:
@@ -211,9 +217,10 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
         tensors = (torch.from_numpy(np.asarray(array)) for array in (rows.tokens, rows.targets, rows.mask))
         places.append(TokenRows(*tensors))
     largest = 1 + max(int(max(rows.tokens.max(), rows.targets.max())) for rows in (train, val))
+    smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
     vocab_size = splits.vocab_size or largest
-    if largest > vocab_size:
-        raise DataError(f"data: an id of {largest - 1} where vocab_size is {vocab_size}")
+    if smallest < 0 or largest > vocab_size:
+        raise DataError(f"data: ids from {smallest} to {largest - 1}, and vocab_size is {vocab_size}")
     return Corpus(places[0], places[1], vocab_size, None, digest.hexdigest(), None)
 
 

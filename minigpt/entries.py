@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
-import json
 import re
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
 
-from minigpt.errors import ExperimentError, Problem, RegistryError, listing
+from minigpt.errors import ExperimentError, RegistryError, listing
 from minigpt.paths import absolute, mentions_path
 from minigpt.problems import problems_of
 
@@ -61,12 +62,9 @@ class Entry:
         """
         located = {key: absolute(value) if key in self.path_params else value for key, value in raw.items()}
         try:
-            document = json.dumps(located, default=lambda spec: spec.to_json())
-            parsed = self.params.model_validate_json(document)
+            parsed = self.params.model_validate(located)
         except ValidationError as error:
             raise ExperimentError(problems_of(error, self.params)) from error
-        except (TypeError, ValueError) as error:
-            raise ExperimentError([Problem((), f"parameters must be JSON values: {error}")]) from error
         return {key: getattr(parsed, key) for key in self.params.model_fields}
 
 
@@ -148,7 +146,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
         if p.name not in hints:
             raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
         default = ... if p.default is p.empty else p.default
-        fields[p.name] = (hints[p.name], Field(default=default, description=descriptions.get(p.name)))
+        fields[p.name] = (_from_json(hints[p.name]), Field(default=default, description=descriptions.get(p.name)))
     config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True
     )
@@ -158,6 +156,22 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
         raise RegistryError(f"{place}: the constructor's annotations make no schema: {error}") from error
     path_params = frozenset(p.name for p in keyword if mentions_path(hints[p.name]))
     return params, path_params, descriptions
+
+
+def _from_json(annotation: Any) -> Any:
+    """JSON has lists and no tuples, texts and no enumerations: these alone are not read strictly."""
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return Annotated[annotation, Strict(False)]
+    parts = tuple(_from_json(part) for part in typing.get_args(annotation))
+    if parts == typing.get_args(annotation) and typing.get_origin(annotation) not in (tuple, set, frozenset):
+        return annotation
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return Annotated.__class_getitem__(parts)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[parts]  # noqa: UP007 - made at run time
+    rebuilt = origin[parts]
+    return Annotated[rebuilt, Strict(False)] if origin in (tuple, set, frozenset) else rebuilt
 
 
 def _args_in(doc: str) -> dict[str, str]:

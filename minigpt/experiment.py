@@ -77,10 +77,13 @@ class ModelSection(Section):
     )
 
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> ModelSection:
+    def _sizes_go_together(self) -> ModelSection:
         if self.head_dim is None and self.d_model % self.n_heads:
             text = f"n_heads {self.n_heads} does not divide d_model {self.d_model}; change one of them, or set head_dim"
             raise PydanticCustomError("component", "{text}", {"problems": [Problem(("n_heads",), text)], "text": text})
+        if len(self.layers) > self.n_layers:
+            text = f"a pattern of {len(self.layers)} layers, and the model has {self.n_layers}: the rest would never be used"
+            raise PydanticCustomError("component", "{text}", {"problems": [Problem(("layers",), text)], "text": text})
         return self
 
     def dims(self, vocab_size: int, layer: int = 0) -> Dims:

@@ -34,7 +34,7 @@ def attend(
     k_positions: Int[Tensor, " source"],
     *,
     window: int | None = None,
-    bias: Float[Tensor, "bias_heads time source"] | None = None,
+    bias: Float[Tensor, "*batch bias_heads time source"] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads time v_dim"]:
@@ -47,7 +47,7 @@ def attend(
         q_positions: Where the queries stand, ascending by one.
         k_positions: Where the keys stand, ascending by one; the very same tensor where nothing is remembered.
         window: A query sees itself and window - 1 positions before; None for all.
-        bias: Added to the scores after scaling.
+        bias: Added to the scores after scaling; with a batch axis where it depends on content.
         scale: Factor on the scores; None for 1/sqrt(head_dim).
         dropout: Rate at which attention weights are dropped (0 outside training).
     """
@@ -61,7 +61,8 @@ def attend(
         )
     mask = visible(q_positions, k_positions, window)
     if bias is not None:
-        mask = torch.where(mask, bias.to(q.dtype), -torch.inf)[None]
+        mask = torch.where(mask, bias.to(q.dtype), -torch.inf)
+        mask = mask if mask.ndim == 4 else mask[None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=grouped)
 
 
@@ -118,7 +119,7 @@ def remember(
     if state is None:
         return new, positions
     assert state.positions is not None, "a cache made by new_cache has positions"
-    buffers = tuple(state.tensors.values())
+    buffers = tuple(state.tensors[str(index)] for index in range(len(new)))  # a component may keep others beside them
     room, added, before = len(state.positions), len(positions), state.length
     useful = before if window is None else min(before, window - 1)  # what the oldest new query still sees
     if before + added <= room:
@@ -129,7 +130,7 @@ def remember(
         seen = slice(before - useful, state.length)
         kept = tuple(buffer[:, :, seen].to(fresh.dtype) for buffer, fresh in zip(buffers, new, strict=True))
         return kept, state.positions[seen]
-    if window is None:
+    if window is None or room < window:
         raise ValueError(f"the state has room for {room} tokens, {before} are there and {added} more came")
     if useful:
         old = slice(before - useful, before)

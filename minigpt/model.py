@@ -44,6 +44,8 @@ class GPT(nn.Module):
             self.position_of_layer.append(self._position_index(layer.position, chosen))
             self.blocks.append(block.build(section.dims(vocab_size, index), layer))
             self._check_hooks(index, layer.position)
+        limits = [self._position(index).max_positions for index in range(len(self.positions))]
+        self.max_positions = min((limit for limit in limits if limit is not None), default=None)
         needs_norm = self.blocks[-1].final_norm
         self.norm = section.norm.at("model.norm").build(section.d_model) if needs_norm else nn.Identity()
         self.head = None if section.tied_head else nn.Linear(section.d_model, vocab_size, bias=False)
@@ -58,7 +60,10 @@ class GPT(nn.Module):
     ) -> tuple[Float[Tensor, "batch time d_model"], list[Tensor]]:
         """What the head reads, and the auxiliary losses that components left."""
         start = 0 if state is None else state.length
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        end = start + tokens.shape[1]
+        if self.max_positions is not None and end > self.max_positions:
+            raise ValueError(f"position {end - 1} is asked for; the model's positions end at {self.max_positions - 1}")
+        positions = torch.arange(start, end, device=tokens.device)
         x = self.dropout(self._position(0).embed(self.embedding(tokens), positions))
         losses: list[Tensor] = []
         shared: dict[str, object] = {}
@@ -131,8 +136,8 @@ class GPT(nn.Module):
     def _check_hooks(self, index: int, spec: Spec[Position]) -> None:
         """A position that a mixer would ignore is an error, never a silent no-op."""
         needed = self._position(self.position_of_layer[index]).hooks - {"embed"}
-        for module in self.blocks[index].modules():
-            if isinstance(module, Attention) and not needed <= module.uses:
+        for module in _outermost_mixers(self.blocks[index]):
+            if not needed <= module.uses:
                 text = (
                     f"{type(module).__name__} (layer {index}) does not honour {listing(needed - module.uses)} of position "
                     f'"{spec.name}"; choose a position that it can use, such as "none"'
@@ -152,6 +157,15 @@ class GPT(nn.Module):
         for module in reversed(list(self.modules())):  # parts before the wholes that contain them
             if isinstance(module, Component):
                 module.init_weights()
+
+
+def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:
+    """A mixer made of mixers speaks for them."""
+    for child in module.children():
+        if isinstance(child, Attention):
+            yield child
+        else:
+            yield from _outermost_mixers(child)
 
 
 def build_model(experiment: Experiment, vocab_size: int) -> GPT:

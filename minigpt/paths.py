@@ -31,11 +31,13 @@ UserPath = Annotated[str, _PathMark()]
 
 
 def absolute(value: Any) -> Any:
-    """A path, or a list of paths, made absolute."""
+    """A path, or a list or an object of paths, made absolute."""
     if isinstance(value, list):
         return [absolute(item) for item in value]
+    if isinstance(value, dict):
+        return {key: absolute(item) for key, item in value.items()}
     if isinstance(value, str):
-        return os.path.normpath(getattr(value, "folder", Path.cwd()) / Path(value).expanduser())
+        return os.path.normpath(getattr(value, "folder", Path.cwd()) / os.path.expanduser(value))
     return value
 
 

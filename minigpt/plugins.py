@@ -53,7 +53,8 @@ def load_file(path: Path) -> Plugin:
     """
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
-        raise PluginError(f"there is no plugin file {path}")
+        what = f"the folder {path} has no __init__.py" if path.is_dir() else f"there is no plugin file {path}"
+        raise PluginError(what)
     digest = fingerprint(path)
     known = _loaded.get(digest)
     if known and all(REGISTRY.has(*label.split("/", 1)) for label in known.registered):
@@ -126,9 +127,25 @@ def load_installed() -> None:
             _failed_packages[point.name] = f"{type(error).__name__}: {error}"
 
 
-def loaded_files() -> list[Plugin]:
-    """Every plugin file loaded so far."""
-    return list(_loaded.values())
+def plugin_of(cls: type) -> Plugin | None:
+    """The plugin file that a class came from, if it came from one."""
+    module = cls.__module__.partition(f"{FILE_PACKAGE}.")[2].partition(".")[0]
+    return next((plugin for digest, plugin in _loaded.items() if module.endswith(f"_{digest[:12]}")), None)
+
+
+def is_loaded_from(files: Iterable[str], file: str) -> bool:
+    """Whether one of `files` is `file`, or a copy of it."""
+    return any(path == file or fingerprint(Path(path)) == fingerprint(Path(file)) for path in files)
+
+
+def check_unchanged(path: Path) -> None:
+    """See that a plugin file is still what was loaded from it.
+
+    Raises:
+        PluginError: It was edited since.
+    """
+    if fingerprint(path) not in _loaded:
+        raise PluginError(f"{path} changed since it was loaded: load the experiment again")
 
 
 def fingerprint(path: Path) -> str:

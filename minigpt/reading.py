@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,13 +56,23 @@ def load_experiment(
     document.pop("$schema", None)
     try:
         named = _load_plugins(document, plugin_files, allow_plugins)
-        experiment = _validate({**document, "plugins": named})
+        experiment = _with_plugins_used(_validate({**document, "plugins": named}), allow_plugins)
         _build_on_meta(experiment)
     except ExperimentError as error:
         raise ExperimentError(error.problems, where) from error
     except PluginError as error:
         raise PluginError(f"{where}: {error}") from error
     return experiment
+
+
+def _with_plugins_used(experiment: Experiment, allowed: bool) -> Experiment:
+    """Name every plugin file whose components are used, also those that this process had loaded before."""
+    used = (plugins.plugin_of(spec.cls) for spec in experiment.specs())
+    files = [str(plugin.path) for plugin in used if plugin is not None]
+    missing = [file for file in dict.fromkeys(files) if not plugins.is_loaded_from(experiment.plugins, file)]
+    if missing and not allowed:
+        raise PluginError(f"plugins are refused (--no-plugins), but it uses {missing[0]}")
+    return experiment.model_copy(update={"plugins": [*experiment.plugins, *missing]}) if missing else experiment
 
 
 def _validate(document: dict[str, Any]) -> Experiment:
@@ -104,7 +116,9 @@ def merge(base: Any, overlay: Any) -> Any:
     A component that names another one replaces it whole: parameters of two mechanisms never mix.
     """
     if isinstance(base, str) and isinstance(overlay, dict):
-        base = {"name": base}  # a component in its short form
+        base = {"name": str(base)}  # a component in its short form
+    if isinstance(base, dict) and "name" in base and isinstance(overlay, str):
+        overlay = {"name": str(overlay)}
     if not isinstance(base, dict) or not isinstance(overlay, dict):
         return overlay
     if "name" in base and overlay.get("name", base["name"]) != base["name"]:
@@ -120,7 +134,7 @@ def _override(text: str) -> dict[str, Any]:
         raise ExperimentError([Problem((), f'found "{text}"; allowed: path=value, such as training.max_iters=100')], "--set")
     try:
         value = _strict_json(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = raw
     for key in reversed(keys):
         value = {key: value}
@@ -132,26 +146,35 @@ def _override(text: str) -> dict[str, Any]:
 
 def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """Read a file and what it extends; the furthest ancestor comes first, each laid over the one before."""
-    here = path.resolve()
+    here = Path(os.path.realpath(path))  # and not Path.resolve, which raises on a loop of links
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
         raise ExperimentError([Problem(("extends",), f"goes round in a circle: {cycle}")], str(path))
     document = _read_file(path)
     parent = document.pop("extends", None)
+    document.setdefault("description", "")  # a parent's would not be true of its child
     if "name" not in document:
-        document["name"] = path.stem
+        document["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "experiment"
     plugin_files = document.get("plugins", [])
     if isinstance(plugin_files, list):
-        document["plugins"] = [str(path.parent / file) if isinstance(file, str) else file for file in plugin_files]
+        document["plugins"] = [_beside(path, file) if isinstance(file, str) else file for file in plugin_files]
     if parent is None:
         return document
     if not isinstance(parent, str):
         raise ExperimentError([Problem(("extends",), f"found {found(parent)}; allowed: the path of a JSON file")], str(path))
-    base = _read_chain(path.parent / parent, (*seen, here))
+    parent_path = Path(_beside(path, parent))
+    if "\0" in parent or not parent_path.exists():
+        raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
+    base = _read_chain(parent_path, (*seen, here))
     merged = lay_over(base, document)
     if isinstance(base["plugins"], list) and isinstance(document["plugins"], list):
         merged["plugins"] = list(dict.fromkeys([*base["plugins"], *document["plugins"]]))  # a parent's parts need them
     return merged
+
+
+def _beside(path: Path, other: str) -> str:
+    """Where `other` is, said in the file `path`."""
+    return str(path.parent / os.path.expanduser(other))
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -164,6 +187,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ExperimentError([Problem((), f"not UTF-8 (byte {error.start}); save the file as UTF-8")], source) from error
     except OSError as error:
         raise ExperimentError([Problem((), _missing(path, error))], source) from error
+    except ValueError as error:  # a NUL in the path
+        raise ExperimentError([Problem((), f"is no path: {error}")], source) from error
     try:
         document = _strict_json(text)
     except json.JSONDecodeError as error:
@@ -174,14 +199,19 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ExperimentError([Problem((), f"not JSON as experiments use it: {reason}")], source) from error
     if not isinstance(document, dict):
         raise ExperimentError([Problem((), f"found {found(document)}; allowed: an object in {{ }}")], source)
-    return dict(_locate(document, path.resolve().parent))
+    try:
+        return dict(_locate(document, path.absolute().parent))
+    except RecursionError as error:
+        raise ExperimentError([Problem((), "nested too deeply")], source) from error
 
 
 def _missing(path: Path, error: OSError) -> str:
-    if not isinstance(error, FileNotFoundError):
-        return f"cannot be read: {error.strerror}"
+    return _no_such_file(path) if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+
+
+def _no_such_file(path: Path) -> str:
     folder = path.parent
-    files = [file.name for file in folder.glob("*.json")] if folder.is_dir() else []
+    files = [file.name for file in folder.glob("*.json")] if "\0" not in str(path) and folder.is_dir() else []
     return f"there is no such file{nearest(path.name, files)}"
 
 
@@ -226,7 +256,10 @@ def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed
     named = document.get("plugins", [])
     if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
         return named  # validation says what is wrong with it
-    files = list(dict.fromkeys(str(Path(file).expanduser().resolve()) for file in (*named, *extra)))
+    for file in named:
+        if "\0" in file:
+            raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
+    files = list(dict.fromkeys(os.path.realpath(os.path.expanduser(file)) for file in (*named, *extra)))
     if not allowed:
         if files:
             raise PluginError(f"plugins are refused (--no-plugins), but it names {files[0]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 
 from jaxtyping import install_import_hook
 
@@ -16,6 +17,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import minigpt.components  # noqa: E402, F401
+from minigpt.registry import REGISTRY  # noqa: E402
 
 torch.set_num_threads(1)  # small tensors: threads only cost; and xdist runs a process a core
 
@@ -47,6 +49,13 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", only_here)
+
+
+@pytest.fixture(autouse=True)
+def _own_registry() -> Iterator[None]:
+    """What a test registers, or loads from plugin files, is gone after it."""
+    with REGISTRY.temporarily():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -196,13 +196,6 @@ def synthetic(train: Any, val: Any, vocab_size: int | None = None) -> Experiment
     )
 
 
-@pytest.fixture
-def _own_registry() -> Any:
-    with REGISTRY.temporarily():
-        yield
-
-
-@pytest.mark.usefixtures("_own_registry")
 def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
     one = synthetic(rows(7, 6), rows(4, 6))
     corpus = load_corpus(one)
@@ -218,15 +211,14 @@ def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
     assert entropies(corpus) is None
 
 
-@pytest.mark.usefixtures("_own_registry")
 @pytest.mark.parametrize(
     ("train", "val", "vocab_size", "message"),
     [
         (rows(3, 9), rows(3, 8), None, "rows of 9 tokens are longer than model.block_size 8"),
         (rows(3, 4, mask=np.zeros((3, 4), dtype=bool)), rows(3, 4), None, "the training split has no target that counts"),
         (rows(3, 4), rows(3, 4, targets=np.zeros((3, 3), dtype=int)), None, "of the validation split differ in shape"),
-        (rows(3, 4), rows(3, 4), 4, "an id of 4 where vocab_size is 4"),
-        (rows(3, 4), "text", None, "task gives text for one split and Sequences for the other"),
+        (rows(3, 4), rows(3, 4), 4, "ids from 0 to 4, and vocab_size is 4"),
+        (rows(3, 4), "text", None, "task gives Sequences for training and str for validation; allowed: text for both"),
     ],
 )
 def test_a_synthetic_task_that_does_not_fit_is_told(train: Any, val: Any, vocab_size: int | None, message: str) -> None:

@@ -36,7 +36,7 @@ def explicit(
             scores = (k[:, head // group, seen] @ q[:, head, i, :, None]).squeeze(-1)
             scores = scores * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
             if bias is not None:
-                scores = scores + bias[head if bias.shape[0] > 1 else 0, i, seen].double()
+                scores = scores + bias[..., head if bias.shape[-3] > 1 else 0, i, seen].double()
             out[:, head, i] = (scores.softmax(-1)[:, None] @ v[:, head // group, seen]).squeeze(1)
     return out
 
@@ -46,7 +46,7 @@ def explicit(
     before=st.integers(0, 9),
     groups=st.sampled_from([(4, 4), (4, 2), (4, 1), (3, 1)]),
     window=st.sampled_from([None, 1, 2, 5, 40]),
-    biased=st.sampled_from([None, 1, "heads"]),
+    biased=st.sampled_from([None, 1, "heads", "batch"]),
     scale=st.sampled_from([None, 0.3]),
     seed=st.integers(0, 99),
 )
@@ -64,7 +64,8 @@ def test_every_branch_equals_explicit_scores(
     k_positions = q_positions if before == 0 else torch.arange(before + time)
     bias = None
     if biased is not None:
-        bias = torch.randn(heads if biased == "heads" else 1, time, before + time, generator=random)
+        bias = torch.randn(1 if biased == 1 else heads, time, before + time, generator=random)
+        bias = torch.stack((bias, bias + 1 + bias)) if biased == "batch" else bias
     got = attend(q, k, v, q_positions, k_positions, window=window, bias=bias, scale=scale)
     expected = explicit(q, k, v, q_positions, k_positions, window, bias, scale)
     torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
@@ -120,6 +121,13 @@ def test_more_tokens_than_a_state_has_room_for_are_refused() -> None:
     remember(state, (k, k), torch.arange(2))
     with pytest.raises(ValueError, match="room for 3 tokens, 2 are there and 2 more came"):
         remember(state, (k, k), torch.arange(2, 4))
+
+
+def test_a_window_larger_than_the_state_is_refused_likewise() -> None:
+    state = new_cache(1, [(1, 2)], 3, 50, CPU, torch.float32)
+    remember(state, (torch.zeros(1, 1, 3, 2),), torch.arange(3), 50)
+    with pytest.raises(ValueError, match="room for 3 tokens"):
+        remember(state, (torch.zeros(1, 1, 1, 2),), torch.arange(3, 4), 50)
 
 
 def test_the_window_counts_the_query_itself() -> None:

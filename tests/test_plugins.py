@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,13 +29,6 @@ class Mine(Norm):
     def forward(self, x):
         return x
 """
-
-
-@pytest.fixture(autouse=True)
-def _leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
-    with REGISTRY.temporarily():
-        yield
 
 
 def write(path: Path, name: str = "mine", number: int = 1) -> Path:

@@ -12,12 +12,6 @@ from minigpt.paths import LocatedText, UserPath
 from minigpt.registry import REGISTRY, register
 
 
-@pytest.fixture(autouse=True)
-def _leave_no_trace() -> Any:
-    with REGISTRY.temporarily():
-        yield
-
-
 def norm(name: str = "mine") -> type:
     @register("norm", name)
     class Mine(Norm):

@@ -54,7 +54,7 @@ def _table(entries: list[Entry], *, detailed: bool) -> Table:
     table.add_column(min_width=12, no_wrap=True)
     table.add_column()
     for entry in entries:
-        table.add_row(Text(f"  {entry.name}", "cyan"), entry.summary)
+        table.add_row(Text(f"  {entry.name}", "cyan"), Text(entry.summary))
         parameters = _parameters(entry)
         if detailed:
             for name, default, meaning in parameters:

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from minigpt import plugins
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError
@@ -71,6 +72,7 @@ class RunFolder:
         shutil.rmtree(self.path / "plugins", ignore_errors=True)  # of a beginning that was cut short
         copies = []
         for file in map(Path, files):
+            plugins.check_unchanged(file)
             target = self.path / "plugins" / file.name
             target.parent.mkdir(exist_ok=True)
             if file.is_dir():
@@ -85,6 +87,7 @@ class RunFolder:
         if not self.path.exists():
             return None
         with self.locked():
+            (self.path / ".owner").unlink(missing_ok=True)
             number = next(n for n in itertools.count(1) if not self._aside(n).exists())
             self.path.rename(self._aside(number))
         return self._aside(number)
@@ -103,7 +106,8 @@ class RunFolder:
             RunError: There is no run here.
         """
         if not self.exists():
-            raise RunError(f"{self.path} is not a run folder: it has no experiment.json{_near(self.path)}")
+            reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
+            raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
         return load_experiment(self.path / "experiment.json", allow_plugins=allow_plugins)
 
     def provenance(self) -> dict[str, Any]:
@@ -152,7 +156,7 @@ class RunFolder:
             lock.acquire()
         except Timeout as error:
             holder = owner.read_text("utf-8").strip() if owner.is_file() else "unknown"
-            raise RunError(f"{self.path} is in use by process {holder}; wait for it, or choose another --out") from error
+            raise RunError(f"{self.path} is in use by process {holder}; wait for it, or stop it") from error
         try:
             owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
             yield
@@ -162,8 +166,10 @@ class RunFolder:
 
 
 def _near(path: Path) -> str:
-    runs = sorted(file.parent for file in path.glob("**/experiment.json")) if path.is_dir() else []
-    return f"; did you mean {runs[0]}?" if runs else ""
+    """The run above a path inside of one, or a run below a folder of runs."""
+    around = [folder for folder in path.parents if RunFolder(folder).exists()]
+    below = [file.parent for pattern in ("*/experiment.json", "*/*/experiment.json") for file in sorted(path.glob(pattern))]
+    return "".join(f"; did you mean {run}?" for run in [*around, *below][:1])
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,13 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         raise RunError(f"{run.path} has no checkpoint yet; go on with: minigpt resume {run.path}")
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
-    model = build_model(experiment, run.provenance()["data"]["vocab_size"])
+    recorded = run.provenance()["data"]
+    if (tokenizer is None) != (recorded["tokenizer"] is None):
+        raise RunError(f"{run.path / 'tokenizer.json'} is missing")
+    if tokenizer is not None and tokenizer.vocab_size != recorded["vocab_size"]:
+        raise RunError(
+            f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {recorded['vocab_size']}"
+        )
+    model = build_model(experiment, recorded["vocab_size"])
     found.load_weights(model)
     return OpenRun(experiment, model.eval(), tokenizer, found)

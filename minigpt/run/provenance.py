@@ -150,9 +150,9 @@ def _processor() -> str:
 def _git_state() -> dict[str, Any] | None:
     """Commit of the working folder's checkout, and the SHA-256 of what is not committed; None outside of one."""
 
-    def ask(*words: str) -> str | None:
+    def ask(*words: str) -> bytes | None:
         try:
-            answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
+            answer = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return None
         return answer.stdout
@@ -160,6 +160,6 @@ def _git_state() -> dict[str, Any] | None:
     commit = ask("rev-parse", "HEAD")
     if commit is None:
         return None
-    difference = ask("diff", "HEAD") or ""
-    digest = hashlib.sha256(difference.encode()).hexdigest() if difference else None
-    return {"commit": commit.strip(), "uncommitted": digest}
+    difference = ask("diff", "HEAD")
+    digest = hashlib.sha256(difference).hexdigest() if difference else None
+    return {"commit": commit.decode("ascii").strip(), "uncommitted": digest}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +36,8 @@ class TextFiles(Dataset):
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
         errors: Literal["strict", "replace"] = "strict",
     ):
-        self.paths, self.suffixes, self.val_path = paths, tuple(suffixes), val_path
+        self.paths, self.val_path = paths, val_path
+        self.suffixes = tuple("." + suffix.removeprefix(".") for suffix in suffixes)
         self.val_fraction, self.errors = val_fraction, errors
 
     def load(self) -> Splits:
@@ -50,7 +52,7 @@ class TextFiles(Dataset):
             return [place]
         if not place.is_dir():
             raise DataError(f"data.paths: there is no file or folder {place}")
-        files = sorted(file for file in place.rglob("*") if file.is_file() and file.suffix in self.suffixes)
+        files = [file for file in _walk(place) if file.suffix in self.suffixes]
         if not files:
             raise DataError(f"data.paths: no file in {place} ends in {', '.join(self.suffixes)}; set data.suffixes")
         return files
@@ -69,3 +71,16 @@ class TextFiles(Dataset):
                 f"{file}: the byte 0x{raw[place]:02x} at offset {place} is not UTF-8; "
                 'set data.errors to "replace", or convert the file'
             ) from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, sorted; not hidden ones, and none of run folders: a run must not read its own samples."""
+    if (folder / "experiment.json").is_file() and (folder / "provenance.json").is_file():
+        return
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith("."):
+            continue
+        if place.is_dir():
+            yield from _walk(place)
+        elif place.is_file():
+            yield place

@@ -44,5 +44,5 @@ class AdamW(Optimizer):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            fused=True,
+            fused=all(p.tensor.is_floating_point() for p in parameters),  # the fused step knows no complex numbers
         )

@@ -37,4 +37,4 @@ class WarmupStableDecay(WarmupSchedule):
     def after(self, progress: float) -> float:
         if progress <= 1 - self.decay:
             return 1.0
-        return 1 - (progress - (1 - self.decay)) / self.decay * (1 - self.min_lr_ratio)
+        return max(self.min_lr_ratio, 1 - (progress - (1 - self.decay)) / self.decay * (1 - self.min_lr_ratio))
