@@ -145,7 +145,7 @@ def _nearest_components(module: nn.Module, prefix: str = "") -> Iterator[tuple[s
 
 
 class Attention(Component):
-    """A token mixer: softmax, linear, recurrent or convolution. Constructor: `(dims, *, ...)`."""
+    """Token mixers: softmax, linear, recurrent, convolution. Constructor: `(dims, *, ...)`."""
 
     uses: ClassVar[frozenset[str]] = frozenset()
     """The position hooks it honours: a subset of {"rotate", "bias"}."""
@@ -158,7 +158,7 @@ class Attention(Component):
 
 
 class Position(Component):
-    """The three places where position can enter; override those the mechanism uses. Constructor: `(dims, *, ...)`."""
+    """How the model knows where a token stands. Override the hooks that are used. Constructor: `(dims, *, ...)`."""
 
     max_positions: int | None = None
     """First position that it cannot represent, or None where there is no such limit."""
@@ -192,7 +192,7 @@ class Position(Component):
 
 
 class Norm(Component):
-    """Acts on the last axis. Constructor: `(width, *, ...)`."""
+    """Normalisation of the last axis. Constructor: `(width, *, ...)`."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
@@ -200,7 +200,7 @@ class Norm(Component):
 
 
 class FeedForward(Component):
-    """Acts on each position by itself, unless it keeps a state. Constructor: `(dims, *, ...)`."""
+    """What follows attention: each position by itself, unless it keeps a state. Constructor: `(dims, *, ...)`."""
 
     @abstractmethod
     def forward(
@@ -227,7 +227,7 @@ class Layer:
 
 
 class Block(Component):
-    """One layer: owns its norms and residual connections. Constructor: `(dims, layer, *, ...)`."""
+    """How norms and residual connections make a layer. Constructor: `(dims, layer, *, ...)`."""
 
     final_norm: ClassVar[bool] = True
     """Whether the stack needs a norm after the last block (pre-norm leaves the residual stream unnormalised)."""
@@ -356,7 +356,7 @@ class NamedParameter:
 
 
 class Optimizer(ABC):
-    """A recipe for a torch optimizer. Constructor: `(*, ...)`."""
+    """Recipes for torch optimizers. Constructor: `(*, ...)`."""
 
     @abstractmethod
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:

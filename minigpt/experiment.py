@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -31,7 +31,8 @@ _MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT; a slip of the
 
 Width = Annotated[int, Field(gt=0, le=_MAX_WIDTH)]
 Depth = Annotated[int, Field(gt=0, le=_MAX_DEPTH)]
-Count = Annotated[int, Field(gt=0, le=2**40)]
+MAX_COUNT = 2**40
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -149,6 +150,9 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 class Experiment(Section):
     """All that is needed to train a model and to train it again."""
+
+    file_keys: ClassVar[tuple[str, ...]] = ("$schema", "extends")
+    """What a file may say beside the fields; reading deals with it."""
 
     name: Annotated[str, Field(pattern=_NAME)] = Field(
         default="experiment", description="Names the run folder; the file's name where it is left out."

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,12 +30,17 @@ class Plugin:
     Attributes:
         path: The file, or the folder of a package.
         sha256: Of its source.
-        registered: What it registered, as `family/name`.
+        classes: What it registered, by `family/name`.
     """
 
     path: Path
     sha256: str
-    registered: tuple[str, ...]
+    classes: Mapping[str, type]
+
+    @property
+    def registered(self) -> tuple[str, ...]:
+        """The names of what it registered, as `family/name`."""
+        return tuple(sorted(self.classes))
 
 
 _loaded: dict[str, Plugin] = {}  # by fingerprint: a copy in a run folder is the same plugin as its original
@@ -57,7 +62,7 @@ def load_file(path: Path) -> Plugin:
         raise PluginError(what)
     digest = fingerprint(path)
     known = _loaded.get(digest)
-    if known and all(REGISTRY.has(*label.split("/", 1)) for label in known.registered):
+    if known and all(_registered().get(label) is cls for label, cls in known.classes.items()):
         return known
     with REGISTRY.undo_on_error():
         outdated = [key for key, plugin in _loaded.items() if plugin.path == path]
@@ -66,13 +71,13 @@ def load_file(path: Path) -> Plugin:
         before = _registered()
         module_name = f"{FILE_PACKAGE}.{path.stem.replace('.', '_')}_{digest[:12]}"
         _execute(path, source, module_name)
-        registered = tuple(sorted(label for label, cls in _registered().items() if before.get(label) is not cls))
-        if not registered:
+        classes = {label: cls for label, cls in _registered().items() if before.get(label) is not cls}
+        if not classes:
             _unload(module_name)
             raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
     for key in outdated:
         del _loaded[key]
-    _loaded[digest] = Plugin(path, digest, registered)
+    _loaded[digest] = Plugin(path, digest, classes)
     return _loaded[digest]
 
 
@@ -93,7 +98,7 @@ def _execute(path: Path, source: Path, module_name: str) -> None:
         raise PluginError(f"plugin {path}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a stranger's file may raise, told as theirs
         _unload(module_name)
-        raise PluginError(f"plugin {path} failed to load: {_last_place(error, path)}") from error
+        raise PluginError(f"plugin {path} failed to load: {_told(error, path)}") from error
 
 
 def _unload(module_name: str) -> None:
@@ -101,13 +106,22 @@ def _unload(module_name: str) -> None:
         del sys.modules[name]
 
 
-def _last_place(error: BaseException, path: Path) -> str:
-    """`ValueError: message (file.py, line 12)`, the line being the last one in the plugin itself."""
-    root = str(path)
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
-    line = error.lineno if isinstance(error, SyntaxError) else places[-1].lineno if places else None
+def _told(error: BaseException, path: Path) -> str:
+    """`ValueError: message (line 12)`, the line being the last one in the plugin itself."""
+    line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message}" + (f" (line {line})" if line else "")
+
+
+def _last_line(error: BaseException, path: Path) -> int | None:
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename.startswith(str(path))), None)
+
+
+def last_place(error: BaseException) -> str | None:
+    """`plugin FILE, line N`, the last line of a loaded plugin file that an exception passed through; None if it did not."""
+    places = ((plugin.path, _last_line(error, plugin.path)) for plugin in _loaded.values())
+    return next((f"plugin {path}, line {line}" for path, line in places if line), None)
 
 
 def load_installed() -> None:

@@ -30,6 +30,8 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
     "multiple_of": ("multiple_of", "a multiple of"),
+    "too_short": ("min_length", "at least this many items:"),
+    "too_long": ("max_length", "at most this many items:"),
 }
 
 
@@ -88,7 +90,7 @@ def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
             current = _model_in(field.annotation) if field else None
         if current is None:
             return []
-    return [field.alias or name for name, field in current.model_fields.items()]
+    return [*current.model_fields, *getattr(current, "file_keys", ())]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema, to_jsonable_python
 
-from minigpt.entries import Entry, entry_of
+from minigpt.entries import Entry, entry_of, source_file
 from minigpt.errors import ExperimentError, Problem, RegistryError, listing, nearest
 from minigpt.problems import found
 
@@ -67,7 +67,9 @@ class Spec(Generic[T_co]):
         except Exception as error:  # a stranger's constructor may raise anything; ours may not
             if self.cls.__module__.startswith("minigpt."):
                 raise
-            frame = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            own = str(source_file(self.cls))
+            frame = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
             text = f"{self.name}: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
             raise ExperimentError([Problem((self.where or self.family,), text)]) from error
 
@@ -164,7 +166,9 @@ class Registry:
             RegistryError: There is none of that name.
         """
         if name not in self._families:
-            raise RegistryError(f'unknown family "{name}"; known: {listing(self._families)}{nearest(name, self._families)}')
+            homes = [family for family, entries in self._entries.items() if name in entries]
+            hint = f'; "{name}" is of the family {homes[0]}' if homes else nearest(name, self._families)
+            raise RegistryError(f'unknown family "{name}"; known: {listing(self._families)}{hint}')
         return self._families[name]
 
     def families(self) -> list[Family]:
@@ -202,7 +206,7 @@ class Registry:
             hints = [hint for ask in self.unknown_hints if (hint := ask(family, name))]
             article = "an" if family[0] in "aeiou" else "a"
             text = f'"{name}" is not {article} {family} that is registered; known: {listing(known)}{nearest(name, known)}'
-            raise RegistryError("; ".join([text, *hints]))
+            raise RegistryError("; ".join([text, *(hints or ["a plugin's name needs its file: --plugin FILE"])]))
         return known[name]
 
     def entries(self, family: str) -> list[Entry]:

@@ -127,6 +127,16 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
     assert dataset.load() == Splits("first\nsecond", "held out")
 
 
+def test_a_corpus_folder_does_not_swallow_runs(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    run = tmp_path / "runs" / "x" / "seed-1"
+    run.mkdir(parents=True)
+    for name in ("experiment.json", "provenance.json", "samples.txt"):
+        (run / name).write_text("never")
+    dataset = REGISTRY.resolve("dataset", {"name": "text", "paths": [str(tmp_path)], "val_path": str(tmp_path)}).build()
+    assert dataset.load().train == "text"
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [(["nowhere"], "there is no file or folder .*nowhere"), (["."], r"no file in .* ends in .txt, .md")],

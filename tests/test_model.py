@@ -152,6 +152,38 @@ def test_a_position_that_a_mixer_would_ignore_is_refused() -> None:
             load_experiment({"model": {"attention": "mean", "position": "rope"}})
 
 
+def test_a_mixer_made_of_mixers_speaks_for_them() -> None:
+    attention = REGISTRY.family("attention").base
+
+    class Inner(attention):  # type: ignore[valid-type, misc]
+        def forward(self, x: object, ctx: object, state: object = None) -> object:
+            return x
+
+    with REGISTRY.temporarily():
+
+        @register("attention", "composite")
+        class Composite(attention):  # type: ignore[valid-type, misc]
+            """Honours rotation, though a part of it does not."""
+
+            uses = frozenset({"rotate"})
+
+            def __init__(self, dims: object):
+                super().__init__()
+                self.inner = Inner()
+
+            def forward(self, x: object, ctx: object, state: object = None) -> object:
+                return self.inner(x, ctx)
+
+        load_experiment({"model": {"attention": "composite", "position": "rope"}})
+
+
+def test_beyond_learned_positions_is_an_error_and_not_a_crash() -> None:
+    model = GPT(section(), 23)
+    with pytest.raises(ValueError, match="position 12 is asked for; the model's positions end at 11"):
+        model(tokens(1, 13, 0))
+    assert GPT(section(position="rope"), 23)(tokens(1, 13, 0)).shape == (1, 13, 23)
+
+
 def test_a_position_that_embeds_cannot_be_one_layers_choice() -> None:
     with pytest.raises(ExperimentError, match=r"model.layers\[1\].position: sinusoidal is added to the embeddings"):
         load_experiment({"model": {"position": "none", "layers": [{}, {"position": "sinusoidal"}]}})

@@ -107,6 +107,60 @@ def test_a_missing_file_is_told_so(tmp_path: Path) -> None:
         plugins.load_file(tmp_path / "nowhere.py")
 
 
+def test_another_version_of_a_plugin_file_takes_its_place_and_earlier_experiments_keep_theirs(tmp_path: Path) -> None:
+    ours, copy = write(tmp_path / "mine.py", number=1), write(tmp_path / "runs" / "plugins" / "mine.py", number=7)
+    settings = {"model": {"norm": "mine"}}
+    first = load_experiment(settings, plugin_files=[ours])
+    second = load_experiment(settings, plugin_files=[copy])
+    third = load_experiment(settings, plugin_files=[ours])
+    assert [e.model.norm.cls.number for e in (first, second, third)] == [1, 7, 1]
+    assert [e.model.norm.build(4).number for e in (first, second, third)] == [1, 7, 1]
+
+
+def test_a_name_of_another_plugin_file_is_not_taken(tmp_path: Path) -> None:
+    plugins.load_file(write(tmp_path / "mine.py"))
+    with pytest.raises(PluginError, match='norm "mine" is registered twice'):
+        plugins.load_file(write(tmp_path / "theirs.py", number=2))
+
+
+def test_a_notebook_cell_can_be_run_again() -> None:
+    cell = SOURCE.format(name="mine", number=1)
+    exec(cell.replace("from __future__ import annotations", ""), {"__name__": "__main__"})
+    exec(
+        cell.replace("number = 1", "number = 2").replace("from __future__ import annotations", ""), {"__name__": "__main__"}
+    )
+    assert REGISTRY.entry("norm", "mine").cls.number == 2
+
+
+def test_what_was_forgotten_is_registered_again(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    with REGISTRY.temporarily():
+        plugins.load_file(file)
+    assert not REGISTRY.has("norm", "mine")
+    plugins.load_file(file)
+    assert REGISTRY.has("norm", "mine")
+
+
+def test_a_plugin_used_without_being_named_is_named_all_the_same(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    plugins.load_file(file)
+    assert load_experiment({"model": {"norm": "mine"}}).plugins == [str(file)]
+    assert load_experiment({"model": {"norm": "rmsnorm"}}).plugins == []
+    with pytest.raises(PluginError, match=r"refused \(--no-plugins\), but it uses .*mine.py"):
+        load_experiment({"model": {"norm": "mine"}}, allow_plugins=False)
+
+
+@pytest.mark.parametrize("body", ["1 / 0", "self.x = torch.ones(2).tolist()", "self.w = torch.nn.Parametr(1)"])
+def test_a_constructor_that_fails_is_told_with_its_line(tmp_path: Path, body: str) -> None:
+    file = write(tmp_path / "mine.py")
+    file.write_text(
+        "import torch\n" + file.read_text().replace("super().__init__()", f"super().__init__(); {body}").lstrip()
+    )
+    file.write_text(file.read_text().replace("from __future__ import annotations\n", ""))
+    with pytest.raises(ExperimentError, match=r"model.norm: mine: \w+Error: .*mine.py:\d+\)"):
+        load_experiment({"model": {"norm": "mine"}}, plugin_files=[file])
+
+
 def test_experiments_name_plugins_relative_to_themselves(tmp_path: Path) -> None:
     write(tmp_path / "parts" / "mine.py")
     (tmp_path / "base.json").write_text('{"plugins": ["parts/mine.py"], "model": {"norm": {"name": "mine", "eps": 2.0}}}')

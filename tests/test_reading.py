@@ -132,7 +132,7 @@ BROKEN: list[tuple[Any, str]] = [
     (b"\x80\x04\x95pickle", "not UTF-8 (byte 0)"),
     (" " * (1 << 20) + "{}", "larger than 1,048,576 bytes"),
     # unknown keys
-    ({"modle": {}}, 'modle: unknown key "modle"; allowed: data, description, model, name, plugins'),
+    ({"modle": {}}, 'modle: unknown key "modle"; allowed: $schema, data, description, extends, model, name, plugins'),
     ({"modle": {}}, 'did you mean "model"?'),
     ({"model": {"dmodel": 8}}, 'model.dmodel: unknown key "dmodel"; allowed: attention, block'),
     ({"model": {"n_layer": 8}}, 'did you mean "n_layers"?'),
@@ -197,7 +197,7 @@ BROKEN: list[tuple[Any, str]] = [
         {"training": {"schedule": {"warmup_ratio": 1}}},
         "training.schedule.warmup_ratio: found 1 (number); allowed: less than 1",
     ),
-    ({"data": {"name": "text", "paths": []}}, "data.paths: found [] (list); allowed: list should have at least 1 item"),
+    ({"data": {"name": "text", "paths": []}}, "data.paths: found [] (list); allowed: at least this many items: 1"),
     ({"sampling": {"top_p": 0}}, "sampling.top_p: found 0 (number); allowed: more than 0"),
     (
         {"model": {"attention": {"name": "mha", "window": 0}}},

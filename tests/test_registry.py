@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from minigpt.contracts import Norm, NormSpec, Schedule
+from minigpt.contracts import Dataset, DatasetSpec, Norm, NormSpec, Schedule, Splits
 from minigpt.errors import ExperimentError, RegistryError
 from minigpt.paths import LocatedText, UserPath
 from minigpt.registry import REGISTRY, register
@@ -209,6 +209,47 @@ def test_nested_specs_know_where_they_stand() -> None:
     norm()
     spec = REGISTRY.resolve("norm", {"name": "mine", "inner": "rmsnorm"}).at("model.norm")
     assert [nested.where for nested in spec.nested()] == ["model.norm", "model.norm.inner"]
+
+
+def test_components_in_lists_and_objects_are_specs_too(tmp_path: Any) -> None:
+    @register("norm", "many")
+    class Many(_Base):
+        """Has several."""
+
+        def __init__(
+            self, width: int, *, parts: list[NormSpec], named: dict[str, NormSpec] = {}, pairs: list[tuple[int, int]] = []
+        ):
+            super().__init__()
+
+    raw = {
+        "name": "many",
+        "parts": ["rmsnorm", {"name": "layernorm", "eps": 0.5}],
+        "named": {"a": "rmsnorm"},
+        "pairs": [[1, 2]],
+    }
+    spec = REGISTRY.resolve("norm", raw).at("model.norm")
+    places = ["model.norm", "model.norm.parts[0]", "model.norm.parts[1]", "model.norm.named.a"]
+    assert [nested.where for nested in spec.nested()] == places
+    assert spec.params["pairs"] == [(1, 2)]
+    assert REGISTRY.resolve("norm", spec.to_json()) == spec
+    with pytest.raises(ExperimentError, match=r"parts\[1\].eps: found 0 \(number\)"):
+        REGISTRY.resolve("norm", {"name": "many", "parts": ["rmsnorm", {"name": "layernorm", "eps": 0}]})
+
+
+def test_a_nested_components_paths_start_from_the_file_too(tmp_path: Any) -> None:
+    @register("dataset", "repeat")
+    class Repeat(Dataset):
+        """Another dataset, repeated."""
+
+        def __init__(self, *, of: DatasetSpec):
+            self.of = of
+
+        def load(self) -> Splits:
+            raise NotImplementedError
+
+    there = LocatedText.of("d.txt", tmp_path / "sub")
+    spec = REGISTRY.resolve("dataset", {"name": "repeat", "of": {"name": "text", "paths": [there]}})
+    assert spec.params["of"].params["paths"] == [str(tmp_path / "sub" / "d.txt")]
 
 
 def test_paths_start_from_the_file_that_says_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

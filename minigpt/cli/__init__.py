@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. What a user can mend is told in a line each, without a traceback.
 
     Exit codes: 0 done; 2 something to mend in what was asked; 3 training diverged; 130 and 143 stopped by Ctrl-C or
-    SIGTERM, saved.
+    SIGTERM, saved; 1 a plugin failed, or a defect of ours.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character must not end a run
@@ -63,10 +64,23 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(3 if isinstance(error, DivergedError) else 2)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output went away: `minigpt list | head`
-            sys.stderr.close()
-            sys.exit(0)
-        # A full disk, a folder that may not be written: the machine's, and the user's to mend.
+    except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written: the machine's, and the user's to mend
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:  # a plugin's code may raise anything: its own line is what its author needs
+        place = _place_in_plugin(error)
+        if place is None or "MINIGPT_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)
+        print("error: MINIGPT_TRACEBACK=1 in the environment shows the whole traceback", file=sys.stderr)
+        sys.exit(1)
+
+
+def _place_in_plugin(error: Exception) -> str | None:
+    """The last line of a plugin file that an exception passed through, if it passed through one."""
+    from minigpt.plugins import last_place
+
+    return last_place(error)

@@ -29,11 +29,10 @@ class LiveObserver:
         self.console = console or Console(highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=14),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            expand=True,
         )
         self.live: Live | None = None
         self.figures = ""
@@ -60,7 +59,7 @@ class LiveObserver:
         """Move the bar."""
         val = f"val {self.val_loss:.4f}  " if self.val_loss is not None else ""
         speed = f"{row['tokens_per_second']:,.0f} tokens/s  {duration(self.pace.left(row['step']))} left"
-        figures = f"loss {row['train_loss']:.4f}  {val}lr {row['lr']:.1e}  {speed}"
+        figures = f"loss {row['train_loss']:.4f}  {val}{speed}"
         self.bar.update(self.training, completed=row["step"], figures=figures)
 
     def evaluating(self, done: int, total: int) -> None:
@@ -107,10 +106,14 @@ def report(outcome: Outcome, experiment: Path | None) -> None:
     if progress.best_step != progress.step and progress.best_val_loss is not None:
         print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
     print(f"run folder: {folder}\n\nNext:")
-    word = next(iter((outcome.sample or "").split()), "")
-    steps = [(f"minigpt generate {folder} {shlex.quote(word)} --max-new-tokens 300", "let it write")] if word else []
+    steps = [(f"minigpt generate {folder} --max-new-tokens 300", "let it write")] if outcome.sample else []
     if experiment is not None:
-        steps.append((f"minigpt run {experiment} --set model.ffn=glu --name glu", "change one part and see"))
+        # What was asked for, and one part changed: a later option overrides an earlier one.
+        other = "mlp" if outcome.run.experiment().model.ffn.name == "glu" else "glu"
+        asked = shlex.join(argument for argument in sys.argv[1:] if argument != "--fresh")
+        steps.append(
+            (f"minigpt {asked} --set model.ffn={other} --name {experiment.stem}-{other}", "change one part and see")
+        )
     steps.append(("minigpt list", "the parts there are"))
     width = max(len(command) for command, _ in steps)
     for command, meaning in steps:

@@ -35,9 +35,8 @@ def generate(
 
     opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins)
     text = opened.experiment.sampling.prompt if prompt is None else prompt
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-        print(f"seed {seed}", file=sys.stderr)
+    for note in opened.checkpoint.notes:
+        print(note, file=sys.stderr)
     try:
         tokens = len(decoding.prompt_ids(decoding.text_tokenizer(opened), text))
     except TokenizerError as error:
@@ -45,17 +44,16 @@ def generate(
     block_size = opened.experiment.model.block_size
     if tokens > block_size:
         print(f"the prompt has {tokens} tokens; the model sees the last {block_size}", file=sys.stderr)
-    settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-    }
+    filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    settings = {"max_new_tokens": max_new_tokens, **filters}
+    sampling = decoding.sampling_with(opened.experiment.sampling, **settings)  # refused before anything is printed
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+        if sampling.temperature > 0:
+            print(f"seed {seed}", file=sys.stderr)
     if num_samples == 1:
-        pieces = decoding.stream(opened, text, seed=seed, **settings)  # refuses wrong settings before anything is printed
         sys.stdout.write(text)
-        for piece in pieces:
+        for piece in decoding.stream(opened, text, seed=seed, **settings):
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")

@@ -18,10 +18,10 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the run, in place of the experiment's.")] = None,
     out: Annotated[Path, typer.Option(help="Where run folders are made.")] = Path("runs"),
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Fit the number of updates, and the schedule, to this much time.")
+        float | None, typer.Option(min=0.01, max=1e6, help="Fit the number of updates, and the schedule, to this much time.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew; a run that is there is kept under another name.")
     ] = False,

@@ -69,8 +69,8 @@ def _vocabulary(experiment: Experiment, run: Path | None) -> tuple[int, str]:
         return int(RunFolder(run).provenance()["data"]["vocab_size"]), "of this run"
     try:
         return load_corpus(experiment).vocab_size, f"{experiment.tokenizer.name} on {experiment.data.name}"
-    except DataError as error:
-        return _STAND_IN, f"a stand-in; use --vocab-size: {error}"
+    except DataError:
+        return _STAND_IN, "a stand-in, for the corpus is not here: say --vocab-size"
 
 
 def _rows(model: nn.Module) -> list[tuple[str, nn.Module, int]]:

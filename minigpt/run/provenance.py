@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -20,7 +21,6 @@ from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
 from minigpt.entries import source_file
 from minigpt.experiment import Experiment
-from minigpt.registry import REGISTRY
 
 _CORE = (
     "contracts.py",
@@ -52,6 +52,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         },
         "precision": precision,
+        "experiment": experiment_fingerprint(experiment),
         "data": {
             "fingerprint": corpus.fingerprint,
             "tokenizer": tokenizer_fingerprint(corpus),
@@ -72,16 +73,23 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
     }
 
 
+def experiment_fingerprint(experiment: Experiment) -> str:
+    """SHA-256 of everything the experiment says; plugin files have fingerprints of their own."""
+    document = {**experiment.to_json(), "plugins": []}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
 def components(experiment: Experiment) -> list[dict[str, Any]]:
     """For every component used, shipped ones too: its source file, the SHA-256 of its source, and its package."""
     rows = []
     for spec in experiment.specs():
-        entry = REGISTRY.entry(spec.family, spec.name)
+        file = source_file(spec.cls)
         row: dict[str, Any] = {
             "component": f"{spec.family}/{spec.name}",
-            "file": str(entry.file) if entry.file else None,
-            "sha256": plugins.combined_fingerprint(_sources(entry.cls)),
-            **_distribution(entry.cls),
+            "file": str(file) if file else None,
+            # None where the class was typed in: there is no file that could be compared later
+            "sha256": plugins.combined_fingerprint(_sources(spec.cls)) if file else None,
+            **_distribution(spec.cls),
         }
         if row not in rows:
             rows.append(row)
@@ -91,6 +99,8 @@ def components(experiment: Experiment) -> list[dict[str, Any]]:
 def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between a run's provenance and the present that could change its numbers, a line each."""
     lines = []
+    if recorded.get("experiment") != now["experiment"]:
+        lines.append("experiment.json")
     sources = {row["component"]: row["sha256"] for row in now["components"]}
     for row in recorded["components"]:
         if sources.get(row["component"]) != row["sha256"]:
@@ -101,6 +111,7 @@ def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
         "the data": ("data", "fingerprint"),
         "the tokenizer": ("data", "tokenizer"),
         "torch": ("versions", "torch"),
+        "numpy": ("versions", "numpy"),
         "the device": ("machine", "device"),
         "the number of threads": ("machine", "threads"),
     }

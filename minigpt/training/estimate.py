@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from minigpt.data import Corpus, train_batch
-from minigpt.experiment import Experiment
+from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
+from minigpt.run.checkpoint import pack
 from minigpt.training.loop import compute_gradients
 from minigpt.training.precision import autocast
 
@@ -40,7 +41,8 @@ class Speed:
     def updates_within(self, experiment: Experiment, seconds: float) -> int:
         """How many updates fit into a time budget with their evaluations; at least one."""
         room = seconds - self.evaluation  # the one at the end
-        return max(1, int(room / (self.update + self.evaluation / experiment.training.eval_interval)))
+        each = self.update + self.evaluation / experiment.training.eval_interval
+        return max(1, min(int(room / each), MAX_COUNT))
 
 
 def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> Speed:
@@ -56,6 +58,7 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             updates.append(time.perf_counter() - start)
+        pack(optimizer.state_dict(), {})  # what could not be saved is refused now, and not at the first checkpoint
         return Speed(statistics.median(updates[1:]), _evaluation_seconds(trial, experiment, corpus, precision))
 
 

@@ -135,7 +135,7 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         batch = train_batch(self.corpus, self.experiment, step)
-        loss, norm = compute_gradients(self.model, batch, self.experiment, self.precision)
+        loss, auxiliary, norm = compute_gradients(self.model, batch, self.experiment, self.precision)
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             what = "gradient" if math.isfinite(loss) else "loss"
@@ -160,14 +160,15 @@ class Trainer:
             "wall": round(self.progress.wall, 6),
             "train_loss": loss,
             "lr": self.peaks[0] * factor,
+            **({"auxiliary_loss": auxiliary} if auxiliary else {}),
             "grad_norm": norm,
             "tokens_per_second": round(tokens / seconds, 1),
         }
 
     def _advice(self) -> str:
         steps = checkpoint.available(self.run.checkpoints)
-        sound = f"the checkpoint of step {steps[-1]} is sound" if steps else "there is no checkpoint yet"
-        return f"training diverged; {sound}. Usually a lower learning_rate helps, a longer warm-up, or training.grad_clip"
+        there = f"the checkpoint of step {steps[-1]} is sound" if steps else "there is no checkpoint yet"
+        return f"training diverged; {there}. Try a lower learning_rate, a longer warm-up, or grad_clip (with --fresh)"
 
     def _wall(self) -> float:
         now = time.perf_counter()
@@ -228,11 +229,11 @@ class Trainer:
         checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
 
 
-def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precision: str) -> tuple[float, float]:
+def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precision: str) -> tuple[float, float, float]:
     """Forward and backward; clips the gradients where the experiment says so.
 
     Returns:
-        The batch's cross-entropy in nats a token, and the gradient's norm before clipping.
+        The batch's cross-entropy in nats a token, the auxiliary losses' sum, and the gradient's norm before clipping.
     """
     with autocast(precision, batch.tokens.device):
         loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
@@ -241,7 +242,7 @@ def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precisio
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if experiment.training.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, experiment.training.grad_clip, norm)
-    return loss.item(), norm.item()
+    return loss.item(), auxiliary.item(), norm.item()
 
 
 def stream_seed(seed: int, step: int, stream: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Plan:
         place = f"{self.device}, {self.precision}" + (f", {count(self.threads, 'thread')}" if self.device == "cpu" else "")
         steps = self.max_iters - self.first_step
         size = f"{self.parameters:,} parameters, {steps * self.tokens_per_step:,} tokens in {count(steps, 'step')}"
-        lines = [f"{self.name}: {size}, about {duration(self.seconds)} on this machine ({place})"]
+        lines = [f"resuming {self.name} after update {self.first_step:,} of {self.max_iters:,}"] if self.first_step else []
+        lines += [f"{self.name}: {size}, about {duration(self.seconds)} on this machine ({place})"]
         lines += [f"plugin: {file}" for file in self.plugin_files]
         if self.entropies:
             values = "   ".join(f"{name} {nats:.3f}" for name, nats in self.entropies.items())
@@ -141,7 +143,10 @@ class PlainObserver:
         return text + f"  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s  {left} left"
 
     def _print(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        try:
+            print(text, file=self.stream, flush=True)
+        except BrokenPipeError:  # nobody reads any more; training goes on
+            self.stream = io.StringIO()
 
 
 def duration(seconds: float) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from minigpt.contracts import Tokenizer
-from minigpt.data import Corpus, entropies, load_corpus
+from minigpt.data import Corpus, entropies, load_corpus, train_batch
 from minigpt.decoding import prompt_ids
 from minigpt.errors import RunError, TokenizerError, count
-from minigpt.experiment import Experiment
+from minigpt.experiment import Experiment, TrainingSection
 from minigpt.model import GPT, build_model
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
@@ -61,17 +61,23 @@ def train(
     run = RunFolder.of(experiment, out)
     if not fresh:
         _refuse_existing(run)
+    observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
     where, precision = _machine(experiment.training.precision, device, threads)
     corpus = load_corpus(experiment).to(where)
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
     model = build_model(experiment, corpus.vocab_size).to(where)
     speed = measure_speed(experiment, corpus, model, precision)
+    settled: dict[str, Any] = {"precision": precision}
     if minutes is not None:
-        fitted = speed.updates_within(experiment, minutes * 60)
-        observer.note(f"{minutes:g} min here are {count(fitted, 'update')}: training.max_iters={fitted}")
-        section = experiment.training.model_copy(update={"max_iters": fitted})
-        experiment = experiment.model_copy(update={"training": section})
+        settled["max_iters"] = speed.updates_within(experiment, minutes * 60)
+        observer.note(f"{minutes:g} min here are {count(settled['max_iters'], 'update')}")
+    experiment = _with_training(experiment, settled)
+    for spec in experiment.specs():
+        if spec.cls.__module__ == "__main__":
+            observer.note(
+                f"{spec.family} {spec.name} is not in a file: only this process can open the run; a plugin file mends that"
+            )
     kept = run.set_aside() if fresh else None
     if kept:
         observer.note(f"the run that was there is kept as {kept}")
@@ -79,6 +85,14 @@ def train(
         _refuse_existing(run)
         run.begin(experiment, corpus.tokenizer, provenance(experiment, corpus, device=where, precision=precision))
         return _sit(experiment, corpus, model, precision, observer, run, None, speed.seconds(experiment))
+
+
+def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
+    """The experiment with settings that were found out on this machine; checked like any other."""
+    section = {**experiment.to_json()["training"], **changes}
+    training = TrainingSection.model_validate(section)
+    training.schedule.at("training.schedule").build(training.max_iters)
+    return experiment.model_copy(update={"training": training})
 
 
 def resume(
@@ -130,7 +144,7 @@ def _refuse_existing(run: RunFolder) -> None:
     if run.exists():
         raise RunError(
             f"{run.path} holds a run already; go on with it: minigpt resume {run.path}, "
-            "or begin another with --seed, --out, or --fresh (which keeps the old one under another name)"
+            "or begin another with --name, --seed, --out, or --fresh (which keeps the old one under another name)"
         )
 
 
@@ -166,7 +180,7 @@ def _sit(
         parameters=model.n_parameters(),
         max_iters=training.max_iters,
         first_step=start.progress.step if start else 0,
-        tokens_per_step=training.batch_size * experiment.model.block_size,
+        tokens_per_step=train_batch(corpus, experiment, 0).tokens.numel(),
         seconds=seconds,
         device=next(model.parameters()).device.type,
         precision=precision,

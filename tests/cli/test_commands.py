@@ -223,7 +223,7 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     out = minigpt("show", ROOT / "experiments/baseline.json", "--set", 'model.layers=[{},{"ffn":"glu"}]')[1]
     assert "blocks.0 " in out
     assert "blocks.1 " in out
-    assert "a stand-in; use --vocab-size" in " ".join(out.split()), "the corpus is not here"
+    assert "a stand-in, for the corpus is not here: say --vocab-size" in " ".join(out.split()), "the corpus is not here"
 
 
 @pytest.mark.parametrize(

@@ -65,24 +65,27 @@ def test_each_change_that_could_change_the_numbers_is_named() -> None:
         return {
             "components": [{"component": "norm/a", "file": "a.py", "sha256": "1"}],
             "core": "c",
+            "experiment": "e",
             "data": {"fingerprint": "d", "tokenizer": "t"},
-            "versions": {"torch": "2"},
+            "versions": {"torch": "2", "numpy": "1"},
             "machine": {"device": "cpu", "threads": 2},
         }
 
     now = record()
     assert changed_since(record(), now) == []
     now["components"][0]["sha256"] = "2"
-    now["core"] = "x"
+    now["core"] = now["experiment"] = "x"
     now["data"] = {"fingerprint": "x", "tokenizer": "x"}
-    now["versions"]["torch"] = "3"
+    now["versions"] = {"torch": "3", "numpy": "2"}
     now["machine"] = {"device": "cuda", "threads": 8}
     assert changed_since(record(), now) == [
+        "experiment.json",
         "the source of norm/a (a.py)",
         "minigpt's model or training code",
         "the data (d then, x now)",
         "the tokenizer (t then, x now)",
         "torch (2 then, 3 now)",
+        "numpy (1 then, 2 now)",
         "the device (cpu then, cuda now)",
         "the number of threads (2 then, 8 now)",
     ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minigpt.data import TokenStream, load_corpus
-from minigpt.errors import DivergedError, MinigptError, RunError
+from minigpt.errors import DivergedError, MinigptError, PluginError, RunError
 from minigpt.experiment import Experiment
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
@@ -146,6 +146,50 @@ def test_a_diverging_run_stops_with_sound_weights(write_experiment: Write, tmp_p
         run(load_experiment(file), tmp_path)
     rows = RunFolder(tmp_path / "small" / "seed-1337").rows()
     assert all(math.isfinite(row["train_loss"]) for row in rows)
+
+
+def test_a_model_that_diverges_at_an_evaluation_is_told_before_it_writes(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment(optimizer={"learning_rate": 1e38}, eval_interval=1, grad_clip=None)
+    with pytest.raises(DivergedError, match=r"training diverged; there is no checkpoint yet\. Try a lower"):
+        run(load_experiment(file), tmp_path)
+
+
+def test_an_edited_experiment_is_not_resumed_as_if_it_were_the_same(write_experiment: Write, tmp_path: Path) -> None:
+    part = run(load_experiment(write_experiment()), tmp_path, Watcher(("updated", 5)))
+    file = part.run.path / "experiment.json"
+    file.write_text(file.read_text().replace('"batch_size": 8', '"batch_size": 4'))
+    with pytest.raises(RunError, match=r"cannot be continued exactly, for these changed: experiment.json\."):
+        resume(part.run.path, observer=Watcher())
+
+
+def test_a_plugin_edited_after_loading_is_refused(write_experiment: Write, tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment())
+    plugin = tmp_path / "interrupting.py"
+    plugin.write_text(plugin.read_text() + "# edited\n")
+    with pytest.raises(PluginError, match=r"interrupting.py changed since it was loaded: load the experiment again"):
+        run(experiment, tmp_path)
+
+
+def test_best_survives_a_crash_between_the_two_pointers(
+    write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_experiment(write_experiment())
+    whole = run(experiment, tmp_path / "whole")
+    real = checkpoint.write_text
+
+    def crash(path: Path, text: str) -> None:
+        if path.name == "last" and "step-00000015" in text:
+            raise KeyboardInterrupt
+        real(path, text)
+
+    monkeypatch.setattr(checkpoint, "write_text", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, tmp_path / "part")
+    monkeypatch.undo()
+    rest = resume(tmp_path / "part" / "small" / "seed-1337", observer=Watcher())
+    a, b = open_run(whole.run.path), open_run(rest.run.path)
+    assert a.checkpoint.progress.best_step == b.checkpoint.progress.best_step
+    assert all(torch.equal(tensor, b.checkpoint.weights[name]) for name, tensor in a.checkpoint.weights.items())
 
 
 def test_evaluation_is_the_mean_over_the_whole_split(write_experiment: Write) -> None:
