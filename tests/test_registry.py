@@ -257,7 +257,7 @@ def test_paths_start_from_the_file_that_says_them(tmp_path: Any, monkeypatch: py
     class Pathy(_Base):
         """Has paths."""
 
-        def __init__(self, width: int, *, file: UserPath | None = None, files: list[UserPath] = [], text: str = ""):  # noqa: B006
+        def __init__(self, width: int, *, file: UserPath | None = None, files: list[UserPath] = [], text: str = ""):
             super().__init__()
 
     monkeypatch.chdir(tmp_path)

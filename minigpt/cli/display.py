@@ -115,6 +115,5 @@ def report(outcome: Outcome, experiment: Path | None) -> None:
             (f"minigpt {asked} --set model.ffn={other} --name {experiment.stem}-{other}", "change one part and see")
         )
     steps.append(("minigpt list", "the parts there are"))
-    width = max(len(command) for command, _ in steps)
     for command, meaning in steps:
-        print(f"    {command:<{width}}  # {meaning}")
+        print(f"    # {meaning}\n    {command}")

@@ -1,0 +1,77 @@
+"""The README's blocks, run as they stand (shorter)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt.reading import load_experiment
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    shutil.copytree(ROOT / "plugins", tmp_path / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", blocks("json"))
+def test_every_experiment_in_it_is_one(block: str, clone: Path) -> None:
+    (clone / "experiments" / "mine.json").write_text(block)
+    experiment = load_experiment(clone / "experiments" / "mine.json")
+    assert experiment.name in block
+
+
+def test_its_plugin_trains_by_the_command_beneath_it(clone: Path) -> None:
+    plugin = next(block for block in blocks("python") if "@register" in block)
+    (clone / "dyt.py").write_text(plugin)
+    command = next(line for block in blocks("bash") for line in block.splitlines() if "--plugin dyt.py" in line)
+    short = ["--set", "training.max_iters=3", "--set", "model.d_model=16"]
+    answer = subprocess.run(
+        [sys.executable, "-m", *command.split(), *short], cwd=clone, capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert (clone / "runs/dyt/seed-1337/plugins/dyt.py").read_text() == plugin
+
+
+def test_its_python_runs(clone: Path) -> None:
+    code = next(block for block in blocks("python") if "import build_model" in block)
+    assert "minutes=1," in code
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code.replace("minutes=1,", "minutes=0.05,")],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_its_error_message_is_the_one_that_is_printed(clone: Path) -> None:
+    shown = re.search(r"^error: experiments/mine.json: (.*?); allowed: attention, block, …(.*)$", README, re.MULTILINE)
+    assert shown
+    (clone / "experiments" / "mine.json").write_text('{"extends": "baseline.json", "model": {"atention": "gqa"}}')
+    command = [sys.executable, "-m", "minigpt", "run", "experiments/mine.json"]
+    answer = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=60)
+    assert answer.stderr.startswith(f"error: experiments/mine.json: {shown[1]}; allowed: attention, block, ")
+    assert answer.stderr.rstrip().endswith(shown[2])
+
+
+def test_its_commands_are_those_there_are() -> None:
+    from minigpt.cli import app
+
+    listed = set(re.findall(r"^\| `minigpt (\w+)", README, re.MULTILINE))
+    there = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert listed == there | {group.name for group in app.registered_groups}
