@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minigpt import __version__
 from minigpt.cli.options import PluginFile
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def list_components(
         console.print(Text.assemble((each.name, "bold"), f"  {about}"))
         console.print(_table(REGISTRY.entries(each.name), detailed=family is not None))
     if family is None:
-        console.print("[dim]minigpt list FAMILY explains every parameter.[/dim]")
+        place = f"From minigpt-lab {__version__}, unless another place is named."
+        console.print(Text(f"{place} minigpt list FAMILY explains every parameter.", "dim"))
 
 
 def _table(entries: list[Entry], *, detailed: bool) -> Table:
