@@ -7,7 +7,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,30 +123,28 @@ def _check_methods(family: Family, cls: type, place: str) -> None:
 
 
 def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[BaseModel], frozenset[str], dict[str, str]]:
-    constructor: Any = inspect.getattr_static(cls, "__init__")
-    parameters = list(inspect.signature(constructor).parameters.values())[1:]
-    if constructor is object.__init__ or not parameters:
-        parameters = []
-    received = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if tuple(received) != family.receives or any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        wanted = ", ".join(("self", *family.receives, "*", "..."))
-        raise RegistryError(
-            f"{place}: a {family.name} constructor is __init__({wanted}): parameters are keyword-only, no **kwargs"
-        )
-    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    try:
-        hints = typing.get_type_hints(constructor, include_extras=True) if keyword else {}
-    except NameError as error:
-        raise RegistryError(f"{place}: an annotation of __init__ cannot be read: {error}; import it at run time") from error
-    descriptions = _args_in(inspect.getdoc(cls) or "")
+    descriptions: dict[str, str] = {}
     fields: dict[str, Any] = {}
-    for p in keyword:
-        if p.name == "name" or p.name.startswith("_") or hasattr(BaseModel, p.name):
-            raise RegistryError(f'{place}: the parameter name "{p.name}" is reserved; choose another')
-        if p.name not in hints:
-            raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
-        default = ... if p.default is p.empty else p.default
-        fields[p.name] = (_from_json(hints[p.name]), Field(default=default, description=descriptions.get(p.name)))
+    path_params: set[str] = set()
+    for kind, parameters in _constructors(family, cls, place):
+        descriptions = {**_args_in(inspect.cleandoc(kind.__doc__ or "")), **descriptions}
+        keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_")]
+        keyword = [p for p in keyword if p.name not in fields]  # a subclass has the last word
+        try:
+            hints = typing.get_type_hints(vars(kind)["__init__"], include_extras=True) if keyword else {}
+        except NameError as error:
+            raise RegistryError(
+                f"{place}: an annotation of __init__ cannot be read: {error}; import it at run time"
+            ) from error
+        for p in keyword:
+            if p.name == "name" or hasattr(BaseModel, p.name):
+                raise RegistryError(f'{place}: the parameter name "{p.name}" is reserved; choose another')
+            if p.name not in hints:
+                raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
+            default = ... if p.default is p.empty else p.default
+            fields[p.name] = (_from_json(hints[p.name]), Field(default=default, description=descriptions.get(p.name)))
+            if mentions_path(hints[p.name]):
+                path_params.add(p.name)
     config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True
     )
@@ -154,8 +152,30 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
         params = create_model(f"{family.name}.{name}", __config__=config, **fields)
     except Exception as error:  # pydantic's errors for impossible annotations share no base class
         raise RegistryError(f"{place}: the constructor's annotations make no schema: {error}") from error
-    path_params = frozenset(p.name for p in keyword if mentions_path(hints[p.name]))
-    return params, path_params, descriptions
+    return params, frozenset(path_params), {key: text for key, text in descriptions.items() if key in fields}
+
+
+def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type, list[inspect.Parameter]]]:
+    """The class whose constructor counts, with its parameters; and its parents', as long as each hands `**shared` on.
+
+    A keyword-only parameter that begins with "_" is between a class and its subclasses: it is not for the JSON.
+    """
+    for kind in cls.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        own = kind is not object and kind.__module__ != "torch.nn.modules.module"
+        parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:] if own else []
+        received = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        hands_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if tuple(received) != family.receives or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            wanted = ", ".join(("self", *family.receives, "*", "..."))
+            raise RegistryError(
+                f"{place}: a {family.name} constructor is __init__({wanted}): parameters are keyword-only, and there are "
+                "no **kwargs but to hand on to a parent of that form"
+            )
+        yield kind, parameters
+        if not hands_on:
+            return
 
 
 def _from_json(annotation: Any) -> Any:

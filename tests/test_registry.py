@@ -252,6 +252,46 @@ def test_a_nested_components_paths_start_from_the_file_too(tmp_path: Any) -> Non
     assert spec.params["of"].params["paths"] == [str(tmp_path / "sub" / "d.txt")]
 
 
+def test_a_constructor_that_hands_on_keywords_has_its_parents_parameters_too() -> None:
+    class Parent(_Base):
+        """Shared.
+
+        Args:
+            eps: From the parent.
+            gain: Said by both.
+        """
+
+        def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1.0, gain: bool = True, _inner: int = 3):
+            super().__init__()
+            self.eps, self.gain, self.inner = eps, gain, _inner
+
+    @register("norm", "child")
+    class Child(Parent):
+        """Child.
+
+        Args:
+            gain: The child's own default.
+        """
+
+        def __init__(self, width: int, *, gain: bool = False, **shared: Any):
+            super().__init__(width, gain=gain, _inner=4, **shared)
+
+    @register("norm", "heir")
+    class Heir(Parent):
+        """Adds nothing."""
+
+    spec = REGISTRY.resolve("norm", {"name": "child", "eps": 2.0})
+    assert dict(spec.params) == {"gain": False, "eps": 2.0}
+    built = spec.build(4)
+    assert (built.eps, built.gain, built.inner) == (2.0, False, 4)
+    assert REGISTRY.entry("norm", "child").descriptions == {"eps": "From the parent.", "gain": "The child's own default."}
+    assert dict(REGISTRY.resolve("norm", "heir").params) == {"eps": 1.0, "gain": True}
+    with pytest.raises(ExperimentError, match="eps: found 0 "):
+        REGISTRY.resolve("norm", {"name": "child", "eps": 0})
+    with pytest.raises(ExperimentError, match='unknown key "_inner"; allowed: eps, gain'):
+        REGISTRY.resolve("norm", {"name": "child", "_inner": 0})
+
+
 def test_paths_start_from_the_file_that_says_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     @register("norm", "pathy")
     class Pathy(_Base):
