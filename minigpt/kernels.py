@@ -37,6 +37,8 @@ def attend(
     bias: Float[Tensor, "*batch bias_heads time source"] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads time v_dim"]:
     """Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762), causal by position.
 
@@ -50,7 +52,12 @@ def attend(
         bias: Added to the scores after scaling; with a batch axis where it depends on content.
         scale: Factor on the scores; None for 1/sqrt(head_dim).
         dropout: Rate at which attention weights are dropped (0 outside training).
+        softcap: Scores s become softcap * tanh(s / softcap), before bias and mask (Gemma 2: arXiv:2408.00118).
+        sinks: A logit for each head that takes part in the softmax and has no value (gpt-oss: arXiv:2508.10925).
     """
+    if softcap is not None or sinks is not None:
+        mask = visible(q_positions, k_positions, window)
+        return _explicit(q, k, v, mask, bias=bias, scale=scale, dropout=dropout, softcap=softcap, sinks=sinks)
     grouped = q.shape[1] != k.shape[1]
     time, source = q.shape[2], k.shape[2]
     whole = window is None or window >= source
@@ -64,6 +71,34 @@ def attend(
         mask = torch.where(mask, bias.to(q.dtype), -torch.inf)
         mask = mask if mask.ndim == 4 else mask[None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=grouped)
+
+
+def _explicit(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    *,
+    bias: Tensor | None,
+    scale: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Scores written out, for what no fused kernel does. The softmax is in fp32."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = (q @ k.mT).float() * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:  # one more thing to attend to, with no value: a head may attend to nothing
+        sink = sinks.float()[None, :, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, sink), -1)
+    weights = scores.softmax(-1)[..., : mask.shape[-1]]
+    return F.dropout(weights, dropout).to(v.dtype) @ v
 
 
 def new_cache(

@@ -19,8 +19,20 @@ BLOCK_SIZE = 24
 # Parameters to try beside each component's defaults, where a default leaves a mechanism out. New components with nothing
 # to add need no entry: their defaults are tried.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "attention/mha": [{"window": 5}, {"window": 1}, {"qk_norm": "rmsnorm"}, {"bias": False}],
-    "attention/gqa": [{"n_kv_heads": 1}, {"window": 3, "qk_norm": "layernorm"}],
+    "attention/mha": [
+        {"window": 5},
+        {"window": 1},
+        {"qk_norm": "rmsnorm"},
+        {"bias": False},
+        {"softcap": 3.0, "window": 7},
+        {"sinks": True, "gate": "head"},
+        {"value_residual": True},
+    ],
+    "attention/gqa": [
+        {"n_kv_heads": 1},
+        {"window": 3, "qk_norm": "layernorm", "value_residual": True},
+        {"sinks": True, "softcap": 2.0, "gate": "element"},
+    ],
     "norm/rmsnorm": [{"gain": False}],
     "norm/layernorm": [{"bias": False}],
     "ffn/mlp": [{"activation": name, "expansion": 2.0} for name in ("relu", "relu2", "silu", "gelu_tanh")],

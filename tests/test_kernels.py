@@ -23,6 +23,8 @@ def explicit(
     window: int | None,
     bias: torch.Tensor | None,
     scale: float | None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """softmax(q k^T scale + bias) v, written as loops over heads and queries, in float64."""
     out = torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float64)
@@ -35,9 +37,13 @@ def explicit(
             ]
             scores = (k[:, head // group, seen] @ q[:, head, i, :, None]).squeeze(-1)
             scores = scores * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
             if bias is not None:
                 scores = scores + bias[..., head if bias.shape[-3] > 1 else 0, i, seen].double()
-            out[:, head, i] = (scores.softmax(-1)[:, None] @ v[:, head // group, seen]).squeeze(1)
+            powers = scores.exp()
+            total = powers.sum(-1, keepdim=True) + (0 if sinks is None else sinks[head].double().exp())
+            out[:, head, i] = ((powers / total)[:, None] @ v[:, head // group, seen]).squeeze(1)
     return out
 
 
@@ -48,10 +54,20 @@ def explicit(
     window=st.sampled_from([None, 1, 2, 5, 40]),
     biased=st.sampled_from([None, 1, "heads", "batch"]),
     scale=st.sampled_from([None, 0.3]),
+    softcap=st.sampled_from([None, None, 0.7]),
+    sunk=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_every_branch_equals_explicit_scores(
-    time: int, before: int, groups: tuple[int, int], window: int | None, biased: object, scale: float | None, seed: int
+    time: int,
+    before: int,
+    groups: tuple[int, int],
+    window: int | None,
+    biased: object,
+    scale: float | None,
+    softcap: float | None,
+    sunk: bool,
+    seed: int,
 ) -> None:
     heads, kv_heads = groups
     random = torch.Generator().manual_seed(seed)
@@ -66,8 +82,10 @@ def test_every_branch_equals_explicit_scores(
     if biased is not None:
         bias = torch.randn(1 if biased == 1 else heads, time, before + time, generator=random)
         bias = torch.stack((bias, bias + 1 + bias)) if biased == "batch" else bias
-    got = attend(q, k, v, q_positions, k_positions, window=window, bias=bias, scale=scale)
-    expected = explicit(q, k, v, q_positions, k_positions, window, bias, scale)
+    sinks = torch.randn(heads, generator=random) if sunk else None
+    rest = {"window": window, "bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}
+    got = attend(q, k, v, q_positions, k_positions, **rest)
+    expected = explicit(q, k, v, q_positions, k_positions, **rest)
     torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -90,6 +90,45 @@ def test_rope_turns_pairs_by_their_frequency_times_the_position() -> None:
     torch.testing.assert_close(got.double(), reference_attention(module, x.double(), 4, 4, 6, turned), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gate", ["head", "element"])
+def test_the_gate_is_a_sigmoid_of_the_input_on_each_heads_output(gate: str) -> None:
+    module = build("attention", "mha", DIMS, gate=gate)
+    x = torch.randn(2, 7, 12)
+    y = x.double()
+    bare = build("attention", "mha", DIMS)
+    bare.load_state_dict({name: tensor for name, tensor in module.state_dict().items() if "gate" not in name})
+    identity = torch.nn.Linear(24, 24, bias=False)
+    torch.nn.init.eye_(identity.weight)
+    out, bare.out = bare.out, identity
+    heads = reference_attention(bare, y, 4, 4, 6).unflatten(-1, (4, 6))
+    gates = torch.sigmoid(linear(y, module.gate)).unflatten(-1, (4, -1))
+    expected = linear((heads * gates).flatten(-2), out)
+    torch.testing.assert_close(module(x, context()).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_value_residual_mixes_in_the_first_layers_values() -> None:
+    first, second = (build("attention", "mha", DIMS, value_residual=True) for _ in range(2))
+    second.load_state_dict({name: tensor.flip(0) for name, tensor in first.state_dict().items()})
+    ctx = context()
+    x = torch.randn(2, 7, 12)
+    first(x, ctx)
+    got = second(x, ctx)
+    values = [linear(x.double(), layer.qkv)[..., 48:] for layer in (first, second)]
+    a, b = second.value_mix.double()
+    mixed = a * values[1] + b * values[0]
+    plain = build("attention", "mha", DIMS)
+    plain.load_state_dict({name: tensor for name, tensor in second.state_dict().items() if name != "value_mix"})
+
+    class Given(torch.nn.Linear):  # queries and keys of the second layer, values as mixed
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat((super().forward(x)[..., :48], mixed.to(x.dtype)), -1)
+
+    given = Given(12, 72)
+    given.load_state_dict(plain.qkv.state_dict())
+    plain.qkv = given
+    torch.testing.assert_close(got, plain(x, context()), atol=1e-5, rtol=1e-5)
+
+
 @given(st.integers(0, 4000), st.integers(0, 4000), st.integers(0, 60))
 def test_rope_scores_depend_on_distance_only_and_norms_are_kept(first: int, shift: int, distance: int) -> None:
     rope = build("position", "rope", DIMS)

@@ -13,7 +13,7 @@ from minigpt.registry import REGISTRY, Family, Spec
 from tests.strategies import BLOCK_SIZE, VOCAB, lively, tokens
 
 # What to set where the type does not suggest a value of its own.
-VALUES = {"window": 2, "n_kv_heads": 1}
+VALUES = {"window": 2, "n_kv_heads": 1, "softcap": 1.0, "gate": "head"}
 
 
 def _other_value(name: str, annotation: Any, default: Any, metadata: list[Any]) -> Any:
@@ -49,7 +49,7 @@ def test_every_knob_changes_the_computation(family: str, name: str, parameter: s
     field = REGISTRY.entry(family, name).params.model_fields[parameter]
     default = field.default.to_json() if isinstance(field.default, Spec) else field.default
     other = _other_value(parameter, field.annotation, default, field.metadata)
-    base = {"d_model": 16, "n_heads": 4, "n_layers": 1, "block_size": BLOCK_SIZE, "dropout": 0.0}
+    base = {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": BLOCK_SIZE, "dropout": 0.0}
     results, shapes = [], []
     for value in (default, other):
         section = ModelSection.model_validate({**base, family: {"name": name, parameter: value}})

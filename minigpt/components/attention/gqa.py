@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from minigpt.components.attention.softmax import SoftmaxAttention
-from minigpt.contracts import Dims, NormSpec
+from minigpt.contracts import Dims
 from minigpt.registry import register
 
 
@@ -19,20 +19,7 @@ class GroupedQueryAttention(SoftmaxAttention):
 
     Args:
         n_kv_heads: Key/value heads; must divide n_heads.
-        bias: Biases in the projections.
-        dropout: Rate on the attention weights, apart from the model's own dropout.
-        window: A token sees itself and window - 1 before it (Beltagy et al. 2020, arXiv:2004.05150); null for all.
-        qk_norm: Norm on each query and key head (Henry et al. 2020, arXiv:2010.04245); null for none.
     """
 
-    def __init__(
-        self,
-        dims: Dims,
-        *,
-        n_kv_heads: Annotated[int, Field(gt=0)] = 2,
-        bias: bool = True,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        window: Annotated[int, Field(gt=0)] | None = None,
-        qk_norm: NormSpec | None = None,
-    ):
-        super().__init__(dims, n_kv_heads=n_kv_heads, bias=bias, dropout=dropout, window=window, qk_norm=qk_norm)
+    def __init__(self, dims: Dims, *, n_kv_heads: Annotated[int, Field(gt=0)] = 2, **shared: Any):
+        super().__init__(dims, _kv_heads=n_kv_heads, **shared)
