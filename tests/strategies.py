@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from minigpt.contracts import Attention, Position
 from minigpt.entries import Entry
+from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
@@ -33,6 +35,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"window": 3, "qk_norm": "layernorm", "value_residual": True},
         {"sinks": True, "softcap": 2.0, "gate": "element"},
     ],
+    "position/rope": [
+        {"fraction": 0.5},
+        *({"scaling": {"kind": kind, "factor": 4.0}} for kind in ("linear", "ntk")),
+        *({"scaling": {"kind": kind, "factor": 4.0, "original_block_size": 8}} for kind in ("yarn", "llama3")),
+    ],
+    "position/t5": [{"buckets": 4, "max_distance": 9}],
+    "position/kerple": [{"kernel": "power"}],
     "norm/rmsnorm": [{"gain": False}],
     "norm/layernorm": [{"bias": False}],
     "ffn/mlp": [{"activation": name, "expansion": 2.0} for name in ("relu", "relu2", "silu", "gelu_tanh")],
@@ -75,7 +84,7 @@ def sections() -> st.SearchStrategy[ModelSection]:
             {
                 "d_model": 4 * heads,
                 "n_heads": heads,
-                "head_dim": pick(st.sampled_from([None, 2, 6])),
+                "head_dim": pick(st.sampled_from([None, 6, 8])),
                 "n_layers": pick(st.integers(1, 3)),
                 "block_size": BLOCK_SIZE,
                 "dropout": 0.0,
@@ -102,7 +111,10 @@ def lively(section: ModelSection, seed: int = 0) -> GPT:
     """A model whose every weight is large enough to matter: at GPT-2's initialisation half of a model is nearly silent."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = GPT(section, VOCAB)
+        try:
+            model = GPT(section, VOCAB)
+        except ExperimentError:  # sizes that a constructor refuses, such as an odd number to be turned in pairs
+            reject()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
     return model.eval()

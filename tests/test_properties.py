@@ -202,10 +202,10 @@ def test_equal_seeds_give_equal_weights_and_saved_weights_give_equal_outputs(sec
         torch.manual_seed(seed)
         return GPT(section, VOCAB).eval()
 
+    other = lively(section, seed + 1)
     one, two = build(), build()
     for (name, a), (_, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
         assert torch.equal(a, b), name
-    other = lively(section, seed + 1)
     other.load_state_dict(one.state_dict())
     ids = tokens(2, BLOCK_SIZE, seed)
     with torch.no_grad():

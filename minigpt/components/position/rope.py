@@ -1,34 +1,135 @@
-"""Rotary positions."""
+"""Rotary positions, whole or partial, and the ways to stretch them to longer contexts."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
 from minigpt.registry import register
+
+Factor = Annotated[float, Field(ge=1)]
+
+
+class _Scaling(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def frequencies(self, own: Tensor, base: float) -> Tensor:
+        """The frequencies [W/2] to use in place of `own`, for a rotated width W."""
+        raise NotImplementedError
+
+    def temperature(self) -> float:
+        """What queries and keys are each multiplied by."""
+        return 1.0
+
+
+class Linear(_Scaling):
+    """Positions are divided by the factor (Chen et al. 2023, arXiv:2306.15595)."""
+
+    kind: Literal["linear"]
+    factor: Factor
+
+    def frequencies(self, own: Tensor, base: float) -> Tensor:
+        """All slowed down alike."""
+        return own / self.factor
+
+
+class NTK(_Scaling):
+    """The base is raised: slow frequencies stretch, fast ones stay (bloc97 2023; arXiv:2309.00071, section 3.1)."""
+
+    kind: Literal["ntk"]
+    factor: Factor
+
+    def frequencies(self, own: Tensor, base: float) -> Tensor:
+        """The slowest is divided by the factor, the fastest is left."""
+        half = len(own)
+        if half == 1:
+            return own
+        places = torch.arange(half, device=own.device, dtype=own.dtype)
+        return own * self.factor ** (-places / (half - 1))
+
+
+class YaRN(_Scaling):
+    """Slow frequencies are interpolated, fast ones left, scores sharpened (Peng et al. 2023, arXiv:2309.00071)."""
+
+    kind: Literal["yarn"]
+    factor: Factor
+    original_block_size: Annotated[int, Field(gt=0)]
+    beta_fast: Annotated[float, Field(gt=0)] = 32.0
+    beta_slow: Annotated[float, Field(gt=0)] = 1.0
+
+    def frequencies(self, own: Tensor, base: float) -> Tensor:
+        """A ramp from those that turn beta_fast times in the original context to those that turn beta_slow times."""
+        width = 2 * len(own)
+
+        def place(turns: float) -> float:
+            return width * math.log(self.original_block_size / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low, high = max(math.floor(place(self.beta_fast)), 0), min(math.ceil(place(self.beta_slow)), width - 1)
+        places = torch.arange(len(own), device=own.device, dtype=own.dtype)
+        ramp = ((places - low) / max(high - low, 1e-3)).clamp(0, 1)
+        return own / self.factor * ramp + own * (1 - ramp)
+
+    def temperature(self) -> float:
+        """Equation 22."""
+        return 0.1 * math.log(self.factor) + 1
+
+
+class Llama3(_Scaling):
+    """Wavelengths beyond the original context are stretched, short ones left, smooth between (arXiv:2407.21783)."""
+
+    kind: Literal["llama3"]
+    factor: Factor
+    original_block_size: Annotated[int, Field(gt=0)]
+    low_freq_factor: Annotated[float, Field(gt=0)] = 1.0
+    high_freq_factor: Annotated[float, Field(gt=0)] = 4.0
+
+    def frequencies(self, own: Tensor, base: float) -> Tensor:
+        """By how many wavelengths fit into the original context."""
+        fit = self.original_block_size * own / (2 * math.pi)
+        smooth = ((fit - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return (1 - smooth) * own / self.factor + smooth * own
+
+
+Scaling = Annotated[Linear | NTK | YaRN | Llama3, Field(discriminator="kind")]
 
 
 @register("position", "rope")
 class RotaryPosition(Position):
     """Queries and keys are turned by an angle that grows with position (RoFormer: Su et al. 2021, arXiv:2104.09864).
 
-    The score of a query at m and a key at n then depends on m - n only. Coordinate i is paired with i + K/2 (the layout
-    of GPT-NeoX and Llama) and turned by the angle p * base^(-2i/K).
+    The score of a query at m and a key at n then depends on m - n only. Of the first W = fraction K coordinates, i is
+    paired with i + W/2 (the layout of GPT-NeoX and Llama) and turned by the angle p * base^(-2i/W).
 
     Args:
         base: Wavelengths run from 2 pi to 2 pi base.
+        fraction: Share of each head's width that is turned (GPT-NeoX: 0.25, arXiv:2204.06745).
+        scaling: How to stretch to longer contexts: {"kind": "linear" | "ntk" | "yarn" | "llama3", "factor": ...}; null
+            for not at all.
     """
 
-    def __init__(self, dims: Dims, *, base: Annotated[float, Field(gt=1)] = 10_000.0):
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        base: Annotated[float, Field(gt=1)] = 10_000.0,
+        fraction: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        scaling: Scaling | None = None,
+    ):
         super().__init__()
-        if dims.head_dim % 2:
-            raise ValueError(f"rotation takes coordinates in pairs: head_dim {dims.head_dim} must be even")
-        self.base = base
+        self.width = round(fraction * dims.head_dim)
+        if self.width % 2 or not self.width:
+            raise ValueError(
+                f"rotation takes coordinates in pairs: head_dim {dims.head_dim} times fraction {fraction:g} must be even"
+            )
+        if isinstance(scaling, Llama3) and scaling.low_freq_factor >= scaling.high_freq_factor:
+            raise ValueError("scaling.low_freq_factor must be below scaling.high_freq_factor")
+        self.base, self.scaling = base, scaling
 
     def rotate(
         self,
@@ -36,13 +137,20 @@ class RotaryPosition(Position):
         k: Float[Tensor, "batch kv_heads time head_dim"],
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
-        width = q.shape[-1]
-        exponents = torch.arange(0, width, 2, device=q.device, dtype=torch.float32) / width
-        angles = positions[:, None].float() * self.base**-exponents  # [T, K/2], fp32 whatever the model's precision
-        cos, sin = angles.cos(), angles.sin()
-        return _turn(q, cos, sin), _turn(k, cos, sin)
+        exponents = torch.arange(0, self.width, 2, device=q.device, dtype=torch.float32) / self.width
+        frequencies = self.base**-exponents
+        temperature = 1.0
+        if self.scaling is not None:
+            frequencies = self.scaling.frequencies(frequencies, self.base)
+            temperature = self.scaling.temperature()
+        angles = positions[:, None].float() * frequencies  # [T, W/2], fp32 whatever the model's precision
+        cos, sin = temperature * angles.cos(), temperature * angles.sin()
+        return turn(q, cos, sin), turn(k, cos, sin)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.float().chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first 2 W/2 coordinates of each vector by the angles whose cosines and sines [T, W/2] are given."""
+    width = 2 * cos.shape[-1]
+    a, b = x[..., :width].float().chunk(2, dim=-1)
+    turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)

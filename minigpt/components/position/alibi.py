@@ -1,0 +1,39 @@
+"""Attention with linear biases."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minigpt.contracts import Dims, Position
+from minigpt.registry import register
+
+
+@register("position", "alibi")
+class ALiBi(Position):
+    """Scores fall in a straight line with distance, each head at its own slope (Press et al. 2021, arXiv:2108.12409).
+
+    bias = -m_h (q - k), the slopes m_h a geometric sequence from 2^(-8/H) to 2^-8.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, dims: Dims):
+        super().__init__()
+        self.register_buffer("slopes", torch.tensor(_slopes(dims.n_heads)), persistent=False)
+
+    def bias(
+        self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
+    ) -> Float[Tensor, "bias_heads time source"]:
+        distance = (q_positions[:, None] - k_positions[None, :]).float()
+        return -self.slopes[:, None, None] * distance
+
+
+def _slopes(heads: int) -> list[float]:
+    """Of a number of heads that is no power of two: the next lower one's, then every other of the next higher one's."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+    return slopes + [2 ** (-4 * (2 * extra + 1) / power) for extra in range(heads - power)]

@@ -1,0 +1,40 @@
+"""Kernelised relative biases."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from minigpt.contracts import Dims, Position
+from minigpt.registry import register
+
+
+@register("position", "kerple")
+class Kerple(Position):
+    """Scores fall with distance by a learned kernel, two positive numbers a head (Chi et al. 2022, arXiv:2205.09921).
+
+    log: -a log(1 + b d);  power: -a d^b with b below 2.
+
+    Args:
+        kernel: log or power.
+    """
+
+    def __init__(self, dims: Dims, *, kernel: Literal["log", "power"] = "log"):
+        super().__init__()
+        self.kernel = kernel
+        # a = exp(first) and b = exp(second), or 2 sigmoid(second): positive, whatever the optimizer does
+        self.raw = nn.Parameter(torch.empty(2, dims.n_heads))
+        nn.init.uniform_(self.raw, -1, 1)
+
+    def bias(
+        self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
+    ) -> Float[Tensor, "bias_heads time source"]:
+        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).float()
+        a = self.raw[0].exp()[:, None, None]
+        if self.kernel == "log":
+            return -a * torch.log1p(self.raw[1].exp()[:, None, None] * distance)
+        # The power of 0 has no gradient: distances start at a thousandth there.
+        return -a * distance.clamp(min=1e-3) ** (2 * self.raw[1].sigmoid()[:, None, None])
