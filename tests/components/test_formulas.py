@@ -182,6 +182,32 @@ def test_rmsnorm_is_the_papers_and_forgets_the_scale_of_its_input(gain: bool) ->
     torch.testing.assert_close(norm(x * 1000), norm(x), atol=1e-5, rtol=1e-5)
 
 
+def test_dyt_and_derf_are_the_papers() -> None:
+    x = torch.randn(3, 5, 12) * 3 + 1
+    y = x.double()
+    dyt, derf = build("norm", "dyt", 12), build("norm", "derf", 12)
+    expected = torch.tanh(dyt.alpha.double() * y) * dyt.weight.double() + dyt.bias.double()
+    torch.testing.assert_close(dyt(x).double(), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.erf(derf.alpha.double() * y + derf.shift.double()) * derf.weight.double() + derf.bias.double()
+    torch.testing.assert_close(derf(x).double(), expected, atol=1e-5, rtol=1e-5)
+    fresh = REGISTRY.resolve("norm", {"name": "derf", "alpha": 0.7}).build(4)
+    assert (fresh.alpha.item(), fresh.shift.item()) == (pytest.approx(0.7), 0)
+
+
+def test_scalenorm_gives_every_vector_the_trained_length() -> None:
+    norm = build("norm", "scalenorm", 12)
+    x = torch.randn(3, 5, 12) * 3 + 1
+    expected = norm.weight.double() * x.double() / (x.double().norm(dim=-1, keepdim=True) ** 2 + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x).double(), expected, atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(norm(torch.zeros(2, 12))).all()
+    assert REGISTRY.resolve("norm", "scalenorm").build(16).weight.item() == 4
+
+
+def test_no_norm_is_the_identity() -> None:
+    x = torch.randn(3, 12)
+    assert build("norm", "none", 12)(x) is x
+
+
 ACTIVATIONS = {
     "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),

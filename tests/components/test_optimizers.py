@@ -98,3 +98,47 @@ def test_adamw_is_the_papers_and_decays_matrices_only() -> None:
         optimizer.zero_grad()
     for name, parameter in lm.named_parameters():
         torch.testing.assert_close(parameter.double(), expected[name], atol=1e-6, rtol=1e-5)
+
+
+def gradients(lm: GPT, number: int) -> dict[str, torch.Tensor]:
+    ids = torch.randint(0, 11, (4, 8), generator=torch.Generator().manual_seed(number))
+    lm.loss(ids[:, :-1], ids[:, 1:])[0].backward()
+    return {name: p.grad.double() for name, p in lm.named_parameters() if p.grad is not None}
+
+
+def test_lion_is_the_papers() -> None:
+    """Algorithm 2 of Chen et al. 2023."""
+    lm = model()
+    rate, (beta1, beta2), decay = 0.003, (0.8, 0.95), 0.5
+    optimizer = optimizer_of(lm, "lion", learning_rate=rate, betas=[beta1, beta2], weight_decay=decay)
+    momentum: dict[str, torch.Tensor] = {}
+    for number in range(1, 6):
+        before = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+        gradient = gradients(lm, number)
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, parameter in lm.named_parameters():
+            m = momentum.get(name, torch.zeros_like(before[name]))
+            mixed = beta1 * m + (1 - beta1) * gradient[name]
+            momentum[name] = beta2 * m + (1 - beta2) * gradient[name]
+            shrink = decay if parameter.ndim >= 2 else 0.0
+            expected = before[name] - rate * (mixed.sign() + shrink * before[name])
+            sure = mixed.abs() > 1e-9  # the sign of what is all but zero is rounding
+            torch.testing.assert_close(parameter.double()[sure], expected[sure], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_is_momentum(nesterov: bool) -> None:
+    lm = model()
+    optimizer = optimizer_of(lm, "sgd", learning_rate=0.05, momentum=0.7, nesterov=nesterov, weight_decay=0.1)
+    momentum: dict[str, torch.Tensor] = {}
+    for number in range(1, 5):
+        before = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+        gradient = gradients(lm, number)
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, parameter in lm.named_parameters():
+            g = gradient[name] + (0.1 * before[name] if parameter.ndim >= 2 else 0)
+            momentum[name] = g if number == 1 else 0.7 * momentum[name] + g
+            direction = g + 0.7 * momentum[name] if nesterov else momentum[name]
+            torch.testing.assert_close(parameter.double(), before[name] - 0.05 * direction, atol=1e-6, rtol=1e-5)

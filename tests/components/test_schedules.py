@@ -26,7 +26,7 @@ def test_every_factor_is_finite_in_bounds_and_a_function_of_the_step_alone(name:
     assert max_iters < 20 or max(factors) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("schedule")])
+@pytest.mark.parametrize("name", ["constant", "cosine", "inverse_sqrt", "linear", "wsd"])
 def test_warm_up_rises_in_a_straight_line(name: str) -> None:
     warm = schedule(name, 100, warmup_ratio=0.1)
     assert [warm.factor(step) for step in range(10)] == pytest.approx([(step + 1) / 11 for step in range(10)])
@@ -60,3 +60,23 @@ def test_constant_stays() -> None:
 def test_a_warm_up_and_a_decay_longer_than_training_are_refused() -> None:
     with pytest.raises(ExperimentError, match="add up to more than 1"):
         schedule("wsd", 10, warmup_ratio=0.5, decay_ratio=0.6)
+
+
+def test_inverse_sqrt_goes_with_the_root_of_the_updates_number() -> None:
+    root = schedule("inverse_sqrt", 1000, warmup_ratio=0.1)
+    assert root.factor(100) == pytest.approx(1.0)
+    assert root.factor(4 * 101 - 1) == pytest.approx(0.5)
+    assert schedule("inverse_sqrt", 1000, warmup_ratio=0.0).factor(99) == pytest.approx(0.1)
+
+
+def test_one_cycle_goes_up_and_down_once() -> None:
+    cycle = schedule("one_cycle", 101, peak_ratio=0.3, start_ratio=0.04, end_ratio=0.001)
+    factors = [cycle.factor(step) for step in range(101)]
+    assert factors[0] == pytest.approx(0.04)
+    assert factors[15] == pytest.approx(0.52)
+    assert factors[30] == pytest.approx(1.0)
+    assert factors[65] == pytest.approx((1 + 0.001) / 2)
+    assert factors[100] == pytest.approx(0.001)
+    assert factors.index(max(factors)) == 30
+    assert factors[:31] == sorted(factors[:31])
+    assert factors[30:] == sorted(factors[30:], reverse=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from minigpt.components.optimizer.groups import decay_groups
 from minigpt.contracts import NamedParameter, Optimizer
 from minigpt.registry import register
 
@@ -36,11 +37,8 @@ class AdamW(Optimizer):
         self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
 
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
-        decayed = [p.tensor for p in parameters if p.tensor.ndim >= 2]
-        plain = [p.tensor for p in parameters if p.tensor.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            decay_groups(parameters, self.weight_decay),
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,

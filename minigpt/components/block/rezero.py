@@ -1,0 +1,31 @@
+"""Residual weights that start at zero."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from minigpt.registry import register
+
+
+@register("block", "rezero")
+class ReZeroBlock(Block):
+    """x + a attention(x), then x + a ffn(x), the trained a being 0 at first (Bachlechner et al. 2020, arXiv:2003.04887).
+
+    It has no norm of its own; the model's stands after the last block.
+    """
+
+    def __init__(self, dims: Dims, layer: Layer):
+        super().__init__()
+        self.attention = layer.attention.build(dims)
+        self.ffn = layer.ffn.build(dims)
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        x = x + self.weight * self.dropout(self.attention(x, ctx, substate(state, "attention")))
+        return x + self.weight * self.dropout(self.ffn(x, ctx, substate(state, "ffn")))

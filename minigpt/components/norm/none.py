@@ -1,0 +1,20 @@
+"""No normalisation."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from minigpt.contracts import Norm
+from minigpt.registry import register
+
+
+@register("norm", "none")
+class NoNorm(Norm):
+    """The input as it is: for blocks that do without (ReZero: arXiv:2003.04887), and to see what a norm is good for."""
+
+    def __init__(self, width: int):
+        super().__init__()
+
+    def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
+        return x

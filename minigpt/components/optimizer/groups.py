@@ -1,0 +1,16 @@
+"""Weight decay on matrices only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from minigpt.contracts import NamedParameter
+
+
+def decay_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters of two axes or more, embeddings included, with weight decay; biases and gains without."""
+    decayed = [p.tensor for p in parameters if p.tensor.ndim >= 2]
+    plain = [p.tensor for p in parameters if p.tensor.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
