@@ -71,7 +71,7 @@ def sample_ids(
     model.eval()
     try:
         for _ in range(sampling.max_new_tokens):
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference_mode: what a component keeps must still be usable in training
                 if state is None or state.length == block_size:
                     if state is not None:
                         pending = history[:, -max(1, block_size // 2) :]

@@ -65,7 +65,8 @@ class Entry:
             parsed = self.params.model_validate(located)
         except ValidationError as error:
             raise ExperimentError(problems_of(error, self.params)) from error
-        return {key: getattr(parsed, key) for key in self.params.model_fields}
+        values = {key: getattr(parsed, key) for key in self.params.model_fields}
+        return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
 
 
 def entry_of(family: Family, name: str, cls: type) -> Entry:

@@ -91,14 +91,17 @@ def _execute(path: Path, source: Path, module_name: str) -> None:
     parent.__path__ = []
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses and get_type_hints look a class's module up by name
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a cache could give an edited file its old code
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source.read_bytes(), str(source), "exec"), module.__dict__)
     except MinigptError as error:
         _unload(module_name)
         raise PluginError(f"plugin {path}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a stranger's file may raise, told as theirs
         _unload(module_name)
         raise PluginError(f"plugin {path} failed to load: {_told(error, path)}") from error
+    finally:
+        sys.dont_write_bytecode = kept
 
 
 def _unload(module_name: str) -> None:
@@ -147,9 +150,9 @@ def plugin_of(cls: type) -> Plugin | None:
     return next((plugin for digest, plugin in _loaded.items() if module.endswith(f"_{digest[:12]}")), None)
 
 
-def is_loaded_from(files: Iterable[str], file: str) -> bool:
-    """Whether one of `files` is `file`, or a copy of it."""
-    return any(path == file or fingerprint(Path(path)) == fingerprint(Path(file)) for path in files)
+def is_copy_of(file: str, plugin: Plugin) -> bool:
+    """Whether a file has the content that a plugin was loaded from, wherever that was."""
+    return fingerprint(Path(file)) == plugin.sha256
 
 
 def check_unchanged(path: Path) -> None:

@@ -49,6 +49,8 @@ def load_experiment(
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
         document: Any = json.loads(json.dumps(source, default=str))
+        if isinstance(parent := document.pop("extends", None), str):
+            document = lay_over(_read_chain(Path(parent), ()), document)
     else:
         document = _read_chain(Path(source), ())
     for override in overrides:
@@ -67,9 +69,9 @@ def load_experiment(
 
 def _with_plugins_used(experiment: Experiment, allowed: bool) -> Experiment:
     """Name every plugin file whose components are used, also those that this process had loaded before."""
-    used = (plugins.plugin_of(spec.cls) for spec in experiment.specs())
-    files = [str(plugin.path) for plugin in used if plugin is not None]
-    missing = [file for file in dict.fromkeys(files) if not plugins.is_loaded_from(experiment.plugins, file)]
+    used = {plugin.sha256: plugin for spec in experiment.specs() if (plugin := plugins.plugin_of(spec.cls))}
+    named = experiment.plugins
+    missing = [str(p.path) for p in used.values() if not any(plugins.is_copy_of(file, p) for file in named)]
     if missing and not allowed:
         raise PluginError(f"plugins are refused (--no-plugins), but it uses {missing[0]}")
     return experiment.model_copy(update={"plugins": [*experiment.plugins, *missing]}) if missing else experiment
@@ -163,7 +165,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ExperimentError([Problem(("extends",), f"found {found(parent)}; allowed: the path of a JSON file")], str(path))
     parent_path = Path(_beside(path, parent))
-    if "\0" in parent or not parent_path.exists():
+    if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
         raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
     base = _read_chain(parent_path, (*seen, here))
     merged = lay_over(base, document)
@@ -211,7 +213,7 @@ def _missing(path: Path, error: OSError) -> str:
 
 def _no_such_file(path: Path) -> str:
     folder = path.parent
-    files = [file.name for file in folder.glob("*.json")] if "\0" not in str(path) and folder.is_dir() else []
+    files = [file.name for file in folder.glob("*.json")] if os.path.isdir(folder) else []
     return f"there is no such file{nearest(path.name, files)}"
 
 

@@ -18,6 +18,7 @@ may itself be a component: annotate it with the alias of its family (`NormSpec`)
 from __future__ import annotations
 
 import contextlib
+import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,8 @@ def _to_json(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, list | tuple):
         return [_to_json(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(_to_json, value), key=json.dumps)  # in an order that is the same in every process
     if isinstance(value, dict):
         return {key: _to_json(item) for key, item in value.items()}
     return to_jsonable_python(value)
@@ -268,13 +271,12 @@ class Registry:
 
 def _is_new_version(old: Entry, new: Entry) -> bool:
     """A notebook cell run again, or another version of the same plugin file (a run's own copy of it)."""
-    if old.cls.__qualname__ != new.cls.__qualname__:
-        return False
-    modules = (old.cls.__module__, new.cls.__module__)
-    if modules == ("__main__", "__main__"):
-        return True
-    from_files = all(module.startswith("minigpt_plugins.") for module in modules)
-    return from_files and old.file is not None and new.file is not None and old.file.name == new.file.name
+    before, after = (entry.cls.__module__.split(".") for entry in (old, new))
+    if before == after == ["__main__"]:
+        return old.cls.__qualname__ == new.cls.__qualname__
+    # minigpt_plugins.NAME_DIGEST, and what follows inside of a package
+    names = [parts[1].rpartition("_")[0] for parts in (before, after) if parts[0] == "minigpt_plugins" and len(parts) > 1]
+    return len(names) == 2 and names[0] == names[1]
 
 
 REGISTRY = Registry()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,6 +123,38 @@ def test_a_name_of_another_plugin_file_is_not_taken(tmp_path: Path) -> None:
     plugins.load_file(write(tmp_path / "mine.py"))
     with pytest.raises(PluginError, match='norm "mine" is registered twice'):
         plugins.load_file(write(tmp_path / "theirs.py", number=2))
+
+
+def test_code_is_never_an_older_one_from_a_cache(tmp_path: Path) -> None:
+    code = """
+import sys; from pathlib import Path; sys.dont_write_bytecode = False
+from minigpt import plugins; from minigpt.registry import REGISTRY; import minigpt.contracts
+file = Path("mine.py"); text = file.read_text()
+for number in "123":
+    file.write_text(text.replace("number = 1", f"number = {number}")); plugins.load_file(file)
+    print(REGISTRY.entry("norm", "mine").cls.number, end=" ")
+"""
+    write(tmp_path / "mine.py")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert answer.stdout == "1 2 3 ", answer.stderr
+
+
+def test_two_packages_do_not_take_each_others_names(tmp_path: Path) -> None:
+    write(tmp_path / "one" / "__init__.py", number=1)
+    write(tmp_path / "two" / "__init__.py", number=2)
+    plugins.load_file(tmp_path / "one")
+    with pytest.raises(PluginError, match='norm "mine" is registered twice'):
+        plugins.load_file(tmp_path / "two")
+
+
+def test_a_run_opens_though_the_original_was_edited_or_is_gone(tmp_path: Path) -> None:
+    original, copy = write(tmp_path / "mine.py"), write(tmp_path / "run" / "mine.py")
+    load_experiment({"model": {"norm": "mine"}}, plugin_files=[original])
+    original.write_text(original.read_text() + "# edited\n")
+    assert load_experiment({"model": {"norm": "mine"}}, plugin_files=[copy]).plugins == [str(copy)]
+    original.unlink()
+    assert load_experiment({"model": {"norm": "mine"}}, plugin_files=[copy]).plugins == [str(copy)]
 
 
 def test_a_notebook_cell_can_be_run_again() -> None:

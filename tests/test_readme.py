@@ -36,14 +36,14 @@ def test_every_experiment_in_it_is_one(block: str, clone: Path) -> None:
 
 def test_its_plugin_trains_by_the_command_beneath_it(clone: Path) -> None:
     plugin = next(block for block in blocks("python") if "@register" in block)
-    (clone / "dyt.py").write_text(plugin)
-    command = next(line for block in blocks("bash") for line in block.splitlines() if "--plugin dyt.py" in line)
+    (clone / "softsign.py").write_text(plugin)
+    command = next(line for block in blocks("bash") for line in block.splitlines() if "--plugin softsign.py" in line)
     short = ["--set", "training.max_iters=3", "--set", "model.d_model=16"]
     answer = subprocess.run(
         [sys.executable, "-m", *command.split(), *short], cwd=clone, capture_output=True, text=True, timeout=120
     )
     assert answer.returncode == 0, answer.stderr
-    assert (clone / "runs/dyt/seed-1337/plugins/dyt.py").read_text() == plugin
+    assert (clone / "runs/softsign/seed-1337/plugins/softsign.py").read_text() == plugin
 
 
 def test_its_python_runs(clone: Path) -> None:

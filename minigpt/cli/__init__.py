@@ -67,11 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:  # a full disk, a folder that may not be written: the machine's, and the user's to mend
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
     except Exception as error:  # a plugin's code may raise anything: its own line is what its author needs
         place = _place_in_plugin(error)
+        if place is None and isinstance(error, OSError):  # a full disk, a folder that may not be written: the machine's
+            print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+            sys.exit(2)
         if place is None or "MINIGPT_TRACEBACK" in os.environ:
             raise
         print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)

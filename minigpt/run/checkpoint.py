@@ -12,7 +12,6 @@ It is written under a temporary name, synced, then renamed. `best` and `last` ar
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -89,12 +88,9 @@ class Checkpoint:
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{self.path} holds the state of another optimizer: {error}") from error
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for index, saved in self.optimizer["state"].items():
-            parameter = parameters[index]
-            for name, value in saved.items():
-                if isinstance(value, Tensor):
-                    there = optimizer.state[parameter][name].device
-                    optimizer.state[parameter][name] = value.to(there, copy=True)
+        for index, saved in self.optimizer.get("state", {}).items():
+            key = parameters[index] if isinstance(index, int) else index
+            optimizer.state[key] = _restored(saved, optimizer.state[key])
 
     def load_weights(self, model: nn.Module) -> None:
         """Put the weights into a model.
@@ -124,8 +120,8 @@ def save(
     """
     root.mkdir(parents=True, exist_ok=True)
     stem = f"step-{progress.step:08d}"
-    names = itertools.chain([stem], (f"{stem}.{number}" for number in itertools.count(1)))
-    target = next(root / name for name in names if not (root / name).exists())
+    same = [_order(path)[1] for path in _checkpoints(root) if _order(path)[0] == progress.step]
+    target = root / (f"{stem}.{max(same) + 1}" if same else stem)
     temporary = root / f".{target.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -146,6 +142,17 @@ def save(
     write_text(root / "last", target.name + "\n")
     _prune(root, target, spare)
     return target
+
+
+def _restored(saved: Any, loaded: Any) -> Any:
+    """`saved` with its own dtypes, each tensor on the device where torch put it when it loaded the state."""
+    if isinstance(saved, Tensor):
+        return saved.to(loaded.device, copy=True)
+    if isinstance(saved, dict):
+        return {key: _restored(value, loaded[key]) for key, value in saved.items()}
+    if isinstance(saved, list | tuple):
+        return type(saved)(_restored(value, there) for value, there in zip(saved, loaded, strict=True))
+    return saved
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def components(experiment: Experiment) -> list[dict[str, Any]]:
             "component": f"{spec.family}/{spec.name}",
             "file": str(file) if file else None,
             # None where the class was typed in: there is no file that could be compared later
-            "sha256": plugins.combined_fingerprint(_sources(spec.cls)) if file else None,
+            "sha256": _source_fingerprint(spec.cls) if file else None,
             **_distribution(spec.cls),
         }
         if row not in rows:
@@ -120,6 +120,12 @@ def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if before != after:
             lines.append(f"{words} ({before} then, {after} now)")
     return lines
+
+
+def _source_fingerprint(cls: type) -> str:
+    """Of a plugin's class, what the whole plugin was when it was loaded; of another's, its files as they are."""
+    plugin = plugins.plugin_of(cls)
+    return plugin.sha256 if plugin else plugins.combined_fingerprint(_sources(cls))
 
 
 def _sources(cls: type) -> list[Path]:

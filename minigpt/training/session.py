@@ -16,7 +16,7 @@ from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, entropies, load_corpus, train_batch
 from minigpt.decoding import prompt_ids
 from minigpt.errors import RunError, TokenizerError, count
-from minigpt.experiment import Experiment, TrainingSection
+from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
@@ -88,9 +88,9 @@ def train(
 
 
 def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
-    """The experiment with settings that were found out on this machine; checked like any other."""
-    section = {**experiment.to_json()["training"], **changes}
-    training = TrainingSection.model_validate(section)
+    """The experiment with settings that were found out on this machine."""
+    # A copy and no new reading: a component stays the class it was, whatever has been registered since.
+    training = experiment.training.model_copy(update=changes)
     training.schedule.at("training.schedule").build(training.max_iters)
     return experiment.model_copy(update={"training": training})
 

@@ -146,6 +146,25 @@ def test_an_optimizers_state_keeps_its_dtypes(tmp_path: Path) -> None:
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
+def test_nested_and_shared_optimizer_state_is_restored_to_the_bit(tmp_path: Path) -> None:
+    lm, optimizer = trained()
+    parameter = next(lm.parameters())
+    optimizer.state[parameter]["history"] = [torch.tensor([2**40 + 1]), {"x": torch.ones(2, dtype=torch.float64)}]
+    optimizer.state["shared"] = {"count": torch.tensor(3)}  # type: ignore[index]
+    checkpoint.save(tmp_path, lm, optimizer, Progress(step=1), best=True)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    _, other = trained(1)
+    found.load_optimizer(other)
+    assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_the_number_of_a_repeated_step_only_grows(tmp_path: Path) -> None:
+    names = [save(tmp_path, 40).name for _ in range(4)]
+    assert names == ["step-00000040", "step-00000040.1", "step-00000040.2", "step-00000040.3"]
+    assert len(list(tmp_path.glob("step-*"))) == 2, "the last and a spare"
+
+
 def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     found = checkpoint.load(tmp_path)
