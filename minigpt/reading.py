@@ -48,9 +48,7 @@ def load_experiment(
     """
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
-        document: Any = json.loads(json.dumps(source, default=str))
-        if isinstance(parent := document.pop("extends", None), str):
-            document = lay_over(_read_chain(Path(parent), ()), document)
+        document: Any = _over_parent(json.loads(json.dumps(source, default=str)), Path("experiment"), ())
     else:
         document = _read_chain(Path(source), ())
     for override in overrides:
@@ -153,6 +151,11 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
         raise ExperimentError([Problem(("extends",), f"goes round in a circle: {cycle}")], str(path))
     document = _read_file(path)
+    return _over_parent(document, path, (*seen, here))
+
+
+def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Lay a document, said in the file `path`, over the one it extends, if it extends one."""
     parent = document.pop("extends", None)
     document.setdefault("description", "")  # a parent's would not be true of its child
     if "name" not in document:
@@ -167,7 +170,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parent_path = Path(_beside(path, parent))
     if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
         raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
-    base = _read_chain(parent_path, (*seen, here))
+    base = _read_chain(parent_path, seen)
     merged = lay_over(base, document)
     if isinstance(base["plugins"], list) and isinstance(document["plugins"], list):
         merged["plugins"] = list(dict.fromkeys([*base["plugins"], *document["plugins"]]))  # a parent's parts need them

@@ -270,6 +270,18 @@ def test_there_are_sixty_broken_files_at_least() -> None:
     assert len(BROKEN) >= 60
 
 
+def test_an_object_may_extend_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "base.json", {"seed": 7, "model": {"attention": {"name": "gqa", "n_kv_heads": 3}}})
+    experiment = load_experiment({"extends": "base.json", "model": {"attention": {"window": 8}}})
+    assert experiment.seed == 7
+    assert (experiment.model.attention.params["n_kv_heads"], experiment.model.attention.params["window"]) == (3, 8)
+    with pytest.raises(ExperimentError, match=r"extends: found 3 \(number\); allowed: the path of a JSON file"):
+        load_experiment({"extends": 3})
+    with pytest.raises(ExperimentError, match='extends: "nowhere.json" .text.: there is no such file'):
+        load_experiment({"extends": "nowhere.json"})
+
+
 def test_a_longer_cycle_is_told(tmp_path: Path) -> None:
     write(tmp_path / "a.json", {"extends": "b.json"})
     write(tmp_path / "b.json", {"extends": "c.json"})
