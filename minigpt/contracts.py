@@ -36,6 +36,8 @@ class Dims:
         vocab_size: Number V of token ids.
         dropout: Rate on embeddings and on what each sub-layer adds to the residual stream.
         layer: Index of the layer that a component is built for.
+        occurrence: How many earlier layers have a token mixer of the same name (0 in the first, which has no earlier
+            values to mix in).
     """
 
     d_model: int
@@ -46,6 +48,7 @@ class Dims:
     vocab_size: int
     dropout: float
     layer: int = 0
+    occurrence: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,18 @@ class Context:
     Attributes:
         positions: Absolute positions of the new tokens, ascending by one: the only clock there is.
         position: This layer's position component.
+        tokens: Ids of the new tokens, for what looks up rows of a table of its own (value embeddings).
         losses: Auxiliary losses go here; the model adds them to the training loss.
+        outputs: The residual stream before the first block and after each block so far: a skip connection reads it.
         shared: Values that later layers read (a value residual).
     """
 
     positions: Int[Tensor, " time"]
     position: Position
-    losses: list[Tensor]
-    shared: dict[str, Any]
+    tokens: Int[Tensor, "batch time"]
+    losses: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,6 +126,10 @@ def substate(state: State | None, name: str) -> State | None:
 class Component(nn.Module, ABC):
     """Base of every part of a model."""
 
+    elementwise: ClassVar[frozenset[str]] = frozenset()
+    """Its own parameters that have two axes or more and yet are no matrices, such as the kernels of a depthwise
+    convolution: an optimizer treats them as it does gains."""
+
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
         """An empty state for decoding up to `capacity` tokens, or None where nothing has to be remembered.
 
@@ -133,6 +144,12 @@ class Component(nn.Module, ABC):
 
     def init_weights(self) -> None:
         """Set what the mechanism prescribes beyond the model-wide initialisation, which has run by then."""
+
+    def after_step(self) -> None:
+        """Called without gradients once the weights are initialised and after every update of them.
+
+        For what an optimizer does not do: weights kept at a length (nGPT), a balance adjusted by what was counted (MoE).
+        """
 
 
 def _nearest_components(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Component]]:
@@ -227,15 +244,27 @@ class Layer:
 
 
 class Block(Component):
-    """How norms and residual connections make a layer. Constructor: `(dims, layer, *, ...)`."""
+    """How norms and residual connections make a layer. Constructor: `(dims, layer, *, ...)`.
+
+    A block may keep the residual stream in a form of its own, such as several streams side by side: `enter` makes it of
+    the plain one, `leave` makes a plain one of it. Layers of one block in a row enter once and leave once.
+    """
 
     final_norm: ClassVar[bool] = True
     """Whether the stack needs a norm after the last block (pre-norm leaves the residual stream unnormalised)."""
 
+    def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time *streams d_model"]:
+        """From the plain residual stream to this block's own form."""
+        return x
+
+    def leave(self, x: Float[Tensor, "batch time *streams d_model"]) -> Float[Tensor, "batch time d_model"]:
+        """From this block's form back to the plain residual stream."""
+        return x
+
     @abstractmethod
     def forward(
-        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
-    ) -> Float[Tensor, "batch time d_model"]:
+        self, x: Float[Tensor, "batch time *streams d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time *streams d_model"]:
         """Residual stream in, residual stream out. Sub-components get `substate(state, "their attribute's name")`."""
 
 
@@ -347,7 +376,8 @@ class NamedParameter:
     Attributes:
         name: Dotted path in the model.
         tensor: The parameter.
-        role: `matrix` (two axes or more, inside the blocks), `embedding`, `head`, or `vector` (biases and gains).
+        role: `matrix` (inside the blocks; more than two axes are a stack of matrices), `embedding`, `head`, or `vector`
+            (biases, gains, and what its component declares `elementwise`).
     """
 
     name: str
@@ -364,6 +394,22 @@ class Optimizer(ABC):
 
         The state_dict may hold tensors, numbers, text, lists and dicts: it is saved without pickle, to the bit.
         """
+
+
+class AveragingOptimizer(torch.optim.Optimizer, ABC):
+    """A torch optimizer that trains at other weights than those it answers with, such as their average.
+
+    The trainer calls `eval` before it measures, samples or saves, and `train` before it goes on; both are exact, and a
+    loaded state is one that was saved after `eval`.
+    """
+
+    @abstractmethod
+    def eval(self) -> None:
+        """Put the weights to be used into the parameters."""
+
+    @abstractmethod
+    def train(self) -> None:
+        """Put the weights to be trained back into the parameters."""
 
 
 class Schedule(ABC):

@@ -68,6 +68,23 @@ class ModelSection(Section):
     block_size: Width = Field(default=256, description="Longest context, in tokens.")
     dropout: Rate = Field(default=0.2, description="Rate on embeddings and on each sub-layer's output.")
     tied_head: bool = Field(default=True, description="The output layer shares the token embedding's weights.")
+    unit_embeddings: bool = Field(
+        default=False,
+        description="Rows of embedding and output layer are kept at length 1, and each logit has a trained scale (nGPT: "
+        "arXiv:2410.01131); for the block ngpt.",
+    )
+    embedding_norm: NormSpec | None = Field(
+        default=None, description="Norm on the token embeddings (BLOOM: arXiv:2211.05100); null for none."
+    )
+    embedding_scale: Annotated[float, Field(gt=0)] | Literal["sqrt"] = Field(
+        default=1.0, description='Factor on the token embeddings; "sqrt" for sqrt(d_model) (Vaswani et al. 2017; Gemma).'
+    )
+    logit_softcap: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Logits are kept within +-logit_softcap by a tanh (Gemma 2: arXiv:2408.00118)."
+    )
+    z_loss: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Weight of the squared log-partition in the training loss (PaLM: arXiv:2204.02311: 1e-4)."
+    )
     attention: AttentionSpec = _default("mha", "Token mixer.")
     position: PositionSpec = _default("learned", "How position enters.")
     norm: NormSpec = _default("layernorm", "Normalisation.")
@@ -89,6 +106,7 @@ class ModelSection(Section):
 
     def dims(self, vocab_size: int, layer: int = 0) -> Dims:
         """The sizes that components are built with."""
+        mixers = [self._mixer(index) for index in range(layer + 1)]
         return Dims(
             d_model=self.d_model,
             n_layers=self.n_layers,
@@ -98,7 +116,12 @@ class ModelSection(Section):
             vocab_size=vocab_size,
             dropout=self.dropout,
             layer=layer,
+            occurrence=mixers[:-1].count(mixers[-1]),
         )
+
+    def _mixer(self, index: int) -> str:
+        own = self.layers[index % len(self.layers)].attention if self.layers else None
+        return (own or self.attention).name
 
     def layer(self, index: int) -> tuple[Spec[Any], Layer]:
         """The block of layer `index`, and what it is made of."""
@@ -178,6 +201,7 @@ class Experiment(Section):
             block, layer = self.model.layer(index)
             top += [block, layer.attention, layer.position, layer.norm, layer.ffn]
         top.append(self.model.position.at("model.position"))
+        top += [norm.at("model.embedding_norm") for norm in (self.model.embedding_norm,) if norm]
         unique: list[Spec[Any]] = []
         for spec in top:
             unique += [nested for nested in spec.nested() if nested not in unique]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -33,22 +34,32 @@ class GPT(nn.Module):
         super().__init__()
         self.dims = section.dims(vocab_size)
         self.embedding = nn.Embedding(vocab_size, section.d_model)
+        norm = section.embedding_norm
+        self.embedding_norm = norm.at("model.embedding_norm").build(section.d_model) if norm else None
+        self.embedding_scale = math.sqrt(section.d_model) if section.embedding_scale == "sqrt" else section.embedding_scale
         self.dropout = nn.Dropout(section.dropout)
         self.positions = nn.ModuleList()  # one for each different choice; the first is the model's own
         self.position_of_layer: list[int] = []
         self.blocks = nn.ModuleList()
         chosen: list[Spec[Position]] = []
+        kinds: list[Spec[Block]] = []
         self._position_index(section.position.at("model.position"), chosen)
         for index in range(section.n_layers):
             block, layer = section.layer(index)
             self.position_of_layer.append(self._position_index(layer.position, chosen))
             self.blocks.append(block.build(section.dims(vocab_size, index), layer))
+            kinds.append(block)
             self._check_hooks(index, layer.position)
+        self.enters = [index == 0 or kinds[index] != kinds[index - 1] for index in range(len(kinds))]
         limits = [self._position(index).max_positions for index in range(len(self.positions))]
         self.max_positions = min((limit for limit in limits if limit is not None), default=None)
         needs_norm = self.blocks[-1].final_norm
         self.norm = section.norm.at("model.norm").build(section.d_model) if needs_norm else nn.Identity()
         self.head = None if section.tied_head else nn.Linear(section.d_model, vocab_size, bias=False)
+        # 1/sqrt(D) turns the product of a unit row and a vector of root mean square 1 into their cosine.
+        scale = torch.full((vocab_size,), section.d_model**-0.5)
+        self.logit_scale = nn.Parameter(scale) if section.unit_embeddings else None
+        self.logit_softcap, self.z_loss = section.logit_softcap, section.z_loss
         self._init_weights()
 
     def forward(self, tokens: Int[Tensor, "batch time"], state: State | None = None) -> Float[Tensor, "batch time vocab"]:
@@ -64,19 +75,32 @@ class GPT(nn.Module):
         if self.max_positions is not None and end > self.max_positions:
             raise ValueError(f"position {end - 1} is asked for; the model's positions end at {self.max_positions - 1}")
         positions = torch.arange(start, end, device=tokens.device)
-        x = self.dropout(self._position(0).embed(self.embedding(tokens), positions))
-        losses: list[Tensor] = []
-        shared: dict[str, object] = {}
+        x = self.dropout(self._position(0).embed(self._embed(tokens), positions))
+        ctx = Context(positions, self._position(0), tokens, outputs=[x])
+        stream = x  # in the form that the block keeps it in; x is the plain one
         for index, block in enumerate(self.blocks):
-            ctx = Context(positions, self._position(self.position_of_layer[index]), losses, shared)
-            x = block(x, ctx, None if state is None else state.children.get(str(index)))
+            assert isinstance(block, Block)
+            ctx = replace(ctx, position=self._position(self.position_of_layer[index]))
+            if self.enters[index]:
+                stream = block.enter(x)
+            stream = block(stream, ctx, None if state is None else state.children.get(str(index)))
+            x = block.leave(stream)
+            ctx.outputs.append(x)
         if state is not None:
             state.length += tokens.shape[1]
-        return self.norm(x), losses
+        return self.norm(x), ctx.losses
+
+    def _embed(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d_model"]:
+        x = self.embedding(tokens)
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        return x if self.embedding_scale == 1 else x * self.embedding_scale
 
     def logits(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time vocab"]:
         """The output layer."""
-        return F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+        logits = F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+        if self.logit_scale is not None:
+            logits = logits * self.logit_scale
+        return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
     def loss(
         self,
@@ -86,9 +110,11 @@ class GPT(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean cross-entropy in nats a token over the targets that count, and the auxiliary losses' sum, both fp32."""
         x, losses = self.hidden(tokens)
-        each = F.cross_entropy(self.logits(x).float().flatten(0, 1), targets.flatten(), reduction="none")
-        mean = each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
-        return mean, sum((loss.float() for loss in losses), torch.zeros((), device=mean.device))
+        logits = self.logits(x).float().flatten(0, 1)
+        each = F.cross_entropy(logits, targets.flatten(), reduction="none")
+        if self.z_loss:
+            losses = [*losses, self.z_loss * _mean(logits.logsumexp(-1).square(), mask)]
+        return _mean(each, mask), sum((loss.float() for loss in losses), torch.zeros((), device=x.device))
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype = torch.float32) -> State:
         """An empty state for decoding up to `capacity` tokens in each of `batch` sequences."""
@@ -104,6 +130,8 @@ class GPT(nn.Module):
     def named_roles(self) -> Iterator[NamedParameter]:
         """Every trainable tensor once, with what it is for."""
         embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        parts = [module for module in self.modules() if isinstance(module, Component)]
+        elementwise = {id(getattr(part, name)) for part in parts for name in part.elementwise}
         for name, tensor in self.named_parameters():
             if not tensor.requires_grad:
                 continue
@@ -112,7 +140,8 @@ class GPT(nn.Module):
             elif self.head is not None and tensor is self.head.weight:
                 yield NamedParameter(name, tensor, "head")
             else:
-                yield NamedParameter(name, tensor, "matrix" if tensor.ndim >= 2 else "vector")
+                is_matrix = tensor.ndim >= 2 and id(tensor) not in elementwise
+                yield NamedParameter(name, tensor, "matrix" if is_matrix else "vector")
 
     def n_parameters(self) -> int:
         """Number of trainable values, each counted once."""
@@ -157,6 +186,22 @@ class GPT(nn.Module):
         for module in reversed(list(self.modules())):  # parts before the wholes that contain them
             if isinstance(module, Component):
                 module.init_weights()
+        self.after_step()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """What follows every update of the weights: components that constrain or adjust something do so now."""
+        if self.logit_scale is not None:
+            for table in [self.embedding.weight, *([] if self.head is None else [self.head.weight])]:
+                table.copy_(F.normalize(table, dim=-1))
+        for module in self.modules():
+            if isinstance(module, Component):
+                module.after_step()
+
+
+def _mean(each: Float[Tensor, " targets"], mask: Bool[Tensor, "batch time"] | None) -> Float[Tensor, ""]:
+    """The mean over the targets that count."""
+    return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
 
 
 def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:

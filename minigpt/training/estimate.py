@@ -57,6 +57,7 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
             compute_gradients(trial, train_batch(corpus, experiment, len(updates)), experiment, precision)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            trial.after_step()
             updates.append(time.perf_counter() - start)
         pack(optimizer.state_dict(), {})  # what could not be saved is refused now, and not at the first checkpoint
         return Speed(statistics.median(updates[1:]), _evaluation_seconds(trial, experiment, corpus, precision))

@@ -144,6 +144,7 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.model.after_step()
         seconds = time.perf_counter() - began
         tokens = batch.tokens.numel()
         self.progress = replace(

@@ -24,8 +24,9 @@ def build(family: str, name: str, *received: Any, **params: Any) -> Any:
     return component
 
 
-def context(position: Position | None = None, time: int = 7) -> Context:
-    return Context(torch.arange(time), position or build("position", "none", DIMS), [], {})
+def context(position: Position | None = None, time: int = 7, batch: int = 2) -> Context:
+    ids = torch.arange(batch * time).view(batch, time) % DIMS.vocab_size
+    return Context(torch.arange(time), position or build("position", "none", DIMS), ids)
 
 
 def linear(x: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:

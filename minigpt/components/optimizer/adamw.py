@@ -23,7 +23,7 @@ class AdamW(Optimizer):
         learning_rate: Peak learning rate.
         betas: Decay of the running mean and of the running square.
         eps: Added to the root of the running square.
-        weight_decay: On parameters of two axes or more, embeddings included; never on biases and gains.
+        weight_decay: On matrices, embeddings and head; never on biases and gains.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from minigpt.contracts import NamedParameter
 
 
 def decay_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters of two axes or more, embeddings included, with weight decay; biases and gains without."""
-    decayed = [p.tensor for p in parameters if p.tensor.ndim >= 2]
-    plain = [p.tensor for p in parameters if p.tensor.ndim < 2]
+    """Matrices, embeddings and head with weight decay; biases and gains without."""
+    decayed = [p.tensor for p in parameters if p.role != "vector"]
+    plain = [p.tensor for p in parameters if p.role == "vector"]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -24,7 +24,7 @@ class Lion(Optimizer):
     Args:
         learning_rate: Peak learning rate; a third to a tenth of AdamW's.
         betas: b1 for the step, b2 for the momentum that is kept.
-        weight_decay: On parameters of two axes or more; three to ten times AdamW's.
+        weight_decay: On matrices, embeddings and head; three to ten times AdamW's.
     """
 
     def __init__(

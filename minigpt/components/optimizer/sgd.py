@@ -21,7 +21,7 @@ class SGD(Optimizer):
         learning_rate: Peak learning rate.
         momentum: Share of the last step that is kept.
         nesterov: Look ahead by the momentum before taking the gradient.
-        weight_decay: On parameters of two axes or more, added to the gradient.
+        weight_decay: On matrices, embeddings and head, added to the gradient.
     """
 
     def __init__(

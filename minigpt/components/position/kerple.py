@@ -22,6 +22,8 @@ class Kerple(Position):
         kernel: log or power.
     """
 
+    elementwise = frozenset({"raw"})
+
     def __init__(self, dims: Dims, *, kernel: Literal["log", "power"] = "log"):
         super().__init__()
         self.kernel = kernel

@@ -122,14 +122,14 @@ class RotaryPosition(Position):
         scaling: Scaling | None = None,
     ):
         super().__init__()
-        self.width = round(fraction * dims.head_dim)
-        if self.width % 2 or not self.width:
+        width = round(fraction * dims.head_dim)
+        if width % 2 or not width:
             raise ValueError(
                 f"rotation takes coordinates in pairs: head_dim {dims.head_dim} times fraction {fraction:g} must be even"
             )
         if isinstance(scaling, Llama3) and scaling.low_freq_factor >= scaling.high_freq_factor:
             raise ValueError("scaling.low_freq_factor must be below scaling.high_freq_factor")
-        self.base, self.scaling = base, scaling
+        self.base, self.fraction, self.scaling = base, fraction, scaling
 
     def rotate(
         self,
@@ -137,7 +137,8 @@ class RotaryPosition(Position):
         k: Float[Tensor, "batch kv_heads time head_dim"],
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
-        exponents = torch.arange(0, self.width, 2, device=q.device, dtype=torch.float32) / self.width
+        width = 2 * round(self.fraction * q.shape[-1] / 2)  # a mixer may turn heads of a width of its own (mla)
+        exponents = torch.arange(0, width, 2, device=q.device, dtype=torch.float32) / width
         frequencies = self.base**-exponents
         temperature = 1.0
         if self.scaling is not None:
