@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from jaxtyping import install_import_hook
 
 # Before they are imported: in these modules every shape annotation is checked in every test.
-_SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model")
+_SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "recurrence")
 _hook = install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
 
 import hypothesis  # noqa: E402

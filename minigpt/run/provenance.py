@@ -27,6 +27,7 @@ _CORE = (
     "data.py",
     "decoding.py",
     "kernels.py",
+    "recurrence.py",
     "model.py",
     "training",
 )  # what every run's numbers pass through
