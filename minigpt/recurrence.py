@@ -17,10 +17,7 @@ from torch import Tensor
 from minigpt.contracts import State
 
 CHUNK = 64
-CHUNK_OF_VECTORS = 8
-"""Decays that differ by channel are divided out of a chunk, exp(+-40) at most with these two: far from fp32's ends."""
-LEAST_LOG_DECAY = -10.0
-"""A channel keeps at least exp(-10) = 5e-5 of itself a token, where decays differ by channel."""
+_LARGEST_EXPONENT = 40.0  # decays by channel are divided out of a chunk: exp(+-40) is far from fp32's ends
 
 
 def linear_recurrence(
@@ -31,6 +28,7 @@ def linear_recurrence(
     *,
     log_decay: Float[Tensor, "batch heads time _"] | None = None,
     correction: tuple[Float[Tensor, "batch heads time key"], Float[Tensor, "batch heads time key"]] | None = None,
+    least_log_decay: float = -10.0,
 ) -> tuple[Float[Tensor, "batch heads time value"], Float[Tensor, "batch heads key value"]]:
     """Run the recurrence over `time` tokens, in fp32 or better whatever the model's precision.
 
@@ -41,6 +39,8 @@ def linear_recurrence(
         before: The matrix so far; None for zeros.
         log_decay: log d_t, not positive: one number a head, or one a channel of the key; None for no decay.
         correction: (r, w): what the old matrix holds along r_t is added at w_t; None for none.
+        least_log_decay: Decays by channel end here, -10 being a factor of 5e-5 a token; the nearer to 0, the larger the
+            chunks can be. Decays by head have no end.
 
     Returns:
         y, and the matrix after the last token.
@@ -51,11 +51,16 @@ def linear_recurrence(
         if before is None:
             before = q.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
         decays = None if log_decay is None else _wide(log_decay)
+        chunk, middle = CHUNK, 0.0
         if decays is not None and decays.shape[-1] > 1:
-            decays = decays.clamp(min=LEAST_LOG_DECAY)
+            decays = decays.clamp(min=least_log_decay)
+            chunk = max(1, min(CHUNK, int(2 * _LARGEST_EXPONENT / -least_log_decay)))
+            middle = least_log_decay * chunk / 2
         pair = None if correction is None else (_wide(correction[0]), _wide(correction[1]))
-        run = _step if q.shape[2] == 1 else _in_chunks
-        y, after = run(q, k, v, _wide(before), decays, pair)
+        if q.shape[2] == 1:
+            y, after = _step(q, k, v, _wide(before), decays, pair)
+        else:
+            y, after = _in_chunks(q, k, v, _wide(before), decays, pair, min(chunk, q.shape[2]), middle)
     return y.to(dtype), after
 
 
@@ -76,13 +81,18 @@ def _step(
 
 
 def _in_chunks(
-    q: Tensor, k: Tensor, v: Tensor, before: Tensor, log_decay: Tensor | None, correction: tuple[Tensor, Tensor] | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    before: Tensor,
+    log_decay: Tensor | None,
+    correction: tuple[Tensor, Tensor] | None,
+    chunk: int,
+    middle: float,
 ) -> tuple[Tensor, Tensor]:
     time = q.shape[2]
-    by_channel = log_decay is not None and log_decay.shape[-1] > 1
-    chunk = min(time, CHUNK_OF_VECTORS if by_channel else CHUNK)
     q, k, v = (_cut(x, chunk) for x in (q, k, v))  # [B, H, N, C, ...]; what is padded decays and writes nothing
-    decay = _Decay(None if log_decay is None else _cut(log_decay, chunk), chunk, q)
+    decay = _Decay(None if log_decay is None else _cut(log_decay, chunk), chunk, middle, q)
     keys_to_end = decay.to_end(k)
     if correction is None:
         added = keys_to_end.mT @ v
@@ -129,13 +139,13 @@ def _hand_on(
 class _Decay:
     """Decay within chunks, from a token to a later one; `sums` are the running sums of its logarithm in each chunk."""
 
-    def __init__(self, log_decay: Tensor | None, chunk: int, like: Tensor):
+    def __init__(self, log_decay: Tensor | None, chunk: int, middle: float, like: Tensor):
         self.sums = None if log_decay is None else log_decay.cumsum(3)  # [B, H, N, C, 1 or K]
         self.earlier = None if self.sums is None or log_decay is None else self.sums - log_decay
         self.by_channel = self.sums is not None and self.sums.shape[-1] > 1
         self.ones = torch.ones(chunk, chunk, dtype=torch.bool, device=like.device).tril()
         self.strict = self.ones.tril(-1)
-        self.middle = LEAST_LOG_DECAY * chunk / 2
+        self.middle = middle
 
     @property
     def whole(self) -> Tensor | None:
@@ -176,10 +186,13 @@ def recur(
     *,
     log_decay: Float[Tensor, "batch heads time _"] | None = None,
     correction: tuple[Float[Tensor, "batch heads time key"], Float[Tensor, "batch heads time key"]] | None = None,
+    least_log_decay: float = -10.0,
 ) -> Float[Tensor, "batch heads time value"]:
     """`linear_recurrence` from where the state stands, which is moved on; from zeros without one."""
     before = None if state is None else state.tensors["matrix"]
-    y, after = linear_recurrence(q, k, v, before, log_decay=log_decay, correction=correction)
+    y, after = linear_recurrence(
+        q, k, v, before, log_decay=log_decay, correction=correction, least_log_decay=least_log_decay
+    )
     if state is not None:
         state.tensors["matrix"] = after
     return y
