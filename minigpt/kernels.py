@@ -57,7 +57,9 @@ def attend(
     """
     if softcap is not None or sinks is not None:
         mask = visible(q_positions, k_positions, window)
-        return _explicit(q, k, v, mask, bias=bias, scale=scale, dropout=dropout, softcap=softcap, sinks=sinks)
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+        weights = attention_weights(q, k, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks)
+        return F.dropout(weights, dropout).to(v.dtype) @ v
     grouped = q.shape[1] != k.shape[1]
     time, source = q.shape[2], k.shape[2]
     whole = window is None or window >= source
@@ -73,21 +75,17 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=grouped)
 
 
-def _explicit(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor,
+def attention_weights(
+    q: Float[Tensor, "batch heads time head_dim"],
+    k: Float[Tensor, "batch heads source head_dim"],
+    mask: Bool[Tensor, "time source"],
     *,
-    bias: Tensor | None,
-    scale: float | None,
-    dropout: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """Scores written out, for what no fused kernel does. The softmax is in fp32."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    bias: Float[Tensor, "*batch bias_heads time source"] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " heads"] | None = None,
+) -> Float[Tensor, "batch heads time source"]:
+    """The softmax over scores written out, in fp32, for what no fused kernel does. Arguments as for `attend`."""
     scores = (q @ k.mT).float() * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -97,8 +95,7 @@ def _explicit(
     if sinks is not None:  # one more thing to attend to, with no value: a head may attend to nothing
         sink = sinks.float()[None, :, None, None].expand(*scores.shape[:3], 1)
         scores = torch.cat((scores, sink), -1)
-    weights = scores.softmax(-1)[..., : mask.shape[-1]]
-    return F.dropout(weights, dropout).to(v.dtype) @ v
+    return scores.softmax(-1)[..., : mask.shape[-1]]
 
 
 def new_cache(

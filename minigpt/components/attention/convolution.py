@@ -13,7 +13,7 @@ from minigpt.contracts import Component, State
 
 
 class CausalConvolution(Component):
-    """y_t = sum_i w_(width-1-i) x_(t-i) + b for i < width, each channel by itself: a token sees itself and width - 1 before it.
+    """y_t = sum_i w_(width-1-i) x_(t-i) + b for i < width, each channel by itself: width - 1 tokens back.
 
     Args:
         channels: Of input and output.

@@ -1,11 +1,11 @@
-"""The core that softmax attention variants share: projections, position hooks, cache, output, and their common knobs."""
+"""What softmax attention variants share: the knobs that any of them takes, and the usual projections and cache."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -13,10 +13,8 @@ from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear
 from minigpt.kernels import attend, new_cache, remember
 
 
-class SoftmaxAttention(Attention):
-    """Causal softmax attention with H query heads over G key/value heads (H divisible by G).
-
-    q, k, v = split(W_qkv x);  y = W_out concat_h softmax(q_h k_g(h)^T / sqrt(K) + bias) v_g(h)
+class SoftmaxCore(Attention):
+    """The common knobs, and what follows the projections: values mixed, scores, gate, output map.
 
     Args:
         bias: Biases in the projections.
@@ -27,6 +25,7 @@ class SoftmaxAttention(Attention):
         sinks: A learned logit a head beside the scores, so that it may attend to nothing (gpt-oss: arXiv:2508.10925).
         gate: Sigmoid gate from the input on the output, one a head or one an element (Qiu et al. 2025, arXiv:2505.06708).
         value_residual: Values are mixed with those of the first such layer (ResFormer: Zhou et al. 2024, arXiv:2410.17897).
+        value_embedding: The token's row of a table of this layer's own is added to its values (modded-nanogpt 2024).
     """
 
     uses = frozenset({"rotate", "bias"})
@@ -43,52 +42,127 @@ class SoftmaxAttention(Attention):
         sinks: bool = False,
         gate: Literal["head", "element"] | None = None,
         value_residual: bool = False,
-        _kv_heads: int | None = None,
+        value_embedding: bool = False,
+        _value_heads: int | None = None,
+        _value_dim: int | None = None,
+        _out_heads: int | None = None,
     ):
         super().__init__()
-        kv_heads = _kv_heads or dims.n_heads
-        if dims.n_heads % kv_heads:
-            raise ValueError(f"n_kv_heads {kv_heads} does not divide n_heads {dims.n_heads}")
-        self.n_heads, self.n_kv_heads, self.head_dim = dims.n_heads, kv_heads, dims.head_dim
+        width = dims.n_heads * dims.head_dim
+        self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
+        self.value_heads, self.value_dim = _value_heads or dims.n_heads, _value_dim or dims.head_dim
         self.dropout, self.window, self.softcap = dropout, window, softcap
-        self.qkv = nn.Linear(dims.d_model, (dims.n_heads + 2 * kv_heads) * dims.head_dim, bias=bias)
         self.q_norm = qk_norm.build(dims.head_dim) if qk_norm else None
         self.k_norm = qk_norm.build(dims.head_dim) if qk_norm else None
         self.sinks = nn.Parameter(torch.zeros(dims.n_heads)) if sinks else None
-        gates = {"head": dims.n_heads, "element": dims.n_heads * dims.head_dim}
+        gates = {"head": _out_heads or dims.n_heads, "element": width}
         self.gate = nn.Linear(dims.d_model, gates[gate], bias=bias) if gate else None
         self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if value_residual else None
-        self.out = ResidualLinear(dims.n_heads * dims.head_dim, dims.d_model, bias=bias)
+        self.value_table = nn.Embedding(dims.vocab_size, self.value_heads * self.value_dim) if value_embedding else None
+        self.biased = bias
 
-    def forward(
-        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
-    ) -> Float[Tensor, "batch time d_model"]:
-        batch, time, _ = x.shape
-        heads = self.qkv(x).view(batch, time, -1, self.head_dim).transpose(1, 2)
-        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+    out: ResidualLinear
+    """Made by the variant with `output_map`, after its projections."""
+
+    def output_map(self, dims: Dims) -> ResidualLinear:
+        """From all heads' outputs to the residual stream."""
+        return ResidualLinear(dims.n_heads * dims.head_dim, dims.d_model, bias=self.biased)
+
+    def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys through their norms, if there are any."""
+        if self.q_norm is None or self.k_norm is None:
+            return q, k
+        return self.q_norm(q), self.k_norm(k)
+
+    def mixed_values(
+        self, v: Float[Tensor, "batch kv_heads time v_dim"], ctx: Context
+    ) -> Float[Tensor, "batch kv_heads time v_dim"]:
+        """Values with what the value residual and the value embedding bring."""
         if self.value_mix is not None:
-            first = ctx.shared.setdefault(f"values of {self.n_kv_heads} x {self.head_dim}", v)
+            first = ctx.shared.setdefault(f"values of {self.value_heads} x {self.value_dim}", v)
             v = self.value_mix[0] * v + self.value_mix[1] * first
-        q, k = ctx.position.rotate(q, k, ctx.positions)
-        (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        mixed = attend(
+        if self.value_table is not None:
+            rows = self.value_table(ctx.tokens)
+            v = v + rows.view(*rows.shape[:2], self.value_heads, self.value_dim).transpose(1, 2)
+        return v
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch heads time head_dim"],
+        k: Float[Tensor, "batch kv_heads source head_dim"],
+        v: Float[Tensor, "batch kv_heads source v_dim"],
+        ctx: Context,
+        k_positions: Int[Tensor, " source"],
+        *,
+        bias: Float[Tensor, "batch heads time source"] | None = None,
+        scale: float | None = None,
+    ) -> Float[Tensor, "batch time heads v_dim"]:
+        """`kernels.attend` with this layer's knobs; `bias` is added to the position's own."""
+        of_position = ctx.position.bias(ctx.positions, k_positions)
+        both = bias if of_position is None else of_position if bias is None else bias + of_position
+        return attend(
             q,
             k,
             v,
             ctx.positions,
             k_positions,
             window=self.window,
-            bias=ctx.position.bias(ctx.positions, k_positions),
+            bias=both,
+            scale=scale,
             dropout=self.dropout if self.training else 0.0,
             softcap=self.softcap,
             sinks=self.sinks,
         ).transpose(1, 2)
+
+    def finish(
+        self, mixed: Float[Tensor, "batch time out_heads out_dim"], x: Float[Tensor, "batch time d_model"]
+    ) -> Float[Tensor, "batch time d_model"]:
+        """Gate each head's output, and map all of them to the residual stream."""
         if self.gate is not None:
-            mixed = mixed * self.gate(x).sigmoid().view(batch, time, self.n_heads, -1)
-        return self.out(mixed.reshape(batch, time, -1))
+            mixed = mixed * self.gate(x).sigmoid().view(*mixed.shape[:3], -1)
+        return self.out(mixed.flatten(2))
+
+
+class SoftmaxAttention(SoftmaxCore):
+    """Causal softmax attention with H query heads over G key/value heads (H divisible by G).
+
+    q, k, v = split(W_qkv x);  y = W_out concat_h softmax(q_h k_g(h)^T / sqrt(K) + bias) v_g(h)
+    """
+
+    def __init__(self, dims: Dims, *, _kv_heads: int | None = None, **shared: Any):
+        kv_heads = _kv_heads or dims.n_heads
+        if dims.n_heads % kv_heads:
+            raise ValueError(f"n_kv_heads {kv_heads} does not divide n_heads {dims.n_heads}")
+        super().__init__(dims, **{"_value_heads": kv_heads, **shared})
+        self.n_kv_heads = kv_heads
+        width = (dims.n_heads + 2 * kv_heads) * dims.head_dim
+        self.qkv = nn.Linear(dims.d_model, width, bias=self.biased)
+        self.out = self.output_map(dims)
+
+    def queries_keys_values(self, x: Float[Tensor, "batch time d_model"], ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads of queries, keys (normed and rotated) and values (mixed): [B, heads, T, width] each."""
+        q, k, v = self.qkv(x).split(
+            [heads * self.head_dim for heads in (self.n_heads, self.n_kv_heads, self.n_kv_heads)], -1
+        )
+        q, k = self.normed(_heads(q, self.head_dim), _heads(k, self.head_dim))
+        q, k = ctx.position.rotate(q, k, ctx.positions)
+        return q, k, self.mixed_values(_heads(v, self.value_dim), ctx)
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        q, k, v = self.queries_keys_values(x, ctx)
+        (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
+        return self.finish(self.attend(q, k, v, ctx, k_positions), x)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        shapes = 2 * [(self.n_kv_heads, self.head_dim)]  # keys and values
+        shapes = [(self.n_kv_heads, self.head_dim), (self.value_heads, self.value_dim), *self.also_remembered()]
         return new_cache(batch, shapes, capacity, self.window, device, dtype)
+
+    def also_remembered(self) -> list[tuple[int, int]]:
+        """Heads and width of what a variant remembers beside keys and values."""
+        return []
+
+
+def _heads(x: Float[Tensor, "batch time width"], width: int) -> Float[Tensor, "batch heads time head_dim"]:
+    return x.view(*x.shape[:2], -1, width).transpose(1, 2)

@@ -1,0 +1,52 @@
+"""Contextual position encoding."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.components.attention.softmax import SoftmaxAttention
+from minigpt.contracts import Context, Dims, State
+from minigpt.kernels import remember, visible
+from minigpt.registry import register
+
+
+@register("attention", "cope")
+class ContextualPositionAttention(SoftmaxAttention):
+    """Distance is counted in what the query takes for a unit, by gates (CoPE: Golovneva et al. 2024, arXiv:2405.18719).
+
+    g_ij = sigmoid(q_i k_j / sqrt(K));  p_ij = g_ij + ... + g_ii;  score(i, j) = q_i k_j / sqrt(K) + q_i e[p_ij]
+
+    e has a vector for each whole distance and is interpolated between them. It depends on content, so it is an attention
+    and no position; positions of the model can be "none".
+
+    Args:
+        max_distance: Distances beyond it count as it.
+    """
+
+    elementwise = frozenset({"distances"})
+
+    def __init__(self, dims: Dims, *, max_distance: Annotated[int, Field(gt=0)] = 64, **shared: Any):
+        super().__init__(dims, **shared)
+        self.max_distance = max_distance
+        self.distances = nn.Parameter(torch.zeros(dims.head_dim, max_distance + 1))
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        q, k, v = self.queries_keys_values(x, ctx)
+        (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
+        scores = (q @ k.mT).float() / self.head_dim**0.5
+        gates = scores.sigmoid().masked_fill(~visible(ctx.positions, k_positions, self.window), 0.0)
+        # Summed from the query back to the key. A sum from the left would carry the rounding of what is masked.
+        distance = gates.flip(-1).cumsum(-1).flip(-1).clamp(max=self.max_distance)
+        by_distance = (q @ self.distances.to(q.dtype)).float()  # [B, H, T, max_distance + 1]
+        below = distance.detach().floor().long()
+        share = distance - below
+        near, far = by_distance.gather(-1, below), by_distance.gather(-1, (below + 1).clamp(max=self.max_distance))
+        bias = near + share * (far - near)
+        return self.finish(self.attend(q, k, v, ctx, k_positions, bias=bias), x)

@@ -1,0 +1,139 @@
+"""Hyena: gated long convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.components.attention.convolution import CausalConvolution
+from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State, substate
+from minigpt.kernels import new_cache, remember
+from minigpt.registry import register
+
+_CHUNK = 64
+
+
+@register("attention", "hyena")
+class Hyena(Attention):
+    """Convolutions as long as the sequence, with gates between them (Poli et al. 2023, arXiv:2302.10866, definition 3.1).
+
+    z_1 = v;  z_(n+1) = x_n * (h_n conv z_n + d_n z_n);  y = W_out z_(order+1);  v, x_1, ... = short convolutions of W_in x
+    h_n(t) = perceptron(1, sines and cosines of t/L) * exp(-a t/L), L = block_size, a from slow to fast over the channels
+
+    It remembers the inputs of its convolutions, so decoding grows with what has been read, as attention does.
+
+    Args:
+        order: Gates, and long convolutions.
+        filter_width: Hidden width of the perceptron that draws the filters.
+        bands: Frequencies that it is told the time in.
+        frequency: Factor inside its sines.
+        conv_width: Tokens that the short convolutions see.
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        order: Annotated[int, Field(gt=0, le=8)] = 2,
+        filter_width: Annotated[int, Field(gt=0)] = 64,
+        bands: Annotated[int, Field(gt=0)] = 16,
+        frequency: Annotated[float, Field(gt=0)] = 10.0,
+        conv_width: Annotated[int, Field(gt=0)] = 3,
+    ):
+        super().__init__()
+        self.order, self.channels, self.length = order, dims.d_model, dims.block_size
+        self.bands, self.frequency = bands, frequency
+        self.into = nn.Linear(dims.d_model, (order + 1) * dims.d_model)
+        self.short = CausalConvolution((order + 1) * dims.d_model, conv_width, bias=True)
+        self.filter = nn.ModuleList(
+            [
+                nn.Linear(1 + 2 * bands, filter_width),
+                nn.Linear(filter_width, filter_width),
+                nn.Linear(filter_width, order * dims.d_model, bias=False),
+            ]
+        )
+        self.direct = nn.Parameter(torch.ones(order * dims.d_model))
+        self.out = ResidualLinear(dims.d_model, dims.d_model)
+
+    def init_weights(self) -> None:
+        """The perceptron reads numbers of size 1: at the model-wide deviation it would be all but constant."""
+        for layer in self.filter:
+            assert isinstance(layer, nn.Linear)
+            layer.reset_parameters()
+
+    def filters(self, time: int) -> Float[Tensor, "order time channels"]:
+        """h_n at the lags 0 to time - 1, in fp32."""
+        device = self.direct.device
+        with torch.autocast(device.type, enabled=False):
+            lag = torch.arange(time, device=device, dtype=torch.float32)[:, None] / self.length
+            # bands from 1e-4 to bands - 1 whole turns over block_size tokens, as published
+            angles = 2 * math.pi * lag * torch.linspace(1e-4, max(self.bands - 1, 1e-4), self.bands, device=device)
+            hidden = torch.cat((lag, angles.cos(), -angles.sin()), -1)
+            for layer in self.filter[:-1]:
+                hidden = (self.frequency * layer(hidden)).sin()
+            # exp(-a t/L) falls to 1/100 after 1.5 (slow) to 0.3 (fast) of L
+            rates = math.log(100) / torch.linspace(1.5, 0.3, self.channels, device=device)
+            window = (-lag * rates).exp()
+            return self.filter[-1](hidden).view(time, self.order, self.channels).transpose(0, 1) * window
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        time = x.shape[1]
+        z, *gates = self.short(self.into(x), substate(state, "short")).chunk(self.order + 1, -1)
+        filters: Tensor | None = None
+        for number, gate in enumerate(gates):
+            (history,), _ = remember(substate(state, str(number)), (z[:, None],), ctx.positions)
+            if filters is None:  # as many lags as there are tokens, remembered ones too
+                filters = self.filters(history.shape[2])
+            convolved = convolve(history[:, 0], filters[number], time)
+            z = gate * (convolved + self.direct.view(self.order, -1)[number].to(z.dtype) * z)
+        return self.out(z)
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
+        caches = {
+            str(number): new_cache(batch, [(1, self.channels)], capacity, None, device, dtype)
+            for number in range(self.order)
+        }
+        short = self.short.new_state(batch, capacity, device, dtype)
+        return State(children=caches if short is None else {**caches, "short": short})
+
+
+def convolve(
+    x: Float[Tensor, "batch source channels"], taps: Float[Tensor, "source channels"], time: int
+) -> Float[Tensor, "batch time channels"]:
+    """The last `time` values of y_t = sum_(s <= t) taps_(t-s) x_s, each channel by itself, in fp32.
+
+    A Fourier transform of the whole sequence would mix the rounding of later tokens into earlier outputs. So chunks are
+    transformed one by one (Gardner 1995, partitioned convolution): what earlier chunks bring goes through their transforms,
+    and a chunk's own tokens through products, so that later tokens never enter. Cost: time^2 / 64 + 64 time a channel.
+    """
+    dtype = x.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        x, source = x.float(), x.shape[1]
+        if time == 1:
+            return torch.einsum("bsc,sc->bc", x, taps.flip(0))[:, None].to(dtype)
+        chunk = min(_CHUNK, source)
+        missing = -source % chunk
+        x = nn.functional.pad(x, (0, 0, 0, missing)).mT.reshape(x.shape[0], x.shape[2], -1, chunk)  # [B, D, N, C]
+        taps = nn.functional.pad(taps, (0, 0, 0, missing)).mT  # [D, N C]
+        lags = torch.arange(chunk, device=x.device)
+        lags = lags[:, None] - lags[None, :]
+        own = taps[:, lags.clamp(min=0)].masked_fill(lags < 0, 0.0)  # [D, C, C]
+        y = torch.einsum("dij,bdnj->bdni", own, x)
+        number = x.shape[2]
+        if number > 1:
+            # Chunk i - m reaches chunk i through the lags (m - 1) C + 1 to (m + 1) C - 1: windows of 2 C lags.
+            windows = torch.fft.rfft(taps.unfold(1, 2 * chunk, chunk))  # [D, N - 1, C + 1]
+            turned = torch.fft.rfft(x, n=2 * chunk)  # [B, D, N, C + 1]
+            earlier = torch.zeros_like(turned)
+            for m in range(1, number):
+                reached = turned[:, :, : number - m] * windows[:, m - 1, None]
+                earlier = earlier + nn.functional.pad(reached, (0, 0, m, 0))
+            y = y + torch.fft.irfft(earlier, n=2 * chunk)[..., chunk:]
+        return y.flatten(2).mT[:, source - time : source].to(dtype)
