@@ -106,7 +106,7 @@ def mla(m: Any, x: Tensor) -> Tensor:
 def native_sparse(m: Any, x: Tensor) -> Tensor:
     """NSA, equations 5 to 12, one query and one group of heads at a time."""
     batch, time, _ = x.shape
-    groups = m.n_kv_heads
+    groups = m.groups
     q = heads_of(linear(x, m.q))
     keys, values = linear(x, m.kv).unflatten(-1, (2, 3 * groups, WIDTH)).unbind(2)  # [B, T, 3 G, K]
     gates = sigmoid(linear(x, m.views)).unflatten(-1, (3, HEADS))

@@ -73,8 +73,7 @@ class MultiHeadLatentAttention(SoftmaxCore):
             mixed = self.attend(moved, torch.cat((latent, turned_key), -1), latent, ctx, k_positions, scale=scale)
             return self.finish(torch.einsum("bthr,hkr->bthk", mixed, to_values), x)
         k, v = self._made(latent)
-        if self.k_norm is not None:
-            k = self.k_norm(k)
+        k = self.normed(k, self.k_norm)
         v = self._scale_of_own() * v + added[0] if added else v
         k = torch.cat((k, turned_key.expand(-1, self.n_heads, -1, -1)), -1)
         return self.finish(self.attend(torch.cat((q, turned), -1), k, v, ctx, k_positions, scale=scale), x)
@@ -91,7 +90,7 @@ class MultiHeadLatentAttention(SoftmaxCore):
         latent, turned_key = self.kv_down(x)[:, None].split((self.rank, self.rope_dim), -1)
         latent = F.rms_norm(latent, (self.rank,), self.kv_gain.to(latent.dtype), _EPS)
         turned, turned_key = ctx.position.rotate(turned, turned_key, ctx.positions)
-        return q if self.q_norm is None else self.q_norm(q), turned, latent, turned_key
+        return self.normed(q, self.q_norm), turned, latent, turned_key
 
     def _made(self, latent: Float[Tensor, "batch 1 source rank"]) -> tuple[Tensor, Tensor]:
         """Keys before their norm, and values, of latents: [B, H, S, K] each."""

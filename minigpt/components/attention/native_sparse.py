@@ -54,8 +54,8 @@ class NativeSparseAttention(SoftmaxCore):
             raise ValueError(
                 f"stride {stride} does not divide summary_block {summary_block} and select_block {select_block}"
             )
-        super().__init__(dims, window=window, _value_heads=3 * n_kv_heads, **shared)
-        self.n_kv_heads, self.selected = n_kv_heads, selected
+        super().__init__(dims, window=window, _kv_heads=3 * n_kv_heads, **shared)
+        self.groups, self.selected = n_kv_heads, selected
         self.summary_block, self.stride, self.select_block = summary_block, stride, select_block
         width, inner = dims.n_heads * dims.head_dim, summary_block * dims.head_dim
         self.q = nn.Linear(dims.d_model, width, bias=self.biased)
@@ -81,9 +81,9 @@ class NativeSparseAttention(SoftmaxCore):
         batch, time, _ = x.shape
         still = self.q(x).view(batch, time, -1, self.head_dim).transpose(1, 2)
         keys, v = self.kv(x).view(batch, time, 2, -1, self.head_dim).transpose(1, 3).unbind(2)  # [B, 3 G, T, K]
-        still, keys = self.normed(still, keys)
+        still, keys = self.normed(still, self.q_norm), self.normed(keys, self.k_norm)
         v = self.mixed_values(v, ctx)
-        first, others = keys[:, : self.n_kv_heads], keys[:, self.n_kv_heads :]
+        first, others = keys[:, : self.groups], keys[:, self.groups :]
         q, others = ctx.position.rotate(still, others, ctx.positions)
         (first, others, v), k_positions = remember(state, (first, others, v), ctx.positions)
         of_summaries, of_blocks, of_window = v.chunk(3, 1)
@@ -133,14 +133,14 @@ class NativeSparseAttention(SoftmaxCore):
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch heads time summaries"]]:
         """What the summaries of whole blocks say, and how much each was attended to; zeros where there is none yet."""
-        groups = self.n_heads // self.n_kv_heads
+        sharing = self.n_heads // self.groups
         if k.shape[2] < self.summary_block:
             return torch.zeros_like(q), q.new_zeros(*q.shape[:3], 0, dtype=torch.float32)
         made = []
         for part, places, summary in zip((k, v), self.places, self.summaries, strict=True):
             blocks = part.unfold(2, self.summary_block, self.stride).mT + places.to(part.dtype)  # [B, G, N, block, K]
             made.append(summary(blocks.flatten(3)))
-        keys, values = (part.repeat_interleave(groups, 1) for part in made)
+        keys, values = (part.repeat_interleave(sharing, 1) for part in made)
         ends = torch.arange(keys.shape[2], device=q.device) * self.stride + self.summary_block - 1
         whole = visible(positions, ends)
         none = ~whole.any(-1, keepdim=True)  # the softmax of nothing is no number: of anything, and then nothing is taken
@@ -164,7 +164,7 @@ class NativeSparseAttention(SoftmaxCore):
         )
         shared = torch.nn.functional.one_hot((strides // self.select_block).clamp(max=number - 1), number).sum(1).float()
         by_head = weights.detach() @ shared  # [B, H, T, number]
-        importance = by_head.view(by_head.shape[0], self.n_kv_heads, -1, *by_head.shape[2:]).sum(2)  # [B, G, T, number]
+        importance = by_head.view(by_head.shape[0], self.groups, -1, *by_head.shape[2:]).sum(2)  # [B, G, T, number]
         blocks = torch.arange(number, device=device)
         latest = positions[:, None] // self.select_block
         always = (blocks == 0) | ((blocks <= latest) & (blocks > latest - 2))
@@ -172,8 +172,8 @@ class NativeSparseAttention(SoftmaxCore):
         importance = (importance + 1e-9 * blocks).masked_fill(always, torch.inf).masked_fill(blocks > latest, -torch.inf)
         best = importance.topk(min(self.selected, number), -1).indices
         picked = torch.zeros_like(importance, dtype=torch.bool).scatter_(-1, best, True) & (blocks <= latest)
-        return picked[..., block_of].repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+        return picked[..., block_of].repeat_interleave(self.n_heads // self.groups, 1)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        heads = (self.n_kv_heads, 2 * self.n_kv_heads, 3 * self.n_kv_heads)
+        heads = (self.groups, 2 * self.groups, 3 * self.groups)
         return new_cache(batch, [(count, self.head_dim) for count in heads], capacity, None, device, dtype)

@@ -20,7 +20,8 @@ class SoftmaxCore(Attention):
         bias: Biases in the projections.
         dropout: Rate on the attention weights, apart from the model's own dropout.
         window: A token sees itself and window - 1 before it (Beltagy et al. 2020, arXiv:2004.05150); null for all.
-        qk_norm: Norm on each query and key head (Henry et al. 2020, arXiv:2010.04245); null for none.
+        qk_norm: Norm on queries and keys (Henry et al. 2020, arXiv:2010.04245); null for none.
+        qk_norm_over: What it normalises: each head by itself (Qwen 3), or all heads together (OLMo 2: arXiv:2501.00656).
         softcap: Scores are kept within +-softcap by a tanh (Gemma 2: arXiv:2408.00118); null for no cap.
         sinks: A learned logit a head beside the scores, so that it may attend to nothing (gpt-oss: arXiv:2508.10925).
         gate: Sigmoid gate from the input on the output, one a head or one an element (Qiu et al. 2025, arXiv:2505.06708).
@@ -38,11 +39,13 @@ class SoftmaxCore(Attention):
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         window: Annotated[int, Field(gt=0)] | None = None,
         qk_norm: NormSpec | None = None,
+        qk_norm_over: Literal["head", "heads"] = "head",
         softcap: Annotated[float, Field(gt=0)] | None = None,
         sinks: bool = False,
         gate: Literal["head", "element"] | None = None,
         value_residual: bool = False,
         value_embedding: bool = False,
+        _kv_heads: int | None = None,
         _value_heads: int | None = None,
         _value_dim: int | None = None,
         _out_heads: int | None = None,
@@ -50,10 +53,12 @@ class SoftmaxCore(Attention):
         super().__init__()
         width = dims.n_heads * dims.head_dim
         self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
-        self.value_heads, self.value_dim = _value_heads or dims.n_heads, _value_dim or dims.head_dim
+        self.n_kv_heads = _kv_heads or dims.n_heads
+        self.value_heads, self.value_dim = _value_heads or self.n_kv_heads, _value_dim or dims.head_dim
         self.dropout, self.window, self.softcap = dropout, window, softcap
-        self.q_norm = qk_norm.build(dims.head_dim) if qk_norm else None
-        self.k_norm = qk_norm.build(dims.head_dim) if qk_norm else None
+        self.norms_each_head = qk_norm_over == "head"
+        normed = (1, 1) if self.norms_each_head else (dims.n_heads, self.n_kv_heads)
+        self.q_norm, self.k_norm = (qk_norm.build(n * dims.head_dim) if qk_norm else None for n in normed)
         self.sinks = nn.Parameter(torch.zeros(dims.n_heads)) if sinks else None
         gates = {"head": _out_heads or dims.n_heads, "element": width}
         self.gate = nn.Linear(dims.d_model, gates[gate], bias=bias) if gate else None
@@ -68,11 +73,13 @@ class SoftmaxCore(Attention):
         """From all heads' outputs to the residual stream."""
         return ResidualLinear(dims.n_heads * dims.head_dim, dims.d_model, bias=self.biased)
 
-    def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys through their norms, if there are any."""
-        if self.q_norm is None or self.k_norm is None:
-            return q, k
-        return self.q_norm(q), self.k_norm(k)
+    def normed(
+        self, x: Float[Tensor, "batch heads time head_dim"], norm: nn.Module | None
+    ) -> Float[Tensor, "batch heads time head_dim"]:
+        """Queries or keys through their norm, if there is one."""
+        if norm is None:
+            return x
+        return norm(x) if self.norms_each_head else _heads(norm(x.transpose(1, 2).flatten(2)), x.shape[-1])
 
     def mixed_values(
         self, v: Float[Tensor, "batch kv_heads time v_dim"], ctx: Context
@@ -133,8 +140,7 @@ class SoftmaxAttention(SoftmaxCore):
         kv_heads = _kv_heads or dims.n_heads
         if dims.n_heads % kv_heads:
             raise ValueError(f"n_kv_heads {kv_heads} does not divide n_heads {dims.n_heads}")
-        super().__init__(dims, **{"_value_heads": kv_heads, **shared})
-        self.n_kv_heads = kv_heads
+        super().__init__(dims, _kv_heads=kv_heads, **shared)
         width = (dims.n_heads + 2 * kv_heads) * dims.head_dim
         self.qkv = nn.Linear(dims.d_model, width, bias=self.biased)
         self.out = self.output_map(dims)
@@ -144,7 +150,8 @@ class SoftmaxAttention(SoftmaxCore):
         q, k, v = self.qkv(x).split(
             [heads * self.head_dim for heads in (self.n_heads, self.n_kv_heads, self.n_kv_heads)], -1
         )
-        q, k = self.normed(_heads(q, self.head_dim), _heads(k, self.head_dim))
+        q = self.normed(_heads(q, self.head_dim), self.q_norm)
+        k = self.normed(_heads(k, self.head_dim), self.k_norm)
         q, k = ctx.position.rotate(q, k, ctx.positions)
         return q, k, self.mixed_values(_heads(v, self.value_dim), ctx)
 
