@@ -50,12 +50,13 @@ def sample_ids(
 ) -> Iterator[Int[np.ndarray, " samples"]]:
     """Draw `sampling.max_new_tokens` tokens for each of `num_samples` continuations, decoded as one batch.
 
-    The context is the last block_size tokens. When it is full, decoding starts afresh from the last half of it, so a
-    token costs one forward pass of one token, and half a context's once in half a context.
+    A model whose memory does not grow (`GPT.decodes_without_end`) just goes on. For others the context is the last
+    block_size tokens: when it is full, decoding starts afresh from the last half of it, so a token costs one forward pass
+    of one token, and half a context's once in half a context.
 
     Args:
         model: Left in the mode it was found in.
-        prompt: At least one id; of a longer one than block_size the end counts.
+        prompt: At least one id; where the context is block_size, the end of a longer one counts.
         sampling: Temperature and filters.
         num_samples: Continuations; each depends on the seed and its own number only.
         seed: Of the draws.
@@ -65,17 +66,18 @@ def sample_ids(
     """
     block_size, device = model.dims.block_size, model.embedding.weight.device
     generators = [torch.Generator().manual_seed(_stream_seed(seed, number)) for number in range(num_samples)]
-    history = torch.tensor(list(prompt[-block_size:]), device=device).repeat(num_samples, 1)
+    room = len(prompt) + sampling.max_new_tokens if model.decodes_without_end else block_size
+    history = torch.tensor(list(prompt[-room:]), device=device).repeat(num_samples, 1)
     pending, state = history, None
     training = model.training
     model.eval()
     try:
         for _ in range(sampling.max_new_tokens):
             with torch.no_grad():  # not inference_mode: what a component keeps must still be usable in training
-                if state is None or state.length == block_size:
+                if state is None or state.length == room:
                     if state is not None:
                         pending = history[:, -max(1, block_size // 2) :]
-                    state = model.new_state(num_samples, block_size)
+                    state = model.new_state(num_samples, room)
                 last = model.logits(model.hidden(pending, state)[0][:, -1:])[:, -1].float().cpu()
                 if not torch.isfinite(last).all():
                     raise DivergedError("the model's logits are not finite: its training diverged")

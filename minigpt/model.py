@@ -116,9 +116,11 @@ class GPT(nn.Module):
             losses = [*losses, self.z_loss * _mean(logits.logsumexp(-1).square(), mask)]
         return _mean(each, mask), sum((loss.float() for loss in losses), torch.zeros((), device=x.device))
 
-    def new_state(self, batch: int, capacity: int, dtype: torch.dtype = torch.float32) -> State:
-        """An empty state for decoding up to `capacity` tokens in each of `batch` sequences."""
-        device = self.embedding.weight.device
+    def new_state(
+        self, batch: int, capacity: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> State:
+        """An empty state for decoding up to `capacity` tokens in each of `batch` sequences, on the model's device."""
+        device = device or self.embedding.weight.device
         children: dict[str, State] = {}
         for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)
@@ -126,6 +128,20 @@ class GPT(nn.Module):
             if state is not None:
                 children[str(index)] = state
         return State(children=children)
+
+    def state_bytes(self, capacity: int, dtype: torch.dtype = torch.float32) -> int:
+        """What a state for `capacity` tokens of one sequence takes, without making it."""
+        return self.new_state(1, capacity, dtype, torch.device("meta")).nbytes
+
+    @property
+    def decodes_without_end(self) -> bool:
+        """Whether decoding can go on past block_size: no position ends, and no more is remembered than in training.
+
+        So it is for recurrences and windows. A position that is added to the embeddings says where block_size ends.
+        """
+        grows = self.state_bytes(2 * self.dims.block_size) != self.state_bytes(4 * self.dims.block_size)
+        embeds = "embed" in self._position(0).hooks
+        return not (grows or embeds or self.max_positions is not None)
 
     def named_roles(self) -> Iterator[NamedParameter]:
         """Every trainable tensor once, with what it is for."""

@@ -86,6 +86,45 @@ def test_decoding_goes_on_beyond_the_context_from_its_last_half() -> None:
         assert history[BLOCK_SIZE + 1] == int(lm(context)[0, -1].argmax())
 
 
+WITHOUT_END: list[dict[str, object]] = [
+    {"attention": {"name": "mha", "window": 5}, "position": "rope"},
+    {"attention": "retention", "position": "rope"},
+    {"position": "none", "layers": [{"attention": "gated_delta_net"}, {"attention": {"name": "mha", "window": BLOCK_SIZE}}]},
+]
+
+
+@pytest.mark.parametrize("parts", WITHOUT_END, ids=str)
+def test_a_model_whose_memory_does_not_grow_goes_on_beyond_the_context(parts: dict[str, object]) -> None:
+    lm = model(**parts)
+    assert lm.decodes_without_end
+    prompt = [token % 23 for token in range(BLOCK_SIZE + 7)]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=2 * BLOCK_SIZE))]
+    with torch.no_grad():
+        whole = lm(torch.tensor([[*prompt, *drawn]]))[0, len(prompt) - 1 : -1].argmax(-1)
+    assert drawn == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"position": "rope"},
+        {"attention": "retention", "position": "learned"},
+        {"attention": {"name": "mha", "window": BLOCK_SIZE + 1}, "position": "rope"},
+        {"attention": {"name": "mha", "window": 5}, "position": "sinusoidal"},
+        {"attention": "hyena", "position": "none"},
+    ],
+    ids=str,
+)
+def test_what_grows_or_has_not_been_trained_ends_with_the_context(parts: dict[str, object]) -> None:
+    assert not model(**parts).decodes_without_end
+
+
+def test_the_size_of_a_state_is_what_its_tensors_take() -> None:
+    lm = model(attention={"name": "gqa", "n_kv_heads": 2}, position="rope")
+    assert lm.state_bytes(10) == lm.new_state(1, 10).nbytes == 2 * 2 * 2 * 4 * 10 * 4  # layers, k and v, heads, head_dim
+    assert lm.state_bytes(10, torch.bfloat16) == lm.state_bytes(10) // 2
+
+
 @pytest.mark.parametrize("block_size", [1, 2, 3])
 def test_tiny_contexts_decode_too(block_size: int) -> None:
     lm = model(block_size=block_size)

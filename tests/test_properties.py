@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
-from tests.strategies import BLOCK_SIZE, VOCAB, allowed, choices, cuts, lively, sections, tokens
+from tests.strategies import (
+    BLOCK_SIZE,
+    VOCAB,
+    allowed,
+    choices,
+    cuts,
+    defaults,
+    lively,
+    sections,
+    tokens,
+    variants,
+)
 
 # A leak of one part in a thousand of the logits' size is a leak; rounding in fp32 is a thousand times smaller.
 TOLERANCE = 2e-5
@@ -132,8 +143,25 @@ def test_a_state_can_be_repeated_and_rows_of_it_selected(section: ModelSection, 
 
 
 def _pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    pairs = itertools.product(choices("attention"), choices("position"))
+    """Every mixer with every position; variants of one with the plainest kinds of the other."""
+    kinds = [{"name": name} for name in ("none", "rope", "alibi")]
+    pairs = [
+        *itertools.product(defaults("attention"), defaults("position")),
+        *itertools.product(variants("attention"), kinds),
+        *itertools.product([{"name": "mha"}], variants("position")),
+    ]
     return [(attention, position) for attention, position in pairs if allowed(attention, position)]
+
+
+def _triples() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """Every block with every norm and feed-forward; variants of one with the plainest of the others."""
+    block, norm, ffn = ([{"name": name}] for name in ("pre_norm", "layernorm", "mlp"))
+    return [
+        *itertools.product(defaults("block"), defaults("norm"), defaults("ffn")),
+        *itertools.product(variants("block"), norm, ffn),
+        *itertools.product(block, variants("norm"), ffn),
+        *itertools.product(block, norm, variants("ffn")),
+    ]
 
 
 def _label(value: Any) -> str:
@@ -151,9 +179,7 @@ def test_every_mixer_with_every_position_is_causal_and_decodes(attention: dict[s
     assert_decodes(model, 3, [7, 1, 1, 9, 1, 5])
 
 
-@pytest.mark.parametrize(
-    ("block", "norm", "ffn"), list(itertools.product(choices("block"), choices("norm"), choices("ffn"))), ids=_label
-)
+@pytest.mark.parametrize(("block", "norm", "ffn"), _triples(), ids=_label)
 def test_every_block_with_every_norm_and_feed_forward_is_causal_and_decodes(
     block: dict[str, Any], norm: dict[str, Any], ffn: dict[str, Any]
 ) -> None:

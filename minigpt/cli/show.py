@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from minigpt.experiment import Experiment
+    from minigpt.model import GPT
 
 _STAND_IN = 256
 
@@ -57,6 +58,18 @@ def show(
     console = Console(highlight=False)
     console.print(table)
     console.print(f"[dim]vocabulary: {size:,} tokens ({source})[/dim]")
+    console.print(f"[dim]{_remembered(model)}[/dim]", soft_wrap=True)
+
+
+def _remembered(model: GPT) -> str:
+    """What decoding keeps of one sequence: so much a token, and so much whatever the length."""
+    far = 2**20  # beyond every window
+    a_token = (model.state_bytes(2 * far) - model.state_bytes(far)) // far
+    fixed = model.state_bytes(far) - far * a_token
+    parts = [f"{a_token:,} bytes a token"] if a_token else []
+    parts += [f"{fixed:,} bytes whatever the length"] if fixed else []
+    length = model.dims.block_size
+    return f"decoding remembers {' and '.join(parts) or 'nothing'}: {model.state_bytes(length):,} at {length} tokens (fp32)"
 
 
 def _vocabulary(experiment: Experiment, run: Path | None) -> tuple[int, str]:
