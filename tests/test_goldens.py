@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from minigpt.cli import app
 from minigpt.data import load_corpus, train_batch
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
@@ -48,6 +50,16 @@ def test_every_shipped_experiment_resolves_to_its_golden(file: Path, check: Chec
 
 def test_the_published_schema_is_what_is_registered(check: Check) -> None:
     check(ROOT / "docs" / "experiment.schema.json", experiment_schema())
+
+
+def test_the_page_of_components_is_what_is_registered(request: pytest.FixtureRequest) -> None:
+    answer = CliRunner().invoke(app, ["list", "--markdown"])
+    assert answer.exit_code == 0
+    head = "# Components\n\nEverything that an experiment can name. Made by `minigpt list --markdown`.\n\n"
+    page = ROOT / "docs" / "components.md"
+    if request.config.getoption("--update-goldens"):
+        page.write_text(head + answer.output, encoding="utf-8")
+    assert page.read_text("utf-8") == head + answer.output, f"{page} is stale: run with --update-goldens"
 
 
 def test_parameters_have_the_names_shapes_and_sizes_they_had(check: Check) -> None:

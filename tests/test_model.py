@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,124 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> Non
         assert model.loss(ids, targets)[1] == 0
 
 
+def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_count() -> None:
+    model = lively(section(z_loss=0.5, logit_softcap=4.0))
+    ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
+    mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
+    plain = lively(section(logit_softcap=4.0))
+    with torch.no_grad():
+        squares = model(ids).double().exp().sum(-1).log().square()
+        for counted, expected in ((None, squares.mean()), (mask, squares[mask].mean())):
+            loss, auxiliary = model.loss(ids, targets, counted)
+            torch.testing.assert_close(auxiliary.double(), 0.5 * expected, atol=1e-5, rtol=1e-5)
+            assert loss == plain.loss(ids, targets, counted)[0], "what is reported is the cross-entropy alone"
+
+
+def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
+    capped, plain = lively(section(logit_softcap=2.0)), lively(section())
+    ids = tokens(2, 12, 0)
+    with torch.no_grad():
+        assert plain(ids).abs().max() > 2
+        torch.testing.assert_close(capped(ids).double(), 2 * torch.tanh(plain(ids).double() / 2), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(1.0, 1.0), (3.0, 3.0), ("sqrt", 4.0)])
+@pytest.mark.parametrize("norm", [None, "rmsnorm"])
+def test_embeddings_are_normed_then_scaled_before_positions_are_added(
+    scale: float | str, factor: float, norm: str | None
+) -> None:
+    model = lively(section(embedding_scale=scale, embedding_norm=norm))
+    seen: list[Tensor] = []
+    model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    ids = tokens(2, 12, 0)
+    model(ids)
+    expected = model.embedding.weight.double()[ids]
+    if norm is not None:
+        assert model.embedding_norm is not None
+        expected = expected / (expected.square().mean(-1, keepdim=True) + 1e-6).sqrt() * model.embedding_norm.weight.double()
+    expected = factor * expected + model.positions[0].table.weight.double()[:12]
+    torch.testing.assert_close(seen[0].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_unit_embeddings_make_the_logits_scaled_cosines_after_every_update(tied: bool) -> None:
+    model = GPT(section(unit_embeddings=True, tied_head=tied, norm={"name": "rmsnorm", "gain": False}), 23)
+    assert torch.equal(model.logit_scale, torch.full((23,), 16**-0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
+    for _ in range(2):
+        x = model.hidden(tokens(2, 12, 0))[0]
+        rows = model.embedding.weight if model.head is None else model.head.weight
+        for weight in (model.embedding.weight, rows):
+            torch.testing.assert_close(weight.norm(dim=-1), torch.ones(23))
+        cosines = F.cosine_similarity(x[:, :, None].double(), rows.double(), dim=-1)
+        expected = 16**0.5 * model.logit_scale.double() * cosines
+        torch.testing.assert_close(model.logits(x).double(), expected, atol=1e-4, rtol=1e-4)
+        model.loss(tokens(2, 12, 0), tokens(2, 12, 1))[0].backward()
+        optimizer.step()
+        model.after_step()
+
+
+def test_outputs_are_the_residual_stream_before_each_block_and_layers_know_their_place() -> None:
+    block = REGISTRY.family("block").base
+    seen: list[tuple[int, int, int]] = []
+    with REGISTRY.temporarily():
+
+        @register("block", "looking")
+        class Looking(block):  # type: ignore[valid-type, misc]
+            """Sees that the last output is what it is given."""
+
+            def __init__(self, dims: Any, layer: Any):
+                super().__init__()
+                self.place = (dims.layer, dims.occurrence)
+
+            def forward(self, x: Tensor, ctx: Any, state: object = None) -> Tensor:
+                assert ctx.outputs[-1] is x
+                seen.append((*self.place, len(ctx.outputs)))
+                return x + 1
+
+        pattern = [{"attention": "gqa"}, {}]
+        model = GPT(section(n_layers=3, layers=pattern, block="looking", position="none"), 23)
+    x = model.hidden(tokens(2, 12, 0))[0]
+    assert x.shape == (2, 12, 16)
+    assert seen == [(0, 0, 1), (1, 0, 2), (2, 1, 3)]
+
+
+def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
+    block = REGISTRY.family("block").base
+    forms: list[str] = []
+    with REGISTRY.temporarily():
+
+        @register("block", "doubled")
+        class Doubled(block):  # type: ignore[valid-type, misc]
+            """Two streams, of which the second counts the blocks passed."""
+
+            def __init__(self, dims: Any, layer: Any):
+                super().__init__()
+
+            def enter(self, x: Tensor) -> Tensor:
+                forms.append("enter")
+                return torch.stack((x, torch.zeros_like(x)), 2)
+
+            def leave(self, x: Tensor) -> Tensor:
+                return x.sum(2)
+
+            def forward(self, x: Tensor, ctx: Any, state: object = None) -> Tensor:
+                assert x.ndim == 4
+                return x + torch.tensor([0.0, 1.0])[:, None]
+
+        def built(pattern: list[dict[str, str]]) -> GPT:
+            return GPT(section(n_layers=4, layers=pattern, norm="none", position="none"), 23)
+
+        doubled, plain = {"block": "doubled"}, {"block": "rezero"}  # rezero is the identity at first
+        for pattern, entries in (([doubled], 1), ([doubled, plain], 2), ([doubled, doubled, plain, doubled], 2)):
+            forms.clear()
+            model = built(pattern)
+            ids = tokens(2, 12, 0)
+            passed = sum(pattern[index % len(pattern)] is doubled for index in range(4))
+            torch.testing.assert_close(model.hidden(ids)[0], model.embedding(ids) + passed)
+            assert forms == ["enter"] * entries
+
+
 def test_initial_weights_are_gpt2s() -> None:
     model = build_model(load_experiment({"model": {"d_model": 192, "n_heads": 4}}), 65)
     for name, module in model.named_modules():
@@ -131,6 +250,13 @@ def test_roles_tell_matrices_from_embeddings_head_and_vectors() -> None:
     assert roles["head.weight"] == "head"
     assert roles["blocks.0.attention.qkv.weight"] == "matrix"
     assert roles["blocks.0.attention.qkv.bias"] == roles["norm.weight"] == "vector"
+
+
+def test_what_a_component_calls_elementwise_is_no_matrix() -> None:
+    model = GPT(section(attention="short_conv", position="kerple", layers=[{"position": "none"}]), 10)
+    roles = {p.name: p.role for p in model.named_roles()}
+    assert roles["blocks.0.attention.convolution.weight"] == "vector"
+    assert roles["blocks.0.attention.into.weight"] == "matrix"
 
 
 def test_a_position_that_a_mixer_would_ignore_is_refused() -> None:

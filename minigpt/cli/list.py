@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from minigpt.entries import Entry
+    from minigpt.registry import Family
 
 
 def list_components(
     family: Annotated[str | None, typer.Argument(help="Only this family, with every parameter explained.")] = None,
     plugin: PluginFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As a page of documentation.")] = False,
 ) -> None:
     """List the components: what each is, its parameters with defaults, and where it comes from."""
     from rich.console import Console
@@ -37,14 +40,35 @@ def list_components(
         rows = [_as_json(entry) for each in families for entry in REGISTRY.entries(each.name)]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
+    if as_markdown:
+        typer.echo("\n".join(line for each in families for line in _as_markdown(each)), nl=False)
+        return
     console = Console(highlight=False)
     for each in families:
-        about = (each.base.__doc__ or "").split(". ")[0].strip().rstrip(".")
-        console.print(Text.assemble((each.name, "bold"), f"  {about}"))
+        console.print(Text.assemble((each.name, "bold"), f"  {_about(each)}"))
         console.print(_table(REGISTRY.entries(each.name), detailed=family is not None))
     if family is None:
         place = f"From minigpt-lab {__version__}, unless another place is named."
         console.print(Text(f"{place} minigpt list FAMILY explains every parameter.", "dim"))
+
+
+def _about(family: Family) -> str:
+    return (family.base.__doc__ or "").split(". ")[0].strip().rstrip(".")
+
+
+def _as_markdown(family: Family) -> Iterator[str]:
+    """A family as a chapter: each component's idea, then its parameters."""
+    from minigpt.registry import REGISTRY
+
+    yield from (f"## {family.name}", "", f"{_about(family)}.", "")
+    for entry in REGISTRY.entries(family.name):
+        yield from (f"### {entry.name}", "", entry.summary, "")
+        if parameters := _parameters(entry):
+            yield from ("| parameter | default | meaning |", "|---|---|---|")
+            for name, default, meaning in parameters:
+                cells = (f"`{name}`", f"`{default}`", meaning)
+                yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+            yield ""
 
 
 def _table(entries: list[Entry], *, detailed: bool) -> Table:
