@@ -56,15 +56,20 @@ def test_ntk_scaling_raises_the_base() -> None:
     check_rope(rope, 16, frequencies(16, 10_000.0 * 4 ** (16 / 14)))
 
 
-def test_yarn_is_the_papers() -> None:
-    """Equations 17 to 22, for an original context of 64 and a factor of 8."""
-    length, factor, alpha, beta = 64, 8.0, 1.0, 32.0
-    rope = build("position", "rope", DIMS16, scaling={"kind": "yarn", "factor": factor, "original_block_size": length})
+@pytest.mark.parametrize(("truncate", "length"), [(True, 64), (False, 2048)])
+def test_yarn_is_the_papers(truncate: bool, length: int) -> None:
+    """Equations 17 to 22, for a factor of 8; the authors' code rounds the ends of the ramp outwards."""
+    factor, alpha, beta = 8.0, 1.0, 32.0
+    scaling = {"kind": "yarn", "factor": factor, "original_block_size": length, "truncate": truncate}
+    rope = build("position", "rope", DIMS16, scaling=scaling)
 
     def place(turns: float) -> float:
         return 16 * math.log(length / (2 * math.pi * turns)) / (2 * math.log(10_000.0))
 
-    low, high = max(0, math.floor(place(beta))), min(15, math.ceil(place(alpha)))
+    low, high = place(beta), place(alpha)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(0, low), min(15, high)
     expected = []
     for i, f in enumerate(frequencies(16)):
         interpolated = min(1, max(0, (i - low) / (high - low)))

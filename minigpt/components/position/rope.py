@@ -55,13 +55,18 @@ class NTK(_Scaling):
 
 
 class YaRN(_Scaling):
-    """Slow frequencies are interpolated, fast ones left, scores sharpened (Peng et al. 2023, arXiv:2309.00071)."""
+    """Slow frequencies are interpolated, fast ones left, scores sharpened (Peng et al. 2023, arXiv:2309.00071).
+
+    The ramp between them starts and ends at whole places, as in the paper's code, or with `truncate` false where the formula
+    says, as in gpt-oss (arXiv:2508.10925).
+    """
 
     kind: Literal["yarn"]
     factor: Factor
     original_block_size: Annotated[int, Field(gt=0)]
     beta_fast: Annotated[float, Field(gt=0)] = 32.0
     beta_slow: Annotated[float, Field(gt=0)] = 1.0
+    truncate: bool = True
 
     def frequencies(self, own: Tensor, base: float) -> Tensor:
         """A ramp from those that turn beta_fast times in the original context to those that turn beta_slow times."""
@@ -70,7 +75,10 @@ class YaRN(_Scaling):
         def place(turns: float) -> float:
             return width * math.log(self.original_block_size / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-        low, high = max(math.floor(place(self.beta_fast)), 0), min(math.ceil(place(self.beta_slow)), width - 1)
+        low, high = place(self.beta_fast), place(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, width - 1)
         places = torch.arange(len(own), device=own.device, dtype=own.dtype)
         ramp = ((places - low) / max(high - low, 1e-3)).clamp(0, 1)
         return own / self.factor * ramp + own * (1 - ramp)
