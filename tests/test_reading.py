@@ -148,7 +148,7 @@ BROKEN: list[tuple[Any, str]] = [
     ({"model": {"layers": [{"ffn": "mpl"}]}}, 'model.layers[0].ffn: "mpl" is not a ffn'),
     (
         {"tokenizer": "bytes"},
-        'tokenizer: "bytes" is not a tokenizer that is registered; known: byte, char; did you mean "byte"?',
+        'tokenizer: "bytes" is not a tokenizer that is registered; known: bpe, byte, char, word; did you mean "byte"?',
     ),
     ({"data": "tiny_shakespeare"}, 'did you mean "tinyshakespeare"?'),
     ({"training": {"optimizer": "adam"}}, 'training.optimizer: "adam" is not an optimizer'),

@@ -1,27 +1,45 @@
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import subprocess
 import sys
+import unicodedata
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+import regex
+import rustbpe
+import tiktoken
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from minigpt.components.tokenizer.utf8 import from_utf8, to_utf8
 from minigpt.contracts import Tokenizer
-from minigpt.errors import TokenizerError
+from minigpt.data import restore_tokenizer
+from minigpt.decoding import stream_text
+from minigpt.errors import ExperimentError, TokenizerError
+from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 
 NAMES = [entry.name for entry in REGISTRY.entries("tokenizer")]
+OF_BYTES = ["bpe", "byte", "word"]
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))  # surrogates, NUL and all
 
 
-def fitted(name: str, text: str) -> Tokenizer:
-    tokenizer = REGISTRY.resolve("tokenizer", name).build()
+def fitted(name: str, text: str, **params: Any) -> Tokenizer:
+    tokenizer = REGISTRY.resolve("tokenizer", {"name": name, **params}).build()
     assert isinstance(tokenizer, Tokenizer)
     tokenizer.fit(text)
     return tokenizer
+
+
+def tokens(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Each token's own text."""
+    return [tokenizer.decode([token]) for token in tokenizer.encode(text).tolist()]
 
 
 @given(st.sampled_from(NAMES), ANY_TEXT.filter(bool))
@@ -43,11 +61,59 @@ def test_what_was_learned_survives_json(name: str, text: str) -> None:
     assert np.array_equal(other.encode(text), tokenizer.encode(text))
 
 
+@given(st.sampled_from(NAMES), ANY_TEXT)
+@example("word", "\ud83d\ude00")
+@example("bpe", "\ud83d\ude00")
+def test_what_was_learned_can_be_written_to_a_file(name: str, text: str) -> None:
+    learned = fitted(name, text).to_json()
+    written = json.dumps(learned, ensure_ascii=False).encode("utf-8")  # as run folders do
+    assert json.loads(written) == learned
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_the_empty_text_has_no_tokens(name: str) -> None:
-    tokenizer = fitted(name, "abc")
+@pytest.mark.parametrize("text", ["", "abc"])
+def test_the_empty_text_has_no_tokens(name: str, text: str) -> None:
+    tokenizer = fitted(name, text)
     assert tokenizer.encode("").tolist() == []
     assert tokenizer.decode([]) == ""
+
+
+@given(st.sampled_from(OF_BYTES), ANY_TEXT, ANY_TEXT)
+@example("bpe", "e\u0301" * 3, "he\u0301\0 \ud800\udc00\ud800")
+def test_a_tokenizer_of_bytes_encodes_any_text_whatever_it_was_fitted_to(name: str, seen: str, text: str) -> None:
+    tokenizer = fitted(name, seen)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(st.sampled_from(OF_BYTES), ANY_TEXT, st.lists(st.integers(0)))
+def test_any_ids_decode_without_an_exception_all_at_once_or_streamed(name: str, text: str, ids: list[int]) -> None:
+    tokenizer = fitted(name, text)
+    ids = [token % tokenizer.vocab_size for token in ids]
+    assert "".join(stream_text(iter(ids), tokenizer)) == tokenizer.decode(ids)
+
+
+# In reach of each other: an A, halves of characters of two, three and four bytes, of surrogates, of what is too large.
+BYTES = st.lists(st.sampled_from(b"A\x80\x82\xa0\xa5\xbd\xc3\xe2\xed\xef\xf0\xf4"), max_size=12).map(bytes)
+
+
+@given(BYTES)
+@example(b"\xed\xa0\x80A")
+@example(b"\xed\xa0A")
+def test_what_follows_changes_at_most_the_last_sign_of_a_text(raw: bytes) -> None:
+    text = from_utf8(raw)
+    for end in range(len(raw) + 1):
+        assert text.startswith(from_utf8(raw[:end]).removesuffix("\ufffd"))
+
+
+@given(BYTES)
+def test_bytes_are_read_as_python_reads_them_but_for_lone_surrogates(raw: bytes) -> None:
+    if not any(a == 0xED and b >= 0xA0 for a, b in itertools.pairwise(raw)):
+        assert from_utf8(raw) == raw.decode("utf-8", "replace")
+
+
+@given(ANY_TEXT)
+def test_bytes_of_any_text_are_read_back_beside_what_is_no_text(text: str) -> None:
+    assert from_utf8(b"\xff" + to_utf8(text) + b"\xe2\x82") == f"\ufffd{text}\ufffd"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,3 +142,316 @@ def test_char_names_the_character_it_lacks_and_its_place() -> None:
         fitted("char", "abcd").encode("abcé")
     with pytest.raises(TokenizerError, match="at 1"):
         fitted("char", "b").encode("ba")
+
+
+# ------------------------------------------------------------------------------------------------------------------ bpe
+
+PUBLISHED = {
+    "gpt2": r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
+    "gpt4": r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+}
+
+
+def reference_merges(text: str, pattern: str, n_merges: int) -> dict[tuple[int, int], int]:
+    """Sennrich et al. 2016, algorithm 1, on bytes: count pairs, overlapping ones too; of equals merge the lowest ids."""
+    pieces = [list(piece.encode()) for piece in regex.findall(PUBLISHED[pattern], text)]
+    merges: dict[tuple[int, int], int] = {}
+    while len(merges) < n_merges:
+        pairs = Counter(pair for piece in pieces for pair in itertools.pairwise(piece))
+        if not pairs:
+            break
+        pair = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges[pair] = 256 + len(merges)
+        pieces = [merged(piece, pair, merges[pair]) for piece in pieces]
+    return merges
+
+
+def merged(piece: list[int], pair: tuple[int, int], token: int) -> list[int]:
+    result: list[int] = []
+    while piece:
+        if tuple(piece[:2]) == pair:
+            result, piece = [*result, token], piece[2:]
+        else:
+            result, piece = [*result, piece[0]], piece[1:]
+    return result
+
+
+def reference_ids(text: str, pattern: str, merges: dict[tuple[int, int], int]) -> list[int]:
+    ids: list[int] = []
+    for word in regex.findall(PUBLISHED[pattern], text):
+        piece = list(word.encode())
+        for pair, token in merges.items():  # in the order in which they were learned
+            piece = merged(piece, pair, token)
+        ids += piece
+    return ids
+
+
+def reference_bytes(merges: dict[tuple[int, int], int]) -> list[bytes]:
+    known = [bytes([byte]) for byte in range(256)]
+    for left, right in merges:
+        known.append(known[left] + known[right])
+    return known
+
+
+SMALL = st.text(st.sampled_from("aaabbc'sSlé1 \n\r.\u3000\u0301𝄞"), max_size=60)
+
+
+@given(st.sampled_from(["gpt2", "gpt4"]), SMALL, SMALL, st.integers(0, 30))
+@example("gpt2", "aaaaa aaaa aaa", "aaaaaaaaa aa", 30)
+@example("gpt4", "ababab abab. abc\r\n\n1111 I'S", "abababab 11 '' 'Sa", 12)
+def test_bpe_learns_and_encodes_as_the_paper_says(pattern: str, text: str, other: str, n_merges: int) -> None:
+    tokenizer = fitted("bpe", text, vocab_size=256 + n_merges, pattern=pattern)
+    merges = reference_merges(text, pattern, n_merges)
+    known = reference_bytes(merges)
+    assert tokenizer.to_json()["merged"] == [token.decode("latin-1") for token in known[256:]]
+    assert tokenizer.vocab_size == len(known)
+    for sentence in (text, other):
+        assert tokenizer.encode(sentence).tolist() == reference_ids(sentence, pattern, merges)
+    for token, raw in enumerate(known):
+        assert tokenizer.decode([token]) == from_utf8(raw)
+
+
+def test_bpe_merges_the_textbook_example() -> None:
+    tokenizer = fitted("bpe", "aaabdaaabac", vocab_size=259)
+    assert tokenizer.to_json()["merged"] == ["aa", "ab", "aaab"]
+    assert tokens(tokenizer, "aaabdaaabac") == ["aaab", "d", "aaab", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "gpt2", "gpt4"),
+    [
+        ("Hello world", ["Hello", " world"], ["Hello", " world"]),
+        # Hugging Face's course, chapter 6.4, shows GPT-2's
+        ("Hello, how are  you?", ["Hello", ",", " how", " are", " ", " you", "?"], None),
+        ("I'll go", ["I", "'ll", " go"], ["I", "'ll", " go"]),
+        ("I'LL GO", ["I", "'", "LL", " GO"], ["I", "'LL", " GO"]),
+        ("  two spaces", [" ", " two", " spaces"], [" ", " two", " spaces"]),
+        ("the end  ", ["the", " end", "  "], ["the", " end", "  "]),
+        ("12345", ["12345"], ["123", "45"]),
+        ("in 2024", ["in", " 2024"], ["in", " ", "202", "4"]),
+        ("(self)", ["(", "self", ")"], ["(self", ")"]),
+        ("x;\n\ny", ["x", ";", "\n", "\n", "y"], ["x", ";\n\n", "y"]),
+        ("x  \n  y", ["x", "  \n ", " y"], ["x", "  \n", " ", " y"]),
+        ("a_b", ["a", "_", "b"], ["a", "_b"]),
+        ("naïve 日本", ["naïve", " 日本"], ["naïve", " 日本"]),
+        ("e\u0301t", ["e", "\u0301", "t"], ["e", "\u0301t"]),
+    ],
+)
+def test_text_is_cut_where_the_published_patterns_cut_it(text: str, gpt2: list[str], gpt4: list[str] | None) -> None:
+    # With room for every merge each piece ends as one token.
+    assert tokens(fitted("bpe", text, vocab_size=2000, pattern="gpt2"), text) == gpt2
+    assert tokens(fitted("bpe", text, vocab_size=2000, pattern="gpt4"), text) == (gpt4 or gpt2)
+
+
+def test_a_small_text_gives_fewer_tokens_than_were_asked_for_and_says_so() -> None:
+    assert fitted("bpe", "").vocab_size == 256
+    assert fitted("bpe", "ab ab").vocab_size == 256 + 2, "ab and its form after a space"
+    assert fitted("bpe", "ab ab", vocab_size=257).vocab_size == 257
+    assert fitted("bpe", "ab ab", special_tokens=["<a>", "<b>"]).vocab_size == 256 + 2 + 2
+
+
+def test_bpe_learns_the_same_in_any_number_of_threads() -> None:
+    text = " ".join(f"{first}{second}" for first in "abcdefghijklmnop" for second in "qrstuvwxyz")  # ties everywhere
+    code = (
+        "import rustbpe; t = rustbpe.Tokenizer()\n"
+        f"t.train_from_iterator([{text!r}] * 50, 400, pattern={PUBLISHED['gpt4']!r})\n"
+        "print([bytes(token).decode('latin-1') for token, rank in t.get_mergeable_ranks()][256:])"
+    )
+    expected = fitted("bpe", text, vocab_size=400).to_json()["merged"]
+    for threads in ("1", "2", "5"):
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads}
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        assert answer.stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+def test_long_text_is_encoded_as_if_it_were_never_taken_in_parts(pattern: str) -> None:
+    rng = np.random.default_rng(0)
+    words = ["the", "of", "Étude", "x1", "1234", "don't", "_", "\n", "\n\n", "   ", "...", "§"]
+    text = " ".join(words[index] for index in rng.integers(0, len(words), 150_000))
+    assert len(text) > 2 * 262_144
+    tokenizer = fitted("bpe", text, vocab_size=300, pattern=pattern)
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator([text], 300, pattern=PUBLISHED[pattern])
+    ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
+    assert [token.decode("latin-1") for token in ranks][256:] == tokenizer.to_json()["merged"]
+    whole = tiktoken.Encoding("whole", pat_str=PUBLISHED[pattern], mergeable_ranks=ranks, special_tokens={})
+    assert tokenizer.encode(text).tolist() == whole.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("unit", [" ", "\n", " \n", "a", "!", "1"])
+def test_bpe_takes_a_million_of_the_same(pattern: str, unit: str) -> None:
+    text = unit * 1_100_000 + "x"
+    tokenizer = fitted("bpe", text, pattern=pattern)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    tokenizer.from_json(tokenizer.to_json())
+
+
+def test_a_lone_surrogate_stands_apart_as_its_three_bytes() -> None:
+    tokenizer = fitted("bpe", "ab\ud800ab \udfff" * 5)
+    assert tokenizer.to_json()["merged"] == ["ab"]
+    assert tokenizer.encode("ab\ud800ab").tolist() == [256, 0xED, 0xA0, 0x80, 256]
+
+
+def test_text_is_ordinary_unless_it_is_listed_as_special() -> None:
+    text = "one<|end|>two<|end|>" * 5
+    ordinary = fitted("bpe", text)
+    assert tokens(ordinary, "one<|end|>") == ["one", "<|", "end", "|>"]
+    special = fitted("bpe", text, special_tokens=["<|end|>", "<|pad|>"])
+    assert special.vocab_size == 256 + 4 + 2
+    assert special.encode("one<|end|><|pad|>two").tolist() == [257, 260, 261, 259], "after the merges, in their own order"
+    assert tokens(special, "one<|end|><|pad|>two") == ["one", "<|end|>", "<|pad|>", "two"]
+    assert tokens(special, "<|en") == ["<", "|", "e", "n"]
+
+
+def test_merges_neither_see_special_tokens_nor_cross_them() -> None:
+    tokenizer = fitted("bpe", "ab#c#" * 9, special_tokens=["#"])
+    assert tokenizer.to_json()["merged"] == ["ab"]
+    assert tokens(tokenizer, "a#b#abc") == ["a", "#", "b", "#", "ab", "c"]
+
+
+def test_of_special_tokens_that_begin_alike_the_longest_counts() -> None:
+    for listed in (["<s>", "<s>>"], ["<s>>", "<s>"]):
+        assert tokens(fitted("bpe", "", special_tokens=listed), "<s>>><s>") == ["<s>>", ">", "<s>"]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"vocab_size": 255}, "vocab_size: found 255 (number); allowed: at least 256"),
+        (
+            {"vocab_size": 256, "special_tokens": ["<s>"]},
+            "bpe: vocab_size 256; at least 257: 256 bytes and the special tokens",
+        ),
+        ({"special_tokens": [""]}, "special_tokens: an empty text is none"),
+        ({"special_tokens": ["<s>", "<s>"]}, "special_tokens: '<s>' stands twice"),
+        ({"special_tokens": ["a\ud800"]}, "special_tokens: 'a\\ud800' has half a character"),
+        ({"pattern": "gpt3"}, "pattern: found \"gpt3\" (text); allowed: 'gpt2' or 'gpt4'"),
+    ],
+)
+def test_what_bpe_cannot_be_is_told(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExperimentError) as told:
+        REGISTRY.resolve("tokenizer", {"name": "bpe", **params}).build()
+    assert message in str(told.value)
+
+
+@pytest.mark.parametrize("package", ["rustbpe", "tiktoken"])
+def test_a_missing_package_is_told_when_the_experiment_is_read(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
+    with pytest.raises(ExperimentError) as told:
+        load_experiment({"tokenizer": "bpe"})
+    (problem,) = told.value.problems
+    assert str(problem).startswith("tokenizer: bpe: needs rustbpe and tiktoken: pip install 'minigpt-lab[bpe]' (")
+    assert package in str(problem).rpartition("(")[2]
+
+
+def test_bpe_is_listed_where_its_packages_are_missing_and_they_are_imported_for_nothing_else() -> None:
+    code = (
+        "import sys, minigpt.components\n"
+        "assert not {'rustbpe', 'tiktoken'} & set(sys.modules)\n"
+        "sys.modules |= {'rustbpe': None, 'tiktoken': None}\n"
+        "from minigpt.cli import main; main(['list', 'tokenizer'])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "bpe" in answer.stdout, answer.stderr
+    assert answer.returncode == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- word
+
+
+def reference_pieces(text: str) -> list[str]:
+    """Character by character: what kind is it, and does it continue the piece before?"""
+    pieces: list[str] = []
+    before = ""
+    for char in text:
+        word = char.isalnum() or char == "_" or (before == "word" and unicodedata.category(char)[0] == "M")
+        kind = "word" if word else "space" if char.isspace() else ""
+        if kind and kind == before:
+            pieces[-1] += char
+        else:
+            pieces.append(char)
+        before = kind
+    return pieces
+
+
+@given(ANY_TEXT | st.text(st.sampled_from("aé_1 \n\u3000.,'-\u0301\u0915\u093f\ufe0f𝄞\x1c"), max_size=40))
+def test_words_are_told_apart_by_the_kind_of_their_characters(text: str) -> None:
+    tokenizer = fitted("word", text, max_vocab=None)
+    pieces = reference_pieces(text)
+    expected = {piece for piece in pieces if not "\ud800" <= piece <= "\udfff"}
+    assert set(tokenizer.to_json()["pieces"]) == expected
+    assert tokenizer.vocab_size == 256 + len(expected)
+    if len(expected) == len(set(pieces)):
+        assert tokens(tokenizer, text) == pieces
+
+
+def test_words_keep_their_marks_and_unknown_ones_are_spelled_in_bytes() -> None:
+    text = "Hello, world!  हिन्दी cafe\u0301 snake_case\n\n"
+    words = ["Hello", ",", " ", "world", "!", "  ", "हिन्दी", " ", "cafe\u0301", " ", "snake_case", "\n\n"]
+    tokenizer = fitted("word", text)
+    assert tokens(tokenizer, text) == words
+    assert tokens(tokenizer, "Hello word") == ["Hello", " ", "w", "o", "r", "d"]
+    assert tokenizer.encode("word").tolist() == list(b"word")
+
+
+def test_the_most_frequent_words_are_kept_and_of_equals_the_first_in_order() -> None:
+    text = "b a c b a c d b"
+    assert fitted("word", text, max_vocab=3).to_json() == {"pieces": [" ", "b", "a"]}
+    assert fitted("word", text, max_vocab=None).to_json() == {"pieces": [" ", "b", "a", "c", "d"]}
+    assert fitted("word", text, max_vocab=3).vocab_size == 256 + 3
+    assert fitted("word", "c a b", max_vocab=3).to_json() == fitted("word", "a b c", max_vocab=3).to_json()
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+
+
+def _damaged(name: str, change: dict[str, Any]) -> TokenizerError:
+    tokenizers = {
+        "bpe": {"name": "bpe", "vocab_size": 262, "special_tokens": ["<s>"]},
+        "word": {"name": "word", "max_vocab": 5},
+    }
+    experiment = load_experiment({"tokenizer": tokenizers[name]})
+    good = fitted(**tokenizers[name], text="the theme thereof").to_json()
+    restore_tokenizer(experiment, json.loads(json.dumps(good)))
+    bad = {key: value for key, value in {**good, **change}.items() if value is not ...}
+    with pytest.raises(TokenizerError, match="^what the tokenizer learned is damaged: ") as told:
+        restore_tokenizer(experiment, bad)
+    return told.value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merged": ...}, "KeyError: 'merged'"),
+        ({"pattern": ...}, "KeyError: 'pattern'"),
+        ({"merged": "th"}, "merged is not a list of texts"),
+        ({"merged": ["th", 7]}, "merged is not a list of texts"),
+        ({"merged": ["th", "th"]}, "token 257, 'th', stands twice"),
+        ({"merged": ["t"]}, "token 256, 't', stands twice"),
+        ({"merged": [""]}, "token 256, '', is not written as bytes"),
+        ({"merged": ["tħ"]}, "token 256, 'tħ', is not written as bytes"),
+        ({"merged": ["the", "th"]}, "token 256, 'the', is not made of two earlier ones"),
+        ({"merged": ["th", "he", "em", "me", "er", "ro"]}, "6 merges, where vocab_size leaves room for 5"),
+        ({"pattern": "[a-z]+"}, "pattern '[a-z]+', where the experiment has \"(?i:'s"),
+        ({"special_tokens": []}, "special_tokens [], where the experiment has ['<s>']"),
+    ],
+)
+def test_damage_to_what_bpe_learned_is_found(change: dict[str, Any], message: str) -> None:
+    assert message in str(_damaged("bpe", change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pieces": ...}, "KeyError: 'pieces'"),
+        ({"pieces": None}, "pieces are not a list of texts"),
+        ({"pieces": ["a", 1]}, "pieces are not a list of texts"),
+        ({"pieces": ["a", ""]}, "pieces are not a list of texts"),
+        ({"pieces": ["a", "b", "a"]}, "a piece stands twice: 'a'"),
+        ({"pieces": list("abcdef")}, "6 pieces, where max_vocab is 5"),
+    ],
+)
+def test_damage_to_the_words_that_were_learned_is_found(change: dict[str, Any], message: str) -> None:
+    assert message in str(_damaged("word", change))

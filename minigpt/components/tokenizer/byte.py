@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from minigpt.components.tokenizer.utf8 import from_utf8, to_utf8
 from minigpt.contracts import Tokenizer
 from minigpt.registry import register
 
@@ -27,14 +28,10 @@ class ByteTokenizer(Tokenizer):
         return 256
 
     def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
-        return np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64)
+        return np.frombuffer(to_utf8(text), dtype=np.uint8).astype(np.int64)
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
-        raw = np.asarray(ids, dtype=np.uint8).tobytes()
-        try:
-            return raw.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            return raw.decode("utf-8", "replace")
+        return from_utf8(np.asarray(ids, dtype=np.uint8).tobytes())
 
     def to_json(self) -> dict[str, Any]:
         return {}
