@@ -142,15 +142,18 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
                 raise RegistryError(f'{place}: the parameter name "{p.name}" is reserved; choose another')
             if p.name not in hints:
                 raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
-            default = ... if p.default is p.empty else p.default
-            fields[p.name] = (_from_json(hints[p.name]), Field(default=default, description=descriptions.get(p.name)))
+            fields[p.name] = (_from_json(hints[p.name]), ... if p.default is p.empty else p.default)
             if mentions_path(hints[p.name]):
                 path_params.add(p.name)
     config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True
     )
+    described: dict[str, Any] = {  # a parent describes what a subclass only gives another default
+        key: (annotation, Field(default=default, description=descriptions.get(key)))
+        for key, (annotation, default) in fields.items()
+    }
     try:
-        params = create_model(f"{family.name}.{name}", __config__=config, **fields)
+        params = create_model(f"{family.name}.{name}", __config__=config, **described)
     except Exception as error:  # pydantic's errors for impossible annotations share no base class
         raise RegistryError(f"{place}: the constructor's annotations make no schema: {error}") from error
     return params, frozenset(path_params), {key: text for key, text in descriptions.items() if key in fields}

@@ -142,7 +142,7 @@ BROKEN: list[tuple[Any, str]] = [
     ({"model": {"attention": {"name": "mha", "n_kv_heads": 2}}}, 'model.attention.n_kv_heads: unknown key "n_kv_heads"'),
     ({"model": {"layers": [{}, {"atention": "mha"}]}}, 'model.layers[1].atention: unknown key "atention"'),
     # unknown names
-    ({"model": {"attention": "gqaa"}}, 'model.attention: "gqaa" is not an attention that is registered; known: gqa, mha'),
+    ({"model": {"attention": "gqaa"}}, 'model.attention: "gqaa" is not an attention that is registered; known: cope, delta_net, '),
     ({"model": {"attention": "GQA"}}, 'did you mean "gqa"?'),
     ({"model": {"norm": {"name": "layer_norm"}}}, 'did you mean "layernorm"?'),
     ({"model": {"layers": [{"ffn": "mpl"}]}}, 'model.layers[0].ffn: "mpl" is not a ffn'),
@@ -169,7 +169,7 @@ BROKEN: list[tuple[Any, str]] = [
     ({"model": {"attention": 3}}, "model.attention: found 3 (number); allowed: a name, or"),
     ({"model": {"attention": ["mha"]}}, 'model.attention: found ["mha"] (list); allowed: a name, or'),
     ({"model": {"attention": None}}, "model.attention: found null; allowed: a name, or"),
-    ({"model": {"attention": {"name": 3}}}, "model.attention.name: found 3 (number); allowed: one of gqa, mha"),
+    ({"model": {"attention": {"name": 3}}}, "model.attention.name: found 3 (number); allowed: one of cope, delta_net, "),
     ({"training": {"optimizer": {"betas": 0.9}}}, "training.optimizer.betas: found 0.9 (number); allowed: a list"),
     ({"training": {"optimizer": {"betas": [0.9, "x"]}}}, 'training.optimizer.betas[1]: found "x" (text); allowed: a number'),
     ({"plugins": "a.py"}, 'plugins: found "a.py" (text); allowed: a list'),

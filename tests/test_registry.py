@@ -296,6 +296,16 @@ def test_a_constructor_that_hands_on_keywords_has_its_parents_parameters_too() -
     class Heir(Parent):
         """Adds nothing."""
 
+    @register("norm", "cautious")
+    class Cautious(Parent):
+        """Another default, and not a word about it."""
+
+        def __init__(self, width: int, *, eps: float = 3.0, **shared: Any):
+            super().__init__(width, eps=eps, **shared)
+
+    field = REGISTRY.entry("norm", "cautious").params.model_fields["eps"]
+    assert (field.default, field.description) == (3.0, "From the parent.")
+
     spec = REGISTRY.resolve("norm", {"name": "child", "eps": 2.0})
     assert dict(spec.params) == {"gain": False, "eps": 2.0}
     built = spec.build(4)
