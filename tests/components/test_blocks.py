@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from minigpt.contracts import Block, Layer
+from minigpt.contracts import Block, Dims, Layer
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT
 from minigpt.registry import REGISTRY
-from tests.components.test_formulas import DIMS, context
+from tests.components.test_formulas import DIMS, build, context, turned
+from tests.strategies import VOCAB, lively, tokens
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
 
-def block_of(name: str, **params: Any) -> Block:
-    layer = Layer(
-        attention=REGISTRY.resolve("attention", "mha"),
-        ffn=REGISTRY.resolve("ffn", "mlp"),
-        norm=REGISTRY.resolve("norm", "rmsnorm"),
-        position=REGISTRY.resolve("position", "none"),
-    )
+def block_of(name: str, dims: Dims = DIMS, **params: Any) -> Any:
+    layer = layer_of()
     torch.manual_seed(2)
-    block = REGISTRY.resolve("block", {"name": name, **params}).build(DIMS, layer)
+    block = REGISTRY.resolve("block", {"name": name, **params}).build(dims, layer)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     assert isinstance(block, Block)
     return block
+
+
+def layer_of(attention: Any = "mha", ffn: Any = "mlp", norm: Any = "rmsnorm") -> Layer:
+    return Layer(
+        attention=REGISTRY.resolve("attention", attention),
+        ffn=REGISTRY.resolve("ffn", ffn),
+        norm=REGISTRY.resolve("norm", norm),
+        position=REGISTRY.resolve("position", "none"),
+    )
 
 
 def pre_norm(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
@@ -64,6 +73,44 @@ def layerscale(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tenso
     return x + ffn(b.ffn_norm(x)) @ torch.diag(b.ffn_scale)
 
 
+def deepnorm(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
+    alpha = (2 * DIMS.n_layers) ** (1 / 4)
+    x = b.attention_norm(alpha * x + attention(x))
+    return b.ffn_norm(alpha * x + ffn(x))
+
+
+def hyper_connections(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
+    """Equations 2 to 5 and 10 to 13, one token's matrix of streams at a time."""
+
+    def connected(c: Any, streams: torch.Tensor, sublayer: Map) -> torch.Tensor:
+        n = streams.shape[2]
+        read, rest = torch.zeros_like(streams[:, :, 0]), torch.zeros_like(streams)
+        write = torch.zeros(*streams.shape[:3])
+        for row in range(streams.shape[0]):
+            for t in range(streams.shape[1]):
+                h = streams[row, t]
+                a_m, a_r, beta = c.read[:, 0], c.read[:, 1:], c.write
+                if c.norm is not None:
+                    normed = c.norm(h)
+                    a_m = a_m + c.read_scale * torch.tanh(normed @ c.dynamic[0])
+                    a_r = a_r + c.read_scale * torch.tanh(normed @ c.dynamic[1 : n + 1].T)
+                    beta = beta + c.write_scale * torch.tanh(normed @ c.dynamic[n + 1])
+                read[row, t], rest[row, t], write[row, t] = a_m @ h, a_r.T @ h, beta
+        return rest + torch.einsum("btn,btd->btnd", write, sublayer(read))
+
+    x = connected(b.attention_connection, x, lambda y: attention(b.attention_norm(y)))
+    return connected(b.ffn_connection, x, lambda y: ffn(b.ffn_norm(y)))
+
+
+def ngpt(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
+    def unit(z: torch.Tensor) -> torch.Tensor:
+        return z / z.norm(dim=-1, keepdim=True) * math.sqrt(12)
+
+    for sublayer, stored in ((attention, b.attention_step), (ffn, b.ffn_step)):
+        x = unit(x + (stored * 0.05 * math.sqrt(12)).abs() * (unit(sublayer(x)) - x))
+    return x
+
+
 FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
     "pre_norm": pre_norm,
     "post_norm": post_norm,
@@ -72,6 +119,10 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
     "reordered": reordered,
     "rezero": rezero,
     "layerscale": layerscale,
+    "deepnorm": deepnorm,
+    "hyper_connections": hyper_connections,
+    "ngpt": ngpt,
+    "unet": pre_norm,  # in the first half; the second has tests of its own
 }
 
 
@@ -80,33 +131,316 @@ def test_every_block_has_its_formula_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "params"), [(name, {}) for name in FORMULAS] + [("parallel", {"shared_norm": False})], ids=str
+    ("name", "params"),
+    [(name, {}) for name in FORMULAS]
+    + [("parallel", {"shared_norm": False}), ("hyper_connections", {"n_streams": 3, "dynamic": False})],
+    ids=str,
 )
 def test_the_block_is_its_formula(name: str, params: dict[str, Any]) -> None:
     block = block_of(name, **params)
     ctx = context()
-    x = torch.randn(2, 7, 12)
-    expected = FORMULAS[name](block, x, lambda y: block.attention(y, ctx), lambda y: block.ffn(y, ctx))
-    torch.testing.assert_close(block(x, ctx), expected, atol=1e-5, rtol=1e-5)
+    stream = block.enter(torch.randn(2, 7, 12))
+    stream = (stream + torch.randn_like(stream)).requires_grad_()  # no two streams alike, where there are several
+    expected = FORMULAS[name](block, stream, lambda y: block.attention(y, ctx), lambda y: block.ffn(y, ctx))
+    got = block(stream, ctx)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    inputs, probe = [stream, *block.parameters()], torch.randn_like(got)
+    for g, e in zip(torch.autograd.grad(got, inputs, probe), torch.autograd.grad(expected, inputs, probe), strict=True):
+        torch.testing.assert_close(g, e, atol=1e-4 * (1 + e.abs().max().item()), rtol=1e-4)
 
 
 def test_rezero_is_the_identity_at_first() -> None:
-    layer = Layer(
-        *(REGISTRY.resolve(f, n) for f, n in (("attention", "mha"), ("ffn", "mlp"), ("norm", "none"), ("position", "none")))
-    )
-    block = REGISTRY.resolve("block", "rezero").build(DIMS, layer)
+    block = REGISTRY.resolve("block", "rezero").build(DIMS, layer_of(norm="none"))
     x = torch.randn(2, 7, 12)
     assert torch.equal(block(x, context()), x)
 
 
 def test_layerscale_starts_small() -> None:
-    layer = Layer(
-        *(REGISTRY.resolve(f, n) for f, n in (("attention", "mha"), ("ffn", "mlp"), ("norm", "none"), ("position", "none")))
-    )
-    block = REGISTRY.resolve("block", {"name": "layerscale", "scale": 0.01}).build(DIMS, layer)
+    block = REGISTRY.resolve("block", {"name": "layerscale", "scale": 0.01}).build(DIMS, layer_of(norm="none"))
     assert block.attention_scale.tolist() == block.ffn_scale.tolist() == pytest.approx([0.01] * 12)
 
 
-@pytest.mark.parametrize(("name", "needed"), [(name, name != "post_norm") for name in FORMULAS])
-def test_only_post_norm_ends_normalised(name: str, needed: bool) -> None:
-    assert block_of(name).final_norm is needed
+@pytest.mark.parametrize("name", FORMULAS)
+def test_only_these_blocks_end_normalised(name: str) -> None:
+    assert block_of(name).final_norm is (name not in ("post_norm", "deepnorm", "ngpt"))
+
+
+def model_section(**changes: Any) -> ModelSection:
+    small = {"d_model": 16, "n_heads": 4, "n_layers": 3, "block_size": 12, "dropout": 0.0, "norm": "rmsnorm"}
+    return ModelSection.model_validate({**small, **changes})
+
+
+# ------------------------------------------------------------------------------------------------------------- deepnorm
+
+
+@pytest.mark.parametrize("ffn", [{"name": "mlp"}, {"name": "moe", "bias": True, "n_shared": 1}])
+def test_deepnorm_draws_feed_forward_and_outputs_with_the_papers_gain(ffn: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = GPT(model_section(d_model=128, block="deepnorm", ffn=ffn), VOCAB)
+    gain, seen = (8 * 3) ** (-1 / 4), 0
+    for name, parameter in model.blocks.named_parameters():
+        if "norm" in name:
+            continue
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+            continue
+        xavier = math.sqrt(2 / (parameter.shape[-1] + parameter.shape[-2]))
+        expected = gain * xavier if ".ffn." in name or name.endswith("attention.out.weight") else 0.02
+        assert parameter.std().item() == pytest.approx(expected, rel=0.08), name
+        seen += 1
+    assert seen == 3 * (4 if ffn["name"] == "mlp" else 7)
+
+
+# ---------------------------------------------------------------------------------------------------- hyper_connections
+
+
+@pytest.mark.parametrize("params", [{}, {"dynamic": False}, {"n_streams": 3}, {"n_streams": 1}], ids=str)
+def test_hyper_connections_start_as_pre_norm(params: dict[str, Any]) -> None:
+    plain = lively(model_section(block="pre_norm"))
+    hyper = GPT(model_section(block={"name": "hyper_connections", **params}), VOCAB).eval()
+    extra = hyper.load_state_dict(plain.state_dict(), strict=False)
+    assert not extra.unexpected_keys
+    assert all("_connection." in name for name in extra.missing_keys)
+    for block in hyper.blocks:
+        n = block.n_streams
+        streams = block.enter(torch.randn(2, 7, 16))
+        assert streams.shape == (2, 7, n, 16)
+        one = block(streams, context())
+        torch.testing.assert_close(one, one[:, :, :1].expand_as(one))  # all streams stay alike
+        torch.testing.assert_close(block.leave(one), n * one[:, :, 0])
+    ids = tokens(2, 12, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(hyper(ids), plain(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_each_sub_layer_first_reads_a_stream_of_its_own() -> None:
+    blocks = GPT(model_section(block={"name": "hyper_connections", "n_streams": 4}), VOCAB).blocks
+    connections = [c for block in blocks for c in (block.attention_connection, block.ffn_connection)]
+    assert [c.read[:, 0].nonzero().item() for c in connections] == [0, 1, 2, 3, 0, 1]
+    roles = {p.name.rpartition(".")[2]: p.role for p in GPT(model_section(block="hyper_connections"), VOCAB).named_roles()}
+    assert (roles["read"], roles["write"], roles["dynamic"]) == ("vector", "vector", "matrix")
+
+
+def test_residual_streams_keep_their_precision_under_autocast() -> None:
+    block = block_of("hyper_connections", dynamic=False)
+    for connection in (block.attention_connection, block.ffn_connection):
+        torch.nn.init.zeros_(connection.write)  # what the sub-layers add is in bf16, and rightly so
+    streams = torch.randn(2, 7, 4, 12)
+    expected = streams
+    for connection in (block.attention_connection, block.ffn_connection):
+        expected = torch.einsum("nm,btnd->btmd", connection.read[:, 1:], expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = block(streams, context())
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------------ unet
+
+
+def blockwise(block: Any, x: torch.Tensor, ctx: Any) -> torch.Tensor:
+    return pre_norm(block, x, lambda y: block.attention(y, ctx), lambda y: block.ffn(y, ctx))
+
+
+@pytest.mark.parametrize(("n_layers", "pairs"), [(1, {}), (2, {1: 0}), (3, {2: 0}), (4, {2: 1, 3: 0}), (5, {3: 1, 4: 0})])
+def test_unet_joins_the_second_half_to_the_first(n_layers: int, pairs: dict[int, int]) -> None:
+    model = lively(model_section(n_layers=n_layers, block="unet"))
+    ids = tokens(2, 12, 0)
+    ctx = replace(context(time=12), position=model.positions[0])
+    x, outputs = model.embedding(ids) + model.positions[0].table.weight[:12], []
+    for index, block in enumerate(model.blocks):
+        if index in pairs:
+            x = x + block.skip_weight * outputs[pairs[index]]
+        else:
+            assert block.skip_weight is None
+        x = blockwise(block, x, ctx)
+        outputs.append(x)
+    torch.testing.assert_close(model.hidden(ids)[0], model.norm(x), atol=1e-5, rtol=1e-5)
+    fresh = GPT(model_section(n_layers=n_layers, block={"name": "unet", "weight": 0.3}), VOCAB)
+    assert [fresh.blocks[index].skip_weight.item() for index in pairs] == pytest.approx([0.3] * len(pairs))
+
+
+def test_unet_reads_the_plain_stream_of_any_other_block() -> None:
+    pattern = [{"block": {"name": "hyper_connections", "n_streams": 2}}, {"block": "post_norm"}, {"block": "unet"}]
+    model = lively(model_section(layers=pattern))
+    ids = tokens(2, 12, 0)
+    ctx = replace(context(time=12), position=model.positions[0])
+    first, second, third = model.blocks
+    x = model.embedding(ids) + model.positions[0].table.weight[:12]
+    skip = first(x[:, :, None].repeat(1, 1, 2, 1), ctx).sum(2)
+    x = blockwise(third, second(skip, ctx) + third.skip_weight * skip, ctx)
+    torch.testing.assert_close(model.hidden(ids)[0], model.norm(x), atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------------ ngpt
+
+NGPT: dict[str, Any] = {
+    "block": "ngpt",
+    "attention": {"name": "mha", "bias": False, "qk_norm": "rmsnorm"},
+    "ffn": {"name": "glu", "gain": True},
+    "position": "rope",
+    "unit_embeddings": True,
+    "tied_head": False,
+}
+
+
+def unit(z: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    return z / z.norm(dim=dim, keepdim=True)
+
+
+def lively_ngpt(**changes: Any) -> GPT:
+    """Gains and steps away from their initial values, weights where the constraint puts them."""
+    model = lively(model_section(**NGPT, **changes))
+    for block in model.blocks:
+        for norm in (block.attention.q_norm, block.attention.k_norm):
+            norm.weight.data = torch.rand(2).repeat(2) + 0.5  # alike in both of a pair, so that the rotation does not matter
+    model.after_step()
+    return model
+
+
+def ngpt_of_the_paper(model: GPT, ids: torch.Tensor) -> torch.Tensor:
+    """Table 1 and sections 2.1 to 2.6: every vector of length 1, one head and one query at a time, in the weights' dtype."""
+    heads, width, d = 4, 4, 16
+    h = unit(model.embedding.weight)[ids]
+    for block in model.blocks:
+        q, k, v = (part.unflatten(-1, (heads, width)) for part in (h @ block.attention.qkv.weight.T).chunk(3, -1))
+        mixed = torch.zeros_like(v)
+        for head in range(heads):
+            query, key = turned(q[:, :, head], torch.arange(12)), turned(k[:, :, head], torch.arange(12))
+            query, key = unit(query) * block.attention.q_norm.weight, unit(key) * block.attention.k_norm.weight
+            for t in range(12):
+                scores = math.sqrt(width) * (key[:, : t + 1] @ query[:, t, :, None]).squeeze(-1)
+                mixed[:, t, head] = (scores.softmax(-1)[:, None] @ v[:, : t + 1, head]).squeeze(1)
+        h_a = unit(mixed.flatten(2) @ block.attention.out.weight.T)
+        alpha = (block.attention_step * 0.05 / (1 / math.sqrt(d))).abs()
+        h = unit(h + alpha * (h_a - h))
+        gate, value = (h @ block.ffn.into.weight.T).chunk(2, -1)
+        s_v, s_u = block.ffn.gain.chunk(2)
+        gate, value = gate * s_v * math.sqrt(d), value * s_u
+        h_m = unit((value * gate * torch.sigmoid(gate)) @ block.ffn.out.weight.T)
+        alpha = (block.ffn_step * 0.05 / (1 / math.sqrt(d))).abs()
+        h = unit(h + alpha * (h_m - h))
+    s_z = model.logit_scale / (1 / math.sqrt(d))
+    return (h @ unit(model.head.weight).T) * s_z
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_a_model_of_ngpt_blocks_is_the_papers(n_layers: int) -> None:
+    model = lively_ngpt(n_layers=n_layers)
+    ids = tokens(2, 12, 3)
+    got = model(ids)
+    got.square().sum().backward()
+    gradients = {
+        name: p.grad.double() for name, p in model.named_parameters() if "embedding" not in name and "head" not in name
+    }
+    model.zero_grad()
+    expected = ngpt_of_the_paper(model.double(), ids)
+    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+    expected.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            g, e = gradients[name], parameter.grad
+            if "_norm" in name:  # gains before and after the rotation are one where those of a pair move together
+                g, e = g[:2] + g[2:], e[:2] + e[2:]
+            torch.testing.assert_close(g, e, atol=1e-4, rtol=1e-3, msg=name)
+    assert len(gradients) == 9 * n_layers + 1
+
+
+def assert_on_the_sphere(model: GPT) -> None:
+    for block in model.blocks:
+        for weight, axis in ((block.attention.qkv, 1), (block.attention.out, 0), (block.ffn.into, 1), (block.ffn.out, 0)):
+            lengths = weight.weight.norm(dim=axis)
+            torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-6, rtol=0)
+
+
+def test_ngpt_weights_and_stream_stay_on_the_sphere() -> None:
+    torch.manual_seed(0)
+    model = GPT(model_section(**NGPT), VOCAB)
+    assert_on_the_sphere(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    for step in range(4):
+        loss, _ = model.loss(tokens(4, 12, step), tokens(4, 12, step + 1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with pytest.raises(AssertionError):
+            assert_on_the_sphere(model)
+        model.after_step()
+        assert_on_the_sphere(model)
+    streams = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: streams.extend((inputs[0], output)))
+    with torch.no_grad():
+        model(tokens(2, 12, 9))
+    for stream in streams:
+        torch.testing.assert_close(stream.square().mean(-1), torch.ones(2, 12), atol=1e-5, rtol=0)
+
+
+def test_the_constraint_of_ngpt_touches_maps_from_and_to_the_stream_and_nothing_else() -> None:
+    pattern = [
+        {"block": "ngpt", "attention": {"name": "gqa", "gate": "head"}, "ffn": {"name": "moe", "n_shared": 1, "bias": True}},
+        {"block": "ngpt", "attention": {"name": "mla", "kv_rank": 6, "q_rank": 5, "rope_dim": 2}, "ffn": "identity"},
+        {"block": "pre_norm"},
+    ]
+    model = lively(model_section(layers=pattern))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    model.after_step()
+    after = dict(model.named_parameters())
+    axes = {"0.attention.qkv": 1, "0.attention.gate": 1, "0.ffn.router": 1, "0.ffn.shared_into": 1}
+    axes |= {"0.attention.out": 0, "0.ffn.shared_out": 0, "1.attention.out": 0}
+    axes |= {"1.attention.q_down": 1, "1.attention.kv_down": 1}  # q_up and kv_up read what these give
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {f"blocks.{n}.weight" for n in axes}
+    for name, axis in axes.items():
+        weight = f"blocks.{name}.weight"
+        torch.testing.assert_close(after[weight], unit(before[weight], axis), atol=1e-6, rtol=1e-6)
+
+
+def test_steps_of_ngpt_start_at_the_size_asked_for_and_move_at_the_papers_pace() -> None:
+    block = REGISTRY.resolve("block", {"name": "ngpt", "step_size": 0.2}).build(replace(DIMS, d_model=64), layer_of())
+    torch.testing.assert_close(block.attention_step, torch.full((64,), 1 / 8))
+    x = block.enter(torch.randn(1, 7, 64))
+    target = block.enter(block.attention(x, context(batch=1)))
+    moved = block._step(x, target, block.attention_step)
+    torch.testing.assert_close(moved, block.enter(0.8 * x + 0.2 * target))
+    # An update of the stored number by 0.01 changes the step by 0.01 * 0.2 * sqrt(64).
+    further = block._step(x, target, block.attention_step + 0.01)
+    torch.testing.assert_close(further, block.enter(0.784 * x + 0.216 * target))
+
+
+def test_a_proposal_of_nothing_leaves_ngpt_finite() -> None:
+    block = block_of("ngpt")
+    x = block.enter(torch.randn(2, 7, 12)).requires_grad_()
+    for name, parameter in block.named_parameters():
+        if ".out." in name:
+            torch.nn.init.zeros_(parameter)
+        elif name.endswith("_step"):
+            torch.nn.init.constant_(parameter, 0.3)  # of all channels alike, so that x only shrinks and is brought back
+    y = block(x, context())
+    y.square().sum().backward()
+    torch.testing.assert_close(y, x, atol=1e-5, rtol=1e-5)
+    assert all(p.grad is not None and p.grad.abs().max() < 1e6 for p in block.parameters())
+
+
+# -------------------------------------------------------------------------------------------------- a layer without ffn
+
+
+@pytest.mark.parametrize("name", ["post_norm", "deepnorm", "ngpt"])
+def test_an_identity_for_a_feed_forward_drops_out_of_blocks_that_end_normalised(name: str) -> None:
+    block = REGISTRY.resolve("block", name).build(DIMS, layer_of(ffn="identity"))
+    x = block.enter(torch.randn(2, 7, 12) * 3)
+    alone = {
+        "post_norm": lambda: block.attention_norm(x + block.attention(x, context())),
+        "deepnorm": lambda: block.attention_norm(math.sqrt(2) * x + block.attention(x, context())),
+        "ngpt": lambda: block._step(x, block.attention(x, context()), block.attention_step),
+    }[name]()
+    torch.testing.assert_close(block(x, context()), alone, atol=1e-4, rtol=1e-4)
+    ffn = build("ffn", "identity", DIMS)
+    assert ffn(x, context()) is x
+    assert not list(ffn.parameters())
+
+
+def test_with_pre_norm_an_identity_adds_the_normalised_stream() -> None:
+    block = REGISTRY.resolve("block", "pre_norm").build(DIMS, layer_of(ffn="identity"))
+    x = torch.randn(2, 7, 12)
+    mixed = x + block.attention(block.attention_norm(x), context())
+    expected = mixed + mixed / mixed.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(block(x, context()), expected, atol=1e-5, rtol=1e-5)

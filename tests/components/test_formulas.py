@@ -227,7 +227,10 @@ def test_mlp_is_the_papers(activation: str) -> None:
     torch.testing.assert_close(ffn(x, context(time=3)).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("variant", "activation"), [("swiglu", "silu"), ("geglu", "gelu"), ("reglu", "relu")])
+@pytest.mark.parametrize(
+    ("variant", "activation"),
+    [("swiglu", "silu"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh"), ("reglu", "relu")],
+)
 def test_glu_is_the_papers(variant: str, activation: str) -> None:
     ffn = build("ffn", "glu", DIMS, variant=variant, bias=True)
     x = torch.randn(2, 3, 12)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
 from minigpt.registry import register
 
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -38,7 +40,7 @@ class MLP(FeedForward):
         dims: Dims,
         *,
         expansion: Annotated[float, Field(gt=0, le=64)] = 4.0,
-        activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"] = "gelu",
+        activation: Activation = "gelu",
         bias: bool = True,
     ):
         super().__init__()

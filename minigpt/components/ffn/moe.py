@@ -1,0 +1,158 @@
+"""Mixture of experts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.components.ffn.glu import GATES, Gate
+from minigpt.components.ffn.mlp import ACTIVATIONS, Activation
+from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
+from minigpt.registry import register
+
+
+@register("ffn", "moe")
+class MixtureOfExperts(FeedForward):
+    """A router sends each token to the k experts it scores highest (Shazeer et al. 2017, arXiv:1701.06538).
+
+        s = softmax(W_r x);  y = scale * sum over the top k of s_i / (sum of the top k) * expert_i(x)  [+ shared(x)]
+
+    An expert is a small glu or mlp. No expert has a capacity and no token is dropped: whether one found room would depend on
+    other tokens, later ones and those of other sequences, and decoding could not repeat it.
+
+    The defaults route as Mixtral does (arXiv:2401.04088); a softmax over the top k logits alone is the same. DeepSeek-V3
+    (arXiv:2412.19437) has scores sigmoid, balance bias and shared experts; gpt-oss (arXiv:2508.10925) has bias and
+    variant swiglu_clamped; Switch (arXiv:2101.03961) has top_k 1 and normalise false.
+
+    Args:
+        n_experts: Experts to choose from.
+        top_k: How many of them each token is sent to.
+        n_shared: Experts that every token is sent to, beside the chosen ones (DeepSeekMoE: arXiv:2401.06066).
+        variant: What an expert is: a variant of glu or an activation of mlp.
+        expansion: Hidden width of one expert as a multiple of d_model; 4/3 with top_k 2 computes as much as one glu.
+        bias: Biases in the router and the experts.
+        scores: How the router's logits become scores: softmax over all experts, or a sigmoid of each.
+        normalise: The chosen experts' scores are divided by their sum.
+        scale: Factor on what the chosen experts add.
+        balance: What keeps the experts evenly used. loss: n sum_i f_i P_i joins the training loss, f_i being the share of
+            choices and P_i the mean share of scores that expert i gets; 1 when even (Switch; GShard: arXiv:2006.16668).
+            bias: added to the scores for choosing only, and after each update raised for experts that got less than the
+            mean and lowered for the others (Wang et al. 2024, arXiv:2408.15664). none: nothing.
+        balance_rate: Weight of the loss (Switch: 0.01), or step of the bias (DeepSeek-V3: 0.001).
+    """
+
+    elementwise = frozenset({"into_bias", "out_bias"})
+
+    choice_bias: Tensor | None
+    load: Tensor | None
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        n_experts: Annotated[int, Field(ge=2, le=4096)] = 8,
+        top_k: Annotated[int, Field(ge=1)] = 2,
+        n_shared: Annotated[int, Field(ge=0, le=64)] = 0,
+        variant: Literal[Gate, Activation] = "swiglu",
+        expansion: Annotated[float, Field(gt=0, le=64)] = 4 / 3,
+        bias: bool = False,
+        scores: Literal["softmax", "sigmoid"] = "softmax",
+        normalise: bool = True,
+        scale: Annotated[float, Field(gt=0)] = 1.0,
+        balance: Literal["loss", "bias", "none"] = "loss",
+        balance_rate: Annotated[float, Field(gt=0)] = 0.01,
+    ):
+        super().__init__()
+        if top_k > n_experts:
+            raise ValueError(f"top_k {top_k} is more than n_experts {n_experts}")
+        if top_k == 1 and normalise:
+            raise ValueError(
+                "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"
+            )
+        self.n_layers, self.top_k, self.scores, self.normalise, self.scale = dims.n_layers, top_k, scores, normalise, scale
+        self.balance, self.balance_rate = balance, balance_rate
+        self.activation = _activation(variant)
+        hidden = max(1, round(expansion * dims.d_model))
+        wide = 2 * hidden if variant in GATES else hidden
+        self.router = nn.Linear(dims.d_model, n_experts, bias=bias)
+        self.into = nn.Parameter(torch.zeros(n_experts, wide, dims.d_model))
+        self.into_bias = nn.Parameter(torch.zeros(n_experts, wide)) if bias else None
+        self.out = nn.Parameter(torch.zeros(n_experts, dims.d_model, hidden))
+        self.out_bias = nn.Parameter(torch.zeros(n_experts, dims.d_model)) if bias else None
+        # Experts that are always on are together one that is as wide as all of them.
+        self.shared_into = nn.Linear(dims.d_model, n_shared * wide, bias=bias) if n_shared else None
+        self.shared_out = ResidualLinear(n_shared * hidden, dims.d_model, bias=bias) if n_shared else None
+        self.register_buffer("choice_bias", torch.zeros(n_experts) if balance == "bias" else None)
+        # Tokens sent to each expert since the last update: zero whenever a checkpoint is written.
+        self.register_buffer("load", torch.zeros(n_experts) if balance == "bias" else None, persistent=False)
+
+    def init_weights(self) -> None:
+        """As the model initialises linear maps: the stacks are not nn.Linear, which it knows by their type."""
+        nn.init.normal_(self.into, std=0.02)
+        nn.init.normal_(self.out, std=0.02 / math.sqrt(2 * self.n_layers))
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        tokens = x.flatten(0, 1)
+        chosen, weights = self._route(tokens, ctx)
+        order = chosen.flatten().argsort(stable=True)  # all choices, sorted by expert
+        sizes = chosen.flatten().bincount(minlength=len(self.into)).tolist()
+        groups = torch.split(tokens[order // self.top_k], sizes)
+        outputs = torch.cat([self._expert(index, group) for index, group in enumerate(groups)])
+        of_token = outputs[order.argsort()].view(*chosen.shape, -1)
+        y = (of_token * weights[..., None]).sum(1).view_as(x)
+        if self.shared_into is None or self.shared_out is None:
+            return y
+        return y + self.shared_out(self.activation(self.shared_into(x)))
+
+    def _route(
+        self, tokens: Float[Tensor, "tokens d_model"], ctx: Context
+    ) -> tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
+        """The experts of each token and their weights, in fp32 whatever the model's precision."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            bias = None if self.router.bias is None else self.router.bias.float()
+            logits = F.linear(tokens.float(), self.router.weight.float(), bias)
+        scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
+        # Scores are in the order of their logits, which do not saturate; with a bias the scores themselves count.
+        chosen = (logits if self.choice_bias is None else scores + self.choice_bias).topk(self.top_k, dim=-1).indices
+        if self.training and self.balance != "none":
+            self._balance(scores, chosen, ctx)
+        weights = scores.gather(-1, chosen)
+        if self.normalise:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return chosen, weights * self.scale
+
+    def _balance(self, scores: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"], ctx: Context) -> None:
+        """Count, or leave a loss."""
+        load = chosen.flatten().bincount(minlength=scores.shape[-1]).float()
+        if self.load is not None:
+            self.load += load
+        else:
+            shares = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(0)  # a sigmoid's do not sum to 1
+            ctx.losses.append(self.balance_rate * len(load) * (load / load.sum() * shares).sum())
+
+    def _expert(self, index: int, x: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_model"]:
+        hidden = F.linear(x, self.into[index], None if self.into_bias is None else self.into_bias[index])
+        return F.linear(self.activation(hidden), self.out[index], None if self.out_bias is None else self.out_bias[index])
+
+    def after_step(self) -> None:
+        """Move the bias against the load that was counted, and count anew."""
+        if self.choice_bias is not None and self.load is not None:
+            self.choice_bias += self.balance_rate * (self.load.mean() - self.load).sign()
+            self.load.zero_()
+
+
+def _activation(variant: str) -> Callable[[Tensor], Tensor]:
+    """From what an expert's first map gives to what its second one reads."""
+    if variant not in GATES:
+        return ACTIVATIONS[variant]
+    gate = GATES[variant]
+    return lambda hidden: gate(*hidden.chunk(2, dim=-1))

@@ -1,0 +1,316 @@
+"""Mixture of experts against its papers' formulas, token by token in float64; and the gates that came with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minigpt.errors import ExperimentError
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT, INIT_STD
+from minigpt.registry import REGISTRY
+from tests.components.test_formulas import ACTIVATIONS, DIMS, build, context, linear
+from tests.strategies import VOCAB, tokens
+
+
+def clamped(gate: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    gate, value = gate.minimum(torch.tensor(7.0)), value.maximum(torch.tensor(-7.0)).minimum(torch.tensor(7.0))
+    return (value + 1) * gate / (1 + torch.exp(-1.702 * gate))
+
+
+GATED = {
+    "swiglu": lambda gate, value: ACTIVATIONS["silu"](gate) * value,
+    "geglu": lambda gate, value: ACTIVATIONS["gelu"](gate) * value,
+    "reglu": lambda gate, value: ACTIVATIONS["relu"](gate) * value,
+    "swiglu_clamped": clamped,
+}
+
+
+def activated(variant: str, hidden: torch.Tensor) -> torch.Tensor:
+    half = hidden.shape[-1] // 2
+    return GATED[variant](hidden[..., :half], hidden[..., half:]) if variant in GATED else ACTIVATIONS[variant](hidden)
+
+
+def reference(moe: Any, x: torch.Tensor, p: dict[str, Any]) -> torch.Tensor:
+    """One token at a time: score, choose, and add up what the chosen experts say."""
+    rows = []
+    for token in x.flatten(0, 1):
+        logits = linear(token, moe.router)
+        scores = torch.sigmoid(logits) if p.get("scores") == "sigmoid" else logits.exp() / logits.exp().sum()
+        bias = torch.zeros_like(scores) if moe.choice_bias is None else moe.choice_bias
+        chosen = sorted(range(len(scores)), key=lambda i: -(scores[i] + bias[i]).item())[: p.get("top_k", 2)]
+        total = sum(scores[i] for i in chosen) if p.get("normalise", True) else 1
+        y = torch.zeros_like(token)
+        for i in chosen:
+            hidden = moe.into[i].double() @ token + (0 if moe.into_bias is None else moe.into_bias[i].double())
+            said = moe.out[i].double() @ activated(p.get("variant", "swiglu"), hidden)
+            said = said + (0 if moe.out_bias is None else moe.out_bias[i].double())
+            y = y + p.get("scale", 1.0) * scores[i] / total * said
+        if p.get("n_shared"):
+            y = y + linear(activated(p.get("variant", "swiglu"), linear(token, moe.shared_into)), moe.shared_out)
+        rows.append(y)
+    return torch.stack(rows).view_as(x)
+
+
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"balance": "none"},
+    "switch": {"n_experts": 4, "top_k": 1, "normalise": False, "variant": "relu", "expansion": 4.0},
+    "deepseek_v3": {"n_experts": 6, "top_k": 3, "n_shared": 2, "scores": "sigmoid", "scale": 2.5, "balance": "bias"},
+    "gpt_oss": {"n_experts": 5, "bias": True, "variant": "swiglu_clamped"},
+    "every token to every expert": {"n_experts": 3, "top_k": 3, "variant": "geglu", "n_shared": 1, "bias": True},
+    "softmax with a bias for choosing": {"n_experts": 4, "balance": "bias", "variant": "relu2"},
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_is_its_formula_token_by_token(name: str) -> None:
+    params = MIXTURES[name]
+    moe = build("ffn", "moe", DIMS, **params)
+    if moe.choice_bias is not None:
+        moe.choice_bias.normal_(std=0.5)
+    x = torch.randn(2, 7, 12).requires_grad_()
+    moe.eval()
+    got = moe(x, context())
+    got.square().sum().backward()
+    gradients = {n: p.grad.double() for n, p in [("x", x), *moe.named_parameters()]}
+    moe.zero_grad()
+    y = x.detach().double().requires_grad_()
+    expected = reference(moe.double(), y, params)
+    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+    expected.square().sum().backward()
+    for n, p in [("x", y), *moe.named_parameters()]:
+        scale = 1 + p.grad.abs().max().item()
+        torch.testing.assert_close(gradients[n], p.grad, atol=1e-5 * scale, rtol=1e-4, msg=n)
+
+
+def test_a_bias_changes_who_is_chosen_and_not_what_they_weigh() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=4, balance="bias").eval()
+    x = torch.randn(50, 12)
+    before, weights = moe._route(x, context())
+    moe.choice_bias[:] = torch.tensor([5.0, 0.0, 0.0, 5.0])
+    after, biased = moe._route(x, context())
+    assert not torch.equal(before.sort(-1).values, after.sort(-1).values)
+    assert torch.equal(after.sort(-1).values, torch.tensor([[0, 3]]).expand(50, 2))
+    scores = linear(x.double(), moe.router).softmax(-1).gather(-1, after)
+    torch.testing.assert_close(biased.double(), scores / scores.sum(-1, keepdim=True), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(50))
+
+
+def test_no_token_is_dropped_however_full_an_expert_is() -> None:
+    params = {"n_experts": 8, "top_k": 1, "normalise": False, "bias": True}
+    moe = build("ffn", "moe", DIMS, **params).eval()
+    with torch.no_grad():
+        moe.router.weight.zero_()
+        moe.router.bias[:] = torch.tensor([0.0, 0, 0, 9, 0, 0, 0, 0])  # all of them to one
+    x = torch.randn(2, 7, 12)
+    got = moe(x, context())
+    assert (got.abs().sum(-1) > 1e-3).all()
+    torch.testing.assert_close(got.double(), reference(moe.double(), x.double(), params), atol=1e-5, rtol=1e-5)
+
+
+def test_the_router_tells_apart_in_fp32_what_bf16_cannot() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=2, top_k=1, normalise=False)
+    with torch.no_grad():
+        moe.router.weight[0], moe.router.weight[1] = 1.0, 1.0 + 2**-12
+    with torch.autocast("cpu", torch.bfloat16):
+        chosen, weights = moe._route(torch.ones(5, 12), context())
+    assert (chosen == 1).all()
+    assert weights.dtype == torch.float32
+    assert (weights > 0.5).all()
+
+
+def test_nearly_certain_routers_still_choose_by_their_logits() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=3, scores="sigmoid", bias=True).eval()
+    with torch.no_grad():
+        moe.router.weight.zero_()
+        moe.router.bias[:] = torch.tensor([30.0, 40.0, 50.0])  # each a sigmoid of 1 in fp32
+    assert (moe._route(torch.ones(5, 12), context())[0] == torch.tensor([2, 1])).all()
+
+
+def test_every_expert_learns_from_a_batch() -> None:
+    torch.manual_seed(0)
+    section = {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": 24, "dropout": 0.0, "ffn": "moe"}
+    model = GPT(ModelSection.model_validate(section), VOCAB)
+    loss, auxiliary = model.loss(tokens(4, 24, 0), tokens(4, 24, 1))
+    (loss + auxiliary).backward()
+    for block in model.blocks:
+        assert (block.ffn.into.grad.flatten(1).abs().amax(1) > 0).all()
+        assert (block.ffn.out.grad.flatten(1).abs().amax(1) > 0).all()
+        assert (block.ffn.router.weight.grad.abs().amax(1) > 0).all()
+
+
+# -------------------------------------------------------------------------------------------------------------- balance
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_the_balancing_loss_is_the_papers_and_only_in_training(scores: str) -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=5, scores=scores, balance_rate=0.3)
+    x, ctx = torch.randn(2, 7, 12), context()
+    moe.train()(x, ctx)
+    logits = linear(x.double().flatten(0, 1), moe.router)
+    each = torch.sigmoid(logits) if scores == "sigmoid" else logits.softmax(-1)
+    expected = 0.0
+    for i in range(5):
+        f = sum(i in row.topk(2).indices.tolist() for row in logits) / (14 * 2)
+        p = (each[:, i] / each.sum(-1)).mean()
+        expected = expected + 0.3 * 5 * f * p
+    (loss,) = ctx.losses
+    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-6)
+    (got,) = torch.autograd.grad(loss, moe.router.weight)
+    (wanted,) = torch.autograd.grad(expected, moe.router.weight)
+    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-4)
+    quiet = context()
+    moe.eval()(x, quiet)
+    assert quiet.losses == []
+
+
+def test_an_even_load_costs_the_rate_and_a_lopsided_one_more() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=4, top_k=1, normalise=False, bias=True, balance_rate=0.01)
+    even, lopsided = context(), context()
+    moe._balance(torch.full((8, 4), 0.25), torch.arange(8)[:, None] % 4, even)
+    moe._balance(torch.tensor([[0.97, 0.01, 0.01, 0.01]]).expand(8, 4), torch.zeros(8, 1, dtype=torch.long), lopsided)
+    assert even.losses[0].item() == pytest.approx(0.01)
+    assert lopsided.losses[0].item() == pytest.approx(0.01 * 4 * 0.97)
+
+
+def test_the_models_loss_has_a_part_for_each_layer() -> None:
+    section = {"d_model": 16, "n_heads": 4, "n_layers": 3, "block_size": 24, "dropout": 0.0}
+    torch.manual_seed(0)
+    for balance, expected in (("loss", 3 * 0.01), ("bias", 0), ("none", 0)):
+        model = GPT(ModelSection.model_validate({**section, "ffn": {"name": "moe", "balance": balance}}), VOCAB)
+        auxiliary = model.loss(tokens(4, 24, 0), tokens(4, 24, 1))[1]
+        assert auxiliary.item() == pytest.approx(expected, rel=0.2)  # at first the load is nearly even
+
+
+def test_the_bias_moves_by_the_rate_against_the_load_of_all_training_passes_since_the_last_update() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=3, top_k=1, normalise=False, bias=True, balance="bias", balance_rate=0.25)
+    with torch.no_grad():
+        moe.router.weight.zero_()
+    x, ctx = torch.randn(1, 6, 12), context(batch=1, time=6)
+
+    def send_all_to(expert: int) -> None:
+        with torch.no_grad():
+            moe.router.bias[:] = torch.tensor([9.0 * (i == expert) for i in range(3)])
+        moe(x, ctx)
+
+    moe.after_step()
+    assert not moe.choice_bias.any(), "nothing has been counted"
+    moe.eval()
+    send_all_to(2)
+    moe.after_step()
+    assert not moe.choice_bias.any(), "evaluation does not count"
+    moe.train()
+    send_all_to(0)
+    send_all_to(1)
+    send_all_to(1)
+    assert moe.load.tolist() == [6, 12, 0]
+    moe.after_step()
+    assert moe.choice_bias.tolist() == [0, -0.25, 0.25]  # the mean is 6
+    assert not moe.load.any(), "an update counts once"
+    assert set(moe.state_dict()) >= {"choice_bias"}
+    assert "load" not in moe.state_dict(), "it is zero whenever a checkpoint is written"
+
+
+def test_with_a_bias_a_lopsided_load_evens_out() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=6, bias=True, scores="sigmoid", balance="bias", balance_rate=0.02)
+    with torch.no_grad():
+        moe.router.bias[:] = torch.linspace(-2, 2, 6)
+    x = torch.randn(8, 16, 12)
+    excess = []
+    for _ in range(150):
+        moe(x, context(batch=8, time=16))
+        excess.append((moe.load.max() / moe.load.mean()).item())
+        moe.after_step()
+    assert excess[0] > 1.8
+    assert excess[-1] < 1.2
+
+
+def test_a_resumed_training_moves_the_bias_as_one_that_was_not_interrupted() -> None:
+    section = ModelSection.model_validate(
+        {
+            "d_model": 16,
+            "n_heads": 4,
+            "n_layers": 2,
+            "block_size": 12,
+            "dropout": 0.0,
+            "ffn": {"name": "moe", "balance": "bias"},
+        }
+    )
+
+    def update(model: GPT, step: int) -> None:
+        model.zero_grad()
+        model.loss(tokens(4, 12, step), tokens(4, 12, step + 1))[0].backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+        model.after_step()
+
+    torch.manual_seed(0)
+    one, other = GPT(section, VOCAB), GPT(section, VOCAB)
+    for step in range(3):
+        update(one, step)
+    other.load_state_dict(one.state_dict())
+    for step in range(3, 6):
+        update(one, step)
+        update(other, step)
+    for (name, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert one.blocks[1].ffn.choice_bias.any()
+
+
+# --------------------------------------------------------------------------------------------------- sizes and refusals
+
+
+def test_experts_start_as_linear_maps_do() -> None:
+    torch.manual_seed(0)
+    section = {"d_model": 96, "n_heads": 4, "n_layers": 3, "ffn": {"name": "moe", "bias": True}}
+    ffn = GPT(ModelSection.model_validate(section), VOCAB).blocks[1].ffn
+    for stack, expected in ((ffn.into, INIT_STD), (ffn.out, INIT_STD / 6**0.5), (ffn.router.weight, INIT_STD)):
+        assert stack.std().item() == pytest.approx(expected, rel=0.1)
+    assert not any(bias.any() for bias in (ffn.into_bias, ffn.out_bias, ffn.router.bias))
+    roles = {p.name.rpartition("ffn.")[2]: p.role for p in GPT(ModelSection.model_validate(section), VOCAB).named_roles()}
+    assert (roles["into"], roles["out"], roles["into_bias"], roles["out_bias"]) == ("matrix", "matrix", "vector", "vector")
+
+
+def test_by_default_as_much_is_computed_for_a_token_as_by_glu() -> None:
+    moe, glu = (REGISTRY.resolve("ffn", name).build(DIMS) for name in ("moe", "glu"))
+    active = moe.top_k * (moe.into[0].numel() + moe.out[0].numel())
+    assert active == sum(parameter.numel() for parameter in glu.parameters())
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_experts": 4, "top_k": 5}, "top_k 5 is more than n_experts 4"),
+        ({"top_k": 1}, "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"),
+    ],
+)
+def test_mixtures_that_make_no_sense_are_refused(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        REGISTRY.resolve("ffn", {"name": "moe", **params}).build(DIMS)
+
+
+# ---------------------------------------------------------------------------------------------------------- gates of glu
+
+
+def test_the_clamped_swiglu_is_gpt_osss() -> None:
+    glu = build("ffn", "glu", DIMS, variant="swiglu_clamped", bias=True)
+    x = 8 * torch.randn(2, 7, 12)
+    gate, value = linear(x.double(), glu.into).chunk(2, -1)
+    assert (gate > 7).any()
+    assert (gate < -7).any()
+    assert (value.abs() > 7).any()
+    torch.testing.assert_close(glu(x, context()).double(), linear(clamped(gate, value), glu.out), atol=1e-4, rtol=1e-5)
+
+
+def test_the_gain_of_glu_scales_both_halves_and_starts_at_1() -> None:
+    glu = build("ffn", "glu", DIMS, gain=True)
+    x = torch.randn(2, 7, 12)
+    s_v, s_u = glu.gain.double().chunk(2)
+    gate, value = linear(x.double(), glu.into).chunk(2, -1)
+    expected = linear(F.silu(gate * s_v) * value * s_u, glu.out)
+    torch.testing.assert_close(glu(x, context()).double(), expected, atol=1e-5, rtol=1e-5)
+    assert (REGISTRY.resolve("ffn", {"name": "glu", "gain": True}).build(DIMS).gain == 1).all()
