@@ -268,6 +268,10 @@ class Block(Component):
         """Residual stream in, residual stream out. Sub-components get `substate(state, "their attribute's name")`."""
 
 
+INIT_STD = 0.02
+"""Standard deviation that linear maps and embeddings start with (GPT-2: Radford et al. 2019)."""
+
+
 class ResidualLinear(nn.Linear):
     """A linear map whose output is added to the residual stream.
 

@@ -11,12 +11,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minigpt.contracts import Attention, Block, Component, Context, NamedParameter, Position, ResidualLinear, State
+from minigpt.contracts import (
+    INIT_STD,
+    Attention,
+    Block,
+    Component,
+    Context,
+    NamedParameter,
+    Position,
+    ResidualLinear,
+    State,
+)
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.registry import Spec
-
-INIT_STD = 0.02  # GPT-2: Radford et al. 2019
 
 
 class GPT(nn.Module):

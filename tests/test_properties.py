@@ -122,7 +122,10 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(section: ModelS
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert torch.isfinite(parameter.grad).all(), f"{name} gets a gradient that is not finite"
-        assert (parameter.grad != 0).any(), f"{name} gets a gradient of zero"
+        # Around a feed-forward that gives back its input, a norm's only gain, or a step towards what is there already,
+        # may rightly make no difference.
+        if section.ffn.name != "identity" or "ffn_" not in name:
+            assert (parameter.grad != 0).any(), f"{name} gets a gradient of zero"
 
 
 @given(sections(), st.integers(0, 99), st.integers(1, 3))

@@ -63,6 +63,10 @@ def reordered(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor
     return x + b.ffn_norm(ffn(x))
 
 
+def mixer_only(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
+    return x + attention(b.attention_norm(x))
+
+
 def rezero(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
     x = x + b.weight * attention(x)
     return x + b.weight * ffn(x)
@@ -117,6 +121,7 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
     "parallel": parallel,
     "sandwich": sandwich,
     "reordered": reordered,
+    "mixer_only": mixer_only,
     "rezero": rezero,
     "layerscale": layerscale,
     "deepnorm": deepnorm,

@@ -89,8 +89,9 @@ class Hyena(Attention):
         filters: Tensor | None = None
         for number, gate in enumerate(gates):
             (history,), _ = remember(substate(state, str(number)), (z[:, None],), ctx.positions)
-            if filters is None:  # as many lags as there are tokens, remembered ones too
-                filters = self.filters(history.shape[2])
+            source = history.shape[2]
+            if filters is None:  # for whole contexts, so that a lag's value does not depend on how many are asked for
+                filters = self.filters(math.ceil(source / self.length) * self.length)[:, :source]
             convolved = convolve(history[:, 0], filters[number], time)
             z = gate * (convolved + self.direct.view(self.order, -1)[number].to(z.dtype) * z)
         return self.out(z)

@@ -11,11 +11,11 @@ from minigpt.registry import register
 
 @register("ffn", "identity")
 class Identity(FeedForward):
-    """f(x) = x: a feed-forward sub-layer without weights, for attention-only models (Elhage et al. 2021).
+    """f(x) = x: a feed-forward sub-layer without weights.
 
     What stays is what the block makes of it. With post_norm, deepnorm and ngpt the sub-layer drops out, up to one more norm:
     norm(x + x) = norm(x). With pre_norm x + norm(x) remains: no channel is mixed with another, and the stream is lengthened
-    by its own direction.
+    by its own direction. For layers without this sub-layer there is the block `mixer_only`.
     """
 
     def __init__(self, dims: Dims):

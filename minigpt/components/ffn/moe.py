@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minigpt.components.ffn.glu import GATES, Gate
 from minigpt.components.ffn.mlp import ACTIVATIONS, Activation
-from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
+from minigpt.contracts import INIT_STD, Context, Dims, FeedForward, ResidualLinear, State
 from minigpt.registry import register
 
 
@@ -95,8 +95,8 @@ class MixtureOfExperts(FeedForward):
 
     def init_weights(self) -> None:
         """As the model initialises linear maps: the stacks are not nn.Linear, which it knows by their type."""
-        nn.init.normal_(self.into, std=0.02)
-        nn.init.normal_(self.out, std=0.02 / math.sqrt(2 * self.n_layers))
+        nn.init.normal_(self.into, std=INIT_STD)
+        nn.init.normal_(self.out, std=INIT_STD / math.sqrt(2 * self.n_layers))
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
