@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from minigpt.contracts import AveragingOptimizer
 from minigpt.data import Batch, Corpus, train_batch
 from minigpt.decoding import sample_text
 from minigpt.errors import DivergedError
@@ -18,6 +19,7 @@ from minigpt.model import GPT
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
+from minigpt.training.averaging import answering
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
 from minigpt.training.precision import autocast
@@ -89,6 +91,8 @@ class Trainer:
         if start is not None:
             start.load_weights(model)
             start.load_optimizer(self.optimizer)
+            if isinstance(self.optimizer, AveragingOptimizer):
+                self.optimizer.train()  # what was saved are the weights to be used
             self.progress = start.progress
         self.row = self.progress.pending  # the last update's record, until it is complete and written
         self.stop_signal: int | None = None
@@ -185,14 +189,8 @@ class Trainer:
         due = last or step % training.eval_interval == 0
         best = False
         if due:
-            row = {**row, **evaluate(self.model, self.corpus, self.experiment, self.precision, self._evaluating)}
-            self.val_loss = row["val_loss"]
-            if not math.isfinite(self.val_loss):
-                raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")
+            row = {**row, **self._answer()}
             best = self.progress.best_val_loss is None or row["val_loss"] < self.progress.best_val_loss
-            self.sample = self._draw()
-            if self.sample is not None:
-                self.samples.append(f"--- step {step}, validation loss {row['val_loss']:.4f}\n{self.sample}\n")
         self.metrics.append_json(row)
         self.row = None
         if best:
@@ -204,6 +202,18 @@ class Trainer:
             self.observer.evaluated(row, best, self.sample)
         else:
             self.observer.updated(row)
+
+    def _answer(self) -> dict[str, float]:
+        """Measure the model and draw a sample from it."""
+        with answering(self.optimizer):
+            measured = evaluate(self.model, self.corpus, self.experiment, self.precision, self._evaluating)
+            step, self.val_loss = self.progress.step, measured["val_loss"]
+            if not math.isfinite(self.val_loss):
+                raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")
+            self.sample = self._draw()
+        if self.sample is not None:
+            self.samples.append(f"--- step {step}, validation loss {self.val_loss:.4f}\n{self.sample}\n")
+        return measured
 
     def _evaluating(self, done: int, total: int) -> None:
         self.observer.evaluating(done, total)
@@ -227,7 +237,8 @@ class Trainer:
             samples_bytes=self.samples.length,
             pending=self.row,
         )
-        checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
+        with answering(self.optimizer):
+            checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
 
 
 def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precision: str) -> tuple[float, float, float]:

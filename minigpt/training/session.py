@@ -22,6 +22,7 @@ from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.provenance import changed_since, provenance
+from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.estimate import measure_speed
 from minigpt.training.loop import Outcome, Trainer
 from minigpt.training.observer import Observer, PlainObserver, Plan
@@ -55,6 +56,7 @@ def train(
     Raises:
         RunError: There is a run in the folder already, or another process is at it.
         DataError: The corpus cannot be had.
+        ExperimentError: An optimizer that averages weights which the model constrains.
         DivergedError: A loss or gradient was not finite.
     """
     observer = observer or PlainObserver()
@@ -67,6 +69,7 @@ def train(
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
     model = build_model(experiment, corpus.vocab_size).to(where)
+    refuse_constrained_weights(experiment, model)
     speed = measure_speed(experiment, corpus, model, precision)
     settled: dict[str, Any] = {"precision": precision}
     if minutes is not None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
+import typing
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from minigpt.contracts import AveragingOptimizer, NamedParameter
+from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
@@ -75,6 +81,41 @@ def test_its_state_is_saved_without_pickle_and_goes_on_bit_for_bit(name: str) ->
         assert torch.equal(a, b), key
 
 
+# What to set where the type does not suggest a value of its own.
+VALUES = {
+    "momentum": 0.5,
+    "betas": [0.5, 0.6],
+    "shampoo_beta": 0.3,
+    "iterations": 2,
+    "precondition_frequency": 2,
+    "max_precondition_dim": 8,
+    "rest": "sgd",
+}
+KNOBS = [(name, knob) for name in NAMES for knob in REGISTRY.entry("optimizer", name).params.model_fields]
+
+
+@pytest.mark.parametrize(("name", "knob"), KNOBS)
+def test_every_knob_changes_the_weights(name: str, knob: str) -> None:
+    field = REGISTRY.entry("optimizer", name).params.model_fields[knob]
+    if knob in VALUES:
+        other = VALUES[knob]
+    elif typing.get_origin(field.annotation) is typing.Literal:
+        other = next(value for value in typing.get_args(field.annotation) if value != field.default)
+    elif isinstance(field.default, bool):
+        other = not field.default
+    else:
+        assert isinstance(field.default, float), f"say in VALUES what to try for {knob}"
+        other = field.default * 1.5 if field.default else 0.5
+    results = []
+    for params in ({}, {knob: other}):
+        lm = model()
+        optimizer = optimizer_of(lm, name, **params)
+        for number in range(5):
+            step(lm, optimizer, number)
+        results.append(torch.cat([parameter.detach().flatten() for parameter in lm.parameters()]))
+    assert not torch.equal(*results), f"{knob} = {other} changes nothing"
+
+
 def test_adamw_is_the_papers_and_decays_matrices_only() -> None:
     """Algorithm 2 of Loshchilov & Hutter 2017, in float64."""
     lm = model()
@@ -142,3 +183,283 @@ def test_sgd_is_momentum(nesterov: bool) -> None:
             momentum[name] = g if number == 1 else 0.7 * momentum[name] + g
             direction = g + 0.7 * momentum[name] if nesterov else momentum[name]
             torch.testing.assert_close(parameter.double(), before[name] - 0.05 * direction, atol=1e-6, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------- parameters without a model around them
+
+
+def parameters_of(*shapes_and_roles: tuple[tuple[int, ...], str]) -> list[NamedParameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        NamedParameter(f"p{index}", nn.Parameter(torch.randn(shape, generator=generator)), typing.cast(Any, role))
+        for index, (shape, role) in enumerate(shapes_and_roles)
+    ]
+
+
+def built(name: str, parameters: Sequence[NamedParameter], **params: Any) -> torch.optim.Optimizer:
+    optimizer = REGISTRY.resolve("optimizer", {"name": name, **params}).build().build(parameters)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
+
+
+def set_gradients(parameters: Sequence[NamedParameter], seed: int) -> list[Tensor]:
+    """Random gradients; returned in float64."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    drawn = [torch.randn(parameter.tensor.shape, generator=generator) for parameter in parameters]
+    for parameter, gradient in zip(parameters, drawn, strict=True):
+        parameter.tensor.grad = gradient
+    return [gradient.double() for gradient in drawn]
+
+
+def pieces(tensor: Tensor) -> list[Tensor]:
+    """The matrices of a stack; a matrix or a vector by itself; in float64."""
+    stack = tensor.detach().double()
+    return list(stack.reshape(-1, *stack.shape[-2:])) if stack.ndim > 2 else [stack]
+
+
+def assert_near(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got.detach().double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["muon", "soap"])
+def test_a_stack_of_matrices_is_each_matrix_alone(name: str) -> None:
+    # Square: where a first gradient has not the rank of its longer side, rounding chooses between its eigenvectors.
+    stack, bias = parameters_of(((2, 3, 5, 5), "matrix"), ((3,), "vector"))
+    alone = [NamedParameter(str(i), nn.Parameter(w.float()), "matrix") for i, w in enumerate(pieces(stack.tensor))]
+    whole, single = built(name, [stack, bias]), built(name, [*alone, bias])
+    for number in range(12):
+        (gradient,) = set_gradients([stack], number)
+        for parameter, own in zip(alone, pieces(gradient), strict=True):
+            parameter.tensor.grad = own.float()
+        whole.step()
+        single.step()
+    for got, expected in zip(pieces(stack.tensor), alone, strict=True):
+        assert_near(got, expected.tensor.detach().double())
+
+
+# ------------------------------------------------------------------------------------------------------------------ muon
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Five iterations of Jordan et al. 2024, by singular values: each goes through the polynomial by itself."""
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.square().sum().sqrt()
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ torch.diag(s) @ vt
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("scaling", ["spectral", "match_rms_adamw"])
+def test_muon_is_jordans_on_matrices_and_another_optimizer_on_the_rest(nesterov: bool, scaling: str) -> None:
+    lm, other = model(), model()
+    rate, momentum, decay = 0.03, 0.8, 0.2
+    rest = {"learning_rate": 0.01, "betas": [0.7, 0.9], "eps": 1e-6, "weight_decay": 0.3}
+    settings = {"learning_rate": rate, "momentum": momentum, "nesterov": nesterov, "weight_decay": decay}
+    optimizer = optimizer_of(lm, "muon", **settings, scaling=scaling, rest={"name": "adamw", **rest})
+    roles = {parameter.name: parameter.role for parameter in lm.named_roles()}
+    assert set(roles.values()) == {"matrix", "embedding", "vector"}
+    adamw = built("adamw", [parameter for parameter in other.named_roles() if parameter.role != "matrix"], **rest)
+    expected = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+    total = {name: torch.zeros_like(value) for name, value in expected.items()}
+    for number in range(5):
+        for name, gradient in gradients(lm, number).items():
+            if roles[name] != "matrix":
+                other.get_parameter(name).grad = gradient.float()
+                continue
+            rows, columns = gradient.shape
+            total[name] = momentum * total[name] + gradient  # as the article has it: the scale is lost below
+            direction = orthogonalised(gradient + momentum * total[name] if nesterov else total[name])
+            scale = max(1, rows / columns) ** 0.5 if scaling == "spectral" else 0.2 * max(rows, columns) ** 0.5
+            expected[name] = expected[name] - rate * (scale * direction + decay * expected[name])
+        optimizer.step()
+        optimizer.zero_grad()
+        adamw.step()
+    for name, parameter in lm.named_parameters():
+        if roles[name] == "matrix":
+            assert_near(parameter, expected[name])
+        else:
+            assert torch.equal(parameter, other.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (40, 8), (8, 40), (64, 64), (5, 6, 7)])
+def test_what_muon_adds_is_orthogonal_whatever_the_gradient(shape: tuple[int, ...]) -> None:
+    matrix, bias = parameters_of((shape, "matrix"), ((3,), "vector"))
+    optimizer = built("muon", [matrix, bias], learning_rate=1.0, weight_decay=0.0)
+    before = matrix.tensor.detach().clone()
+    u, s, vt = torch.linalg.svd(set_gradients([matrix], 0)[0], full_matrices=False)
+    s = torch.logspace(0, -2, s.shape[-1], dtype=torch.float64) * 1e-3  # small, and far from orthogonal
+    matrix.tensor.grad = (u @ torch.diag(s) @ vt).float()
+    optimizer.step()
+    values = torch.linalg.svdvals(before - matrix.tensor.detach()) / max(1, shape[-2] / shape[-1]) ** 0.5
+    assert values.max() < 1.25
+    assert values.min() > 0.65
+
+
+def test_muon_leaves_a_matrix_without_gradient_alone() -> None:
+    matrix, other, bias = parameters_of(((4, 6), "matrix"), ((6, 4), "matrix"), ((4,), "vector"))
+    optimizer = built("muon", [matrix, other, bias])
+    before = matrix.tensor.detach().clone()
+    for having in ([bias], [bias, other]):
+        starts = [parameter.tensor.detach().clone() for parameter in having]
+        set_gradients(having, 0)
+        optimizer.step()
+        assert torch.equal(matrix.tensor, before)
+        assert not any(torch.equal(parameter.tensor, start) for parameter, start in zip(having, starts, strict=True))
+
+
+def test_muon_refuses_an_optimizer_for_the_rest_that_averages() -> None:
+    spec = REGISTRY.resolve("optimizer", {"name": "muon", "rest": "schedule_free"}).at("training.optimizer")
+    with pytest.raises(ExperimentError, match=r"training.optimizer.rest: schedule_free trains at other weights than"):
+        spec.build().build(list(model().named_roles()))
+
+
+# ------------------------------------------------------------------------------------------------------------------ soap
+
+
+RATE, BETA1, BETA2, EPS, FREQUENCY, LONGEST = 0.02, 0.8, 0.9, 1e-6, 3, 10
+
+
+class PaperSOAP:
+    """Algorithms 3 and 4 of Vyas et al. 2024 for one matrix, in float64, with Adam's bias correction.
+
+    Without sides to be turned it is Adam. The first gradient of a matrix gives the eigenbasis and nothing else.
+    """
+
+    def __init__(self, w: Tensor, *, sides: str, decay: float, shampoo_beta: float):
+        self.w, self.sides, self.decay, self.beta, self.t = w.clone(), sides, decay, shampoo_beta, 0
+        self.m, self.v = torch.zeros_like(w), torch.zeros_like(w)
+        self.p = {side: torch.tensor(0.0) for side in sides}
+        self.q: dict[str, Tensor] = {}
+
+    def track(self, g: Tensor) -> None:
+        for side in self.sides:
+            self.p[side] = self.beta * self.p[side] + (1 - self.beta) * (g @ g.T if side == "L" else g.T @ g)
+
+    def begin(self, g: Tensor, bases: dict[str, Tensor]) -> None:
+        """Take over eigenvectors, which are not unique, if they are what they should be."""
+        self.track(g)
+        assert set(bases) == set(self.sides)
+        for side, q in bases.items():
+            values = torch.linalg.eigvalsh(self.p[side]).flip(0)  # the largest first
+            assert_near(q.T @ q, torch.eye(len(q), dtype=torch.float64))
+            assert_near(q.T @ self.p[side] @ q, torch.diag(values))
+        self.q = bases
+
+    def turned(self, x: Tensor) -> Tensor:
+        x = self.q["L"].T @ x if "L" in self.q else x
+        return x @ self.q["R"] if "R" in self.q else x
+
+    def step(self, g: Tensor) -> None:
+        self.t += 1
+        self.m = BETA1 * self.m + (1 - BETA1) * g
+        self.v = BETA2 * self.v + (1 - BETA2) * self.turned(g) ** 2
+        n = self.turned(self.m) / (1 - BETA1**self.t) / ((self.v / (1 - BETA2**self.t)).sqrt() + EPS)
+        n = self.q["L"] @ n if "L" in self.q else n
+        n = n @ self.q["R"].T if "R" in self.q else n
+        self.w = self.w - RATE * n - RATE * self.decay * self.w
+        self.track(g)
+        if self.t % FREQUENCY == 0:
+            self.q = {side: torch.linalg.qr(self.p[side] @ self.q[side]).Q for side in self.sides}
+
+
+@pytest.mark.parametrize("shampoo_beta", [None, 0.6])
+def test_soap_is_the_papers(shampoo_beta: float | None) -> None:
+    kinds = [((5, 7), "matrix"), ((3, 4, 5), "matrix"), ((30, 5), "embedding"), ((4, 30), "head"), ((30, 30), "matrix")]
+    parameters = parameters_of(*kinds, ((4,), "vector"), ((4, 3), "vector"))
+    optimizer = built(
+        "soap",
+        parameters,
+        learning_rate=RATE,
+        betas=[BETA1, BETA2],
+        eps=EPS,
+        weight_decay=0.3,
+        shampoo_beta=shampoo_beta,
+        precondition_frequency=FREQUENCY,
+        max_precondition_dim=LONGEST,
+    )
+    sides = ["LR", "LR", "R", "L", "", "", ""]
+    papers = [
+        [
+            PaperSOAP(w, sides=turned, decay=0.0 if parameter.role == "vector" else 0.3, shampoo_beta=shampoo_beta or BETA2)
+            for w in pieces(parameter.tensor)
+        ]
+        for parameter, turned in zip(parameters, sides, strict=True)
+    ]
+    for number in range(3 * FREQUENCY + 2):
+        drawn = set_gradients(parameters, number)
+        optimizer.step()
+        for parameter, paper, gradient in zip(parameters, papers, drawn, strict=True):
+            bases = optimizer.state[parameter.tensor]["bases"]
+            for index, (one, g) in enumerate(zip(paper, pieces(gradient), strict=True)):
+                if one.sides and number == 0:
+                    one.begin(g, {"L" if side == -2 else "R": pieces(q)[index] for side, q in bases.items()})
+                else:
+                    one.step(g)
+            for one, w in zip(paper, pieces(parameter.tensor), strict=True):
+                assert_near(w, one.w)
+
+
+# --------------------------------------------------------------------------------------------------------- schedule_free
+
+
+def test_schedule_free_is_the_papers() -> None:
+    """Algorithm 1 of Defazio et al. 2024, in float64, under a learning rate that warms up and comes down again."""
+    parameters = parameters_of(((5, 7), "matrix"), ((9, 4), "embedding"), ((4,), "vector"), ((4, 3), "vector"))
+    peak, (beta1, beta2), eps, decay = 0.05, (0.8, 0.95), 1e-6, 0.3
+    settings = {"learning_rate": peak, "betas": [beta1, beta2], "eps": eps, "weight_decay": decay}
+    optimizer = built("schedule_free", parameters, **settings)
+    assert isinstance(optimizer, AveragingOptimizer)
+    x = [parameter.tensor.detach().double() for parameter in parameters]
+    z, v = [value.clone() for value in x], [torch.zeros_like(value) for value in x]
+    rates: list[float] = []
+    for t, factor in enumerate((0.0, 0.25, 0.5, 1.0, 1.0, 0.3, 0.0), 1):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * factor
+        rates.append(peak * factor * math.sqrt(1 - beta2**t))
+        y = [(1 - beta1) * below + beta1 * mean for below, mean in zip(z, x, strict=True)]
+        for index, g in enumerate(set_gradients(parameters, t)):
+            assert_near(parameters[index].tensor, y[index])
+            shrink = 0.0 if parameters[index].role == "vector" else decay
+            v[index] = beta2 * v[index] + (1 - beta2) * g**2
+            z[index] = z[index] - rates[-1] * g / (v[index].sqrt() + eps) - rates[-1] * shrink * y[index]
+            c = rates[-1] ** 2 / sum(rate**2 for rate in rates) if any(rates) else 0.0
+            x[index] = (1 - c) * x[index] + c * z[index]
+        optimizer.step()
+    optimizer.eval()
+    for parameter, expected in zip(parameters, x, strict=True):
+        assert_near(parameter.tensor, expected)
+
+
+def test_schedule_free_puts_its_weights_in_and_back_to_the_bit() -> None:
+    lm = model()
+    optimizer = optimizer_of(lm, "schedule_free", learning_rate=0.03)
+    assert isinstance(optimizer, AveragingOptimizer)
+    start = [parameter.detach().clone() for parameter in lm.parameters()]
+    for change in (optimizer.eval, optimizer.train):
+        change()
+        assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), start, strict=True)), "nothing is averaged yet"
+    for number in range(6):
+        step(lm, optimizer, number)
+        trained = [parameter.detach().clone() for parameter in lm.parameters()]
+        for _ in range(2):  # twice is as good as once
+            optimizer.eval()
+        assert all(torch.equal(parameter, optimizer.state[parameter]["x"]) for parameter in lm.parameters())
+        same = [torch.equal(a, b) for a, b in zip(lm.parameters(), trained, strict=True)]
+        assert all(same) if number == 0 else not any(same), "the first average is of one"
+        for _ in range(2):
+            optimizer.train()
+        assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), trained, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
+def test_a_parameter_without_gradient_is_left_alone(name: str) -> None:
+    used, unused, bias = parameters_of(((4, 6), "matrix"), ((6, 4), "matrix"), ((4,), "vector"))
+    optimizer = built(name, [used, unused, bias])
+    before = [parameter.tensor.detach().clone() for parameter in (used, unused, bias)]
+    for number in range(2):
+        set_gradients([used], number)
+        optimizer.step()
+    assert not torch.equal(used.tensor, before[0])
+    assert torch.equal(unused.tensor, before[1])
+    assert torch.equal(bias.tensor, before[2])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from minigpt.experiment import Experiment
+from minigpt.training import Outcome, PlainObserver, train
 
 # A schedule like any other, but that it can send its own process a signal when a given update begins.
 INTERRUPTING = '''
@@ -29,6 +34,35 @@ class Interrupting(Schedule):
 TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(2, 30) for b in range(2, 30))
 
 Write = Callable[..., Path]
+
+
+class Watcher(PlainObserver):
+    """Remembers what it was told; may send a signal at the n-th event of a kind."""
+
+    def __init__(self, interrupt: tuple[str, int] | None = None):
+        self.out = io.StringIO()
+        super().__init__(self.out, every_seconds=0)
+        self.interrupt, self.counts = interrupt, dict.fromkeys(("updated", "evaluating", "evaluated"), 0)
+
+    def count(self, kind: str) -> None:
+        self.counts[kind] += 1
+        if self.interrupt == (kind, self.counts[kind]):
+            signal.raise_signal(signal.SIGTERM)
+
+    def updated(self, row: dict[str, float]) -> None:
+        super().updated(row)
+        self.count("updated")
+
+    def evaluating(self, done: int, total: int) -> None:
+        self.count("evaluating")
+
+    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+        super().evaluated(row, best, sample)
+        self.count("evaluated")
+
+
+def run(experiment: Experiment, out: Path, observer: Watcher | None = None) -> Outcome:
+    return train(experiment, out=out, device="cpu", observer=observer or Watcher())
 
 
 @pytest.fixture

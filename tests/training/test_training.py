@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import math
 import signal
@@ -9,48 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from minigpt.components.ffn.mlp import MLP
+from minigpt.contracts import NamedParameter
 from minigpt.data import TokenStream, load_corpus
-from minigpt.errors import DivergedError, MinigptError, PluginError, RunError
-from minigpt.experiment import Experiment
+from minigpt.decoding import sample_text
+from minigpt.errors import DivergedError, ExperimentError, MinigptError, PluginError, RunError
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint, open_run
-from minigpt.training import Outcome, PlainObserver, resume, train
+from minigpt.training import resume, train
+from minigpt.training.averaging import answering, refuse_constrained_weights
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.loop import stream_seed
 from minigpt.training.metrics import evaluate
 from minigpt.training.observer import Plan, duration
 from minigpt.training.precision import choose_device, choose_precision
-from tests.training.conftest import Write
-
-
-class Watcher(PlainObserver):
-    """Remembers what it was told; may send a signal at the n-th event of a kind."""
-
-    def __init__(self, interrupt: tuple[str, int] | None = None):
-        self.out = io.StringIO()
-        super().__init__(self.out, every_seconds=0)
-        self.interrupt, self.counts = interrupt, dict.fromkeys(("updated", "evaluating", "evaluated"), 0)
-
-    def count(self, kind: str) -> None:
-        self.counts[kind] += 1
-        if self.interrupt == (kind, self.counts[kind]):
-            signal.raise_signal(signal.SIGTERM)
-
-    def updated(self, row: dict[str, float]) -> None:
-        super().updated(row)
-        self.count("updated")
-
-    def evaluating(self, done: int, total: int) -> None:
-        self.count("evaluating")
-
-    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
-        super().evaluated(row, best, sample)
-        self.count("evaluated")
-
-
-def run(experiment: Experiment, out: Path, observer: Watcher | None = None) -> Outcome:
-    return train(experiment, out=out, device="cpu", observer=observer or Watcher())
+from tests.training.conftest import Watcher, Write, run
 
 
 def test_a_run_leaves_everything_it_should(write_experiment: Write, tmp_path: Path) -> None:
@@ -103,13 +78,18 @@ def test_seeds_change_the_run(write_experiment: Write, tmp_path: Path) -> None:
     assert losses[0] != losses[1]
 
 
+PLACES = [("updated", 1), ("updated", 14), ("evaluating", 1), ("evaluating", 4), ("evaluated", 1), ("evaluated", 3)]
+
+
 @pytest.mark.parametrize(
-    "interrupt", [("updated", 1), ("updated", 14), ("evaluating", 1), ("evaluating", 4), ("evaluated", 1), ("evaluated", 3)]
+    ("optimizer", "interrupt"),
+    # An optimizer that averages has other weights in place while it is measured.
+    [*(("adamw", place) for place in PLACES), ("schedule_free", ("evaluating", 4)), ("schedule_free", ("evaluated", 1))],
 )
 def test_stopping_anywhere_and_resuming_is_the_same_run(
-    interrupt: tuple[str, int], write_experiment: Write, tmp_path: Path
+    optimizer: str, interrupt: tuple[str, int], write_experiment: Write, tmp_path: Path
 ) -> None:
-    experiment = load_experiment(write_experiment())
+    experiment = load_experiment(write_experiment(optimizer={"name": optimizer, "learning_rate": 1e-2}))
     whole = run(experiment, tmp_path / "whole")
     part = run(experiment, tmp_path / "part", Watcher(interrupt))
     if interrupt == ("evaluated", 3):
@@ -190,6 +170,82 @@ def test_best_survives_a_crash_between_the_two_pointers(
     a, b = open_run(whole.run.path), open_run(rest.run.path)
     assert a.checkpoint.progress.best_step == b.checkpoint.progress.best_step
     assert all(torch.equal(tensor, b.checkpoint.weights[name]) for name, tensor in a.checkpoint.weights.items())
+
+
+def test_what_is_measured_sampled_and_saved_are_the_averaged_weights(write_experiment: Write, tmp_path: Path) -> None:
+    outcome = run(load_experiment(write_experiment(optimizer={"name": "schedule_free", "learning_rate": 1e-2})), tmp_path)
+    opened = open_run(outcome.run.path, which="last")
+    states = opened.checkpoint.optimizer["state"]
+    held = [index for group in opened.checkpoint.optimizer["param_groups"] for index in group["params"]]
+    roles = [parameter for parameter in opened.model.named_roles() if parameter.role != "vector"]
+    roles += [parameter for parameter in opened.model.named_roles() if parameter.role == "vector"]
+    for index, parameter in zip(held, roles, strict=True):
+        state = states[index]
+        assert torch.equal(parameter.tensor, state["x"]), parameter.name
+        assert not torch.equal(torch.lerp(state["z"], state["x"], 0.9), state["x"]), "no average to tell apart"
+    measured = evaluate(opened.model, load_corpus(opened.experiment), opened.experiment, "fp32")
+    assert outcome.run.rows()[-1]["val_loss"] == pytest.approx(measured["val_loss"], rel=1e-6)
+    assert opened.tokenizer is not None
+    sampling, seed = opened.experiment.sampling, stream_seed(opened.experiment.seed, 40, 1)
+    assert outcome.sample is not None
+    drawn = sample_text(opened.model, opened.tokenizer, sampling.prompt, sampling, seed=seed)[0]
+    assert outcome.sample == sampling.prompt.lstrip("\n") + drawn
+
+
+def test_averaging_is_refused_before_anything_is_written_where_the_model_constrains_its_weights(
+    write_experiment: Write, tmp_path: Path
+) -> None:
+    file = write_experiment(optimizer={"name": "schedule_free"})
+    experiment = load_experiment(file, overrides=["model.unit_embeddings=true"])
+    expected = (
+        r"^training.optimizer: schedule_free answers with an average of weights, and an average does not keep the "
+        r"constraint that this model puts on embedding.weight after every update; choose an optimizer that .* adamw$"
+    )
+    with pytest.raises(ExperimentError, match=expected):
+        run(experiment, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["kept at 1", "kept within 0.01 by .data", "kept below 1,000", "counts"])
+def test_constraints_are_found_however_they_are_kept_and_counters_are_none(
+    kind: str, write_experiment: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after_step(self: MLP) -> None:
+        weight = self.out.weight
+        if kind == "kept at 1":
+            weight.copy_(torch.nn.functional.normalize(weight, dim=0))
+        elif kind == "kept within 0.01 by .data":
+            weight.data.clamp_(-0.01, 0.01)  # done already when the weights were initialised
+        elif kind == "kept below 1,000":  # which does nothing yet
+            weight.clamp_(max=1e3)
+        else:
+            self.register_buffer("updates", torch.zeros(()) + 1)
+
+    monkeypatch.setattr(MLP, "after_step", after_step)
+    for optimizer in ("schedule_free", "adamw"):
+        experiment = load_experiment(write_experiment(optimizer={"name": optimizer}))
+        model = build_model(experiment, 50)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if optimizer == "adamw" or kind == "counts":
+            refuse_constrained_weights(experiment, model)
+        else:
+            with pytest.raises(ExperimentError, match=r"puts on blocks\.0\.ffn\.out\.weight after every update"):
+                refuse_constrained_weights(experiment, model)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_after_an_interrupted_measurement_training_goes_on_where_it_was() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    recipe = REGISTRY.resolve("optimizer", "schedule_free").build()
+    optimizer = recipe.build([NamedParameter("weight", weight, "vector")])
+    for _ in range(2):
+        weight.grad = torch.ones(3)
+        optimizer.step()
+    trained = weight.detach().clone()
+    with contextlib.suppress(KeyboardInterrupt), answering(optimizer):
+        assert not torch.equal(weight, trained)
+        raise KeyboardInterrupt
+    assert torch.equal(weight, trained)
 
 
 def test_evaluation_is_the_mean_over_the_whole_split(write_experiment: Write) -> None:

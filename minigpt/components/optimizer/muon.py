@@ -1,0 +1,135 @@
+"""Muon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from minigpt.contracts import AveragingOptimizer, NamedParameter, Optimizer, OptimizerSpec
+from minigpt.errors import ExperimentError, Problem
+from minigpt.registry import register
+
+# Of the quintic a s + b s^3 + c s^5 in each singular value s: Jordan's, steep at 0, and near 1 anywhere in 0.7 to 1.2.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+_REST: Any = {"name": "adamw", "learning_rate": 3e-3}  # as it would stand in the JSON
+
+
+@register("optimizer", "muon")
+class Muon(Optimizer):
+    """The momentum of each matrix, orthogonalised, so that it moves alike in all directions (Jordan et al. 2024).
+
+    m <- momentum m + (1 - momentum) g,  p <- p - lr (scale orthogonalised(m) + decay p)
+
+    Newton-Schulz iterations bring the singular values near 1 (kellerjordan.github.io/posts/muon). Matrices inside the
+    blocks are treated so, each of a stack by itself; a fused one, such as queries, keys and values, counts as one.
+    Embeddings, head, biases and gains are left to another optimizer. Scaling and decay: Liu et al. 2025, arXiv:2502.16982.
+
+    Args:
+        learning_rate: Peak learning rate of the matrices.
+        momentum: Decay of the running mean of the gradients.
+        nesterov: Orthogonalise the mean of gradient and momentum, by `momentum`, in place of the momentum.
+        iterations: Newton-Schulz iterations.
+        weight_decay: On the matrices.
+        scaling: Factor by a matrix's shape: sqrt(max(1, rows / columns)) keeps the change of what it puts out (`spectral`,
+            Jordan); 0.2 sqrt(max(rows, columns)) steps as far as AdamW would, for a learning rate like AdamW's
+            (`match_rms_adamw`, Liu et al.).
+        rest: What optimizes the parameters that are no matrices.
+    """
+
+    def __init__(
+        self,
+        *,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.02,
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95,
+        nesterov: bool = True,
+        iterations: Annotated[int, Field(gt=0, le=100)] = 5,
+        weight_decay: Annotated[float, Field(ge=0)] = 0.01,
+        scaling: Literal["spectral", "match_rms_adamw"] = "spectral",
+        rest: OptimizerSpec = _REST,
+    ):
+        self.rest = rest
+        self.settings = {
+            "lr": learning_rate,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "iterations": iterations,
+            "weight_decay": weight_decay,
+            "scaling": scaling,
+        }
+
+    def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
+        matrices = [p.tensor for p in parameters if p.role == "matrix"]
+        rest = self.rest.build().build([p for p in parameters if p.role != "matrix"])
+        if isinstance(rest, AveragingOptimizer):
+            text = f"{self.rest.name} trains at other weights than it answers with: it is for all parameters or for none"
+            raise ExperimentError([Problem((self.rest.where,), text)])
+        return _Muon({"params": matrices, **self.settings}, rest)
+
+
+class _Muon(torch.optim.Optimizer):
+    """The first group is Muon's; the others, and their state, are those of the optimizer for the rest."""
+
+    def __init__(self, matrices: dict[str, Any], rest: torch.optim.Optimizer):
+        super().__init__([matrices, *rest.param_groups], {})
+        self.rest = rest
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self._step_matrices(self.param_groups[0])
+        # Handed over at every step: a state that is loaded comes with new objects.
+        self.rest.param_groups, self.rest.state = self.param_groups[1:], self.state
+        self.rest.step()
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        gradients = [p.grad for p in parameters]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for p, direction in zip(parameters, _orthogonalised(directions, group["iterations"]), strict=True):
+            p.add_(direction, alpha=-group["lr"] * _scale(group["scaling"], *p.shape[-2:]))
+
+
+def _scale(scaling: str, rows: int, columns: int) -> float:
+    return math.sqrt(max(1, rows / columns)) if scaling == "spectral" else 0.2 * math.sqrt(max(rows, columns))
+
+
+def _orthogonalised(matrices: Sequence[Tensor], iterations: int) -> list[Tensor]:
+    """Each with its singular values brought near 1; those of equal sides are iterated in one batch."""
+    wide = [matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT for matrix in matrices]
+    batches: dict[tuple[int, ...], list[int]] = {}
+    for index, matrix in enumerate(wide):
+        batches.setdefault(tuple(matrix.shape[-2:]), []).append(index)
+    results = list(wide)
+    for shape, indices in batches.items():
+        stacks = [wide[index].reshape(-1, *shape) for index in indices]
+        done = torch.split(newton_schulz(torch.cat(stacks), iterations), [len(stack) for stack in stacks])
+        for index, stack in zip(indices, done, strict=True):
+            result = stack.reshape(wide[index].shape)
+            results[index] = result if wide[index] is matrices[index] else result.mT
+    return results
+
+
+def newton_schulz(x: Float[Tensor, "matrices rows columns"], iterations: int) -> Float[Tensor, "matrices rows columns"]:
+    """The quintic iteration, for rows <= columns: the Gram matrix is the smaller one.
+
+    In the dtype of `x`: on the CPUs it was timed on, bf16 was no faster, and fp32 keeps what is computed near the formula.
+    """
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # so that no singular value is above 1
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return x
