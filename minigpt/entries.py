@@ -61,12 +61,23 @@ class Entry:
             ExperimentError: Each wrong parameter, its path relative to this component.
         """
         located = {key: absolute(value) if key in self.path_params else value for key, value in raw.items()}
+        for key, value in located.items():  # {"eps": 0.1} for a component is the default one with that changed
+            if isinstance(value, dict) and "name" not in value and (default := self._default_component(key)):
+                located[key] = {**default, **value}
         try:
             parsed = self.params.model_validate(located)
         except ValidationError as error:
             raise ExperimentError(problems_of(error, self.params)) from error
         values = {key: getattr(parsed, key) for key in self.params.model_fields}
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
+
+
+    def _default_component(self, key: str) -> dict[str, Any] | None:
+        """A parameter's default as it would stand in the JSON, where it is a component."""
+        field = self.params.model_fields.get(key)
+        if field is None or not any(hasattr(part, "receives") for part in field.metadata):  # its family
+            return None
+        return {"name": field.default} if isinstance(field.default, str) else field.default
 
 
 def entry_of(family: Family, name: str, cls: type) -> Entry:

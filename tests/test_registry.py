@@ -318,6 +318,33 @@ def test_a_constructor_that_hands_on_keywords_has_its_parents_parameters_too() -
         REGISTRY.resolve("norm", {"name": "child", "_inner": 0})
 
 
+def test_parameters_for_a_nested_default_need_not_name_it() -> None:
+    @register("norm", "outer")
+    class Outer(_Base):
+        """Has parts."""
+
+        def __init__(
+            self,
+            width: int,
+            *,
+            plain: NormSpec = "rmsnorm",  # type: ignore[assignment]
+            set_up: NormSpec = {"name": "rmsnorm", "eps": 0.5},  # type: ignore[assignment]
+            none: NormSpec | None = None,
+        ):
+            super().__init__()
+
+    def resolved(**params: Any) -> dict[str, Any]:
+        return REGISTRY.resolve("norm", {"name": "outer", **params}).to_json()
+
+    assert resolved(plain={"eps": 0.1})["plain"] == {"name": "rmsnorm", "eps": 0.1, "gain": True}
+    assert resolved(set_up={"gain": False})["set_up"] == {"name": "rmsnorm", "eps": 0.5, "gain": False}
+    assert resolved(set_up={"name": "none"})["set_up"] == {"name": "none"}
+    with pytest.raises(ExperimentError, match="none.name: is required: which norm"):
+        resolved(none={"eps": 0.1})
+    with pytest.raises(ExperimentError, match='plain.epss: unknown key "epss"'):
+        resolved(plain={"epss": 0.1})
+
+
 def test_paths_start_from_the_file_that_says_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     @register("norm", "pathy")
     class Pathy(_Base):
