@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -67,6 +68,16 @@ def test_its_error_message_is_the_one_that_is_printed(clone: Path) -> None:
     answer = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=60)
     assert answer.stderr.startswith(f"error: experiments/mine.json: {shown[1]}; allowed: attention, block, ")
     assert answer.stderr.rstrip().endswith(shown[2])
+
+
+def test_its_shelf_is_what_is_registered() -> None:
+    rows = dict(re.findall(r"^\| (\w+) \| (`.*) \|$", README, re.MULTILINE))
+    assert list(rows) == [
+        "attention", "position", "norm", "ffn", "block", "tokenizer", "optimizer", "schedule", "dataset"
+    ]  # fmt: skip
+    for family, parts in rows.items():
+        names = [name for name in re.findall(r"`([^`]+)`", parts) if not name.startswith("pip ")]
+        assert sorted(names) == [entry.name for entry in REGISTRY.entries(family)], family
 
 
 def test_its_commands_are_those_there_are() -> None:
