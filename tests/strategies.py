@@ -24,7 +24,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "attention/mha": [
         {"window": 5},
         {"window": 2},  # of 1, position parameters rightly have no gradient: test_kernels.py has it
-        {"qk_norm": "rmsnorm"},
+        {"qk_norm": "rmsnorm", "qk_norm_over": "heads"},
         {"bias": False},
         {"softcap": 3.0, "window": 7},
         {"sinks": True, "gate": "head"},
@@ -33,8 +33,31 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "attention/gqa": [
         {"n_kv_heads": 1},
         {"window": 3, "qk_norm": "layernorm", "value_residual": True},
-        {"sinks": True, "softcap": 2.0, "gate": "element"},
+        {"sinks": True, "softcap": 2.0, "gate": "element", "value_embedding": True},
     ],
+    "attention/forgetting": [{"window": 4, "gate": "head", "qk_norm": "rmsnorm", "value_residual": True}],
+    "attention/cope": [{"max_distance": 4, "window": 6, "sinks": True}],
+    "attention/differential": [{"window": 5, "gate": "head", "value_residual": True, "value_embedding": True}],
+    "attention/mla": [
+        {"kv_rank": 6, "q_rank": 5, "rope_dim": 2, "window": 5},
+        {"value_residual": True, "value_embedding": True, "qk_norm": "layernorm", "gate": "element"},
+    ],
+    "attention/native_sparse": [
+        {"n_kv_heads": 1, "summary_block": 4, "stride": 2, "select_block": 2, "selected": 4, "window": 3},
+        {"summary_block": 4, "stride": 4, "select_block": 4, "selected": 3, "window": 2, "sinks": True, "softcap": 3.0},
+    ],
+    "attention/short_conv": [{"width": 1, "bias": True}, {"width": 5}],
+    "attention/hyena": [{"order": 1, "bands": 1, "conv_width": 1}, {"frequency": 1.0}],
+    "attention/linear": [{"feature_map": "relu"}, {"feature_map": "identity", "norm": "rmsnorm"}],
+    "attention/retention": [{"decays": "linspace", "norm": "layernorm"}],
+    "attention/gla": [{"expand_k": 1.0, "expand_v": 2.0, "temperature": 1.0, "decay_rank": 4}],
+    "attention/delta_net": [
+        {"conv_width": 1, "output_gate": True},
+        {"negative_eigenvalues": True, "expand_v": 0.5, "norm": "layernorm"},
+    ],
+    "attention/gated_delta_net": [{"negative_eigenvalues": True, "conv_width": 2}, {"output_gate": False}],
+    "attention/mamba2": [{"d_state": 5, "conv_width": 1, "expand": 1.5}],
+    "attention/rwkv7": [{"decay_rank": 4, "rate_rank": 3, "value_rank": 2, "gate_rank": 5}],
     "position/rope": [
         {"fraction": 0.5},
         *({"scaling": {"kind": kind, "factor": 4.0}} for kind in ("linear", "ntk")),
@@ -45,18 +68,33 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "norm/rmsnorm": [{"gain": False}],
     "norm/layernorm": [{"bias": False}],
     "ffn/mlp": [{"activation": name, "expansion": 2.0} for name in ("relu", "relu2", "silu", "gelu_tanh")],
-    "ffn/glu": [{"variant": name, "bias": True} for name in ("geglu", "reglu")],
+    "ffn/glu": [
+        *({"variant": name, "bias": True} for name in ("geglu", "geglu_tanh", "reglu")),
+        {"variant": "swiglu_clamped", "gain": True},
+    ],
+    "ffn/moe": [
+        {"n_experts": 3, "n_shared": 1, "variant": "gelu", "bias": True, "scores": "sigmoid", "balance": "bias"},
+        {"n_experts": 2, "top_k": 1, "normalise": False, "variant": "reglu", "scale": 2.0, "balance": "none"},
+    ],
     "block/parallel": [{"shared_norm": False}],
+    "block/hyper_connections": [{"n_streams": 2, "dynamic": False}],
 }
 
 
+def defaults(family: str) -> list[dict[str, Any]]:
+    """Every registered component of a family with its defaults."""
+    return [{"name": entry.name} for entry in REGISTRY.entries(family)]
+
+
+def variants(family: str) -> list[dict[str, Any]]:
+    """Every registered component of a family with each set of parameters worth trying."""
+    names = [entry.name for entry in REGISTRY.entries(family)]
+    return [{"name": name, **params} for name in names for params in VARIANTS.get(f"{family}/{name}", [])]
+
+
 def choices(family: str) -> list[dict[str, Any]]:
-    """Every registered component of a family, with its defaults and with each variant."""
-    specs = []
-    for entry in REGISTRY.entries(family):
-        for params in [{}, *VARIANTS.get(f"{family}/{entry.name}", [])]:
-            specs.append({"name": entry.name, **params})
-    return specs
+    """Both."""
+    return defaults(family) + variants(family)
 
 
 def hooks_of(entry: Entry) -> set[str]:
@@ -89,6 +127,11 @@ def sections() -> st.SearchStrategy[ModelSection]:
                 "block_size": BLOCK_SIZE,
                 "dropout": 0.0,
                 "tied_head": pick(st.booleans()),
+                "unit_embeddings": pick(st.booleans()),
+                "embedding_norm": pick(st.sampled_from([None, "layernorm"])),
+                "embedding_scale": pick(st.sampled_from([1.0, "sqrt"])),
+                "logit_softcap": pick(st.sampled_from([None, 20.0])),
+                "z_loss": pick(st.sampled_from([0.0, 1e-3])),
                 "attention": attention,
                 "position": position,
                 "norm": pick(st.sampled_from(choices("norm"))),
@@ -121,9 +164,11 @@ def lively(section: ModelSection, seed: int = 0) -> GPT:
     model.eval()
     with torch.no_grad():
         # Without a norm, layers that multiply may grow beyond any number: calmer weights then.
+        cap, model.logit_softcap = model.logit_softcap, None  # it would hide the growth
         while not (model(tokens(2, section.block_size, seed)).abs().amax() < 1e3):
             for parameter in model.parameters():
                 parameter.mul_(0.6)
+        model.logit_softcap = cap
     return model
 
 

@@ -142,7 +142,10 @@ BROKEN: list[tuple[Any, str]] = [
     ({"model": {"attention": {"name": "mha", "n_kv_heads": 2}}}, 'model.attention.n_kv_heads: unknown key "n_kv_heads"'),
     ({"model": {"layers": [{}, {"atention": "mha"}]}}, 'model.layers[1].atention: unknown key "atention"'),
     # unknown names
-    ({"model": {"attention": "gqaa"}}, 'model.attention: "gqaa" is not an attention that is registered; known: cope, delta_net, '),
+    (
+        {"model": {"attention": "gqaa"}},
+        'model.attention: "gqaa" is not an attention that is registered; known: cope, delta_net, ',
+    ),
     ({"model": {"attention": "GQA"}}, 'did you mean "gqa"?'),
     ({"model": {"norm": {"name": "layer_norm"}}}, 'did you mean "layernorm"?'),
     ({"model": {"layers": [{"ffn": "mpl"}]}}, 'model.layers[0].ffn: "mpl" is not a ffn'),

@@ -1,0 +1,73 @@
+"""DeltaNet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.components.attention.convolution import CausalConvolution
+from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
+from minigpt.contracts import Context, Dims, NormSpec, State, substate
+from minigpt.recurrence import recur
+from minigpt.registry import register
+
+
+@register("attention", "delta_net")
+class DeltaNet(RecurrentAttention):
+    """A key's new value replaces its old one in part, by the delta rule (Yang et al. 2024, arXiv:2406.06484).
+
+    S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T;  b_t = sigmoid(w_h x_t);  q, k, v = silu(conv(W_qkv x))
+
+    q and k are brought to length 1: x / sqrt(|x|^2 + 1e-6). That the authors' code scales q by K^-1/2 the norm takes back.
+
+    Args:
+        expand_v: Width of a head's values, as a multiple of head_dim.
+        conv_width: Tokens that the convolution of queries, keys and values sees; 1 for no convolution.
+        negative_eigenvalues: b_t reaches 2 rather than 1, so that what is stored can change its sign, which keeping count
+            of a state needs (Grazzi et al. 2024, arXiv:2411.12537).
+        output_gate: A swish gate from the input on the normed output.
+        norm: Norm of each head's output.
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        expand_v: Expansion = 1.0,
+        conv_width: Annotated[int, Field(gt=0)] = 4,
+        negative_eigenvalues: bool = False,
+        output_gate: bool = False,
+        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+    ):
+        super().__init__(dims, expand_v=expand_v, norm=norm, _gate=output_gate)
+        self.convolution = CausalConvolution(self.qkv.out_features, conv_width) if conv_width > 1 else None
+        self.beta = nn.Linear(dims.d_model, dims.n_heads, bias=False)
+        self.largest_beta = 2.0 if negative_eigenvalues else 1.0
+
+    def log_decay(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch heads time 1"] | None:
+        """What everything stored is multiplied by before each token, as a logarithm; None for nothing."""
+        return None
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        projected = self.qkv(x)
+        if self.convolution is not None:
+            projected = self.convolution(projected, substate(state, "convolution"))
+        q, k, v = self.queries_keys_values(F.silu(projected))
+        q, k = _unit(q), _unit(k)
+        beta = self.largest_beta * self.heads(self.beta(x)).float().sigmoid()
+        log_decay = self.log_decay(x)
+        erased = beta if log_decay is None else beta * log_decay.exp()  # it decays before it is erased
+        return self.finish(recur(state, q, beta * k, v, log_decay=log_decay, correction=(k, -erased * k)), x)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """In fp32: a key of a length above 1 makes what is stored grow."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)

@@ -1,0 +1,58 @@
+"""Gated linear attention."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
+from minigpt.contracts import Context, Dims, NormSpec, State
+from minigpt.recurrence import recur
+from minigpt.registry import register
+
+_LEAST_LOGIT = -40.0  # a sigmoid of 4e-18: what is below is taken for that, so that chunks can be large
+
+
+@register("attention", "gla")
+class GatedLinearAttention(RecurrentAttention):
+    """Linear attention where each channel of the key forgets at a rate of the input's choice (Yang 2023, arXiv:2312.06635).
+
+    S_t = diag(d_t) S_(t-1) + k_t v_t^T;  d_t = sigmoid(W_2 W_1 x_t + b)^(1/temperature);  norm, then a swish gate
+
+    As in the authors' code q is scaled by K^-1/2, and the gate has no bias.
+
+    Args:
+        expand_k: Width of a head's keys, as a multiple of head_dim.
+        expand_v: Width of a head's values, likewise.
+        decay_rank: Rank of W_2 W_1.
+        temperature: The larger, the slower everything is forgotten.
+        norm: Norm of each head's output.
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        expand_k: Expansion = 0.5,
+        expand_v: Expansion = 1.0,
+        decay_rank: Annotated[int, Field(gt=0)] = 16,
+        temperature: Annotated[float, Field(gt=0)] = 16.0,
+        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+    ):
+        super().__init__(dims, expand_v=expand_v, norm=norm, _expand_k=expand_k)
+        self.temperature = temperature
+        self.decay = nn.Sequential(
+            nn.Linear(dims.d_model, decay_rank, bias=False), nn.Linear(decay_rank, dims.n_heads * self.key_dim)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        q, k, v = self.queries_keys_values(self.qkv(x))
+        log_decay = F.logsigmoid(self.heads(self.decay(x)).float()) / self.temperature
+        least = max(_LEAST_LOGIT / self.temperature, -10.0)
+        return self.finish(recur(state, q * self.key_dim**-0.5, k, v, log_decay=log_decay, least_log_decay=least), x)

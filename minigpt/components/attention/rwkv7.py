@@ -1,0 +1,176 @@
+"""The time mixing of RWKV-7."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State
+from minigpt.recurrence import new_matrix, recur
+from minigpt.registry import register
+
+_LEAST_LOG_DECAY = -math.exp(-0.5)
+_MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # as published, of the initial lerps for r, w, k, v, a, g
+
+Rank = Annotated[int, Field(gt=0)] | None
+
+
+class LowRank(nn.Module):
+    """W_2 f(W_1 x) + b, from d_model to the width of all heads.
+
+    Args:
+        dims: Of the model.
+        rank: Width between the two maps.
+        between: f; None for the identity.
+        bias: Whether there is a b.
+    """
+
+    def __init__(self, dims: Dims, rank: int, between: Callable[[Tensor], Tensor] | None = None, *, bias: bool = True):
+        super().__init__()
+        self.down = nn.Linear(dims.d_model, rank, bias=False)
+        self.up = nn.Linear(rank, dims.n_heads * dims.head_dim, bias=bias)
+        self.between = between
+
+    def forward(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time width"]:
+        """Apply it."""
+        x = self.down(x)
+        return self.up(x if self.between is None else self.between(x))
+
+
+@register("attention", "rwkv7")
+class RWKV7(Attention):
+    """A matrix that decays by channel, unlearns along one key and learns along another (Peng et al. 2025, arXiv:2503.14456).
+
+    x^j_t = x_t + m_j (x_(t-1) - x_t) for j in r, w, k, v, a, g: what each of the following reads
+    d = exp(-e^(-1/2) sigmoid(W_2 tanh(W_1 x^w) + b));  a = sigmoid(A_2 A_1 x^a + b);  g = G_2 sigmoid(G_1 x^g)
+    v = W_v x^v, in all but the first such layer moved to that one's by sigmoid(V_2 V_1 x^v + b)
+    k' = unit(k c) for each head with k = W_k x^k;  k" = k (1 + (a - 1) e)
+    S_t = diag(d_t) S_(t-1) - (a_t k'_t) (k'_t^T S_(t-1)) + k"_t v_t^T
+    y = W_out (g (group_norm(S^T r) + (r . u k") v)) with r = W_r x^r
+
+    A null rank is the published suggestion for d_model, in multiples of 32, at least 32. The channel mixing that the paper
+    follows it with is another family's.
+
+    Args:
+        decay_rank: Rank of W_2 W_1; null for about 1.8 sqrt(d_model).
+        rate_rank: Rank of A_2 A_1, the rate of learning in context; null likewise.
+        value_rank: Rank of V_2 V_1; null for about 1.3 sqrt(d_model).
+        gate_rank: Rank of the gate; null for about 0.6 d_model^0.8.
+    """
+
+    elementwise = frozenset({"mix", "bonus"})
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        decay_rank: Rank = None,
+        rate_rank: Rank = None,
+        value_rank: Rank = None,
+        gate_rank: Rank = None,
+    ):
+        super().__init__()
+        self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
+        self.depth, self.n_layers = dims.layer, dims.n_layers
+        root, width = math.sqrt(dims.d_model), dims.n_heads * dims.head_dim
+        self.mix = nn.Parameter(torch.empty(6, dims.d_model))
+        self.r, self.k, self.v = (nn.Linear(dims.d_model, width, bias=False) for _ in range(3))
+        self.decay = LowRank(dims, decay_rank or _rank(1.8 * root), torch.tanh)
+        self.rate = LowRank(dims, rate_rank or _rank(1.8 * root))
+        own_values = dims.occurrence == 0  # those that later layers mix in
+        self.value = None if own_values else LowRank(dims, value_rank or _rank(1.3 * root))
+        self.gate = LowRank(dims, gate_rank or _rank(0.6 * dims.d_model**0.8), torch.sigmoid, bias=False)
+        self.unlearn_scale = nn.Parameter(torch.empty(width))
+        self.rate_scale = nn.Parameter(torch.empty(width))
+        self.bonus = nn.Parameter(torch.empty(dims.n_heads, dims.head_dim))
+        self.norm_weight = nn.Parameter(torch.ones(width))
+        self.norm_bias = nn.Parameter(torch.zeros(width))
+        self.out = ResidualLinear(width, dims.d_model, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """As published, but for the output map, which starts as every mixer's does."""
+        width, d_model = self.r.weight.shape
+        later = self.depth / max(self.n_layers - 1, 1)  # 0 in the first layer, 1 in the last
+        places = torch.arange(d_model, device=self.mix.device) / d_model
+        for row, power in zip(self.mix, _MIX_POWERS, strict=True):
+            row.copy_(1 - places ** (power * (1 - self.depth / self.n_layers)))
+        for layer, scale in ((self.r, 0.5), (self.k, 0.05), (self.v, 0.5)):
+            nn.init.uniform_(layer.weight, -scale / math.sqrt(d_model), scale / math.sqrt(d_model))
+        for pair in (self.decay, self.rate, self.value, self.gate):
+            if pair is not None:  # the first map at zero: what the second reads is constant in the beginning
+                nn.init.zeros_(pair.down.weight)
+                nn.init.orthogonal_(pair.up.weight, gain=0.1 * max(1.0, math.sqrt(pair.up.in_features / width)))
+        ramp = torch.linspace(0, 1, width, device=self.mix.device)
+        across = torch.linspace(-1, 1, self.head_dim, device=self.mix.device).repeat(self.n_heads)
+        zigzag = across * across.abs()
+        self.decay.up.bias.copy_(-5.5 + 6 * ramp ** (1 + later**0.3) + 2.5 * zigzag)
+        self.rate.up.bias.copy_(-0.19 + 0.3 * zigzag + 0.4 * (ramp - 0.5))
+        if self.value is not None:
+            self.value.up.bias.copy_(0.73 - 0.4 * (ramp - 0.5))
+        self.unlearn_scale.copy_(0.71 - 0.1 * (ramp - 0.5))
+        self.rate_scale.fill_(1.02)
+        self.bonus.fill_(-0.04)
+
+    def forward(
+        self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        for_r, for_w, for_k, for_v, for_a, for_g = self.shifted(x, state)
+        r, k, v = self.r(for_r), self.k(for_k), self.v(for_v)
+        first = ctx.shared.setdefault("values of rwkv7", v)
+        if self.value is not None:
+            v = v + (first - v) * self.value(for_v).sigmoid()
+        log_decay = _LEAST_LOG_DECAY * self.decay(for_w).float().sigmoid()
+        rate = self.rate(for_a).float().sigmoid()
+        unlearned = F.normalize(self.heads(k.float() * self.unlearn_scale), dim=-1)
+        learned = k * (1 + (rate - 1) * self.rate_scale)
+        r, learned, v = self.heads(r), self.heads(learned), self.heads(v)
+        y = recur(
+            state,
+            r,
+            learned,
+            v,
+            log_decay=self.heads(log_decay),
+            correction=(unlearned, -self.heads(rate) * unlearned),
+            least_log_decay=_LEAST_LOG_DECAY,
+        )
+        y = self.normed(y) + self.merged((r * learned * self.bonus[:, None]).sum(-1, keepdim=True) * v)
+        return self.out((y * self.gate(for_g)).to(x.dtype))
+
+    def shifted(self, x: Float[Tensor, "batch time d_model"], state: State | None) -> tuple[Tensor, ...]:
+        """Each token mixed with the one before it, in six proportions."""
+        last = torch.zeros_like(x[:, :1]) if state is None else state.tensors["last"].to(x.dtype)
+        if state is not None:
+            state.tensors["last"] = x[:, -1:].to(state.tensors["last"].dtype)
+        change = torch.cat((last, x[:, :-1]), 1) - x
+        return tuple(x + change * share for share in self.mix.to(x.dtype))
+
+    def heads(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch heads time head_dim"]:
+        """The same width to each head."""
+        return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
+
+    def merged(self, x: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch time width"]:
+        """All heads side by side."""
+        return x.transpose(1, 2).flatten(2)
+
+    def normed(self, y: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch time width"]:
+        """Each head to mean 0 and variance 1, then gain and bias; eps is the published 64e-5 for heads of width 64."""
+        y = F.layer_norm(y.float(), (self.head_dim,), eps=1e-5 * self.head_dim)
+        return self.merged(y) * self.norm_weight + self.norm_bias
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
+        state = new_matrix(batch, self.n_heads, self.head_dim, self.head_dim, device)
+        state.tensors["last"] = torch.zeros(batch, 1, self.mix.shape[1], device=device, dtype=dtype)
+        return state
+
+
+def _rank(suggested: float) -> int:
+    return max(32, 32 * round(suggested / 32))
