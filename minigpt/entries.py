@@ -71,7 +71,6 @@ class Entry:
         values = {key: getattr(parsed, key) for key in self.params.model_fields}
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
 
-
     def _default_component(self, key: str) -> dict[str, Any] | None:
         """A parameter's default as it would stand in the JSON, where it is a component."""
         field = self.params.model_fields.get(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -164,12 +165,22 @@ def lively(section: ModelSection, seed: int = 0) -> GPT:
     model.eval()
     with torch.no_grad():
         # Without a norm, layers that multiply may grow beyond any number: calmer weights then.
-        cap, model.logit_softcap = model.logit_softcap, None  # it would hide the growth
-        while not (model(tokens(2, section.block_size, seed)).abs().amax() < 1e3):
+        while not (_largest(model, tokens(2, section.block_size, seed)) < 1e3):
             for parameter in model.parameters():
                 parameter.mul_(0.6)
-        model.logit_softcap = cap
     return model
+
+
+def _largest(model: GPT, ids: torch.Tensor) -> float:
+    """The largest number after any block or in the logits: what comes later, a norm or a cap, may hide it."""
+    seen: list[float] = []
+    cap, model.logit_softcap = model.logit_softcap, None
+    hooks = [block.register_forward_hook(lambda _, __, y: seen.append(y.abs().amax().item())) for block in model.blocks]
+    seen.append(model(ids).abs().amax().item())
+    model.logit_softcap = cap
+    for hook in hooks:
+        hook.remove()
+    return max(seen) if all(math.isfinite(value) for value in seen) else math.inf
 
 
 def tokens(batch: int, time: int, seed: int) -> torch.Tensor:

@@ -25,13 +25,14 @@ from tests.strategies import (
     variants,
 )
 
-# A leak of one part in a thousand of the logits' size is a leak; rounding in fp32 is a thousand times smaller.
-TOLERANCE = 2e-5
+# A leak of one part in a thousand of the logits' size is a leak. Rounding in fp32 is a hundred times smaller where the same
+# computation is repeated, and ten times where another is (a chunk, a step), through layers of random weights.
+SAME, ANOTHER = 1e-5, 1e-4
 
 
-def assert_close(a: torch.Tensor, b: torch.Tensor, what: str) -> None:
+def assert_close(a: torch.Tensor, b: torch.Tensor, what: str, tolerance: float = ANOTHER) -> None:
     error = (a - b).abs().max().item() / (1 + b.abs().max().item())
-    assert error < TOLERANCE, f"{what}: differs by {error:.2e}"
+    assert error < tolerance, f"{what}: differs by {error:.2e}"
 
 
 def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
@@ -42,7 +43,7 @@ def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
             after = before.clone()
             after[:, prefix:] = (after[:, prefix:] + 1) % VOCAB
             changed = model(after)
-            assert_close(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs")
+            assert_close(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs", SAME)
             assert not torch.equal(changed[:, prefix:], logits[:, prefix:]), "the input changes nothing at all"
 
 

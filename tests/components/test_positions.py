@@ -110,6 +110,17 @@ def test_rope_settings_that_cannot_be_are_told(params: dict[str, Any], message: 
         build("position", "rope", DIMS, **params)
 
 
+def test_xpos_ends_before_its_keys_leave_fp32() -> None:
+    xpos = REGISTRY.resolve("position", "xpos").build(DIMS)
+    last = torch.tensor([xpos.max_positions - 1])
+    for turned_head in xpos.rotate(torch.ones(1, 4, 1, 6), torch.ones(1, 4, 1, 6), last):
+        assert torch.isfinite(turned_head).all()
+    with pytest.raises(
+        ExperimentError, match="scale_base 0.1 lets keys grow beyond fp32 after 6 positions, and block_size is 16"
+    ):
+        REGISTRY.resolve("position", {"name": "xpos", "scale_base": 0.1}).build(DIMS)
+
+
 def test_xpos_scores_are_the_papers_and_depend_on_distance_only() -> None:
     xpos = build("position", "xpos", DIMS, scale_base=16.0)
     q, k = torch.randn(1, 1, 1, 6), torch.randn(1, 1, 1, 6)

@@ -40,7 +40,7 @@ class CausalConvolution(Component):
         if state is not None:
             state.tensors["inputs"] = inputs[:, time:].to(state.tensors["inputs"].dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv1d(inputs.mT, self.weight.to(x.dtype), bias, groups=channels).mT
+        return F.conv1d(inputs.mT.contiguous(), self.weight.to(x.dtype), bias, groups=channels).mT.contiguous()
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
         if self.width == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -38,6 +39,13 @@ class XPos(Position):
         if dims.head_dim % 2:
             raise ValueError(f"rotation takes coordinates in pairs: head_dim {dims.head_dim} must be even")
         self.base, self.gamma, self.scale_base = base, gamma, scale_base
+        # Keys grow with every token, by 1/z: their positions end well before fp32 does, at e^88.
+        self.max_positions = int(80 * scale_base / math.log((1 + gamma) / gamma))
+        if self.max_positions < dims.block_size:
+            raise ValueError(
+                f"scale_base {scale_base:g} lets keys grow beyond fp32 after {self.max_positions} positions, and block_size is "
+                f"{dims.block_size}; choose a larger one"
+            )
 
     def rotate(
         self,
