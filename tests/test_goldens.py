@@ -67,7 +67,7 @@ def test_parameters_have_the_names_shapes_and_sizes_they_had(check: Check) -> No
     for file in EXPERIMENTS:
         model = build_model(load_experiment(file), 65)
         table[file.stem] = {
-            name: {"shape": list(tensor.shape), "std": float(f"{tensor.std(unbiased=False).item():.4g}")}
+            name: f"{' x '.join(map(str, tensor.shape))}, std {tensor.std(unbiased=False).item():.4g}"
             for name, tensor in model.named_parameters()
         }
     check(GOLDEN / "parameters.json", table)

@@ -191,7 +191,7 @@ def test_fire_is_the_papers() -> None:
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("position")])
 def test_what_has_no_limit_is_defined_far_beyond_the_block_size(name: str) -> None:
     position = build("position", name, DIMS)
-    if position.max_positions is not None:
+    if position.max_positions is not None and position.max_positions < 1000:
         assert position.max_positions == DIMS.block_size
         return
     far = torch.arange(1000, 1000 + 5 * DIMS.block_size)

@@ -43,8 +43,8 @@ class XPos(Position):
         self.max_positions = int(80 * scale_base / math.log((1 + gamma) / gamma))
         if self.max_positions < dims.block_size:
             raise ValueError(
-                f"scale_base {scale_base:g} lets keys grow beyond fp32 after {self.max_positions} positions, and block_size is "
-                f"{dims.block_size}; choose a larger one"
+                f"scale_base {scale_base:g} lets keys grow beyond fp32 after {self.max_positions} positions, "
+                f"and block_size is {dims.block_size}; choose a larger one"
             )
 
     def rotate(
