@@ -138,7 +138,9 @@ def native_sparse(m: Any, x: Tensor) -> Tensor:
                                 importance[:, segment // m.select_block] += p[:, n]
             for b in range(batch):
                 always = {0, number - 1, max(0, number - 2)}
-                rest = sorted((n for n in range(number) if n not in always), key=lambda n: importance[b, n].item())
+                rest = sorted(
+                    (n for n in range(number) if n not in always), key=lambda n: (round(1024 * importance[b, n].item()), n)
+                )
                 chosen = always | set(rest[len(rest) - max(0, m.selected - len(always)) :] if rest else [])
                 seen = [s for s in range(t + 1) if s // m.select_block in chosen]
                 near = [s for s in range(t + 1) if t - s < m.window]

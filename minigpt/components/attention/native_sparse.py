@@ -168,8 +168,10 @@ class NativeSparseAttention(SoftmaxCore):
         blocks = torch.arange(number, device=device)
         latest = positions[:, None] // self.select_block
         always = (blocks == 0) | ((blocks <= latest) & (blocks > latest - 2))
-        # Equal importance, such as none at all, goes to the later block.
-        importance = (importance + 1e-9 * blocks).masked_fill(always, torch.inf).masked_fill(blocks > latest, -torch.inf)
+        # Two blocks of one summary that all heads look at are equally important, but for rounding: in steps of 1/1024 they
+        # are equal, and of equal ones the later block is taken.
+        importance = (importance * 1024).round() + blocks / number
+        importance = importance.masked_fill(always, torch.inf).masked_fill(blocks > latest, -torch.inf)
         best = importance.topk(min(self.selected, number), -1).indices
         picked = torch.zeros_like(importance, dtype=torch.bool).scatter_(-1, best, True) & (blocks <= latest)
         return picked[..., block_of].repeat_interleave(self.n_heads // self.groups, 1)
