@@ -42,7 +42,7 @@ def generate(
     except TokenizerError as error:
         raise TokenizerError(f"the prompt: {error}") from error
     block_size = opened.experiment.model.block_size
-    if tokens > block_size:
+    if tokens > block_size and not opened.model.decodes_without_end:
         print(f"the prompt has {tokens} tokens; the model sees the last {block_size}", file=sys.stderr)
     filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     settings = {"max_new_tokens": max_new_tokens, **filters}

@@ -27,7 +27,7 @@ SHORT = [
     "--set",
     "training.eval_interval=2",
     "--set",
-    "training.batch_size=4",
+    "training.batch_size=2",
     "--set",
     "sampling.max_new_tokens=20",
 ]
@@ -70,7 +70,7 @@ def trained(minigpt: Command, corpus: list[str]) -> Path:
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
     """With its own parts, on a small text and for a few updates."""
-    code, out, err = minigpt("run", file, *SHORT, *corpus)
+    code, out, err = minigpt("run", file, *SHORT, *corpus, "--set", "model.block_size=64")
     assert code == 0, err
     assert "validation loss" in out
     next_command = re.search(r"minigpt (generate \S+)", out)
@@ -164,6 +164,23 @@ def test_several_samples_are_told_apart(minigpt: Command, trained: Path) -> None
     assert [f"--- sample {n} of 3\nROMEO" in out for n in (1, 2, 3)] == [True] * 3
     one = minigpt("generate", trained, "ROMEO", "--seed", "1", "--max-new-tokens", "9")[1]
     assert one in out, "the first of many is the one alone"
+
+
+def test_a_model_that_decodes_without_end_sees_the_whole_of_a_long_prompt(minigpt: Command, corpus: list[str]) -> None:
+    parts = [
+        "model.attention=retention",
+        "model.position=none",
+        "model.d_model=16",
+        "model.n_heads=2",
+        "model.block_size=16",
+    ]
+    settings = [word for part in parts for word in ("--set", part)]
+    assert minigpt("run", ROOT / "experiments/baseline.json", *SHORT, *settings, *corpus)[0] == 0
+    prompt = "lark " * 20
+    code, out, err = minigpt("generate", "runs/baseline/seed-1337", prompt, "--max-new-tokens", "40", "--seed", "1")
+    assert (code, err) == (0, ""), "no word of a part that it does not see"
+    assert out.startswith(prompt)
+    assert len(out) == len(prompt) + 41
 
 
 def test_prompts_of_every_kind_do_the_sensible_thing(minigpt: Command, trained: Path) -> None:
