@@ -99,7 +99,7 @@ def in_child(function: str, *arguments: Any) -> Any:
 
 def table_of(rows: list[dict[str, Any]], lengths: list[int], caption: str) -> Table:
     table = Table(title="Forward and backward of one layer: tokens/s, peak MiB", caption=caption)
-    table.add_column("mixer")
+    table.add_column("mixer", no_wrap=True)
     table.add_column("parameters", justify="right")
     for length in lengths:
         table.add_column(f"T = {length}", justify="right")
@@ -152,7 +152,7 @@ def main() -> None:
     caption = f"batch {options.batch}, {options.precision}"
     if measured := next((row for row in rows if "torch" in row), None):
         caption += f", torch {measured['torch']}, {measured['threads']} threads"
-    Console().print(table_of(rows, lengths, caption))
+    Console(width=None if sys.stdout.isatty() else 150).print(table_of(rows, lengths, caption))
     if options.json:
         document = {"batch": options.batch, "precision": options.precision, "repeats": options.repeats, "rows": rows}
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
