@@ -56,23 +56,27 @@ def attend(
         sinks: A logit for each head that takes part in the softmax and has no value (gpt-oss: arXiv:2508.10925).
     """
     if softcap is not None or sinks is not None:
-        mask = visible(q_positions, k_positions, window)
+        seen = visible(q_positions, k_positions, window)
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
-        weights = attention_weights(q, k, mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks)
+        weights = attention_weights(q, k, seen, bias=bias, scale=scale, softcap=softcap, sinks=sinks)
         return F.dropout(weights, dropout).to(v.dtype) @ v
     grouped = q.shape[1] != k.shape[1]
-    time, source = q.shape[2], k.shape[2]
-    whole = window is None or window >= source
-    if bias is None and whole and (k_positions is q_positions or time == 1):
-        # Nothing remembered: plain causal. One query: it stands last, so it sees every key, and needs no mask.
-        return F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=time > 1, scale=scale, enable_gqa=grouped
-        )
-    mask = visible(q_positions, k_positions, window)
-    if bias is not None:
+    time, source, v_dim = q.shape[2], k.shape[2], v.shape[-1]
+    if q.shape[-1] != v_dim:  # the fused kernels want one width for all three, and zeros change no product
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        width = max(q.shape[-1], v_dim)
+        q, k, v = (F.pad(part, (0, width - part.shape[-1])) for part in (q, k, v))
+    # Nothing remembered is plain causal, and one query sees every key: no mask then.
+    unmasked = (k_positions is q_positions or time == 1) and (window is None or window >= source)
+    mask = None if unmasked and bias is None else visible(q_positions, k_positions, window)
+    causal = mask is None and time > 1
+    if mask is not None and bias is not None:
         mask = torch.where(mask, bias.to(q.dtype), -torch.inf)
         mask = mask if mask.ndim == 4 else mask[None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=grouped)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
+    return mixed[..., :v_dim]
 
 
 def attention_weights(

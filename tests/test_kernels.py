@@ -56,6 +56,7 @@ def explicit(
     scale=st.sampled_from([None, 0.3]),
     softcap=st.sampled_from([None, None, 0.7]),
     sunk=st.booleans(),
+    v_dim=st.sampled_from([4, 6, 9]),
     seed=st.integers(0, 99),
 )
 def test_every_branch_equals_explicit_scores(
@@ -67,6 +68,7 @@ def test_every_branch_equals_explicit_scores(
     scale: float | None,
     softcap: float | None,
     sunk: bool,
+    v_dim: int,
     seed: int,
 ) -> None:
     heads, kv_heads = groups
@@ -75,7 +77,7 @@ def test_every_branch_equals_explicit_scores(
         before = min(before, window - 1)  # what `remember` leaves to one query
     q = torch.randn(2, heads, time, 6, generator=random)
     k = torch.randn(2, kv_heads, before + time, 6, generator=random)
-    v = torch.randn(2, kv_heads, before + time, 4, generator=random)
+    v = torch.randn(2, kv_heads, before + time, v_dim, generator=random)
     q_positions = torch.arange(before, before + time)
     k_positions = q_positions if before == 0 else torch.arange(before + time)
     bias = None
