@@ -280,6 +280,13 @@ class ResidualLinear(nn.Linear):
     """
 
 
+class InnerLinear(nn.Linear):
+    """A linear map that reads neither the residual stream nor writes to it, such as the second of a low-rank pair.
+
+    nGPT keeps the others on the sphere, and leaves these alone.
+    """
+
+
 # ------------------------------------------------------------------------------------------------------ text and data
 
 

@@ -17,6 +17,11 @@ from torch import Tensor
 from minigpt.contracts import State
 
 
+def wide(x: Tensor) -> Tensor:
+    """In fp32 at least, whatever the model's precision: for sums, exponentials and quotients."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def visible(
     q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"], window: int | None = None
 ) -> Bool[Tensor, "time source"]:
@@ -90,14 +95,14 @@ def attention_weights(
     sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads time source"]:
     """The softmax over scores written out, in fp32, for what no fused kernel does. Arguments as for `attend`."""
-    scores = (q @ k.mT).float() * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = wide(q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
     scores = scores.masked_fill(~mask, -torch.inf)
     if sinks is not None:  # one more thing to attend to, with no value: a head may attend to nothing
-        sink = sinks.float()[None, :, None, None].expand(*scores.shape[:3], 1)
+        sink = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
         scores = torch.cat((scores, sink), -1)
     return scores.softmax(-1)[..., : mask.shape[-1]]
 

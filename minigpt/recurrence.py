@@ -17,6 +17,7 @@ from torch import Tensor
 from minigpt.contracts import State
 
 CHUNK = 64
+_LEAST_BY_HEAD = -30.0  # 1e-13: what is below would only take digits from the running sums
 _LARGEST_EXPONENT = 40.0  # decays by channel are divided out of a chunk: exp(+-40) is far from fp32's ends
 
 
@@ -40,32 +41,29 @@ def linear_recurrence(
         log_decay: log d_t, not positive: one number a head, or one a channel of the key; None for no decay.
         correction: (r, w): what the old matrix holds along r_t is added at w_t; None for none.
         least_log_decay: Decays by channel end here, -10 being a factor of 5e-5 a token; the nearer to 0, the larger the
-            chunks can be. Decays by head have no end.
+            chunks can be. Decays by head end at -30.
 
     Returns:
         y, and the matrix after the last token.
     """
     dtype = v.dtype
     with torch.autocast(q.device.type, enabled=False):
-        q, k, v = (_wide(x) for x in (q, k, v))
+        precision = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+        q, k, v = (x.to(precision) for x in (q, k, v))
         if before is None:
             before = q.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
-        decays = None if log_decay is None else _wide(log_decay)
+        decays = None if log_decay is None else log_decay.to(precision).clamp(min=_LEAST_BY_HEAD)
         chunk, middle = CHUNK, 0.0
         if decays is not None and decays.shape[-1] > 1:
             decays = decays.clamp(min=least_log_decay)
             chunk = max(1, min(CHUNK, int(2 * _LARGEST_EXPONENT / -least_log_decay)))
             middle = least_log_decay * chunk / 2
-        pair = None if correction is None else (_wide(correction[0]), _wide(correction[1]))
+        pair = None if correction is None else (correction[0].to(precision), correction[1].to(precision))
         if q.shape[2] == 1:
-            y, after = _step(q, k, v, _wide(before), decays, pair)
+            y, after = _step(q, k, v, before.to(precision), decays, pair)
         else:
-            y, after = _in_chunks(q, k, v, _wide(before), decays, pair, min(chunk, q.shape[2]), middle)
+            y, after = _in_chunks(q, k, v, before.to(precision), decays, pair, min(chunk, q.shape[2]), middle)
     return y.to(dtype), after
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _step(
@@ -173,9 +171,10 @@ class _Decay:
         return (x @ y.mT) * passed.exp()
 
 
-def new_matrix(batch: int, heads: int, key: int, value: int, device: torch.device) -> State:
-    """An empty state for `recur`: in fp32 always, for it is added to at every token."""
-    return State({"matrix": torch.zeros(batch, heads, key, value, device=device)})
+def new_matrix(batch: int, heads: int, key: int, value: int, device: torch.device, dtype: torch.dtype) -> State:
+    """An empty state for `recur`: in fp32 at least, for it is added to at every token."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    return State({"matrix": torch.zeros(batch, heads, key, value, device=device, dtype=dtype)})
 
 
 def recur(

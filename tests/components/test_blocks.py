@@ -212,10 +212,20 @@ def test_hyper_connections_start_as_pre_norm(params: dict[str, Any]) -> None:
         assert streams.shape == (2, 7, n, 16)
         one = block(streams, context())
         torch.testing.assert_close(one, one[:, :, :1].expand_as(one))  # all streams stay alike
-        torch.testing.assert_close(block.leave(one), n * one[:, :, 0])
+        torch.testing.assert_close(block.leave(one), one[:, :, 0])
     ids = tokens(2, 12, 0)
     with torch.no_grad():
         torch.testing.assert_close(hyper(ids), plain(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_streams_that_end_at_another_block_are_no_larger_than_they_were() -> None:
+    plain = lively(model_section(block="pre_norm"))
+    pattern = [{"block": "hyper_connections"}, {"block": "pre_norm"}]
+    hybrid = GPT(model_section(layers=pattern), VOCAB).eval()
+    hybrid.load_state_dict(plain.state_dict(), strict=False)
+    ids = tokens(2, 12, 0)
+    with torch.no_grad():
+        torch.testing.assert_close(hybrid(ids), plain(ids), atol=1e-4, rtol=1e-4)
 
 
 def test_each_sub_layer_first_reads_a_stream_of_its_own() -> None:
@@ -271,7 +281,7 @@ def test_unet_reads_the_plain_stream_of_any_other_block() -> None:
     ctx = replace(context(time=12), position=model.positions[0])
     first, second, third = model.blocks
     x = model.embedding(ids) + model.positions[0].table.weight[:12]
-    skip = first(x[:, :, None].repeat(1, 1, 2, 1), ctx).sum(2)
+    skip = first(x[:, :, None].repeat(1, 1, 2, 1), ctx).mean(2)
     x = blockwise(third, second(skip, ctx) + third.skip_weight * skip, ctx)
     torch.testing.assert_close(model.hidden(ids)[0], model.norm(x), atol=1e-5, rtol=1e-5)
 

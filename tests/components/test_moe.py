@@ -60,7 +60,14 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "switch": {"n_experts": 4, "top_k": 1, "normalise": False, "variant": "relu", "expansion": 4.0},
     "deepseek_v3": {"n_experts": 6, "top_k": 3, "n_shared": 2, "scores": "sigmoid", "scale": 2.5, "balance": "bias"},
     "gpt_oss": {"n_experts": 5, "bias": True, "variant": "swiglu_clamped"},
-    "every token to every expert": {"n_experts": 3, "top_k": 3, "variant": "geglu", "n_shared": 1, "bias": True},
+    "every token to every expert": {
+        "n_experts": 3,
+        "top_k": 3,
+        "variant": "geglu",
+        "n_shared": 1,
+        "bias": True,
+        "balance": "none",
+    },
     "softmax with a bias for choosing": {"n_experts": 4, "balance": "bias", "variant": "relu2"},
 }
 

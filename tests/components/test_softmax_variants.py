@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from minigpt.components.attention.hyena import convolve
-from minigpt.contracts import Dims
+from minigpt.contracts import Context, Dims
+from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY
 from tests.components.test_formulas import DIMS, build, context, linear, turned
 
@@ -284,3 +285,74 @@ def test_the_long_convolution_is_a_convolution_and_exactly_causal(source: int, t
     assert x.grad is not None
     assert not x.grad[0, source - time + place + 1 :].any()
     assert x.grad[0, : source - time + place + 1].all()
+
+
+@pytest.mark.parametrize("over", ["head", "heads"])
+def test_queries_and_keys_are_normed_by_the_head_or_all_together(over: str) -> None:
+    module = build("attention", "gqa", DIMS, qk_norm={"name": "rmsnorm", "eps": 1e-6}, qk_norm_over=over)
+    x = torch.randn(2, TIME, 12)
+    q, k, v = linear(x.double(), module.qkv).split((4 * WIDTH, 2 * WIDTH, 2 * WIDTH), -1)
+    if over == "heads":
+        q, k = rms(q, module.q_norm.weight, 1e-6), rms(k, module.k_norm.weight, 1e-6)
+    q, k, v = heads_of(q), heads_of(k), heads_of(v)
+    if over == "head":
+        q, k = rms(q, module.q_norm.weight, 1e-6), rms(k, module.k_norm.weight, 1e-6)
+    k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+    mixed = causal_softmax(q @ k.mT / math.sqrt(WIDTH)) @ v
+    expected = linear(mixed.transpose(1, 2).flatten(2), module.out)
+    torch.testing.assert_close(module(x, context(time=TIME)).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_values_of_other_kinds_are_not_mixed() -> None:
+    """Six heads of values, and two of each of three views: alike in number and width, and in nothing else."""
+    dims = Dims(24, 2, 6, 4, 16, 9, 0.0)
+    ctx = context(time=TIME)
+    for name in ("mha", "native_sparse"):
+        build("attention", name, dims, value_residual=True)(torch.randn(2, TIME, 24), ctx)
+    assert len(ctx.shared) == 2
+
+
+def decoded(module: Any, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The full pass, and the same token by token from a state of the given dtype."""
+    position = build("position", "none", DIMS)
+    ids = torch.zeros(x.shape[:2], dtype=torch.long)
+    state = module.new_state(len(x), x.shape[1], x.device, dtype)
+    with torch.no_grad():
+        whole = module(x, Context(torch.arange(x.shape[1]), position, ids))
+        steps = [
+            module(x[:, t : t + 1], Context(torch.tensor([t]), position, ids[:, t : t + 1]), state)
+            for t in range(x.shape[1])
+        ]
+    return whole, torch.cat(steps, 1)
+
+
+def test_what_was_forgotten_costs_no_precision_even_in_a_cache_of_bf16() -> None:
+    module = build("attention", "forgetting", DIMS)
+    torch.nn.init.constant_(module.forget.bias, -3.0)  # log f of about -3 a token: the running total reaches -1200
+    whole, stepwise = decoded(module, torch.randn(2, 400, 12), torch.bfloat16)
+    assert (stepwise - whole).abs().max() < 0.02 * whole.abs().max()
+
+
+def test_a_rotation_turns_something_in_heads_of_any_width() -> None:
+    rope = REGISTRY.resolve("position", {"name": "rope", "fraction": 0.25}).build(Dims(12, 2, 4, 8, 16, 9, 0.0))
+    q = torch.randn(1, 4, 3, 2)
+    assert not torch.equal(rope.rotate(q, q, torch.arange(3))[0], q)
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("mha", {"qk_norm_over": "heads"}, 'qk_norm_over "heads" needs a qk_norm'),
+    ("native_sparse", {"summary_block": 32, "select_block": 32}, "summary_block 32 is more than block_size 16"),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "message"), REFUSED)
+def test_knobs_that_would_do_nothing_are_refused(name: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        REGISTRY.resolve("attention", {"name": name, **params}).build(DIMS)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("attention")])
+def test_in_float64_every_mixer_computes_and_decodes_in_float64(name: str) -> None:
+    whole, stepwise = decoded(build("attention", name, DIMS).double(), torch.randn(2, TIME, 12).double(), torch.float64)
+    assert whole.dtype == torch.float64
+    torch.testing.assert_close(stepwise, whole, atol=1e-9, rtol=1e-9)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.kernels import remember, visible
+from minigpt.kernels import remember, visible, wide
 from minigpt.registry import register
 
 
@@ -30,7 +30,7 @@ class ContextualPositionAttention(SoftmaxAttention):
 
     elementwise = frozenset({"distances"})
 
-    def __init__(self, dims: Dims, *, max_distance: Annotated[int, Field(gt=0)] = 64, **shared: Any):
+    def __init__(self, dims: Dims, *, max_distance: Annotated[int, Field(gt=0, le=1 << 17)] = 64, **shared: Any):
         super().__init__(dims, **shared)
         self.max_distance = max_distance
         self.distances = nn.Parameter(torch.zeros(dims.head_dim, max_distance + 1))
@@ -40,13 +40,13 @@ class ContextualPositionAttention(SoftmaxAttention):
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        scores = (q @ k.mT).float() / self.head_dim**0.5
+        scores = wide(q @ k.mT) / self.head_dim**0.5
         gates = scores.sigmoid().masked_fill(~visible(ctx.positions, k_positions, self.window), 0.0)
         # Summed from the query back to the key. A sum from the left would carry the rounding of what is masked.
         distance = gates.flip(-1).cumsum(-1).flip(-1).clamp(max=self.max_distance)
-        by_distance = (q @ self.distances.to(q.dtype)).float()  # [B, H, T, max_distance + 1]
+        by_distance = wide(q @ self.distances.to(q.dtype))  # [B, H, T, max_distance + 1]
         below = distance.detach().floor().long()
         share = distance - below
         near, far = by_distance.gather(-1, below), by_distance.gather(-1, (below + 1).clamp(max=self.max_distance))
         bias = near + share * (far - near)
-        return self.finish(self.attend(q, k, v, ctx, k_positions, bias=bias), x)
+        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias), x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, NormSpec, State, substate
+from minigpt.kernels import wide
 from minigpt.recurrence import recur
 from minigpt.registry import register
 
@@ -39,7 +40,7 @@ class DeltaNet(RecurrentAttention):
         dims: Dims,
         *,
         expand_v: Expansion = 1.0,
-        conv_width: Annotated[int, Field(gt=0)] = 4,
+        conv_width: Annotated[int, Field(gt=0, le=64)] = 4,
         negative_eigenvalues: bool = False,
         output_gate: bool = False,
         norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
@@ -60,14 +61,14 @@ class DeltaNet(RecurrentAttention):
         if self.convolution is not None:
             projected = self.convolution(projected, substate(state, "convolution"))
         q, k, v = self.queries_keys_values(F.silu(projected))
-        q, k = _unit(q), _unit(k)
-        beta = self.largest_beta * self.heads(self.beta(x)).float().sigmoid()
+        q, k = _of_length_1(q), _of_length_1(k)
+        beta = self.largest_beta * wide(self.heads(self.beta(x))).sigmoid()
         log_decay = self.log_decay(x)
         erased = beta if log_decay is None else beta * log_decay.exp()  # it decays before it is erased
         return self.finish(recur(state, q, beta * k, v, log_decay=log_decay, correction=(k, -erased * k)), x)
 
 
-def _unit(x: Tensor) -> Tensor:
+def _of_length_1(x: Tensor) -> Tensor:
     """In fp32: a key of a length above 1 makes what is stored grow."""
-    x = x.float()
+    x = wide(x)
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.kernels import remember
+from minigpt.kernels import remember, wide
 from minigpt.registry import register
 
 
@@ -25,6 +25,8 @@ class DifferentialAttention(SoftmaxAttention):
 
     Two of the model's heads make one, so that n_heads and the parameters are those of mha.
     """
+
+    value_kind = "pairs"
 
     def __init__(self, dims: Dims, **shared: Any):
         if dims.n_heads % 2:
@@ -46,9 +48,9 @@ class DifferentialAttention(SoftmaxAttention):
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        maps = self.attend(q, k, v.repeat_interleave(2, 1), ctx, k_positions)
-        first, second = maps[:, :, 0::2].float(), maps[:, :, 1::2].float()
-        of_first, of_second = self.lambda_q1 @ self.lambda_k1, self.lambda_q2 @ self.lambda_k2
-        difference = first - (of_first.float().exp() - of_second.float().exp() + self.lambda_init) * second
-        normed = F.rms_norm(difference, difference.shape[-1:], self.head_gain.float(), 1e-5)
+        maps = self.attend(q, k, v.repeat_interleave(2, 1), ctx, k_positions, window=self.window)
+        first, second = wide(maps[:, :, 0::2]), wide(maps[:, :, 1::2])
+        of_first, of_second = (self.lambda_q1 * self.lambda_k1).sum(), (self.lambda_q2 * self.lambda_k2).sum()
+        difference = first - (of_first.exp() - of_second.exp() + self.lambda_init) * second
+        normed = F.rms_norm(difference, difference.shape[-1:], wide(self.head_gain), 1e-5)
         return self.finish(((1 - self.lambda_init) * normed).to(maps.dtype), x)

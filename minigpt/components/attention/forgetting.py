@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.kernels import remember
+from minigpt.kernels import remember, wide
 from minigpt.registry import register
 
 
@@ -20,7 +20,7 @@ class ForgettingAttention(SoftmaxAttention):
 
     f_t = sigmoid(w_h x_t + b_h);  score(i, j) = q_i k_j / sqrt(K) + sum over j < t <= i of log f_t, for each head h
 
-    The paper's "Pro" block adds `gate`, `qk_norm` and short convolutions of keys and values.
+    The paper's "Pro" block adds `gate`, `qk_norm`, and a shift of keys and values that depends on the token (not here).
     """
 
     def __init__(self, dims: Dims, **shared: Any):
@@ -31,11 +31,11 @@ class ForgettingAttention(SoftmaxAttention):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
-        total = F.logsigmoid(self.forget(x).float()).transpose(1, 2).cumsum(-1)[..., None]  # [B, H, T, 1] of log f
-        if state is not None and state.length:
-            total = total + state.tensors["2"][:, :, state.length - 1 : state.length]
-        (k, v, totals), k_positions = remember(state, (k, v, total), ctx.positions, self.window)
-        return self.finish(self.attend(q, k, v, ctx, k_positions, bias=total - totals.mT), x)
+        log_f = F.logsigmoid(wide(self.forget(x))).transpose(1, 2)[..., None]  # [B, H, T, 1]
+        (k, v, log_f), k_positions = remember(state, (k, v, log_f), ctx.positions, self.window)
+        total = wide(log_f).cumsum(2)  # from the first key on that is left: a sum that was remembered would only grow
+        bias = total[:, :, -x.shape[1] :] - total.mT
+        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias), x)
 
     def also_remembered(self) -> list[tuple[int, int]]:
         return [(self.n_heads, 1)]

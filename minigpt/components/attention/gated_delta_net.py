@@ -24,7 +24,7 @@ class GatedDeltaNet(DeltaNet):
     def __init__(self, dims: Dims, *, expand_v: Expansion = 2.0, output_gate: bool = True, **shared: Any):
         super().__init__(dims, expand_v=expand_v, output_gate=output_gate, **shared)
         self.step = nn.Linear(dims.d_model, dims.n_heads, bias=False)
-        self.decay = StepDecay(dims.n_heads)
+        self.decay = StepDecay(dims.n_heads, least=0.0)
 
     def log_decay(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch heads time 1"]:
         return self.heads(self.decay(self.step(x))[1])

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
-from minigpt.contracts import Context, Dims, NormSpec, State
+from minigpt.contracts import Context, Dims, InnerLinear, NormSpec, State
+from minigpt.kernels import wide
 from minigpt.recurrence import recur
 from minigpt.registry import register
 
@@ -39,20 +40,20 @@ class GatedLinearAttention(RecurrentAttention):
         *,
         expand_k: Expansion = 0.5,
         expand_v: Expansion = 1.0,
-        decay_rank: Annotated[int, Field(gt=0)] = 16,
-        temperature: Annotated[float, Field(gt=0)] = 16.0,
+        decay_rank: Annotated[int, Field(gt=0, le=1 << 17)] = 16,
+        temperature: Annotated[float, Field(ge=0.01, le=1e4)] = 16.0,
         norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
     ):
         super().__init__(dims, expand_v=expand_v, norm=norm, _expand_k=expand_k)
         self.temperature = temperature
         self.decay = nn.Sequential(
-            nn.Linear(dims.d_model, decay_rank, bias=False), nn.Linear(decay_rank, dims.n_heads * self.key_dim)
+            nn.Linear(dims.d_model, decay_rank, bias=False), InnerLinear(decay_rank, dims.n_heads * self.key_dim)
         )
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(self.qkv(x))
-        log_decay = F.logsigmoid(self.heads(self.decay(x)).float()) / self.temperature
+        log_decay = self.heads(F.logsigmoid(wide(self.decay(x)))) / self.temperature
         least = max(_LEAST_LOGIT / self.temperature, -10.0)
         return self.finish(recur(state, q * self.key_dim**-0.5, k, v, log_decay=log_decay, least_log_decay=least), x)

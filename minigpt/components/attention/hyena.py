@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
-from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State, substate
-from minigpt.kernels import new_cache, remember
+from minigpt.contracts import Attention, Context, Dims, InnerLinear, ResidualLinear, State, substate
+from minigpt.kernels import new_cache, remember, wide
 from minigpt.registry import register
 
 _CHUNK = 64
@@ -24,6 +24,9 @@ class Hyena(Attention):
 
     z_1 = v;  z_(n+1) = x_n * (h_n conv z_n + d_n z_n);  y = W_out z_(order+1);  v, x_1, ... = short convolutions of W_in x
     h_n(t) = perceptron(1, sines and cosines of t/L) * exp(-a t/L), L = block_size, a from slow to fast over the channels
+
+    The authors' code has a layer more in the perceptron, trains the frequency, and leaves out the first of the order
+    convolutions.
 
     It remembers the inputs of its convolutions, so decoding grows with what has been read, as attention does.
 
@@ -40,10 +43,10 @@ class Hyena(Attention):
         dims: Dims,
         *,
         order: Annotated[int, Field(gt=0, le=8)] = 2,
-        filter_width: Annotated[int, Field(gt=0)] = 64,
-        bands: Annotated[int, Field(gt=0)] = 16,
+        filter_width: Annotated[int, Field(gt=0, le=1 << 17)] = 64,
+        bands: Annotated[int, Field(gt=0, le=1 << 17)] = 16,
         frequency: Annotated[float, Field(gt=0)] = 10.0,
-        conv_width: Annotated[int, Field(gt=0)] = 3,
+        conv_width: Annotated[int, Field(gt=0, le=64)] = 3,
     ):
         super().__init__()
         self.order, self.channels, self.length = order, dims.d_model, dims.block_size
@@ -52,9 +55,9 @@ class Hyena(Attention):
         self.short = CausalConvolution((order + 1) * dims.d_model, conv_width, bias=True)
         self.filter = nn.ModuleList(
             [
-                nn.Linear(1 + 2 * bands, filter_width),
-                nn.Linear(filter_width, filter_width),
-                nn.Linear(filter_width, order * dims.d_model, bias=False),
+                InnerLinear(1 + 2 * bands, filter_width),
+                InnerLinear(filter_width, filter_width),
+                InnerLinear(filter_width, order * dims.d_model, bias=False),
             ]
         )
         self.direct = nn.Parameter(torch.ones(order * dims.d_model))
@@ -67,17 +70,19 @@ class Hyena(Attention):
             layer.reset_parameters()
 
     def filters(self, time: int) -> Float[Tensor, "order time channels"]:
-        """h_n at the lags 0 to time - 1, in fp32."""
-        device = self.direct.device
+        """h_n at the lags 0 to time - 1, in fp32 at least."""
+        device, dtype = self.direct.device, wide(self.direct).dtype
         with torch.autocast(device.type, enabled=False):
-            lag = torch.arange(time, device=device, dtype=torch.float32)[:, None] / self.length
+            lag = torch.arange(time, device=device, dtype=dtype)[:, None] / self.length
             # bands from 1e-4 to bands - 1 whole turns over block_size tokens, as published
-            angles = 2 * math.pi * lag * torch.linspace(1e-4, max(self.bands - 1, 1e-4), self.bands, device=device)
+            angles = (
+                2 * math.pi * lag * torch.linspace(1e-4, max(self.bands - 1, 1e-4), self.bands, device=device, dtype=dtype)
+            )
             hidden = torch.cat((lag, angles.cos(), -angles.sin()), -1)
             for layer in self.filter[:-1]:
                 hidden = (self.frequency * layer(hidden)).sin()
             # exp(-a t/L) falls to 1/100 after 1.5 (slow) to 0.3 (fast) of L
-            rates = math.log(100) / torch.linspace(1.5, 0.3, self.channels, device=device)
+            rates = math.log(100) / torch.linspace(1.5, 0.3, self.channels, device=device, dtype=dtype)
             window = (-lag * rates).exp()
             return self.filter[-1](hidden).view(time, self.order, self.channels).transpose(0, 1) * window
 
@@ -116,7 +121,7 @@ def convolve(
     """
     dtype = x.dtype
     with torch.autocast(x.device.type, enabled=False):
-        x, source = x.float(), x.shape[1]
+        x, taps, source = wide(x), wide(taps), x.shape[1]
         if time == 1:
             return torch.einsum("bsc,sc->bc", x, taps.flip(0))[:, None].to(dtype)
         chunk = min(_CHUNK, source)

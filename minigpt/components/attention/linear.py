@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State
+from minigpt.kernels import wide
 from minigpt.recurrence import new_matrix, recur
 from minigpt.registry import register
 
@@ -38,7 +39,7 @@ class LinearAttention(Attention):
 
     def features(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """phi, in fp32: what is near 0 decides about the quotient."""
-        x = x.float()
+        x = wide(x)
         if self.feature_map == "elu":
             return x.clamp(max=0).exp() + F.relu(x)  # elu(x) + 1 would round e^x away
         return F.relu(x) if self.feature_map == "relu" else x
@@ -51,9 +52,9 @@ class LinearAttention(Attention):
         if self.norm is not None:
             y = self.norm(recur(state, q, k, v))
         else:  # a column of ones beside the values adds up to what they are divided by
-            sums = recur(state, q, k, F.pad(v.float(), (0, 1), value=1.0))
+            sums = recur(state, q, k, F.pad(wide(v), (0, 1), value=1.0))
             y = (sums[..., :-1] / (sums[..., -1:] + _EPS)).to(v.dtype)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        return new_matrix(batch, self.n_heads, self.head_dim, self.head_dim + (self.norm is None), device)
+        return new_matrix(batch, self.n_heads, self.head_dim, self.head_dim + (self.norm is None), device, dtype)

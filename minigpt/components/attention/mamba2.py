@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State, substate
+from minigpt.kernels import wide
 from minigpt.recurrence import new_matrix, recur
 from minigpt.registry import register
 
@@ -20,15 +21,16 @@ from minigpt.registry import register
 class StepDecay(nn.Module):
     """How far each head's clock advances at a token, and what its memory keeps: dt = softplus(x + c), log d = -exp(A) dt.
 
-    As published, exp(A) starts uniform in 1 to 16, and dt log-uniform in 0.001 to 0.1 where x is 0.
+    As published, exp(A) starts uniform in 1 to 16 (Gated DeltaNet: in 0 to 16), dt log-uniform in 0.001 to 0.1 where x is 0.
 
     Args:
         heads: Number of heads.
+        least: Where exp(A) starts at least.
     """
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, least: float = 1.0):
         super().__init__()
-        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        self.A_log = nn.Parameter(torch.empty(heads).uniform_(least, 16).clamp(min=1e-6).log())
         dt = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
 
@@ -36,8 +38,8 @@ class StepDecay(nn.Module):
         self, x: Float[Tensor, "batch time heads"]
     ) -> tuple[Float[Tensor, "batch time heads"], Float[Tensor, "batch time heads"]]:
         """Dt and log d, in fp32."""
-        dt = F.softplus(x.float() + self.dt_bias.float())
-        return dt, -self.A_log.float().exp() * dt
+        dt = F.softplus(wide(x) + wide(self.dt_bias))
+        return dt, -wide(self.A_log).exp() * dt
 
 
 @register("attention", "mamba2")
@@ -51,7 +53,7 @@ class Mamba2(Attention):
 
     Args:
         expand: Width of x and z, as a multiple of d_model; head_dim must divide it.
-        d_state: Width of B and C.
+        d_state: Width of B and C (published with 128, for larger models).
         conv_width: Tokens that the convolution sees; 1 for no convolution.
         norm: Norm over all heads together, after the gate.
     """
@@ -60,9 +62,9 @@ class Mamba2(Attention):
         self,
         dims: Dims,
         *,
-        expand: Annotated[float, Field(gt=0)] = 2.0,
-        d_state: Annotated[int, Field(gt=0)] = 64,
-        conv_width: Annotated[int, Field(gt=0)] = 4,
+        expand: Annotated[float, Field(gt=0, le=64)] = 2.0,
+        d_state: Annotated[int, Field(gt=0, le=1 << 17)] = 64,
+        conv_width: Annotated[int, Field(gt=0, le=64)] = 4,
         norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
     ):
         super().__init__()
@@ -96,5 +98,5 @@ class Mamba2(Attention):
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         state = super().new_state(batch, capacity, device, dtype) or State()
-        state.tensors |= new_matrix(batch, self.n_heads, self.d_state, self.head_dim, device).tensors
+        state.tensors |= new_matrix(batch, self.n_heads, self.d_state, self.head_dim, device, dtype).tensors
         return state

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxCore
-from minigpt.contracts import Context, Dims, State
+from minigpt.contracts import Context, Dims, InnerLinear, State
 from minigpt.kernels import new_cache, remember
 from minigpt.registry import register
 
@@ -31,16 +31,16 @@ class MultiHeadLatentAttention(SoftmaxCore):
     Args:
         kv_rank: Width of the latent; null for 4 head_dim, the ratio of DeepSeek-V2.
         q_rank: Width of a latent for the queries; null for none.
-        rope_dim: Width of the rotated part; null for half of head_dim.
+        rope_dim: Width of the rotated part; null for half of head_dim, rounded down to an even number, at least 2.
     """
 
     def __init__(
         self,
         dims: Dims,
         *,
-        kv_rank: Annotated[int, Field(gt=0)] | None = None,
-        q_rank: Annotated[int, Field(gt=0)] | None = None,
-        rope_dim: Annotated[int, Field(gt=0)] | None = None,
+        kv_rank: Annotated[int, Field(gt=0, le=1 << 17)] | None = None,
+        q_rank: Annotated[int, Field(gt=0, le=1 << 17)] | None = None,
+        rope_dim: Annotated[int, Field(gt=0, le=1 << 17)] | None = None,
         **shared: Any,
     ):
         super().__init__(dims, **shared)
@@ -51,10 +51,11 @@ class MultiHeadLatentAttention(SoftmaxCore):
         self.rank = kv_rank or 4 * width
         self.q_down = nn.Linear(dims.d_model, q_rank, bias=bias) if q_rank else None
         self.q_gain = nn.Parameter(torch.ones(q_rank)) if q_rank else None
-        self.q_up = nn.Linear(q_rank or dims.d_model, heads * (width + self.rope_dim), bias=bias)
+        kind = InnerLinear if q_rank else nn.Linear
+        self.q_up = kind(q_rank or dims.d_model, heads * (width + self.rope_dim), bias=bias)
         self.kv_down = nn.Linear(dims.d_model, self.rank + self.rope_dim, bias=bias)
         self.kv_gain = nn.Parameter(torch.ones(self.rank))
-        self.kv_up = nn.Linear(self.rank, 2 * heads * width, bias=False)
+        self.kv_up = InnerLinear(self.rank, 2 * heads * width, bias=False)
         self.out = self.output_map(dims)
 
     def forward(
@@ -70,13 +71,17 @@ class MultiHeadLatentAttention(SoftmaxCore):
         if x.shape[1] == 1 and state is not None and self.k_norm is None and not added:
             to_keys, to_values = self.kv_up.weight.to(q.dtype).view(self.n_heads, 2, self.head_dim, -1).unbind(1)
             moved = torch.cat((q @ to_keys, turned), -1)  # [B, H, 1, rank + rope_dim]: as if there were one key head
-            mixed = self.attend(moved, torch.cat((latent, turned_key), -1), latent, ctx, k_positions, scale=scale)
+            mixed = self.attend(
+                moved, torch.cat((latent, turned_key), -1), latent, ctx, k_positions, window=self.window, scale=scale
+            )
             return self.finish(torch.einsum("bthr,hkr->bthk", mixed, to_values), x)
         k, v = self._made(latent)
         k = self.normed(k, self.k_norm)
         v = self._scale_of_own() * v + added[0] if added else v
         k = torch.cat((k, turned_key.expand(-1, self.n_heads, -1, -1)), -1)
-        return self.finish(self.attend(torch.cat((q, turned), -1), k, v, ctx, k_positions, scale=scale), x)
+        return self.finish(
+            self.attend(torch.cat((q, turned), -1), k, v, ctx, k_positions, window=self.window, scale=scale), x
+        )
 
     def _projected(self, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries (still and turned part, [B, H, T, ...]), latent and turned key [B, 1, T, ...]."""

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxCore
-from minigpt.contracts import Context, Dims, State
-from minigpt.kernels import attend, attention_weights, new_cache, remember, visible
+from minigpt.contracts import Context, Dims, InnerLinear, State
+from minigpt.kernels import attention_weights, new_cache, remember, visible
 from minigpt.registry import register
 
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=1 << 17)]
 
 
 @register("attention", "native_sparse")
@@ -54,6 +54,10 @@ class NativeSparseAttention(SoftmaxCore):
             raise ValueError(
                 f"stride {stride} does not divide summary_block {summary_block} and select_block {select_block}"
             )
+        if summary_block > dims.block_size:
+            raise ValueError(
+                f"summary_block {summary_block} is more than block_size {dims.block_size}: none would ever be whole"
+            )
         super().__init__(dims, window=window, _kv_heads=3 * n_kv_heads, **shared)
         self.groups, self.selected = n_kv_heads, selected
         self.summary_block, self.stride, self.select_block = summary_block, stride, select_block
@@ -63,17 +67,18 @@ class NativeSparseAttention(SoftmaxCore):
         self.views = nn.Linear(dims.d_model, 3 * dims.n_heads, bias=self.biased)
         self.places = nn.Parameter(torch.zeros(2, summary_block, dims.head_dim))  # of keys, of values
         self.summaries = nn.ModuleList(
-            nn.Sequential(nn.Linear(inner, 2 * dims.head_dim), nn.GELU(), nn.Linear(2 * dims.head_dim, dims.head_dim))
+            nn.Sequential(InnerLinear(inner, 2 * dims.head_dim), nn.GELU(), InnerLinear(2 * dims.head_dim, dims.head_dim))
             for _ in range(2)
         )
         self.out = self.output_map(dims)
 
     elementwise = frozenset({"places"})
+    value_kind = "views"
 
     def init_weights(self) -> None:
         for map_ in (layer for summary in self.summaries for layer in summary.children()):
             if isinstance(map_, nn.Linear):
-                map_.reset_parameters()  # a summary is as large as what it summarises
+                map_.reset_parameters()  # at the model-wide deviation a summary would be all but zero
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
@@ -88,42 +93,18 @@ class NativeSparseAttention(SoftmaxCore):
         (first, others, v), k_positions = remember(state, (first, others, v), ctx.positions)
         of_summaries, of_blocks, of_window = v.chunk(3, 1)
         block_keys, window_keys = others.chunk(2, 1)
-        bias = ctx.position.bias(ctx.positions, k_positions)
         from_summaries, weights = self._summarised(still, first, of_summaries, ctx.positions)
         chosen = self._chosen(weights, ctx.positions, k_positions)
         mask = torch.zeros(chosen.shape, dtype=q.dtype, device=q.device).masked_fill(~chosen, -torch.inf)
         views = (
-            from_summaries,
-            self._attend(q, block_keys, of_blocks, ctx, k_positions, mask if bias is None else mask + bias, None),
-            self._attend(q, window_keys, of_window, ctx, k_positions, bias, self.window),
+            from_summaries.transpose(1, 2),
+            self.attend(q, block_keys, of_blocks, ctx, k_positions, window=None, bias=mask),
+            self.attend(q, window_keys, of_window, ctx, k_positions, window=self.window),
         )
         gates = self.views(x).sigmoid().view(batch, time, 3, self.n_heads, 1)
-        mixed = sum(gates[:, :, number] * view.transpose(1, 2) for number, view in enumerate(views))
+        mixed = sum(gates[:, :, number] * view for number, view in enumerate(views))
         assert isinstance(mixed, Tensor)
         return self.finish(mixed, x)
-
-    def _attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        ctx: Context,
-        k_positions: Tensor,
-        bias: Tensor | None,
-        window: int | None,
-    ) -> Tensor:
-        return attend(
-            q,
-            k,
-            v,
-            ctx.positions,
-            k_positions,
-            window=window,
-            bias=bias,
-            dropout=self.dropout if self.training else 0.0,
-            softcap=self.softcap,
-            sinks=self.sinks,
-        )
 
     def _summarised(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from minigpt.contracts import Attention, Dims, NormSpec, ResidualLinear, State
 from minigpt.recurrence import new_matrix
 
-Expansion = Annotated[float, Field(gt=0)]
+Expansion = Annotated[float, Field(gt=0, le=64)]
 
 
 class RecurrentAttention(Attention):
@@ -68,7 +68,7 @@ class RecurrentAttention(Attention):
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         state = super().new_state(batch, capacity, device, dtype) or State()
-        state.tensors |= new_matrix(batch, self.n_heads, self.key_dim, self.value_dim, device).tensors
+        state.tensors |= new_matrix(batch, self.n_heads, self.key_dim, self.value_dim, device, dtype).tensors
         return state
 
 

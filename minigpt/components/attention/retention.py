@@ -21,7 +21,7 @@ class Retention(RecurrentAttention):
 
     S_t = g_h S_(t-1) + k_t v_t^T / sqrt(K);  g_h = 1 - 2^(-5-h) for heads h = 0, 1, ...;  norm, then a swish gate
 
-    The paper turns q and k by xPos: that is the position component's part. What it divides scores by, the norm takes back.
+    The paper rotates q and k: that is the part of position `rope`. What it divides scores by, the norm takes back.
 
     Args:
         expand_v: Width of a head's values, as a multiple of head_dim.

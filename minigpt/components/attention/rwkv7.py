@@ -12,14 +12,15 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State
+from minigpt.contracts import Attention, Context, Dims, InnerLinear, ResidualLinear, State
+from minigpt.kernels import wide
 from minigpt.recurrence import new_matrix, recur
 from minigpt.registry import register
 
 _LEAST_LOG_DECAY = -math.exp(-0.5)
 _MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # as published, of the initial lerps for r, w, k, v, a, g
 
-Rank = Annotated[int, Field(gt=0)] | None
+Rank = Annotated[int, Field(gt=0, le=1 << 17)] | None
 
 
 class LowRank(nn.Module):
@@ -34,8 +35,8 @@ class LowRank(nn.Module):
 
     def __init__(self, dims: Dims, rank: int, between: Callable[[Tensor], Tensor] | None = None, *, bias: bool = True):
         super().__init__()
-        self.down = nn.Linear(dims.d_model, rank, bias=False)
-        self.up = nn.Linear(rank, dims.n_heads * dims.head_dim, bias=bias)
+        self.down = InnerLinear(dims.d_model, rank, bias=False)  # of what was shifted; it starts at zero
+        self.up = InnerLinear(rank, dims.n_heads * dims.head_dim, bias=bias)
         self.between = between
 
     def forward(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time width"]:
@@ -76,6 +77,8 @@ class RWKV7(Attention):
         value_rank: Rank = None,
         gate_rank: Rank = None,
     ):
+        if dims.head_dim < 2:
+            raise ValueError("head_dim 1: the norm of a single number is always 0; give heads a width of 2 or more")
         super().__init__()
         self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
         self.depth, self.n_layers = dims.layer, dims.n_layers
@@ -128,9 +131,9 @@ class RWKV7(Attention):
         first = ctx.shared.setdefault("values of rwkv7", v)
         if self.value is not None:
             v = v + (first - v) * self.value(for_v).sigmoid()
-        log_decay = _LEAST_LOG_DECAY * self.decay(for_w).float().sigmoid()
-        rate = self.rate(for_a).float().sigmoid()
-        unlearned = F.normalize(self.heads(k.float() * self.unlearn_scale), dim=-1)
+        log_decay = _LEAST_LOG_DECAY * wide(self.decay(for_w)).sigmoid()
+        rate = wide(self.rate(for_a)).sigmoid()
+        unlearned = F.normalize(self.heads(wide(k) * self.unlearn_scale), dim=-1)
         learned = k * (1 + (rate - 1) * self.rate_scale)
         r, learned, v = self.heads(r), self.heads(learned), self.heads(v)
         y = recur(
@@ -163,11 +166,11 @@ class RWKV7(Attention):
 
     def normed(self, y: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch time width"]:
         """Each head to mean 0 and variance 1, then gain and bias; eps is the published 64e-5 for heads of width 64."""
-        y = F.layer_norm(y.float(), (self.head_dim,), eps=1e-5 * self.head_dim)
+        y = F.layer_norm(wide(y), (self.head_dim,), eps=1e-5 * self.head_dim)
         return self.merged(y) * self.norm_weight + self.norm_bias
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        state = new_matrix(batch, self.n_heads, self.head_dim, self.head_dim, device)
+        state = new_matrix(batch, self.n_heads, self.head_dim, self.head_dim, device, dtype)
         state.tensors["last"] = torch.zeros(batch, 1, self.mix.shape[1], device=device, dtype=dtype)
         return state
 

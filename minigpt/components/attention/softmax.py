@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,8 @@ class SoftmaxCore(Attention):
     """
 
     uses = frozenset({"rotate", "bias"})
+    value_kind: ClassVar[str] = "values"
+    """Layers mix in one another's values where these are of one kind, number and width."""
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class SoftmaxCore(Attention):
         _out_heads: int | None = None,
     ):
         super().__init__()
+        if qk_norm is None and qk_norm_over != "head":
+            raise ValueError(f'qk_norm_over "{qk_norm_over}" needs a qk_norm')
         width = dims.n_heads * dims.head_dim
         self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
         self.n_kv_heads = _kv_heads or dims.n_heads
@@ -86,7 +90,7 @@ class SoftmaxCore(Attention):
     ) -> Float[Tensor, "batch kv_heads time v_dim"]:
         """Values with what the value residual and the value embedding bring."""
         if self.value_mix is not None:
-            first = ctx.shared.setdefault(f"values of {self.value_heads} x {self.value_dim}", v)
+            first = ctx.shared.setdefault(f"{self.value_heads} {self.value_kind} of {self.value_dim}", v)
             v = self.value_mix[0] * v + self.value_mix[1] * first
         if self.value_table is not None:
             rows = self.value_table(ctx.tokens)
@@ -101,6 +105,7 @@ class SoftmaxCore(Attention):
         ctx: Context,
         k_positions: Int[Tensor, " source"],
         *,
+        window: int | None,
         bias: Float[Tensor, "batch heads time source"] | None = None,
         scale: float | None = None,
     ) -> Float[Tensor, "batch time heads v_dim"]:
@@ -113,7 +118,7 @@ class SoftmaxCore(Attention):
             v,
             ctx.positions,
             k_positions,
-            window=self.window,
+            window=window,
             bias=both,
             scale=scale,
             dropout=self.dropout if self.training else 0.0,
@@ -160,7 +165,7 @@ class SoftmaxAttention(SoftmaxCore):
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        return self.finish(self.attend(q, k, v, ctx, k_positions), x)
+        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window), x)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         shapes = [(self.n_kv_heads, self.head_dim), (self.value_heads, self.value_dim), *self.also_remembered()]

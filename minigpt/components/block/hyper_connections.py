@@ -59,8 +59,9 @@ class HyperConnectionsBlock(Block):
 
         H <- A_r^T H + B^T attention(norm(A_m^T H)), then the same with ffn, each with connections of its own
 
-    The streams start as n copies of the plain one and are added up at the end. At first all stay alike, and each is what
-    pre_norm would make of it.
+    The streams start as n copies of the plain one, and their mean goes on: the paper's sum, which the norm after the last
+    block brings to the same, would grow n-fold at every border with another block. At first all stay alike, and each is what
+    pre_norm would make of it. The paper also widens the initial output maps by sqrt(n); here they start as everywhere.
 
     Args:
         n_streams: Number n of streams (the paper's expansion rate).
@@ -82,7 +83,7 @@ class HyperConnectionsBlock(Block):
         return x[..., None, :].expand(*x.shape[:-1], self.n_streams, -1)
 
     def leave(self, x: Float[Tensor, "batch time streams d_model"]) -> Float[Tensor, "batch time d_model"]:
-        return x.sum(-2)
+        return x.mean(-2)
 
     def forward(
         self, x: Float[Tensor, "batch time streams d_model"], ctx: Context, state: State | None = None

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from minigpt.contracts import Block, Context, Dims, Layer, ResidualLinear, State, substate
+from minigpt.contracts import Block, Context, Dims, InnerLinear, Layer, ResidualLinear, State, substate
 from minigpt.registry import register
 
 
@@ -76,7 +76,7 @@ class NGPTBlock(Block):
             for module in part.modules():
                 if isinstance(module, ResidualLinear) and module.out_features == self.d_model:
                     yield module.weight, 0
-                elif isinstance(module, nn.Linear) and module.in_features == self.d_model:
+                elif not isinstance(module, InnerLinear | ResidualLinear) and isinstance(module, nn.Linear):
                     yield module.weight, 1
 
 

@@ -72,6 +72,8 @@ class MixtureOfExperts(FeedForward):
         super().__init__()
         if top_k > n_experts:
             raise ValueError(f"top_k {top_k} is more than n_experts {n_experts}")
+        if top_k == n_experts and balance != "none":
+            raise ValueError(f'top_k {top_k} chooses all n_experts: there is nothing to balance; set balance to "none"')
         if top_k == 1 and normalise:
             raise ValueError(
                 "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"

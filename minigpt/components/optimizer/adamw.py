@@ -8,11 +8,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from minigpt.components.optimizer.groups import decay_groups
+from minigpt.components.optimizer.groups import Momentum, decay_groups
 from minigpt.contracts import NamedParameter, Optimizer
 from minigpt.registry import register
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 @register("optimizer", "adamw")

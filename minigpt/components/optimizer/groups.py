@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from minigpt.contracts import NamedParameter
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 def decay_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -9,11 +9,9 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from minigpt.components.optimizer.groups import decay_groups
+from minigpt.components.optimizer.groups import Momentum, decay_groups
 from minigpt.contracts import AveragingOptimizer, NamedParameter, Optimizer
 from minigpt.registry import register
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 @register("optimizer", "schedule_free")

@@ -9,10 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from minigpt.components.optimizer.groups import Momentum
 from minigpt.contracts import NamedParameter, Optimizer
 from minigpt.registry import register
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 @register("optimizer", "soap")

@@ -145,7 +145,7 @@ class RotaryPosition(Position):
         k: Float[Tensor, "batch kv_heads time head_dim"],
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
-        width = 2 * round(self.fraction * q.shape[-1] / 2)  # a mixer may turn heads of a width of its own (mla)
+        width = max(2, 2 * round(self.fraction * q.shape[-1] / 2))  # a mixer may turn heads of a width of its own (mla)
         exponents = torch.arange(0, width, 2, device=q.device, dtype=torch.float32) / width
         frequencies = self.base**-exponents
         temperature = 1.0
