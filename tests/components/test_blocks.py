@@ -298,6 +298,17 @@ NGPT: dict[str, Any] = {
 }
 
 
+def test_maps_that_do_not_read_the_stream_are_left_alone_whatever_their_width() -> None:
+    """Four heads of 4 make mla's latent 16 wide, as wide as the stream."""
+    model = lively(model_section(block="ngpt", attention="mla"))
+    attention = model.blocks[0].attention
+    assert attention.kv_up.weight.shape[1] == model.dims.d_model
+    before = attention.kv_up.weight.clone()
+    model.after_step()
+    assert torch.equal(attention.kv_up.weight, before)
+    torch.testing.assert_close(attention.kv_down.weight.norm(dim=1), torch.ones(len(attention.kv_down.weight)))
+
+
 def unit(z: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return z / z.norm(dim=dim, keepdim=True)
 

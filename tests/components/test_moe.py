@@ -291,6 +291,7 @@ def test_by_default_as_much_is_computed_for_a_token_as_by_glu() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
+        ({"n_experts": 3, "top_k": 3}, "top_k 3 chooses all n_experts: there is nothing to balance"),
         ({"n_experts": 4, "top_k": 5}, "top_k 5 is more than n_experts 4"),
         ({"top_k": 1}, "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"),
     ],

@@ -431,6 +431,7 @@ def test_gla_forgets_at_most_a_sigmoid_of_minus_40_a_token() -> None:
         ({"name": "retention", "expand_v": 1.3}, "expand_v 1.3 times head_dim 4 is 5.2; it must be a whole number"),
         ({"name": "gla", "expand_k": 0.1}, "expand_k 0.1 times head_dim 4 is 0.4; it must be a whole number"),
         ({"name": "mamba2", "expand": 1.5}, "expand 1.5 times d_model 12 is 18; head_dim 4 must divide it"),
+        ({"name": "gla", "decay_rank": 10**18}, "decay_rank: found 1000000000000000000 .*; allowed: at most 131072"),
         ({"name": "linear", "feature_map": "identity"}, 'feature_map "identity" .*: give a norm instead'),
     ],
 )
