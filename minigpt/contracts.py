@@ -281,7 +281,7 @@ class ResidualLinear(nn.Linear):
 
 
 class InnerLinear(nn.Linear):
-    """A linear map that reads neither the residual stream nor writes to it, such as the second of a low-rank pair.
+    """A linear map that neither reads the residual stream nor writes to it, such as the second of a low-rank pair.
 
     nGPT keeps the others on the sphere, and leaves these alone.
     """

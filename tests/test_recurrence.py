@@ -144,6 +144,16 @@ def test_the_least_decay_sets_the_chunk_and_bounds_the_decay(least: float) -> No
     assert_close(after, matrix, "the matrix")
 
 
+def test_one_strong_forgetting_costs_no_accuracy_later() -> None:
+    inputs = case(150, "head", False, 6)
+    inputs["log_decay"] = torch.full((2, 3, 150, 1), -0.01)
+    inputs["log_decay"][:, :, ::16] = -1e4
+    y, after = run(inputs)
+    expected, matrix = reference({name: x.double() for name, x in inputs.items()})
+    assert_close(y, expected, "outputs", tolerance=3e-5)
+    assert_close(after, matrix, "the matrix", tolerance=3e-5)
+
+
 def test_extreme_decays_stay_finite() -> None:
     for decays in ("head", "channel"):
         inputs = {name: x.requires_grad_() for name, x in case(100, decays, False, 3, strength=1e4).items()}

@@ -166,6 +166,23 @@ def test_several_samples_are_told_apart(minigpt: Command, trained: Path) -> None
     assert one in out, "the first of many is the one alone"
 
 
+def test_show_tells_what_decoding_remembers(minigpt: Command) -> None:
+    def told(*changes: str) -> str:
+        settings = [word for change in changes for word in ("--set", change)]
+        code, out, err = minigpt("show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", *settings)
+        assert code == 0, err
+        return out.splitlines()[-1]
+
+    # keys and values of 4 layers of 4 heads of 32, four bytes each; a window of 8 keeps 16 of them
+    assert told() == "decoding remembers 4,096 bytes a token: 524,288 at 128 tokens (fp32)"
+    window = told("model.attention.window=8")
+    assert window == "decoding remembers 65,536 bytes whatever the length: 65,536 at 128 tokens (fp32)"
+    mixed = told("model.position=none", 'model.layers=[{"attention":{"window":8}},{}]')
+    assert (
+        mixed == "decoding remembers 2,048 bytes a token and 32,768 bytes whatever the length: 294,912 at 128 tokens (fp32)"
+    )
+
+
 def test_a_model_that_decodes_without_end_sees_the_whole_of_a_long_prompt(minigpt: Command, corpus: list[str]) -> None:
     parts = [
         "model.attention=retention",

@@ -225,11 +225,11 @@ def test_it_is_its_papers_formula_and_so_are_its_gradients(name: str, params: di
     (expected * weights.double()).sum().backward()
     assert x.grad is not None
     assert y.grad is not None
-    torch.testing.assert_close(x.grad.double(), y.grad, atol=1e-4, rtol=1e-4)
+    assert (x.grad.double() - y.grad).abs().max() < 1e-5 * (1 + y.grad.abs().max())
     for (key, a), (_, b) in zip(module.named_parameters(), double.named_parameters(), strict=True):
         assert a.grad is not None, key
         scale = 1 + b.grad.abs().max().item()
-        assert (a.grad.double() - b.grad).abs().max().item() / scale < 2e-5, key
+        assert (a.grad.double() - b.grad).abs().max().item() / scale < 1e-5, key
 
 
 def test_mla_decodes_one_token_without_making_the_keys_and_equals_the_full_pass() -> None:

@@ -36,6 +36,9 @@ class NativeSparseAttention(SoftmaxCore):
         window: Tokens that the window sees.
     """
 
+    elementwise = frozenset({"places"})
+    value_kind = "views"
+
     def __init__(
         self,
         dims: Dims,
@@ -71,9 +74,6 @@ class NativeSparseAttention(SoftmaxCore):
             for _ in range(2)
         )
         self.out = self.output_map(dims)
-
-    elementwise = frozenset({"places"})
-    value_kind = "views"
 
     def init_weights(self) -> None:
         for map_ in (layer for summary in self.summaries for layer in summary.children()):

@@ -9,12 +9,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from minigpt.components.block.pre_norm import PreNormBlock
+from minigpt.contracts import Context, Dims, Layer, State
 from minigpt.registry import register
 
 
 @register("block", "unet")
-class UNetBlock(Block):
+class UNetBlock(PreNormBlock):
     """Pre-norm; layer i of the second half first adds w times what layer N-1-i gave: x_i + w x_(N-1-i), innermost first.
 
     Long skips in a transformer are U-ViT's (Bao et al. 2022, arXiv:2209.12152), which concatenates; a trained number w for
@@ -25,19 +26,13 @@ class UNetBlock(Block):
     """
 
     def __init__(self, dims: Dims, layer: Layer, *, weight: Annotated[float, Field(ge=0)] = 1.0):
-        super().__init__()
+        super().__init__(dims, layer)
         self.partner = dims.n_layers - 1 - dims.layer
         self.skip_weight = nn.Parameter(torch.tensor(weight)) if self.partner < dims.layer else None
-        self.attention_norm = layer.norm.build(dims.d_model)
-        self.attention = layer.attention.build(dims)
-        self.ffn_norm = layer.norm.build(dims.d_model)
-        self.ffn = layer.ffn.build(dims)
-        self.dropout = nn.Dropout(dims.dropout)
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         if self.skip_weight is not None:
             x = x + self.skip_weight * ctx.outputs[self.partner + 1]  # the first is what entered layer 0
-        x = x + self.dropout(self.attention(self.attention_norm(x), ctx, substate(state, "attention")))
-        return x + self.dropout(self.ffn(self.ffn_norm(x), ctx, substate(state, "ffn")))
+        return super().forward(x, ctx, state)
