@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -85,9 +86,7 @@ def entry_of(family: Family, name: str, cls: type) -> Entry:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise RegistryError(f'{place}: the name "{name}" must be lower-case letters, digits, ".", "_" or "-"')
     if not issubclass(cls, family.base):
-        raise RegistryError(
-            f"{place}: {family.name} components inherit from {family.base.__module__}.{family.base.__qualname__}"
-        )
+        raise RegistryError(f"{place}: {family.name} components inherit from {_importable(family.base)}")
     missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
     if missing:
         raise RegistryError(f"{place}: the {family.name} contract also needs {listing(missing)}")
@@ -96,6 +95,13 @@ def entry_of(family: Family, name: str, cls: type) -> Entry:
     doc = inspect.getdoc(cls) if cls.__doc__ else None
     summary = " ".join((doc or "").split("\n\n")[0].split())
     return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls), _line(cls))
+
+
+def _importable(cls: type) -> str:
+    """Where people import a class from: the package that exports it, where one does."""
+    package = cls.__module__.rpartition(".")[0]
+    exported = getattr(sys.modules.get(package), cls.__qualname__, None) is cls
+    return f"{package if exported else cls.__module__}.{cls.__qualname__}"
 
 
 def source_file(cls: type) -> Path | None:

@@ -155,7 +155,7 @@ class Registry:
         """Asked (family, name) for a next step when a name is unknown; plugins.py adds what it knows."""
 
     def add_family(self, name: str, base: type, receives: tuple[str, ...] = ()) -> Family:
-        """Declare a family; contracts.py declares them all."""
+        """Declare a family; contracts declares them all."""
         if name in self._families:
             raise RegistryError(f'the family "{name}" is declared already, for {self._families[name].base.__qualname__}')
         self._families[name] = Family(name, base, receives)

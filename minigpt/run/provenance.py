@@ -23,7 +23,7 @@ from minigpt.entries import source_file
 from minigpt.experiment import Experiment
 
 _CORE = (
-    "contracts.py",
+    "contracts",
     "data.py",
     "decoding.py",
     "kernels.py",

@@ -62,6 +62,7 @@ class NativeSparseAttention(SoftmaxCore):
                 f"summary_block {summary_block} is more than block_size {dims.block_size}: none would ever be whole"
             )
         super().__init__(dims, window=window, _kv_heads=3 * n_kv_heads, **shared)
+        self.reach = None  # the other views look back further
         self.groups, self.selected = n_kv_heads, selected
         self.summary_block, self.stride, self.select_block = summary_block, stride, select_block
         width, inner = dims.n_heads * dims.head_dim, summary_block * dims.head_dim

@@ -24,6 +24,7 @@ class ShortConvolution(Attention):
 
     def __init__(self, dims: Dims, *, width: Annotated[int, Field(gt=0, le=64)] = 3, bias: bool = False):
         super().__init__()
+        self.reach = width
         self.into = nn.Linear(dims.d_model, 3 * dims.d_model, bias=bias)
         self.convolution = CausalConvolution(dims.d_model, width, bias=bias)
         self.out = ResidualLinear(dims.d_model, dims.d_model, bias=bias)

@@ -60,6 +60,7 @@ class SoftmaxCore(Attention):
         self.n_kv_heads = _kv_heads or dims.n_heads
         self.value_heads, self.value_dim = _value_heads or self.n_kv_heads, _value_dim or dims.head_dim
         self.dropout, self.window, self.softcap = dropout, window, softcap
+        self.reach = window
         self.norms_each_head = qk_norm_over == "head"
         normed = (1, 1) if self.norms_each_head else (dims.n_heads, self.n_kv_heads)
         self.q_norm, self.k_norm = (qk_norm.build(n * dims.head_dim) if qk_norm else None for n in normed)

@@ -17,6 +17,8 @@ class ReZeroBlock(Block):
     It has no norm of its own; the model's stands after the last block.
     """
 
+    starts_as_identity = True
+
     def __init__(self, dims: Dims, layer: Layer):
         super().__init__()
         self.attention = layer.attention.build(dims)

@@ -23,6 +23,8 @@ class LayerNorm(Norm):
         bias: Whether there is a bias beside the gain.
     """
 
+    scaling = "invariant"
+
     def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1e-5, bias: bool = True):
         super().__init__()
         self.eps = eps

@@ -13,6 +13,8 @@ from minigpt.registry import register
 class NoNorm(Norm):
     """The input as it is: for blocks that do without (ReZero: arXiv:2003.04887), and to see what a norm is good for."""
 
+    scaling = "equivariant"
+
     def __init__(self, width: int):
         super().__init__()
 

@@ -23,6 +23,8 @@ class RMSNorm(Norm):
         gain: Whether there is a trained gain.
     """
 
+    scaling = "invariant"
+
     def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1e-6, gain: bool = True):
         super().__init__()
         self.width, self.eps = width, eps

@@ -22,6 +22,8 @@ class ScaleNorm(Norm):
         eps: Added to the squared length.
     """
 
+    scaling = "invariant"
+
     def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1e-5):
         super().__init__()
         self.eps = eps

@@ -19,6 +19,8 @@ class ALiBi(Position):
     bias = -m_h (q - k), the slopes m_h a geometric sequence from 2^(-8/H) to 2^-8.
     """
 
+    relative = True
+
     slopes: Tensor
 
     def __init__(self, dims: Dims):

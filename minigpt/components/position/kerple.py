@@ -24,6 +24,8 @@ class Kerple(Position):
 
     elementwise = frozenset({"raw"})
 
+    relative = True
+
     def __init__(self, dims: Dims, *, kernel: Literal["log", "power"] = "log"):
         super().__init__()
         self.kernel = kernel

@@ -121,6 +121,8 @@ class RotaryPosition(Position):
             for not at all.
     """
 
+    relative = True
+
     def __init__(
         self,
         dims: Dims,
@@ -138,6 +140,7 @@ class RotaryPosition(Position):
         if isinstance(scaling, Llama3) and scaling.low_freq_factor >= scaling.high_freq_factor:
             raise ValueError("scaling.low_freq_factor must be below scaling.high_freq_factor")
         self.base, self.fraction, self.scaling = base, fraction, scaling
+        self.keeps_norm = scaling is None or scaling.temperature() == 1
 
     def rotate(
         self,

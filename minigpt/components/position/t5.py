@@ -26,6 +26,8 @@ class T5Bias(Position):
         max_distance: Where the last bucket begins.
     """
 
+    relative = True
+
     def __init__(
         self,
         dims: Dims,

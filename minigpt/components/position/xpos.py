@@ -27,6 +27,8 @@ class XPos(Position):
         scale_base: Distance over which z applies once.
     """
 
+    relative = True
+
     def __init__(
         self,
         dims: Dims,

@@ -1,0 +1,95 @@
+"""What each family of components receives and returns. A component keeps its contract or it is refused.
+
+Parts of a model stand in `parts.py`, what decoding remembers in `state.py`, tokenizers and datasets in `text.py`, optimizers
+and schedules in `optimizing.py`; all are imported from here.
+
+Axis names in the annotations: batch B, time T (new tokens), source S (remembered plus new), d_model D, heads H (query
+heads), kv_heads G, head_dim K, vocab V. Components never know the trainer, the file system or the command line, and
+they reach another family only through a `Spec`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from minigpt.contracts.optimizing import AveragingOptimizer, NamedParameter, Optimizer, Schedule
+from minigpt.contracts.parts import (
+    INIT_STD,
+    Attention,
+    Block,
+    Component,
+    Context,
+    Dims,
+    FeedForward,
+    InnerLinear,
+    Layer,
+    Norm,
+    Position,
+    ResidualLinear,
+)
+from minigpt.contracts.state import State, substate
+from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
+from minigpt.registry import REGISTRY, Spec
+
+__all__ = [
+    "ATTENTION",
+    "BLOCK",
+    "DATASET",
+    "FFN",
+    "INIT_STD",
+    "NORM",
+    "OPTIMIZER",
+    "POSITION",
+    "SCHEDULE",
+    "TOKENIZER",
+    "Attention",
+    "AttentionSpec",
+    "AveragingOptimizer",
+    "Block",
+    "BlockSpec",
+    "Component",
+    "Context",
+    "Dataset",
+    "DatasetSpec",
+    "Dims",
+    "FeedForward",
+    "FeedForwardSpec",
+    "InnerLinear",
+    "Layer",
+    "NamedParameter",
+    "Norm",
+    "NormSpec",
+    "Optimizer",
+    "OptimizerSpec",
+    "Position",
+    "PositionSpec",
+    "ResidualLinear",
+    "Schedule",
+    "ScheduleSpec",
+    "Sequences",
+    "Splits",
+    "State",
+    "Tokenizer",
+    "TokenizerSpec",
+    "substate",
+]
+
+ATTENTION = REGISTRY.add_family("attention", Attention, ("dims",))
+POSITION = REGISTRY.add_family("position", Position, ("dims",))
+NORM = REGISTRY.add_family("norm", Norm, ("width",))
+FFN = REGISTRY.add_family("ffn", FeedForward, ("dims",))
+BLOCK = REGISTRY.add_family("block", Block, ("dims", "layer"))
+TOKENIZER = REGISTRY.add_family("tokenizer", Tokenizer)
+DATASET = REGISTRY.add_family("dataset", Dataset)
+OPTIMIZER = REGISTRY.add_family("optimizer", Optimizer)
+SCHEDULE = REGISTRY.add_family("schedule", Schedule, ("max_iters",))
+
+AttentionSpec = Annotated[Spec[Attention], ATTENTION]
+PositionSpec = Annotated[Spec[Position], POSITION]
+NormSpec = Annotated[Spec[Norm], NORM]
+FeedForwardSpec = Annotated[Spec[FeedForward], FFN]
+BlockSpec = Annotated[Spec[Block], BLOCK]
+TokenizerSpec = Annotated[Spec[Tokenizer], TOKENIZER]
+DatasetSpec = Annotated[Spec[Dataset], DATASET]
+OptimizerSpec = Annotated[Spec[Optimizer], OPTIMIZER]
+ScheduleSpec = Annotated[Spec[Schedule], SCHEDULE]
