@@ -35,6 +35,10 @@ class CheckpointError(RunError):
     """A checkpoint is incomplete, altered, or from another model."""
 
 
+class CheckError(MinigptError):
+    """What was asked to be checked cannot be found or built."""
+
+
 class DivergedError(MinigptError):
     """Training produced a loss or gradient that is not finite. Exit code 3."""
 

@@ -68,7 +68,8 @@ class GPT(nn.Module):
         scale = torch.full((vocab_size,), section.d_model**-0.5)
         self.logit_scale = nn.Parameter(scale) if section.unit_embeddings else None
         self.logit_softcap, self.z_loss = section.logit_softcap, section.z_loss
-        self._init_weights()
+        init_weights(self, section.n_layers)
+        self.after_step()
 
     def forward(self, tokens: Int[Tensor, "batch time"], state: State | None = None) -> Float[Tensor, "batch time vocab"]:
         """Logits for the token after each one. With a state (`new_state`) it continues where that stands."""
@@ -197,21 +198,6 @@ class GPT(nn.Module):
                 )
                 raise ExperimentError([Problem((spec.where,), text)])
 
-    def _init_weights(self) -> None:
-        """GPT-2's: normal with deviation 0.02, divided by sqrt(2 n_layers) where a map writes to the residual stream."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                residual = isinstance(module, ResidualLinear)
-                nn.init.normal_(module.weight, std=INIT_STD / math.sqrt(2 * self.dims.n_layers) if residual else INIT_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=INIT_STD)
-        for module in reversed(list(self.modules())):  # parts before the wholes that contain them
-            if isinstance(module, Component):
-                module.init_weights()
-        self.after_step()
-
     @torch.no_grad()
     def after_step(self) -> None:
         """What follows every update of the weights: components that constrain or adjust something do so now."""
@@ -221,6 +207,24 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, Component):
                 module.after_step()
+
+
+def init_weights(root: nn.Module, n_layers: int) -> None:
+    """GPT-2's: normal with deviation 0.02, divided by sqrt(2 n_layers) where a map writes to the residual stream.
+
+    Then every component sets what its mechanism prescribes, parts before the wholes that contain them.
+    """
+    for module in root.modules():
+        if isinstance(module, nn.Linear):
+            residual = isinstance(module, ResidualLinear)
+            nn.init.normal_(module.weight, std=INIT_STD / math.sqrt(2 * n_layers) if residual else INIT_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=INIT_STD)
+    for module in reversed(list(root.modules())):
+        if isinstance(module, Component):
+            module.init_weights()
 
 
 def _mean(each: Float[Tensor, " targets"], mask: Bool[Tensor, "batch time"] | None) -> Float[Tensor, ""]:

@@ -1,0 +1,1 @@
+"""What is asked of components and runs: do they keep their contract, is a variant better?"""

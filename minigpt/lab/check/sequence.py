@@ -1,0 +1,378 @@
+"""What every map from sequences to sequences in a language model must satisfy: causality, independence, decoding."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minigpt.contracts import Attention, State
+from minigpt.lab.check.compare import ANOTHER, SAME, disagreement, distance, first_difference, largest_scale, run
+from minigpt.lab.check.property import Unsuitable, Violation, property_of
+from minigpt.lab.check.subjects import Case, Subject, any_case, build, inputs, standard_cases
+from minigpt.lab.check.targets import EXPERIMENT, Target
+
+PARTS = ("attention", "position", "norm", "ffn", "block", EXPERIMENT)
+
+_PREFIXES = (1, 3, 7, 15, 31, 32, 63)
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=True)
+def shape(target: Target, case: Case) -> None:
+    """Outputs keep shape and dtype and stay finite, for any number of tokens, sequences and heads, extreme inputs too."""
+    subject = build(target, case)
+    x, tokens = inputs(subject, case)
+    # Layers that multiply overflow one after another: large inputs are for one layer.
+    large = 100.0 if case.n_layers == 1 else 3.0
+    for scale, what in ((1.0, "ordinary inputs"), (0.0, "inputs of zero"), (large, f"inputs of size {large:g}")):
+        y = run(subject, scale * x, tokens)
+        wanted = (*x.shape[:2], x.shape[2] if target.family != EXPERIMENT and target.family != "block" else y.shape[-1])
+        if y.shape != wanted:
+            raise Violation(
+                f"inputs of shape {list(x.shape)} become {list(y.shape)}", cause="is an axis squeezed or swapped?"
+            )
+        if y.dtype != x.dtype:
+            raise Violation(
+                f"inputs of {x.dtype} become {y.dtype}", cause="is a result cast, or a constant of another dtype?"
+            )
+        if not torch.isfinite(y).all():
+            place = int((~torch.isfinite(y)).flatten(2).any(-1).any(0).nonzero()[0])
+            raise Violation(
+                f"for {what} output {place} is not finite",
+                at=place,
+                cause="an exponential without its maximum subtracted, or a quotient by zero?",
+            )
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=True)
+def causality(target: Target, case: Case) -> None:
+    """No output depends on later tokens."""
+    subject = build(target, case)
+    if case.time < 2:
+        raise Unsuitable("one token has no later one")
+    scale = largest_scale(subject, *inputs(subject, case))
+    for number, prefix in enumerate(_prefixes(case)):
+        for kind in ("all", "extreme", "one") if number % 3 == 0 else ("all", "extreme"):
+            _check_prefix(subject, case, prefix, kind, scale)
+
+
+def _prefixes(case: Case) -> list[int]:
+    some = random.Random(case.seed).sample(range(1, case.time), min(3, case.time - 1))
+    return sorted({prefix for prefix in (*_PREFIXES, case.time - 1, *some) if prefix < case.time})
+
+
+def _check_prefix(subject: Subject, case: Case, prefix: int, kind: str, scale: float) -> None:
+    def before_and_after(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        changed = _changed(subject, case, prefix, kind, x, tokens, scale, repetition)
+        return run(subject, *changed)[:, :prefix], run(subject, x, tokens)[:, :prefix]
+
+    size = disagreement(subject, before_and_after)
+    if size is not None:
+        place = first_difference(*before_and_after(subject, torch.float32, 0))
+        what = f"token {prefix} changes" if kind == "one" else f"tokens from {prefix} on change"
+        raise Violation(
+            f"output {place} changes when {what}{' to extreme values' if kind == 'extreme' else ''}",
+            at=place,
+            size=size,
+            cause="is the mask strict, and is it applied to every path? does anything run over the whole time axis?",
+        )
+
+
+def _changed(
+    subject: Subject, case: Case, prefix: int, kind: str, x: Tensor, tokens: Tensor, scale: float, repetition: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The same inputs up to `prefix`, others from there on."""
+    other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, dtype=x.dtype)
+    if kind == "extreme":
+        other = scale * other
+    end = prefix + 1 if kind == "one" else x.shape[1]
+    changed, changed_tokens = x.clone(), tokens.clone()
+    changed[:, prefix:end], changed_tokens[:, prefix:end] = other[:, prefix:end], other_tokens[:, prefix:end]
+    return changed, changed_tokens
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=True)
+def gradient(target: Target, case: Case) -> None:
+    """The gradient of an output with respect to later inputs is zero."""
+    subject = build(target, case)
+    if case.time < 2:
+        raise Unsuitable("one token has no later one")
+    for place in sorted({0, 1, case.time // 2, case.time - 2} & set(range(case.time - 1))):
+
+        def later(subject: Subject, dtype: torch.dtype, repetition: int, place: int = place) -> tuple[Tensor, Tensor]:
+            towards = _gradient(subject, case, place, dtype, repetition)[0]
+            scale = 1 + towards[: place + 1].abs().amax()
+            return towards[place + 1 :] / scale, torch.zeros_like(towards[place + 1 :])
+
+        size = disagreement(subject, later)
+        if size is not None:
+            towards, _ = later(subject, torch.float32, 0)
+            first = place + 1 + int((towards.abs().amax(-1) > 0).nonzero()[0]) if not towards.isnan().any() else place + 1
+            raise Violation(
+                f"output {place} has a gradient with respect to input {first}",
+                at=first,
+                size=size,
+                cause="a mask that hides the value but not the gradient, or something computed over the whole sequence?",
+            )
+
+
+def _gradient(subject: Subject, case: Case, place: int, dtype: torch.dtype, repetition: int) -> Tensor:
+    """Of the output at `place` of the first sequence, with respect to all inputs [B, T, D]."""
+    x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+    x.requires_grad_()
+    y = run(subject, x, tokens, gradients=True)[0, place]
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(case.seed)).to(y.dtype)
+    (towards,) = torch.autograd.grad((y * weights).sum(), x, materialize_grads=True)
+    return towards
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case)
+def autocast(target: Target, case: Case) -> None:
+    """Under bf16 autocast outputs stay finite and causal."""
+    subject = build(target, case)
+    x, tokens = inputs(subject, case)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = run(subject, x, tokens)
+        if not torch.isfinite(before).all():
+            raise Violation("an output is not finite in bf16", cause="a constant or a sum that bf16 cannot hold?")
+        scale = largest_scale(subject, x, tokens)
+        for prefix in _prefixes(case)[:: 2 if case.time > 40 else 1] if case.time > 1 else []:
+            for kind in ("all", "extreme"):
+                after = run(subject, *_changed(subject, case, prefix, kind, x, tokens, scale))
+                size = distance(after[:, :prefix], before[:, :prefix])
+                if size > 2e-3:  # half a step of bf16
+                    place = first_difference(after[:, :prefix], before[:, :prefix])
+                    raise Violation(
+                        f"in bf16 output {place} changes when tokens from {prefix} on do",
+                        at=place,
+                        size=size,
+                        cause="is there a path of its own for bf16, or a mask value that bf16 rounds away?",
+                    )
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case)
+def batch(target: Target, case: Case) -> None:
+    """Sequences of a batch do not touch each other, in values and in gradients."""
+    subject = build(target, case)
+
+    def of_three(dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        return inputs(subject, case, offset=2 * repetition, batch=3, dtype=dtype)
+
+    scale = largest_scale(subject, *of_three(torch.float32, 0))
+
+    def neighbours_change(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = of_three(dtype, repetition)
+        y = run(subject, x, tokens)[:1]
+        x, tokens = x.clone(), tokens.clone()
+        x[1], x[2], tokens[1:] = scale * x[1], -x[2], (tokens[1:] + 1) % 5
+        return run(subject, x, tokens)[:1], y
+
+    def order_changes(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = of_three(dtype, repetition)
+        order = [2, 0, 1]
+        return run(subject, x[order], tokens[order]), run(subject, x, tokens)[order]
+
+    def alone(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = of_three(dtype, repetition)
+        return torch.cat([run(subject, x[row, None], tokens[row, None]) for row in range(3)]), run(subject, x, tokens)
+
+    cause = "is something normalised, summed or sorted over the batch axis, or are axes mixed by a view?"
+    tests = [(neighbours_change, SAME, "its neighbours change")]
+    if not case.training:  # dropout of its own falls otherwise in another order
+        tests += [(order_changes, SAME, "the order of the batch changes"), (alone, ANOTHER, "it is computed by itself")]
+    for computations, tolerance, when in tests:
+        if (size := disagreement(subject, computations, tolerance)) is not None:
+            raise Violation(f"a sequence's output changes when {when}", size=size, cause=cause)
+
+    def towards_neighbours(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        wide = replace(case, batch=3)
+        towards = _gradient(subject, wide, case.time - 1, dtype, repetition)
+        return towards[1:] / (1 + towards[0].abs().amax()), torch.zeros_like(towards[1:])
+
+    if (size := disagreement(subject, towards_neighbours)) is not None:
+        raise Violation("a sequence's output has a gradient with respect to its neighbours", size=size, cause=cause)
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=True)
+def decoding(target: Target, case: Case) -> None:
+    """Prefill and single steps, cut into chunks in any way, give what the full pass gives."""
+    subject = build(target, case).eval()
+    for lengths in _chunkings(case):
+
+        def in_chunks(
+            subject: Subject, dtype: torch.dtype, repetition: int, lengths: Sequence[int] = lengths
+        ) -> tuple[Tensor, Tensor]:
+            x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+            state = subject.new_state(case.batch, case.time, dtype)
+            return chunk_by_chunk(subject, x, tokens, state, lengths), run(subject, x, tokens)
+
+        size = disagreement(subject, in_chunks, ANOTHER)
+        if size is not None:
+            decoded, whole = in_chunks(subject, torch.float32, 0)
+            place = first_difference(decoded, whole)
+            raise Violation(
+                f"decoded in chunks of {_said(lengths)}, output {place} is not that of the full pass",
+                at=place,
+                size=size,
+                cause="is all that an output needs kept in the state, rotated by ctx.positions and dropped at the window? "
+                "does substate(state, name) name the attribute?",
+            )
+
+
+def _chunkings(case: Case) -> list[list[int]]:
+    """One by one; all but one, then one; two or more random ways. A long sequence is prefilled, then goes on in steps."""
+    time, rng = case.time, random.Random(case.seed)
+    ways = [[1] * time if time <= 40 else [time - 34, *[1] * 34], [time], [time - 1, 1] if time > 1 else [1]]
+    for most in (9, 40):
+        lengths: list[int] = []
+        while sum(lengths) < time:
+            lengths.append(min(rng.choice([1, 1, 2, rng.randint(1, most)]), time - sum(lengths)))
+        ways.append(lengths)
+    return list(map(list, dict.fromkeys(map(tuple, ways))))
+
+
+def _said(lengths: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lengths[:6]))
+    return f"{shown}, … ({len(lengths)} in all)" if len(lengths) > 6 else shown
+
+
+def chunk_by_chunk(subject: Subject, x: Tensor, tokens: Tensor, state: State, lengths: Sequence[int]) -> Tensor:
+    """Outputs of one chunk after another, joined."""
+    pieces, start = [], 0
+    for length in lengths:
+        pieces.append(run(subject, x[:, start : start + length], tokens[:, start : start + length], state))
+        start += length
+    return torch.cat(pieces, 1)
+
+
+@property_of(*PARTS, cases=standard_cases, strategy=any_case)
+def states(target: Target, case: Case) -> None:
+    """A state holds its own sequences and no others: after one another, in turn, selected, repeated and joined."""
+    subject = build(target, case).eval()
+    if case.time < 2:
+        raise Unsuitable("one token cannot be continued")
+    half = case.time // 2
+    rest = slice(half, case.time)
+    for way, cause in _WAYS.items():
+
+        def continued(subject: Subject, dtype: torch.dtype, repetition: int, way: str = way) -> tuple[Tensor, Tensor]:
+            x, tokens = inputs(subject, case, offset=2 * repetition, batch=2, dtype=dtype)
+            other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, batch=2, dtype=dtype)
+            whole = run(subject, x, tokens)[:, rest]
+            state = _after(subject, x[:, :half], tokens[:, :half], case.time)
+            if way == "in turn":
+                second = _after(subject, other[:, :half], other_tokens[:, :half], case.time)
+                run(subject, other[:, rest], other_tokens[:, rest], second)
+            elif way == "selected":
+                state, x, tokens, whole = state.select(torch.tensor([1, 0])), x[[1, 0]], tokens[[1, 0]], whole[[1, 0]]
+            elif way == "repeated":
+                state = state.repeat(2)
+                x, tokens, whole = (part.repeat_interleave(2, 0) for part in (x, tokens, whole))
+            elif way == "joined":
+                rows = [_after(subject, x[[row], :half], tokens[[row], :half], case.time) for row in (0, 1)]
+                state = State.join(rows)
+            elif way == "after another sequence":
+                run(subject, x[:, rest], tokens[:, rest], state)
+                state = _after(subject, x[:, :half], tokens[:, :half], case.time)
+            return run(subject, x[:, rest], tokens[:, rest], state), whole
+
+        size = disagreement(subject, continued, ANOTHER)
+        if size is not None:
+            raise Violation(f"states {way}: what follows is not what the full pass gives", size=size, cause=cause)
+    _check_refusals(subject, case, half)
+
+
+_WAYS = {
+    "after another sequence": "does the module itself remember something, beside the state?",
+    "in turn": "does the module itself remember something, beside the state?",
+    "selected": "does every tensor of the state have the batch as its first axis?",
+    "repeated": "does every tensor of the state have the batch as its first axis?",
+    "joined": "does every tensor of the state have the batch as its first axis?",
+}
+
+
+def _after(subject: Subject, x: Tensor, tokens: Tensor, capacity: int) -> State:
+    """The state after these tokens."""
+    state = subject.new_state(x.shape[0], capacity, x.dtype)
+    run(subject, x, tokens, state)
+    return state
+
+
+def _check_refusals(subject: Subject, case: Case, half: int) -> None:
+    """Sequences of different lengths do not fit into one state, and a state of two sequences does not fit three."""
+    x, tokens = inputs(subject, case, batch=3)
+    short, long = (_after(subject, x[:1, :end], tokens[:1, :end], case.time) for end in (half, case.time))
+    try:
+        State.join([short, long])
+    except ValueError:
+        pass
+    else:
+        raise Violation(f"states at {half} and {case.time} tokens are joined as if they stood at one place")
+    state = _after(subject, x[:2, :half], tokens[:2, :half], case.time)
+    whole = run(subject, x, tokens)[:, half:]
+    try:
+        y = run(subject, x[:, half:], tokens[:, half:], state)
+    except (RuntimeError, ValueError, IndexError, TypeError):  # whatever tells that they do not fit
+        return
+    if distance(y, whole) > ANOTHER and state.nbytes:
+        raise Violation(
+            "a state of two sequences is taken for three, and the outputs are wrong",
+            cause="is one row of the state used for the whole batch?",
+        )
+
+
+@property_of("attention", cases=standard_cases, strategy=any_case)
+def reach(target: Target, case: Case) -> None:
+    """An attention that promises `reach` looks no further back, and its state does not grow beyond that."""
+    single = replace(case, n_layers=1)
+    layer = next(part for part in build(target, single).modules() if isinstance(part, Attention))
+    if layer.reach is None:
+        raise Unsuitable("it promises no reach")
+    far = replace(single, time=layer.reach + 5, block_size=max(case.block_size, layer.reach + 5))
+    if far.time > 600:
+        raise Unsuitable(f"a reach of {layer.reach} tokens is more than is tried")
+    subject = build(target, far).eval()
+    place = layer.reach + 2
+
+    def earlier_ones_change(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, far, offset=2 * repetition, dtype=dtype)
+        other, other_tokens = inputs(subject, far, offset=2 * repetition + 1, dtype=dtype)
+        end = place - far_reach + 1  # inputs before this are out of reach for outputs from `place` on
+        other[:, end:], other_tokens[:, end:] = x[:, end:], tokens[:, end:]
+        return run(subject, other, other_tokens)[:, place:], run(subject, x, tokens)[:, place:]
+
+    far_reach = layer.reach
+    size = disagreement(subject, earlier_ones_change)
+    if size is not None:
+        raise Violation(
+            f"output {place} changes when input {place - far_reach} does, and a reach of {far_reach} is promised",
+            at=place,
+            size=size,
+            cause="is the window one too long?",
+        )
+    _check_size(subject, far_reach)
+
+
+def _check_size(subject: Subject, reach: int) -> None:
+    """Once everything in reach is remembered, a state stays as large as it is."""
+    capacity = 4 * reach + 8
+    if subject.new_state(1, capacity, torch.float32).nbytes != subject.new_state(1, 2 * capacity, torch.float32).nbytes:
+        raise Violation(
+            f"a state grows with its capacity, {capacity} or {2 * capacity} tokens, though a reach of {reach} is promised",
+            cause="is the window handed to new_cache?",
+        )
+    state, sizes = subject.new_state(1, capacity, torch.float32), []
+    for _ in range(2):
+        case = Case(time=capacity // 2, batch=1)
+        x, tokens = inputs(subject, case)
+        run(subject, x, tokens, state)
+        sizes.append(state.nbytes)
+    if sizes[0] != sizes[1]:
+        raise Violation(
+            f"a state grows from {sizes[0]} to {sizes[1]} bytes, though a reach of {reach} is promised",
+            cause="is the cache trimmed to the window?",
+        )

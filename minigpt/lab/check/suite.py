@@ -1,0 +1,102 @@
+"""The suite: every property, and what comes of trying them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic_core import to_jsonable_python
+
+from minigpt.errors import CheckError, listing, nearest
+from minigpt.lab.check import families, knobs, sequence, weights  # noqa: F401 - the properties
+from minigpt.lab.check.property import SUITE, Result, properties_for, run_property
+from minigpt.lab.check.targets import Target, component_target
+
+EXAMPLES = 6
+"""Random cases for each property, after the fixed ones."""
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What came of checking one target.
+
+    Attributes:
+        target: Its label.
+        family: Its family, or `experiment`.
+        results: One a property.
+        seconds: Time taken.
+    """
+
+    target: str
+    family: str
+    results: tuple[Result, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> Literal["pass", "fail"]:
+        """Fail if any property does."""
+        return "fail" if self.failures else "pass"
+
+    @property
+    def failures(self) -> list[Result]:
+        """The properties that do not hold."""
+        return [result for result in self.results if result.verdict == "fail"]
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {"verdict": self.verdict, **to_jsonable_python(self)}
+
+
+def check(
+    target: Target,
+    *,
+    only: Collection[str] | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    thorough: bool = False,
+    examples: int = EXAMPLES,
+) -> TargetReport:
+    """Try every property of a target's family.
+
+    Args:
+        target: What to check.
+        only: Names of the properties to try; None for all.
+        seed: Of the random cases.
+        quick: Only the quick part, on its first few cases.
+        thorough: What takes long too, such as torch.compile's own code; `only` has what it names in any case.
+        examples: Random cases for each property.
+
+    Raises:
+        CheckError: There is no property of a name in `only`.
+    """
+    _check_names(only or ())
+    start = time.perf_counter()
+    known = properties_for(target.family, quick=quick, thorough=thorough or only is not None)
+    chosen = [prop for prop in known if only is None or prop.name in only]
+    results = tuple(run_property(prop, target, examples=0 if quick else examples, seed=seed) for prop in chosen)
+    return TargetReport(target.label, target.family, results, time.perf_counter() - start)
+
+
+def check_component(
+    family: str, name: str, *, only: Collection[str] | None = None, seed: int = 0, quick: bool = False
+) -> TargetReport:
+    """Check a registered component.
+
+    Raises:
+        RegistryError: There is none of that name.
+    """
+    return check(component_target(family, name), only=only, seed=seed, quick=quick)
+
+
+def property_names(family: str | None = None) -> list[str]:
+    """Names of all properties, or of those a family is held to."""
+    return list(dict.fromkeys(prop.name for prop in SUITE if family is None or family in prop.families))
+
+
+def _check_names(names: Iterable[str]) -> None:
+    known = property_names()
+    for name in names:
+        if name not in known:
+            raise CheckError(f'there is no property "{name}"; known: {listing(known)}{nearest(name, known)}')

@@ -1,0 +1,109 @@
+"""What can be checked: from the words on the command line to components and experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt import plugins
+from minigpt.entries import Entry
+from minigpt.errors import CheckError, listing, nearest
+from minigpt.experiment import Experiment
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY, Spec
+
+EXPERIMENT = "experiment"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A component, or the model of an experiment.
+
+    Attributes:
+        label: `attention/gqa`, or the experiment's file.
+        family: The component's; `experiment` for an experiment.
+        entry: The component's registry entry; None for an experiment.
+        experiment: The experiment; None for a component.
+        plugin_files: What must be loaded to find it.
+    """
+
+    label: str
+    family: str
+    entry: Entry | None = None
+    experiment: Experiment | None = None
+    plugin_files: tuple[Path, ...] = ()
+
+    def spec(self, params: Mapping[str, Any]) -> Spec[Any]:
+        """The component with these parameters.
+
+        Raises:
+            ExperimentError: They are not allowed.
+        """
+        assert self.entry is not None
+        return REGISTRY.resolve(self.family, {"name": self.entry.name, **params})
+
+
+def component_target(family: str, name: str, plugin_files: Sequence[Path] = ()) -> Target:
+    """A registered component.
+
+    Raises:
+        RegistryError: There is none of that name.
+    """
+    return Target(f"{family}/{name}", family, REGISTRY.entry(family, name), plugin_files=tuple(plugin_files))
+
+
+def experiment_target(experiment: Experiment, label: str) -> Target:
+    """The model that an experiment describes."""
+    return Target(label, EXPERIMENT, experiment=experiment, plugin_files=tuple(map(Path, experiment.plugins)))
+
+
+def find_targets(words: Sequence[str], *, everything: bool = False, plugin_files: Sequence[Path] = ()) -> list[Target]:
+    """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file; each target once.
+
+    Raises:
+        CheckError: A word means none of these.
+        RegistryError: A component that is not registered.
+        PluginError: A plugin file does not load.
+        ExperimentError: An experiment cannot be read.
+    """
+    plugins.load_installed()
+    for file in plugin_files:
+        plugins.load_file(file)
+    targets = list(_every_component(plugin_files)) if everything else []
+    for word in words:
+        targets += _meaning(word, plugin_files)
+    return list({target.label: target for target in targets}.values())
+
+
+def _every_component(plugin_files: Sequence[Path], family: str | None = None) -> Iterator[Target]:
+    for each in REGISTRY.families():
+        if family in (None, each.name):
+            for entry in REGISTRY.entries(each.name):
+                yield component_target(each.name, entry.name, plugin_files)
+
+
+def _meaning(word: str, plugin_files: Sequence[Path]) -> list[Target]:
+    families = [family.name for family in REGISTRY.families()]
+    path = Path(word)
+    if word in families:
+        return list(_every_component(plugin_files, word))
+    if path.suffix == ".json":
+        return [experiment_target(load_experiment(path, plugin_files=plugin_files), word)]
+    if path.suffix == ".py" or path.is_dir():
+        labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
+        return [component_target(family, name, [*plugin_files, path.absolute()]) for family, name in labels]
+    family, slash, name = word.partition("/")
+    if slash and family in families:
+        return [component_target(family, name, plugin_files)]
+    if slash:
+        raise CheckError(
+            f'"{word}": there is no family "{family}"; families: {listing(families)}{nearest(family, families)}'
+        )
+    homes = [f"{family}/{word}" for family in families if REGISTRY.has(family, word)]
+    hint = f"; did you mean {' or '.join(homes)}?" if homes else nearest(word, families)
+    raise CheckError(
+        f'"{word}" is nothing to check: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
+        f"(mine.py) or an experiment (mine.json){hint}"
+    )
