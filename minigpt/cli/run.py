@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from minigpt.cli.check import check_before_training
 from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, load
 
 
@@ -25,16 +26,28 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew; a run that is there is kept under another name.")
     ] = False,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Check the model and its plugins in full before training; by default plugins have the quick part.",
+        ),
+    ] = None,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Train an experiment; everything it leaves goes to runs/NAME/seed-N."""
+    """Train an experiment; everything it leaves goes to runs/NAME/seed-N.
+
+    Plugin parts are checked for a few seconds first, and a model that fails is not trained.
+    """
     overrides = list(changes or [])
     if seed is not None:
         overrides.append(f"seed={seed}")
     if name is not None:
         overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
     loaded = load(experiment, overrides, plugin, no_plugins)
+    if check is not False:
+        check_before_training(loaded, str(experiment), in_full=check is True)
 
     from minigpt.cli.display import observer_for_terminal, report
     from minigpt.training import train

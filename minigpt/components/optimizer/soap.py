@@ -109,7 +109,8 @@ def _step(p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, A
     p.sub_(_turned(direction, {side: basis.mT for side, basis in bases.items()}), alpha=group["lr"])
     _track(state["preconditioners"], gradient, group["shampoo_beta"])
     if count % group["precondition_frequency"] == 0:
-        state["bases"] = {side: torch.linalg.qr(x @ bases[side]).Q for side, x in state["preconditioners"].items()}
+        turned_on = {side: torch.linalg.qr(x @ bases[side]).Q for side, x in state["preconditioners"].items()}
+        state["bases"] = {side: basis.contiguous() for side, basis in turned_on.items()}
 
 
 def _turned(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
@@ -124,5 +125,8 @@ def _track(preconditioners: Mapping[int, Tensor], gradient: Tensor, beta: float)
 
 
 def _eigenvectors(x: Tensor) -> Tensor:
-    """In descending order of eigenvalues, the order that power iteration keeps."""
-    return torch.linalg.eigh(x).eigenvectors.flip(-1)
+    """In descending order of eigenvalues, the order that power iteration keeps.
+
+    Contiguous, as a saved one comes back: products round by the order of memory.
+    """
+    return torch.linalg.eigh(x).eigenvectors.flip(-1).contiguous()

@@ -2,7 +2,7 @@
 
 from minigpt.lab.check.property import Failure, NotTried, Property, Result, Violation
 from minigpt.lab.check.suite import TargetReport, check, check_component, property_names
-from minigpt.lab.check.targets import Target, component_target, experiment_target, find_targets
+from minigpt.lab.check.targets import Target, component_target, experiment_target, find_targets, plugin_targets
 
 __all__ = [
     "Failure",
@@ -17,5 +17,6 @@ __all__ = [
     "component_target",
     "experiment_target",
     "find_targets",
+    "plugin_targets",
     "property_names",
 ]

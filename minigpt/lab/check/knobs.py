@@ -14,14 +14,20 @@ import torch
 
 from minigpt.contracts import Component
 from minigpt.errors import ExperimentError
+from minigpt.lab.check import dataset, optimizer, schedule, tokenizer
 from minigpt.lab.check.compare import run
 from minigpt.lab.check.parameters import alternatives, required
 from minigpt.lab.check.property import Unsuitable, Violation, property_of
-from minigpt.lab.check.subjects import FAMILIES, Case, build, inputs, positions_for
-from minigpt.lab.check.targets import Target
+from minigpt.lab.check.subjects import Case, build, inputs, positions_for
+from minigpt.lab.check.targets import PARTS_OF_A_MODEL, Target
 
-OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {}
-"""By family: what a component with these parameters comes to, to be compared; parts of a model have one in common."""
+_OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
+    "tokenizer": tokenizer.outcome,
+    "dataset": dataset.outcome,
+    "optimizer": optimizer.outcome,
+    "schedule": schedule.outcome,
+}
+"""What a component with these parameters comes to, to be compared; parts of a model have one in common."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def _knobs(target: Target) -> list[Knob]:
     return [Knob(name) for name in target.entry.params.model_fields]
 
 
-@property_of(*FAMILIES, "tokenizer", "dataset", "optimizer", "schedule", cases=_knobs)
+@property_of(*PARTS_OF_A_MODEL, "tokenizer", "dataset", "optimizer", "schedule", cases=_knobs)
 def knobs(target: Target, knob: Knob) -> None:
     """Every keyword parameter changes the computation for some value."""
     assert target.entry is not None
@@ -53,7 +59,7 @@ def knobs(target: Target, knob: Knob) -> None:
         key = json.dumps(params, sort_keys=True, default=str)
         if key not in outcomes:
             try:
-                outcomes[key] = OUTCOMES.get(target.family, _of_part)(target, params)
+                outcomes[key] = _OUTCOMES.get(target.family, _of_part)(target, params)
             except (Unsuitable, ExperimentError) as refusal:
                 outcomes[key] = refusal
         return outcomes[key]

@@ -28,12 +28,12 @@ class Violation(Exception):
 
     Args:
         message: What was seen, in a sentence that names the places.
+        cause: The usual cause, as a question.
         at: The token, row or step where it shows; None where there is no such place.
         size: How large it is, relative to what it is compared with; None where there is no measure.
-        cause: The usual cause, as a question.
     """
 
-    def __init__(self, message: str, *, at: int | None = None, size: float | None = None, cause: str = ""):
+    def __init__(self, message: str, *, cause: str, at: int | None = None, size: float | None = None):
         super().__init__(message)
         self.message, self.at, self.size, self.cause = message, at, size, cause
 
@@ -186,12 +186,14 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int)
     return Result(prop.name, prop.says, "pass", trial.tried, "", seconds)
 
 
-_QUICK_CASES = 3
+def _quick_cases(target: Target) -> int:
+    """How many of the fixed cases the quick part tries: a whole experiment has its real sizes."""
+    return 2 if target.experiment is None else 1
 
 
 def _search(trial: _Trial[C], examples: int, seed: int) -> Failure | None:
     fixed = list(trial.property.cases(trial.target))
-    for case in fixed if examples else fixed[:_QUICK_CASES]:
+    for case in fixed if examples else fixed[: _quick_cases(trial.target)]:
         failure = trial.failure_of(case)
         if failure is not None:
             smaller = _smallest(trial, 60, seed, (Phase.generate, Phase.shrink))
@@ -209,6 +211,7 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, phases: tuple[Phase, .
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
     )
     found: list[Failure] = []
     deadline = time.monotonic() + 20  # shrinking a slow component ends here, with the smallest so far
@@ -216,7 +219,10 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, phases: tuple[Phase, .
     def fails(case: C) -> bool:
         if found and time.monotonic() > deadline:
             return False
-        failure = trial.failure_of(case)
+        try:
+            failure = trial.failure_of(case)
+        except NotTried:
+            return False
         found.extend([failure] if failure else [])
         return failure is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,13 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minigpt.contracts import Attention, State
+from minigpt.contracts import Attention, Block, FeedForward, Norm, Position, State
 from minigpt.lab.check.compare import ANOTHER, SAME, disagreement, distance, first_difference, largest_scale, run
 from minigpt.lab.check.property import Unsuitable, Violation, property_of
-from minigpt.lab.check.subjects import Case, Subject, any_case, build, inputs, standard_cases
-from minigpt.lab.check.targets import EXPERIMENT, Target
+from minigpt.lab.check.subjects import LONG, Case, Subject, any_case, build, inputs, standard_cases
+from minigpt.lab.check.targets import EXPERIMENT, PARTS_OF_A_MODEL, Target
 
-PARTS = ("attention", "position", "norm", "ffn", "block", EXPERIMENT)
+PARTS = (*PARTS_OF_A_MODEL, EXPERIMENT)
 
 _PREFIXES = (1, 3, 7, 15, 31, 32, 63)
 
@@ -27,17 +29,13 @@ def shape(target: Target, case: Case) -> None:
     x, tokens = inputs(subject, case)
     # Layers that multiply overflow one after another: large inputs are for one layer.
     large = 100.0 if case.n_layers == 1 else 3.0
+    _check_layers(subject, x, tokens)
+    wide = copy.deepcopy(subject).double()
+    with contextlib.suppress(RuntimeError):  # torch's, where fp32 tensors are mixed in: a limit, and no wrong output
+        run(wide, x.double(), tokens)
+        _check_layers(wide, x.double(), tokens)
     for scale, what in ((1.0, "ordinary inputs"), (0.0, "inputs of zero"), (large, f"inputs of size {large:g}")):
         y = run(subject, scale * x, tokens)
-        wanted = (*x.shape[:2], x.shape[2] if target.family != EXPERIMENT and target.family != "block" else y.shape[-1])
-        if y.shape != wanted:
-            raise Violation(
-                f"inputs of shape {list(x.shape)} become {list(y.shape)}", cause="is an axis squeezed or swapped?"
-            )
-        if y.dtype != x.dtype:
-            raise Violation(
-                f"inputs of {x.dtype} become {y.dtype}", cause="is a result cast, or a constant of another dtype?"
-            )
         if not torch.isfinite(y).all():
             place = int((~torch.isfinite(y)).flatten(2).any(-1).any(0).nonzero()[0])
             raise Violation(
@@ -45,6 +43,23 @@ def shape(target: Target, case: Case) -> None:
                 at=place,
                 cause="an exponential without its maximum subtracted, or a quotient by zero?",
             )
+
+
+def _check_layers(subject: Subject, x: Tensor, tokens: Tensor) -> None:
+    """Each layer's output is of its input's shape and dtype: a residual connection would hide that it is not."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    layers = [part for part in subject.modules() if isinstance(part, Attention | FeedForward | Norm | Block)]
+    hooks = [layer.register_forward_hook(lambda _, given, y: seen.append((given[0], y))) for layer in layers]
+    run(subject, x, tokens)
+    for hook in hooks:
+        hook.remove()
+    for given, y in seen:
+        if y.shape != given.shape:
+            cause = "is an axis squeezed or swapped?"
+            raise Violation(f"inputs of shape {list(given.shape)} become {list(y.shape)}", cause=cause)
+        if y.dtype != given.dtype:
+            cause = "is a result left in fp32, or multiplied with a constant of another dtype?"
+            raise Violation(f"inputs of {given.dtype} become {y.dtype}", cause=cause)
 
 
 @property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=True)
@@ -60,6 +75,8 @@ def causality(target: Target, case: Case) -> None:
 
 
 def _prefixes(case: Case) -> list[int]:
+    if case.time > LONG:  # a whole experiment at its block_size: the usual ones were tried on less
+        return [1, case.time // 2, case.time - 1]
     some = random.Random(case.seed).sample(range(1, case.time), min(3, case.time - 1))
     return sorted({prefix for prefix in (*_PREFIXES, case.time - 1, *some) if prefix < case.time})
 
@@ -222,6 +239,36 @@ def decoding(target: Target, case: Case) -> None:
                 "does substate(state, name) name the attribute?",
             )
 
+    if case.time > 8 and _decodes_without_end(subject, case):
+        _check_far(subject, case)
+
+
+def _decodes_without_end(subject: Subject, case: Case) -> bool:
+    """Whether something is remembered, and no more of it at the end than in training: then decoding goes on and on."""
+    sizes = [subject.new_state(1, factor * case.block_size, torch.float32).nbytes for factor in (2, 4)]
+    parts = [part for part in subject.modules() if isinstance(part, Position)]
+    return sizes[0] == sizes[1] > 0 and not any(part.max_positions or "embed" in part.hooks for part in parts)
+
+
+def _check_far(subject: Subject, case: Case) -> None:
+    """Twice as far as block_size, in single steps and in larger chunks."""
+    far = replace(case, time=min(2 * case.block_size, 90) + 3)
+
+    def in_two_ways(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, far, offset=2 * repetition, dtype=dtype)
+        ways = ([1] * far.time, [far.time // 3, far.time // 3, far.time - 2 * (far.time // 3)])
+        first, second = (
+            chunk_by_chunk(subject, x, tokens, subject.new_state(case.batch, far.time, dtype), way) for way in ways
+        )
+        return first, second
+
+    if (size := disagreement(subject, in_two_ways, ANOTHER)) is not None:
+        raise Violation(
+            f"beyond block_size {case.block_size}, decoded one by one or in chunks, outputs differ",
+            size=size,
+            cause="a table or a mask of block_size rows?",
+        )
+
 
 def _chunkings(case: Case) -> list[list[int]]:
     """One by one; all but one, then one; two or more random ways. A long sequence is prefilled, then goes on in steps."""
@@ -311,7 +358,10 @@ def _check_refusals(subject: Subject, case: Case, half: int) -> None:
     except ValueError:
         pass
     else:
-        raise Violation(f"states at {half} and {case.time} tokens are joined as if they stood at one place")
+        raise Violation(
+            f"states at {half} and {case.time} tokens are joined as if they stood at one place",
+            cause="is state.length kept?",
+        )
     state = _after(subject, x[:2, :half], tokens[:2, :half], case.time)
     whole = run(subject, x, tokens)[:, half:]
     try:

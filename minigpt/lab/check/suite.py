@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
 from minigpt.errors import CheckError, listing, nearest
-from minigpt.lab.check import families, knobs, sequence, weights  # noqa: F401 - the properties
+from minigpt.lab.check import dataset, families, knobs, optimizer, schedule, sequence, tokenizer, weights
 from minigpt.lab.check.property import SUITE, Result, properties_for, run_property
 from minigpt.lab.check.targets import Target, component_target
+
+# The order of the report: what matters most comes first.
+_MODULES = [module.__name__ for module in (sequence, families, weights, tokenizer, dataset, optimizer, schedule, knobs)]
+SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 
 EXAMPLES = 6
 """Random cases for each property, after the fixed ones."""
@@ -27,17 +32,21 @@ class TargetReport:
         family: Its family, or `experiment`.
         results: One a property.
         seconds: Time taken.
+        plugin_files: What it came from.
     """
 
     target: str
     family: str
     results: tuple[Result, ...]
     seconds: float
+    plugin_files: tuple[Path, ...] = ()
 
     @property
-    def verdict(self) -> Literal["pass", "fail"]:
-        """Fail if any property does."""
-        return "fail" if self.failures else "pass"
+    def verdict(self) -> Literal["pass", "fail", "untried"]:
+        """Fail if any property does; untried if none could be tried."""
+        if self.failures:
+            return "fail"
+        return "pass" if any(result.verdict == "pass" for result in self.results) else "untried"
 
     @property
     def failures(self) -> list[Result]:
@@ -76,7 +85,7 @@ def check(
     known = properties_for(target.family, quick=quick, thorough=thorough or only is not None)
     chosen = [prop for prop in known if only is None or prop.name in only]
     results = tuple(run_property(prop, target, examples=0 if quick else examples, seed=seed) for prop in chosen)
-    return TargetReport(target.label, target.family, results, time.perf_counter() - start)
+    return TargetReport(target.label, target.family, results, time.perf_counter() - start, target.plugin_files)
 
 
 def check_component(
@@ -90,9 +99,10 @@ def check_component(
     return check(component_target(family, name), only=only, seed=seed, quick=quick)
 
 
-def property_names(family: str | None = None) -> list[str]:
-    """Names of all properties, or of those a family is held to."""
-    return list(dict.fromkeys(prop.name for prop in SUITE if family is None or family in prop.families))
+def property_names(family: str | None = None, *, thorough: bool = True) -> list[str]:
+    """Names of all properties, or of those a family is held to; without the thorough ones if so asked."""
+    known = [prop for prop in SUITE if thorough or not prop.thorough]
+    return list(dict.fromkeys(prop.name for prop in known if family is None or family in prop.families))
 
 
 def _check_names(names: Iterable[str]) -> None:

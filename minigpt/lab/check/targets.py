@@ -9,12 +9,13 @@ from typing import Any
 
 from minigpt import plugins
 from minigpt.entries import Entry
-from minigpt.errors import CheckError, listing, nearest
+from minigpt.errors import CheckError, PluginError, listing, nearest
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, Spec
 
 EXPERIMENT = "experiment"
+PARTS_OF_A_MODEL = ("attention", "position", "norm", "ffn", "block")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,16 @@ def experiment_target(experiment: Experiment, label: str) -> Target:
     return Target(label, EXPERIMENT, experiment=experiment, plugin_files=tuple(map(Path, experiment.plugins)))
 
 
-def find_targets(words: Sequence[str], *, everything: bool = False, plugin_files: Sequence[Path] = ()) -> list[Target]:
+def find_targets(
+    words: Sequence[str], *, everything: bool = False, plugin_files: Sequence[Path] = (), allow_plugins: bool = True
+) -> list[Target]:
     """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file; each target once.
+
+    Args:
+        words: As on the command line.
+        everything: Every registered component as well.
+        plugin_files: To be loaded beforehand.
+        allow_plugins: False loads no plugin, and refuses what needs one.
 
     Raises:
         CheckError: A word means none of these.
@@ -68,12 +77,16 @@ def find_targets(words: Sequence[str], *, everything: bool = False, plugin_files
         PluginError: A plugin file does not load.
         ExperimentError: An experiment cannot be read.
     """
-    plugins.load_installed()
+    plugin_files = [file.absolute() for file in plugin_files]
+    if allow_plugins:
+        plugins.load_installed()
+    elif plugin_files:
+        raise PluginError(f"plugins are refused (--no-plugins), and {plugin_files[0]} is one")
     for file in plugin_files:
         plugins.load_file(file)
     targets = list(_every_component(plugin_files)) if everything else []
     for word in words:
-        targets += _meaning(word, plugin_files)
+        targets += _meaning(word, plugin_files, allow_plugins)
     return list({target.label: target for target in targets}.values())
 
 
@@ -84,14 +97,16 @@ def _every_component(plugin_files: Sequence[Path], family: str | None = None) ->
                 yield component_target(each.name, entry.name, plugin_files)
 
 
-def _meaning(word: str, plugin_files: Sequence[Path]) -> list[Target]:
+def _meaning(word: str, plugin_files: Sequence[Path], allow_plugins: bool) -> list[Target]:
     families = [family.name for family in REGISTRY.families()]
     path = Path(word)
     if word in families:
         return list(_every_component(plugin_files, word))
     if path.suffix == ".json":
-        return [experiment_target(load_experiment(path, plugin_files=plugin_files), word)]
+        return [experiment_target(load_experiment(path, plugin_files=plugin_files, allow_plugins=allow_plugins), word)]
     if path.suffix == ".py" or path.is_dir():
+        if not allow_plugins:
+            raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
         labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
         return [component_target(family, name, [*plugin_files, path.absolute()]) for family, name in labels]
     family, slash, name = word.partition("/")
@@ -107,3 +122,13 @@ def _meaning(word: str, plugin_files: Sequence[Path]) -> list[Target]:
         f'"{word}" is nothing to check: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
         f"(mine.py) or an experiment (mine.json){hint}"
     )
+
+
+def plugin_targets(experiment: Experiment, label: str) -> list[Target]:
+    """The components of an experiment that are not shipped, and its model as composed where they are parts of it."""
+    files = tuple(map(Path, experiment.plugins))
+    foreign = [spec for spec in experiment.specs() if not spec.cls.__module__.startswith("minigpt.")]
+    targets = [component_target(spec.family, spec.name, files) for spec in foreign]
+    if any(spec.family in PARTS_OF_A_MODEL for spec in foreign):
+        targets.append(experiment_target(experiment, label))
+    return list({target.label: target for target in targets}.values())

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import random
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minigpt.contracts import State
 from minigpt.lab.check.compare import ANOTHER, distance, run
 from minigpt.lab.check.parameters import parameter_sets
 from minigpt.lab.check.property import NotTried, Unsuitable, Violation, property_of
 from minigpt.lab.check.sequence import PARTS
 from minigpt.lab.check.subjects import Case, Subject, WholeModel, build, inputs, positions_for
+from minigpt.lab.check.surroundings import elsewhere
 from minigpt.lab.check.targets import Target
 
 
@@ -123,7 +121,7 @@ def determinism(target: Target, case: Case) -> None:
     if not torch.equal(before, torch.get_rng_state()):
         torch.set_rng_state(before)
         raise Violation("in eval mode it draws random numbers", cause="a dropout without training=self.training?")
-    with _elsewhere():
+    with elsewhere():
         again = run(subject, x, tokens, seed=1)
     if not torch.equal(first, again):
         raise Violation(
@@ -149,33 +147,15 @@ def determinism(target: Target, case: Case) -> None:
 
 def _check_seeded(subject: Subject, x: Tensor, tokens: Tensor) -> None:
     first = run(copy.deepcopy(subject), x, tokens)
-    with _elsewhere():
-        again = run(copy.deepcopy(subject), x, tokens)
-    if not torch.equal(first, again):
-        raise Violation(
-            "in train mode equal torch seeds give other outputs",
-            size=distance(again, first),
-            cause="random numbers of Python or numpy, or the clock? torch's seed is what a run keeps",
-        )
-
-
-@contextlib.contextmanager
-def _elsewhere() -> Iterator[None]:
-    """Other seeds of Python's and numpy's random numbers, and another time."""
-    states = random.getstate(), np.random.get_state()
-    random.seed(987), np.random.seed(987)
-    with contextlib.ExitStack() as stack:
-        for name in ("time", "monotonic", "perf_counter", "time_ns", "perf_counter_ns"):
-            stack.enter_context(mock.patch.object(time, name, _later(getattr(time, name))))
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-
-
-def _later(clock: Callable[[], float]) -> Callable[[], float]:
-    return lambda: clock() + 1_000_001
+    with elsewhere():
+        for _ in range(8):
+            again = run(copy.deepcopy(subject), x, tokens)
+            if not torch.equal(first, again):
+                raise Violation(
+                    "in train mode equal torch seeds give other outputs",
+                    size=distance(again, first),
+                    cause="random numbers of Python or numpy, or the clock? torch's seed is what a run keeps",
+                )
 
 
 @property_of(*PARTS, cases=_one_case)
@@ -188,7 +168,8 @@ def weights(target: Target, case: Case) -> None:
     subject = build(target, case)
     x, tokens = inputs(subject, case)
     first = run(subject, x, tokens)
-    loaded = build(target, replace(case, seed=case.seed + 1), initial=True)
+    another = build(target, replace(case, seed=case.seed + 1))
+    loaded = copy.deepcopy(another)
     loaded.load_state_dict(copy.deepcopy(subject.state_dict()))
     if not torch.equal(run(loaded, x, tokens), first):
         raise Violation(
@@ -198,9 +179,12 @@ def weights(target: Target, case: Case) -> None:
     copied = copy.deepcopy(subject)
     if not torch.equal(run(copied, x, tokens), first):
         raise Violation("a deep copy gives other outputs", cause="an attribute that is not copied?")
-    with torch.no_grad():
-        for parameter in copied.parameters():
-            parameter.add_(1.0)
+    copied.load_state_dict(copy.deepcopy(another.state_dict()))
+    if not torch.equal(run(copied, x, tokens), run(another, x, tokens)):
+        raise Violation(
+            "a deep copy does not follow its own weights",
+            cause="a function that closes over self, or a second reference to a tensor?",
+        )
     if not torch.equal(run(subject, x, tokens), first):
         raise Violation("a change to a deep copy changes the original", cause="a tensor shared through the class?")
 
@@ -214,7 +198,16 @@ def device(target: Target, case: Case) -> None:
     """Tensors are made on the device of the input."""
     subject = build(target, case)
     x, tokens = inputs(subject, case)
+    try:
+        with torch.device("meta"):
+            build(target, case, initial=True)
+    except RuntimeError as error:
+        raise Violation(
+            f"it cannot be built without memory, which reading an experiment does: {str(error).splitlines()[0]}",
+            cause="does the constructor read numbers out of a tensor?",
+        ) from error
     meta = copy.deepcopy(subject).to("meta")
+    _check_state_device(meta.new_state(1, 8, x.dtype))
     try:
         y = run(meta, x.to("meta"), tokens.to("meta"))
     except NotImplementedError as error:
@@ -227,7 +220,15 @@ def device(target: Target, case: Case) -> None:
             cause="torch.zeros, arange or tensor without device=x.device, or a tensor that is no buffer?",
         ) from error
     if y.device.type != "meta":
-        raise Violation(f"inputs on the device meta become outputs on {y.device}")
+        raise Violation(f"inputs on the device meta become outputs on {y.device}", cause="a .cpu() on the way?")
+
+
+def _check_state_device(state: State) -> None:
+    tensors = [*state.tensors.values(), *([] if state.positions is None else [state.positions])]
+    if any(tensor.device.type != "meta" for tensor in tensors):
+        raise Violation("a state is not on the device that was asked for", cause="new_state without device=device?")
+    for child in state.children.values():
+        _check_state_device(child)
 
 
 @property_of(*PARTS, cases=_one_case)

@@ -1,0 +1,254 @@
+"""`minigpt check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from minigpt.cli.options import PluginFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from minigpt.experiment import Experiment
+    from minigpt.lab.check import Result, Target, TargetReport
+    from minigpt.lab.check.parallel import Options
+
+
+def check(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TARGET...",
+            help="A component (attention/gqa), a family (norm), a plugin file (mine.py) or an experiment (mine.json).",
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every registered component.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The part that takes seconds.")] = False,
+    thorough: Annotated[
+        bool | None,
+        typer.Option(
+            "--thorough/--no-thorough",
+            help="Also what takes long, such as torch.compile's own code; by default for up to three targets.",
+        ),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PROPERTY", help="Only this property. Repeatable.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
+    examples: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Random cases for each property, after the fixed ones.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; by default one a core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    plugin: PluginFile = None,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all.")] = False,
+) -> None:
+    """Prove that components keep their contract: causal, shaped, decodable, alive, deterministic.
+
+    Exit code 0: every property holds; 1: one does not; 2: it could not be tried.
+    """
+    from minigpt.lab.check import find_targets
+    from minigpt.lab.check.parallel import Options, check_all, default_jobs
+    from minigpt.lab.check.suite import EXAMPLES
+
+    if not targets and not everything:
+        raise typer.BadParameter("name a component, a family, a plugin file or an experiment; or give --all")
+    found = find_targets(targets or [], everything=everything, plugin_files=plugin or (), allow_plugins=not no_plugins)
+    options = Options(
+        only=tuple(only or ()),
+        seed=seed,
+        quick=quick,
+        thorough=(len(found) <= 3 and not quick) if thorough is None else thorough,
+        examples=examples or EXAMPLES,
+    )
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with _progress(found) as progress:
+        reports = check_all(found, options, jobs=jobs or default_jobs(found), done=progress.done)
+    if as_json:
+        typer.echo(json.dumps(_document(reports, options), indent=2, ensure_ascii=False))
+    else:
+        print_reports(reports, console, options)
+    raise typer.Exit(exit_code(reports))
+
+
+def check_before_training(experiment: Experiment, label: str, *, in_full: bool) -> None:
+    """Check what is not shipped of an experiment, and its model; end with exit code 1 where a property does not hold.
+
+    Args:
+        experiment: What is about to be trained.
+        label: Its file.
+        in_full: Every property, and the model even if all its parts are shipped; else the quick part, for plugins only.
+    """
+    from minigpt.plugins import load_installed
+
+    load_installed()
+    if not in_full and all(spec.cls.__module__.startswith("minigpt.") for spec in experiment.specs()):
+        return
+
+    from rich.console import Console
+
+    from minigpt.lab.check import experiment_target, plugin_targets
+    from minigpt.lab.check.parallel import Options
+
+    targets = plugin_targets(experiment, label)
+    if in_full and all(target.experiment is None for target in targets):
+        targets.append(experiment_target(experiment, label))
+    options = Options(quick=not in_full)
+    reports = [options.check(target) for target in targets]
+    seconds = sum(report.seconds for report in reports)
+    broken = [report for report in reports if report.failures]
+    for report in broken:
+        for result in report.failures:
+            print_failure(report, result, Console(stderr=True, highlight=False), options)
+    if broken:
+        typer.echo("\nerror: not trained, since what is above makes its loss mean nothing; --no-check trains it", err=True)
+        raise typer.Exit(1)
+    names = ", ".join(report.target for report in reports)
+    typer.echo(f"checked in {seconds:.1f} s, {'in full' if in_full else 'the quick part'}: {names}")
+
+
+def exit_code(reports: Sequence[TargetReport]) -> int:
+    """0 all hold, 1 one does not, 2 nothing could be tried."""
+    verdicts = {report.verdict for report in reports}
+    return 1 if "fail" in verdicts else 2 if verdicts == {"untried"} else 0
+
+
+class _progress:
+    """A bar on a terminal, nothing elsewhere; gone when all is done."""
+
+    def __init__(self, targets: Sequence[Target]):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.bar = Progress(
+            TextColumn("checking {task.fields[latest]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=len(targets), latest=targets[0].label if len(targets) == 1 else "")
+
+    def __enter__(self) -> _progress:
+        if self.bar.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def done(self, report: TargetReport) -> None:
+        """Move on."""
+        self.bar.update(self.task, advance=1, latest=report.target)
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+
+def print_reports(reports: Sequence[TargetReport], console: Console, options: Options) -> None:
+    """A table for one target; a line each for many; then every failure whole."""
+    if len(reports) <= 3:
+        for report in reports:
+            _print_table(report, console)
+    else:
+        _print_lines(reports, console)
+    for report in reports:
+        for result in report.failures:
+            print_failure(report, result, console, options)
+    _print_sum(reports, console)
+
+
+_COLOURS = {"pass": "green", "fail": "bold red", "skip": "dim", "untried": "yellow"}
+
+
+def _print_table(report: TargetReport, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, pad_edge=False, title=Text(report.target, "bold"), title_justify="left")
+    for name in ("property", "", "tried"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what it says")
+    for result in report.results:
+        tried = f"{result.tried:,}" if result.tried else "-"
+        says = Text(result.says)
+        if result.verdict == "skip":
+            says = Text.assemble((result.says, "dim"), (f" Not tried: {result.note}", "italic dim"))
+        table.add_row(result.property, Text(result.verdict, _COLOURS[result.verdict]), Text(tried, justify="right"), says)
+    console.print(table)
+
+
+def _print_lines(reports: Sequence[TargetReport], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for report in reports:
+        held = sum(result.verdict == "pass" for result in report.results)
+        cases = sum(result.tried for result in report.results)
+        names = ", ".join(result.property for result in report.failures)
+        notes = sorted({result.note for result in report.results if result.verdict == "skip"})
+        words = f"breaks {names}" if names else f"{held} properties, {cases:,} cases" if held else "; ".join(notes)
+        table.add_row(report.target, Text(report.verdict, _COLOURS[report.verdict]), words, f"{report.seconds:.1f} s")
+    console.print(table)
+
+
+def print_failure(report: TargetReport, result: Result, console: Console, options: Options) -> None:
+    """What was found, the smallest example, the usual cause, and how to see it again."""
+    from rich.text import Text
+
+    failure = result.failure
+    assert failure is not None
+    size = "" if failure.size is None else f" (by {failure.size:.2g} of its size)"
+    console.print()
+    console.print(Text.assemble((f"{report.target} breaks {result.property}: ", "bold red"), result.says))
+    rows = [
+        ("found", f"{failure.message}{size}"),
+        ("smallest example", ", ".join(f"{key}={json.dumps(value)}" for key, value in failure.example.items())),
+        ("usual cause", failure.cause),
+        ("again", f"minigpt check {_again(report, result, options)}"),
+    ]
+    for name, text in rows:
+        if text:
+            console.print(Text.assemble((f"  {name + ':':<18}", "dim"), text), soft_wrap=True)
+
+
+def _again(report: TargetReport, result: Result, options: Options) -> str:
+    files = "".join(f" --plugin {file}" for file in report.plugin_files)
+    seed = f" --seed {options.seed}" if options.seed else ""
+    return f"{report.target} --only {result.property}{seed}{files}"
+
+
+def _print_sum(reports: Sequence[TargetReport], console: Console) -> None:
+    from rich.text import Text
+
+    failing = [report for report in reports if report.verdict == "fail"]
+    untried = [report for report in reports if report.verdict == "untried"]
+    seconds = sum(report.seconds for report in reports)
+    cases = sum(result.tried for report in reports for result in report.results)
+    parts = [f"{len(reports)} checked" if len(reports) > 1 else reports[0].target]
+    parts.append(f"{len(failing)} broken" if failing and len(reports) > 1 else "broken" if failing else "no property broken")
+    parts += [f"{len(untried)} could not be tried"] if untried and len(reports) > 1 else []
+    colour = "bold red" if failing else "yellow" if len(untried) == len(reports) else "bold green"
+    console.print()
+    console.print(Text.assemble((": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:]), colour), ""))
+    console.print(Text(f"{cases:,} cases in {seconds:.0f} s of computing", "dim"))
+
+
+def _document(reports: Sequence[TargetReport], options: Options) -> dict[str, object]:
+    import torch
+
+    from minigpt import __version__
+
+    return {
+        "verdict": {0: "pass", 1: "fail", 2: "untried"}[exit_code(reports)],
+        "minigpt": __version__,
+        "torch": torch.__version__,
+        "seed": options.seed,
+        "examples": options.examples,
+        "quick": options.quick,
+        "targets": [report.to_json() for report in reports],
+    }

@@ -1,0 +1,122 @@
+"""Many targets, in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minigpt import plugins
+from minigpt.lab.check.suite import EXAMPLES, TargetReport, check
+from minigpt.lab.check.targets import EXPERIMENT, Target, find_targets
+
+_LONGEST_FIRST = (
+    EXPERIMENT,
+    "attention",
+    "block",
+    "ffn",
+    "position",
+    "tokenizer",
+    "dataset",
+    "optimizer",
+    "norm",
+    "schedule",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to check.
+
+    Attributes:
+        only: Names of the properties to try; empty for all.
+        seed: Of the random cases.
+        quick: Only the quick part.
+        thorough: What takes long too.
+        examples: Random cases for each property.
+    """
+
+    only: tuple[str, ...] = ()
+    seed: int = 0
+    quick: bool = False
+    thorough: bool = False
+    examples: int = EXAMPLES
+
+    def check(self, target: Target) -> TargetReport:
+        """Check one target here."""
+        with _one_thread():
+            return check(
+                target,
+                only=self.only or None,
+                seed=self.seed,
+                quick=self.quick,
+                thorough=self.thorough,
+                examples=self.examples,
+            )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors are small here: threads only cost."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_all(
+    targets: Sequence[Target], options: Options, *, jobs: int = 1, done: Callable[[TargetReport], None] = lambda report: None
+) -> list[TargetReport]:
+    """Check every target; reports in the order of the targets.
+
+    Args:
+        targets: What to check.
+        options: How.
+        jobs: Processes; with 1 all is done in this one.
+        done: Called with each report as it is finished.
+    """
+    if jobs == 1 or len(targets) == 1:
+        reports = []
+        for target in targets:
+            reports.append(options.check(target))
+            done(reports[-1])
+        return reports
+    of_label: dict[str, TargetReport] = {}
+    # Not forked: a process that has used threads may not be copied safely.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(targets)), mp_context=context) as pool:
+        waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
+        futures = [pool.submit(_check_elsewhere, target.label, target.plugin_files, options) for target in waiting]
+        try:
+            for future in as_completed(futures):
+                report = future.result()
+                of_label[report.target] = report
+                done(report)
+        except BaseException:  # Ctrl-C: what has not begun shall not
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [of_label[target.label] for target in targets]
+
+
+def default_jobs(targets: Sequence[Target]) -> int:
+    """A process a core where there is enough to do; one has to import torch first."""
+    return 1 if len(targets) < 4 else max(1, min(len(targets) // 2, len(_cores())))
+
+
+def _cores() -> range | set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _check_elsewhere(label: str, plugin_files: tuple[Path, ...], options: Options) -> TargetReport:
+    for file in plugin_files:
+        plugins.load_file(file)
+    (target,) = find_targets([label], plugin_files=plugin_files)
+    return options.check(target)
