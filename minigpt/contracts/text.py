@@ -71,7 +71,8 @@ class Splits:
     Attributes:
         train: What the model learns from.
         val: What it is measured on, whole.
-        vocab_size: Number of ids of a synthetic task; text leaves it to the tokenizer.
+        vocab_size: Number of ids of a synthetic task, those included that no row happens to have; text leaves it to the
+            tokenizer.
     """
 
     train: str | Sequences

@@ -94,6 +94,11 @@ def splits(target: Target, case: Case) -> None:
     elif isinstance(train, Sequences) and isinstance(val, Sequences):
         for rows, name in ((train, "training"), (val, "validation")):
             _check_rows(rows, name, loaded.vocab_size)
+        if loaded.vocab_size is None:
+            raise Violation(
+                "vocab_size is None, and there is no tokenizer that could say it",
+                cause="are ids that the rows happen not to have left out? Splits(train, val, vocab_size)",
+            )
         _check_no_row_twice(train, val)
     else:
         raise Violation(

@@ -10,9 +10,36 @@ from torch import Tensor
 
 from minigpt.contracts import Norm, Position
 from minigpt.lab.check.compare import EXTREME, SAME, disagreement, distance, run
+from minigpt.lab.check.parameters import parameter_sets
 from minigpt.lab.check.property import NotTried, Unsuitable, Violation, property_of
 from minigpt.lab.check.subjects import Case, Stack, Subject, any_case, build, inputs, standard_cases
 from minigpt.lab.check.targets import Target
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+
+def _one_case(target: Target) -> list[Case]:
+    return [Case(parameter_sets(target)[0], 4, 4, 16, 1, time=12)]
+
+
+@property_of("attention", cases=_one_case)
+def uses(target: Target, case: Case) -> None:
+    """An attention that says it honours a position's rotation or bias does."""
+    named: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
+    for hook, position in (("rotate", "rope"), ("bias", "alibi")):
+        if hook not in named:
+            continue
+        plain, placed = (build(target, replace(case, position=name)) for name in ("none", position))
+        placed.load_state_dict(plain.state_dict(), strict=False)
+        x, tokens = inputs(plain, case)
+        if distance(run(placed, x, tokens), run(plain, x, tokens)) < SAME:
+            raise Violation(
+                f'`uses` names "{hook}", and outputs with {position} are those without positions',
+                cause=f"is ctx.position.{hook} called, and is what it gives used?",
+            )
+    if not named:
+        raise NotTried("it honours no position")
+
 
 # ------------------------------------------------------------------------------------------------------------ position
 
@@ -198,6 +225,7 @@ def scaling(target: Target, case: Case) -> None:
                 raise Violation(
                     f'scaling "{norm.scaling}" is promised, and inputs {factor:g} times as large give something else',
                     size=size,
+                    cause="a bias, a clamp, an eps too large, or a mean that is no root mean square?",
                 )
 
 
@@ -210,21 +238,23 @@ def tokenwise(target: Target, case: Case) -> None:
     subject = build(target, case)
     if subject.new_state(1, 8, torch.float32).children:
         raise Unsuitable("it keeps a state: it may look back")
-    place = case.time // 2
+    for place in {case.time // 2, case.time - 1}:
 
-    def others_change(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
-        other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, dtype=dtype)
-        other[:, place], other_tokens[:, place] = x[:, place], tokens[:, place]
-        return run(subject, other, other_tokens)[:, [place]], run(subject, x, tokens)[:, [place]]
+        def others_change(
+            subject: Subject, dtype: torch.dtype, repetition: int, place: int = place
+        ) -> tuple[Tensor, Tensor]:
+            x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+            other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, dtype=dtype)
+            other[:, place], other_tokens[:, place] = x[:, place], tokens[:, place]
+            return run(subject, other, other_tokens)[:, [place]], run(subject, x, tokens)[:, [place]]
 
-    if (size := disagreement(subject, others_change)) is not None:
-        raise Violation(
-            f"output {place} changes when other tokens do",
-            at=place,
-            size=size,
-            cause="what looks back keeps a State (see new_state); what looks at all tokens at once is no feed-forward",
-        )
+        if (size := disagreement(subject, others_change)) is not None:
+            raise Violation(
+                f"output {place} changes when other tokens do",
+                at=place,
+                size=size,
+                cause="what looks back keeps a State (see new_state); what looks at all tokens at once is no feed-forward",
+            )
 
 
 # --------------------------------------------------------------------------------------------------------------- block

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import hypothesis
 from hypothesis import HealthCheck, Phase
-from hypothesis.errors import NoSuchExample
+from hypothesis.errors import Flaky, NoSuchExample
 from hypothesis.strategies import SearchStrategy
 from pydantic_core import to_jsonable_python
 
@@ -162,7 +162,7 @@ class _Trial(Generic[C]):
         return None
 
 
-def run_property(prop: Property[C], target: Target, *, examples: int, seed: int) -> Result:
+def run_property(prop: Property[C], target: Target, *, examples: int, seed: int, shrink: bool = True) -> Result:
     """Try a property on a target.
 
     Args:
@@ -170,11 +170,12 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int)
         target: The component or model.
         examples: How many random cases to try after the fixed ones; 0 tries only the first fixed ones, for the quick check.
         seed: Of the random cases.
+        shrink: Look for a smaller case where one fails.
     """
     start = time.perf_counter()
     trial = _Trial(prop, target)
     try:
-        failure = _search(trial, examples, seed)
+        failure = _search(trial, examples, seed, shrink)
     except NotTried as reason:
         return Result(prop.name, prop.says, "skip", 0, str(reason), time.perf_counter() - start)
     seconds = time.perf_counter() - start
@@ -191,23 +192,22 @@ def _quick_cases(target: Target) -> int:
     return 2 if target.experiment is None else 1
 
 
-def _search(trial: _Trial[C], examples: int, seed: int) -> Failure | None:
+def _search(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:
     fixed = list(trial.property.cases(trial.target))
     for case in fixed if examples else fixed[: _quick_cases(trial.target)]:
         failure = trial.failure_of(case)
         if failure is not None:
-            smaller = _smallest(trial, 60, seed, (Phase.generate, Phase.shrink))
-            return smaller or failure
-    return _smallest(trial, examples, seed, (Phase.generate, Phase.shrink)) if examples else None
+            return (_smallest(trial, 60, seed, shrink) if shrink else None) or failure
+    return _smallest(trial, examples, seed, shrink) if examples else None
 
 
-def _smallest(trial: _Trial[C], examples: int, seed: int, phases: tuple[Phase, ...]) -> Failure | None:
+def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:
     """The smallest failing case among random ones, if there is any."""
     if trial.property.strategy is None:
         return None
     settings = hypothesis.settings(
         max_examples=examples,
-        phases=phases,
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -222,7 +222,7 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, phases: tuple[Phase, .
         try:
             failure = trial.failure_of(case)
         except NotTried:
-            return False
+            return False  # of some cases only
         found.extend([failure] if failure else [])
         return failure is not None
 
@@ -231,6 +231,8 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, phases: tuple[Phase, .
         hypothesis.find(trial.property.strategy(trial.target), fails, settings=settings, random=random.Random(seed))
     except NoSuchExample:
         return None
+    except Flaky:  # what remembers earlier passes does not fail again in the same way: what was seen is what counts
+        pass
     trial.tried = max(tried, 1)
     return found[-1]
 

@@ -66,6 +66,7 @@ def check(
     quick: bool = False,
     thorough: bool = False,
     examples: int = EXAMPLES,
+    shrink: bool = True,
 ) -> TargetReport:
     """Try every property of a target's family.
 
@@ -76,6 +77,7 @@ def check(
         quick: Only the quick part, on its first few cases.
         thorough: What takes long too, such as torch.compile's own code; `only` has what it names in any case.
         examples: Random cases for each property.
+        shrink: Look for the smallest case where one fails.
 
     Raises:
         CheckError: There is no property of a name in `only`.
@@ -84,19 +86,27 @@ def check(
     start = time.perf_counter()
     known = properties_for(target.family, quick=quick, thorough=thorough or only is not None)
     chosen = [prop for prop in known if only is None or prop.name in only]
-    results = tuple(run_property(prop, target, examples=0 if quick else examples, seed=seed) for prop in chosen)
+    results = tuple(
+        run_property(prop, target, examples=0 if quick else examples, seed=seed, shrink=shrink) for prop in chosen
+    )
     return TargetReport(target.label, target.family, results, time.perf_counter() - start, target.plugin_files)
 
 
 def check_component(
-    family: str, name: str, *, only: Collection[str] | None = None, seed: int = 0, quick: bool = False
+    family: str,
+    name: str,
+    *,
+    only: Collection[str] | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    shrink: bool = True,
 ) -> TargetReport:
     """Check a registered component.
 
     Raises:
         RegistryError: There is none of that name.
     """
-    return check(component_target(family, name), only=only, seed=seed, quick=quick)
+    return check(component_target(family, name), only=only, seed=seed, quick=quick, shrink=shrink)
 
 
 def property_names(family: str | None = None, *, thorough: bool = True) -> list[str]:

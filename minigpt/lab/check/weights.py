@@ -78,7 +78,9 @@ def _living(target: Target, case: Case) -> tuple[set[str], set[str]]:
         subject = build(target, replace(case, seed=seed))
         if not any(parameter.requires_grad for parameter in subject.own_parameters().values()):
             break
-        torch.autograd.backward(_loss(subject, case))
+        loss = _loss(subject, case)
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
         for name, parameter in subject.own_parameters().items():
             if not parameter.requires_grad:
                 continue

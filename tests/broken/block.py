@@ -1,0 +1,171 @@
+"""Blocks."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from tests.broken import broken, correct
+
+
+@correct("block")
+class PreNorm(Block):
+    """x + attention(norm(x)), then x + ffn(norm(x)); each step is a method."""
+
+    def __init__(self, dims: Dims, layer: Layer):
+        super().__init__()
+        self.attention_norm = layer.norm.build(dims.d_model)
+        self.attention = layer.attention.build(dims)
+        self.ffn_norm = layer.norm.build(dims.d_model)
+        self.ffn = layer.ffn.build(dims)
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        x = x + self.added(self.attend(self.attention_norm(x), ctx, state))
+        return x + self.added(self.feed(self.ffn_norm(x), ctx, state))
+
+    def attend(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
+        """Through the attention."""
+        return self.attention(x, ctx, substate(state, "attention"))
+
+    def feed(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
+        """Through the feed-forward."""
+        return self.ffn(x, ctx, substate(state, "ffn"))
+
+    def added(self, y: Tensor) -> Tensor:
+        """What joins the residual stream."""
+        return self.dropout(y)
+
+
+@correct("block")
+class FromIdentity(PreNorm):
+    """x + a attention(norm(x)), then x + a ffn(norm(x)), with an a that is 0 at first."""
+
+    starts_as_identity = True
+
+    def __init__(self, dims: Dims, layer: Layer):
+        super().__init__(dims, layer)
+        self.share = nn.Parameter(torch.zeros(()))
+
+    def added(self, y: Tensor) -> Tensor:
+        return self.dropout(y) * self.share.to(y.dtype)
+
+
+@broken("block", "identity", "the share that ought to be 0 at first is a small number")
+class SmallIsNotZero(FromIdentity):
+    def init_weights(self) -> None:
+        nn.init.constant_(self.share, 1e-2)
+
+
+@broken("block", "identity", "a share of 0 for the attention, and the feed-forward is forgotten")
+class FeedForwardFromTheStart(FromIdentity):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        x = x + self.added(self.attend(self.attention_norm(x), ctx, state))
+        return x + self.dropout(self.feed(self.ffn_norm(x), ctx, state))
+
+
+@broken("block", "decoding", "the state is asked for under another name than the attention's, and none is found")
+class StateMisspelt(PreNorm):
+    def attend(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
+        return self.attention(x, ctx, substate(state, "attn"))
+
+
+@broken("block", "decoding", "the state is not passed on to the attention")
+class StateForgotten(PreNorm):
+    def attend(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
+        return self.attention(x, ctx)
+
+
+@broken("block", "decoding", "the state is not passed on to the feed-forward, which seldom has one")
+class FeedForwardStateForgotten(PreNorm):
+    def feed(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
+        return self.ffn(x, ctx)
+
+
+@broken("block", "causality", "the stream is divided by its deviation over time")
+class NormsOverTime(PreNorm):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return super().forward(x, ctx, state) / (1 + x.var(1, unbiased=False, keepdim=True))
+
+
+@broken("block", "causality", "the residual is the stream one token ahead")
+class ResidualAhead(PreNorm):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return super().forward(x, ctx, state) - x + F.pad(x[:, 1:], (0, 0, 0, 1))
+
+
+@broken("block", "causality", "a skip connection adds the last token's stream to all")
+class LastTokenForAll(PreNorm):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return super().forward(x, ctx, state) + 0.1 * x[:, -1:]
+
+
+@broken("block", "batch", "what is added is scaled by its deviation over the whole batch")
+class ScalesOverTheBatch(PreNorm):
+    def added(self, y: Tensor) -> Tensor:
+        return super().added(y) / (1 + y.square().mean(0, keepdim=True).sqrt())
+
+
+@broken("block", "determinism", "dropout on what is added is on in evaluation too")
+class DropoutAlwaysOn(PreNorm):
+    def added(self, y: Tensor) -> Tensor:
+        return F.dropout(y, 0.1)
+
+
+@broken("block", "determinism", "the layer is dropped in training by Python's random")
+class DropsByPythonRandom(PreNorm):
+    def added(self, y: Tensor) -> Tensor:
+        return super().added(y) * float(not self.training or random.random() < 0.7)
+
+
+@broken("block", "determinism", "a skip connection reads the stream of an earlier pass")
+class StreamOfAnEarlierPass(PreNorm):
+    earlier: Tensor | None = None
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        skip = 0.0 if self.earlier is None else self.earlier.mean()
+        self.earlier = x.detach()
+        return super().forward(x + skip, ctx, state)
+
+
+@broken("block", "weights", "the layer's number is read from a counter of all blocks that were ever built")
+class CountsLayers(PreNorm):
+    built = 0
+
+    def __init__(self, dims: Dims, layer: Layer):
+        super().__init__(dims, layer)
+        self.number = CountsLayers.built
+        CountsLayers.built += 1
+        self.share = nn.Parameter(torch.tensor(1 / (1 + self.number)))
+
+    def added(self, y: Tensor) -> Tensor:
+        return super().added(y) * self.share.to(y.dtype)
+
+
+@broken("block", "liveness", "the second sub-layer reads through the first one's norm, and its own is never used")
+class NormNotUsed(PreNorm):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        x = x + self.added(self.attend(self.attention_norm(x), ctx, state))
+        return x + self.added(self.feed(self.attention_norm(x), ctx, state))
+
+
+@broken("block", "shape", "leave gives back both of the streams that enter made")
+class LeavesTwoStreams(PreNorm):
+    def enter(self, x: Tensor) -> Tensor:
+        return torch.stack((x, x), 2)
+
+    def leave(self, x: Tensor) -> Tensor:
+        return x.flatten(2)
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return torch.stack((super().forward(x[:, :, 0], ctx, state), x[:, :, 1]), 2)
+
+
+@broken("block", "device", "a mask that drops nothing yet is made on the CPU")
+class MaskOnTheCpu(PreNorm):
+    def added(self, y: Tensor) -> Tensor:
+        return super().added(y) * torch.ones(y.shape[-1])

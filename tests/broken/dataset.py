@@ -1,0 +1,155 @@
+"""Datasets."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from minigpt.contracts import Dataset, Sequences, Splits
+from tests.broken import broken, correct
+
+VOCAB, ROWS, LENGTH = 16, 80, 12
+
+
+@correct("dataset")
+class Copying(Dataset):
+    """Rows of random ids, each to be said again after a separator.
+
+    Args:
+        seed: Of the rows.
+        rows: How many.
+    """
+
+    def __init__(self, *, seed: Annotated[int, Field(ge=0)] = 0, rows: Annotated[int, Field(ge=10, le=200)] = ROWS):
+        self.seed, self.rows = seed, rows
+
+    def load(self) -> Splits:
+        halves = self.halves()
+        tokens = np.concatenate((halves, np.full((len(halves), 1), VOCAB - 1), halves), 1)
+        cut = len(tokens) * 9 // 10
+        return Splits(self.sequences(tokens[:cut]), self.sequences(tokens[cut:]), VOCAB)
+
+    def halves(self) -> np.ndarray:
+        """Each row's first half, no two alike."""
+        generator = np.random.default_rng(self.seed)
+        drawn = np.unique(generator.integers(0, VOCAB - 1, (2 * self.rows, LENGTH)), axis=0)
+        return generator.permutation(drawn)[: self.rows]
+
+    def sequences(self, tokens: np.ndarray) -> Sequences:
+        """Inputs, the next tokens, and which of them can be known."""
+        targets = np.roll(tokens, -1, axis=1)
+        mask = np.zeros(tokens.shape, dtype=bool)
+        mask[:, LENGTH:-1] = True
+        return Sequences(tokens, targets, mask)
+
+
+@correct("dataset")
+class Counting(Dataset):
+    """Numbers in words, a line each: text."""
+
+    def __init__(self) -> None:
+        pass
+
+    def load(self) -> Splits:
+        return Splits.of_text("\n".join(self.lines()), 0.1)
+
+    def lines(self) -> list[str]:
+        """In order."""
+        digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+        return [" ".join(digits[int(digit)] for digit in str(number)) for number in range(500)]
+
+
+@broken("dataset", "splits", "validation is a part of what is trained on")
+class ValidationInTraining(Counting):
+    def load(self) -> Splits:
+        text = "\n".join(self.lines())
+        return Splits(text, text[-len(text) // 10 :])
+
+
+@broken("dataset", "splits", "validation rows are drawn from all rows, those of training too")
+class RowsInBoth(Copying):
+    def load(self) -> Splits:
+        splits = super().load()
+        assert isinstance(splits.train, Sequences)
+        some = np.random.default_rng(self.seed).choice(len(splits.train.tokens), 10)
+        val = Sequences(splits.train.tokens[some], splits.train.targets[some], splits.train.mask[some])
+        return Splits(splits.train, val, VOCAB)
+
+
+@broken("dataset", "splits", "a cut is rounded up, and nothing is left for validation")
+class EmptyValidation(Counting):
+    def load(self) -> Splits:
+        return Splits("\n".join(self.lines()), "")
+
+
+@broken("dataset", "splits", "targets are one token shorter than the inputs")
+class TargetsTooShort(Copying):
+    def sequences(self, tokens: np.ndarray) -> Sequences:
+        whole = super().sequences(tokens)
+        return Sequences(whole.tokens, whole.targets[:, :-1], whole.mask)
+
+
+@broken("dataset", "splits", "the separator's id is vocab_size: the last id is one less")
+class IdBeyondTheVocabulary(Copying):
+    def load(self) -> Splits:
+        splits = super().load()
+        return Splits(splits.train, splits.val, VOCAB - 1)
+
+
+@broken("dataset", "splits", "vocab_size is left out, which no tokenizer makes up for")
+class NoVocabulary(Copying):
+    def load(self) -> Splits:
+        splits = super().load()
+        return Splits(splits.train, splits.val)
+
+
+@broken("dataset", "splits", "one split is rows and the other text")
+class RowsAndText(Copying):
+    def load(self) -> Splits:
+        splits = super().load()
+        return Splits(splits.train, "validation", VOCAB)
+
+
+@broken("dataset", "splits", "no target counts: the mask is all false")
+class NothingCounts(Copying):
+    def sequences(self, tokens: np.ndarray) -> Sequences:
+        whole = super().sequences(tokens)
+        return Sequences(whole.tokens, whole.targets, np.zeros_like(whole.mask))
+
+
+@broken("dataset", "repeatable", "rows are drawn without a seed")
+class UnseededRows(Copying):
+    def halves(self) -> np.ndarray:
+        return np.random.default_rng().integers(0, VOCAB - 1, (self.rows, LENGTH))
+
+
+@broken("dataset", "repeatable", "lines are shuffled by Python's random, which nobody seeds")
+class ShuffledLines(Counting):
+    def lines(self) -> list[str]:
+        return random.sample(super().lines(), 500)
+
+
+@broken("dataset", "repeatable", "lines are made unique by a set, whose order is another in each process")
+class SetOrder(Counting):
+    def lines(self) -> list[str]:
+        return list(set(super().lines()))
+
+
+@broken("dataset", "repeatable", "the generator is made once, and goes on when the data are loaded again")
+class GeneratorGoesOn(Copying):
+    def __init__(self, *, seed: Annotated[int, Field(ge=0)] = 0, rows: Annotated[int, Field(ge=10, le=200)] = ROWS):
+        super().__init__(seed=seed, rows=rows)
+        self.generator = np.random.default_rng(seed)
+
+    def halves(self) -> np.ndarray:
+        return self.generator.permutation(super().halves())
+
+
+@broken("dataset", "knobs", "a seed is accepted, and another always used")
+class SeedNotUsed(Copying):
+    def halves(self) -> np.ndarray:
+        generator = np.random.default_rng(1337)
+        return np.unique(generator.integers(0, VOCAB - 1, (2 * self.rows, LENGTH)), axis=0)[: self.rows]

@@ -1,0 +1,221 @@
+"""Feed-forwards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
+from tests.broken import broken, correct
+
+
+@correct("ffn")
+class Perceptron(FeedForward):
+    """W_out f(W_in x).
+
+    Args:
+        expansion: Hidden width as a multiple of d_model.
+        activation: f.
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        expansion: Annotated[int, Field(gt=0, le=8)] = 2,
+        activation: Literal["silu", "gelu"] = "silu",
+    ):
+        super().__init__()
+        self.into = nn.Linear(dims.d_model, expansion * dims.d_model, bias=False)
+        self.out = ResidualLinear(expansion * dims.d_model, dims.d_model, bias=False)
+        self.activation = {"silu": F.silu, "gelu": F.gelu}[activation]
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return self.out(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """[B, T, expansion D]."""
+        return self.activation(self.into(x))
+
+
+@correct("ffn")
+class Shifted(Perceptron):
+    """Half of each token's input is its predecessor's (RWKV's token shift)."""
+
+    def __init__(self, dims: Dims):
+        super().__init__(dims)
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        before = torch.zeros_like(x[:, :1]) if state is None else state.tensors["last"].to(x.dtype)
+        earlier = torch.cat((before, x), 1)[:, : x.shape[1]]
+        if state is not None:
+            state.tensors["last"] = self.last(x)
+        return self.out(self.hidden(x + earlier))
+
+    def last(self, x: Tensor) -> Tensor:
+        """What the next chunk begins with."""
+        return x[:, -1:]
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
+        return State({"last": torch.zeros(batch, 1, self.into.in_features, device=device, dtype=dtype)})
+
+
+@correct("ffn")
+class Experts(FeedForward):
+    """Each token goes to the one of four experts that its router scores highest."""
+
+    def __init__(self, dims: Dims):
+        super().__init__()
+        self.router = nn.Linear(dims.d_model, 4, bias=False)
+        self.experts = nn.ModuleList(ResidualLinear(dims.d_model, dims.d_model, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        scores = self.scores(x)
+        outputs = torch.stack([expert(x) for expert in self.experts], -2)
+        return (outputs * (scores.softmax(-1) * self.chosen(scores))[..., None]).sum(-2)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """[B, T, experts]."""
+        return self.router(x)
+
+    def chosen(self, scores: Tensor) -> Tensor:
+        """Which experts each token goes to."""
+        return F.one_hot(scores.argmax(-1), scores.shape[-1])
+
+
+@broken("ffn", "causality", "a shift by roll brings the last token round to the first")
+class ShiftedByRoll(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        return super().hidden(x + x.roll(1, 1))
+
+
+@broken("ffn", "causality", "the mean over time is mixed in, as squeeze-and-excitation has it")
+class MixesTheMean(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = super().hidden(x)
+        return hidden * hidden.mean(1, keepdim=True).sigmoid()
+
+
+@broken("ffn", "causality", "each expert takes the tokens that score highest of the whole sequence (expert choice)")
+class ExpertsChoose(Experts):
+    def chosen(self, scores: Tensor) -> Tensor:
+        places = max(1, scores.shape[1] // scores.shape[-1])
+        return scores >= scores.topk(places, 1).values[:, -1:]
+
+
+@broken("ffn", "causality", "the gate's softmax runs over time in place of the width")
+class GateOverTime(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        return super().hidden(x) * super().hidden(x).softmax(1)
+
+
+@broken("ffn", "batch", "experts have places that the batch fills in order: earlier sequences leave none to later ones")
+class PlacesOverTheBatch(Experts):
+    def chosen(self, scores: Tensor) -> Tensor:
+        chosen = super().chosen(scores).flatten(0, 1)
+        places = max(1, len(chosen) // (2 * scores.shape[-1]))
+        return (chosen * (chosen.cumsum(0) <= places)).view_as(scores)
+
+
+@broken("ffn", "tokenwise", "an expert has places that a sequence fills in order, and decoding does not remember how far")
+class PlacesOverTheSequence(Experts):
+    def chosen(self, scores: Tensor) -> Tensor:
+        chosen = super().chosen(scores)
+        return chosen * (chosen.cumsum(1) <= max(1, scores.shape[1] // scores.shape[-1]))
+
+
+@broken("ffn", "tokenwise", "the token shift has no state: in decoding each chunk is shifted from zeros")
+class ShiftWithoutState(Shifted):
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
+        return None
+
+
+@broken("ffn", "decoding", "the token shift keeps the first token of a chunk, not its last")
+class KeepsTheFirst(Shifted):
+    def last(self, x: Tensor) -> Tensor:
+        return x[:, :1]
+
+
+@broken("ffn", "states", "the last token is kept on the module, and a second sequence is shifted from the first")
+class LastTokenOnTheModule(Shifted):
+    kept: Tensor | None = None
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        if state is not None and self.kept is not None and ctx.positions[0] > 0:
+            state.tensors["last"] = self.kept
+        y = super().forward(x, ctx, state)
+        self.kept = None if state is None else state.tensors["last"]
+        return y
+
+
+@broken("ffn", "determinism", "the router's noise is on in evaluation too")
+class NoisyRouter(Experts):
+    def scores(self, x: Tensor) -> Tensor:
+        scores = super().scores(x)
+        return scores + 0.1 * torch.randn_like(scores)
+
+
+@broken("ffn", "determinism", "a count of tokens for each expert steers the next pass, in evaluation too")
+class BalancesInForward(Experts):
+    def __init__(self, dims: Dims):
+        super().__init__(dims)
+        self.register_buffer("load", torch.zeros(4))
+
+    def chosen(self, scores: Tensor) -> Tensor:
+        chosen = super().chosen(scores - 0.1 * self.load)
+        self.load += chosen.sum((0, 1))
+        return chosen
+
+
+@broken("ffn", "liveness", "one expert is left out by a range that ends too early")
+class UnusedExpert(Experts):
+    def scores(self, x: Tensor) -> Tensor:
+        return F.pad(super().scores(x)[..., :3], (0, 1), value=-torch.inf)
+
+
+@broken("ffn", "liveness", "the choice has no gradient, and no score weighs the output: the router never learns")
+class RouterNotTrained(Experts):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        outputs = torch.stack([expert(x) for expert in self.experts], -2)
+        return (outputs * self.chosen(self.scores(x))[..., None]).sum(-2)
+
+
+@broken("ffn", "shape", "batch and time are flattened and never taken apart again")
+class StaysFlat(Perceptron):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return super().forward(x.flatten(0, 1), ctx, state)
+
+
+@broken("ffn", "autocast", "under autocast the hidden numbers are rounded to eight bits with one scale for the sequence")
+class QuantisedInBf16(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = super().hidden(x)
+        if hidden.dtype != torch.bfloat16:
+            return hidden
+        step = hidden.abs().amax((1, 2), keepdim=True) / 127 + 1e-6
+        return (hidden / step).round() * step
+
+
+@broken("ffn", "compile", "the compiled path takes an approximation of the activation for it")
+class RoughWhenCompiled(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return F.hardswish(self.into(x))
+        return super().hidden(x)
+
+
+@broken("ffn", "knobs", "an activation is accepted, and another always used")
+class ActivationNotUsed(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        return F.silu(self.into(x))
+
+
+@broken("ffn", "weights", "weights are drawn from a generator of the module's own, seeded by its identity")
+class OwnGenerator(Perceptron):
+    def init_weights(self) -> None:
+        generator = torch.Generator().manual_seed(id(self) % 2**32)
+        nn.init.normal_(self.into.weight, std=0.02, generator=generator)
