@@ -216,12 +216,13 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
             digest.update(np.ascontiguousarray(array).tobytes())
         tensors = (torch.from_numpy(np.asarray(array)) for array in (rows.tokens, rows.targets, rows.mask))
         places.append(TokenRows(*tensors))
+    if splits.vocab_size is None:
+        raise DataError("data: rows without vocab_size, and no tokenizer could say it: Splits(train, val, vocab_size)")
     largest = 1 + max(int(max(rows.tokens.max(), rows.targets.max())) for rows in (train, val))
     smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
-    vocab_size = splits.vocab_size or largest
-    if smallest < 0 or largest > vocab_size:
-        raise DataError(f"data: ids from {smallest} to {largest - 1}, and vocab_size is {vocab_size}")
-    return Corpus(places[0], places[1], vocab_size, None, digest.hexdigest(), None)
+    if smallest < 0 or largest > splits.vocab_size:
+        raise DataError(f"data: ids from {smallest} to {largest - 1}, and vocab_size is {splits.vocab_size}")
+    return Corpus(places[0], places[1], splits.vocab_size, None, digest.hexdigest(), None)
 
 
 def entropies(corpus: Corpus) -> dict[str, float] | None:

@@ -207,7 +207,7 @@ def synthetic(train: Any, val: Any, vocab_size: int | None = None) -> Experiment
 
 
 def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
-    one = synthetic(rows(7, 6), rows(4, 6))
+    one = synthetic(rows(7, 6), rows(4, 6), 5)
     corpus = load_corpus(one)
     assert isinstance(corpus.val, TokenRows)
     assert corpus.vocab_size == 5
@@ -228,6 +228,7 @@ def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
         (rows(3, 4, mask=np.zeros((3, 4), dtype=bool)), rows(3, 4), None, "the training split has no target that counts"),
         (rows(3, 4), rows(3, 4, targets=np.zeros((3, 3), dtype=int)), None, "of the validation split differ in shape"),
         (rows(3, 4), rows(3, 4), 4, "ids from 0 to 4, and vocab_size is 4"),
+        (rows(3, 4), rows(3, 4), None, "rows without vocab_size, and no tokenizer could say it"),
         (rows(3, 4), "text", None, "task gives Sequences for training and str for validation; allowed: text for both"),
     ],
 )

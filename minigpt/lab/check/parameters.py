@@ -22,6 +22,7 @@ from minigpt.errors import ExperimentError
 from minigpt.lab.check.targets import Target
 from minigpt.registry import REGISTRY, Family, Spec
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="minigpt-check-")  # gone when the process ends
 _MOST = 6
 """Values to try of one parameter."""
 
@@ -73,7 +74,7 @@ def alternatives(entry: Entry) -> dict[str, list[Any]]:
     allowed: dict[str, list[Any]] = {}
     for name, values in found.items():
         if name in entry.path_params:
-            values = [_as_type(entry.params.model_fields[name].annotation, str(_some_text()))]
+            values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _some_texts()]
         rest = {key: value for key, value in base.items() if key not in entry.path_params}
         rest |= {key: allowed[key][0] for key in base if key in entry.path_params and allowed.get(key)}
         allowed[name] = [value for value in values if _is_valid(entry, {**rest, name: value}, name)]
@@ -98,11 +99,13 @@ def _is_allowed(entry: Entry, params: Mapping[str, Any]) -> bool:
 
 
 @cache
-def _some_text() -> Path:
-    """A file for parameters that name one."""
-    file = Path(tempfile.mkdtemp(prefix="minigpt-check-")) / "text.txt"
-    file.write_text("".join(f"{number} times {number} is {number * number}.\n" for number in range(2000)), "utf-8")
-    return file
+def _some_texts() -> list[Path]:
+    """A file for parameters that name one, and the folder where it stands beside one that is not UTF-8."""
+    files = {"squares.txt": "{0} times {0} is {1}.\n", "squares.md": "The square of {0} is {1}.\n"}
+    for name, line in files.items():
+        text = "".join(line.format(number, number * number) for number in range(2000))
+        (Path(_FOLDER.name) / name).write_bytes(text.encode() + (b"\xff" if name.endswith(".md") else b""))
+    return [Path(_FOLDER.name) / "squares.txt", Path(_FOLDER.name)]
 
 
 def _as_type(annotation: Any, path: str) -> Any:

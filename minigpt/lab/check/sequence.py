@@ -252,14 +252,14 @@ def _decodes_without_end(subject: Subject, case: Case) -> bool:
 
 def _check_far(subject: Subject, case: Case) -> None:
     """Twice as far as block_size, in single steps and in larger chunks."""
-    far = replace(case, time=min(2 * case.block_size, 90) + 3)
+    far = replace(case, time=min(2 * case.block_size + 3, 90))
 
     def in_two_ways(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
         x, tokens = inputs(subject, far, offset=2 * repetition, dtype=dtype)
-        ways = ([1] * far.time, [far.time // 3, far.time // 3, far.time - 2 * (far.time // 3)])
-        first, second = (
-            chunk_by_chunk(subject, x, tokens, subject.new_state(case.batch, far.time, dtype), way) for way in ways
-        )
+        third = far.time // 3
+        ways = ([*[third] * 2, *[1] * (far.time - 2 * third)], [third, 2, third, far.time - 2 * third - 2])
+        states = (subject.new_state(case.batch, far.time, dtype) for _ in ways)
+        first, second = (chunk_by_chunk(subject, x, tokens, *both) for both in zip(states, ways, strict=True))
         return first, second
 
     if (size := disagreement(subject, in_two_ways, ANOTHER)) is not None:
@@ -274,10 +274,10 @@ def _chunkings(case: Case) -> list[list[int]]:
     """One by one; all but one, then one; two or more random ways. A long sequence is prefilled, then goes on in steps."""
     time, rng = case.time, random.Random(case.seed)
     ways = [[1] * time if time <= 40 else [time - 34, *[1] * 34], [time], [time - 1, 1] if time > 1 else [1]]
-    for most in (9, 40):
+    for _ in range(2):
         lengths: list[int] = []
         while sum(lengths) < time:
-            lengths.append(min(rng.choice([1, 1, 2, rng.randint(1, most)]), time - sum(lengths)))
+            lengths.append(min(rng.choice([1, 2, rng.randint(1, 9), rng.randint(1, 1 + time // 2)]), time - sum(lengths)))
         ways.append(lengths)
     return list(map(list, dict.fromkeys(map(tuple, ways))))
 
