@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from minigpt import __version__
+from minigpt.cli.check import check
 from minigpt.cli.data import data_app
 from minigpt.cli.generate import generate
 from minigpt.cli.list import list_components
+from minigpt.cli.new import new
 from minigpt.cli.resume import resume
 from minigpt.cli.run import run
 from minigpt.cli.schema import schema
@@ -28,8 +30,10 @@ app = typer.Typer(
 app.command()(run)
 app.command()(resume)
 app.command()(generate)
+app.command()(check)
 app.command()(show)
 app.command(name="list")(list_components)
+app.command()(new)
 app.command()(schema)
 app.add_typer(data_app, name="data")
 

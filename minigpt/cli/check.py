@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minigpt.cli.options import PluginFile
+from minigpt.cli.options import PluginFile, Set
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +37,7 @@ def check(
         ),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="PROPERTY", help="Only this property. Repeatable.")] = None,
+    changes: Set = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
     examples: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Random cases for each property, after the fixed ones.")
@@ -55,7 +57,13 @@ def check(
 
     if not targets and not everything:
         raise typer.BadParameter("name a component, a family, a plugin file or an experiment; or give --all")
-    found = find_targets(targets or [], everything=everything, plugin_files=plugin or (), allow_plugins=not no_plugins)
+    found = find_targets(
+        targets or [],
+        everything=everything,
+        plugin_files=plugin or (),
+        changes=changes or (),
+        allow_plugins=not no_plugins,
+    )
     options = Options(
         only=tuple(only or ()),
         seed=seed,
@@ -75,12 +83,13 @@ def check(
     raise typer.Exit(exit_code(reports))
 
 
-def check_before_training(experiment: Experiment, label: str, *, in_full: bool) -> None:
+def check_before_training(experiment: Experiment, label: str, changes: Sequence[str], *, in_full: bool) -> None:
     """Check what is not shipped of an experiment, and its model; end with exit code 1 where a property does not hold.
 
     Args:
         experiment: What is about to be trained.
         label: Its file.
+        changes: What it has otherwise than the file says.
         in_full: Every property, and the model even if all its parts are shipped; else the quick part, for plugins only.
     """
     from minigpt.plugins import load_installed
@@ -94,16 +103,19 @@ def check_before_training(experiment: Experiment, label: str, *, in_full: bool) 
     from minigpt.lab.check import experiment_target, plugin_targets
     from minigpt.lab.check.parallel import Options
 
-    targets = plugin_targets(experiment, label)
+    targets = plugin_targets(experiment, label, changes)
     if in_full and all(target.experiment is None for target in targets):
-        targets.append(experiment_target(experiment, label))
+        targets.append(experiment_target(experiment, label, changes))
     options = Options(quick=not in_full)
     reports = [options.check(target) for target in targets]
     seconds = sum(report.seconds for report in reports)
     broken = [report for report in reports if report.failures]
+    console = Console(stderr=True, highlight=False)
     for report in broken:
-        for result in report.failures:
-            print_failure(report, result, Console(stderr=True, highlight=False), options)
+        first, *others = report.failures
+        print_failure(report, first, console, options)
+        if others:
+            console.print(f"  and also:         {', '.join(result.property for result in others)}", style="dim")
     if broken:
         typer.echo("\nerror: not trained, since what is above makes its loss mean nothing; --no-check trains it", err=True)
         raise typer.Exit(1)
@@ -217,9 +229,10 @@ def print_failure(report: TargetReport, result: Result, console: Console, option
 
 
 def _again(report: TargetReport, result: Result, options: Options) -> str:
-    files = "".join(f" --plugin {file}" for file in report.plugin_files)
-    seed = f" --seed {options.seed}" if options.seed else ""
-    return f"{report.target} --only {result.property}{seed}{files}"
+    words = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
+    words += [word for change in report.changes for word in ("--set", change)]
+    words += [word for file in report.plugin_files for word in ("--plugin", str(file))]
+    return shlex.join(words)
 
 
 def _print_sum(reports: Sequence[TargetReport], console: Console) -> None:

@@ -47,7 +47,7 @@ def run(
         overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
     loaded = load(experiment, overrides, plugin, no_plugins)
     if check is not False:
-        check_before_training(loaded, str(experiment), in_full=check is True)
+        check_before_training(loaded, str(experiment), overrides, in_full=check is True)
 
     from minigpt.cli.display import observer_for_terminal, report
     from minigpt.training import train

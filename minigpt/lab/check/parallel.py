@@ -94,7 +94,9 @@ def check_all(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(targets)), mp_context=context) as pool:
         waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
-        futures = [pool.submit(_check_elsewhere, target.label, target.plugin_files, options) for target in waiting]
+        futures = [
+            pool.submit(_check_elsewhere, target.label, target.plugin_files, target.changes, options) for target in waiting
+        ]
         try:
             for future in as_completed(futures):
                 report = future.result()
@@ -115,8 +117,8 @@ def _cores() -> range | set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def _check_elsewhere(label: str, plugin_files: tuple[Path, ...], options: Options) -> TargetReport:
+def _check_elsewhere(label: str, plugin_files: tuple[Path, ...], changes: tuple[str, ...], options: Options) -> TargetReport:
     for file in plugin_files:
         plugins.load_file(file)
-    (target,) = find_targets([label], plugin_files=plugin_files)
+    (target,) = find_targets([label], plugin_files=plugin_files, changes=changes)
     return options.check(target)

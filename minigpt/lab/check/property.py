@@ -143,6 +143,12 @@ class _Trial(Generic[C]):
     tried: int = 0
     refused: list[str] = field(default_factory=list)
 
+    def example(self, case: C) -> dict[str, Any]:
+        """The case as JSON, without what makes no difference to this target."""
+        shown = getattr(case, "shown", None)
+        names = [field.name for field in dataclasses.fields(case)] if shown is None else shown(self.target)  # type: ignore[arg-type]
+        return dict(to_jsonable_python({name: _plain(getattr(case, name)) for name in names}))
+
     def failure_of(self, case: C) -> Failure | None:
         """What is wrong with this case, if anything."""
         try:
@@ -152,12 +158,12 @@ class _Trial(Generic[C]):
             return None
         except Violation as violation:
             self.tried += 1
-            return Failure(violation.message, _as_json(case), violation.at, violation.size, violation.cause)
+            return Failure(violation.message, self.example(case), violation.at, violation.size, violation.cause)
         except NotTried:
             raise
         except Exception as error:  # a component may raise anything; that breaks whatever was being tried
             self.tried += 1
-            return Failure(_told(error), _as_json(case), cause="does it cope with these sizes and parameters?")
+            return Failure(_told(error), self.example(case), cause="does it cope with these sizes and parameters?")
         self.tried += 1
         return None
 
@@ -235,10 +241,6 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
         pass
     trial.tried = max(tried, 1)
     return found[-1]
-
-
-def _as_json(case: Any) -> dict[str, Any]:
-    return dict(to_jsonable_python({f.name: _plain(getattr(case, f.name)) for f in dataclasses.fields(case)}))
 
 
 def _plain(value: Any) -> Any:

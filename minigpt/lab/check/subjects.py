@@ -62,6 +62,16 @@ class Case:
     training: bool = False
     seed: int = 0
 
+    def shown(self, target: Target) -> list[str]:
+        """The fields that matter to a target: an experiment has its own sizes, a norm no heads."""
+        if target.experiment is not None:
+            return ["time", "batch", "training", "seed"]
+        if target.family == "norm":
+            return ["params", "d_model", "time", "batch", "training", "seed"]
+        beside = {"attention": ["position"], "block": ["ffn"]}.get(target.family, [])
+        sizes = ["n_heads", "head_dim", "d_model", "n_layers", "block_size", "time", "batch"]
+        return ["params", *beside, *sizes, "training", "seed"]
+
 
 def standard_cases(target: Target) -> list[Case]:
     """Defaults long and short and at odd sizes, in both modes; then each parameter changed by itself."""

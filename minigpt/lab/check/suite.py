@@ -33,6 +33,7 @@ class TargetReport:
         results: One a property.
         seconds: Time taken.
         plugin_files: What it came from.
+        changes: What an experiment had otherwise than its file.
     """
 
     target: str
@@ -40,6 +41,7 @@ class TargetReport:
     results: tuple[Result, ...]
     seconds: float
     plugin_files: tuple[Path, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Literal["pass", "fail", "untried"]:
@@ -89,7 +91,8 @@ def check(
     results = tuple(
         run_property(prop, target, examples=0 if quick else examples, seed=seed, shrink=shrink) for prop in chosen
     )
-    return TargetReport(target.label, target.family, results, time.perf_counter() - start, target.plugin_files)
+    seconds = time.perf_counter() - start
+    return TargetReport(target.label, target.family, results, seconds, target.plugin_files, target.changes)
 
 
 def check_component(

@@ -28,6 +28,7 @@ class Target:
         entry: The component's registry entry; None for an experiment.
         experiment: The experiment; None for a component.
         plugin_files: What must be loaded to find it.
+        changes: What an experiment has otherwise than its file, as `path=value`.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Target:
     entry: Entry | None = None
     experiment: Experiment | None = None
     plugin_files: tuple[Path, ...] = ()
+    changes: tuple[str, ...] = ()
 
     def spec(self, params: Mapping[str, Any]) -> Spec[Any]:
         """The component with these parameters.
@@ -55,13 +57,19 @@ def component_target(family: str, name: str, plugin_files: Sequence[Path] = ()) 
     return Target(f"{family}/{name}", family, REGISTRY.entry(family, name), plugin_files=tuple(plugin_files))
 
 
-def experiment_target(experiment: Experiment, label: str) -> Target:
+def experiment_target(experiment: Experiment, label: str, changes: Sequence[str] = ()) -> Target:
     """The model that an experiment describes."""
-    return Target(label, EXPERIMENT, experiment=experiment, plugin_files=tuple(map(Path, experiment.plugins)))
+    files = tuple(map(Path, experiment.plugins))
+    return Target(label, EXPERIMENT, experiment=experiment, plugin_files=files, changes=tuple(changes))
 
 
 def find_targets(
-    words: Sequence[str], *, everything: bool = False, plugin_files: Sequence[Path] = (), allow_plugins: bool = True
+    words: Sequence[str],
+    *,
+    everything: bool = False,
+    plugin_files: Sequence[Path] = (),
+    changes: Sequence[str] = (),
+    allow_plugins: bool = True,
 ) -> list[Target]:
     """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file; each target once.
 
@@ -69,6 +77,7 @@ def find_targets(
         words: As on the command line.
         everything: Every registered component as well.
         plugin_files: To be loaded beforehand.
+        changes: To be made to experiments, as `path=value`.
         allow_plugins: False loads no plugin, and refuses what needs one.
 
     Raises:
@@ -86,7 +95,7 @@ def find_targets(
         plugins.load_file(file)
     targets = list(_every_component(plugin_files)) if everything else []
     for word in words:
-        targets += _meaning(word, plugin_files, allow_plugins)
+        targets += _meaning(word, plugin_files, changes, allow_plugins)
     return list({target.label: target for target in targets}.values())
 
 
@@ -97,13 +106,14 @@ def _every_component(plugin_files: Sequence[Path], family: str | None = None) ->
                 yield component_target(each.name, entry.name, plugin_files)
 
 
-def _meaning(word: str, plugin_files: Sequence[Path], allow_plugins: bool) -> list[Target]:
+def _meaning(word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool) -> list[Target]:
     families = [family.name for family in REGISTRY.families()]
     path = Path(word)
     if word in families:
         return list(_every_component(plugin_files, word))
     if path.suffix == ".json":
-        return [experiment_target(load_experiment(path, plugin_files=plugin_files, allow_plugins=allow_plugins), word)]
+        experiment = load_experiment(path, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins)
+        return [experiment_target(experiment, word, changes)]
     if path.suffix == ".py" or path.is_dir():
         if not allow_plugins:
             raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
@@ -124,11 +134,11 @@ def _meaning(word: str, plugin_files: Sequence[Path], allow_plugins: bool) -> li
     )
 
 
-def plugin_targets(experiment: Experiment, label: str) -> list[Target]:
+def plugin_targets(experiment: Experiment, label: str, changes: Sequence[str] = ()) -> list[Target]:
     """The components of an experiment that are not shipped, and its model as composed where they are parts of it."""
     files = tuple(map(Path, experiment.plugins))
     foreign = [spec for spec in experiment.specs() if not spec.cls.__module__.startswith("minigpt.")]
     targets = [component_target(spec.family, spec.name, files) for spec in foreign]
     if any(spec.family in PARTS_OF_A_MODEL for spec in foreign):
-        targets.append(experiment_target(experiment, label))
+        targets.append(experiment_target(experiment, label, changes))
     return list({target.label: target for target in targets}.values())

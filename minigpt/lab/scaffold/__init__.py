@@ -1,0 +1,233 @@
+"""What `minigpt new` writes: a component that works, an experiment that uses it, and a test of both.
+
+The component and the test are those of `templates/`, Python files like any other, in which the name is put in.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import json
+import keyword
+import os
+import re
+import sys
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt import plugins
+from minigpt.errors import MinigptError, nearest
+from minigpt.experiment import Experiment
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
+
+_SCHEMA = Path("docs/experiment.schema.json")
+_BASELINE = Path("experiments/baseline.json")
+_MOST_LETTERS = 40
+_OUTSIDE_THE_MODEL = {
+    "tokenizer": ("tokenizer",),
+    "dataset": ("data",),
+    "optimizer": ("training", "optimizer"),
+    "schedule": ("training", "schedule"),
+}
+
+
+class ScaffoldError(MinigptError):
+    """What was asked for cannot be written; nothing was."""
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """What was written.
+
+    Attributes:
+        family: The component's family.
+        name: The component's name.
+        plugin: The file of the component.
+        experiment: The experiment that names it.
+        test: The file of its tests.
+        base: What the experiment extends; None for the defaults.
+        seed: The experiment's, which names its run folder.
+    """
+
+    family: str
+    name: str
+    plugin: Path
+    experiment: Path
+    test: Path
+    base: Path | None
+    seed: int
+
+
+def create(family: str, name: str, *, into: Path = Path(), base: Path | None = None) -> Scaffold:
+    """Write `plugins/NAME.py`, `experiments/NAME.json` and `tests/test_NAME.py`: all three, or nothing.
+
+    Args:
+        family: Such as `attention`.
+        name: Of the component, the files and the run.
+        into: The folder that `plugins`, `experiments` and `tests` are in; what is missing is made.
+        base: The experiment to extend; None for `experiments/baseline.json` where there is one, else for the defaults.
+
+    Raises:
+        RegistryError: There is no such family.
+        ScaffoldError: The name cannot be used, a file is there already, or the part does not fit the base.
+    """
+    plugins.load_installed()
+    kind = REGISTRY.family(family)
+    _check_name(family, name)
+    if base is None:
+        base = into / _BASELINE if (into / _BASELINE).is_file() else None
+    elif not base.is_file():
+        there = [file.name for file in base.parent.glob("*.json")] if base.parent.is_dir() else []
+        raise ScaffoldError(f"--base {base}: there is no such file{nearest(base.name, there)}")
+    plugin, experiment = into / "plugins" / f"{name}.py", into / "experiments" / f"{name}.json"
+    test = into / "tests" / f"test_{name}.py"
+    files = {
+        plugin: _filled_in(f"{family}.py", name, _class_name(name, kind.base.__name__)),
+        experiment: _experiment(family, plugin, experiment.parent, into / _SCHEMA, base),
+        test: _filled_in(f"tests/{family}.py", name, ""),
+    }
+    taken = [str(file) for file in files if os.path.lexists(file)]
+    if taken:
+        raise ScaffoldError(f"there already: {', '.join(taken)}; nothing was written. Choose another name, or --into FOLDER")
+    _check_test_name(test, into / "tests")
+    with ExitStack() as undo:
+        for file, text in files.items():
+            _write(file, text, undo)
+        loaded = _loaded(experiment, family, name, base)
+        undo.pop_all()  # all is well: nothing is taken back
+    return Scaffold(family, name, plugin, experiment, test, base, loaded.seed)
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+def _check_name(family: str, name: str) -> None:
+    objection = _objection(name)
+    if objection:
+        raise ScaffoldError(f'the name "{name}" {objection}{_suggestion(family, name)}')
+    if REGISTRY.has(family, name):
+        place = REGISTRY.entry(family, name).place
+        raise ScaffoldError(f'{family} "{name}" is registered already, by {place}{_suggestion(family, f"my_{name}")}')
+
+
+def _objection(name: str) -> str | None:
+    """What speaks against a name, if anything."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > _MOST_LETTERS:
+        allowed = f'lower-case letters, digits and "_", a letter first, {_MOST_LETTERS} at most'
+        return f"cannot be a component's, a file's and a test's; allowed: {allowed}"
+    if keyword.iskeyword(name):
+        return "is a word of Python's own"
+    if re.fullmatch(r"conftest|test_.*|.*_test", name):
+        return f"would make plugins/{name}.py a file that pytest takes for tests"
+    # Wherever plugins/ comes onto the path (pytest --doctest-modules, mypy), plugins/NAME.py is the module NAME.
+    if name in sys.stdlib_module_names or name in importlib.metadata.packages_distributions():
+        return f"is a Python module's, and plugins/{name}.py would come before it"
+    return None
+
+
+def _suggestion(family: str, name: str) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()  # CamelCase
+    plain = re.sub(r"[^a-z0-9]+", "_", words).strip("_")[: _MOST_LETTERS - len(family) - 1].strip("_")
+    own = (plain, f"{plain}_{family}", f"{family}_{plain}") if plain else ()
+    for candidate in (*own, f"my_{family}"):
+        if not _objection(candidate) and not REGISTRY.has(family, candidate):
+            return f'; how about "{candidate}"?'
+    return ""
+
+
+def _class_name(name: str, kind: str) -> str:
+    """`token_shift` and `Attention` as `TokenShiftAttention`; the ending keeps it apart from what a template imports."""
+    camel = "".join(word.capitalize() for word in name.split("_"))
+    return camel if camel.endswith(kind) and camel != kind else camel + kind
+
+
+def _check_test_name(test: Path, folder: Path) -> None:
+    """Two test files that pytest takes for the same module cannot be collected together."""
+    for other in sorted(folder.rglob(test.name)):
+        if _module(other) == _module(test):
+            raise ScaffoldError(
+                f"{other} is the module {_module(test)} to pytest, as {test} would be; nothing was written. "
+                f"Choose another name, or put an __init__.py into {other.parent}"
+            )
+
+
+def _module(file: Path) -> str:
+    """The module that a test file is to pytest: its path from the outermost package."""
+    parts, folder = [file.stem], file.parent
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.absolute().name)
+        folder = folder.absolute().parent
+    return ".".join(parts)
+
+
+# --------------------------------------------------------------------------------------------------------------- texts
+
+
+def _filled_in(template: str, name: str, class_name: str) -> str:
+    text = (importlib.resources.files(__name__) / "templates" / template).read_text("utf-8")
+    return text.replace("MyPart", class_name).replace("my_part", name)
+
+
+def _experiment(family: str, plugin: Path, folder: Path, schema: Path, base: Path | None) -> str:
+    """An experiment that is the base but for one part; paths in it start from its own folder."""
+    name = plugin.stem
+    part: Any = name
+    for key in reversed(_OUTSIDE_THE_MODEL.get(family, ("model", family))):
+        part = {key: part}
+    document = {
+        **({"$schema": _seen_from(folder, schema)} if schema.is_file() else {}),
+        **({"extends": _seen_from(folder, base)} if base else {}),
+        "name": name,
+        "description": f"{base.name if base else 'The documented defaults'} with the {family} of plugins/{plugin.name}.",
+        "plugins": [_seen_from(folder, plugin)],
+        **part,
+    }
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _seen_from(folder: Path, file: Path) -> str:
+    """The path of a file as it is said in a file of `folder`, however the two were named here."""
+    there = os.path.realpath(file.parent)  # and not of the file: what it extends starts from where it is
+    return Path(os.path.relpath(os.path.join(there, file.name), os.path.realpath(folder))).as_posix()
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _write(file: Path, text: str, undo: ExitStack) -> None:
+    """Write a file that is not there yet; `undo` takes it back, and the folders made for it."""
+    missing = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir()
+        undo.callback(_remove_if_empty, folder)
+    try:
+        with file.open("x", encoding="utf-8", newline="\n") as handle:
+            undo.callback(file.unlink)
+            handle.write(text)
+    except FileExistsError as error:  # made since we looked
+        raise ScaffoldError(f"there already: {file}; nothing was written") from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # another's file is in it
+        folder.rmdir()
+
+
+def _loaded(file: Path, family: str, name: str, base: Path | None) -> Experiment:
+    """The experiment as it was written, by which the part is known to load, to fit the base and to be used."""
+    try:
+        with REGISTRY.temporarily():
+            experiment = load_experiment(file)
+    except MinigptError as error:
+        hint = f"nothing was written, for it would not load over {base or 'the defaults'}; choose another with --base FILE"
+        raise ScaffoldError(f"{error}\n{hint}") from error
+    if not any((spec.family, spec.name) == (family, name) for spec in experiment.specs()):
+        raise ScaffoldError(
+            f"{base}: its model.layers choose the {family} of every layer, so that {name} would not be used: "
+            "nothing was written; choose another with --base FILE"
+        )
+    return experiment
