@@ -115,6 +115,7 @@ def _as_type(annotation: Any, path: str) -> Any:
 def _values(field: FieldInfo) -> Iterator[Any]:
     """JSON values for one parameter, without its default, at most `_MOST` of them."""
     default = field.default.to_json() if isinstance(field.default, Spec) else field.default
+    default = default.value if isinstance(default, enum.Enum) else default
     seen: list[Any] = [] if default is PydanticUndefined else [default]
     for value in [*(field.examples or ()), *_of_type(field.annotation, field.metadata, default)]:
         if not any(type(value) is type(other) and value == other for other in seen) and not _names(value, default):

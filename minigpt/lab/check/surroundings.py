@@ -45,7 +45,7 @@ def refusals() -> Iterator[None]:
         cause = error.__cause__
         if cause is not None and not isinstance(cause, ValueError | ExperimentError):
             raise cause from None
-        raise Unsuitable("; ".join(problem.text for problem in error.problems)) from error
+        raise Unsuitable("; ".join(map(str, error.problems))) from error
 
 
 def random_states() -> dict[str, str]:
