@@ -11,12 +11,14 @@ from typing import Any, Literal
 from pydantic_core import to_jsonable_python
 
 from minigpt.errors import CheckError, listing, nearest
-from minigpt.lab.check import dataset, families, knobs, optimizer, schedule, sequence, tokenizer, weights
+from minigpt.lab.check import dataset, decoding, families, knobs, optimizer, schedule, sequence, tokenizer, weights
 from minigpt.lab.check.property import SUITE, Result, properties_for, run_property
 from minigpt.lab.check.targets import Target, component_target
 
 # The order of the report: what matters most comes first.
-_MODULES = [module.__name__ for module in (sequence, families, weights, tokenizer, dataset, optimizer, schedule, knobs)]
+_MODULES = [
+    module.__name__ for module in (sequence, decoding, families, weights, tokenizer, dataset, optimizer, schedule, knobs)
+]
 SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 
 EXAMPLES = 6
