@@ -83,11 +83,26 @@ def _loaded(dataset: Dataset) -> Splits:
     return splits
 
 
+_latest: dict[tuple[type, str], Splits] = {}
+
+
+def _loaded_once(target: Target, params: Mapping[str, Any]) -> Splits:
+    """For properties that ask what is in a dataset, not whether it is the same twice: the latest few are kept."""
+    assert target.entry is not None
+    key = (target.entry.cls, json.dumps(params, sort_keys=True))
+    if key not in _latest:
+        loaded = _loaded(_dataset(target, params))
+        while len(_latest) > 2:
+            del _latest[next(iter(_latest))]
+        _latest[key] = loaded
+    return _latest[key]
+
+
 @property_of("dataset", cases=_cases, quick=True)
 @random_states_kept()
 def splits(target: Target, case: Case) -> None:
     """Both splits are there, well-formed and of one kind, and have nothing in common."""
-    loaded = _loaded(_dataset(target, case.params))
+    loaded = _loaded_once(target, case.params)
     train, val = loaded.train, loaded.val
     if isinstance(train, str) and isinstance(val, str):
         _check_texts(train, val)
@@ -236,8 +251,8 @@ def outcome(target: Target, params: Mapping[str, Any]) -> str:
         Unsuitable: It refuses these parameters.
         NotTried: They have to be downloaded first.
     """
-    dataset = _dataset(target, params)
+    _dataset(target, params)
     try:
-        return _digest(_loaded(dataset))
+        return _digest(_loaded_once(target, params))
     except Unsuitable as refusal:  # of the data, which a parameter may lift
         return f"refused: {refusal}"

@@ -13,7 +13,7 @@ from minigpt.contracts import Attention, Position, State
 from minigpt.lab.check.compare import ANOTHER, disagreement, distance, first_difference, run
 from minigpt.lab.check.property import Unsuitable, Violation, property_of
 from minigpt.lab.check.sequence import PARTS
-from minigpt.lab.check.subjects import Case, Subject, any_case, build, inputs, standard_cases
+from minigpt.lab.check.subjects import Case, Subject, any_case, build, fewer_cases, inputs, standard_cases
 from minigpt.lab.check.targets import Target
 
 
@@ -76,8 +76,8 @@ def _check_far(subject: Subject, case: Case) -> None:
 def _chunkings(case: Case) -> list[list[int]]:
     """One by one; all but one, then one; two or more random ways. A long sequence is prefilled, then goes on in steps."""
     time, rng = case.time, random.Random(case.seed)
-    ways = [[1] * time if time <= 40 else [time - 34, *[1] * 34], [time], [time - 1, 1] if time > 1 else [1]]
-    for _ in range(2):
+    ways = [[1] * time if time <= 30 else [time - 24, *[1] * 24], [time], [time - 1, 1] if time > 1 else [1]]
+    for _ in range(2 if time > 30 else 1):
         lengths: list[int] = []
         while sum(lengths) < time:
             lengths.append(min(rng.choice([1, 2, rng.randint(1, 9), rng.randint(1, 1 + time // 2)]), time - sum(lengths)))
@@ -99,7 +99,7 @@ def chunk_by_chunk(subject: Subject, x: Tensor, tokens: Tensor, state: State, le
     return torch.cat(pieces, 1)
 
 
-@property_of(*PARTS, cases=standard_cases, strategy=any_case)
+@property_of(*PARTS, cases=fewer_cases, strategy=any_case)
 def states(target: Target, case: Case) -> None:
     """A state holds its own sequences and no others: after one another, in turn, selected, repeated and joined."""
     subject = build(target, case).eval()
