@@ -15,6 +15,7 @@ import pytest
 from minigpt import __version__, cache
 from minigpt.cli import main
 from minigpt.components.dataset.tinyshakespeare import TinyShakespeare
+from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder
 
@@ -70,7 +71,7 @@ def trained(minigpt: Command, corpus: list[str]) -> Path:
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
     """With its own parts, on a small text and for a few updates."""
-    code, out, err = minigpt("run", file, *SHORT, *corpus, "--set", "model.block_size=64")
+    code, out, err = minigpt("run", file, *SHORT, *corpus, "--set", "model.block_size=64", "--no-check")
     assert code == 0, err
     assert "validation loss" in out
     next_command = re.search(r"minigpt (generate \S+)", out)
@@ -78,7 +79,8 @@ def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Comman
     code, out, err = minigpt(*next_command[1].split(), "ROMEO", "--max-new-tokens", "30", "--seed", "1")
     assert code == 0, err
     assert out.startswith("ROMEO")
-    assert len(out) == len("ROMEO") + 30 + 1
+    if load_experiment(file).tokenizer.name == "char":  # a token a character
+        assert len(out) == len("ROMEO") + 30 + 1
 
 
 def test_the_plugin_example_is_found_loaded_copied_and_told(minigpt: Command, corpus: list[str]) -> None:

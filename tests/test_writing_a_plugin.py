@@ -1,0 +1,356 @@
+"""docs/writing-a-plugin.md, run as it stands (shorter): its edits, commands, files and tables, and the outputs it shows."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.core import TyperGroup
+
+from minigpt import build_model, contracts, load_experiment, plugins
+from minigpt.cli import app
+from minigpt.lab.check import check_component, property_names
+from minigpt.lab.check.property import SUITE
+from minigpt.lab.check.targets import PARTS_OF_A_MODEL
+from minigpt.lab.scaffold import create
+from minigpt.registry import REGISTRY
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "writing-a-plugin.md").read_text("utf-8")
+SHARP = Path("plugins/sharp.py")
+
+SMALL = ("model.d_model=16", "model.n_layers=2", "model.block_size=32", "training.batch_size=4", "training.max_iters=3")
+TEXT = 'data={"name": "text", "paths": ["corpus.txt"]}'
+SHORTER = {
+    "minigpt run": [
+        word
+        for change in (*SMALL, "training.precision=fp32", "sampling.max_new_tokens=8", TEXT)
+        for word in ("--set", change)
+    ],
+    "minigpt generate": ["--max-new-tokens", "8", "--seed", "1"],
+    "minigpt check plugins/sharp.py": ["--no-thorough", "--examples", "1"],
+    "minigpt check norm/peak": ["--no-thorough"],
+}
+"""What is appended to a command that begins so."""
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a command: all that it printed, without the folder that it ran in."""
+
+    command: str
+    code: int
+    printed: str
+
+
+@dataclass
+class Clone:
+    """A folder as a reader has it; blocks of the page are followed in it, one after another."""
+
+    root: Path
+    site: Path
+    answers: list[Answer] = field(default_factory=list)
+    edited: str = ""
+
+    @property
+    def plugin(self) -> Path:
+        return self.root / SHARP
+
+    def follow(self, block: Block) -> None:
+        """Apply an edit, write a file, run commands, or compare an output with that of the commands before it."""
+        if block.language == "diff":
+            self.plugin.write_text(edit(self.edited or self.plugin.read_text("utf-8"), block.text), "utf-8")
+        elif block.language in ("python", "toml") and (name := re.match(r"# (\S+/\S+\.\w+)\n", block.text)):
+            (self.root / name[1]).parent.mkdir(exist_ok=True)
+            (self.root / name[1]).write_text(block.text, "utf-8")
+        elif block.language == "bash":
+            self.answers = [self.give(line) for line in block.text.splitlines()]
+        elif block.language == "text":
+            assert_shown(block.text, "\n".join(answer.printed for answer in self.answers))
+
+    def give(self, line: str) -> Answer:
+        """Run one line of the page, and see that it ends as the page says: with 0, or as in `# exit code 1`."""
+        command, _, remark = line.partition("  #")
+        words = shlex.split(command)
+        if words[:2] == ["pip", "install"]:
+            return self.install(self.root / words[-1].partition("[")[0])
+        for beginning, more in SHORTER.items():
+            words += more if command.startswith(beginning) else []
+        if words[0] in ("minigpt", "pytest"):
+            words = [sys.executable, "-m", *words]
+        environment = {**os.environ, "PYTHONPATH": str(self.site), "COLUMNS": "125", "OMP_NUM_THREADS": "1"}
+        answer = subprocess.run(
+            words,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+        )
+        expected = re.search(r"exit code (\d)", remark)
+        assert answer.returncode == int(expected[1] if expected else 0), f"{line}\n{answer.stdout}"
+        return Answer(command, answer.returncode, answer.stdout.replace(f"{self.root.resolve()}/", ""))
+
+    def install(self, folder: Path) -> Answer:
+        """What pip makes of the pyproject.toml, without pip: a test has no network for the build's requirements."""
+        project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+        name, version = project["project"]["name"], project["project"]["version"]
+        metadata = self.site / f"{name.replace('-', '_')}-{version}.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        groups = project["project"]["entry-points"]
+        (metadata / "entry_points.txt").write_text(
+            "".join(
+                f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in points.items())
+                for group, points in groups.items()
+            )
+        )
+        for module in project["tool"]["setuptools"]["py-modules"]:
+            shutil.copy(folder / f"{module}.py", self.site)
+        return Answer("pip", 0, "")
+
+
+def edit(text: str, diff: str) -> str:
+    """A diff's hunks, each found exactly once."""
+    for hunk in re.split(r"^@@\n", diff, flags=re.MULTILINE):
+        lines = hunk.splitlines(keepends=True)
+        before, after = ("".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
+        assert text.count(before) == 1, f"the plugin does not have this:\n{before}"
+        text = text.replace(before, after)
+    return text
+
+
+def assert_shown(shown: str, printed: str) -> None:
+    """What is shown was printed, in this order: spaces and figures may differ, and … is anything."""
+    printed = " ".join(printed.split())
+    place = 0
+    for part in filter(None, (" ".join(part.split()) for part in shown.split("…"))):
+        pattern = re.sub(r"\d(?:[\d.,]*\d)?(?:e-?\d+)?", "FIGURE", part)
+        pattern = re.escape(pattern).replace("FIGURE", r"\d(?:[\d.,]*\d)?(?:e-?\d+)?")
+        found = re.search(pattern, printed[place:])
+        assert found, f"the page shows\n    {part}\nand this was printed:\n    {printed[place:]}"
+        place += found.end()
+
+
+def section(title: str) -> list[Block]:
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    return [Block(*found) for found in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    for folder in ("experiments", "plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "corpus.txt").write_text("".join(f"The square of {n} is {n * n}.\n" for n in range(500)))
+    return Clone(tmp_path, tmp_path / "site")
+
+
+@pytest.fixture
+def sharp(clone: Clone) -> Clone:
+    """As the five minutes leave it; what later sections change, they change in that."""
+    create("attention", "sharp", into=clone.root, base=clone.root / "experiments/quickstart.json")
+    (diff,) = (block for block in section("Five minutes") if block.language == "diff")
+    clone.follow(diff)
+    clone.edited = clone.plugin.read_text("utf-8")
+    return clone
+
+
+# ----------------------------------------------------------------------------------------------------------- the path
+
+
+def test_from_nothing_to_a_compared_variant(clone: Clone) -> None:
+    """new, edit, check, run, generate; then the control and the baseline, with the same seed."""
+    for block in section("Five minutes"):
+        clone.follow(block)
+    assert (clone.root / "tests/test_sharp.py").is_file()
+    run = clone.root / "runs/sharp/seed-1"
+    assert (run / "plugins/sharp.py").read_bytes() == clone.plugin.read_bytes()
+    assert "growth" in clone.plugin.read_text("utf-8")
+    generated = clone.answers[-1]
+    assert generated.command.startswith("minigpt generate")
+    assert generated.printed.startswith("The ")
+    for block in section("Comparing honestly"):
+        clone.follow(block)
+    rows = {name: last_row(clone.root / f"runs/{name}/seed-1") for name in ("base", "control", "sharp")}
+    assert len({row["tokens"] for row in rows.values()}) == 1
+    assert len({row["val_loss"] for row in rows.values()}) == 3
+    experiments = [
+        json.loads((clone.root / f"runs/{name}/seed-1/experiment.json").read_text("utf-8")) for name in ("control", "sharp")
+    ]
+    assert [each["model"]["attention"]["growth"] for each in experiments] == [0.0, 0.1]
+    for each in experiments:
+        del each["name"], each["model"]["attention"]["growth"]
+    assert experiments[0] == experiments[1]
+
+
+def last_row(run: Path) -> dict[str, float]:
+    return dict(json.loads((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1]))
+
+
+def test_what_breaks_is_told_and_is_not_trained_unless_it_shall_be(sharp: Clone) -> None:
+    runs = sharp.root / "runs"
+    left = []
+    for block in section("When a check fails"):
+        sharp.follow(block)
+        left += [runs.is_dir()] if block.language == "bash" and "run" in block.text else []
+    assert left == [False, True]
+    assert [path.name for path in runs.iterdir()] == ["leaks"]
+    assert last_row(runs / "leaks/seed-2")["step"] == 3
+
+
+def test_the_mistake_in_decoding_trains_as_the_right_version_does(sharp: Clone) -> None:
+    """As the page says of it: no loss tells one from the other."""
+    *_, mistake = (block for block in section("When a check fails") if block.language == "diff")
+    outputs = []
+    for text in (sharp.edited, edit(sharp.edited, mistake.text)):
+        sharp.plugin.write_text(text, "utf-8")
+        torch.manual_seed(0)
+        model = build_model(load_experiment(sharp.root / "experiments/sharp.json", overrides=SMALL), vocab_size=7).eval()
+        outputs.append(model(torch.arange(28).view(2, 14) % 7))
+    assert torch.equal(*outputs)
+    assert text != sharp.edited
+
+
+def test_a_package_is_found_by_its_entry_point_checked_and_tests_itself(clone: Clone) -> None:
+    for block in section("Tests and packages"):
+        clone.follow(block)
+    _, checked, tested = clone.answers
+    report = json.loads(checked.printed)
+    (target,) = report["targets"]
+    assert (report["verdict"], target["target"]) == ("pass", "norm/peak")
+    assert [result["property"] for result in target["results"]] == property_names("norm", thorough=False)
+    assert set(target["results"][0]) >= {"property", "verdict", "tried", "failure"}
+    # All but one: it has no knobs.
+    assert f"{len(property_names('norm', thorough=False)) - 1} passed, 1 skipped" in tested.printed
+
+
+def test_its_example_of_parameters_keeps_its_contract(clone: Clone) -> None:
+    (block,) = section("Parameters")
+    clone.follow(block)
+    plugins.load_file(clone.root / "plugins/normed.py")
+    assert set(REGISTRY.entry("ffn", "normed").descriptions) == {"hidden", "activation", "norm"}
+    report = check_component("ffn", "normed", only=["shape", "tokenwise", "liveness", "knobs"])
+    assert [(result.property, result.verdict) for result in report.results if result.verdict != "pass"] == []
+    assert next(result.tried for result in report.results if result.property == "knobs") == 3
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+def test_every_command_of_the_page_is_in_a_section_that_is_followed_above() -> None:
+    titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    with_commands = [title for title in titles if any(block.language == "bash" for block in section(title))]
+    assert with_commands == ["Five minutes", "When a check fails", "Comparing honestly", "Tests and packages"]
+    assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 9
+
+
+def test_every_command_and_option_it_names_is_there() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    options = {option for command in group.commands.values() for each in command.params for option in each.opts}
+    options |= {option for command in group.commands.values() for each in command.params for option in each.secondary_opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) <= options
+    assert set(re.findall(r"`minigpt ([a-z]+)", PAGE)) <= set(group.commands)
+    assert ("There is no command yet that puts runs side by side" in PAGE) == ("compare" not in group.commands)
+
+
+def table(title: str, number: int = 0) -> list[list[str]]:
+    """The cells of a section's table, without its head."""
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)[number]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+
+
+def test_its_families_are_those_there_are() -> None:
+    rows = [(row[0].strip("`"), tuple(re.findall(r"`(\w+)`", row[1]))) for row in table("Families")]
+    assert rows == [(family.name, family.receives) for family in REGISTRY.families()]
+    for family, called, given in ((row[0].strip("`"), row[2], row[3] + row[4]) for row in table("Families")):
+        base = REGISTRY.family(family).base
+        for method, arguments in re.findall(r"`(\w+)\(([^`]*)\)`", called):
+            names = [name.split()[0] for name in re.sub(r"\[.*?\]", "", arguments).split(",") if name]
+            assert list(inspect.signature(getattr(base, method)).parameters)[1:] == names, (family, method)
+        for method in re.findall(r"`(\w+_json)`", given):
+            assert hasattr(base, method)
+
+
+def test_its_properties_are_those_that_are_tried() -> None:
+    every, parts = {family.name for family in REGISTRY.families()}, set(PARTS_OF_A_MODEL)
+    held: dict[str, list[str]] = {family: [] for family in (*every, "experiment")}
+    rows = table("What each is held to")
+    for (name, of, says), prop in zip(rows, SUITE, strict=True):
+        families = every if of == "every family" else {*parts, "experiment"} if of == "parts" else set(of.split(", "))
+        assert name == f"`{prop.name}`" + " •" * prop.quick
+        assert says == prop.says
+        for family in families:
+            held[family].append(prop.name)
+    assert held == {family: property_names(family) for family in held}
+
+
+def test_its_promises_are_attributes_of_the_contracts() -> None:
+    rows = table("Promises")
+    for promise, family, default, _, by in ([cell.strip("`") for cell in row] for row in rows):
+        assert repr(getattr(REGISTRY.family(family).base, promise)) == default
+        assert by in property_names(family)
+    assert contracts.Block.final_norm is True
+    assert contracts.Component.elementwise == frozenset()
+    own = {
+        name
+        for base in (contracts.Attention, contracts.Position, contracts.Norm, contracts.FeedForward, contracts.Block)
+        for name in inspect.get_annotations(base)
+    }
+    assert own == {row[0].strip("`") for row in rows} | {"final_norm"}
+
+
+def test_its_state_is_that_of_the_plugin_it_names() -> None:
+    source = (ROOT / "plugins/token_shift.py").read_text("utf-8")
+    blocks = section("Decoding")
+    assert len(blocks) == 2
+    for block in blocks:
+        assert block.text in source
+
+
+def test_its_worked_plugins_are_those_there_are() -> None:
+    listed = {}
+    for link, family, *_ in table("Worked plugins"):
+        name = re.fullmatch(r"\[(\w+)\]\(\.\./plugins/\1\.py\)", link)
+        assert name, link
+        listed[name[1]] = family
+        assert (ROOT / "experiments" / f"{name[1]}.json").is_file()
+    sources = {file.stem: file.read_text("utf-8") for file in (ROOT / "plugins").glob("*.py")}
+    registered = {name: re.findall(r'@register\("(\w+)", "(\w+)"\)', source) for name, source in sources.items()}
+    assert registered == {name: [(family, name)] for name, family in listed.items()}
+
+
+def test_its_links_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (ROOT / "docs" / link).exists(), link
+
+
+def test_an_output_that_was_not_printed_is_noticed() -> None:
+    """What compares the page with the commands can fail."""
+    assert_shown("a 1 …\n b 2.5", "a    17 and more\nb 3e-05, then 4")
+    for shown in ("a 1 b", "b 2.5 … a 1", "a x"):
+        with pytest.raises(AssertionError, match="the page shows"):
+            assert_shown(shown, "a 17 and more\nb 3e-05, then 4")
+    with pytest.raises(AssertionError, match="does not have this"):
+        edit("one\ntwo\n", " one\n-three\n+four\n")
