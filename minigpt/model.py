@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minigpt.contracts import (
     INIT_STD,
@@ -257,5 +259,16 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
 
 def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
     """The model without memory: shapes only. For checks and counts."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoValues():
         return GPT(section, vocab_size)
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves initialisation out: there is nothing to set, and on meta it would import torch's compiler (a second)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))

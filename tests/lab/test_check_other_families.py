@@ -41,6 +41,7 @@ def results_of(family: str, name: str) -> list[Result]:
     return list(report.results)
 
 
+@pytest.mark.slow  # scripts/check runs `minigpt check --all`, which comes to the same
 @pytest.mark.parametrize(("family", "name"), [names for names in NAMES if names[1] != "tinyshakespeare"])
 def test_every_shipped_component_has_the_properties_of_its_family(family: str, name: str) -> None:
     for result in results_of(family, name):

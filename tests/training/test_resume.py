@@ -72,9 +72,9 @@ def test_a_stopped_run_resumes_bit_for_bit(optimizer: str, precision: str, write
 @pytest.mark.parametrize(("optimizer", "precision"), KILLED)
 def test_a_killed_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment(precision=precision, optimizer={"name": optimizer, "learning_rate": 1e-2})
-    whole = minigpt("run", file, "--out", "whole", "--threads", "1", cwd=tmp_path)
+    whole = minigpt("run", file, "--no-check", "--out", "whole", "--threads", "1", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    killed = minigpt("run", file, "--out", "killed", "--threads", "1", cwd=tmp_path, end_at=17)
+    killed = minigpt("run", file, "--no-check", "--out", "killed", "--threads", "1", cwd=tmp_path, end_at=17)
     assert killed.returncode == -signal.SIGKILL
     run = RunFolder(tmp_path / "killed" / "small" / "seed-1337")
     assert len(run.rows()) == 17
@@ -88,10 +88,10 @@ def test_a_killed_run_resumes_bit_for_bit(optimizer: str, precision: str, write_
 
 def test_signals_save_exit_with_their_code_and_name_the_way_on(write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment()
-    whole = minigpt("run", file, "--out", "whole", "--threads", "1", cwd=tmp_path)
+    whole = minigpt("run", file, "--no-check", "--out", "whole", "--threads", "1", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
-    stopped = minigpt("run", file, "--threads", "1", cwd=tmp_path, end_at=16, end_by="SIGTERM")
+    stopped = minigpt("run", file, "--no-check", "--threads", "1", cwd=tmp_path, end_at=16, end_by="SIGTERM")
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     assert "stopped after update 17, saved; go on with: minigpt resume runs/small/seed-1337" in stopped.stdout
     assert checkpoint.available(run.checkpoints)[-1] == 17
@@ -103,16 +103,16 @@ def test_signals_save_exit_with_their_code_and_name_the_way_on(write_experiment:
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment()
-    minigpt("run", file, "--threads", "1", cwd=tmp_path, end_at=4)
+    minigpt("run", file, "--no-check", "--threads", "1", cwd=tmp_path, end_at=4)
     run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
     assert len(run.rows()) == 4
-    assert minigpt("run", file, cwd=tmp_path).returncode == 2, "a run that is there is not overwritten"
+    assert minigpt("run", file, "--no-check", cwd=tmp_path).returncode == 2, "a run that is there is not overwritten"
     assert minigpt("resume", run.path, cwd=tmp_path).returncode == 0
     assert [row["step"] for row in rows(run)] == list(range(1, 41))
 
 
 def test_a_changed_plugin_or_corpus_is_refused_unless_accepted(write_experiment: Write, tmp_path: Path) -> None:
-    minigpt("run", write_experiment(), "--threads", "1", cwd=tmp_path, end_at=17)
+    minigpt("run", write_experiment(), "--no-check", "--threads", "1", cwd=tmp_path, end_at=17)
     run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
     (tmp_path / "interrupting.py").unlink()  # the run has a copy of its own
     copy = run.path / "plugins" / "interrupting.py"
