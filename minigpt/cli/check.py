@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -187,8 +188,9 @@ def _print_table(report: TargetReport, console: Console) -> None:
     for result in report.results:
         tried = f"{result.tried:,}" if result.tried else "-"
         says = Text(result.says)
-        if result.verdict == "skip":
-            says = Text.assemble((result.says, "dim"), (f" Not tried: {result.note}", "italic dim"))
+        if result.note:
+            says = Text.assemble((result.says, "dim" if result.verdict == "skip" else ""), " ", ("Not tried:", "dim"), " ")
+            says.append(result.note, "italic dim")
         table.add_row(result.property, Text(result.verdict, _COLOURS[result.verdict]), Text(tried, justify="right"), says)
     console.print(table)
 
@@ -231,8 +233,13 @@ def print_failure(report: TargetReport, result: Result, console: Console, option
 def _again(report: TargetReport, result: Result, options: Options) -> str:
     words = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
     words += [word for change in report.changes for word in ("--set", change)]
-    words += [word for file in report.plugin_files for word in ("--plugin", str(file))]
+    words += [word for file in report.plugin_files for word in ("--plugin", _short(file))]
     return shlex.join(words)
+
+
+def _short(file: Path) -> str:
+    """From here where it is below, as people type it."""
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def _print_sum(reports: Sequence[TargetReport], console: Console) -> None:

@@ -74,7 +74,7 @@ class Result:
         says: The property in one sentence.
         verdict: pass, fail, or skip where it could not be tried.
         tried: How many cases it was tried on.
-        note: What the cases were, or why it was not tried.
+        note: What was not tried, and why.
         seconds: Time taken.
         failure: What was found, where it failed.
     """
@@ -190,7 +190,9 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int,
     if not trial.tried:
         why = trial.refused[0] if trial.refused else "there was nothing to try it on"
         return Result(prop.name, prop.says, "skip", 0, why, seconds)
-    return Result(prop.name, prop.says, "pass", trial.tried, "", seconds)
+    # Where every case stands for something of its own, such as a parameter, one that was left out is told.
+    note = "; ".join(trial.refused) if prop.strategy is None else ""
+    return Result(prop.name, prop.says, "pass", trial.tried, note, seconds)
 
 
 def _quick_cases(target: Target) -> int:

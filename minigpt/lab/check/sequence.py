@@ -71,6 +71,23 @@ def causality(target: Target, case: Case) -> None:
     for number, prefix in enumerate(_prefixes(case)):
         for kind in ("all", "extreme", "one") if number % 3 == 0 else ("all", "extreme"):
             _check_prefix(subject, case, prefix, kind, scale)
+        if number % 3 == 0:
+            _check_alone(subject, case, prefix)
+
+
+def _check_alone(subject: Subject, case: Case, prefix: int) -> None:
+    def alone_and_followed(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        return run(subject, x[:, :prefix], tokens[:, :prefix]), run(subject, x, tokens)[:, :prefix]
+
+    if not case.training and (size := disagreement(subject, alone_and_followed, ANOTHER)) is not None:
+        place = first_difference(*alone_and_followed(subject, torch.float32, 0))
+        raise Violation(
+            f"output {place} changes when other tokens follow the first {prefix}",
+            at=place,
+            size=size,
+            cause="does something depend on the number of tokens?",
+        )
 
 
 def _prefixes(case: Case) -> list[int]:
