@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Iterator
 
+os.environ["OMP_NUM_THREADS"] = "1"  # in commands that tests run, too: xdist runs a process a core, and threads would fight
+
 from jaxtyping import install_import_hook
 
 # Before they are imported: in these modules every shape annotation is checked in every test.
