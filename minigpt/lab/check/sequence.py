@@ -27,7 +27,7 @@ def shape(target: Target, case: Case) -> None:
     subject = build(target, case)
     x, tokens = inputs(subject, case)
     # Layers that multiply overflow one after another: large inputs are for one layer.
-    large = 100.0 if case.n_layers == 1 else 3.0
+    large = {1: 100.0, 2: 3.0}.get(case.n_layers, 1.0)
     _check_layers(subject, x, tokens)
     wide = copy.deepcopy(subject).double()
     with contextlib.suppress(RuntimeError):  # torch's, where fp32 tensors are mixed in: a limit, and no wrong output
@@ -101,7 +101,9 @@ def _check_prefix(subject: Subject, case: Case, prefix: int, kind: str, scale: f
     def before_and_after(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
         x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
         changed = _changed(subject, case, prefix, kind, x, tokens, scale, repetition)
-        return run(subject, *changed)[:, :prefix], run(subject, x, tokens)[:, :prefix]
+        # In train mode with gradients, as in training: a path may ask torch.is_grad_enabled().
+        before = run(subject, x, tokens, gradients=case.training)[:, :prefix].detach()
+        return run(subject, *changed, gradients=case.training)[:, :prefix].detach(), before
 
     size = disagreement(subject, before_and_after)
     if size is not None:
@@ -192,26 +194,26 @@ def batch(target: Target, case: Case) -> None:
     """Sequences of a batch do not touch each other, in values and in gradients."""
     subject = build(target, case)
 
-    def of_three(dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        return inputs(subject, case, offset=2 * repetition, batch=3, dtype=dtype)
+    def of_four(dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        return inputs(subject, case, offset=2 * repetition, batch=4, dtype=dtype)
 
-    scale = largest_scale(subject, *of_three(torch.float32, 0))
+    scale = largest_scale(subject, *of_four(torch.float32, 0))
 
     def neighbours_change(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = of_three(dtype, repetition)
-        y = run(subject, x, tokens)[:1]
+        x, tokens = of_four(dtype, repetition)
+        y = run(subject, x, tokens, gradients=case.training)[:1].detach()
         x, tokens = x.clone(), tokens.clone()
         x[1], x[2], tokens[1:] = scale * x[1], -x[2], (tokens[1:] + 1) % 5
-        return run(subject, x, tokens)[:1], y
+        return run(subject, x, tokens, gradients=case.training)[:1].detach(), y
 
     def order_changes(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = of_three(dtype, repetition)
-        order = [2, 0, 1]
+        x, tokens = of_four(dtype, repetition)
+        order = [2, 0, 3, 1]
         return run(subject, x[order], tokens[order]), run(subject, x, tokens)[order]
 
     def alone(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = of_three(dtype, repetition)
-        return torch.cat([run(subject, x[row, None], tokens[row, None]) for row in range(3)]), run(subject, x, tokens)
+        x, tokens = of_four(dtype, repetition)
+        return torch.cat([run(subject, x[row, None], tokens[row, None]) for row in range(4)]), run(subject, x, tokens)
 
     cause = "is something normalised, summed or sorted over the batch axis, or are axes mixed by a view?"
     tests = [(neighbours_change, SAME, "its neighbours change")]
@@ -222,7 +224,7 @@ def batch(target: Target, case: Case) -> None:
             raise Violation(f"a sequence's output changes when {when}", size=size, cause=cause)
 
     def towards_neighbours(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        wide = replace(case, batch=3)
+        wide = replace(case, batch=4)
         towards = _gradient(subject, wide, case.time - 1, dtype, repetition)
         return towards[1:] / (1 + towards[0].abs().amax()), torch.zeros_like(towards[1:])
 

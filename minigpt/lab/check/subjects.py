@@ -45,7 +45,8 @@ class Case:
         block_size: Longest context.
         time: Tokens T.
         batch: Sequences B.
-        training: Train mode, without dropout.
+        training: Train mode.
+        dropout: The model's rate, in train mode.
         seed: Of weights and inputs.
     """
 
@@ -60,6 +61,7 @@ class Case:
     time: int = 40
     batch: int = 2
     training: bool = False
+    dropout: float = 0.0
     seed: int = 0
 
     def shown(self, target: Target) -> list[str]:
@@ -70,7 +72,7 @@ class Case:
             return ["params", "d_model", "time", "batch", "training", "seed"]
         beside = {"attention": ["position"], "block": ["ffn"]}.get(target.family, [])
         sizes = ["n_heads", "head_dim", "d_model", "n_layers", "block_size", "time", "batch"]
-        return ["params", *beside, *sizes, "training", "seed"]
+        return ["params", *beside, *sizes, "training", "dropout", "seed"]
 
 
 def standard_cases(target: Target) -> list[Case]:
@@ -83,10 +85,12 @@ def standard_cases(target: Target) -> list[Case]:
     base, *changed = parameter_sets(target)
     cases = [
         Case(base, block_size=LONG, time=LONG, position=positions[-1]),
-        Case(base, 3, 6, 18, block_size=66, time=66, training=True, position=positions[0], ffn=LOOKS_BACK),
+        Case(base, 3, 6, 18, block_size=66, time=66, training=True, dropout=0.2, position=positions[0], ffn=LOOKS_BACK),
         Case(base, 1, 8, 8, 1, block_size=32, time=1, batch=1, position=positions[-1]),
         Case(base, 4, 4, 20, 1, block_size=32, time=2, batch=1),
-        Case(base, 4, 16, 64, block_size=64, time=64, position=positions[len(positions) // 2], seed=1),
+        Case(base, 8, 32, 256, block_size=64, time=64, position=positions[len(positions) // 2], seed=1),
+        Case(base, 2, 4, 8, 5, time=12, position=positions[-1], seed=2),  # what only every third layer does
+        Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, position=positions[-1], seed=3),  # beyond chunks of 256
     ]
     cases += [
         Case(params, 4, 4, 16, time=24, position=positions[number % len(positions)], training=number % 2 == 1, seed=number)
@@ -97,7 +101,7 @@ def standard_cases(target: Target) -> list[Case]:
 
 def fewer_cases(target: Target) -> list[Case]:
     """The defaults, and a few parameters changed: for properties that cost more than they find there."""
-    return standard_cases(target)[:8]
+    return standard_cases(target)[:9]
 
 
 def any_case(target: Target) -> st.SearchStrategy[Case]:
@@ -227,14 +231,13 @@ class WholeModel(Subject):
         return sum((loss.float() for loss in self._losses), torch.zeros(()))
 
 
-def build(target: Target, case: Case, *, initial: bool = False, dropout: float = 0.0) -> Subject:
+def build(target: Target, case: Case, *, initial: bool = False) -> Subject:
     """The target, ready to be tried.
 
     Args:
         target: What it is.
         case: Its parameters and sizes, and the seed of its weights.
         initial: Keep the initial weights; else all are made large enough to matter.
-        dropout: The model's rate.
 
     Raises:
         Unsuitable: A constructor refuses these sizes, or parameters.
@@ -242,7 +245,7 @@ def build(target: Target, case: Case, *, initial: bool = False, dropout: float =
     with torch.random.fork_rng():
         torch.manual_seed(case.seed)
         with refusals():
-            subject = _built(target, case, dropout)
+            subject = _built(target, case)
         if not initial:
             enliven(subject)
         subject.train(case.training)
@@ -251,14 +254,14 @@ def build(target: Target, case: Case, *, initial: bool = False, dropout: float =
     return subject
 
 
-def _built(target: Target, case: Case, dropout: float) -> Subject:
+def _built(target: Target, case: Case) -> Subject:
     if target.experiment is not None:
         return WholeModel(GPT(target.experiment.model, VOCAB))
     spec = target.spec(case.params)
     if target.family == "block":
-        return _model_with_block(spec, case, dropout)
+        return _model_with_block(spec, case)
     dims = [
-        Dims(case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, VOCAB, dropout, layer, layer)
+        Dims(case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, VOCAB, case.dropout, layer, layer)
         for layer in range(case.n_layers)
     ]
     if target.family == "norm":
@@ -287,10 +290,10 @@ def _initialised(stack: Stack, n_layers: int) -> Stack:
     return stack
 
 
-def _model_with_block(spec: Spec[Block], case: Case, dropout: float) -> WholeModel:
+def _model_with_block(spec: Spec[Block], case: Case) -> WholeModel:
     sizes = {"d_model": case.d_model, "n_heads": case.n_heads, "head_dim": case.head_dim, "block_size": case.block_size}
     section = ModelSection.model_validate(
-        {**sizes, "n_layers": case.n_layers, "dropout": dropout, "position": case.position, "block": spec}
+        {**sizes, "n_layers": case.n_layers, "dropout": case.dropout, "position": case.position, "block": spec}
     )
     if case.ffn == LOOKS_BACK:
         section = section.model_copy(update={"ffn": Spec("ffn", LOOKS_BACK, {}, _LooksBack)})

@@ -21,7 +21,7 @@ _MODULES = [
 ]
 SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 
-EXAMPLES = 6
+EXAMPLES = 5
 """Random cases for each property, after the fixed ones."""
 
 

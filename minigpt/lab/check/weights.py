@@ -110,11 +110,11 @@ def _loss(subject: Subject, case: Case) -> Tensor:
 @property_of(*PARTS, cases=_two_cases, quick=True)
 def determinism(target: Target, case: Case) -> None:
     """Outputs follow from weights and inputs: no random numbers, no clock and no earlier pass; in training, the seed."""
-    subject = build(target, case, dropout=0.0)
+    subject = build(target, case)
     x, tokens = inputs(subject, case)
     other, other_tokens = inputs(subject, case, offset=1)
     if case.training:
-        _check_seeded(build(target, case, dropout=0.3), x, tokens)
+        _check_seeded(build(target, replace(case, dropout=0.3)), x, tokens)
         return
     first = run(subject, x, tokens)
     before = torch.get_rng_state()
