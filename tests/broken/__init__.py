@@ -1,6 +1,6 @@
 """Components with one mistake each that people make: what `minigpt check` is for.
 
-A module a family (attention has five). The classes that a module's mistakes are made in are right
+A module a family (attention has six). The classes that a module's mistakes are made in are right
 but for them, and are tested to be. Nothing here is registered by being imported: a test registers what it checks.
 """
 
@@ -87,6 +87,7 @@ def _snake_case(cls: type) -> str:
 for _family in (
     "attention",
     "attention_caches",
+    "attention_conditions",
     "attention_parameters",
     "attention_randomness",
     "attention_recurrent",

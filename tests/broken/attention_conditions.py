@@ -1,0 +1,57 @@
+"""Softmax attention: mistakes that hide behind a condition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minigpt.contracts import Context, Dims, State
+from tests.broken import broken
+from tests.broken.attention import Plain
+
+
+@broken("attention", "causality", "every third layer is a global one, and its mask was forgotten with its window")
+class GlobalThirdLayer(Plain):
+    def __init__(self, dims: Dims):
+        super().__init__(dims)
+        self.masked = dims.layer % 3 != 2
+
+    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        seen = super().mask(q_positions, k_positions)
+        return seen if self.masked else torch.ones_like(seen)
+
+
+@broken("attention", "causality", "with dropout, another kernel is called, and without its mask")
+class MaskLostWithDropout(Plain):
+    def __init__(self, dims: Dims):
+        super().__init__(dims)
+        self.rate = dims.dropout
+
+    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        seen = super().mask(q_positions, k_positions)
+        return torch.ones_like(seen) if self.training and self.rate else seen
+
+
+@broken("attention", "causality", "while gradients are wanted, the sharpness follows the largest score of all time")
+class LooksWhileLearning(Plain):
+    def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            scores = scores / (1 + scores.detach().amax((-1, -2), keepdim=True).abs())
+        return super().weights(scores, seen)
+
+
+@broken("attention", "batch", "in training, queries are centred over groups of four rows of the batch")
+class GroupsOfFourRows(Plain):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        y = super().forward(x, ctx, state)
+        if self.training and len(x) % 4 == 0:
+            groups = y.unflatten(0, (-1, 4))
+            y = (groups - groups.mean(1, keepdim=True)).flatten(0, 1)
+        return y
+
+
+@broken("attention", "decoding", "the cache is cut to the last 256 tokens, and the mask in training is not")
+class ForgetsBeyond256(Plain):
+    def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        k, v, places = super().remember(state, k, v, ctx)
+        return (k, v, places) if state is None else (k[:, :, -256:], v[:, :, -256:], places[-256:])
