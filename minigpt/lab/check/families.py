@@ -216,7 +216,7 @@ def scaling(target: Target, case: Case) -> None:
         raise Unsuitable("it makes no promise of `scaling`")
     x, _ = inputs(subject, case)
     if norm.scaling == "invariant":
-        x = 100 * x  # far above any eps that is there for zeros
+        x = 1e4 * x  # far above any eps that is there for zeros
     with torch.no_grad():
         for factor in (0.5, 3.0, 100.0):
             wanted = norm(x) * (factor if norm.scaling == "equivariant" else 1.0)
