@@ -55,6 +55,11 @@ class Entry:
         where = f"{self.file}:{self.line}" if self.file else "typed in"
         return f"{where} ({self.cls.__qualname__})"
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is of this package, and not of a plugin."""
+        return is_shipped(self.cls)
+
     def validate(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Check JSON parameters and fill in defaults.
 
@@ -95,6 +100,11 @@ def entry_of(family: Family, name: str, cls: type) -> Entry:
     doc = inspect.getdoc(cls) if cls.__doc__ else None
     summary = " ".join((doc or "").split("\n\n")[0].split())
     return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls), _line(cls))
+
+
+def is_shipped(cls: type) -> bool:
+    """Whether a class is of this package, and not of a plugin."""
+    return cls.__module__.startswith("minigpt.")
 
 
 def _importable(cls: type) -> str:

@@ -206,9 +206,7 @@ class GPT(nn.Module):
         if self.logit_scale is not None:
             for table in [self.embedding.weight, *([] if self.head is None else [self.head.weight])]:
                 table.copy_(F.normalize(table, dim=-1))
-        for module in self.modules():
-            if isinstance(module, Component):
-                module.after_step()
+        after_step(self)
 
 
 def init_weights(root: nn.Module, n_layers: int) -> None:
@@ -227,6 +225,14 @@ def init_weights(root: nn.Module, n_layers: int) -> None:
     for module in reversed(list(root.modules())):
         if isinstance(module, Component):
             module.init_weights()
+
+
+@torch.no_grad()
+def after_step(root: nn.Module) -> None:
+    """Every component constrains or adjusts what its mechanism says."""
+    for module in root.modules():
+        if isinstance(module, Component):
+            module.after_step()
 
 
 def _mean(each: Float[Tensor, " targets"], mask: Bool[Tensor, "batch time"] | None) -> Float[Tensor, ""]:

@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema, to_jsonable_python
 
-from minigpt.entries import Entry, entry_of, source_file
+from minigpt.entries import Entry, entry_of, is_shipped, source_file
 from minigpt.errors import ExperimentError, Problem, RegistryError, listing, nearest
 from minigpt.problems import found
 
@@ -66,7 +66,7 @@ class Spec(Generic[T_co]):
         except ValueError as error:
             raise ExperimentError([Problem((self.where or self.family,), f"{self.name}: {error}")]) from error
         except Exception as error:  # a stranger's constructor may raise anything; ours may not
-            if self.cls.__module__.startswith("minigpt."):
+            if is_shipped(self.cls):
                 raise
             frames = traceback.extract_tb(error.__traceback__)
             own = str(source_file(self.cls))

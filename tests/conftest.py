@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # in commands that tests run, too: xdist runs a process a core, and threads would fight
 
@@ -18,7 +19,8 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-import minigpt.components  # noqa: E402, F401
+import minigpt.components  # noqa: E402
+from minigpt.cli import main  # noqa: E402
 from minigpt.registry import REGISTRY  # noqa: E402
 
 torch.set_num_threads(1)  # small tensors: threads only cost; and xdist runs a process a core
@@ -67,3 +69,20 @@ def _own_cache(
     """Tests do not touch the user's cache, unless they ask for the real corpus."""
     if "real_corpus" not in request.fixturenames:
         monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def minigpt(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Gives a command in this process; returns exit code, output and errors."""
+
+    def give(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return give

@@ -71,11 +71,12 @@ def check(
         quick=quick,
         thorough=(len(found) <= 3 and not quick) if thorough is None else thorough,
         examples=examples or EXAMPLES,
+        allow_plugins=not no_plugins,
     )
     from rich.console import Console
 
     console = Console(highlight=False)
-    with _progress(found) as progress:
+    with _Progress(found) as progress:
         reports = check_all(found, options, jobs=jobs or default_jobs(found), done=progress.done)
     if as_json:
         typer.echo(json.dumps(_document(reports, options), indent=2, ensure_ascii=False))
@@ -93,10 +94,9 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
         changes: What it has otherwise than the file says.
         in_full: Every property, and the model even if all its parts are shipped; else the quick part, for plugins only.
     """
-    from minigpt.plugins import load_installed
+    from minigpt.entries import is_shipped
 
-    load_installed()
-    if not in_full and all(spec.cls.__module__.startswith("minigpt.") for spec in experiment.specs()):
+    if not in_full and all(is_shipped(spec.cls) for spec in experiment.specs()):
         return
 
     from rich.console import Console
@@ -130,7 +130,7 @@ def exit_code(reports: Sequence[TargetReport]) -> int:
     return 1 if "fail" in verdicts else 2 if verdicts == {"untried"} else 0
 
 
-class _progress:
+class _Progress:
     """A bar on a terminal, nothing elsewhere; gone when all is done."""
 
     def __init__(self, targets: Sequence[Target]):
@@ -147,7 +147,7 @@ class _progress:
         )
         self.task = self.bar.add_task("", total=len(targets), latest=targets[0].label if len(targets) == 1 else "")
 
-    def __enter__(self) -> _progress:
+    def __enter__(self) -> _Progress:
         if self.bar.console.is_terminal:
             self.bar.start()
         return self

@@ -87,7 +87,7 @@ def _table(entries: list[Entry], *, detailed: bool) -> Table:
                 table.add_row("", Text.assemble((f"{name} = {default}", "green"), f"  {meaning}" if meaning else ""))
         elif parameters:
             table.add_row("", Text("  ".join(f"{name}={default}" for name, default, _ in parameters), "green"))
-        if detailed or not _is_shipped(entry):
+        if detailed or not entry.shipped:
             table.add_row("", Text(f"from {_origin(entry)}", "dim"))
     table.add_row("", "")
     return table
@@ -101,12 +101,8 @@ def _parameters(entry: Entry) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _is_shipped(entry: Entry) -> bool:
-    return entry.cls.__module__.startswith("minigpt.")
-
-
 def _origin(entry: Entry) -> str:
-    if _is_shipped(entry):
+    if entry.shipped:
         return f"minigpt ({entry.cls.__module__})"
     return entry.place
 

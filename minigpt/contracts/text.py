@@ -42,7 +42,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All that was learned, for the run folder."""
+        """All that was learned, for the run folder: JSON, and no text with lone surrogates, which no file can hold."""
 
     @abstractmethod
     def from_json(self, learned: dict[str, Any]) -> None:

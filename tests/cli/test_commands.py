@@ -7,17 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from minigpt import __version__, cache
-from minigpt.cli import main
 from minigpt.components.dataset.tinyshakespeare import TinyShakespeare
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder
+from tests.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.json"))
@@ -33,22 +32,10 @@ SHORT = [
     "sampling.max_new_tokens=20",
 ]
 
-Command = Callable[..., tuple[int, str, str]]
 
-
-@pytest.fixture
-def minigpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Gives a command in a folder of its own; returns exit code, output and errors."""
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def give(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return give
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 import minigpt.lab.check.compare as compare
-from minigpt import testing
-from minigpt.cli import main
+from minigpt import plugins, testing
 from minigpt.contracts import Context, Dims, FeedForward, Norm, NormSpec, State
 from minigpt.errors import CheckError, ExperimentError, PluginError, RegistryError
 from minigpt.lab.check import (
@@ -37,6 +36,7 @@ from minigpt.lab.check.subjects import Case, Stack, build, inputs
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, register
 from tests.broken import BROKEN, register_broken
+from tests.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 
@@ -342,28 +342,18 @@ def test_a_leak_between_right_parts_of_an_experiment_is_found() -> None:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def _give(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    shown = capsys.readouterr()
-    assert isinstance(stop.value.code, int)
-    return stop.value.code, shown.out, shown.err
-
-
-def test_the_command_tells_what_breaks_how_to_see_it_again_and_by_its_exit_code(
-    capsys: pytest.CaptureFixture[str], plugin: Path
-) -> None:
-    code, out, _ = _give(capsys, "check", str(plugin), "--only", "causality")
+def test_the_command_tells_what_breaks_how_to_see_it_again_and_by_its_exit_code(minigpt: Command, plugin: Path) -> None:
+    code, out, _ = minigpt("check", str(plugin), "--only", "causality")
     assert code == 1
     assert "norm/over_time breaks causality: No output depends on later tokens." in out
     assert "found:            output 0 changes when tokens from 1 on change" in out
     again = next(line for line in out.splitlines() if "again:" in line).partition("minigpt ")[2]
-    assert _give(capsys, *again.split())[0] == 1
-    assert _give(capsys, "check", "norm/halved", "--plugin", str(plugin), "--only", "causality", "--only", "scaling")[0] == 0
+    assert minigpt(*again.split())[0] == 1
+    assert minigpt("check", "norm/halved", "--plugin", str(plugin), "--only", "causality", "--only", "scaling")[0] == 0
 
 
-def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str], plugin: Path) -> None:
-    code, out, _ = _give(capsys, "check", str(plugin), "--only", "causality", "--json", "--seed", "3", "--no-thorough")
+def test_the_command_speaks_json(minigpt: Command, plugin: Path) -> None:
+    code, out, _ = minigpt("check", str(plugin), "--only", "causality", "--json", "--seed", "3", "--no-thorough")
     document = json.loads(out)
     assert code == 1
     assert (document["verdict"], document["seed"]) == ("fail", 3)
@@ -374,21 +364,21 @@ def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str], plugin: Pat
     assert result["failure"]["size"] > 0
 
 
-def test_what_cannot_be_tried_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert _give(capsys, "check", "nothing")[0] == 2
-    assert _give(capsys, "check")[0] == 2
-    code, out, _ = _give(capsys, "check", "dataset/tinyshakespeare")
+def test_what_cannot_be_tried_ends_with_exit_code_2(minigpt: Command, tmp_path: Path) -> None:
+    assert minigpt("check", "nothing")[0] == 2
+    assert minigpt("check")[0] == 2
+    code, out, _ = minigpt("check", "dataset/tinyshakespeare")
     assert code == 2
     assert "minigpt data fetch tinyshakespeare" in " ".join(out.split())
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0")
-    code, _, error = _give(capsys, "check", str(broken))
+    code, _, error = minigpt("check", str(broken))
     assert code == 2
     assert "ZeroDivisionError" in error
 
 
-def test_the_quick_part_is_a_part(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = _give(capsys, "check", "norm/rmsnorm", "--quick", "--json")
+def test_the_quick_part_is_a_part(minigpt: Command) -> None:
+    code, out, _ = minigpt("check", "norm/rmsnorm", "--quick", "--json")
     assert code == 0
     target = json.loads(out)["targets"][0]
     assert {"shape", "causality", "gradient", "decoding"} <= {result["property"] for result in target["results"]}
@@ -409,34 +399,42 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: Path) -> Pa
     return tmp_path
 
 
-def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_when_told_to(
-    capsys: pytest.CaptureFixture[str], project: Path
-) -> None:
+def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_when_told_to(minigpt: Command, project: Path) -> None:
     leaking = ["--set", "model.norm=over_time"]
-    code, out, error = _give(capsys, "run", "mine.json", *SMALL, *leaking)
+    code, out, error = minigpt("run", "mine.json", *SMALL, *leaking)
     assert code == 1
     assert "norm/over_time breaks causality" in error
     assert "mine.json breaks causality" in error
     assert "not trained" in error
     assert not (project / "runs").exists()
-    code, out, error = _give(capsys, "run", "mine.json", *SMALL, *leaking, "--no-check")
+    code, out, error = minigpt("run", "mine.json", *SMALL, *leaking, "--no-check")
     assert code == 0, error
     assert "checked" not in out
 
 
 def test_a_run_checks_a_plugin_quickly_and_shipped_parts_when_told_to(
-    capsys: pytest.CaptureFixture[str], project: Path, monkeypatch: pytest.MonkeyPatch
+    minigpt: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, error = _give(capsys, "run", "mine.json", *SMALL)
+    code, out, error = minigpt("run", "mine.json", *SMALL)
     assert code == 0, error
     assert "the quick part: norm/halved, mine.json" in out
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     shipped = ["--set", "model.norm=rmsnorm", "--name", "shipped"]
-    code, out, error = _give(capsys, "run", "mine.json", *SMALL, *shipped, "--no-check")
+    code, out, error = minigpt("run", "mine.json", *SMALL, *shipped, "--no-check")
     assert "checked" not in out
-    code, out, error = _give(capsys, "run", "mine.json", *SMALL, *shipped, "--check", "--fresh")
+    code, out, error = minigpt("run", "mine.json", *SMALL, *shipped, "--check", "--fresh")
     assert code == 0, error
     assert "in full: mine.json" in out
+
+
+def test_without_plugins_no_installed_one_is_loaded_either(
+    minigpt: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "load_installed", lambda: pytest.fail("an installed plugin would be executed"))
+    (project / "plain.json").write_text("{}")
+    code, _, err = minigpt("run", "plain.json", *SMALL, "--no-plugins")
+    assert code == 0, err
+    assert minigpt("check", "norm/rmsnorm", "tokenizer/char", "--only", "shape", "--only", "fitting", "--no-plugins")[0] == 0
 
 
 def test_many_are_checked_in_processes_of_their_own_and_come_to_the_same(plugin: Path) -> None:

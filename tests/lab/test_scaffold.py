@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minigpt import build_model, load_experiment
-from minigpt.cli import main
 from minigpt.lab.scaffold import ScaffoldError, create
 from minigpt.registry import REGISTRY
+from tests.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = [family.name for family in REGISTRY.families()]
@@ -37,8 +36,6 @@ SHORT = [
     'sampling.prompt="ROMEO"',
 ]
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -49,20 +46,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "corpus.txt").write_text("ROMEO: It was the lark, The herald of the morn.\n" * 60)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def minigpt(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Gives a command; returns exit code, output and errors."""
-
-    def give(*arguments: str | Path) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return give
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

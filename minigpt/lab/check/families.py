@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -203,7 +202,7 @@ def vectorwise(target: Target, case: Case) -> None:
         raise Violation("a vector's norm changes when others do", size=size, cause="a mean over time, or over the batch?")
 
 
-def _norm(subject: Subject) -> Callable[[Tensor], Tensor]:
+def _norm(subject: Subject) -> Norm:
     return next(module for module in subject.modules() if isinstance(module, Norm))
 
 
@@ -211,7 +210,7 @@ def _norm(subject: Subject) -> Callable[[Tensor], Tensor]:
 def scaling(target: Target, case: Case) -> None:
     """Inputs a times as large give the same output, or one a times as large, where the norm promises that."""
     subject = build(target, case)
-    norm = next(module for module in subject.modules() if isinstance(module, Norm))
+    norm = _norm(subject)
     if norm.scaling is None:
         raise Unsuitable("it makes no promise of `scaling`")
     x, _ = inputs(subject, case)

@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from minigpt.contracts import Component
 from minigpt.errors import ExperimentError
 from minigpt.lab.check import dataset, optimizer, schedule, tokenizer
 from minigpt.lab.check.compare import run
@@ -20,6 +17,7 @@ from minigpt.lab.check.parameters import alternatives, required
 from minigpt.lab.check.property import Unsuitable, Violation, property_of
 from minigpt.lab.check.subjects import Case, build, inputs, positions_for
 from minigpt.lab.check.targets import PARTS_OF_A_MODEL, Target
+from minigpt.model import after_step
 
 _OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
     "tokenizer": tokenizer.outcome,
@@ -113,10 +111,7 @@ def _of_part(target: Target, params: Mapping[str, Any]) -> str:
     for _ in range(2):
         digest.update(run(subject, x, tokens).contiguous().numpy().tobytes())
         digest.update(subject.auxiliary().detach().numpy().tobytes())
-        with torch.no_grad():
-            for module in subject.modules():
-                if isinstance(module, Component):
-                    module.after_step()
+        after_step(subject)
         for _, buffer in subject.named_buffers():
             digest.update(buffer.contiguous().float().numpy().tobytes())
     return digest.hexdigest()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from minigpt import plugins
 from minigpt.lab.check.suite import EXAMPLES, TargetReport, check
 from minigpt.lab.check.targets import EXPERIMENT, Target, find_targets
 
@@ -30,6 +29,7 @@ class Options:
         quick: Only the quick part.
         thorough: What takes long too.
         examples: Random cases for each property.
+        allow_plugins: Whether other processes may load installed plugins.
     """
 
     only: tuple[str, ...] = ()
@@ -37,6 +37,7 @@ class Options:
     quick: bool = False
     thorough: bool = False
     examples: int = EXAMPLES
+    allow_plugins: bool = True
 
     def check(self, target: Target) -> TargetReport:
         """Check one target here."""
@@ -108,7 +109,5 @@ def _cores() -> range | set[int]:
 
 
 def _check_elsewhere(label: str, plugin_files: tuple[Path, ...], changes: tuple[str, ...], options: Options) -> TargetReport:
-    for file in plugin_files:
-        plugins.load_file(file)
-    (target,) = find_targets([label], plugin_files=plugin_files, changes=changes)
+    (target,) = find_targets([label], plugin_files=plugin_files, changes=changes, allow_plugins=options.allow_plugins)
     return options.check(target)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minigpt.contracts import Block, Component, Context, Dims, FeedForward, Norm, Position, ResidualLinear, State
+from minigpt.contracts import Block, Component, Context, Dims, FeedForward, Norm, Position, ResidualLinear, State, substate
 from minigpt.experiment import ModelSection
 from minigpt.lab.check.parameters import parameter_sets, parameters
 from minigpt.lab.check.surroundings import refusals
 from minigpt.lab.check.targets import Target
-from minigpt.model import GPT, init_weights
+from minigpt.model import GPT, after_step, init_weights
 from minigpt.registry import REGISTRY, Spec
 
 VOCAB = 23
@@ -146,6 +146,10 @@ class Subject(nn.Module, ABC):
     part_of: tuple[nn.Module, ...]
     """The modules whose parameters are the target's own."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[Tensor] = []  # auxiliary ones, of the last forward pass
+
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time d_model"], tokens: Int[Tensor, "batch time"], state: State | None = None
@@ -156,9 +160,9 @@ class Subject(nn.Module, ABC):
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype) -> State:
         """An empty state."""
 
-    @abstractmethod
     def auxiliary(self) -> Tensor:
         """The sum of the auxiliary losses of the last forward pass."""
+        return sum((loss.float() for loss in self.losses), torch.zeros(()))
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """The target's own parameters, by their names in this subject."""
@@ -169,11 +173,10 @@ class Subject(nn.Module, ABC):
 class Stack(Subject):
     """Layers of one mixer, feed-forward or norm on a residual stream, and nothing else that could hide what they do."""
 
-    def __init__(self, layers: list[nn.Module], position: Position, dims: Dims, *, residual: bool = True):
+    def __init__(self, layers: list[nn.Module], position: Position, dims: Dims):
         super().__init__()
-        self.layers, self.position, self.width, self.residual = nn.ModuleList(layers), position, dims.d_model, residual
+        self.layers, self.position, self.width = nn.ModuleList(layers), position, dims.d_model
         self.part_of = tuple(layers)
-        self._losses: list[Tensor] = []
 
     def forward(self, x: Tensor, tokens: Tensor, state: State | None = None) -> Tensor:
         start = 0 if state is None else state.length
@@ -184,12 +187,11 @@ class Stack(Subject):
             if isinstance(layer, Norm):
                 x = layer(x)
                 continue
-            mixed = layer(x, context, None if state is None else state.children.get(str(index)))
-            x = x + mixed if self.residual else mixed
+            x = x + layer(x, context, substate(state, str(index)))
             context.outputs.append(x)
         if state is not None:
             state.length += len(positions)
-        self._losses = context.losses
+        self.losses = context.losses
         return x
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype) -> State:
@@ -201,9 +203,6 @@ class Stack(Subject):
         }
         return State(children={name: state for name, state in states.items() if state is not None})
 
-    def auxiliary(self) -> Tensor:
-        return sum((loss.float() for loss in self._losses), torch.zeros(()))
-
 
 class WholeModel(Subject):
     """A GPT that is fed floats where its embedding's output would be, so that they may be anything."""
@@ -211,7 +210,6 @@ class WholeModel(Subject):
     def __init__(self, model: GPT):
         super().__init__()
         self.model, self.width, self.part_of = model, model.dims.d_model, (model,)
-        self._losses: list[Tensor] = []
         self._x: Tensor | None = None
         model.embedding.register_forward_hook(self._fed)  # a method, so that a copy has one of its own
 
@@ -220,15 +218,12 @@ class WholeModel(Subject):
 
     def forward(self, x: Tensor, tokens: Tensor, state: State | None = None) -> Tensor:
         self._x = x
-        hidden, self._losses = self.model.hidden(tokens, state)
+        hidden, self.losses = self.model.hidden(tokens, state)
         self._x = None
         return self.model.logits(hidden)
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype) -> State:
         return self.model.new_state(batch, capacity, dtype)
-
-    def auxiliary(self) -> Tensor:
-        return sum((loss.float() for loss in self._losses), torch.zeros(()))
 
 
 def build(target: Target, case: Case, *, initial: bool = False) -> Subject:
@@ -283,10 +278,7 @@ def _position(name: str, dims: Dims) -> Position:
 
 def _initialised(stack: Stack, n_layers: int) -> Stack:
     init_weights(stack, n_layers)
-    with torch.no_grad():
-        for module in stack.modules():
-            if isinstance(module, Component):
-                module.after_step()
+    after_step(stack)
     return stack
 
 

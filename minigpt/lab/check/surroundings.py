@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from minigpt import plugins
+from minigpt.entries import is_shipped
 from minigpt.errors import ExperimentError
 from minigpt.lab.check.property import Unsuitable, Violation
 from minigpt.lab.check.targets import Target, component_target
@@ -102,6 +103,7 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> Any
         "name": target.entry.name,
         "module": cls.__module__,
         "class": cls.__qualname__,
+        "installed": not is_shipped(cls),
         "params": dict(params),
     }
     environment = {
@@ -129,7 +131,8 @@ def answer() -> None:
 
 def _outcome_of(question: Mapping[str, Any]) -> Any:
     importlib.import_module("minigpt.components")
-    plugins.load_installed()
+    if question["installed"]:
+        plugins.load_installed()
     for file in question["plugins"]:
         plugins.load_file(Path(file))
     family, name = question["family"], question["name"]

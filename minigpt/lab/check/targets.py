@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import plugins
-from minigpt.entries import Entry
+from minigpt.entries import Entry, is_shipped
 from minigpt.errors import CheckError, PluginError, listing, nearest
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
@@ -137,7 +137,7 @@ def _meaning(word: str, plugin_files: Sequence[Path], changes: Sequence[str], al
 def plugin_targets(experiment: Experiment, label: str, changes: Sequence[str] = ()) -> list[Target]:
     """The components of an experiment that are not shipped, and its model as composed where they are parts of it."""
     files = tuple(map(Path, experiment.plugins))
-    foreign = [spec for spec in experiment.specs() if not spec.cls.__module__.startswith("minigpt.")]
+    foreign = [spec for spec in experiment.specs() if not is_shipped(spec.cls)]
     targets = [component_target(spec.family, spec.name, files) for spec in foreign]
     if any(spec.family in PARTS_OF_A_MODEL for spec in foreign):
         targets.append(experiment_target(experiment, label, changes))
