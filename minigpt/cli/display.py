@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from minigpt.experiment import Experiment
 from minigpt.training import Observer, Outcome, PlainObserver
 from minigpt.training.observer import Pace, Plan, duration
 
@@ -88,8 +89,14 @@ class LiveObserver:
             self.live.stop()
 
 
-def report(outcome: Outcome, experiment: Path | None) -> None:
-    """Say how a sitting ended and what to do next; leaves with the exit code of a signal if one stopped it."""
+def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | None = None) -> None:
+    """Say how a sitting ended and what to do next; leaves with the exit code of a signal if one stopped it.
+
+    Args:
+        outcome: Of the sitting.
+        file: The experiment file that was asked for, to suggest a variant of it; None where a run was resumed.
+        experiment: What was read from it.
+    """
     progress, folder = outcome.progress, outcome.run.path
     if outcome.status == "stopped":
         print(f"stopped after update {progress.step}, saved; go on with: minigpt resume {folder}")
@@ -107,13 +114,11 @@ def report(outcome: Outcome, experiment: Path | None) -> None:
         print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
     print(f"run folder: {folder}\n\nNext:")
     steps = [(f"minigpt generate {folder} --max-new-tokens 300", "let it write")] if outcome.sample else []
-    if experiment is not None:
+    if file is not None and experiment is not None:
         # What was asked for, and one part changed: a later option overrides an earlier one.
-        other = "mlp" if outcome.run.experiment().model.ffn.name == "glu" else "glu"
+        other = "mlp" if experiment.model.ffn.name == "glu" else "glu"
         asked = shlex.join(argument for argument in sys.argv[1:] if argument != "--fresh")
-        steps.append(
-            (f"minigpt {asked} --set model.ffn={other} --name {experiment.stem}-{other}", "change one part and see")
-        )
+        steps.append((f"minigpt {asked} --set model.ffn={other} --name {file.stem}-{other}", "change one part and see"))
     steps.append(("minigpt list", "the parts there are"))
     for command, meaning in steps:
         print(f"    # {meaning}\n    {command}")

@@ -23,4 +23,4 @@ def resume(
     outcome = training.resume(
         run, accept_changes=accept_changes, allow_plugins=not no_plugins, observer=observer_for_terminal()
     )
-    report(outcome, None)
+    report(outcome)

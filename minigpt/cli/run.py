@@ -54,4 +54,4 @@ def run(
 
     observer = observer_for_terminal()
     outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
-    report(outcome, experiment)
+    report(outcome, experiment, loaded)
