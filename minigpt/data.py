@@ -36,6 +36,17 @@ class Batch:
     targets: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"] | None = None
 
+    @property
+    def n_targets(self) -> int:
+        """How many targets count."""
+        return self.targets.numel() if self.mask is None else int(self.mask.sum())
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Its sequences, `size` at a time."""
+        for start in range(0, len(self.tokens), size):
+            rows = slice(start, start + size)
+            yield Batch(self.tokens[rows], self.targets[rows], None if self.mask is None else self.mask[rows])
+
 
 @dataclass(frozen=True)
 class TokenStream:

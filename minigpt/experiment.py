@@ -140,6 +140,11 @@ class TrainingSection(Section):
     optimizer: OptimizerSpec = _default("adamw", "Update rule.")
     schedule: ScheduleSpec = _default("cosine", "Learning rate over training.")
     batch_size: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=64, description="Sequences in an update.")
+    micro_batch_size: Annotated[int, Field(gt=0, le=1 << 20)] | None = Field(
+        default=None,
+        description="Sequences that go through the model at once; their gradients add up to the update's. null for about "
+        "4,096 tokens on a CPU, which stay in its cache, and for all of them elsewhere.",
+    )
     max_iters: Count = Field(default=5000, description="Updates.")
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
         default=1.0, description="Largest norm of the gradient; null for no clipping."

@@ -26,6 +26,7 @@ from minigpt.contracts import (
 )
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
+from minigpt.kernels import Dropout
 from minigpt.registry import Spec
 
 
@@ -47,7 +48,7 @@ class GPT(nn.Module):
         norm = section.embedding_norm
         self.embedding_norm = norm.at("model.embedding_norm").build(section.d_model) if norm else None
         self.embedding_scale = math.sqrt(section.d_model) if section.embedding_scale == "sqrt" else section.embedding_scale
-        self.dropout = nn.Dropout(section.dropout)
+        self.dropout = Dropout(section.dropout)
         self.positions = nn.ModuleList()  # one for each different choice; the first is the model's own
         self.position_of_layer: list[int] = []
         self.blocks = nn.ModuleList()

@@ -14,7 +14,7 @@ from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
 from minigpt.run.checkpoint import pack
 from minigpt.training.loop import compute_gradients
-from minigpt.training.precision import autocast
+from minigpt.training.machine import autocast, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
 
@@ -65,14 +65,13 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:
     """One validation batch and a few decoded tokens, scaled up."""
-    size = experiment.training.batch_size
+    size = micro_batch_size(experiment, model.embedding.weight.device)
     batch = next(corpus.val.windows(size, experiment.model.block_size))
     model.eval()
     with torch.no_grad(), autocast(precision, batch.tokens.device):
         start = time.perf_counter()
         float(model.loss(batch.tokens, batch.targets, batch.mask)[0])
-    targets = batch.targets.numel() if batch.mask is None else max(1, int(batch.mask.sum()))
-    seconds = (time.perf_counter() - start) * corpus.val.n_targets / targets
+    seconds = (time.perf_counter() - start) * corpus.val.n_targets / max(1, batch.n_targets)
     if corpus.tokenizer is None:
         return seconds
     with torch.inference_mode():

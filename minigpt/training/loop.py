@@ -20,9 +20,9 @@ from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
 from minigpt.training.averaging import answering
+from minigpt.training.machine import autocast, micro_batch_size
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
-from minigpt.training.precision import autocast
 
 _UPDATE, _SAMPLE = 0, 1  # streams of random numbers within a step
 
@@ -242,19 +242,27 @@ class Trainer:
 
 
 def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precision: str) -> tuple[float, float, float]:
-    """Forward and backward; clips the gradients where the experiment says so.
+    """Forward and backward, a micro-batch at a time; clips the gradients where the experiment says so.
 
     Returns:
-        The batch's cross-entropy in nats a token, the auxiliary losses' sum, and the gradient's norm before clipping.
+        The batch's cross-entropy in nats a token, the auxiliary losses' mean over micro-batches, and the gradient's norm
+        before clipping.
     """
-    with autocast(precision, batch.tokens.device):
-        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
-    torch.autograd.backward(loss + auxiliary)
+    device = batch.tokens.device
+    total, auxiliary_total = torch.zeros((), device=device), torch.zeros((), device=device)
+    n_targets = batch.n_targets
+    for part in batch.split(micro_batch_size(experiment, device)):
+        share = part.n_targets / max(n_targets, 1)
+        with autocast(precision, device):
+            loss, auxiliary = model.loss(part.tokens, part.targets, part.mask)
+        torch.autograd.backward((loss + auxiliary) * share)
+        total += loss.detach() * share
+        auxiliary_total += auxiliary.detach() * share
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if experiment.training.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, experiment.training.grad_clip, norm)
-    return loss.item(), auxiliary.item(), norm.item()
+    return total.item(), auxiliary_total.item(), norm.item()
 
 
 def stream_seed(seed: int, step: int, stream: int) -> int:

@@ -14,7 +14,7 @@ from minigpt.data import Corpus
 from minigpt.errors import RunError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
-from minigpt.training.precision import autocast
+from minigpt.training.machine import autocast, micro_batch_size
 
 
 def evaluate(
@@ -29,7 +29,7 @@ def evaluate(
     Args:
         model: Left in the mode it was found in.
         corpus: On the model's device.
-        experiment: For the batch size and the window, block_size.
+        experiment: For the micro-batch and the window, block_size.
         precision: `fp32` or `bf16`.
         progress: Called with targets done and in all; may raise to stop.
 
@@ -38,15 +38,15 @@ def evaluate(
     """
     training = model.training
     model.eval()
+    size = micro_batch_size(experiment, model.embedding.weight.device)
     total, done = 0.0, 0
     try:
-        for batch in corpus.val.windows(experiment.training.batch_size, experiment.model.block_size):
+        for batch in corpus.val.windows(size, experiment.model.block_size):
             # no_grad and not inference_mode: tensors that a component keeps must still be usable in training
             with torch.no_grad(), autocast(precision, batch.tokens.device):
                 loss, _ = model.loss(batch.tokens, batch.targets, batch.mask)
-            targets = batch.targets.numel() if batch.mask is None else int(batch.mask.sum())
-            total += loss.item() * targets
-            done += targets
+            total += loss.item() * batch.n_targets
+            done += batch.n_targets
             progress(done, corpus.val.n_targets)
     finally:
         model.train(training)

@@ -25,8 +25,8 @@ from minigpt.run.provenance import changed_since, provenance
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.estimate import measure_speed
 from minigpt.training.loop import Outcome, Trainer
+from minigpt.training.machine import choose_device, choose_precision
 from minigpt.training.observer import Observer, PlainObserver, Plan
-from minigpt.training.precision import choose_device, choose_precision
 
 
 def train(

@@ -22,9 +22,9 @@ from minigpt.training import resume, train
 from minigpt.training.averaging import answering, refuse_constrained_weights
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.loop import stream_seed
+from minigpt.training.machine import choose_device, choose_precision
 from minigpt.training.metrics import evaluate
 from minigpt.training.observer import Plan, duration
-from minigpt.training.precision import choose_device, choose_precision
 from tests.training.conftest import Watcher, Write, run
 
 

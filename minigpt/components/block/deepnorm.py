@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Component, Context, Dims, Layer, ResidualLinear, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -28,7 +29,7 @@ class DeepNormBlock(Block):
         self.attention_norm = layer.norm.build(dims.d_model)
         self.ffn = layer.ffn.build(dims)
         self.ffn_norm = layer.norm.build(dims.d_model)
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def init_weights(self) -> None:
         """The gain, in place of the model-wide deviation."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Component, Context, Dims, Layer, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -77,7 +78,7 @@ class HyperConnectionsBlock(Block):
         self.ffn_norm = layer.norm.build(dims.d_model)
         self.ffn = layer.ffn.build(dims)
         self.ffn_connection = HyperConnection(dims, layer, n_streams, 2 * dims.layer + 1, dynamic)
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time streams d_model"]:
         return x[..., None, :].expand(*x.shape[:-1], self.n_streams, -1)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -29,7 +30,7 @@ class LayerScaleBlock(Block):
         self.ffn_norm = layer.norm.build(dims.d_model)
         self.ffn = layer.ffn.build(dims)
         self.ffn_scale = nn.Parameter(torch.full((dims.d_model,), scale))
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, InnerLinear, Layer, ResidualLinear, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -45,7 +46,7 @@ class NGPTBlock(Block):
         self.attention_step = nn.Parameter(torch.full((dims.d_model,), dims.d_model**-0.5))
         self.ffn = layer.ffn.build(dims)
         self.ffn_step = nn.Parameter(torch.full((dims.d_model,), dims.d_model**-0.5))
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time d_model"]:
         return _unit(x)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -19,7 +20,7 @@ class PreNormBlock(Block):
         self.attention = layer.attention.build(dims)
         self.ffn_norm = layer.norm.build(dims.d_model)
         self.ffn = layer.ffn.build(dims)
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -24,7 +25,7 @@ class ReZeroBlock(Block):
         self.attention = layer.attention.build(dims)
         self.ffn = layer.ffn.build(dims)
         self.weight = nn.Parameter(torch.zeros(()))
-        self.dropout = nn.Dropout(dims.dropout)
+        self.dropout = Dropout(dims.dropout)
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None

@@ -30,6 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, Layer, State, substate
+from minigpt.kernels import Dropout
 from minigpt.registry import register
 
 
@@ -55,7 +56,7 @@ class MyPart(Block):
         self.ffn_norm = layer.norm.build(dims.d_model)
         self.ffn = layer.ffn.build(dims)
         self.ffn_scale = nn.Parameter(torch.tensor(scale))
-        self.dropout = nn.Dropout(dims.dropout)  # of what is added to the stream
+        self.dropout = Dropout(dims.dropout)  # of what is added to the stream
 
     def forward(
         self,
