@@ -1,8 +1,8 @@
-"""Attention from scores to output, what decoding remembers of it, and dropout: the operations that have a fast way.
+"""Attention from scores to output, and what decoding remembers of it.
 
-The only module that knows kernels, masks and caches. The mask of attention follows from positions alone: a query sees the
-keys at or before its own position, and within the window if there is one. So a cache, a ring buffer, a chunked prefill and
-training are one computation.
+The only module that knows kernels, masks and caches. The mask follows from positions alone: a query sees the keys at or
+before its own position, and within the window if there is one. So a cache, a ring buffer, a chunked prefill and training
+are one computation.
 """
 
 from __future__ import annotations
@@ -12,33 +12,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigpt.contracts import State
-
-
-def wide(x: Tensor) -> Tensor:
-    """In fp32 at least, whatever the model's precision: for sums, exponentials and quotients."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class Dropout(nn.Dropout):
-    """Each element is zero at the rate `p`, the others are divided by 1 - p (Srivastava et al. 2014); nothing in eval mode.
-
-    On a CPU the decisions are 16 bits of a random word each, four a word, which is some seven times as fast to draw as
-    torch's; the rate is p to the nearest 1/65,536, and what is divided by follows it. Equal seeds give equal masks.
-    """
-
-    def forward(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
-        dropped = round(self.p * _DECISIONS)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _DECISIONS // 2
-        return x * kept.to(x.dtype).mul_(_DECISIONS / (_DECISIONS - dropped) if dropped < _DECISIONS else 0.0)
-
-
-_DECISIONS = 1 << 16
+from minigpt.elementwise import wide
 
 
 def visible(

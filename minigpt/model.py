@@ -24,9 +24,9 @@ from minigpt.contracts import (
     ResidualLinear,
     State,
 )
+from minigpt.elementwise import Dropout
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
-from minigpt.kernels import Dropout
 from minigpt.registry import Spec
 
 

@@ -26,6 +26,7 @@ _CORE = (
     "contracts",
     "data.py",
     "decoding.py",
+    "elementwise.py",
     "kernels.py",
     "recurrence.py",
     "model.py",

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State
-from minigpt.kernels import new_cache, remember, wide
+from minigpt.elementwise import wide
+from minigpt.kernels import new_cache, remember
 from tests.broken import broken, correct
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.kernels import remember, visible, wide
+from minigpt.elementwise import wide
+from minigpt.kernels import remember, visible
 from minigpt.registry import register
 
 

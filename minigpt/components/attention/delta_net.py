@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, NormSpec, State, substate
-from minigpt.kernels import wide
+from minigpt.elementwise import wide
 from minigpt.recurrence import recur
 from minigpt.registry import register
 

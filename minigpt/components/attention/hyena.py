@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.contracts import Attention, Context, Dims, InnerLinear, ResidualLinear, State, substate
-from minigpt.kernels import new_cache, remember, wide
+from minigpt.elementwise import wide
+from minigpt.kernels import new_cache, remember
 from minigpt.registry import register
 
 _CHUNK = 64

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State
-from minigpt.kernels import wide
+from minigpt.elementwise import wide
 from minigpt.recurrence import new_matrix, recur
 from minigpt.registry import register
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State, substate
-from minigpt.kernels import wide
+from minigpt.elementwise import wide
 from minigpt.recurrence import new_matrix, recur
 from minigpt.registry import register
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, InnerLinear, ResidualLinear, State
-from minigpt.kernels import wide
+from minigpt.elementwise import wide
 from minigpt.recurrence import new_matrix, recur
 from minigpt.registry import register
 

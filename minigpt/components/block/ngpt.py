@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, InnerLinear, Layer, ResidualLinear, State, substate
-from minigpt.kernels import Dropout
+from minigpt.elementwise import Dropout, rms_norm
 from minigpt.registry import register
 
 
@@ -83,4 +83,4 @@ class NGPTBlock(Block):
 
 def _unit(x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time d_model"]:
     """The vector of length sqrt(d_model) in the same direction; near zero, where there is none, it stays small."""
-    return F.rms_norm(x, x.shape[-1:], eps=1e-8)  # rows of unit_embeddings have a mean square of only 1/D
+    return rms_norm(x, eps=1e-8)  # rows of unit_embeddings have a mean square of only 1/D

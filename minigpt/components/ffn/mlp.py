@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
+from minigpt.elementwise import squared_relu
 from minigpt.registry import register
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
@@ -19,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
-    "relu2": lambda x: F.relu(x).square(),
+    "relu2": squared_relu,
     "silu": F.silu,
 }
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Norm
+from minigpt.elementwise import rms_norm
 from minigpt.registry import register
 
 
@@ -27,9 +27,9 @@ class RMSNorm(Norm):
 
     def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1e-6, gain: bool = True):
         super().__init__()
-        self.width, self.eps = width, eps
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width)) if gain else None
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        gain = None if self.weight is None else self.weight.to(x.dtype)  # the kernel wants one dtype under autocast
-        return F.rms_norm(x, (self.width,), gain, self.eps)
+        normed = rms_norm(x, self.eps)
+        return normed if self.weight is None else normed * self.weight.to(x.dtype)

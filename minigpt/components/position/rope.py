@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import turn
 from minigpt.registry import register
 
 Factor = Annotated[float, Field(ge=1)]
@@ -158,11 +159,3 @@ class RotaryPosition(Position):
         angles = positions[:, None].float() * frequencies  # [T, W/2], fp32 whatever the model's precision
         cos, sin = temperature * angles.cos(), temperature * angles.sin()
         return turn(q, cos, sin), turn(k, cos, sin)
-
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first 2 W/2 coordinates of each vector by the angles whose cosines and sines [T, W/2] are given."""
-    width = 2 * cos.shape[-1]
-    a, b = x[..., :width].float().chunk(2, dim=-1)
-    turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)

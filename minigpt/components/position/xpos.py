@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from minigpt.components.position.rope import turn
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import turn
 from minigpt.registry import register
 
 

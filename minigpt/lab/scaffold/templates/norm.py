@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Norm
-from minigpt.kernels import wide
+from minigpt.elementwise import wide
 from minigpt.registry import register
 
 
