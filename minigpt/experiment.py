@@ -156,6 +156,9 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto measures: bf16 where this machine is fast at it, else fp32."
     )
+    compile: bool | Literal["auto"] = Field(
+        default="auto", description="torch.compile; auto tries it where the run is long, and takes it where it is faster."
+    )
 
 
 class SamplingSection(Section):

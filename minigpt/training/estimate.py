@@ -13,6 +13,7 @@ from minigpt.data import Corpus, train_batch
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
 from minigpt.run.checkpoint import pack
+from minigpt.training.compiling import loss_of
 from minigpt.training.loop import compute_gradients
 from minigpt.training.machine import autocast, micro_batch_size
 
@@ -45,16 +46,17 @@ class Speed:
         return max(1, min(int(room / each), MAX_COUNT))
 
 
-def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> Speed:
+def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, *, compiled: bool = False) -> Speed:
     """Time updates and a validation batch on a copy: the model itself and the random state are left alone."""
     with torch.random.fork_rng():
         trial = copy.deepcopy(model).train()
         optimizer = experiment.training.optimizer.at("training.optimizer").build().build(list(trial.named_roles()))
+        loss = loss_of(trial, compiled=compiled)
         updates: list[float] = []
         began = time.perf_counter()
         while len(updates) < 2 or (len(updates) < _AT_MOST_UPDATES and time.perf_counter() - began < _AT_MOST_SECONDS):
             start = time.perf_counter()
-            compute_gradients(trial, train_batch(corpus, experiment, len(updates)), experiment, precision)
+            compute_gradients(trial, train_batch(corpus, experiment, len(updates)), experiment, precision, loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             trial.after_step()

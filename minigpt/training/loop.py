@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +21,7 @@ from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
 from minigpt.training.averaging import answering
+from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, micro_batch_size
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
@@ -94,6 +96,7 @@ class Trainer:
             if isinstance(self.optimizer, AveragingOptimizer):
                 self.optimizer.train()  # what was saved are the weights to be used
             self.progress = start.progress
+        self.loss = loss_of(model, compiled=training.compile is True)
         self.row = self.progress.pending  # the last update's record, until it is complete and written
         self.stop_signal: int | None = None
         self.sample: str | None = None
@@ -139,7 +142,7 @@ class Trainer:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         batch = train_batch(self.corpus, self.experiment, step)
-        loss, auxiliary, norm = compute_gradients(self.model, batch, self.experiment, self.precision)
+        loss, auxiliary, norm = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
             what = "gradient" if math.isfinite(loss) else "loss"
@@ -241,8 +244,21 @@ class Trainer:
             checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
 
 
-def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precision: str) -> tuple[float, float, float]:
+def compute_gradients(
+    model: GPT,
+    batch: Batch,
+    experiment: Experiment,
+    precision: str,
+    loss_function: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> tuple[float, float, float]:
     """Forward and backward, a micro-batch at a time; clips the gradients where the experiment says so.
+
+    Args:
+        model: Gets the gradients.
+        batch: Of one update.
+        experiment: For the micro-batch and the clipping.
+        precision: `fp32` or `bf16`.
+        loss_function: A compiled `model.loss`; None for the plain one.
 
     Returns:
         The batch's cross-entropy in nats a token, the auxiliary losses' mean over micro-batches, and the gradient's norm
@@ -254,7 +270,7 @@ def compute_gradients(model: GPT, batch: Batch, experiment: Experiment, precisio
     for part in batch.split(micro_batch_size(experiment, device)):
         share = part.n_targets / max(n_targets, 1)
         with autocast(precision, device):
-            loss, auxiliary = model.loss(part.tokens, part.targets, part.mask)
+            loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask)
         torch.autograd.backward((loss + auxiliary) * share)
         total += loss.detach() * share
         auxiliary_total += auxiliary.detach() * share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.training.averaging import refuse_constrained_weights
-from minigpt.training.estimate import measure_speed
+from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
+from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.loop import Outcome, Trainer
 from minigpt.training.machine import choose_device, choose_precision
 from minigpt.training.observer import Observer, PlainObserver, Plan
@@ -70,8 +72,8 @@ def train(
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
     model = build_model(experiment, corpus.vocab_size).to(where)
     refuse_constrained_weights(experiment, model)
-    speed = measure_speed(experiment, corpus, model, precision)
-    settled: dict[str, Any] = {"precision": precision}
+    compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
+    settled: dict[str, Any] = {"precision": precision, "compile": compiled}
     if minutes is not None:
         settled["max_iters"] = speed.updates_within(experiment, minutes * 60)
         observer.note(f"{minutes:g} min here are {count(settled['max_iters'], 'update')}")
@@ -88,6 +90,40 @@ def train(
         _refuse_existing(run)
         run.begin(experiment, corpus.tokenizer, provenance(experiment, corpus, device=where, precision=precision))
         return _sit(experiment, corpus, model, precision, observer, run, None, speed.seconds(experiment))
+
+
+def _choose_compile(
+    experiment: Experiment, corpus: Corpus, model: GPT, precision: str, minutes: float | None, observer: Observer
+) -> tuple[bool, Speed]:
+    """Whether to compile, and how fast training is then.
+
+    Raises:
+        RunError: It is asked for, and there is no compiler.
+    """
+    wish, device = experiment.training.compile, model.embedding.weight.device
+    missing = missing_compiler(device)
+    if wish is True and missing:
+        raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
+    speed = measure_speed(experiment, corpus, model, precision, compiled=wish is True)
+    if wish != "auto":
+        return wish, speed
+    seconds = speed.seconds(experiment) if minutes is None else minutes * 60
+    if seconds < PAYS_AFTER.get(device.type, math.inf):
+        return False, speed
+    if missing:
+        observer.note(f"torch.compile is left out: {missing}")
+        return False, speed
+    from torch._dynamo.exc import TorchDynamoException  # a second to import, so not before it is needed
+
+    observer.note("compiling the model, to see whether it is faster then")
+    try:
+        tried = measure_speed(experiment, corpus, model, precision, compiled=True)
+    except TorchDynamoException as error:
+        observer.note(f"torch.compile is left out: it cannot compile this model ({type(error).__name__})")
+        return False, speed
+    faster = is_faster(tried.update, speed.update)
+    observer.note(f"compiled, an update takes {tried.update / speed.update:.2f} of the time: {'' if faster else 'not '}used")
+    return (True, tried) if faster else (False, speed)
 
 
 def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
@@ -137,9 +173,8 @@ def resume(
         for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
             observer.note(note)
         model = build_model(experiment, corpus.vocab_size).to(where)
-        seconds = measure_speed(experiment, corpus, model, precision).seconds(
-            experiment, start.progress.step if start else 0
-        )
+        speed = measure_speed(experiment, corpus, model, precision, compiled=experiment.training.compile is True)
+        seconds = speed.seconds(experiment, start.progress.step if start else 0)
         return _sit(experiment, corpus, model, precision, observer, folder, start, seconds)
 
 
