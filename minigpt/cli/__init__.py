@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from minigpt import __version__
+from minigpt.cli.bench import bench_app
 from minigpt.cli.check import check
 from minigpt.cli.data import data_app
 from minigpt.cli.generate import generate
@@ -35,6 +36,7 @@ app.command()(show)
 app.command(name="list")(list_components)
 app.command()(new)
 app.command()(schema)
+app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 
 

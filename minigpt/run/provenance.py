@@ -47,7 +47,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         },
         "machine": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "device": device.type,
@@ -157,7 +157,8 @@ def _distribution(cls: type) -> dict[str, str | None]:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The model of this machine's processor, as far as the system tells."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]

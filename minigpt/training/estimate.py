@@ -14,7 +14,7 @@ from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
 from minigpt.run.checkpoint import pack
 from minigpt.training.compiling import loss_of
-from minigpt.training.loop import compute_gradients
+from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import autocast, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
@@ -57,9 +57,7 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
         while len(updates) < 2 or (len(updates) < _AT_MOST_UPDATES and time.perf_counter() - began < _AT_MOST_SECONDS):
             start = time.perf_counter()
             compute_gradients(trial, train_batch(corpus, experiment, len(updates)), experiment, precision, loss)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            trial.after_step()
+            take_step(trial, optimizer)
             updates.append(time.perf_counter() - start)
         pack(optimizer.state_dict(), {})  # what could not be saved is refused now, and not at the first checkpoint
         return Speed(statistics.median(updates[1:]), _evaluation_seconds(trial, experiment, corpus, precision))

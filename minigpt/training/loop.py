@@ -149,9 +149,7 @@ class Trainer:
             raise DivergedError(
                 f"the {what} of update {step + 1} is not finite (loss {loss}, gradient norm {norm}): {self._advice()}"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.model.after_step()
+        take_step(self.model, self.optimizer)
         seconds = time.perf_counter() - began
         tokens = batch.tokens.numel()
         self.progress = replace(
@@ -279,6 +277,13 @@ def compute_gradients(
     if experiment.training.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, experiment.training.grad_clip, norm)
     return total.item(), auxiliary_total.item(), norm.item()
+
+
+def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:
+    """Move the weights by their gradients, drop these, and let components do what follows an update."""
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    model.after_step()
 
 
 def stream_seed(seed: int, step: int, stream: int) -> int:

@@ -1,0 +1,314 @@
+"""`minigpt bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from minigpt.cli.options import NoPlugins, PluginFile, Set
+from minigpt.errors import MinigptError, count
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from minigpt.experiment import Experiment
+    from minigpt.lab.bench.decode import DecodingSpeed
+    from minigpt.lab.bench.mixers import MixerSpeed
+    from minigpt.lab.bench.timing import Timing
+    from minigpt.lab.bench.train import TrainingSpeed
+
+bench_app = typer.Typer(
+    help="Measure speed and memory on this machine: medians and spread, after a warm-up.", no_args_is_help=True
+)
+
+ExperimentFile = Annotated[
+    Path | None, typer.Argument(help="An experiment file; without one, the documented model and its training.")
+]
+VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Token ids; the default is TinyShakespeare's characters.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice without it.")]
+Repeats = Annotated[int, typer.Option(min=1, max=100_000, help="Measurements that count.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers there as well.")]
+
+
+@bench_app.command()
+def train(
+    experiment: ExperimentFile = None,
+    changes: Set = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or auto, in place of the experiment's; auto measures.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    repeats: Repeats = 5,
+    vocab_size: VocabSize = 65,
+    json_file: JsonFile = None,
+    plugin: PluginFile = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Time updates of training, whole and in parts, and set them against the fastest matrix product of this machine.
+
+    No corpus is needed: the ids are random, and so are the weights. An update is what it is in `minigpt run`.
+    """
+    _check_place(json_file)
+    overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
+    loaded = _load(experiment, overrides, plugin, no_plugins)
+
+    from minigpt.lab.bench.machine import prepare
+    from minigpt.lab.bench.train import measure_training
+
+    speed = measure_training(loaded, vocab_size=vocab_size, repeats=repeats, device=prepare(device, threads))
+    _print_training(loaded.name, speed)
+    _write(json_file, "train", {"experiment": loaded.to_json(), "vocab_size": vocab_size, **speed.to_json()})
+
+
+@bench_app.command()
+def decode(
+    experiment: ExperimentFile = None,
+    changes: Set = None,
+    tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="To decode in each sequence.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences that are decoded together.")] = 1,
+    device: Device = "auto",
+    threads: Threads = None,
+    repeats: Repeats = 3,
+    vocab_size: VocabSize = 65,
+    json_file: JsonFile = None,
+    plugin: PluginFile = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Time greedy decoding from the model's state, and against computing the whole window again for every token.
+
+    The weights are random, which costs the same. The slow way is timed at nine lengths of the window, and what all tokens
+    would take is interpolated.
+    """
+    _check_place(json_file)
+    loaded = _load(experiment, changes or [], plugin, no_plugins)
+
+    from minigpt.lab.bench.decode import measure_decoding
+    from minigpt.lab.bench.machine import prepare
+
+    where = prepare(device, threads)
+    speed = measure_decoding(loaded, vocab_size=vocab_size, tokens=tokens, batch=batch, repeats=repeats, device=where)
+    _print_decoding(loaded.name, speed)
+    _write(json_file, "decode", {"experiment": loaded.to_json(), "vocab_size": vocab_size, **speed.to_json()})
+
+
+@bench_app.command()
+def startup(repeats: Repeats = 10, json_file: JsonFile = None) -> None:
+    """Time whole processes that do little: what is waited for before a command begins."""
+    from dataclasses import asdict
+
+    from minigpt.lab.bench.startup import measure_startup
+
+    _check_place(json_file)
+    timings = measure_startup(repeats)
+    table = _table("Whole processes", "", "median", "from, to")
+    for words, timing in timings.items():
+        table.add_row(words, *_told(timing))
+
+    import torch  # only now: what a process imports is copied or shared with those it starts
+
+    from minigpt.lab.bench.machine import this_machine
+
+    machine = this_machine(torch.device("cpu"))
+    _print(table, f"{repeats} of each after one to warm up; {machine}")
+    _write(
+        json_file,
+        "startup",
+        {"machine": asdict(machine), "commands": {words: asdict(timing) for words, timing in timings.items()}},
+    )
+
+
+@bench_app.command()
+def mixers(
+    names: Annotated[
+        str | None, typer.Option(help="Mixers, separated by commas; all that are registered without it.")
+    ] = None,
+    times: Annotated[str, typer.Option(help="Lengths, separated by commas.")] = "256,512,1024,2048,4096",
+    batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences, the same at every length.")] = 4,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    repeats: Repeats = 5,
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Time every token mixer, one layer forward and backward at several lengths, each in a process of its own.
+
+    Default parameters, no positions, d_model 384, 6 heads of 64, on the CPU.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from minigpt.lab.bench.mixers import Settings, choose, measure_mixer
+
+    _check_place(json_file)
+    if precision not in ("fp32", "bf16"):
+        raise MinigptError(f'--precision: found "{precision}"; allowed: fp32, bf16')
+    lengths = _lengths(times)
+    settings = Settings(batch, precision, repeats, threads)
+    chosen = choose(names.split(",") if names else None)
+    console, rows = Console(stderr=True, highlight=False), []
+    for name in chosen:
+        for length in lengths:
+            console.print(f"{name}, T = {length}")
+            rows.append(measure_mixer(name, length, settings))
+    machine = next((row.machine for row in rows if row.machine), "nothing could be measured")
+    _print(_mixer_table(rows, lengths), f"batch {batch}, {precision}; {machine}")
+    _write(json_file, "mixers", {**asdict(settings), "rows": [asdict(row) for row in rows]})
+
+
+# -------------------------------------------------------------------------------------------------------- what is given
+
+
+def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, no_plugins: bool) -> Experiment:
+    """The experiment of a file, or the documented one."""
+    from minigpt.reading import load_experiment
+
+    return load_experiment(
+        file if file is not None else {"name": "documented"},
+        overrides=changes,
+        plugin_files=plugin or (),
+        allow_plugins=not no_plugins,
+    )
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        lengths = [int(length) for length in text.split(",")]
+    except ValueError:
+        lengths = [0]
+    if min(lengths) < 1:
+        raise MinigptError(
+            f'--times: found "{text}"; allowed: whole numbers from 1 on with commas between, such as 512,2048'
+        )
+    return lengths
+
+
+def _check_place(file: Path | None) -> None:
+    """Before minutes are spent."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise MinigptError(f"--json: there is no folder {file.parent}")
+
+
+# ---------------------------------------------------------------------------------------------------------- what is told
+
+
+def _print_training(name: str, speed: TrainingSpeed) -> None:
+    table = _table(
+        f"An update of {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens", "", "median", "from, to"
+    )
+    table.add_row("an update", *_told(speed.update))
+    table.add_row("  batch, forward, backward, clipping", *_told(speed.gradients))
+    table.add_row("  optimizer", *_told(speed.optimizer))
+    table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
+    table.add_section()
+    table.add_row("operations of an update", _operations(speed.flops.needed))
+    table.add_row("achieved", _rates(speed.flops.needed / speed.update.median))
+    table.add_row("matrix products, before and after", _rates(speed.before.best, speed.after.best))
+    share = speed.share(speed.flops.needed, speed.update)
+    table.add_row("share of the ceiling", f"[bold]{share:.0%}[/bold]", "of the faster of the two")
+    table.add_row("  without the optimizer", f"{speed.share(speed.flops.needed, speed.gradients):.0%}")
+    square = f"{speed.share(speed.flops.square, speed.update):.0%}"
+    table.add_row("  with masked scores counted", square, _operations(speed.flops.square))
+    table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
+    settings = f"{speed.precision}, {speed.micro_batch_size} sequences at once"
+    _print(table, f"{settings}, {count(speed.update.n, 'update')} after two to warm up, random ids; {speed.machine}")
+
+
+def _print_decoding(name: str, speed: DecodingSpeed) -> None:
+    title = f"Decoding with {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens, batch {speed.batch}"
+    table = _table(title, "", "median", "from, to")
+    table.add_row("all tokens", *_told(speed.whole))
+    table.add_row("a token", *_told(speed.token))
+    table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
+    table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
+    table.add_section()
+    for window in (speed.windows[0], speed.windows[-1]):
+        table.add_row(f"computing a window of {window.length:,} again", *_told(window.seconds))
+    table.add_row("all tokens so", _seconds(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
+    table.add_row("decoding from the state is faster by", f"[bold]{speed.ratio:.1f}[/bold]")
+    _print(table, f"fp32, greedy, {count(speed.whole.n, 'repeat')} after a warm-up, random weights; {speed.machine}")
+
+
+def _mixer_table(rows: list[MixerSpeed], lengths: list[int]) -> Table:
+    table = _table("Forward and backward of one layer: tokens/s, peak MiB", "mixer", "parameters")
+    for length in lengths:
+        table.add_column(f"T = {length}", justify="right")
+    ratio = {512, 2048} <= set(lengths)
+    if ratio:
+        table.add_column("time 2048 / 512", justify="right")
+    for name in dict.fromkeys(row.mixer for row in rows):
+        mine = {row.time: row for row in rows if row.mixer == name}
+        parameters = next((f"{row.parameters:,}" for row in mine.values() if row.parameters is not None), "")
+        cells: list[Text | str] = [_mixer_cell(mine[length]) for length in lengths]
+        if ratio:
+            long, short = mine[2048].seconds, mine[512].seconds
+            cells.append(f"{long.median / short.median:.1f}" if long and short else "")
+        table.add_row(name, parameters, *cells)
+    return table
+
+
+def _mixer_cell(row: MixerSpeed) -> Text | str:
+    from rich.text import Text
+
+    if row.seconds is None or row.tokens_per_second is None:
+        return Text(row.error or "", "red")
+    return f"{row.tokens_per_second:,.0f}" + ("" if row.peak_mib is None else f"  {row.peak_mib:,.0f}")
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for other in others:
+        table.add_column(other, justify="right")
+    return table
+
+
+def _told(timing: Timing) -> tuple[str, str]:
+    return _seconds(timing.median), f"{_seconds(timing.low)}, {_seconds(timing.high)}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def _operations(number: int) -> str:
+    """Four digits of it."""
+    for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number / 1e6:.4g} MFLOP"
+
+
+def _rates(*rates: float) -> str:
+    return f"{', '.join(f'{rate / 1e9:,.0f}' for rate in rates)} GFLOP/s"
+
+
+def _memory(peak: float | None, imports: float | None) -> tuple[str, str]:
+    if peak is None or imports is None:
+        return "not told here", ""
+    return f"{peak:,.0f} MiB", f"{imports:,.0f} before the model"
+
+
+def _print(table: Table, caption: str) -> None:
+    """To the width of a terminal; where there is none, nothing is cut."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(table)
+    console.print(Text(caption, "dim"))
+
+
+def _write(file: Path | None, name: str, numbers: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps({"bench": name, **numbers}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

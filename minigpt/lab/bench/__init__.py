@@ -1,0 +1,1 @@
+"""Speed and memory on this machine: training, decoding, starting up, and every token mixer."""

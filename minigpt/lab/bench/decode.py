@@ -1,0 +1,152 @@
+"""What a token costs in decoding: from a state, and against computing the whole window again for each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from minigpt.decoding import sample_ids
+from minigpt.experiment import Experiment, SamplingSection
+from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
+from minigpt.lab.bench.timing import Timing, measure
+from minigpt.model import GPT, build_model
+
+_LENGTHS = 9  # windows at which the slow way is timed; what is between them is interpolated
+_WARMUP_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Window:
+    """Computing one window again.
+
+    Attributes:
+        length: Its tokens.
+        seconds: For the next token of each sequence.
+    """
+
+    length: int
+    seconds: Timing
+
+
+@dataclass(frozen=True)
+class DecodingSpeed:
+    """What was measured of decoding, in fp32, as `minigpt generate` decodes.
+
+    Attributes:
+        machine: Where.
+        parameters: Of the model.
+        batch: Sequences.
+        tokens: Decoded in each sequence.
+        whole: Seconds for all of them.
+        token: Seconds for one (of each sequence); the spread is over all tokens of all repeats.
+        windows: The slow way at several lengths.
+        recomputing: Seconds in which the slow way would decode them all: each token takes what its window takes, the last
+            block_size tokens, interpolated between the lengths that were timed.
+        peak_mib: The most memory of the process when decoding from the state was done; None where the system does not tell.
+        imports_mib: The same before the model was built.
+    """
+
+    machine: Machine
+    parameters: int
+    batch: int
+    tokens: int
+    whole: Timing
+    token: Timing
+    windows: tuple[Window, ...]
+    recomputing: float
+    peak_mib: float | None
+    imports_mib: float | None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all sequences together."""
+        return self.batch * self.tokens / self.whole.median
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the slow way."""
+        return self.recomputing / self.whole.median
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers."""
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second, "ratio": self.ratio}
+
+
+def measure_decoding(
+    experiment: Experiment, *, vocab_size: int, tokens: int, batch: int, repeats: int, device: torch.device
+) -> DecodingSpeed:
+    """Decode greedily from one token with a new model.
+
+    The caller's random state is left as it was.
+
+    Args:
+        experiment: Resolved.
+        vocab_size: Number of token ids.
+        tokens: To decode in each sequence; past block_size the context moves as it does in `minigpt generate`.
+        batch: Sequences.
+        repeats: Of all tokens, after a few tokens to warm up.
+        device: From `prepare`.
+
+    Raises:
+        DivergedError: The model gives logits that are not finite.
+    """
+    imports = peak_mib(device)
+    model = build_model(experiment, vocab_size).to(device).eval()
+    _decode(model, min(tokens, _WARMUP_TOKENS), batch)
+    runs = [_decode(model, tokens, batch) for _ in range(repeats)]
+    peak = peak_mib(device)
+    windows = _windows(model, min(tokens, experiment.model.block_size), batch, repeats)
+    return DecodingSpeed(
+        machine=this_machine(device),
+        parameters=model.n_parameters(),
+        batch=batch,
+        tokens=tokens,
+        whole=Timing.of([sum(seconds) for seconds in runs]),
+        token=Timing.of([second for seconds in runs for second in seconds]),
+        windows=windows,
+        recomputing=_in_all(windows, tokens),
+        peak_mib=peak,
+        imports_mib=imports,
+    )
+
+
+def _decode(model: GPT, tokens: int, batch: int) -> list[float]:
+    """Seconds of each token, by the function that `minigpt generate` uses."""
+    now, seconds = clock(model.embedding.weight.device), []
+    before = now()
+    for _ in sample_ids(model, [0], SamplingSection(max_new_tokens=tokens, temperature=0), num_samples=batch):
+        seconds.append((after := now()) - before)
+        before = after
+    return seconds
+
+
+@torch.no_grad()
+def next_by_recomputing(model: GPT, ids: Int[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
+    """The likeliest next ids after the last block_size of `ids`, without a state: the slow way."""
+    hidden, _ = model.hidden(ids[:, -model.dims.block_size :])
+    return model.logits(hidden[:, -1:])[:, -1].argmax(-1)
+
+
+def _windows(model: GPT, longest: int, batch: int, repeats: int) -> tuple[Window, ...]:
+    """The slow way at lengths spread evenly up to the longest."""
+    device = model.embedding.weight.device
+    windows = []
+    for length in sorted({round(float(length)) for length in np.linspace(1, longest, _LENGTHS)}):
+        ids = torch.zeros(batch, length, dtype=torch.long, device=device)
+
+        def work(ids: Tensor = ids) -> Tensor:
+            return next_by_recomputing(model, ids)
+
+        windows.append(Window(length, measure(work, repeats=repeats, now=clock(device))))
+    return tuple(windows)
+
+
+def _in_all(windows: tuple[Window, ...], tokens: int) -> float:
+    """Token t comes after t others; beyond the longest window every token takes what that takes."""
+    medians = [window.seconds.median for window in windows]
+    return float(np.interp(np.arange(1, tokens + 1), [window.length for window in windows], medians).sum())

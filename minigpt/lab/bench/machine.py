@@ -1,0 +1,96 @@
+"""What a measurement was made on, a clock that waits for the device, and the peak of memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+import minigpt
+from minigpt.run.provenance import processor
+from minigpt.training.machine import choose_device
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and with what something was measured.
+
+    Attributes:
+        processor: Its model.
+        cores: That the system has.
+        system: Operating system and version.
+        device: `cpu`, `mps`, or the name of the CUDA device.
+        threads: Of torch.
+        python: Version.
+        torch: Version.
+        minigpt: Version.
+    """
+
+    processor: str
+    cores: int | None
+    system: str
+    device: str
+    threads: int
+    python: str
+    torch: str
+    minigpt: str
+
+    def __str__(self) -> str:
+        where = self.processor if self.device == "cpu" else f"{self.device} ({self.processor})"
+        threads = f"{self.threads} thread" + ("" if self.threads == 1 else "s")
+        return f"{where}, {threads} on {self.cores} cores, torch {self.torch}, minigpt {self.minigpt}"
+
+
+def this_machine(device: torch.device) -> Machine:
+    """What is measured on here."""
+    return Machine(
+        processor=processor(),
+        cores=os.cpu_count(),
+        system=platform.platform(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        minigpt=minigpt.__version__,
+    )
+
+
+def prepare(device: str, threads: int | None) -> torch.device:
+    """Set torch's threads (None leaves its choice) and find the device, as `minigpt run` does.
+
+    Raises:
+        MinigptError: There is no such device here.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return choose_device(device)
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """Gives the time in seconds, read when the device has done all that it was given."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+    return now
+
+
+def peak_mib(device: torch.device) -> float | None:
+    """The most memory so far in MiB: of CUDA's allocator, else what was resident; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

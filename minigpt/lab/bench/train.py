@@ -1,0 +1,167 @@
+"""What an update of training costs: whole, in its two parts, and against the fastest matrix product."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from minigpt.data import Corpus, TokenStream, train_batch
+from minigpt.errors import DivergedError
+from minigpt.experiment import Experiment
+from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
+from minigpt.lab.bench.flops import Flops, count_flops
+from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
+from minigpt.lab.bench.timing import Timing
+from minigpt.model import GPT, build_model
+from minigpt.training.loop import compute_gradients, stream_seed, take_step
+from minigpt.training.machine import choose_precision, micro_batch_size
+
+_WARMUP = 2
+_CORPUS_TOKENS = 1 << 20  # about those of TinyShakespeare
+
+
+@dataclass(frozen=True)
+class Lap:
+    """Seconds of one update.
+
+    Attributes:
+        gradients: Drawing the batch, forward, backward, clipping.
+        optimizer: Its step, and what components do after it.
+    """
+
+    gradients: float
+    optimizer: float
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """What was measured of training.
+
+    Attributes:
+        machine: Where.
+        precision: `fp32` or `bf16`.
+        parameters: Of the model.
+        tokens: In an update.
+        micro_batch_size: Sequences that go through the model at once.
+        update: Seconds of a whole update.
+        gradients: Of its batch, forward, backward and clipping.
+        optimizer: Of its optimizer step and what follows it.
+        flops: Of an update's forward and backward pass.
+        before: Matrix products before the updates.
+        after: The same after them: if it differs, something else was at the machine.
+        peak_mib: The most memory of the process until the end of the updates; None where the system does not tell.
+        imports_mib: The same before the model was built.
+    """
+
+    machine: Machine
+    precision: str
+    parameters: int
+    tokens: int
+    micro_batch_size: int
+    update: Timing
+    gradients: Timing
+    optimizer: Timing
+    flops: Flops
+    before: Ceiling
+    after: Ceiling
+    peak_mib: float | None
+    imports_mib: float | None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of whole updates."""
+        return self.tokens / self.update.median
+
+    @property
+    def ceiling(self) -> float:
+        """The fastest matrix product, before or after, in FLOP/s."""
+        return max(self.before.best, self.after.best)
+
+    def share(self, flops: int, timing: Timing) -> float:
+        """So many operations in such a time, as a part of the ceiling."""
+        return flops / timing.median / self.ceiling
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, rates in FLOP/s and shares of 1."""
+        return {
+            **asdict(self),
+            "tokens_per_second": self.tokens_per_second,
+            "flops_per_second": self.flops.needed / self.update.median,
+            "ceiling": self.ceiling,
+            "share": self.share(self.flops.needed, self.update),
+            "share_of_gradients": self.share(self.flops.needed, self.gradients),
+            "share_square": self.share(self.flops.square, self.update),
+        }
+
+
+def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device) -> TrainingSpeed:
+    """Train a new model on random ids for a few updates, as `minigpt run` would.
+
+    Nothing is compiled, evaluated or saved. The caller's random state is left as it was.
+
+    Args:
+        experiment: Resolved; its precision counts.
+        vocab_size: Number of token ids.
+        repeats: Updates that count, after two to warm up.
+        device: From `prepare`.
+
+    Raises:
+        DivergedError: A loss or gradient is not finite.
+    """
+    precision = choose_precision(experiment.training.precision, device)
+    imports = peak_mib(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.seed)
+        model = build_model(experiment, vocab_size).to(device).train()
+        before = measure_ceiling(experiment.model.d_model, precision, device)
+        corpus = random_corpus(vocab_size, experiment.model.block_size).to(device)
+        laps = _updates(experiment, corpus, model, precision, _WARMUP + repeats)[_WARMUP:]
+        peak = peak_mib(device)
+        after = measure_ceiling(experiment.model.d_model, precision, device)
+        batch_size, at_once = experiment.training.batch_size, micro_batch_size(experiment, torch.device("cpu"))
+        batch = next(train_batch(corpus.to(torch.device("cpu")), experiment, 0).split(at_once))
+        return TrainingSpeed(
+            machine=this_machine(device),
+            precision=precision,
+            parameters=model.n_parameters(),
+            tokens=batch_size * experiment.model.block_size,
+            micro_batch_size=min(batch_size, micro_batch_size(experiment, device)),
+            update=Timing.of([lap.gradients + lap.optimizer for lap in laps]),
+            gradients=Timing.of([lap.gradients for lap in laps]),
+            optimizer=Timing.of([lap.optimizer for lap in laps]),
+            flops=count_flops(model, batch).scaled(batch_size / len(batch.tokens)),
+            before=before,
+            after=after,
+            peak_mib=peak,
+            imports_mib=imports,
+        )
+
+
+def random_corpus(vocab_size: int, block_size: int) -> Corpus:
+    """Ids drawn evenly, a million or as many as a window needs: speed does not depend on what the text says."""
+    ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * block_size),), dtype=torch.int32)
+    return Corpus(TokenStream(ids), TokenStream(ids), vocab_size, None, "random", None)
+
+
+def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:
+    """What the trainer does in an update, with the time between its two parts."""
+    training, now = experiment.training, clock(model.embedding.weight.device)
+    optimizer = training.optimizer.at("training.optimizer").build().build(list(model.named_roles()))
+    schedule = training.schedule.at("training.schedule").build(training.max_iters)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    laps = []
+    for step in range(count):
+        start = now()
+        torch.manual_seed(stream_seed(experiment.seed, step, 0))
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * schedule.factor(min(step, training.max_iters - 1))
+        loss, _, norm = compute_gradients(model, train_batch(corpus, experiment, step), experiment, precision)
+        half = now()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise DivergedError(f"update {step + 1} on random ids is not finite (loss {loss}, gradient norm {norm})")
+        take_step(model, optimizer)
+        laps.append(Lap(half - start, now() - half))
+    return laps

@@ -1,0 +1,127 @@
+"""`minigpt bench`, as a user gives it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigpt import __version__
+from minigpt.lab.bench import mixers, startup
+from tests.conftest import Command
+
+SMALL = [
+    *("--set", "model.d_model=16", "--set", "model.n_layers=1", "--set", "model.n_heads=2", "--set", "model.block_size=8"),
+    *("--set", "training.batch_size=2", "--threads", "1", "--repeats", "2"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(function: str, *arguments: Any) -> Any:
+        if "gla" in arguments:
+            raise mixers.ChildFailed("no [such] luck")
+        return mixers._ANSWERS[function](*arguments)
+
+    monkeypatch.setattr(mixers, "_in_child", here)
+
+
+def written(file: str) -> dict[str, Any]:
+    return dict(json.loads(Path(file).read_text("utf-8")))
+
+
+def test_training_is_told_and_written(minigpt: Command) -> None:
+    code, out, err = minigpt("bench", "train", *SMALL, "--precision", "fp32", "--json", "train.json")
+    assert (code, err) == (0, "")
+    assert "An update of documented: 4,480 parameters, 16 tokens" in out
+    for row in ("an update", "batch, forward, backward, clipping", "optimizer", "tokens/s", "share of the ceiling"):
+        assert row in out
+    assert out.splitlines()[-1].startswith("fp32, 2 sequences at once, 2 updates after two to warm up, random ids; ")
+    assert out.splitlines()[-1].endswith(f", minigpt {__version__}"), "not cut where there is no terminal"
+    document = written("train.json")
+    assert (document["bench"], document["update"]["n"], document["machine"]["threads"]) == ("train", 2, 1)
+    assert document["experiment"]["model"]["d_model"] == 16
+    assert document["experiment"]["training"]["precision"] == "fp32"
+
+
+def test_decoding_is_told_and_written_for_an_experiment_of_a_file(minigpt: Command) -> None:
+    Path("mine.json").write_text('{"model": {"attention": "gqa"}}')
+    options = ("--tokens", "4", "--batch", "2", "--vocab-size", "7", "--json", "decode.json")
+    code, out, err = minigpt("bench", "decode", "mine.json", *SMALL, *options)
+    assert (code, err) == (0, "")
+    assert "Decoding with mine: 3,552 parameters, 4 tokens, batch 2" in out
+    assert "computing a window of 4 again" in out
+    document = written("decode.json")
+    assert (document["bench"], document["vocab_size"], document["token"]["n"]) == ("decode", 7, 8)
+    assert document["experiment"]["model"]["attention"]["name"] == "gqa"
+
+
+def test_starting_up_is_told_and_written(minigpt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "COMMANDS", {"minigpt --help": startup.COMMANDS["minigpt --help"]})
+    code, out, err = minigpt("bench", "startup", "--repeats", "2", "--json", "startup.json")
+    assert (code, err) == (0, "")
+    assert "minigpt --help  " in out
+    document = written("startup.json")
+    assert document["commands"]["minigpt --help"]["n"] == 2
+    assert document["machine"]["minigpt"] == __version__
+
+
+@pytest.mark.usefixtures("_no_children")
+def test_mixers_are_told_and_written_and_one_that_fails_does_not_stop_the_others(minigpt: Command) -> None:
+    options = ("--times", "4,8", "--batch", "1", "--repeats", "1", "--threads", "1", "--json", "mixers.json")
+    code, out, err = minigpt("bench", "mixers", "--names", "mha,gla,gqa", *options)
+    assert code == 0
+    assert err.splitlines()[:2] == ["mha, T = 4", "mha, T = 8"]
+    assert "no [such] luck" in out
+    assert "591,360" in out
+    assert out.splitlines()[-1].startswith("batch 1, fp32; ")
+    document = written("mixers.json")
+    assert [(row["mixer"], row["time"]) for row in document["rows"]] == [
+        (name, time) for name in ("mha", "gla", "gqa") for time in (4, 8)
+    ]
+    assert [row["error"] is None for row in document["rows"]] == [True, True, False, False, True, True]
+
+
+@pytest.mark.usefixtures("_no_children")
+def test_the_ratio_of_long_to_short_is_told_where_both_were_measured(minigpt: Command) -> None:
+    options = ("--times", "8,16,32,512,2048", "--batch", "1", "--repeats", "1", "--threads", "1")
+    code, out, _ = minigpt("bench", "mixers", "--names", "short_conv,gla", *options)
+    assert code == 0
+    assert "time 2048 / 512" in out
+    rows = {line.split()[0]: line.rstrip() for line in out.splitlines() if line.strip()}
+    speeds = r"( +[\d,]+  [\d,]+){5}"
+    assert re.fullmatch(rf" short_conv +590,976{speeds} +\d+\.\d", rows["short_conv"]), "on one line, not cut"
+    assert re.fullmatch(r" gla( +no \[such\] luck){5}", rows["gla"])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--precision", "bf61"], "training.precision: found \"bf61\" (text); allowed: 'auto', 'fp32' or 'bf16'"),
+        (["train", "nowhere.json"], "nowhere.json: there is no such file"),
+        (["train", "--device", "cdua"], 'device "cdua" is not available here; allowed: auto, cpu'),
+        (["decode", "--set", "model.atention=mha"], 'model.atention: unknown key "atention"'),
+        (["decode", "--json", "nowhere/x.json"], "--json: there is no folder nowhere"),
+        (["mixers", "--times", "8,x"], '--times: found "8,x"; allowed: whole numbers from 1 on'),
+        (["mixers", "--times", "0"], '--times: found "0"; allowed: whole numbers from 1 on'),
+        (
+            ["mixers", "--precision", "fp16", "--names", "mha", "--times", "8"],
+            '--precision: found "fp16"; allowed: fp32, bf16',
+        ),
+        (["mixers", "--names", "mhaa", "--times", "8"], 'unknown mixer "mhaa"; known: '),
+    ],
+)
+@pytest.mark.usefixtures("_no_children")
+def test_what_cannot_be_measured_is_answered_with_a_line(command: list[str], message: str, minigpt: Command) -> None:
+    code, out, err = minigpt("bench", *command)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1

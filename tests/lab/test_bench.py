@@ -1,0 +1,291 @@
+"""What `minigpt bench` measures: that the numbers mean what they say, and not how large they are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import accumulate, count
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from minigpt import __version__
+from minigpt.data import Corpus, TokenStream
+from minigpt.decoding import sample_ids
+from minigpt.errors import DivergedError, MinigptError
+from minigpt.experiment import Experiment, SamplingSection
+from minigpt.lab.bench import decode as bench_decode
+from minigpt.lab.bench import mixers, startup
+from minigpt.lab.bench import train as bench_train
+from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
+from minigpt.lab.bench.decode import Window, _in_all, measure_decoding, next_by_recomputing
+from minigpt.lab.bench.flops import count_flops
+from minigpt.lab.bench.machine import prepare, this_machine
+from minigpt.lab.bench.timing import Timing, measure
+from minigpt.lab.bench.train import measure_training
+from minigpt.model import build_model
+from minigpt.reading import load_experiment
+from minigpt.run import RunFolder
+from minigpt.training import Trainer
+from tests.conftest import Command
+
+CPU = torch.device("cpu")
+VOCAB, WIDTH, LAYERS, TIME, SEQUENCES = 11, 16, 2, 8, 6
+
+
+def tiny(*changes: str) -> Experiment:
+    """Two layers that train with dropout, six sequences an update, four at once."""
+    sizes = [f"model.d_model={WIDTH}", f"model.n_layers={LAYERS}", "model.n_heads=4", f"model.block_size={TIME}"]
+    training = [f"training.batch_size={SEQUENCES}", "training.micro_batch_size=4", "training.precision=fp32"]
+    return load_experiment({"name": "tiny"}, overrides=[*sizes, *training, *changes])
+
+
+def ids(number: int) -> torch.Tensor:
+    return torch.randint(VOCAB, (number,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+
+
+@pytest.fixture(autouse=True)
+def _small_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_train, "_CORPUS_TOKENS", 200)
+
+
+# -------------------------------------------------------------------------------------------------------------- timing
+
+
+def test_what_warms_up_does_not_count() -> None:
+    took = [100.0, 50.0, 3.0, 1.0, 8.0]
+    ticks: Iterator[float] = iter(list(accumulate([0.0, *(part for second in took for part in (second, 0.0))])))
+    done: list[int] = []
+    timing = measure(lambda: done.append(1), repeats=3, warmup=2, now=lambda: next(ticks))
+    assert timing == Timing(median=3.0, low=1.0, high=8.0, n=3)
+    assert len(done) == 5
+
+
+# --------------------------------------------------------------------------------------------------------------- flops
+
+
+def products(scores: float, mixer: int = 4 * WIDTH**2) -> float:
+    """Forward and backward of the tiny model: two operations for each weight and score, three times."""
+    weights = LAYERS * (mixer + 8 * WIDTH**2) + VOCAB * WIDTH
+    return 3 * SEQUENCES * (2 * TIME * weights + LAYERS * 2 * 2 * WIDTH * scores)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ([], products(TIME * (TIME + 1) / 2)),
+        (["model.dropout=0.0"], products(TIME * (TIME + 1) / 2)),
+        (["model.attention.window=3"], products(1 + 2 + 3 * (TIME - 2))),
+        (["model.position=alibi"], products(TIME * (TIME + 1) / 2)),
+        (['model.attention={"name": "gqa", "n_kv_heads": 2}'], products(TIME * (TIME + 1) / 2, mixer=3 * WIDTH**2)),
+        (["model.attention.softcap=20"], products(TIME**2)),  # written out: all of them are computed, and counted
+    ],
+)
+def test_operations_are_those_of_weights_and_of_scores_that_are_seen(changes: list[str], needed: float) -> None:
+    experiment = tiny(*changes)
+    model = build_model(experiment, VOCAB).train()
+    batch = TokenStream(ids(SEQUENCES * TIME + 1)).windows(SEQUENCES, TIME)
+    flops = count_flops(model, next(batch))
+    assert flops.needed == needed
+    whole = products(TIME**2, 3 * WIDTH**2) if experiment.model.attention.name == "gqa" else products(TIME**2)
+    assert flops.square == whole
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters()), "it was a copy"
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_threads_are_those_that_are_asked_for_and_are_told() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert prepare("cpu", 2) == CPU
+        assert "2 threads" in str(this_machine(CPU))
+        assert prepare("cpu", None) == CPU
+        assert torch.get_num_threads() == 2, "left alone"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_ceiling_is_the_fastest_of_a_models_shapes() -> None:
+    ceiling = measure_ceiling(8, "bf16", CPU)
+    assert list(ceiling.rates) == ["2048 x 8 x 32", "2048 x 32 x 8", "4096 x 8 x 32", "4096 x 32 x 8"]
+    assert ceiling.best == max(ceiling.rates.values()) > min(ceiling.rates.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "change", ["model.ffn=mlp", 'model.ffn={"name": "moe", "balance": "bias"}', "training.optimizer=muon"]
+)
+def test_an_update_is_the_trainers(change: str, tmp_path: Path) -> None:
+    """Bit for bit, with dropout, micro-batches, clipping, a schedule, and parts that adjust themselves after each step."""
+    experiment = tiny(change, "training.max_iters=3", "training.grad_clip=0.1")
+    corpus = Corpus(TokenStream(ids(60)), TokenStream(ids(60)), VOCAB, None, "", None)
+    measured, trained = (build_model(experiment, VOCAB).train() for _ in range(2))
+    with torch.random.fork_rng():
+        assert len(bench_train._updates(experiment, corpus, measured, "fp32", 3)) == 3
+        Trainer(experiment, corpus, trained, precision="fp32", observer=Mock(), run=RunFolder(tmp_path)).train()
+    for name, tensor in measured.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+
+
+def test_training_is_measured_and_its_numbers_go_together() -> None:
+    random = torch.random.get_rng_state()
+    speed = measure_training(tiny(), vocab_size=VOCAB, repeats=3, device=CPU)
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert (speed.precision, speed.tokens, speed.micro_batch_size) == ("fp32", SEQUENCES * TIME, 4)
+    assert speed.flops.needed == products(TIME * (TIME + 1) / 2), "of a micro-batch of 4, scaled to all 6"
+    assert speed.update.n == speed.gradients.n == speed.optimizer.n == 3
+    assert speed.update.low >= speed.gradients.low + speed.optimizer.low
+    document = json.loads(json.dumps(speed.to_json()))
+    assert document["tokens_per_second"] == speed.tokens / speed.update.median
+    assert document["share"] == pytest.approx(document["flops_per_second"] / document["ceiling"])
+    assert document["share"] < document["share_of_gradients"]
+    assert document["share"] < document["share_square"]
+    assert document["ceiling"] == max(Ceiling(document[when]["rates"]).best for when in ("before", "after"))
+    assert document["peak_mib"] >= document["imports_mib"] > 1
+
+
+def test_training_that_diverges_is_told() -> None:
+    rate = 'training={"optimizer": {"name": "sgd", "learning_rate": 1e30}, "schedule": "constant", "grad_clip": null}'
+    with pytest.raises(DivergedError, match="on random ids is not finite"):
+        measure_training(tiny(rate), vocab_size=VOCAB, repeats=8, device=CPU)
+
+
+# ------------------------------------------------------------------------------------------------------------ decoding
+
+
+def test_the_slow_way_finds_the_same_tokens() -> None:
+    model = build_model(tiny("model.block_size=24", "model.tied_head=false"), VOCAB).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # as initialised it says the same token again and again
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, generator=generator)
+    greedy = SamplingSection(max_new_tokens=20, temperature=0)
+    fast = [int(token[0]) for token in sample_ids(model, [0], greedy)]
+    slow = torch.zeros(1, 1, dtype=torch.long)
+    for _ in fast:
+        slow = torch.cat((slow, next_by_recomputing(model, slow)[:, None]), 1)
+    assert slow[0, 1:].tolist() == fast
+    assert len(set(fast)) > 2
+    long = torch.randint(VOCAB, (2, 50), generator=generator)
+    assert torch.equal(next_by_recomputing(model, long), next_by_recomputing(model, long[:, -24:]))
+
+
+def test_each_token_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by one whenever it is read."""
+    monkeypatch.setattr(bench_decode, "clock", lambda device: partial(next, count()))
+    assert bench_decode._decode(build_model(tiny(), VOCAB), 5, 2) == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("tokens", "longest"), [(5, 5), (20, TIME)])
+def test_decoding_is_measured_token_by_token(tokens: int, longest: int) -> None:
+    speed = measure_decoding(tiny(), vocab_size=VOCAB, tokens=tokens, batch=3, repeats=2, device=CPU)
+    assert (speed.whole.n, speed.token.n) == (2, 2 * tokens)
+    assert speed.whole.low >= tokens * speed.token.low
+    assert [window.length for window in speed.windows] == list(range(1, longest + 1))
+    document = json.loads(json.dumps(speed.to_json()))
+    assert document["tokens_per_second"] == 3 * tokens / speed.whole.median
+    assert document["ratio"] == speed.recomputing / speed.whole.median
+
+
+def test_between_the_windows_that_were_timed_seconds_are_interpolated() -> None:
+    windows = tuple(Window(length, Timing(length / 2, 0.0, 9.0, 1)) for length in (1, 3, 7))
+    assert _in_all(windows, 4) == pytest.approx((1 + 2 + 3 + 4) / 2)
+    assert _in_all(windows, 9) == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7 + 7 + 7) / 2), "no window is longer than 7"
+
+
+# ------------------------------------------------------------------------------------------------------------ start-up
+
+
+def test_every_command_of_startup_is_one(minigpt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where they take no time."""
+    given: list[str] = []
+
+    def here(words: str, code: tuple[str, ...], folder: str) -> None:
+        monkeypatch.chdir(folder)
+        if len(code) == 1:
+            exec(code[0])
+            return
+        given.append(words)
+        exit_code, out, err = minigpt(*code[1:])
+        assert (exit_code, err) == (0, "")
+        assert words != "minigpt show FILE" or "10,770,816" in out, "the documented model"
+
+    monkeypatch.setattr(startup, "_run", here)
+    before = Path.cwd()
+    timings = startup.measure_startup(1)
+    monkeypatch.chdir(before)
+    assert list(timings) == list(startup.COMMANDS)
+    assert given == [words for words in startup.COMMANDS if words.startswith("minigpt") for _ in range(2)]
+
+
+def test_a_command_that_fails_is_told_with_its_last_line() -> None:
+    with pytest.raises(MinigptError, match="^minigpt dance ended with code 1: ValueError: no$"):
+        startup._run("minigpt dance", ("raise ValueError('no')",), ".")
+
+
+def test_parents_of_what_is_measured_do_not_import_torch() -> None:
+    code = "import minigpt.lab.bench.mixers, minigpt.lab.bench.startup, sys; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- mixers
+
+
+@pytest.fixture
+def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(function: str, *arguments: Any) -> Any:
+        return json.loads(json.dumps(mixers._ANSWERS[function](*json.loads(json.dumps(arguments)))))
+
+    monkeypatch.setattr(mixers, "_in_child", here)
+
+
+@pytest.mark.usefixtures("_no_children")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_mixer_is_measured(precision: str) -> None:
+    row = mixers.measure_mixer("mha", 8, mixers.Settings(batch=2, precision=precision, repeats=2, threads=1))
+    assert row.error is None
+    assert row.parameters == 591_360
+    assert row.seconds is not None
+    assert row.seconds.n == 2
+    assert row.tokens_per_second == 2 * 8 / row.seconds.median
+    assert json.loads(json.dumps(asdict(row)))["seconds"]["n"] == 2
+
+
+@pytest.mark.usefixtures("_no_children")
+def test_all_mixers_are_measured_unless_some_are_named() -> None:
+    assert mixers.choose(None) == mixers.registered()
+    assert mixers.choose(["gqa", "mha"]) == ["gqa", "mha"]
+    with pytest.raises(MinigptError, match='unknown mixer "gqqa"; known: cope, .*; did you mean "gqa"?'):
+        mixers.choose(["mha", "gqqa"])
+
+
+def test_a_mixer_is_measured_in_a_process_of_its_own() -> None:
+    row = mixers.measure_mixer("mha", 8, mixers.Settings(batch=1, repeats=1, threads=1))
+    assert (row.error, row.parameters) == (None, 591_360)
+    assert row.machine is not None
+    assert row.machine.endswith(f", minigpt {__version__}")
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("echo 'first' >&2; echo 'RuntimeError: last' >&2; exit 1", "RuntimeError: last"),
+        ("exit 9", "ended with code 9 and no word (out of memory?)"),
+    ],
+)
+def test_of_a_process_that_fails_the_last_line_is_kept(
+    script: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert mixers.measure_mixer("mha", 8, mixers.Settings()) == mixers.MixerSpeed("mha", 8, error=error)
