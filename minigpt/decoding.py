@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ def sample_ids(
     block_size, device = model.dims.block_size, model.embedding.weight.device
     generators = [torch.Generator().manual_seed(_stream_seed(seed, number)) for number in range(num_samples)]
     room = len(prompt) + sampling.max_new_tokens if model.decodes_without_end else block_size
-    history = torch.tensor(list(prompt[-room:]), device=device).repeat(num_samples, 1)
-    pending, state = history, None
+    pending, state = torch.tensor([list(prompt[-room:])], device=device), None
+    half = max(1, block_size // 2)
+    latest = deque(torch.split(pending[:, -half:].repeat(num_samples, 1), 1, 1), maxlen=half)
     training = model.training
     model.eval()
     try:
@@ -76,18 +78,28 @@ def sample_ids(
             with torch.no_grad():  # not inference_mode: what a component keeps must still be usable in training
                 if state is None or state.length == room:
                     if state is not None:
-                        pending = history[:, -max(1, block_size // 2) :]
-                    state = model.new_state(num_samples, room)
+                        pending = torch.cat(tuple(latest), 1)
+                    state = model.new_state(pending.shape[0], room)
                 last = model.logits(model.hidden(pending, state)[0][:, -1:])[:, -1].float().cpu()
                 if not torch.isfinite(last).all():
                     raise DivergedError("the model's logits are not finite: its training diverged")
-                rows = zip(filtered(last, sampling), generators, strict=True)
-                ids = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
+                if last.shape[0] < num_samples:  # the prompt is read once for all
+                    last, state = last.expand(num_samples, -1), state.repeat(num_samples)
+                ids = _drawn(last, sampling, generators)
                 pending = ids.to(device)
-                history = torch.cat((history[:, -block_size:], pending), 1)
+                latest.append(pending)
             yield ids[:, 0].numpy()
     finally:
         model.train(training)
+
+
+def _drawn(
+    logits: Float[Tensor, "batch vocab"], sampling: SamplingSection, generators: Sequence[torch.Generator]
+) -> Int[Tensor, "batch 1"]:
+    if sampling.temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    rows = zip(filtered(logits, sampling), generators, strict=True)
+    return torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
 
 
 def _stream_seed(seed: int, number: int) -> int:

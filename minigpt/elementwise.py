@@ -1,7 +1,7 @@
 """Operations on each element or vector in few passes over memory.
 
 On a CPU these cost a small model nearly as much as its matrix products. Each computes what its plain formula says, and its
-gradient in as few passes. A compiler fuses the plain formula by itself, so under one that is what is used.
+gradient in as few passes. A compiler fuses the plain formula by itself, so under one, and without gradients, that is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         dropped = round(self.p * _DECISIONS)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -39,9 +41,14 @@ class Dropout(nn.Dropout):
 _DECISIONS = 1 << 16
 
 
+def _is_plain() -> bool:
+    """Whether the plain formula is as good: without gradients it is what takes the fewest steps to call."""
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
 def rms_norm(x: Float[Tensor, "*axes width"], eps: float) -> Float[Tensor, "*axes width"]:
     """X / sqrt(mean(x^2) + eps) over the last axis, in the dtype of x, the mean in fp32 at least (arXiv:1910.07467)."""
-    if torch.compiler.is_compiling():
+    if _is_plain():
         return F.rms_norm(x, x.shape[-1:], eps=eps)
     return _RMSNorm.apply(x, eps)  # type: ignore[no-untyped-call]
 
@@ -67,7 +74,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def squared_relu(x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     """max(x, 0)^2 (So et al. 2021, arXiv:2109.08668)."""
-    return F.relu(x).square() if torch.compiler.is_compiling() else _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
+    return F.relu(x).square() if _is_plain() else _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
 
 
 class _SquaredReLU(torch.autograd.Function):
@@ -93,7 +100,7 @@ def turn(
 
     The sums are in fp32 at least, the result in the dtype of x.
     """
-    if torch.compiler.is_compiling():
+    if _is_plain():
         return _turned(x, cos, sin)
     return _Turn.apply(x, cos, sin)  # type: ignore[no-untyped-call]
 

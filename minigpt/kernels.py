@@ -79,7 +79,7 @@ def attend(
     mixed = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
-    return mixed[..., :v_dim]
+    return mixed if mixed.shape[-1] == v_dim else mixed[..., :v_dim]
 
 
 def _written_out_is_faster(q: Float[Tensor, "batch heads time head_dim"]) -> bool:
@@ -180,33 +180,37 @@ def remember(
     if state is None:
         return new, positions
     assert state.positions is not None, "a cache made by new_cache has positions"
-    buffers = tuple(state.tensors[str(index)] for index in range(len(new)))  # a component may keep others beside them
-    room, added, before = len(state.positions), len(positions), state.length
+    buffers = [state.tensors[str(index)] for index in range(len(new))]  # a component may keep others beside them
+    room, added, before = state.positions.shape[0], positions.shape[0], state.length
     useful = before if window is None else min(before, window - 1)  # what the oldest new query still sees
     if before + added <= room:
         _write(buffers, state.positions, before, new, positions)
         state.length = before + added
         if before == 0:
             return new, positions
-        seen = slice(before - useful, state.length)
-        kept = tuple(buffer[:, :, seen].to(fresh.dtype) for buffer, fresh in zip(buffers, new, strict=True))
-        return kept, state.positions[seen]
+        kept = _read(buffers, before - useful, useful + added, new)
+        return kept, state.positions.narrow(0, before - useful, useful + added)
     if window is None or room < window:
         raise ValueError(f"the state has room for {room} tokens, {before} are there and {added} more came")
     if useful:
-        old = slice(before - useful, before)
-        new = tuple(
-            torch.cat((buffer[:, :, old].to(fresh.dtype), fresh), 2) for buffer, fresh in zip(buffers, new, strict=True)
-        )
-        positions = torch.cat((state.positions[old], positions))
+        old = _read(buffers, before - useful, useful, new)
+        new = tuple(torch.cat(both, 2) for both in zip(old, new, strict=True))
+        positions = torch.cat((state.positions.narrow(0, before - useful, useful), positions))
     first = max(0, len(positions) - window + 1)  # of those that the next query will still see
-    _write(buffers, state.positions, 0, tuple(tensor[:, :, first:] for tensor in new), positions[first:])
+    _write(buffers, state.positions, 0, tuple(tensor[:, :, first:] for tensor in new), positions)
     state.length = len(positions) - first
     return new, positions
 
 
-def _write(buffers: tuple[Tensor, ...], places: Tensor, start: int, new: tuple[Tensor, ...], positions: Tensor) -> None:
-    end = start + len(positions)
+def _read(buffers: list[Tensor], start: int, length: int, like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Views, unless the buffers are of another precision."""
+    return tuple(buffer.narrow(2, start, length).to(fresh.dtype) for buffer, fresh in zip(buffers, like, strict=True))
+
+
+def _write(buffers: list[Tensor], places: Tensor, start: int, new: tuple[Tensor, ...], positions: Tensor) -> None:
+    """From `start` on. The last of `new` stands at the last of `positions`."""
+    end = start + new[0].shape[2]
     for buffer, fresh in zip(buffers, new, strict=True):
         buffer[:, :, start:end] = fresh
-    places[start:end] = positions
+    if start == 0:  # and those to come follow one by one: no token after these has to write its position
+        places.copy_(torch.arange(1 - end, 1 - end + places.shape[0], device=places.device) + positions[-1])

@@ -88,19 +88,21 @@ class GPT(nn.Module):
             raise ValueError(f"position {end - 1} is asked for; the model's positions end at {self.max_positions - 1}")
         positions = torch.arange(start, end, device=tokens.device)
         x = self.dropout(self._position(0).embed(self._embed(tokens), positions))
-        ctx = Context(positions, self._position(0), tokens, outputs=[x])
+        first = Context(positions, self._position(0), tokens, outputs=[x])
+        # One for each choice of position; what a layer leaves in one is in all.
+        contexts = [first, *(replace(first, position=self._position(index)) for index in range(1, len(self.positions)))]
         stream = x  # in the form that the block keeps it in; x is the plain one
         for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            ctx = replace(ctx, position=self._position(self.position_of_layer[index]))
             if self.enters[index]:
                 stream = block.enter(x)
+            ctx = contexts[self.position_of_layer[index]]
             stream = block(stream, ctx, None if state is None else state.children.get(str(index)))
             x = block.leave(stream)
-            ctx.outputs.append(x)
+            first.outputs.append(x)
         if state is not None:
             state.length += tokens.shape[1]
-        return self.norm(x), ctx.losses
+        return self.norm(x), first.losses
 
     def _embed(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d_model"]:
         x = self.embedding(tokens)

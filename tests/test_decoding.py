@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minigpt.contracts import Context, State
 from minigpt.decoding import filtered, prompt_ids, sample_ids, sampling_with, stream_text
-from minigpt.errors import ExperimentError, TokenizerError
+from minigpt.errors import DivergedError, ExperimentError, TokenizerError
 from minigpt.experiment import ModelSection, SamplingSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
@@ -76,6 +77,19 @@ def test_greedy_decoding_is_what_the_full_pass_says(position: str) -> None:
             context.append(token)
 
 
+def test_each_layer_is_told_its_own_position_and_what_the_others_left() -> None:
+    lm = model(n_layers=3, position="rope", layers=[{}, {"position": "alibi"}, {}])
+    told: list[Context] = []
+    for block in lm.blocks:
+        block.register_forward_pre_hook(lambda _, arguments: told.append(arguments[1]))
+    with torch.no_grad():
+        lm(torch.tensor([[1, 2]]))
+    assert [type(ctx.position).__name__ for ctx in told] == ["RotaryPosition", "ALiBi", "RotaryPosition"]
+    for left in ("losses", "outputs", "shared"):
+        assert len({id(getattr(ctx, left)) for ctx in told}) == 1, f"layers do not share their {left}"
+    assert len(told[0].outputs) == 4
+
+
 def test_decoding_goes_on_beyond_the_context_from_its_last_half() -> None:
     lm = model()
     drawn = [int(ids[0]) for ids in sample_ids(lm, [1], settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE))]
@@ -125,10 +139,30 @@ def test_the_size_of_a_state_is_what_its_tensors_take() -> None:
     assert lm.state_bytes(10, torch.bfloat16) == lm.state_bytes(10) // 2
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 3])
-def test_tiny_contexts_decode_too(block_size: int) -> None:
+@pytest.mark.parametrize("block_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("prompt_length", [1, 2, 3, 11])
+def test_every_token_is_the_likeliest_after_its_context(block_size: int, prompt_length: int) -> None:
     lm = model(block_size=block_size)
-    assert len(list(sample_ids(lm, [1, 2, 3], settings(max_new_tokens=7)))) == 7
+    history = list(range(prompt_length))
+    drawn = [int(ids[0]) for ids in sample_ids(lm, history, settings(temperature=0.0, max_new_tokens=20))]
+    context = history[-block_size:]
+    for token in drawn:
+        with torch.no_grad():
+            assert token == int(lm(torch.tensor([context]))[0, -1].argmax())
+        history.append(token)
+        context = [*context, token] if len(context) < block_size else history[-max(1, block_size // 2) :]
+
+
+def test_the_prompt_is_read_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, read, hidden = model(), [], GPT.hidden
+
+    def seen(self: GPT, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        read.append(tuple(tokens.shape))
+        return hidden(self, tokens, state)
+
+    monkeypatch.setattr(GPT, "hidden", seen)
+    list(sample_ids(lm, [3, 1, 4], settings(max_new_tokens=3), num_samples=4))
+    assert read == [(1, 3), (4, 1), (4, 1)]
 
 
 def test_of_a_prompt_longer_than_the_context_the_end_counts() -> None:
@@ -150,6 +184,21 @@ def test_equal_seeds_give_equal_text_and_samples_do_not_depend_on_their_number()
     assert np.array_equal(three[:1], draw(1, 5))
     assert not np.array_equal(three[0], three[1])
     assert not np.array_equal(three, draw(3, 6))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_told_and_not_drawn_from(
+    monkeypatch: pytest.MonkeyPatch, temperature: float, value: float
+) -> None:
+    lm, logits = model(), GPT.logits
+
+    def broken(self: GPT, x: torch.Tensor) -> torch.Tensor:
+        return logits(self, x).index_fill(-1, torch.tensor([3]), value)
+
+    monkeypatch.setattr(GPT, "logits", broken)
+    with pytest.raises(DivergedError, match="training diverged"):
+        next(sample_ids(lm, [1], settings(temperature=temperature)))
 
 
 def test_decoding_leaves_model_and_random_state_as_they_were() -> None:

@@ -113,3 +113,12 @@ def test_dropout_leaves_all_as_it_is_in_eval_mode_and_at_rate_zero():
 
 def test_a_rate_near_one_gives_zeros_and_no_infinity():
     assert torch.equal(Dropout(1 - 1e-7)(torch.ones(100)), F.relu(-torch.ones(100)))
+
+
+def test_without_gradients_the_values_are_the_same():
+    x = torch.randn(2, 3, 5, 16, generator=torch.Generator().manual_seed(3))
+    with_gradients = [y.detach() for _, y, _ in cases(x.clone().requires_grad_(), *angles(5, 8))]
+    with torch.no_grad():
+        without = [y for _, y, _ in cases(x, *angles(5, 8))]
+    for one, other in zip(with_gradients, without, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

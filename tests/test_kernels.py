@@ -129,6 +129,28 @@ def test_remember_returns_every_key_that_a_query_can_see(window: int | None, len
         start += length
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_what_is_remembered_is_read_where_it_lies(window: int | None) -> None:
+    state = new_cache(1, [(2, 4), (1, 3)], 6, window, CPU, torch.float32)
+    k, v = torch.randn(1, 2, 5, 4), torch.randn(1, 1, 5, 3)
+    for start in range(5):
+        part = slice(start, start + 1)
+        read, places = remember(state, (k[:, :, part], v[:, :, part]), torch.arange(start, start + 1), window)
+    assert state.positions is not None
+    for tensor, buffer in zip((*read, places), (*state.tensors.values(), state.positions), strict=True):
+        assert tensor.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr(), "copied, for every token"
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_what_is_remembered_in_less_precision_comes_back_in_that_of_what_is_new(window: int | None) -> None:
+    state = new_cache(1, [(1, 4)], 6, window, CPU, torch.bfloat16)
+    k = torch.randn(1, 1, 9, 4)[:, :, : 6 if window is None else 9]
+    for start in range(k.shape[2]):
+        (read,), _ = remember(state, (k[:, :, start : start + 1],), torch.arange(start, start + 1), window)
+    assert read.dtype == torch.float32
+    torch.testing.assert_close(read, k[:, :, -read.shape[2] :], rtol=2**-8, atol=0)
+
+
 def test_a_window_bounds_the_memory() -> None:
     bounded = new_cache(1, [(1, 8)], 10_000, 16, CPU, torch.float32)
     assert bounded.tensors["0"].shape[2] == 32

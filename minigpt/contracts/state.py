@@ -18,7 +18,8 @@ class State:
 
     Attributes:
         tensors: Named tensors, batch first, so that repeat, select and nbytes are written once, here.
-        positions: Positions of the remembered keys (a buffer of which `length` entries count); None for a recurrence.
+        positions: Positions of the remembered keys (a buffer of which `length` entries count, written ahead as positions
+            ascend by one); None for a recurrence.
         length: Entries in use; in a model's own state, the number of tokens it has consumed.
         children: States of named sub-components.
     """
