@@ -152,6 +152,7 @@ def new_cache(
             for index, (heads, width) in enumerate(shapes)
         },
         positions=torch.zeros(room, dtype=torch.long, device=device),
+        forgets=window is None,
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.contracts import Context, State
-from minigpt.decoding import filtered, prompt_ids, sample_ids, sampling_with, stream_text
+from minigpt.decoding import _Guesses, filtered, prompt_ids, sample_ids, sampling_with, stream_text
 from minigpt.errors import DivergedError, ExperimentError, TokenizerError
 from minigpt.experiment import ModelSection, SamplingSection
 from minigpt.model import GPT
@@ -248,3 +248,59 @@ def test_prompts_are_encoded_or_refused_and_an_empty_one_starts_a_line() -> None
 def test_settings_out_of_bounds_are_told() -> None:
     with pytest.raises(ExperimentError, match=r"sampling: top_p: found 1.5 \(number\); allowed: at most 1"):
         sampling_with(SamplingSection(), top_p=1.5)
+
+
+# ------------------------------------------------------------------------------------------------------- reading ahead
+
+
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(State, "can_forget", False)
+
+
+@pytest.mark.parametrize("attention", [entry.name for entry in REGISTRY.entries("attention")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_reading_ahead_draws_what_decoding_one_by_one_draws(
+    attention: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = model(attention=attention, position="none", tied_head=False)
+    with torch.no_grad():
+        lm.head.weight.mul_(30)  # a sure model, and no near-ties
+    chosen = settings(temperature=temperature, max_new_tokens=3 * BLOCK_SIZE)
+    prompt = [1, 2, 3, 1, 2, 3, 1]
+    ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
+    one_by_one(monkeypatch)
+    assert ahead == [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
+
+
+def test_reading_ahead_takes_fewer_passes_where_text_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = model()
+    passes: list[int] = []
+    plain = lm.hidden
+    monkeypatch.setattr(lm, "hidden", lambda tokens, state=None: passes.append(tokens.shape[1]) or plain(tokens, state))
+    greedy = settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE)
+    list(sample_ids(lm, [1], greedy))
+    ahead = len(passes)
+    passes.clear()
+    one_by_one(monkeypatch)
+    list(sample_ids(lm, [1], greedy))
+    assert len(passes) == 3 * BLOCK_SIZE
+    assert ahead < 0.75 * len(passes)
+
+
+def test_guesses_go_on_in_circles_and_learn_how_far_to_go() -> None:
+    guesses = _Guesses([5, 1, 2, 1, 2, 1])
+    assert guesses.next(10) == [2, 1]
+    guesses.learn(2, wrong=0)
+    guesses.learn(4, wrong=0)
+    assert guesses.next(10) == [2, 1, 2, 1, 2, 1, 2, 1]
+    assert guesses.next(3) == [2, 1, 2]
+    guesses.learn(8, wrong=8)
+    assert len(guesses.next(10)) == 4
+    guesses.append(7)
+    assert guesses.next(10) == []
+
+
+def test_only_caches_of_all_that_came_forget() -> None:
+    assert model(attention="gqa", position="rope").new_state(1, 8).can_forget
+    for attention in ({"name": "mha", "window": 5}, "retention", "short_conv", "hyena"):
+        assert not model(attention=attention, position="none").new_state(1, 8).can_forget

@@ -22,12 +22,14 @@ class State:
             ascend by one); None for a recurrence.
         length: Entries in use; in a model's own state, the number of tokens it has consumed.
         children: States of named sub-components.
+        forgets: Whether the last tokens are gone when `length` is that much smaller: so it is for a cache of all that came.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     positions: Tensor | None = None
     length: int = 0
     children: dict[str, State] = field(default_factory=dict)
+    forgets: bool = False
 
     def select(self, rows: Int[Tensor, " rows"]) -> State:
         """The state of some sequences of the batch, in the given order; a row may be asked for more than once."""
@@ -36,6 +38,7 @@ class State:
             None if self.positions is None else self.positions.clone(),
             self.length,
             {name: state.select(rows) for name, state in self.children.items()},
+            self.forgets,
         )
 
     def repeat(self, times: int) -> State:
@@ -45,6 +48,7 @@ class State:
             None if self.positions is None else self.positions.clone(),
             self.length,
             {name: state.repeat(times) for name, state in self.children.items()},
+            self.forgets,
         )
 
     @classmethod
@@ -62,7 +66,20 @@ class State:
             None if first.positions is None else first.positions.clone(),
             first.length,
             {name: cls.join([state.children[name] for state in states]) for name in first.children},
+            first.forgets,
         )
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether `forget` is possible: every part that holds anything is a cache that forgets."""
+        return (self.forgets or not self.tensors) and all(state.can_forget for state in self.children.values())
+
+    def forget(self, tokens: int) -> None:
+        """Be as before the last `tokens` tokens; only where `can_forget`."""
+        if self.length:  # a state that only has children counts nothing
+            self.length -= tokens
+        for state in self.children.values():
+            state.forget(tokens)
 
     @property
     def nbytes(self) -> int:

@@ -101,7 +101,7 @@ def chunk_by_chunk(subject: Subject, x: Tensor, tokens: Tensor, state: State, le
 
 @property_of(*PARTS, cases=fewer_cases, strategy=any_case)
 def states(target: Target, case: Case) -> None:
-    """A state holds its own sequences and no others: after one another, in turn, selected, repeated and joined."""
+    """A state holds its own sequences and no others: after one another, in turn, selected, repeated, shortened, joined."""
     subject = build(target, case).eval()
     if case.time < 2:
         raise Unsuitable("one token cannot be continued")
@@ -125,6 +125,12 @@ def states(target: Target, case: Case) -> None:
             elif way == "joined":
                 rows = [_after(subject, x[[row], :half], tokens[[row], :half], case.time) for row in (0, 1)]
                 state = State.join(rows)
+            elif way == "shortened":
+                state = _after(subject, x[:, :half], tokens[:, :half], 2 * case.time)
+                if not state.can_forget:
+                    return whole, whole
+                run(subject, other[:, rest], other_tokens[:, rest], state)
+                state.forget(case.time - half)
             elif way == "after another sequence":
                 run(subject, x[:, rest], tokens[:, rest], state)
                 state = _after(subject, x[:, :half], tokens[:, :half], case.time)
@@ -141,6 +147,7 @@ _WAYS = {
     "in turn": "does the module itself remember something, beside the state?",
     "selected": "does every tensor of the state have the batch as its first axis?",
     "repeated": "does every tensor of the state have the batch as its first axis?",
+    "shortened": "does it keep more than new_cache gives? set the state's forgets to False then",
     "joined": "does every tensor of the state have the batch as its first axis?",
 }
 
