@@ -72,7 +72,8 @@ class State:
     @property
     def can_forget(self) -> bool:
         """Whether `forget` is possible: every part that holds anything is a cache that forgets."""
-        return (self.forgets or not self.tensors) and all(state.can_forget for state in self.children.values())
+        holds_only_children = bool(self.children) and not self.tensors
+        return (self.forgets or holds_only_children) and all(state.can_forget for state in self.children.values())
 
     def forget(self, tokens: int) -> None:
         """Be as before the last `tokens` tokens; only where `can_forget`."""

@@ -228,6 +228,20 @@ class TakesAnyBatch(Plain):
         return super().remember(state, k, v, ctx)
 
 
+@broken("attention", "states", "a sum is kept beside a cache that forgets: tokens that are taken back stay in the sum")
+class SumThatDoesNotForget(Plain):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        sums = x.cumsum(1) if state is None else state.tensors["sum"] + x.cumsum(1)
+        if state is not None:
+            state.tensors["sum"] = sums[:, -1:]
+        return super().forward(x, ctx, state) + 0.1 * sums / (ctx.positions[:, None] + 1)
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
+        state = super().new_state(batch, capacity, device, dtype)
+        state.tensors["sum"] = torch.zeros(batch, 1, self.qkv.in_features, device=device, dtype=dtype)
+        return state
+
+
 @broken("attention", "decoding", "the cache is one token shorter than the capacity that was asked for")
 class CapacityOneTokenShort(Plain):
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
