@@ -86,6 +86,8 @@ class Contender(ABC):
 class Minigpt(Contender):
     """What `minigpt run` and `minigpt generate` do for each update and each token."""
 
+    read_ahead = True
+
     def __init__(self, experiment: Experiment, vocab_size: int):
         self.experiment = experiment
         self.model = build_model(experiment, vocab_size)
@@ -100,7 +102,8 @@ class Minigpt(Contender):
 
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
         sampling = SamplingSection(temperature=0.0, max_new_tokens=n_tokens)
-        return [int(ids[0]) for ids in sample_ids(self.model, prompt[0].tolist(), sampling)]
+        drawn = sample_ids(self.model, prompt[0].tolist(), sampling, read_ahead=self.read_ahead)
+        return [int(ids[0]) for ids in drawn]
 
 
 class Window(Minigpt):
@@ -479,6 +482,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     train.add_argument("--batch", type=positive, default=64, help="sequences an update")
     train.add_argument("--block-size", type=positive, default=256)
     decode.add_argument("--tokens", type=positive, default=1000, help=f"drawn after a prompt of {PROMPT}")
+    decode.add_argument("--one-by-one", action="store_true", help="minigpt without reading ahead")
     decode.add_argument("--block-size", type=positive, default=1024, help="the context; prompt and tokens fit into it")
     decode.set_defaults(precision="fp32", dropout=0.0, attention_dropout="none", batch=1)
     return parser, parser.parse_args()
@@ -496,6 +500,7 @@ def main() -> None:
     torch.manual_seed(0)
     try:
         ours = build_minigpt(Minigpt, options)
+        ours.read_ahead = not getattr(options, "one_by_one", False)
     except MinigptError as error:
         parser.error(str(error))
     console, peers, left_out = Console(stderr=True), {}, {}

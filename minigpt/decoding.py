@@ -47,7 +47,13 @@ def filtered(logits: Float[Tensor, "batch vocab"], sampling: SamplingSection) ->
 
 
 def sample_ids(
-    model: GPT, prompt: Sequence[int], sampling: SamplingSection, *, num_samples: int = 1, seed: int = 0
+    model: GPT,
+    prompt: Sequence[int],
+    sampling: SamplingSection,
+    *,
+    num_samples: int = 1,
+    seed: int = 0,
+    read_ahead: bool = True,
 ) -> Iterator[Int[np.ndarray, " samples"]]:
     """Draw `sampling.max_new_tokens` tokens for each of `num_samples` continuations, decoded as one batch.
 
@@ -65,6 +71,7 @@ def sample_ids(
         sampling: Temperature and filters.
         num_samples: Continuations; each depends on the seed and its own number only.
         seed: Of the draws.
+        read_ahead: False sends every token through the model by itself.
 
     Raises:
         DivergedError: The model gives logits that are not finite.
@@ -86,7 +93,7 @@ def sample_ids(
                         pending = torch.cat(tuple(latest), 1)
                     state = model.new_state(pending.shape[0], room)
                 free = min(left - 1, room - state.length - pending.shape[1])
-                guessed = guesses.next(free) if num_samples == 1 and state.can_forget else []
+                guessed = guesses.next(free) if read_ahead and num_samples == 1 and state.can_forget else []
                 if guessed:
                     pending = torch.cat((pending, torch.tensor([guessed], device=device)), 1)
                 hidden = model.hidden(pending, state)[0][:, -1 - len(guessed) :]

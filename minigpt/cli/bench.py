@@ -74,6 +74,8 @@ def decode(
     changes: Set = None,
     tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="To decode in each sequence.")] = 1000,
     batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences that are decoded together.")] = 1,
+    run: Annotated[Path | None, typer.Option(help="A run folder: its trained weights, in place of random ones.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
     device: Device = "auto",
     threads: Threads = None,
     repeats: Repeats = 3,
@@ -82,21 +84,48 @@ def decode(
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Time greedy decoding from the model's state, and against computing the whole window again for every token.
+    """Time decoding from the model's state, and against computing the whole window again for every token.
 
-    The weights are random, which costs the same. The slow way is timed at nine lengths of the window, and what all tokens
-    would take is interpolated.
+    A single sequence reads ahead where its text repeats itself, as random weights and greedy decoding make it: both ways are
+    timed, and --run measures a trained model. The slow way is timed at nine lengths of the window and interpolated.
     """
     _check_place(json_file)
+    if run is not None and (experiment is not None or changes):
+        raise MinigptError("--run: the run says what the model is; leave out the experiment and --set")
     loaded = _load(experiment, changes or [], plugin, no_plugins)
 
+    from minigpt.decoding import prompt_ids
     from minigpt.lab.bench.decode import measure_decoding
-    from minigpt.lab.bench.machine import prepare
+    from minigpt.lab.bench.machine import peak_mib, prepare
+    from minigpt.model import build_model
+    from minigpt.run import open_run
 
     where = prepare(device, threads)
-    speed = measure_decoding(loaded, vocab_size=vocab_size, tokens=tokens, batch=batch, repeats=repeats, device=where)
-    _print_decoding(loaded.name, speed)
-    _write(json_file, "decode", {"experiment": loaded.to_json(), "vocab_size": vocab_size, **speed.to_json()})
+    imports, prompt = peak_mib(where), [0]
+    if run is None:
+        model = build_model(loaded, vocab_size)
+    else:
+        opened = open_run(run, allow_plugins=not no_plugins)
+        loaded, model, vocab_size = opened.experiment, opened.model, opened.model.dims.vocab_size
+        prompt = prompt_ids(opened.tokenizer, loaded.sampling.prompt) if opened.tokenizer else prompt
+    speed = measure_decoding(
+        model.to(where),
+        prompt,
+        temperature=temperature,
+        tokens=tokens,
+        batch=batch,
+        repeats=repeats,
+        device=where,
+        imports_mib=imports,
+    )
+    _print_decoding(loaded.name, "random weights" if run is None else str(run), temperature, speed)
+    settings = {
+        "experiment": loaded.to_json(),
+        "run": run and str(run),
+        "temperature": temperature,
+        "vocab_size": vocab_size,
+    }
+    _write(json_file, "decode", {**settings, **speed.to_json()})
 
 
 @bench_app.command()
@@ -221,11 +250,11 @@ def _print_training(name: str, speed: TrainingSpeed) -> None:
     _print(table, f"{settings}, {count(speed.update.n, 'update')} after two to warm up, random ids; {speed.machine}")
 
 
-def _print_decoding(name: str, speed: DecodingSpeed) -> None:
+def _print_decoding(name: str, weights: str, temperature: float, speed: DecodingSpeed) -> None:
     title = f"Decoding with {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens, batch {speed.batch}"
     table = _table(title, "", "median", "from, to")
     table.add_row("all tokens", *_told(speed.whole))
-    table.add_row("a token", *_told(speed.token))
+    table.add_row("one by one, without reading ahead", *_told(speed.one_by_one))
     table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
     table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
     table.add_section()
@@ -233,7 +262,9 @@ def _print_decoding(name: str, speed: DecodingSpeed) -> None:
         table.add_row(f"computing a window of {window.length:,} again", *_told(window.seconds))
     table.add_row("all tokens so", _seconds(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
     table.add_row("decoding from the state is faster by", f"[bold]{speed.ratio:.1f}[/bold]")
-    _print(table, f"fp32, greedy, {count(speed.whole.n, 'repeat')} after a warm-up, random weights; {speed.machine}")
+    table.add_row("one by one", f"[bold]{speed.ratio_one_by_one:.1f}[/bold]")
+    how = "greedy" if temperature == 0 else f"temperature {temperature:g}"
+    _print(table, f"fp32, {how}, {count(speed.whole.n, 'repeat')} after a warm-up, {weights}; {speed.machine}")
 
 
 def _mixer_table(rows: list[MixerSpeed], lengths: list[int]) -> Table:

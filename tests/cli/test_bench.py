@@ -60,7 +60,7 @@ def test_decoding_is_told_and_written_for_an_experiment_of_a_file(minigpt: Comma
     assert "Decoding with mine: 3,552 parameters, 4 tokens, batch 2" in out
     assert "computing a window of 4 again" in out
     document = written("decode.json")
-    assert (document["bench"], document["vocab_size"], document["token"]["n"]) == ("decode", 7, 8)
+    assert (document["bench"], document["vocab_size"], document["one_by_one"]["n"]) == ("decode", 7, 2)
     assert document["experiment"]["model"]["attention"]["name"] == "gqa"
 
 
@@ -109,6 +109,8 @@ def test_the_ratio_of_long_to_short_is_told_where_both_were_measured(minigpt: Co
         (["train", "nowhere.json"], "nowhere.json: there is no such file"),
         (["train", "--device", "cdua"], 'device "cdua" is not available here; allowed: auto, cpu'),
         (["decode", "--set", "model.atention=mha"], 'model.atention: unknown key "atention"'),
+        (["decode", "--run", "runs/x", "--set", "seed=1"], "--run: the run says what the model is"),
+        (["decode", "--run", "runs/x"], "runs/x"),
         (["decode", "--json", "nowhere/x.json"], "--json: there is no folder nowhere"),
         (["mixers", "--times", "8,x"], '--times: found "8,x"; allowed: whole numbers from 1 on'),
         (["mixers", "--times", "0"], '--times: found "0"; allowed: whole numbers from 1 on'),

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
-from itertools import accumulate, count
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -178,21 +177,25 @@ def test_the_slow_way_finds_the_same_tokens() -> None:
     assert torch.equal(next_by_recomputing(model, long), next_by_recomputing(model, long[:, -24:]))
 
 
-def test_each_token_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that goes on by one whenever it is read."""
-    monkeypatch.setattr(bench_decode, "clock", lambda device: partial(next, count()))
-    assert bench_decode._decode(build_model(tiny(), VOCAB), 5, 2) == [1, 1, 1, 1, 1]
-
-
 @pytest.mark.parametrize(("tokens", "longest"), [(5, 5), (20, TIME)])
-def test_decoding_is_measured_token_by_token(tokens: int, longest: int) -> None:
-    speed = measure_decoding(tiny(), vocab_size=VOCAB, tokens=tokens, batch=3, repeats=2, device=CPU)
-    assert (speed.whole.n, speed.token.n) == (2, 2 * tokens)
-    assert speed.whole.low >= tokens * speed.token.low
+def test_decoding_is_measured_both_ways(tokens: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, int, float]] = []
+
+    def sample_ids_told(*arguments: object, read_ahead: bool, num_samples: int):
+        asked.append((read_ahead, num_samples, arguments[2].temperature))
+        return sample_ids(*arguments, read_ahead=read_ahead, num_samples=num_samples)
+
+    monkeypatch.setattr(bench_decode, "sample_ids", sample_ids_told)
+    speed = measure_decoding(
+        build_model(tiny(), VOCAB), [0], temperature=0.5, tokens=tokens, batch=3, repeats=2, device=CPU, imports_mib=1.0
+    )
+    assert asked == [(ahead, 3, 0.5) for ahead in (True, True, False, True, False)]
+    assert (speed.whole.n, speed.one_by_one.n) == (2, 2)
     assert [window.length for window in speed.windows] == list(range(1, longest + 1))
     document = json.loads(json.dumps(speed.to_json()))
     assert document["tokens_per_second"] == 3 * tokens / speed.whole.median
     assert document["ratio"] == speed.recomputing / speed.whole.median
+    assert document["ratio_one_by_one"] == speed.recomputing / speed.one_by_one.median
 
 
 def test_between_the_windows_that_were_timed_seconds_are_interpolated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +12,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from minigpt.decoding import sample_ids
-from minigpt.experiment import Experiment, SamplingSection
+from minigpt.experiment import SamplingSection
 from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing, measure
-from minigpt.model import GPT, build_model
+from minigpt.model import GPT
 
 _LENGTHS = 9  # windows at which the slow way is timed; what is between them is interpolated
 _WARMUP_TOKENS = 32
@@ -42,8 +43,8 @@ class DecodingSpeed:
         parameters: Of the model.
         batch: Sequences.
         tokens: Decoded in each sequence.
-        whole: Seconds for all of them.
-        token: Seconds for one (of each sequence); the spread is over all tokens of all repeats.
+        whole: Seconds for all of them, as `minigpt generate` decodes: a single sequence reads ahead.
+        one_by_one: The same without reading ahead, which gains more the more a text repeats itself.
         windows: The slow way at several lengths.
         recomputing: Seconds in which the slow way would decode them all: each token takes what its window takes, the last
             block_size tokens, interpolated between the lengths that were timed.
@@ -56,7 +57,7 @@ class DecodingSpeed:
     batch: int
     tokens: int
     whole: Timing
-    token: Timing
+    one_by_one: Timing
     windows: tuple[Window, ...]
     recomputing: float
     peak_mib: float | None
@@ -72,57 +73,73 @@ class DecodingSpeed:
         """How many times as fast as the slow way."""
         return self.recomputing / self.whole.median
 
+    @property
+    def ratio_one_by_one(self) -> float:
+        """The same without reading ahead."""
+        return self.recomputing / self.one_by_one.median
+
     def to_json(self) -> dict[str, Any]:
         """All numbers."""
-        return {**asdict(self), "tokens_per_second": self.tokens_per_second, "ratio": self.ratio}
+        return {
+            **asdict(self),
+            "tokens_per_second": self.tokens_per_second,
+            "ratio": self.ratio,
+            "ratio_one_by_one": self.ratio_one_by_one,
+        }
 
 
 def measure_decoding(
-    experiment: Experiment, *, vocab_size: int, tokens: int, batch: int, repeats: int, device: torch.device
+    model: GPT,
+    prompt: Sequence[int],
+    *,
+    temperature: float,
+    tokens: int,
+    batch: int,
+    repeats: int,
+    device: torch.device,
+    imports_mib: float | None,
 ) -> DecodingSpeed:
-    """Decode greedily from one token with a new model.
-
-    The caller's random state is left as it was.
+    """Decode from a prompt, reading ahead and one by one in turn, then time the slow way.
 
     Args:
-        experiment: Resolved.
-        vocab_size: Number of token ids.
+        model: On the device.
+        prompt: Ids that come before.
+        temperature: 0 for greedy.
         tokens: To decode in each sequence; past block_size the context moves as it does in `minigpt generate`.
         batch: Sequences.
         repeats: Of all tokens, after a few tokens to warm up.
         device: From `prepare`.
+        imports_mib: The most memory of the process before there was a model, from `peak_mib`.
 
     Raises:
         DivergedError: The model gives logits that are not finite.
     """
-    imports = peak_mib(device)
-    model = build_model(experiment, vocab_size).to(device).eval()
-    _decode(model, min(tokens, _WARMUP_TOKENS), batch)
-    runs = [_decode(model, tokens, batch) for _ in range(repeats)]
+
+    def decode(tokens: int, read_ahead: bool) -> float:
+        now = clock(device)
+        start = now()
+        sampling = SamplingSection(max_new_tokens=tokens, temperature=temperature)
+        for _ in sample_ids(model, prompt, sampling, num_samples=batch, read_ahead=read_ahead):
+            pass
+        return now() - start
+
+    decode(min(tokens, _WARMUP_TOKENS), True)
+    pairs = [(decode(tokens, True), decode(tokens, False)) for _ in range(repeats)]
+    ahead, one_by_one = zip(*pairs, strict=True)
     peak = peak_mib(device)
-    windows = _windows(model, min(tokens, experiment.model.block_size), batch, repeats)
+    windows = _windows(model, min(tokens, model.dims.block_size), batch, repeats)
     return DecodingSpeed(
         machine=this_machine(device),
         parameters=model.n_parameters(),
         batch=batch,
         tokens=tokens,
-        whole=Timing.of([sum(seconds) for seconds in runs]),
-        token=Timing.of([second for seconds in runs for second in seconds]),
+        whole=Timing.of(ahead),
+        one_by_one=Timing.of(one_by_one),
         windows=windows,
         recomputing=_in_all(windows, tokens),
         peak_mib=peak,
-        imports_mib=imports,
+        imports_mib=imports_mib,
     )
-
-
-def _decode(model: GPT, tokens: int, batch: int) -> list[float]:
-    """Seconds of each token, by the function that `minigpt generate` uses."""
-    now, seconds = clock(model.embedding.weight.device), []
-    before = now()
-    for _ in sample_ids(model, [0], SamplingSection(max_new_tokens=tokens, temperature=0), num_samples=batch):
-        seconds.append((after := now()) - before)
-        before = after
-    return seconds
 
 
 @torch.no_grad()
