@@ -94,7 +94,7 @@ class Minigpt(Contender):
         self.optimizer = experiment.training.optimizer.build().build(list(self.model.named_roles()))
 
     def update(self, batch: Batch, precision: str) -> float:
-        loss, _, _ = compute_gradients(self.model, batch, self.experiment, precision)
+        loss = compute_gradients(self.model, batch, self.experiment, precision)[0].item()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.after_step()

@@ -89,7 +89,7 @@ def test_the_first_losses_are_what_they_were(request: pytest.FixtureRequest, tmp
     losses = []
     for step in range(8):
         torch.manual_seed(step)
-        losses.append(compute_gradients(model, train_batch(corpus, experiment, step), experiment, "fp32")[0])
+        losses.append(compute_gradients(model, train_batch(corpus, experiment, step), experiment, "fp32")[0].item())
         optimizer.step()
         optimizer.zero_grad()
     file = GOLDEN / "losses.json"

@@ -56,8 +56,10 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
         began = time.perf_counter()
         while len(updates) < 2 or (len(updates) < _AT_MOST_UPDATES and time.perf_counter() - began < _AT_MOST_SECONDS):
             start = time.perf_counter()
-            compute_gradients(trial, train_batch(corpus, experiment, len(updates)), experiment, precision, loss)
+            batch = train_batch(corpus, experiment, len(updates))
+            measured = compute_gradients(trial, batch, experiment, precision, loss)
             take_step(trial, optimizer)
+            measured.tolist()  # waits for the device
             updates.append(time.perf_counter() - start)
         pack(optimizer.state_dict(), {})  # what could not be saved is refused now, and not at the first checkpoint
         return Speed(statistics.median(updates[1:]), _evaluation_seconds(trial, experiment, corpus, precision))

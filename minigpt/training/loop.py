@@ -26,11 +26,22 @@ from minigpt.training.machine import autocast, micro_batch_size
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
 
+_READ_TOGETHER = {"cpu": 1, "cuda": 16, "mps": 16}  # updates whose numbers are read from a device at once
 _UPDATE, _SAMPLE = 0, 1  # streams of random numbers within a step
 
 
 class _Stopped(Exception):
     """The user asked to stop while an evaluation was under way."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An update whose numbers are still on the device: loss, auxiliary loss and norm in one tensor."""
+
+    step: int
+    tokens: int
+    learning_rate: float
+    measured: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ class Trainer:
             self.progress = start.progress
         self.loss = loss_of(model, compiled=training.compile is True)
         self.row = self.progress.pending  # the last update's record, until it is complete and written
+        self.waiting: list[_Waiting] = []
+        self.together = _READ_TOGETHER[self.device.type]
         self.stop_signal: int | None = None
         self.sample: str | None = None
         self.val_loss: float | None = None
@@ -119,6 +132,8 @@ class Trainer:
                 if self.progress.step >= self.experiment.training.max_iters:
                     return Outcome("finished", self.run, self.progress, self.val_loss, self.sample)
                 if self.stop_signal is not None:
+                    if self.waiting:
+                        self._read_measured()
                     raise _Stopped
                 self._update()
         except _Stopped:
@@ -132,7 +147,6 @@ class Trainer:
 
     def _update(self) -> None:
         step = self.progress.step
-        began = time.perf_counter()
         torch.manual_seed(stream_seed(self.experiment.seed, step, _UPDATE))
         factor = self.schedule.factor(step)
         if not (math.isfinite(factor) and factor >= 0):
@@ -141,35 +155,54 @@ class Trainer:
             )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
+        if not self.waiting:
+            self.began = time.perf_counter()
         batch = train_batch(self.corpus, self.experiment, step)
-        loss, auxiliary, norm = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
-            what = "gradient" if math.isfinite(loss) else "loss"
-            raise DivergedError(
-                f"the {what} of update {step + 1} is not finite (loss {loss}, gradient norm {norm}): {self._advice()}"
-            )
+        measured = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
         take_step(self.model, self.optimizer)
-        seconds = time.perf_counter() - began
-        tokens = batch.tokens.numel()
-        self.progress = replace(
-            self.progress,
-            step=step + 1,
-            tokens=self.progress.tokens + tokens,
-            seconds=self.progress.seconds + seconds,
-            wall=self._wall(),
-        )
-        self.row = {
-            "step": step + 1,
-            "tokens": self.progress.tokens,
-            "seconds": round(self.progress.seconds, 6),
-            "wall": round(self.progress.wall, 6),
-            "train_loss": loss,
-            "lr": self.peaks[0] * factor,
-            **({"auxiliary_loss": auxiliary} if auxiliary else {}),
-            "grad_norm": norm,
-            "tokens_per_second": round(tokens / seconds, 1),
-        }
+        self.progress = replace(self.progress, step=step + 1, tokens=self.progress.tokens + batch.tokens.numel())
+        self.waiting.append(_Waiting(step + 1, batch.tokens.numel(), self.peaks[0] * factor, measured))
+        if len(self.waiting) >= self.together or self._is_due() or self.stop_signal is not None:
+            self._read_measured()
+
+    def _read_measured(self) -> None:
+        """Wait for the device, write the records of the updates since the last time, and leave the last one to `_complete`.
+
+        A number on the device is there when all before it is computed; to ask for it after every update would let the device
+        stand idle meanwhile.
+        """
+        numbers = torch.stack([update.measured for update in self.waiting]).tolist()
+        seconds = (time.perf_counter() - self.began) / len(self.waiting)
+        tokens = self.progress.tokens - sum(update.tokens for update in self.waiting)
+        for update, (loss, auxiliary, norm) in zip(self.waiting, numbers, strict=True):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                what = "gradient" if math.isfinite(loss) else "loss"
+                raise DivergedError(
+                    f"the {what} of update {update.step} is not finite (loss {loss}, gradient norm {norm}): {self._advice()}"
+                )
+            if self.row is not None:
+                self.metrics.append_json(self.row)
+                self.observer.updated(self.row)
+            tokens += update.tokens
+            self.progress = replace(self.progress, seconds=self.progress.seconds + seconds, wall=self._wall())
+            self.row = {
+                "step": update.step,
+                "tokens": tokens,
+                "seconds": round(self.progress.seconds, 6),
+                "wall": round(self.progress.wall, 6),
+                "train_loss": loss,
+                "lr": update.learning_rate,
+                **({"auxiliary_loss": auxiliary} if auxiliary else {}),
+                "grad_norm": norm,
+                "tokens_per_second": round(update.tokens / seconds, 1),
+            }
+        self.waiting.clear()
+
+    def _is_due(self) -> bool:
+        """Whether something follows the update that was done last: an evaluation, a checkpoint, the end."""
+        training, step = self.experiment.training, self.progress.step
+        intervals = [training.eval_interval, *([training.checkpoint_interval] if training.checkpoint_interval else [])]
+        return step == training.max_iters or any(step % interval == 0 for interval in intervals)
 
     def _advice(self) -> str:
         steps = checkpoint.available(self.run.checkpoints)
@@ -248,7 +281,7 @@ def compute_gradients(
     experiment: Experiment,
     precision: str,
     loss_function: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
-) -> tuple[float, float, float]:
+) -> torch.Tensor:
     """Forward and backward, a micro-batch at a time; clips the gradients where the experiment says so.
 
     Args:
@@ -259,8 +292,8 @@ def compute_gradients(
         loss_function: A compiled `model.loss`; None for the plain one.
 
     Returns:
-        The batch's cross-entropy in nats a token, the auxiliary losses' mean over micro-batches, and the gradient's norm
-        before clipping.
+        Three numbers, on the device: the batch's cross-entropy in nats a token, the auxiliary losses' mean over
+        micro-batches, and the gradient's norm before clipping.
     """
     device = batch.tokens.device
     total, auxiliary_total = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -276,7 +309,7 @@ def compute_gradients(
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if experiment.training.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, experiment.training.grad_clip, norm)
-    return total.item(), auxiliary_total.item(), norm.item()
+    return torch.stack((total, auxiliary_total, norm))
 
 
 def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:

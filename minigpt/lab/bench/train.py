@@ -158,7 +158,8 @@ def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str,
         torch.manual_seed(stream_seed(experiment.seed, step, 0))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * schedule.factor(min(step, training.max_iters - 1))
-        loss, _, norm = compute_gradients(model, train_batch(corpus, experiment, step), experiment, precision)
+        measured = compute_gradients(model, train_batch(corpus, experiment, step), experiment, precision)
+        loss, _, norm = measured.tolist()
         half = now()
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(f"update {step + 1} on random ids is not finite (loss {loss}, gradient norm {norm})")
