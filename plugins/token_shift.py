@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
+from minigpt.elementwise import squared_relu
 from minigpt.registry import register
 
 
@@ -50,7 +50,7 @@ class TokenShift(FeedForward):
         before = torch.cat((first, x[:, :-1]), 1)
         if state is not None:
             state.tensors["last"].copy_(x[:, -1:])
-        y = self.value(F.relu(self.key(torch.lerp(before, x, self.key_share.to(x.dtype)))).square())
+        y = self.value(squared_relu(self.key(torch.lerp(before, x, self.key_share.to(x.dtype)))))
         if self.receptance is None or self.receptance_share is None:
             return y
         return torch.sigmoid(self.receptance(torch.lerp(before, x, self.receptance_share.to(x.dtype)))) * y
