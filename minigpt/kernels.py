@@ -83,7 +83,7 @@ def attend(
 
 
 def _written_out_is_faster(q: Float[Tensor, "batch heads time head_dim"]) -> bool:
-    """In bf16 on a CPU, for training and short contexts: the fused backward takes twice as long (torch 2.13)."""
+    """In bf16 on a CPU, for training and short contexts: the fused kernel takes half as long again (torch 2.13)."""
     short = q.shape[2] <= _SHORT
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and short and torch.is_grad_enabled() and q.requires_grad
 

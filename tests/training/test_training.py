@@ -317,7 +317,6 @@ def test_numbers_read_from_a_device_together_are_those_read_one_by_one(
     # Stopped between two readings, nothing that was done is lost; and going on is what was not stopped.
     stopped = run(experiment, tmp_path / "stopped", Watcher(interrupt=("updated", 2)))
     assert stopped.status == "stopped"
-    assert len(rows(stopped.run)) == stopped.progress.step or stopped.progress.pending is not None
     resume(stopped.run.path, observer=Watcher())
     assert rows(stopped.run) == rows(one_by_one)
 
