@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from minigpt.contracts.optimizing import AveragingOptimizer, NamedParameter, Optimizer, Schedule
+from minigpt.contracts.optimizing import (
+    AveragingOptimizer,
+    MixedPrecisionOptimizer,
+    NamedParameter,
+    Optimizer,
+    Schedule,
+)
 from minigpt.contracts.parts import (
     INIT_STD,
     Attention,
@@ -56,6 +62,7 @@ __all__ = [
     "FeedForwardSpec",
     "InnerLinear",
     "Layer",
+    "MixedPrecisionOptimizer",
     "NamedParameter",
     "Norm",
     "NormSpec",

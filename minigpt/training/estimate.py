@@ -15,7 +15,7 @@ from minigpt.model import GPT
 from minigpt.run.checkpoint import pack
 from minigpt.training.compiling import loss_of
 from minigpt.training.loop import compute_gradients, take_step
-from minigpt.training.machine import autocast, micro_batch_size
+from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
 
@@ -50,7 +50,7 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
     """Time updates and a validation batch on a copy: the model itself and the random state are left alone."""
     with torch.random.fork_rng():
         trial = copy.deepcopy(model).train()
-        optimizer = experiment.training.optimizer.at("training.optimizer").build().build(list(trial.named_roles()))
+        optimizer = build_optimizer(experiment, trial, precision)
         loss = loss_of(trial, compiled=compiled)
         updates: list[float] = []
         began = time.perf_counter()

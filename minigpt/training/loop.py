@@ -22,7 +22,7 @@ from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
-from minigpt.training.machine import autocast, micro_batch_size
+from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
 
@@ -97,7 +97,7 @@ class Trainer:
         self.precision, self.observer, self.run = precision, observer, run
         self.device = model.embedding.weight.device
         training = experiment.training
-        self.optimizer = training.optimizer.at("training.optimizer").build().build(list(model.named_roles()))
+        self.optimizer = build_optimizer(experiment, model, precision)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.schedule = training.schedule.at("training.schedule").build(training.max_iters)
         self.progress = Progress()

@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from minigpt.contracts import MixedPrecisionOptimizer
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
+from minigpt.model import GPT
 
 _WORTH_IT = 1.25  # bf16 costs accuracy: it must be faster by more than the noise of the measurement
 _CACHED_TOKENS = 4096
@@ -40,6 +42,14 @@ def choose_precision(wish: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Matrix products in bf16 where the precision says so; weights and optimizer stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch.optim.Optimizer:
+    """The experiment's optimizer over the model's parameters; products of its own have the training's precision."""
+    optimizer = experiment.training.optimizer.at("training.optimizer").build().build(list(model.named_roles()))
+    if isinstance(optimizer, MixedPrecisionOptimizer):
+        optimizer.precision = precision
+    return optimizer
 
 
 def micro_batch_size(experiment: Experiment, device: torch.device) -> int:

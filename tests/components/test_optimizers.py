@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minigpt.contracts import AveragingOptimizer, NamedParameter
+from minigpt.contracts import AveragingOptimizer, MixedPrecisionOptimizer, NamedParameter
 from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
@@ -294,6 +294,27 @@ def test_what_muon_adds_is_orthogonal_whatever_the_gradient(shape: tuple[int, ..
     values = torch.linalg.svdvals(before - matrix.tensor.detach()) / max(1, shape[-2] / shape[-1]) ** 0.5
     assert values.max() < 1.25
     assert values.min() > 0.65
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (32, 128), (128, 32)])
+def test_in_bf16_muon_moves_the_weights_as_bf16_can_tell(shape: tuple[int, int]) -> None:
+    """Also where the singular values are far apart: what is carried on in bf16 must not explode."""
+    u, s, vt = torch.linalg.svd(torch.randn(*shape, dtype=torch.float64), full_matrices=False)
+    gradient = u @ torch.diag(torch.logspace(0, -4, len(s), dtype=torch.float64)) @ vt
+    moved = {}
+    for precision in ("fp32", "bf16"):
+        matrix, bias = parameters_of((shape, "matrix"), ((3,), "vector"))
+        optimizer = built("muon", [matrix, bias], learning_rate=1.0, weight_decay=0.0, nesterov=False)
+        assert isinstance(optimizer, MixedPrecisionOptimizer)
+        optimizer.precision = precision
+        before = matrix.tensor.detach().clone()
+        matrix.tensor.grad = gradient.float()
+        optimizer.step()
+        assert matrix.tensor.dtype == torch.float32
+        moved[precision] = (before - matrix.tensor.detach()) / max(1, shape[0] / shape[1]) ** 0.5
+    assert torch.linalg.svdvals(moved["bf16"]).max() < 1.25
+    error = (moved["bf16"] - moved["fp32"]).norm() / moved["fp32"].norm()
+    assert 0 < error < 0.25
 
 
 def test_muon_leaves_a_matrix_without_gradient_alone() -> None:

@@ -17,7 +17,7 @@ from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing
 from minigpt.model import GPT, build_model
 from minigpt.training.loop import compute_gradients, stream_seed, take_step
-from minigpt.training.machine import choose_precision, micro_batch_size
+from minigpt.training.machine import build_optimizer, choose_precision, micro_batch_size
 
 _WARMUP = 2
 _CORPUS_TOKENS = 1 << 20  # about those of TinyShakespeare
@@ -149,7 +149,7 @@ def random_corpus(vocab_size: int, block_size: int) -> Corpus:
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:
     """What the trainer does in an update, with the time between its two parts."""
     training, now = experiment.training, clock(model.embedding.weight.device)
-    optimizer = training.optimizer.at("training.optimizer").build().build(list(model.named_roles()))
+    optimizer = build_optimizer(experiment, model, precision)
     schedule = training.schedule.at("training.schedule").build(training.max_iters)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     laps = []
