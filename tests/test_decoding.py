@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.contracts import Context, State
+from minigpt.contracts import State
 from minigpt.decoding import _Guesses, filtered, prompt_ids, sample_ids, sampling_with, stream_text
 from minigpt.errors import DivergedError, ExperimentError, TokenizerError
 from minigpt.experiment import ModelSection, SamplingSection
@@ -75,19 +75,6 @@ def test_greedy_decoding_is_what_the_full_pass_says(position: str) -> None:
         for token in drawn:
             assert token == int(lm(torch.tensor([context]))[0, -1].argmax())
             context.append(token)
-
-
-def test_each_layer_is_told_its_own_position_and_what_the_others_left() -> None:
-    lm = model(n_layers=3, position="rope", layers=[{}, {"position": "alibi"}, {}])
-    told: list[Context] = []
-    for block in lm.blocks:
-        block.register_forward_pre_hook(lambda _, arguments: told.append(arguments[1]))
-    with torch.no_grad():
-        lm(torch.tensor([[1, 2]]))
-    assert [type(ctx.position).__name__ for ctx in told] == ["RotaryPosition", "ALiBi", "RotaryPosition"]
-    for left in ("losses", "outputs", "shared"):
-        assert len({id(getattr(ctx, left)) for ctx in told}) == 1, f"layers do not share their {left}"
-    assert len(told[0].outputs) == 4
 
 
 def test_decoding_goes_on_beyond_the_context_from_its_last_half() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minigpt.contracts import Position
+from minigpt.contracts import Context, Position
 from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT, build_model, build_model_on_meta
@@ -159,6 +159,19 @@ def test_outputs_are_the_residual_stream_before_each_block_and_layers_know_their
     x = model.hidden(tokens(2, 12, 0))[0]
     assert x.shape == (2, 12, 16)
     assert seen == [(0, 0, 1), (1, 0, 2), (2, 1, 3)]
+
+
+def test_each_layer_is_told_its_own_position_and_what_the_others_left() -> None:
+    lm = GPT(section(n_layers=3, position="rope", layers=[{}, {"position": "alibi"}, {}]), 23)
+    told: list[Context] = []
+    for block in lm.blocks:
+        block.register_forward_pre_hook(lambda _, arguments: told.append(arguments[1]))
+    with torch.no_grad():
+        lm(torch.tensor([[1, 2]]))
+    assert [type(ctx.position).__name__ for ctx in told] == ["RotaryPosition", "ALiBi", "RotaryPosition"]
+    for left in ("losses", "outputs", "shared"):
+        assert len({id(getattr(ctx, left)) for ctx in told}) == 1, f"layers do not share their {left}"
+    assert len(told[0].outputs) == 4
 
 
 def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:

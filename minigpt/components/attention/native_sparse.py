@@ -139,7 +139,7 @@ class NativeSparseAttention(SoftmaxCore):
         """Which keys are in a query's selected blocks."""
         source, device = len(k_positions), weights.device
         block_of = torch.arange(source, device=device) // self.select_block
-        number = int(block_of[-1]) + 1
+        number = -(-source // self.select_block)
         # A summary counts for a block by as many strides as they share (equation 9).
         strides = torch.arange(weights.shape[-1], device=device)[:, None] * self.stride + torch.arange(
             0, self.summary_block, self.stride, device=device
