@@ -18,7 +18,7 @@ from minigpt.registry import register
 # Of the quintic a s + b s^3 + c s^5 in each singular value s: Jordan's, steep at 0, and near 1 anywhere in 0.7 to 1.2.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
-_BF16_STEPS = 3  # a Gram matrix carried on for longer in bf16 loses its small eigenvalues, and what it makes of them explodes
+_BF16_STEPS = 3  # carried on for longer in bf16, a Gram matrix loses its small eigenvalues, and the result explodes
 
 _REST: Any = {"name": "adamw", "learning_rate": 3e-3}  # as it would stand in the JSON
 
