@@ -11,6 +11,7 @@ import typer
 from minigpt.cli.options import NoPlugins, PluginFile, Set, load
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import nn
 
     from minigpt.experiment import Experiment
@@ -26,6 +27,9 @@ def show(
         int | None, typer.Option(min=1, help="Count parameters for this many tokens, without loading the corpus.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Only the resolved experiment.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Also what it costs: operations and memory, counted; tokens/s, measured here.")
+    ] = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
@@ -59,6 +63,8 @@ def show(
     console.print(table)
     console.print(f"[dim]vocabulary: {size:,} tokens ({source})[/dim]")
     console.print(f"[dim]{_remembered(model)}[/dim]", soft_wrap=True)
+    if cost:
+        console.print(_costs(loaded, size))
 
 
 def _remembered(model: GPT) -> str:
@@ -70,6 +76,40 @@ def _remembered(model: GPT) -> str:
     parts += [f"{fixed:,} bytes whatever the length"] if fixed else []
     length = model.dims.block_size
     return f"decoding remembers {' and '.join(parts) or 'nothing'}: {model.state_bytes(length):,} at {length} tokens (fp32)"
+
+
+def _costs(experiment: Experiment, vocab_size: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from minigpt.lab.bench.decode import measure_decoding
+    from minigpt.lab.bench.machine import prepare
+    from minigpt.lab.bench.train import measure_training
+    from minigpt.lab.cost import measure_cost
+    from minigpt.model import build_model
+
+    model, device = build_model(experiment, vocab_size), prepare("auto", None)
+    counted = measure_cost(model)
+    training = measure_training(experiment, vocab_size=vocab_size, repeats=2, device=device)
+    decoding = measure_decoding(
+        model.to(device), [0], temperature=1.0, tokens=100, batch=1, repeats=1, device=device, imports_mib=None
+    )
+    table = Table(title="What it costs", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for title in ("", "counted, or measured on this machine"):
+        table.add_column(title, justify="right" if title else "left")
+    for kind, count in counted.parameters.items():
+        table.add_row(f"parameters, {kind}", f"{count:,}")
+    table.add_row("parameters in all", f"{counted.total:,}")
+    if counted.active != counted.total:
+        table.add_row("  of which a token uses", f"{counted.active:,}")
+    table.add_row("operations of training a token", f"{counted.train_flops:,} FLOP")
+    table.add_row("  with masked scores counted", f"{counted.train_flops_square:,} FLOP")
+    table.add_row("kept for the backward pass, a token", f"{counted.activation_bytes:,} bytes")
+    table.add_row("remembered of each further token", f"{counted.state_bytes_token:,} bytes")
+    table.add_row(f"remembered of {counted.context:,} tokens", f"{counted.state_bytes:,} bytes")
+    table.add_row(f"training ({training.precision})", f"{training.tokens_per_second:,.0f} tokens/s")
+    table.add_row("decoding one sequence", f"{decoding.tokens / decoding.one_by_one.median:,.0f} tokens/s")
+    return table
 
 
 def _vocabulary(experiment: Experiment, run: Path | None) -> tuple[int, str]:

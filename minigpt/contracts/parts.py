@@ -86,6 +86,10 @@ class Component(nn.Module, ABC):
     def init_weights(self) -> None:
         """Set what the mechanism prescribes beyond the model-wide initialisation, which has run by then."""
 
+    def n_idle(self) -> int:
+        """How many of its own parameters a token passes by, such as those of the experts that were not chosen."""
+        return 0
+
     def after_step(self) -> None:
         """Called without gradients once the weights are initialised and after every update of them.
 

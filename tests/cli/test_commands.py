@@ -251,6 +251,20 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     assert "a stand-in, for the corpus is not here: say --vocab-size" in " ".join(out.split()), "the corpus is not here"
 
 
+def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
+    small = ["--set", "model.n_layers=1", "--set", "training.batch_size=2", "--set", "model.block_size=16"]
+    code, out, _ = minigpt("show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small)
+    assert code == 0
+    assert re.search(r"parameters, attention +66,048", out)
+    assert re.search(r"parameters in all +\d", out)
+    assert "of which a token uses" not in out
+    assert len(re.findall(r"[\d,]+ tokens/s", out)) == 2
+    moe = minigpt(
+        "show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small, "--set", "model.ffn=moe"
+    )
+    assert re.search(r"of which a token uses +\d", moe[1])
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

@@ -25,10 +25,10 @@ from minigpt.lab.bench import mixers, startup
 from minigpt.lab.bench import train as bench_train
 from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
 from minigpt.lab.bench.decode import Window, _in_all, measure_decoding, next_by_recomputing
-from minigpt.lab.bench.flops import count_flops
 from minigpt.lab.bench.machine import prepare, this_machine
 from minigpt.lab.bench.timing import Timing, measure
 from minigpt.lab.bench.train import measure_training
+from minigpt.lab.flops import count_flops
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder

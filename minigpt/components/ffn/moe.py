@@ -145,6 +145,11 @@ class MixtureOfExperts(FeedForward):
         hidden = F.linear(x, self.into[index], None if self.into_bias is None else self.into_bias[index])
         return F.linear(self.activation(hidden), self.out[index], None if self.out_bias is None else self.out_bias[index])
 
+    def n_idle(self) -> int:
+        stacks = (self.into, self.into_bias, self.out, self.out_bias)
+        an_expert = sum(stack[0].numel() for stack in stacks if stack is not None)
+        return (len(self.into) - self.top_k) * an_expert
+
     def after_step(self) -> None:
         """Move the bias against the load that was counted, and count anew."""
         if self.choice_bias is not None and self.load is not None:

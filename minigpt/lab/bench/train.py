@@ -12,9 +12,9 @@ from minigpt.data import Corpus, TokenStream, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
-from minigpt.lab.bench.flops import Flops, count_flops
 from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing
+from minigpt.lab.flops import Flops, count_flops
 from minigpt.model import GPT, build_model
 from minigpt.training.loop import compute_gradients, stream_seed, take_step
 from minigpt.training.machine import build_optimizer, choose_precision, micro_batch_size

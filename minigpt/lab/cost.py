@@ -1,0 +1,123 @@
+"""What a model costs, measured on the built model and not taken from formulas: parameters, operations, memory."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minigpt.contracts import Attention, Block, Component, FeedForward, Norm, Position
+from minigpt.data import Batch
+from minigpt.lab.flops import count_flops
+from minigpt.model import GPT
+
+_KINDS: tuple[tuple[type[Component], str], ...] = (
+    (Attention, "attention"),
+    (FeedForward, "ffn"),
+    (Norm, "norm"),
+    (Position, "position"),
+    (Block, "block"),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model, at one context.
+
+    Attributes:
+        parameters: By kind: embedding, position, attention, ffn, norm, block, head. What a mixer or feed-forward contains,
+            such as the norm of queries, belongs to it; a tied head has none of its own.
+        active: Of all parameters those that a token makes use of; fewer than all in a mixture of experts.
+        context: Tokens of the sequence that was counted.
+        train_flops: Operations a token, forward and backward, with the scores that a query may see.
+        train_flops_square: The same with all scores of the square, as is often counted.
+        activation_bytes: What the forward pass keeps for the backward pass, a token, in fp32.
+        state_bytes_token: What decoding remembers of each further token, in fp32.
+        state_bytes: What it remembers of a sequence as long as the context.
+    """
+
+    parameters: dict[str, int]
+    active: int
+    context: int
+    train_flops: int
+    train_flops_square: int
+    activation_bytes: int
+    state_bytes_token: int
+    state_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"total": self.total, **asdict(self)}
+
+
+def measure_cost(model: GPT) -> Cost:
+    """Count one sequence of the model's context through a copy of it, on the CPU in fp32.
+
+    Args:
+        model: Left as it is, as is the random state.
+    """
+    counted = copy.deepcopy(model).cpu().float().train()
+    context = model.dims.block_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ids = torch.randint(model.dims.vocab_size, (1, context + 1))
+        batch = Batch(ids[:, :-1], ids[:, 1:])
+        flops = count_flops(counted, batch)
+        kept = _kept_for_backward(counted, batch)
+    far = 2**20  # beyond every window
+    return Cost(
+        parameters=_by_kind(model),
+        active=model.n_parameters() - sum(part.n_idle() for part in model.modules() if isinstance(part, Component)),
+        context=context,
+        train_flops=round(flops.needed / context),
+        train_flops_square=round(flops.square / context),
+        activation_bytes=round(kept / context),
+        state_bytes_token=(model.state_bytes(2 * far) - model.state_bytes(far)) // far,
+        state_bytes=model.state_bytes(context),
+    )
+
+
+def _by_kind(model: GPT) -> dict[str, int]:
+    """Each parameter once, with the outermost mixer, feed-forward, norm or position that has it."""
+    kinds = dict.fromkeys(("embedding", "position", "attention", "ffn", "norm", "block", "head"), 0)
+    seen: set[int] = set()
+
+    def walk(module: nn.Module, kind: str) -> None:
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                kinds[kind] += parameter.numel()
+        for child in module.children():
+            own = next((name for base, name in _KINDS if isinstance(child, base)), kind)
+            walk(child, own if kind in ("head", "block") else kind)
+
+    walk(model.embedding, "embedding")
+    walk(model, "head")  # and what is left: the head's map and its scale
+    return {kind: count for kind, count in kinds.items() if count}
+
+
+def _kept_for_backward(model: GPT, batch: Batch) -> int:
+    """Bytes of all tensors that the forward pass saves, each piece of memory once, without the parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}  # held, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address and address not in own:
+            kept[address] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
+        total = loss + auxiliary  # the graph lives until all is counted
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del total
+    return size
