@@ -11,6 +11,7 @@ import typer
 from minigpt import __version__
 from minigpt.cli.bench import bench_app
 from minigpt.cli.check import check
+from minigpt.cli.compare import compare
 from minigpt.cli.data import data_app
 from minigpt.cli.generate import generate
 from minigpt.cli.list import list_components
@@ -32,6 +33,7 @@ app.command()(run)
 app.command()(resume)
 app.command()(generate)
 app.command()(check)
+app.command()(compare)
 app.command()(show)
 app.command(name="list")(list_components)
 app.command()(new)

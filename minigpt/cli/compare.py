@@ -1,0 +1,238 @@
+"""`minigpt compare`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import typer
+
+from minigpt.cli.check import check_before_training
+from minigpt.cli.options import NoPlugins, PluginFile, Set
+from minigpt.errors import MinigptError, count, listing, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from minigpt.lab.compare.grid import Cell
+    from minigpt.lab.compare.plan import ComparisonPlan
+    from minigpt.lab.compare.tables import Table
+
+_Budget = Literal["tokens", "flops", "time", "steps"]
+_Size = Literal["params", "flops", "state"]
+_Unit = Literal["nats", "bits-per-byte"]
+
+
+def compare(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="BASE VARIANT...", help="Experiment files, or folders of runs; the base first.")
+    ],
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Runs of each arm, paired by seed. 3, or those of the runs named.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="Give every arm as many tokens, flops, time or steps as the base has.")
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bring every arm to the base's params, flops or state, within 1 %.")
+    ] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="What --match changes, one after another; model.ffn.expansion without it."),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="nats (a token), or bits-per-byte, which tokenizers share.")] = "nats",
+    delta: Annotated[
+        float, typer.Option(min=1e-9, max=100, help="Differences smaller than this do not matter to you.")
+    ] = 0.01,
+    changes: Set = None,
+    name: Annotated[str | None, typer.Option(help="Of the comparison's folder; the base's name without it.")] = None,
+    out: Annotated[Path, typer.Option(help="Where folders of comparisons are made.")] = Path("comparisons"),
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Runs at a time; the cores are shared out.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only say what would be trained, and how long it takes.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Train again what crashed or diverged.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything there as well.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run there.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables there, for a pull request.")
+    ] = None,
+    plugin: PluginFile = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Say whether variants are better than a base, from runs with the same seeds, data and budget.
+
+    Trains what is missing, each run in a process of its own, and uses finished runs that are the same in experiment, seed,
+    data and code. Stopped, it goes on where it was when it is called again.
+    """
+    _one_of("--budget", budget, get_args(_Budget))
+    _one_of("--match", match, get_args(_Size))
+    _one_of("--unit", unit, get_args(_Unit))
+    for file in (json_file, csv_file, markdown):
+        if file is not None and not file.parent.is_dir():
+            raise MinigptError(f"{file}: there is no folder {file.parent}")
+
+    from minigpt.lab.compare.plan import Settings, make_plan
+
+    words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
+    knobs = tuple(knob or ["model.ffn.expansion"])
+    plan = make_plan(
+        sources,
+        Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
+        out=out,
+        name=name,
+        overrides=changes or (),
+        plugin_files=plugin or (),
+        allow_plugins=not no_plugins,
+    )
+    if retry:
+        for cell in plan.grid.cells:
+            record = cell.outcome()
+            if record is not None and record["outcome"] != "finished":
+                cell.record.unlink()
+
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    missing = _print_plan(plan, console)
+    if plan_only:
+        return
+    for arm in plan.arms:
+        if any(cell.arm is arm for cell in missing):
+            check_before_training(arm.experiment, arm.source, changes or (), in_full=False)
+    watcher = _Progress(plan, missing, console)
+    try:
+        with watcher:
+            plan.grid.run(watcher, jobs=jobs, device=device, threads=plan.threads, allow_plugins=not no_plugins)
+    except KeyboardInterrupt:
+        typer.echo("stopped, and what was under way is saved; the same command goes on", err=True)
+        raise typer.Exit(130) from None
+
+    from minigpt.lab.compare.tables import cost_table, csv_text, unequal, verdict_table
+
+    results = plan.judge()
+    document = plan.write(results)
+    tables = [verdict_table(results, plan.settings.unit), cost_table(results)]
+    for table in tables:
+        console.print(_rich(table))
+    notes = [
+        f"differences are paired over {count(len(plan.grid.seeds), 'seed')}, the loss is of the whole validation split "
+        f"after the last update, and p is corrected for {count(len(results) - 1, 'variant')} (Holm)",
+        *unequal(results),
+        *(
+            f"{result.arm.name}, seed {each.seed}: {each.message}"
+            for result in results
+            for each in result.results
+            if each.message
+        ),
+    ]
+    for note in notes:
+        console.print(f"[dim]{note}[/dim]", soft_wrap=True)
+    if json_file is not None:
+        json_file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if csv_file is not None:
+        csv_file.write_text(csv_text(results), encoding="utf-8")
+    if markdown is not None:
+        text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
+        markdown.write_text(text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n", encoding="utf-8")
+    console.print(f"\nkept in {plan.folder}")
+
+
+def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise MinigptError(f'{option}: found "{value}"; allowed: {listing(allowed)}{nearest(value, allowed)}')
+
+
+def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
+    """What there is, what is missing, how long that takes."""
+    from minigpt.training.observer import duration
+
+    missing = plan.grid.missing()
+    seeds = plan.grid.seeds
+    numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    console.print(
+        f"[bold]{plan.folder.name}[/bold]: {count(len(plan.arms), 'arm')}, seeds {numbers}: "
+        f"{count(len(plan.grid.cells), 'run')}, {len(plan.grid.cells) - len(missing)} there already"
+    )
+    for arm in plan.arms:
+        for note in arm.adjusted:
+            console.print(f"[yellow]{arm.name}: {note}[/yellow]", soft_wrap=True)
+    if missing:
+        jobs = plan.settings.jobs
+        at_once = f", {jobs} at a time" if jobs > 1 else ""
+        console.print(f"[dim]{count(len(missing), 'run')} to train{at_once}: about {duration(plan.seconds())}[/dim]")
+    return missing
+
+
+class _Progress:
+    """One display over the whole grid: a bar for it, and one for each run under way; lines where there is no terminal."""
+
+    def __init__(self, plan: ComparisonPlan, missing: list[Cell], console: Console):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = console
+        self.steps = {cell.name: 0 for cell in missing}
+        self.total = sum(cell.arm.experiment.training.max_iters for cell in missing)
+        self.began = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+        )
+        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.whole = self.bars.add_task("in all", total=self.total, figures="")
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> None:
+        if self.total:
+            self.bars.start()
+
+    def __exit__(self, *of_error: object) -> None:
+        self.bars.stop()
+
+    def started(self, cell: Cell) -> None:
+        """Give it a bar."""
+        self.tasks[cell.name] = self.bars.add_task(
+            cell.name, total=cell.arm.experiment.training.max_iters, figures="starting"
+        )
+        if not self.console.is_terminal:
+            self.console.print(f"{cell.name}: started")
+
+    def progressed(self, cell: Cell, step: int) -> None:
+        """Move its bar and the grid's."""
+        from minigpt.training.observer import duration
+
+        self.steps[cell.name] = step
+        self.bars.update(self.tasks[cell.name], completed=step, figures=f"update {step:,}")
+        done, passed = sum(self.steps.values()), time.monotonic() - self.began
+        left = passed / done * (self.total - done) if done else 0
+        self.bars.update(self.whole, completed=done, figures=f"about {duration(left)} left" if done else "")
+
+    def ended(self, cell: Cell, outcome: dict[str, Any]) -> None:
+        """Leave a line in place of its bar."""
+        self.steps[cell.name] = cell.arm.experiment.training.max_iters
+        self.bars.remove_task(self.tasks.pop(cell.name))
+        said = f": {outcome['message']}" if outcome.get("message") else ""
+        style = "" if outcome["outcome"] == "finished" else "red"
+        self.console.print(f"{cell.name}: {outcome['outcome']}{said}", style=style, soft_wrap=True)
+
+
+def _rich(table: Table) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        is_words = index == 0 or column == "verdict"
+        drawn.add_column(column, justify="left" if is_words else "right", overflow="fold")
+    for row in table.rows:
+        verdict = row[-1] if table.columns[-1] == "verdict" else ""
+        style = {"better": "green", "worse": "red"}.get(verdict, "")
+        drawn.add_row(*row, style=style)
+    return drawn

@@ -1,0 +1,305 @@
+"""What is compared: experiments that share data, windows and budget, and how they are brought to share them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from minigpt.errors import ExperimentError, MinigptError, nearest
+from minigpt.experiment import MAX_COUNT, Experiment
+from minigpt.reading import load_experiment
+from minigpt.run import RunFolder
+
+Budget = Literal["tokens", "flops", "time", "steps"]
+Size = Literal["params", "flops", "state"]
+Unit = Literal["nats", "bits-per-byte"]
+
+_FEW = 128  # values that are all tried
+
+TOLERANCE = 0.01  # sizes that differ by less are called equal
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared.
+
+    Attributes:
+        name: Of the experiment; no two arms share it.
+        experiment: What is trained, but for its seed.
+        source: The file or run folder it was read from.
+        adjusted: What was changed so that it can be compared, in words.
+        runs: Finished or begun runs that were named themselves.
+    """
+
+    name: str
+    experiment: Experiment
+    source: str
+    adjusted: tuple[str, ...] = ()
+    runs: tuple[RunFolder, ...] = ()
+
+    def changed(self, experiment: Experiment, note: str) -> Arm:
+        """The same arm with something adjusted."""
+        return replace(self, experiment=experiment, adjusted=(*self.adjusted, note))
+
+    def with_training(self, changes: dict[str, Any], note: str) -> Arm:
+        """The same arm, trained otherwise.
+
+        Raises:
+            ExperimentError: Its schedule cannot be had for so many updates.
+        """
+        training = self.experiment.training.model_copy(update=changes)
+        training.schedule.at("training.schedule").build(training.max_iters)
+        return self.changed(self.experiment.model_copy(update={"training": training}), note)
+
+
+def read_arms(
+    sources: Sequence[Path],
+    *,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[Path] = (),
+    allow_plugins: bool = True,
+) -> list[Arm]:
+    """Read experiment files and run folders; the first is the base.
+
+    Args:
+        sources: Files; folders of one run, or of several that differ by their seed (`runs/quickstart`).
+        overrides: Settings of every file, as for `load_experiment`; not of runs, which are what they are.
+        plugin_files: Plugins to load beside those that the experiments name.
+        allow_plugins: False refuses whatever needs one.
+
+    Raises:
+        MinigptError: One cannot be read, two have one name, or there is nothing to compare with.
+    """
+    if len(sources) < 2:
+        raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
+    arms: list[Arm] = []
+    for source in sources:
+        if source.is_dir():
+            runs = _runs_in(source)
+            arm = Arm(runs[0].experiment(allow_plugins=allow_plugins).name, *_of_runs(runs, source, allow_plugins))
+        else:
+            experiment = load_experiment(source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
+            arm = Arm(experiment.name, experiment, str(source))
+        for other in arms:
+            if other.name == arm.name:
+                raise MinigptError(
+                    f'{arm.source} and {other.source} are both named "{arm.name}"; give one of them another "name"'
+                )
+        arms.append(arm)
+    return arms
+
+
+def _runs_in(folder: Path) -> tuple[RunFolder, ...]:
+    if RunFolder(folder).exists():
+        return (RunFolder(folder),)
+    runs = tuple(RunFolder(path) for path in sorted(folder.glob("seed-*")) if RunFolder(path).exists())
+    runs = tuple(run for run in runs if ".old-" not in run.path.name)
+    if not runs:
+        RunFolder(folder).experiment()  # says what is wrong, and what may have been meant
+    return runs
+
+
+def _of_runs(runs: tuple[RunFolder, ...], source: Path, allow_plugins: bool) -> tuple[Any, ...]:
+    experiments = [run.experiment(allow_plugins=allow_plugins) for run in runs]
+    first = comparable_document(experiments[0])
+    for run, experiment in zip(runs, experiments, strict=True):
+        if comparable_document(experiment) != first:
+            raise MinigptError(f"{runs[0].path} and {run.path} differ in more than their seed: name one of them")
+    return experiments[0], str(source), (), runs
+
+
+def comparable_document(experiment: Experiment) -> dict[str, Any]:
+    """What of an experiment its numbers follow from, but for the seed, and for what a machine settles."""
+    document = experiment.to_json()
+    for key in ("name", "description", "plugins", "seed", "sampling"):
+        del document[key]
+    for key in ("precision", "compile"):
+        del document["training"][key]
+    return document
+
+
+def tokens_of(experiment: Experiment) -> int:
+    """Tokens that a training sees."""
+    return experiment.training.max_iters * experiment.training.batch_size * experiment.model.block_size
+
+
+# ------------------------------------------------------------------------------------------------- what must be shared
+
+
+def check_comparable(arms: Sequence[Arm], *, unit: Unit, budget: Budget | None) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        MinigptError: Naming every difference that stands in the way, a line each.
+    """
+    base, *variants = arms
+    lines = []
+    for variant in variants:
+        pair = f"{variant.name} and {base.name}"
+        ours, theirs = variant.experiment.to_json(), base.experiment.to_json()
+        if ours["data"] != theirs["data"]:
+            lines.append(f"{pair} have different data: {_short(ours['data'])}, {_short(theirs['data'])}")
+        if ours["tokenizer"] != theirs["tokenizer"] and unit == "nats":
+            lines.append(
+                f"{pair} have different tokenizers ({_short(ours['tokenizer'])}, {_short(theirs['tokenizer'])}), and a loss "
+                "in nats a token says nothing then; --unit bits-per-byte can be compared"
+            )
+        windows = variant.experiment.model.block_size, base.experiment.model.block_size
+        if windows[0] != windows[1]:
+            lines.append(
+                f"{pair} are validated in windows of different length (model.block_size {windows[0]}, {windows[1]}): "
+                "what comes first in a window is harder, so that alone changes the loss"
+            )
+        seen = tokens_of(variant.experiment), tokens_of(base.experiment)
+        if budget is None and seen[0] != seen[1]:
+            lines.append(
+                f"{pair} are trained on different numbers of tokens ({seen[0]:,}, {seen[1]:,}); "
+                "--budget tokens, flops, time or steps makes them equal in one of these"
+            )
+    if lines:
+        raise MinigptError("\n".join(lines))
+
+
+def _short(value: Any) -> str:
+    """A component as one would write it."""
+    if isinstance(value, dict):
+        others = ", ".join(f"{key} {item}" for key, item in value.items() if key != "name")
+        return f"{value['name']}{f' ({others})' if others else ''}"
+    return str(value)
+
+
+# ------------------------------------------------------------------------------------------------- matching the budget
+
+
+def matched_budget(base: Arm, variant: Arm, budget: Budget, costs: Callable[[Arm], float]) -> Arm:
+    """The variant with as many updates as the base's budget gives it.
+
+    Args:
+        base: Sets the budget: what its own updates take.
+        variant: Its max_iters, and with it its schedule, is changed.
+        budget: What is made equal.
+        costs: What one update of an arm takes: operations for `flops`, seconds for `time`.
+    """
+    training, given = variant.experiment.training, base.experiment.training.max_iters
+    match budget:
+        case "steps":
+            updates = float(given)
+        case "tokens":
+            each = training.batch_size * variant.experiment.model.block_size
+            updates = tokens_of(base.experiment) / each
+        case "flops" | "time":
+            updates = given * costs(base) / costs(variant)
+    rounded = max(1, min(round(updates), MAX_COUNT))
+    if rounded == training.max_iters:
+        return variant
+    return variant.with_training(
+        {"max_iters": rounded}, f"training.max_iters {training.max_iters:,} → {rounded:,} (--budget {budget})"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- matching the size
+
+
+def matched_size(base: int, variant: Arm, knobs: Sequence[str], size_of: Callable[[Experiment], int], what: Size) -> Arm:
+    """The variant with settings changed so that its size is within 1 % of the base's.
+
+    Args:
+        base: The size to come to.
+        variant: What is adjusted.
+        knobs: Paths of numbers in the experiment that the size grows with, such as `model.d_model` and then, since a width
+            must suit its heads, `model.ffn.expansion`: each is brought as near as it goes.
+        size_of: The size of an experiment.
+        what: For messages.
+
+    Raises:
+        MinigptError: There is no such number, or no value of it comes near enough; the nearest is named.
+    """
+    for knob in knobs:
+        if not _near(size_of(variant.experiment), base):
+            variant = _turned(base, variant, knob, size_of, what)
+    there = size_of(variant.experiment)
+    if not _near(there, base):
+        came = f" ({'; '.join(variant.adjusted)})" if variant.adjusted else ""
+        raise MinigptError(
+            f"{variant.name}: {' and '.join(knobs)} cannot bring its {what} within 1 % of the base's {base:,}; the nearest "
+            f"is {there:,}{came}. Name another --knob, or a finer one after it, such as --knob model.ffn.expansion"
+        )
+    return variant
+
+
+def _turned(base: int, variant: Arm, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Arm:
+    """The variant with one number set to where its size is nearest to the base's."""
+    start = _number_at(variant, knob)
+    tried: dict[float, tuple[int, Experiment]] = {}
+
+    def size(value: float) -> int | None:
+        """None where the model refuses that value."""
+        try:
+            experiment = load_experiment(variant.experiment.to_json(), overrides=[f"{knob}={value}"])
+        except ExperimentError:
+            return None
+        tried[value] = (size_of(experiment), experiment)
+        return tried[value][0]
+
+    # A width is a multiple of the heads, and many mixers want the head's width even.
+    best = _best_value(start, 2 * variant.experiment.model.n_heads if knob == "model.d_model" else 1, base, size)
+    if best is None or best == start:
+        return variant
+    return variant.changed(tried[best][1], f"{knob} {start:g} → {best:g} (--match {what})")
+
+
+def _near(size: int, aim: int) -> bool:
+    return abs(size - aim) <= TOLERANCE * aim
+
+
+def _best_value(start: float, grid: int, aim: int, size: Callable[[float], int | None]) -> float | None:
+    """The value whose size is nearest to the aim; None where the model refuses all that were tried.
+
+    Args:
+        start: The value now; up to 16 times (a whole number) or 64 times as much is tried.
+        grid: Whole numbers are multiples of it.
+        aim: The size to come to.
+        size: Of a value; None where the model refuses it.
+    """
+    sizes: dict[float, int] = {}
+
+    def is_enough(value: float) -> bool:
+        found = size(value)
+        if found is not None:
+            sizes[value] = found
+        return found is None or found >= aim
+
+    if isinstance(start, int):
+        first, last = 1, 16 * start // grid
+        if last <= _FEW:  # such as heads, where most values may be refused
+            for multiple in range(first, last + 1):
+                is_enough(multiple * grid)
+        else:
+            while first <= last:
+                middle = (first + last) // 2
+                first, last = (first, middle - 1) if is_enough(middle * grid) else (middle + 1, last)
+    else:
+        low, high = start / 64, start * 64
+        for _ in range(40):  # halves the logarithm's interval: to a part in 10^10
+            middle_value = (low * high) ** 0.5
+            low, high = (low, middle_value) if is_enough(middle_value) else (middle_value, high)
+            if any(_near(found, aim) for found in sizes.values()):
+                break
+    return min(sizes, key=lambda value: abs(sizes[value] - aim), default=None)
+
+
+def _number_at(arm: Arm, knob: str) -> float:
+    value: Any = arm.experiment.to_json()
+    passed: list[str] = []
+    for step in knob.split("."):
+        if not isinstance(value, dict) or step not in value:
+            known = list(value) if isinstance(value, dict) else []
+            place = ".".join(passed) or "the experiment"
+            raise MinigptError(f'--knob {knob}: {arm.name} has no "{step}" in {place}{nearest(step, known)}')
+        passed.append(step)
+        value = value[step]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MinigptError(f"--knob {knob}: found {value!r} in {arm.name}; a number is needed that the size grows with")
+    return value

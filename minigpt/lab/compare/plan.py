@@ -1,0 +1,227 @@
+"""From what was asked for to a grid: arms with matched sizes and budgets, seeds, and the time it will take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt.data import Corpus
+from minigpt.errors import MinigptError
+from minigpt.experiment import Experiment
+from minigpt.lab.compare.arms import (
+    Arm,
+    Budget,
+    Size,
+    Unit,
+    check_comparable,
+    comparable_document,
+    matched_budget,
+    matched_size,
+    read_arms,
+)
+from minigpt.lab.compare.grid import Grid
+from minigpt.lab.compare.results import ArmResult, judge, to_json
+from minigpt.lab.cost import Cost, measure_cost
+from minigpt.model import build_model, build_model_on_meta
+from minigpt.run.durable import write_json
+from minigpt.training.estimate import Speed, measure_speed
+from minigpt.training.machine import choose_device, choose_precision
+
+_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for.
+
+    Attributes:
+        seeds: Runs of each arm; None for 3, or for those there are where all arms are runs.
+        budget: What every arm gets as much of as the base; None refuses arms that differ in tokens.
+        match: The size that is made equal; None for none.
+        knobs: The settings that `match` changes, one after another.
+        unit: Of the losses.
+        delta: What counts as equivalent, in that unit.
+        device: As for `minigpt run`.
+        jobs: Runs at a time.
+    """
+
+    seeds: int | None = None
+    budget: Budget | None = None
+    match: Size | None = None
+    knobs: tuple[str, ...] = ("model.ffn.expansion",)
+    unit: Unit = "nats"
+    delta: float = 0.01
+    device: str = "auto"
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is compared, and how.
+
+    Attributes:
+        folder: Of the comparison.
+        settings: As asked for.
+        arms: The base first, adjusted.
+        grid: Arms by seeds.
+        costs: Of each arm's model.
+        threads: Of each run; None for torch's choice.
+    """
+
+    folder: Path
+    settings: Settings
+    arms: tuple[Arm, ...]
+    grid: Grid
+    costs: tuple[Cost, ...]
+    threads: int | None
+
+    def seconds(self) -> float:
+        """About how long what is missing takes on this machine; a few updates of each arm concerned are timed, once."""
+        speeds = _Speeds(self.folder / "speeds.json", self.settings.device)
+        missing = self.grid.missing()
+        each = [speeds.of(cell.arm, self.grid.corpus(cell.arm)).seconds(cell.arm.experiment) for cell in missing]
+        return sum(each) / min(self.settings.jobs, max(1, len(each)))
+
+    def judge(self) -> list[ArmResult]:
+        """Results and verdicts, as far as the grid has come."""
+        return judge(self.arms, self.costs, self.grid.cells, unit=self.settings.unit, delta=self.settings.delta)
+
+    def write(self, results: Sequence[ArmResult]) -> dict[str, Any]:
+        """comparison.json: everything that the report is made from."""
+        settings = {**asdict(self.settings), "seeds": self.grid.seeds}
+        document = to_json(results, {"name": self.folder.name, "settings": settings})
+        write_json(self.folder / "comparison.json", document)
+        return document
+
+
+def make_plan(
+    sources: Sequence[Path],
+    settings: Settings,
+    *,
+    out: Path = Path("comparisons"),
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[Path] = (),
+    allow_plugins: bool = True,
+    runs: Path = Path("runs"),
+) -> ComparisonPlan:
+    """Read the arms, make them comparable, and look what is there already.
+
+    Args:
+        sources: Experiment files and run folders, the base first.
+        settings: As asked for.
+        out: Where folders of comparisons are made.
+        name: Of this one's; the base's name without it.
+        overrides: As for `load_experiment`.
+        plugin_files: Likewise.
+        allow_plugins: Likewise.
+        runs: Where finished runs are looked for.
+
+    Raises:
+        MinigptError: They cannot be compared.
+    """
+    arms = read_arms(sources, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
+    _check_runs_are_left_alone(arms, settings)
+    folder = out / (name or arms[0].name)
+    seeds = _seeds(arms, settings.seeds)
+    check_comparable(arms, unit=settings.unit, budget=settings.budget)
+    reader = Grid(folder, [], [])
+    if settings.match is not None:
+        arms = _same_size(arms, settings, lambda arm: reader.corpus(arm).vocab_size)
+    if settings.budget is not None:
+        speeds = _Speeds(folder / "speeds.json", settings.device)
+        each = _of_an_update(settings.budget, reader, speeds)
+        arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, each) for arm in arms[1:])]
+    grid = Grid(folder, arms, seeds, elsewhere=[runs])
+    costs = tuple(_cost(arm.experiment, grid.corpus(arm).vocab_size) for arm in arms)
+    threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
+    return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads)
+
+
+def _seeds(arms: Sequence[Arm], number: int | None) -> list[int]:
+    """From the base's own seed on; where all arms are runs, the seeds they share."""
+    of_runs = [{run.experiment().seed for run in arm.runs} for arm in arms]
+    if number is None and all(of_runs):
+        shared = sorted(set.intersection(*of_runs))
+        if not shared:
+            raise MinigptError(
+                "the runs share no seed, so nothing is paired: "
+                + "; ".join(f"{arm.name} {sorted(seeds)}" for arm, seeds in zip(arms, of_runs, strict=True))
+                + ". --seeds N trains what is missing"
+            )
+        return shared
+    first = arms[0].experiment.seed
+    return list(range(first, first + (number or _SEEDS)))
+
+
+def _check_runs_are_left_alone(arms: Sequence[Arm], settings: Settings) -> None:
+    """A run is what it is: what would have to be changed about it cannot be."""
+    for arm in arms[1:]:
+        if arm.runs and (settings.match or settings.budget):
+            option = "--match" if settings.match else "--budget"
+            raise MinigptError(f"{option} changes arms, and {arm.source} is trained already; name its experiment file")
+
+
+def _same_size(arms: Sequence[Arm], settings: Settings, vocab_size: Callable[[Arm], int]) -> list[Arm]:
+    base, *variants = arms
+    assert settings.match is not None
+
+    def size_of(arm: Arm) -> Callable[[Experiment], int]:
+        size = vocab_size(arm)
+        match settings.match:
+            case "params":
+                return lambda experiment: build_model_on_meta(experiment.model, size).n_parameters()
+            case "state":
+                return lambda experiment: build_model_on_meta(experiment.model, size).state_bytes(
+                    experiment.model.block_size
+                )
+            case _:
+                return lambda experiment: _cost(experiment, size).train_flops
+
+    aim = size_of(base)(base.experiment)
+    return [base, *(matched_size(aim, arm, settings.knobs, size_of(arm), settings.match) for arm in variants)]
+
+
+def _of_an_update(budget: Budget, reader: Grid, speeds: _Speeds) -> Callable[[Arm], float]:
+    def cost(arm: Arm) -> float:
+        corpus = reader.corpus(arm)
+        if budget == "time":
+            return speeds.of(arm, corpus).update
+        experiment = arm.experiment
+        tokens = experiment.training.batch_size * experiment.model.block_size
+        return tokens * _cost(experiment, corpus.vocab_size).train_flops
+
+    return cost
+
+
+def _cost(experiment: Experiment, vocab_size: int) -> Cost:
+    return measure_cost(build_model(experiment, vocab_size))
+
+
+class _Speeds:
+    """How fast arms train here, measured once and kept, so that a plan stays what it was."""
+
+    def __init__(self, file: Path, device: str):
+        self.file, self.device = file, device
+        self.known: dict[str, list[float]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+    def of(self, arm: Arm, corpus: Corpus) -> Speed:
+        """Measured now, or before."""
+        document = comparable_document(arm.experiment)
+        del document["training"]["max_iters"], document["training"]["schedule"], document["training"]["eval_interval"]
+        key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        if key not in self.known:
+            where = choose_device(self.device)
+            precision = choose_precision(arm.experiment.training.precision, where)
+            model = build_model(arm.experiment, corpus.vocab_size).to(where)
+            speed = measure_speed(arm.experiment, corpus.to(where), model, precision)
+            self.known[key] = [speed.update, speed.evaluation]
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.file, self.known)
+        return Speed(*self.known[key])

@@ -1,0 +1,207 @@
+"""From finished cells to what can be said: losses, paired differences, verdicts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from minigpt.lab.compare.arms import Arm, Unit, tokens_of
+from minigpt.lab.compare.grid import Cell
+from minigpt.lab.cost import Cost
+from minigpt.lab.statistics import FEWEST, Verdict, verdicts
+from minigpt.run import RunFolder
+
+COLUMN = {"nats": "val_loss", "bits-per-byte": "val_bits_per_byte"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell's outcome.
+
+    Attributes:
+        seed: Of the cell.
+        outcome: `finished`, `diverged` or `crashed`; `missing` while it has none.
+        run: The run folder.
+        message: Of what went wrong.
+        loss: After the last update, in the comparison's unit.
+        best: The best of all evaluations.
+        seconds: Of training.
+        tokens_per_second: Median over updates.
+        precision: `fp32` or `bf16`.
+        code: Fingerprint of minigpt's model and training code that trained it, and torch's version.
+        position_loss: By place in the window, in nats.
+    """
+
+    seed: int
+    outcome: Literal["finished", "diverged", "crashed", "missing"]
+    run: str
+    message: str = ""
+    loss: float | None = None
+    best: float | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    precision: str | None = None
+    code: str | None = None
+    position_loss: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm over its seeds.
+
+    Attributes:
+        arm: What was trained.
+        cost: What its model takes.
+        results: One a seed.
+        verdict: Against the base; None for the base itself, and where there is no pair.
+        why: Why there is no verdict, where there is none.
+    """
+
+    arm: Arm
+    cost: Cost
+    results: tuple[Result, ...]
+    verdict: Verdict | None = None
+    why: str = ""
+
+    @property
+    def losses(self) -> list[float]:
+        """Of the finished seeds."""
+        return [result.loss for result in self.results if result.loss is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean loss over finished seeds."""
+        return statistics.fmean(self.losses) if self.losses else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over finished seeds; None for fewer than two."""
+        return statistics.stdev(self.losses) if len(self.losses) > 1 else None
+
+    def median(self, of: Literal["seconds", "tokens_per_second"]) -> float | None:
+        """Of finished seeds."""
+        values = [value for result in self.results if (value := getattr(result, of)) is not None]
+        return statistics.median(values) if values else None
+
+    @property
+    def words(self) -> str:
+        """The verdict in a line."""
+        if self.verdict is None or self.why:
+            return self.why or "the base"
+        verdict = self.verdict
+        match verdict.kind:
+            case "equivalent":
+                return f"equivalent within {verdict.delta:g}"
+            case "cannot tell":
+                seeds = verdict.seeds
+                more = f"about {seeds} would" if seeds else "more than 10,000 would be needed"
+                return f"cannot tell at {verdict.paired.n} seeds; {more}"
+            case kind:
+                return kind
+
+
+def read_result(cell: Cell, unit: Unit) -> Result:
+    """A cell's outcome, from its record and its run."""
+    record = cell.outcome()
+    if record is None:
+        return Result(cell.seed, "missing", str(cell.run.path))
+    if record["outcome"] != "finished":
+        return Result(cell.seed, record["outcome"], record["run"], message=record["message"])
+    run = RunFolder(Path(record["run"]))
+    rows = run.rows()
+    recorded = run.provenance()
+    measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
+    return Result(
+        cell.seed,
+        "finished",
+        record["run"],
+        loss=measured[-1],
+        best=min(measured),
+        seconds=rows[-1]["seconds"],
+        tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows),
+        precision=recorded["precision"],
+        code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
+        position_loss=tuple(record["position_loss"]),
+    )
+
+
+def judge(arms: Sequence[Arm], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float) -> list[ArmResult]:
+    """Results of all arms, the base first, with a verdict on each variant that allows one.
+
+    An arm with a seed that diverged or crashed gets no verdict on its loss: to leave the seed out would judge it by its
+    better half.
+    """
+    found = [
+        ArmResult(arm, cost, tuple(read_result(cell, unit) for cell in cells if cell.arm is arm))
+        for arm, cost in zip(arms, costs, strict=True)
+    ]
+    base, *variants = found
+    failed = _failed(base)
+    reasons = [f"no verdict: of the base {failed}" if failed else _failed(variant) for variant in variants]
+    judged = [variant for variant, reason in zip(variants, reasons, strict=True) if not reason]
+    differences = [_differences(base, variant) for variant in judged]
+    answers = iter(verdicts(differences, delta) if differences else [])
+    results = [base]
+    for variant, reason in zip(variants, reasons, strict=True):
+        verdict = None if reason else next(answers)
+        why = reason
+        if verdict is not None and verdict.kind == "no verdict":
+            number = verdict.paired.n
+            why = f"no verdict: {number} seed{'s' * (number != 1)} cannot show how much chance there is; {FEWEST} can"
+        results.append(ArmResult(variant.arm, variant.cost, variant.results, verdict, why))
+    return results
+
+
+def _failed(result: ArmResult) -> str:
+    """What went wrong with an arm's seeds, or nothing."""
+    parts = []
+    for outcome in ("diverged", "crashed", "missing"):
+        seeds = [str(each.seed) for each in result.results if each.outcome == outcome]
+        if seeds:
+            parts.append(f"{outcome} with seed {', '.join(seeds)}" if len(seeds) < len(result.results) else outcome)
+    return "; ".join(parts)
+
+
+def _differences(base: ArmResult, variant: ArmResult) -> list[float]:
+    ours = {result.seed: result.loss for result in variant.results}
+    return [ours[result.seed] - result.loss for result in base.results]  # type: ignore[operator]  # all have finished
+
+
+def to_json(results: Sequence[ArmResult], settings: dict[str, Any]) -> dict[str, Any]:
+    """Everything, for machines and for the report."""
+    return {**settings, "arms": [_arm_json(result) for result in results]}
+
+
+def _arm_json(result: ArmResult) -> dict[str, Any]:
+    verdict = result.verdict
+    return {
+        "name": result.arm.name,
+        "source": result.arm.source,
+        "description": result.arm.experiment.description,
+        "adjusted": list(result.arm.adjusted),
+        "experiment": result.arm.experiment.to_json(),
+        "tokens": tokens_of(result.arm.experiment),
+        "training_flops": result.cost.train_flops * tokens_of(result.arm.experiment),
+        "cost": result.cost.to_json(),
+        "mean": result.mean,
+        "sd": result.sd,
+        "verdict": result.words,
+        "difference": None
+        if verdict is None
+        else {
+            "kind": verdict.kind,
+            "n": verdict.paired.n,
+            "mean": verdict.paired.mean,
+            "sd": verdict.paired.sd,
+            "interval": [bound if math.isfinite(bound) else None for bound in verdict.interval],
+            "p": verdict.p,
+            "p_equivalent": verdict.p_equivalent,
+            "effect": verdict.paired.effect,
+            "seeds_needed": verdict.seeds if verdict.kind == "cannot tell" else None,
+        },
+        "runs": [{**vars(each), "position_loss": list(each.position_loss)} for each in result.results],
+    }

@@ -1,0 +1,118 @@
+"""`minigpt compare` as a user calls it, with processes of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minigpt.run import RunFolder
+from tests.conftest import Command
+from tests.lab.compare.conftest import Write, write
+
+__all__ = ["write"]  # the fixture
+
+
+def test_two_arms_are_trained_compared_and_written_down(minigpt: Command, write: Write) -> None:
+    files = [write("base"), write("variant", model={"ffn": "glu"})]
+    code, out, _ = minigpt("compare", *files, "--seeds", "1", "--plan")
+    assert code == 0
+    assert "base: 2 arms, seeds 5: 2 runs, 0 there already" in out
+    assert "2 runs to train: about" in out
+    assert not Path("comparisons/base/runs").exists()
+    written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md"]
+    code, out, err = minigpt("compare", *files, "--seeds", "1", "--jobs", "2", *written)
+    assert code == 0, err
+    assert "variant, seed 5: finished" in out
+    assert "no verdict: 1 seed cannot show how much chance there is; 3 can" in " ".join(out.split())
+    document = json.loads(Path("all.json").read_text())
+    assert document == json.loads(Path("comparisons/base/comparison.json").read_text())
+    losses = {arm["name"]: arm["runs"][0]["loss"] for arm in document["arms"]}
+    for name, loss in losses.items():
+        run = RunFolder(Path(f"comparisons/base/runs/{name}/seed-5"))
+        assert run.rows()[-1]["val_loss"] == loss
+    with Path("runs.csv").open() as file:
+        assert {row["arm"]: float(row["loss"]) for row in csv.DictReader(file)} == losses
+    tables = Path("tables.md").read_text()
+    assert f"| variant | {losses['variant']:.4f} | {losses['variant'] - losses['base']:+.4f} |" in tables
+    before = {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
+    code, out, _ = minigpt("compare", *files, "--seeds", "1")
+    assert (code, "2 there already" in out, "to train" in out) == (0, True, False)
+    assert before == {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["base.json"], "compare needs a base and at least one variant"),
+        (
+            ["base.json", "other.json", "--budget", "token"],
+            '--budget: found "token"; allowed: flops, steps, time, tokens; did you mean',
+        ),
+        (["base.json", "other.json", "--unit", "bits"], '--unit: found "bits"; allowed: bits-per-byte, nats'),
+        (["base.json", "other.json", "--json", "no/all.json"], "no/all.json: there is no folder no"),
+        (["base.json", "missing.json"], "missing.json"),
+        (["base.json", "other.json", "--match", "params", "--knob", "model.x"], '--knob model.x: other has no "x" in model'),
+    ],
+)
+def test_mistakes_are_told_in_a_line(minigpt: Command, write: Write, arguments: list[str], message: str) -> None:
+    write("base")
+    write("other", model={"d_model": 32})
+    code, _, err = minigpt("compare", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def compare(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "minigpt", "compare", "base.json", "variant.json", *arguments]
+
+
+@pytest.mark.slow
+def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Write, tmp_path: Path) -> None:
+    """SIGKILL in the middle, several times: no run is lost, none is trained twice, and the table is the same."""
+    long = {"training": {"max_iters": 300, "eval_interval": 100, "checkpoint_interval": 20}}
+    write("base", **long)
+    write("variant", **{**long, "model": {"ffn": "glu"}})
+    subprocess.run(compare("--seeds", "3", "--name", "whole", "--markdown", "whole.md"), check=True, capture_output=True)
+    for after in (9, 14, 6, 17):
+        process = subprocess.Popen(
+            compare("--seeds", "3", "--name", "killed"), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    time.sleep(5)  # the processes of the grid notice, and save
+    subprocess.run(compare("--seeds", "3", "--name", "killed", "--markdown", "killed.md"), check=True, capture_output=True)
+    folder = Path("comparisons/killed/runs")
+    assert not list(folder.rglob("*.old-*"))
+    for name in ("base", "variant"):
+        for seed in (5, 6, 7):
+            rows = RunFolder(folder / name / f"seed-{seed}").rows()
+            assert [row["step"] for row in rows] == list(range(1, 301))
+    whole, killed = (Path(f"{name}.md").read_text().partition("**What it costs")[0] for name in ("whole", "killed"))
+    assert whole == killed
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_what_is_under_way(write: Write) -> None:
+    long = {"training": {"max_iters": 3000, "eval_interval": 1000}}
+    write("base", **long)
+    write("variant", **{**long, "model": {"ffn": "glu"}})
+    process = subprocess.Popen(compare("--seeds", "1"), stderr=subprocess.PIPE, text=True)
+    metrics = Path("comparisons/base/runs/base/seed-5/metrics.jsonl")
+    while not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped, and what was under way is saved; the same command goes on" in err
+    last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1]["step"]
+    assert (metrics.parent / f"checkpoints/step-{last}").is_dir()

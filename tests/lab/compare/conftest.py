@@ -1,0 +1,48 @@
+"""Small experiments to compare, and grids that are trained in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigpt.lab.compare.cell import do
+from minigpt.lab.compare.grid import Grid
+from minigpt.reading import lay_over
+
+TEXT = "".join(f"{a} plus {b} is {a + b}.\n" for a in range(12) for b in range(12))
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes an experiment of 6 updates, changed as the keyword arguments say; the working folder is the test's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.txt").write_text(TEXT)
+
+    def write(name: str, /, **changes: Any) -> Path:
+        document = {
+            "name": name,
+            "seed": 5,
+            "data": {"name": "text", "paths": ["corpus.txt"]},
+            "model": {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16, "dropout": 0.0},
+            "training": {"batch_size": 4, "max_iters": 6, "eval_interval": 3, "precision": "fp32", "compile": False},
+            "sampling": {"max_new_tokens": 5},
+        }
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(lay_over(document, changes)))
+        return file
+
+    return write
+
+
+def train_here(grid: Grid) -> None:
+    """What `Grid.run` does, without its processes."""
+    for name in ("arms", "cells", "runs"):
+        (grid.folder / name).mkdir(parents=True, exist_ok=True)
+    for cell in grid.missing():
+        do(grid.job(cell, device="cpu", threads=None, allow_plugins=True))

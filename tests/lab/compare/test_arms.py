@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigpt.errors import MinigptError
+from minigpt.experiment import Experiment
+from minigpt.lab.compare.arms import (
+    Arm,
+    check_comparable,
+    matched_budget,
+    matched_size,
+    read_arms,
+    tokens_of,
+)
+from minigpt.lab.cost import measure_cost
+from minigpt.model import build_model, build_model_on_meta
+from tests.lab.compare.conftest import Write
+
+
+def arms(write: Write, **variant: Any) -> list[Arm]:
+    return read_arms([write("base"), write("variant", **variant)])
+
+
+def test_arms_are_read_in_order_and_named_by_their_experiments(write: Write) -> None:
+    found = read_arms([write("base"), write("b"), write("a")], overrides=["training.max_iters=9"])
+    assert [arm.name for arm in found] == ["base", "b", "a"]
+    assert {arm.experiment.training.max_iters for arm in found} == {9}
+
+
+def test_two_arms_of_one_name_are_refused(write: Write) -> None:
+    with pytest.raises(MinigptError, match=r'b\.json and .*base\.json are both named "base"; give one of them another'):
+        read_arms([write("base"), write("b", name="base")])
+
+
+def test_one_arm_is_nothing_to_compare(write: Write) -> None:
+    with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
+        read_arms([write("base")])
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        pytest.param(
+            {"data": {"val_fraction": 0.2}}, r"variant and base have different data: text \(.*val_fraction 0.2", id="data"
+        ),
+        pytest.param(
+            {"tokenizer": "byte"}, r"different tokenizers \(byte.*, char.*\).*--unit bits-per-byte", id="tokenizer"
+        ),
+        pytest.param(
+            {"model": {"block_size": 8}, "training": {"batch_size": 8}},
+            r"windows of different length .*8, 16\)",
+            id="window",
+        ),
+        pytest.param(
+            {"training": {"max_iters": 7}}, r"different numbers of tokens \(448, 384\); --budget tokens", id="tokens"
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(write: Write, variant: dict[str, Any], message: str) -> None:
+    with pytest.raises(MinigptError, match=message) as caught:
+        check_comparable(arms(write, **variant), unit="nats", budget=None)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_tokenizers_can_be_compared_in_bits_per_byte_and_budgets_matched(write: Write) -> None:
+    check_comparable(arms(write, tokenizer="byte"), unit="bits-per-byte", budget=None)
+    check_comparable(arms(write, training={"max_iters": 7}), unit="nats", budget="tokens")
+    check_comparable(arms(write, model={"attention": "gqa"}), unit="nats", budget=None)
+
+
+def flops(experiment: Experiment) -> int:
+    return measure_cost(build_model(experiment, 23)).train_flops
+
+
+@pytest.mark.parametrize(
+    ("budget", "updates"),
+    [("steps", 60), ("tokens", 30), ("time", 20), ("flops", 15)],
+)
+def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: Any, updates: int) -> None:
+    base, variant = arms(write, training={"batch_size": 8})
+    base = base.with_training({"max_iters": 60}, "longer")
+    each = {"time": {"base": 1.0, "variant": 3.0}, "flops": {"base": 10.0, "variant": 40.0}}.get(budget, {})
+    matched = matched_budget(base, variant, budget, lambda arm: each[arm.name])
+    assert matched.experiment.training.max_iters == updates
+    assert matched.adjusted == (f"training.max_iters 6 → {updates} (--budget {budget})",)
+    if budget == "tokens":
+        assert tokens_of(matched.experiment) == tokens_of(base.experiment)
+
+
+def test_a_variant_that_has_the_budget_is_left_alone(write: Write) -> None:
+    base, variant = arms(write)
+    assert matched_budget(base, variant, "tokens", lambda arm: 1.0) is variant
+
+
+def parameters(experiment: Experiment) -> int:
+    return build_model_on_meta(experiment.model, 23).n_parameters()
+
+
+@pytest.mark.parametrize(
+    ("variant", "knobs", "size_of"),
+    [
+        pytest.param({"ffn": "glu"}, ["model.ffn.expansion"], parameters, id="a-factor"),
+        pytest.param(
+            {"ffn": {"name": "glu", "expansion": 8.0}}, ["model.d_model", "model.ffn.expansion"], parameters, id="a-width"
+        ),
+        pytest.param({"attention": "gqa", "position": "rope"}, ["model.ffn.expansion"], flops, id="operations"),
+    ],
+)
+def test_a_knob_is_turned_until_sizes_agree(write: Write, variant: dict[str, Any], knobs: list[str], size_of: Any) -> None:
+    base = write("base", model={"d_model": 64, "n_layers": 2})
+    wide = write("variant", model={"d_model": 64, **variant})
+    one, other = read_arms([base, wide])
+    aim = size_of(one.experiment)
+    matched = matched_size(aim, other, knobs, size_of, "params")
+    assert abs(size_of(matched.experiment) - aim) <= 0.01 * aim
+    for knob, note in zip(knobs, matched.adjusted, strict=True):
+        assert re.fullmatch(rf"{re.escape(knob)} [\d.]+ → [\d.]+ \(--match params\)", note)
+    ours, theirs = matched.experiment.to_json()["model"], other.experiment.to_json()["model"]
+    assert ours != theirs
+    changed = {key for key in ours if ours[key] != theirs[key]}
+    assert changed == {knob.split(".")[1] for knob in knobs}, "nothing else is turned"
+
+
+def test_a_size_that_is_near_enough_is_left_alone(write: Write) -> None:
+    one, other = arms(write)
+    assert matched_size(parameters(one.experiment), other, ["model.ffn.expansion"], parameters, "params") is other
+
+
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        (
+            "model.ffn.expansoin",
+            r'--knob model.ffn.expansoin: variant has no "expansoin" in model.ffn; did you mean "expansion"',
+        ),
+        ("model.attention", r"--knob model.attention: found \{.*\} in variant; a number is needed"),
+        (
+            "model.n_heads",
+            r"variant: model.n_heads cannot bring its params within 1 % of the base's [\d,]+; the nearest is [\d,]+.*finer",
+        ),
+    ],
+)
+def test_a_knob_that_does_not_do_it_is_told(write: Write, knob: str, message: str) -> None:
+    one, other = read_arms([write("base"), write("variant", model={"d_model": 32})])
+    with pytest.raises(MinigptError, match=message):
+        matched_size(parameters(one.experiment), other, [knob], parameters, "params")
+
+
+def test_a_folder_without_runs_says_so(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MinigptError, match=r"empty is not a run folder"):
+        read_arms([write("base"), tmp_path / "empty"])

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minigpt.data import load_corpus
+from minigpt.errors import MinigptError
+from minigpt.lab.compare import grid as grid_module
+from minigpt.lab.compare.cell import loss_by_position
+from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
+from minigpt.run import RunFolder, open_run
+from tests.lab.compare.conftest import Write, train_here
+from tests.training.conftest import INTERRUPTING
+
+CRASHING = '''
+from minigpt import register
+from minigpt.contracts import Schedule
+
+@register("schedule", "crashing")
+class Crashing(Schedule):
+    """Constant, until it fails."""
+    def __init__(self, max_iters: int, *, at: int = 3):
+        self.at = at
+    def factor(self, step: int) -> float:
+        if step == self.at:
+            raise RuntimeError("boom")
+        return 1.0
+'''
+
+
+def plan(*files: Path, **settings: Any) -> ComparisonPlan:
+    return make_plan(files, Settings(**settings))
+
+
+def test_what_is_trained_once_is_not_trained_again(write: Write) -> None:
+    files = write("base"), write("variant", model={"ffn": "glu"})
+    first = plan(*files, seeds=2)
+    assert [(cell.arm.name, cell.seed) for cell in first.grid.missing()] == [
+        ("base", 5),
+        ("variant", 5),
+        ("base", 6),
+        ("variant", 6),
+    ], "pairs come early"
+    train_here(first.grid)
+    before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("metrics.jsonl")}
+    assert len(before) == 4
+    again = plan(*files, seeds=3)
+    assert [(cell.arm.name, cell.seed) for cell in again.grid.missing()] == [("base", 7), ("variant", 7)]
+    results = first.judge()
+    assert [len(result.losses) for result in results] == [2, 2]
+    assert before == {file: file.stat().st_mtime_ns for file in first.folder.rglob("metrics.jsonl")}
+
+
+def test_a_changed_experiment_is_another_cell_and_the_old_run_is_kept(write: Write) -> None:
+    train_here(plan(write("base"), write("variant"), seeds=1).grid)
+    changed = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
+    (cell,) = changed.grid.missing()
+    assert cell.arm.name == "variant"
+    train_here(changed.grid)
+    assert RunFolder(cell.run.path).experiment().model.ffn.name == "glu"
+    assert len(list((changed.folder / "runs/variant").glob("seed-5.old-*"))) == 1
+
+
+def test_finished_runs_elsewhere_are_used_where_they_are(write: Write, minigpt: Any) -> None:
+    base = write("base")
+    assert minigpt("run", base, "--no-check")[0] == 0
+    found = plan(base, write("variant", model={"ffn": "glu"}), seeds=2)
+    places = {(cell.arm.name, cell.seed): cell.run.path for cell in found.grid.cells}
+    assert places["base", 5] == Path("runs/base/seed-5")
+    assert places["base", 6] == found.folder / "runs/base/seed-6"
+    train_here(found.grid)
+    assert not (found.folder / "runs/base/seed-5").exists()
+    assert found.judge()[0].results[0].run == "runs/base/seed-5"
+
+
+def test_runs_of_other_code_are_not_used(write: Write, minigpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, variant = write("base"), write("variant")
+    assert minigpt("run", base, "--no-check")[0] == 0
+    now = grid_module.provenance
+    monkeypatch.setattr(grid_module, "provenance", lambda *args, **kwargs: {**now(*args, **kwargs), "core": "other"})
+    assert all("comparisons" in str(cell.run.path) for cell in plan(base, variant, seeds=1).grid.cells)
+
+
+def test_a_run_that_was_begun_is_gone_on_with(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupting.py").write_text(INTERRUPTING)
+    changes: dict[str, Any] = {"plugins": ["interrupting.py"], "training": {"schedule": "interrupting"}}
+    files = write("base", **changes), write("variant", model={"ffn": "glu"}, **changes)
+    whole, halved = plan(*files, seeds=1), make_plan(files, Settings(seeds=1), name="halved")
+    train_here(whole.grid)
+    monkeypatch.setenv("END_AT", "4")
+    monkeypatch.setenv("END_BY", "SIGTERM")
+    with pytest.raises(SystemExit) as stopped:
+        train_here(halved.grid)
+    assert stopped.value.code == 143
+    monkeypatch.delenv("END_AT")
+    begun = halved.grid.cells[0]
+    assert 0 < len(begun.run.rows()) < 6
+    assert begun.outcome() is None, "to be stopped is no outcome"
+    train_here(halved.grid)
+    assert not list((halved.folder / "runs/base").glob("seed-5.old-*"))
+    assert [row["step"] for row in begun.run.rows()] == [1, 2, 3, 4, 5, 6]
+    assert [result.losses for result in whole.judge()] == [result.losses for result in halved.judge()]
+
+
+def test_an_arm_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    crashing = write("crashing", plugins=["crashing.py"], training={"schedule": "crashing"})
+    diverging = write("diverging", training={"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None})
+    found = plan(write("base"), crashing, diverging, write("same"), write("wide", model={"d_model": 32}), seeds=3)
+    train_here(found.grid)
+    by_name = {result.arm.name: result for result in found.judge()}
+    assert by_name["crashing"].words == "crashed"
+    assert by_name["crashing"].results[0].message == "RuntimeError: boom"
+    assert by_name["diverging"].words == "diverged"
+    assert "not finite" in by_name["diverging"].results[0].message
+    assert by_name["same"].words == "equivalent within 0.01"
+    assert by_name["wide"].verdict is not None
+    assert by_name["wide"].cost.total > 2 * by_name["base"].cost.total
+    assert not found.grid.missing(), "an outcome is not tried again"
+
+
+def test_of_named_runs_the_shared_seeds_are_compared(write: Write, minigpt: Any) -> None:
+    for name, seeds in (("base", (1, 2, 3)), ("variant", (2, 3, 4))):
+        file = write(name, model={"ffn": "glu"} if name == "variant" else {})
+        for seed in seeds:
+            assert minigpt("run", file, "--no-check", "--seed", seed)[0] == 0
+    found = plan(Path("runs/base"), Path("runs/variant"))
+    assert found.grid.seeds == [2, 3]
+    assert {str(cell.run.path) for cell in found.grid.cells} == {
+        f"runs/{name}/seed-{seed}" for name in ("base", "variant") for seed in (2, 3)
+    }
+    with pytest.raises(MinigptError, match=r"--budget changes arms, and runs/variant is trained already"):
+        plan(Path("runs/base"), Path("runs/variant"), budget="tokens")
+    with pytest.raises(MinigptError, match=r"the runs share no seed.*base \[1\]; variant \[4\]"):
+        plan(Path("runs/base/seed-1"), Path("runs/variant/seed-4"))
+    Path("corpus.txt").write_text("something else. " * 200)
+    with pytest.raises(MinigptError, match=r"was trained on data with the fingerprint [0-9a-f]{12}, and its"):
+        plan(Path("runs/base"), Path("runs/variant"))
+
+
+@pytest.mark.parametrize("data", ["text", "rows"])
+def test_the_loss_by_position_is_the_validation_loss_taken_apart(write: Write, minigpt: Any, data: str) -> None:
+    changes: dict[str, Any] = {}
+    if data == "rows":
+        plugin = Path(__file__).parents[3] / "plugins/associative_recall.py"
+        changes = {"plugins": [str(plugin)], "data": {"name": "associative_recall"}, "model": {"block_size": 64}}
+    file = write("base", **changes)
+    assert minigpt("run", file, "--no-check")[0] == 0
+    opened = open_run("runs/base/seed-5", which="last")
+    corpus = load_corpus(opened.experiment)
+    each = loss_by_position(opened.model, corpus, opened.experiment)
+    length = opened.experiment.model.block_size
+    assert len(each) == length
+    counts = torch.zeros(length)
+    for batch in corpus.val.windows(7, length):
+        mask = torch.ones_like(batch.targets) if batch.mask is None else batch.mask
+        counts[: mask.shape[1]] += mask.sum(0)
+    assert [value is None for value in each] == [count == 0 for count in counts.tolist()]
+    mean = sum(value * count for value, count in zip(each, counts.tolist(), strict=True) if value is not None) / counts.sum()
+    recorded = RunFolder(Path("runs/base/seed-5")).rows()[-1]["val_loss"]
+    assert math.isclose(mean, recorded, rel_tol=1e-5)
+
+
+def test_what_is_written_is_json_that_holds_everything(write: Write) -> None:
+    found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=3)
+    train_here(found.grid)
+    found.write(found.judge())
+    document = json.loads((found.folder / "comparison.json").read_text())
+    assert document["settings"]["seeds"] == [5, 6, 7]
+    base, variant = document["arms"]
+    assert base["difference"] is None
+    low, high = variant["difference"]["interval"]
+    assert low < variant["difference"]["mean"] < high
+    assert variant["mean"] - base["mean"] == pytest.approx(variant["difference"]["mean"])
+    assert [run["seed"] for run in variant["runs"]] == [5, 6, 7]
