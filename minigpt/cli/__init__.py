@@ -16,6 +16,7 @@ from minigpt.cli.data import data_app
 from minigpt.cli.generate import generate
 from minigpt.cli.list import list_components
 from minigpt.cli.new import new
+from minigpt.cli.report import report
 from minigpt.cli.resume import resume
 from minigpt.cli.run import run
 from minigpt.cli.schema import schema
@@ -34,6 +35,7 @@ app.command()(resume)
 app.command()(generate)
 app.command()(check)
 app.command()(compare)
+app.command()(report)
 app.command()(show)
 app.command(name="list")(list_components)
 app.command()(new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,9 +94,12 @@ class ComparisonPlan:
         return judge(self.arms, self.costs, self.grid.cells, unit=self.settings.unit, delta=self.settings.delta)
 
     def write(self, results: Sequence[ArmResult]) -> dict[str, Any]:
-        """comparison.json: everything that the report is made from."""
+        """comparison.json: what the report is made from, beside the runs, whose paths start from the folder."""
         settings = {**asdict(self.settings), "seeds": self.grid.seeds}
         document = to_json(results, {"name": self.folder.name, "settings": settings})
+        for arm in document["arms"]:
+            for run in arm["runs"]:
+                run["run"] = Path(os.path.relpath(run["run"], self.folder)).as_posix()
         write_json(self.folder / "comparison.json", document)
         return document
 

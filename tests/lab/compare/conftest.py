@@ -22,7 +22,12 @@ Write = Callable[..., Path]
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes an experiment of 6 updates, changed as the keyword arguments say; the working folder is the test's own."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "corpus.txt").write_text(TEXT)
+    return writer(tmp_path)
+
+
+def writer(folder: Path) -> Write:
+    """Writes experiments there."""
+    (folder / "corpus.txt").write_text(TEXT)
 
     def write(name: str, /, **changes: Any) -> Path:
         document = {
@@ -33,7 +38,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
             "training": {"batch_size": 4, "max_iters": 6, "eval_interval": 3, "precision": "fp32", "compile": False},
             "sampling": {"max_new_tokens": 5},
         }
-        file = tmp_path / f"{name}.json"
+        file = folder / f"{name}.json"
         file.write_text(json.dumps(lay_over(document, changes)))
         return file
 

@@ -1,0 +1,186 @@
+"""What a report shows, gathered from comparison.json and the run folders."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import RunError
+from minigpt.lab.compare.results import COLUMN
+from minigpt.run import RunFolder
+
+_POINTS = 120  # of a training curve: more cannot be seen
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss over training, the same places for every seed.
+
+    Attributes:
+        steps: Updates.
+        tokens: Tokens seen by then.
+        flops: Operations by then.
+        seconds: Of training by then, the median over seeds.
+        low, mean, high: Over seeds.
+    """
+
+    steps: tuple[int, ...]
+    tokens: tuple[float, ...]
+    flops: tuple[float, ...]
+    seconds: tuple[float, ...]
+    low: tuple[float, ...]
+    mean: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One arm.
+
+    Attributes:
+        json: As it stands in comparison.json.
+        validation: Its validation loss, in the report's unit.
+        training: Its training loss in nats, averaged over stretches of updates.
+        position: Mean loss at each place in the window; empty where it was not measured.
+        sample: The last text it wrote, with its first seed.
+        provenance: Of its first finished run.
+    """
+
+    json: dict[str, Any]
+    validation: Curve | None
+    training: Curve | None
+    position: tuple[float | None, ...]
+    sample: str
+    provenance: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the arm."""
+        return str(self.json["name"])
+
+    @property
+    def finished(self) -> list[dict[str, Any]]:
+        """Its finished runs."""
+        return [run for run in self.json["runs"] if run["outcome"] == "finished"]
+
+    def median(self, key: str) -> float | None:
+        """Of a number over its finished runs."""
+        values = [run[key] for run in self.finished if run[key] is not None]
+        return statistics.median(values) if values else None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A report: its title, what was asked for, the arms with the base first."""
+
+    name: str
+    settings: dict[str, Any]
+    arms: tuple[Shown, ...]
+    changes: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+
+
+def read_content(folder: Path) -> Content:
+    """Gather what a comparison's folder tells.
+
+    Raises:
+        RunError: There is no comparison, or runs of it are gone.
+    """
+    file = folder / "comparison.json"
+    if not file.is_file():
+        raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
+    try:
+        document = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file} cannot be read: {error}") from error
+    return content_of(document, folder)
+
+
+def content_of(document: dict[str, Any], folder: Path) -> Content:
+    """Gather it from a comparison's document, whose runs' paths start from `folder`."""
+    unit = document["settings"]["unit"]
+    arms = tuple(_shown(arm, folder, COLUMN[unit]) for arm in document["arms"])
+    base = arms[0].json["experiment"]
+    changes = {arm.name: differences(base, arm.json["experiment"]) for arm in arms[1:]}
+    return Content(document["name"], document["settings"], arms, changes)
+
+
+def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
+    runs = []
+    for each in arm["runs"]:
+        if each["outcome"] == "finished":
+            run = RunFolder(folder / each["run"])
+            if not run.exists():
+                raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")
+            runs.append(run)
+    rows = [run.rows() for run in runs]
+    of_a_token = arm["training_flops"] / max(1, arm["tokens"])
+    positions = [each["position_loss"] for each in arm["runs"] if each["position_loss"]]
+    return Shown(
+        arm,
+        validation=_curve([[row for row in each if column in row] for each in rows], column, of_a_token),
+        training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
+        position=tuple(_mean(values) for values in zip(*positions, strict=True)),
+        sample=_sample(runs[0]) if runs else "",
+        provenance=runs[0].provenance() if runs else {},
+    )
+
+
+def _curve(rows: Sequence[Sequence[dict[str, Any]]], column: str, of_a_token: float) -> Curve | None:
+    """Over the updates that every seed has."""
+    shared = sorted(set.intersection(*({row["step"] for row in each} for each in rows))) if rows else []
+    if not shared:
+        return None
+    by_step = [{row["step"]: row for row in each} for each in rows]
+    values = [[each[step][column] for each in by_step] for step in shared]
+    tokens = [by_step[0][step]["tokens"] for step in shared]
+    return Curve(
+        steps=tuple(shared),
+        tokens=tuple(tokens),
+        flops=tuple(of_a_token * seen for seen in tokens),
+        seconds=tuple(statistics.median(each[step]["seconds"] for each in by_step) for step in shared),
+        low=tuple(map(min, values)),
+        mean=tuple(map(statistics.fmean, values)),
+        high=tuple(map(max, values)),
+    )
+
+
+def _averaged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The training loss of a single batch jumps: its mean over each of some stretches, told at their ends."""
+    size = max(1, len(rows) // _POINTS)
+    stretches = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
+    return [{**part[-1], "train_loss": statistics.fmean(row["train_loss"] for row in part)} for part in stretches]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _sample(run: RunFolder) -> str:
+    if not run.samples.is_file():
+        return ""
+    last = run.samples.read_text("utf-8").rpartition("--- step ")[2]
+    return last.partition("\n")[2].strip("\n")
+
+
+def differences(base: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Where two experiments differ: path, value there, value here; a component of another name counts as a whole."""
+    ours, theirs = ({key: value for key, value in each.items() if key not in _UNTOLD} for each in (base, other))
+    return _differences(ours, theirs, "")
+
+
+_UNTOLD = ("name", "description", "plugins", "seed")
+
+
+def _differences(base: Any, other: Any, path: str) -> list[tuple[str, str, str]]:
+    if base == other:
+        return []
+    if isinstance(base, dict) and isinstance(other, dict) and base.get("name") == other.get("name"):
+        keys = [*base, *(key for key in other if key not in base)]
+        each = (_differences(base.get(key), other.get(key), f"{path}.{key}" if path else key) for key in keys)
+        return [line for lines in each for line in lines]
+    return [(path, json.dumps(base, ensure_ascii=False), json.dumps(other, ensure_ascii=False))]

@@ -1,0 +1,193 @@
+"""The report's pictures: SVG that takes the page's own colour for text and lines, so that it reads by day and by night."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minigpt.lab.compare.tables import UNITS
+from minigpt.lab.report.content import Content, Shown
+
+# Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
+_DASHES = ("-", "--", "-.", ":")
+_INK = "#010203"  # stands for the page's colour until the SVG is written
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.2,
+    "grid.color": _INK,
+    **{f"{thing}.color": _INK for thing in ("text", "xtick", "ytick")},
+    **{f"axes.{thing}": _INK for thing in ("edgecolor", "labelcolor")},
+}
+
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and dashes of the arm with that number; the base is 0."""
+    if index == 0:
+        return _INK, "-"
+    return _COLOURS[(index - 1) % len(_COLOURS)], _DASHES[((index - 1) // len(_COLOURS)) % len(_DASHES)]
+
+
+def forest(content: Content) -> str | None:
+    """Differences to the base with their intervals; None where there is none."""
+    rows = [(index, arm) for index, arm in enumerate(content.arms) if _has_interval(arm)]
+    if not rows:
+        return None
+    delta, unit = content.settings["delta"], UNITS[content.settings["unit"]]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(7, 0.9 + 0.42 * len(rows))
+        axes.axvspan(-delta, delta, color=_INK, alpha=0.07, lw=0)
+        axes.axvline(0, color=_INK, lw=1)
+        for place, (index, arm) in enumerate(rows):
+            difference = arm.json["difference"]
+            low, high = difference["interval"]
+            colour, _ = look(index)
+            axes.plot([low, high], [place, place], color=colour, lw=2, solid_capstyle="butt")
+            axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
+        axes.set_yticks(range(len(rows)), [arm.name for _, arm in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{delta:g})")
+        axes.grid(axis="y", visible=False)
+        return _svg(figure, "forest", "Each variant's mean difference to the base with its 95 % confidence interval.")
+
+
+def curves(content: Content, axis: str, label: str) -> str | None:
+    """Validation loss with its range over seeds, and the training loss behind it, against `axis` of a Curve."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(7, 4.2)
+        drawn, heights = 0, []
+        for index, arm in enumerate(content.arms):
+            colour, dashes = look(index)
+            if arm.training is not None and content.settings["unit"] == "nats":
+                axes.plot(getattr(arm.training, axis), arm.training.mean, color=colour, lw=0.8, alpha=0.35)
+            if arm.validation is None:
+                continue
+            xs = getattr(arm.validation, axis)
+            axes.fill_between(xs, arm.validation.low, arm.validation.high, color=colour, alpha=0.15, lw=0)
+            axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=arm.name)
+            heights += [*arm.validation.high, arm.validation.low[-1]]
+            drawn += 1
+        if not drawn:
+            return None
+        room = 0.08 * (max(heights) - min(heights)) or 0.05
+        axes.set_ylim(min(heights) - 3 * room, max(heights) + room)
+        axes.set_xlabel(label)
+        axes.set_ylabel(f"validation loss, {UNITS[content.settings['unit']]}")
+        _legend(axes, drawn)
+        return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each arm.")
+
+
+def by_position(content: Content) -> str | None:
+    """Is more context used? The loss at each place in the window."""
+    arms = [(index, arm) for index, arm in enumerate(content.arms) if arm.position]
+    if not arms:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(7, 3.8)
+        for index, arm in arms:
+            colour, dashes = look(index)
+            places, values = _in_stretches(arm.position)
+            axes.plot(places, values, dashes, color=colour, lw=1.6, label=arm.name)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("place in the window (tokens seen before, and one)")
+        axes.set_ylabel("validation loss, nats a token")
+        _legend(axes, len(arms))
+        return _svg(figure, "position", "Validation loss at each place in the window.")
+
+
+def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[float | None]]]) -> str | None:
+    """Loss against each cost, with the front of arms that no other beats in both."""
+    usable = [(label, values) for label, values in costs if any(value for value in values)]
+    losses = [arm.json["mean"] for arm in content.arms]
+    if not usable or sum(loss is not None for loss in losses) < 2:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        columns = 2
+        figure = Figure(figsize=(7, 2.9 * math.ceil(len(usable) / columns)), layout="constrained")
+        figure.patch.set_alpha(0)
+        for number, (label, values) in enumerate(usable, 1):
+            axes = figure.add_subplot(math.ceil(len(usable) / columns), columns, number)
+            axes.patch.set_alpha(0)
+            points = [
+                (value, loss, index)
+                for index, (value, loss) in enumerate(zip(values, losses, strict=True))
+                if value is not None and loss is not None
+            ]
+            front = pareto([(value, loss) for value, loss, _ in points])
+            axes.step([value for value, _ in front], [loss for _, loss in front], where="post", color=_INK, lw=0.8, ls=":")
+            for value, loss, index in points:
+                axes.plot([value], [loss], "o" if index else "D", color=look(index)[0], ms=6)
+                axes.annotate(content.arms[index].name, (value, loss), textcoords="offset points", xytext=(5, 4), fontsize=8)
+            axes.margins(0.18)
+            axes.set_xlabel(label)
+        figure.supylabel(f"loss, {UNITS[content.settings['unit']]}", color=_INK, fontsize=10)
+        return _svg(
+            figure, "cost", "Loss of each arm against what it costs; the dotted line joins those that none beats in both."
+        )
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other is at or below in both numbers, by the first."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(set(points)):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _has_interval(arm: Shown) -> bool:
+    difference = arm.json["difference"]
+    return difference is not None and None not in difference["interval"]
+
+
+def _in_stretches(values: Sequence[float | None]) -> tuple[list[float], list[float]]:
+    """Single places are noisy: means over stretches that grow with the place, an eighth of it wide."""
+    places, means, start = [], [], 0
+    while start < len(values):
+        end = min(len(values), start + max(1, start // 8))
+        known = [value for value in values[start:end] if value is not None]
+        if known:
+            places.append((start + end + 1) / 2)
+            means.append(sum(known) / len(known))
+        start = end
+    return places, means
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _legend(axes: Axes, entries: int) -> None:
+    axes.legend(frameon=False, ncols=1 + (entries > 4) + (entries > 12), fontsize=9)
+
+
+def _svg(figure: Figure, name: str, alternative: str) -> str:
+    """Inline SVG; ids differ between pictures, for all of them are in one page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    head, _, rest = text.partition(">")
+    return (
+        f'{head} role="img" aria-label="{alternative}">{rest}'.replace('id="', f'id="{name}-')
+        .replace('href="#', f'href="#{name}-')
+        .replace("url(#", f"url(#{name}-")
+    )

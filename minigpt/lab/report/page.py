@@ -1,0 +1,207 @@
+"""One HTML file: no script, no network; tables behind every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from minigpt import __version__
+from minigpt.lab.compare.tables import UNITS
+from minigpt.lab.report import figures
+from minigpt.lab.report.content import Content, Curve
+from minigpt.run.durable import write_text
+
+_AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of text; the first column heads its row."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG and the numbers behind it."""
+
+    title: str
+    svg: Markup
+    table: Rows
+
+
+def write_report(content: Content, file: Path) -> None:
+    """Write the page, whole or not at all."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("minigpt.lab.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        content=content,
+        version=__version__,
+        unit=UNITS[content.settings["unit"]],
+        verdicts=_verdicts(content),
+        forest=_picture("Differences to the base", figures.forest(content), _verdicts(content)),
+        curves=[
+            _picture(f"Against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
+            for axis, label in _AXES
+        ],
+        position=_picture("Loss by position", figures.by_position(content), _position_table(content)),
+        cost=_picture("Loss against cost", figures.against_cost(content, _costs(content)), _cost_table(content)),
+        runs=_run_table(content),
+        troubles=[
+            (arm.name, run["seed"], run["message"]) for arm in content.arms for run in arm.json["runs"] if run["message"]
+        ],
+        provenance=_provenance_table(content),
+        colours=[_css_colour(index) for index in range(len(content.arms))],
+    )
+    write_text(file, page)
+
+
+def _picture(title: str, svg: str | None, table: Rows) -> Picture | None:
+    # Made by us from numbers and names; matplotlib escapes the names.
+    return None if svg is None else Picture(title, Markup(svg), table)
+
+
+def _css_colour(index: int) -> str:
+    return "currentColor" if index == 0 else figures.look(index)[0]
+
+
+def _verdicts(content: Content) -> Rows:
+    rows = []
+    for arm in content.arms:
+        difference = arm.json["difference"]
+        cells = ["–", "–", "–", "–"]
+        if difference is not None:
+            low, high = difference["interval"]
+            cells = [
+                f"{difference['mean']:+.4f}",
+                "–" if low is None else f"{low:+.4f} to {high:+.4f}",
+                "–" if low is None else "< 0.001" if difference["p"] < 0.001 else f"{difference['p']:.3f}",
+                "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
+            ]
+        rows.append((arm.name, _loss(arm.json["mean"], arm.json["sd"]), *cells, arm.json["verdict"]))
+    columns = ("arm", "loss ± sd", "difference", "95 % interval", "p", "effect size", "verdict")
+    return Rows("Losses, paired differences and verdicts", columns, rows)
+
+
+def _loss(mean: float | None, sd: float | None) -> str:
+    return "–" if mean is None else f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+
+
+def _curve_table(content: Content, axis: str, label: str) -> Rows:
+    rows = []
+    for arm in content.arms:
+        curve: Curve | None = arm.validation
+        if curve is None:
+            continue
+        for place, low, mean, high in zip(getattr(curve, axis), curve.low, curve.mean, curve.high, strict=True):
+            rows.append(
+                (arm.name, f"{place:,.4g}" if place < 1e6 else f"{place:.4g}", *(f"{x:.4f}" for x in (mean, low, high)))
+            )
+    return Rows(f"Validation loss against {label}", ("arm", label, "mean", "lowest", "highest"), rows)
+
+
+def _position_table(content: Content) -> Rows:
+    """At powers of two."""
+    arms = [arm for arm in content.arms if arm.position]
+    length = max((len(arm.position) for arm in arms), default=0)
+    places = [2**power for power in range(length.bit_length()) if 2**power <= length]
+    rows = []
+    for place in places:
+        values = [arm.position[place - 1] if place <= len(arm.position) else None for arm in arms]
+        rows.append((f"{place:,}", *("–" if value is None else f"{value:.4f}" for value in values)))
+    return Rows("Validation loss at some places", ("place", *(arm.name for arm in arms)), rows)
+
+
+def _costs(content: Content) -> list[tuple[str, list[float | None]]]:
+    arms = content.arms
+    return [
+        ("parameters", [arm.json["cost"]["total"] for arm in arms]),
+        ("training FLOPs", [arm.json["training_flops"] for arm in arms]),
+        ("seconds of training", [arm.median("seconds") for arm in arms]),
+        (f"state of {arms[0].json['cost']['context']:,} tokens, bytes", [arm.json["cost"]["state_bytes"] for arm in arms]),
+    ]
+
+
+def _cost_table(content: Content) -> Rows:
+    rows = []
+    for arm in content.arms:
+        cost = arm.json["cost"]
+        seconds, speed = arm.median("seconds"), arm.median("tokens_per_second")
+        rows.append(
+            (
+                arm.name,
+                f"{cost['total']:,}",
+                f"{cost['active']:,}",
+                f"{cost['train_flops']:,}",
+                f"{arm.json['training_flops']:.3e}",
+                f"{arm.json['tokens']:,}",
+                f"{cost['activation_bytes']:,}",
+                f"{cost['state_bytes_token']:,}",
+                f"{cost['state_bytes']:,}",
+                "–" if seconds is None else f"{seconds:,.0f}",
+                "–" if speed is None else f"{speed:,.0f}",
+            )
+        )
+    columns = (
+        "arm",
+        "parameters",
+        "of which active",
+        "FLOP a token",
+        "FLOPs of training",
+        "tokens",
+        "kept for backward, bytes a token",
+        "state, bytes a token",
+        f"state at {content.arms[0].json['cost']['context']:,}, bytes",
+        "seconds",
+        "tokens/s",
+    )
+    return Rows("What each arm costs", columns, rows)
+
+
+def _run_table(content: Content) -> Rows:
+    rows = [
+        (
+            f"{arm.name}, seed {run['seed']}",
+            run["outcome"],
+            *("–" if run[key] is None else f"{run[key]:.4f}" for key in ("loss", "best")),
+            *("–" if run[key] is None else f"{run[key]:,.0f}" for key in ("seconds", "tokens_per_second")),
+            run["precision"] or "–",
+            run["run"],
+        )
+        for arm in content.arms
+        for run in arm.json["runs"]
+    ]
+    columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "precision", "folder")
+    return Rows("Every run", columns, rows)
+
+
+def _provenance_table(content: Content) -> Rows:
+    rows = []
+    for arm in content.arms:
+        known: dict[str, Any] = arm.provenance
+        if not known:
+            continue
+        versions, machine = known["versions"], known["machine"]
+        git = known.get("git") or {}
+        commit = git.get("commit", "")[:12] + (" with changes" if git.get("uncommitted") else "")
+        rows.append(
+            (
+                arm.name,
+                known["started"],
+                f"minigpt {versions['minigpt']}, torch {versions['torch']}, Python {versions['python']}",
+                f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
+                known["core"][:12],
+                known["data"]["fingerprint"][:12],
+                commit or "–",
+            )
+        )
+    columns = ("arm", "first run began", "versions", "machine", "code", "data", "git")
+    return Rows("Where the numbers come from", columns, rows)

@@ -1,0 +1,169 @@
+"""The page: what it says, that it needs nothing else, and that a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from minigpt.lab.compare.plan import Settings, make_plan
+from minigpt.lab.report.content import content_of, differences, read_content
+from minigpt.lab.report.figures import pareto
+from tests.conftest import Command
+from tests.lab.compare.conftest import train_here, writer
+
+SECTIONS = ["verdicts", "differences", "curves", "cost", "position", "changes", "samples", "runs", "provenance"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small one: a variant, the base once more, and one that diverges."""
+    folder = tmp_path_factory.mktemp("compared")
+    write = writer(folder)
+    diverging = {"training": {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None}}
+    files = [
+        write("base"),
+        write("variant<b>", name="variant-b", description="<script>alert(1)</script> & a gate", model={"ffn": "glu"}),
+        write("same"),
+        write("diverging", **diverging),
+    ]
+    plan = make_plan(files, Settings(seeds=3), out=folder / "comparisons", runs=folder / "runs")
+    train_here(plan.grid)
+    plan.write(plan.judge())
+    return plan.folder
+
+
+@pytest.fixture
+def comparison(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as it might have been mailed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "base")
+    return Path("base")
+
+
+class Page(HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: Command) -> None:
+    code, out, err = minigpt("report", comparison)
+    assert code == 0, err
+    file = comparison / "report.html"
+    assert str(file) in out
+    text = file.read_text("utf-8")
+    assert len(text) < 3_000_000
+    page = Page(text)
+    names = [tag for tag, _ in page.tags]
+    assert "script" not in names, "no script, and names are escaped"
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "h2"] == SECTIONS
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            link = attributes.get(name) or "#"
+            assert link.startswith(("#", "data:")), f"<{tag} {name}={link}> asks the network"
+    assert not re.findall(r"@import|url\((?!#)", text)
+    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids)), "no id twice, of all pictures together"
+    links = {attributes["href"] for _, attributes in page.tags if (attributes.get("href") or "").startswith("#")}
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(pictures) == 6
+    assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+    assert names.count("details") == len(pictures), "a table behind every picture"
+    words = " ".join(" ".join(page.words).split())
+    document = json.loads((comparison / "comparison.json").read_text())
+    for arm in document["arms"]:
+        assert arm["verdict"] in words
+        if arm["difference"]:
+            assert f"{arm['difference']['mean']:+.4f}" in words
+    assert "equivalent within 0.01" in words
+    assert "not finite" in words, "why the diverged arm has no loss"
+    assert "<script>alert(1)</script> & a gate" in words
+    assert '"name": "glu"' in words
+    assert '"name": "mlp"' in words
+
+
+def test_curves_are_means_and_ranges_over_seeds(comparison: Path) -> None:
+    content = read_content(comparison)
+    document = json.loads((comparison / "comparison.json").read_text())
+    base = content.arms[0]
+    assert base.validation is not None
+    losses = [run["loss"] for run in document["arms"][0]["runs"]]
+    assert base.validation.steps == (3, 6)
+    assert base.validation.tokens == (3 * 64, 6 * 64)
+    assert base.validation.mean[-1] == pytest.approx(sum(losses) / 3)
+    assert (base.validation.low[-1], base.validation.high[-1]) == (min(losses), max(losses))
+    assert base.validation.flops[-1] == pytest.approx(document["arms"][0]["training_flops"])
+    assert all(earlier < later for earlier, later in pairwise(base.validation.seconds))
+    assert base.training is not None
+    assert len(base.training.steps) == 6
+    assert len(base.position) == 16
+    assert base.sample
+    assert content.arms[3].validation is None
+    assert content.changes["same"] == []
+
+
+def test_a_folder_without_a_comparison_or_with_lost_runs_says_so(comparison: Path, minigpt: Command, tmp_path: Path) -> None:
+    code, _, err = minigpt("report", tmp_path)
+    assert (code, "holds no comparison.json; minigpt compare writes one" in err) == (2, True)
+    code, _, err = minigpt("report", comparison, "--out", tmp_path / "no/page.html")
+    assert (code, "there is no folder" in err) == (2, True)
+    shutil.rmtree(comparison / "runs/base/seed-6")
+    code, _, err = minigpt("report", comparison)
+    assert (code, "seed-6 is gone, and base was measured in it" in err) == (2, True)
+
+
+def test_differences_name_the_settings_and_whole_components() -> None:
+    base = {"name": "a", "seed": 1, "model": {"width": 1, "norm": {"name": "x", "eps": 1}, "layers": [1]}}
+    other = {"name": "b", "seed": 2, "model": {"width": 1, "norm": {"name": "y"}, "layers": [1, 2], "new": None}}
+    assert differences(base, other) == [
+        ("model.norm", '{"name": "x", "eps": 1}', '{"name": "y"}'),
+        ("model.layers", "[1]", "[1, 2]"),
+    ]
+    eps = {**base, "model": {**base["model"], "norm": {"name": "x", "eps": 2}}}  # type: ignore[dict-item]
+    assert differences(base, eps) == [("model.norm.eps", "1", "2")]
+
+
+def test_the_front_is_what_none_beats_in_both() -> None:
+    points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 2.5), (3.0, 1.5), (4.0, 1.0), (2.0, 2.0)]
+    assert pareto(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+
+
+def test_one_arm_alone_makes_a_page_without_a_comparison(comparison: Path) -> None:
+    document = json.loads((comparison / "comparison.json").read_text())
+    document["arms"] = document["arms"][:1]
+    assert content_of(document, comparison).changes == {}
+
+
+@pytest.mark.slow
+def test_a_browser_shows_every_section_and_finds_no_error(comparison: Path, minigpt: Command, tmp_path: Path) -> None:
+    """Needs chromium (Debian: apt-get install chromium)."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert browser is not None, "no chromium on the path"
+    assert minigpt("report", comparison)[0] == 0
+    page = (comparison / "report.html").resolve().as_uri()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--enable-logging=stderr"]
+    for width in (360, 1200):
+        command = [browser, *options, f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}"]
+        shown = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=True)
+        assert "CONSOLE" not in shown.stderr, shown.stderr
+        for section in SECTIONS:
+            assert f'<h2 id="{section}">' in shown.stdout
+        assert shown.stdout.count("<svg") == 6
