@@ -13,12 +13,14 @@ from minigpt.cli.bench import bench_app
 from minigpt.cli.check import check
 from minigpt.cli.compare import compare
 from minigpt.cli.data import data_app
+from minigpt.cli.diff import diff
 from minigpt.cli.generate import generate
 from minigpt.cli.list import list_components
 from minigpt.cli.new import new
 from minigpt.cli.report import report
 from minigpt.cli.resume import resume
 from minigpt.cli.run import run
+from minigpt.cli.runs import runs
 from minigpt.cli.schema import schema
 from minigpt.cli.show import show
 from minigpt.errors import DivergedError, MinigptError
@@ -36,6 +38,8 @@ app.command()(generate)
 app.command()(check)
 app.command()(compare)
 app.command()(report)
+app.command()(runs)
+app.command()(diff)
 app.command()(show)
 app.command(name="list")(list_components)
 app.command()(new)

@@ -142,6 +142,18 @@ class RunFolder:
             raise RunError(f"{self.path / name} is damaged: found {type(value).__name__}; allowed: an object")
         return value
 
+    def is_in_use(self) -> bool:
+        """Whether a process holds the folder now."""
+        if not (self.path / ".lock").exists():
+            return False
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder against other processes. The system frees the lock of a process that died.

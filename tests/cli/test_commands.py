@@ -251,6 +251,47 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     assert "a stand-in, for the corpus is not here: say --vocab-size" in " ".join(out.split()), "the corpus is not here"
 
 
+def test_runs_tells_how_far_each_run_is(minigpt: Command, trained: Path) -> None:
+    damaged = Path("runs/baseline/seed-2")
+    damaged.mkdir()
+    (damaged / "experiment.json").write_text("{")
+    shutil.copytree(trained, trained.with_name("seed-1337.old-1"))
+    stopped = shutil.copytree(trained, trained.with_name("seed-3"))
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text("".join(lines[:3]))
+    losses = [row["val_loss"] for row in RunFolder(trained).rows() if "val_loss" in row]
+    rows = {row["run"]: row for row in json.loads(minigpt("runs", "--json")[1])}
+    assert {name: (row["state"], row["step"]) for name, row in rows.items()} == {
+        "runs/baseline/seed-1337": ("finished", 4),
+        "runs/baseline/seed-2": ("damaged", 0),
+        "runs/baseline/seed-3": ("stopped", 3),
+    }
+    assert (rows[str(trained)]["last"], rows[str(trained)]["best"]) == (losses[-1], min(losses))
+    with RunFolder(stopped).locked():
+        code, out, _ = minigpt("runs")
+    assert code == 0
+    assert re.search(r"seed-1337 +finished +4/4 +" + f"{losses[-1]:.4f}", out)
+    assert re.search(r"seed-3 +running +3/4", out)
+    code, _, err = minigpt("runs", "nowhere")
+    assert (code, "there is no folder nowhere; runs are made by" in err) == (2, True)
+
+
+def test_diff_says_in_what_runs_differ(minigpt: Command, trained: Path, corpus: list[str]) -> None:
+    assert minigpt("diff", trained, trained)[1] == "they do not differ\n"
+    other = ["--set", "model.norm=rmsnorm", "--seed", "8", "--name", "other"]
+    assert minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, *other)[0] == 0
+    code, out, _ = minigpt("diff", trained, "runs/other/seed-8")
+    assert code == 0
+    words = " ".join(out.split())
+    assert "seed 1337 8" in words
+    assert "model.norm" in words
+    first, second = (RunFolder(Path(run)).rows()[-1]["val_loss"] for run in (trained, "runs/other/seed-8"))
+    assert f"last loss {first:.4f} {second:.4f} ({second - first:+.4f})" in words
+    assert "machine" not in words
+    code, out, _ = minigpt("diff", ROOT / "experiments/quickstart.json", ROOT / "experiments/sandwich.json")
+    assert (code, out.count("model.")) == (0, 1)
+
+
 def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
     small = ["--set", "model.n_layers=1", "--set", "training.batch_size=2", "--set", "model.block_size=16"]
     code, out, _ = minigpt("show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small)

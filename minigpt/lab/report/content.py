@@ -11,6 +11,7 @@ from typing import Any
 
 from minigpt.errors import RunError
 from minigpt.lab.compare.results import COLUMN
+from minigpt.lab.differences import differences
 from minigpt.run import RunFolder
 
 _POINTS = 120  # of a training curve: more cannot be seen
@@ -165,22 +166,3 @@ def _sample(run: RunFolder) -> str:
         return ""
     last = run.samples.read_text("utf-8").rpartition("--- step ")[2]
     return last.partition("\n")[2].strip("\n")
-
-
-def differences(base: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Where two experiments differ: path, value there, value here; a component of another name counts as a whole."""
-    ours, theirs = ({key: value for key, value in each.items() if key not in _UNTOLD} for each in (base, other))
-    return _differences(ours, theirs, "")
-
-
-_UNTOLD = ("name", "description", "plugins", "seed")
-
-
-def _differences(base: Any, other: Any, path: str) -> list[tuple[str, str, str]]:
-    if base == other:
-        return []
-    if isinstance(base, dict) and isinstance(other, dict) and base.get("name") == other.get("name"):
-        keys = [*base, *(key for key in other if key not in base)]
-        each = (_differences(base.get(key), other.get(key), f"{path}.{key}" if path else key) for key in keys)
-        return [line for lines in each for line in lines]
-    return [(path, json.dumps(base, ensure_ascii=False), json.dumps(other, ensure_ascii=False))]

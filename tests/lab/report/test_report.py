@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from minigpt.lab.compare.plan import Settings, make_plan
-from minigpt.lab.report.content import content_of, differences, read_content
+from minigpt.lab.differences import differences
+from minigpt.lab.report.content import content_of, read_content
 from minigpt.lab.report.figures import pareto
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer

@@ -1,0 +1,89 @@
+"""`minigpt runs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from minigpt.run import RunFolder
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look, at any depth.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List runs: how far they are, their losses, age and size. Those set aside by --fresh are left out."""
+    from minigpt.errors import RunError
+    from minigpt.run import RunFolder
+
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {folder}; runs are made by: minigpt run experiments/quickstart.json")
+    files = sorted(folder.rglob("experiment.json"))
+    found = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
+    rows = [_row(run) for run in found]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        typer.echo(f"no run in {folder}")
+        return
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("run", "state"):
+        table.add_column(title, overflow="fold")
+    for title in ("update", "last loss", "best loss", "age", "size"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        losses = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("last", "best"))
+        style = {"running": "green", "damaged": "red"}.get(row["state"], "")
+        numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else "–"
+        table.add_row(
+            row["run"], row["state"], numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    """One run; what cannot be read is told as damaged, for the others are to be seen all the same."""
+    files = [file for file in run.path.rglob("*") if file.is_file()]
+    row: dict[str, Any] = {
+        "run": str(run.path),
+        "state": "damaged",
+        "step": 0,
+        "max_iters": None,
+        "last": None,
+        "best": None,
+        "age": time.time() - max(file.stat().st_mtime for file in files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    try:
+        document, records = json.loads((run.path / "experiment.json").read_text("utf-8")), run.rows()
+        row["max_iters"] = int(document["training"]["max_iters"])
+    except (ValueError, KeyError, TypeError):
+        return row
+    losses = [each["val_loss"] for each in records if "val_loss" in each]
+    row["step"] = records[-1]["step"] if records else 0
+    finished = row["step"] >= row["max_iters"] and "val_loss" in records[-1]
+    row |= {
+        "state": "finished" if finished else "running" if run.is_in_use() else "stopped",
+        "last": losses[-1] if losses else None,
+        "best": min(losses, default=None),
+    }
+    return row
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
