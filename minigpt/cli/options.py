@@ -20,6 +20,7 @@ PluginFile = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE", help="Load a plugin file as well; it is executed. Repeatable."),
 ]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard as well, to RUN/tensorboard.")]
 NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all, and refuse what needs one.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins, RunArgument
+from minigpt.cli.options import NoPlugins, RunArgument, TensorBoard
 
 
 def resume(
@@ -14,13 +14,16 @@ def resume(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although code, data or machine changed; exactness is lost.")
     ] = False,
+    tensorboard: TensorBoard = False,
     no_plugins: NoPlugins = False,
 ) -> None:
     """Go on with a run that was stopped or killed, bit for bit as if it had not been."""
     from minigpt import training
     from minigpt.cli.display import observer_for_terminal, report
+    from minigpt.run import RunFolder
 
-    outcome = training.resume(
-        run, accept_changes=accept_changes, allow_plugins=not no_plugins, observer=observer_for_terminal()
-    )
+    observer = observer_for_terminal()
+    if tensorboard or (run / "tensorboard").is_dir():
+        observer = training.TensorBoardObserver(observer, RunFolder(run).experiment(allow_plugins=not no_plugins))
+    outcome = training.resume(run, accept_changes=accept_changes, allow_plugins=not no_plugins, observer=observer)
     report(outcome)

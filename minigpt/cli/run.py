@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from minigpt.cli.check import check_before_training
-from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, load
+from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, load
 
 
 def run(
@@ -33,6 +33,7 @@ def run(
             help="Check the model and its plugins in full before training; by default plugins have the quick part.",
         ),
     ] = None,
+    tensorboard: TensorBoard = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
@@ -50,8 +51,10 @@ def run(
         check_before_training(loaded, str(experiment), overrides, in_full=check is True)
 
     from minigpt.cli.display import observer_for_terminal, report
-    from minigpt.training import train
+    from minigpt.training import TensorBoardObserver, train
 
     observer = observer_for_terminal()
+    if tensorboard:
+        observer = TensorBoardObserver(observer, loaded)
     outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
     report(outcome, experiment, loaded)

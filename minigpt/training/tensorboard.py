@@ -1,0 +1,108 @@
+"""What TensorBoard reads, beside the run's own records (extra `tensorboard`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from minigpt.errors import MinigptError
+from minigpt.experiment import Experiment
+from minigpt.training.observer import Observer, Plan
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+_SCALARS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/validation",
+    "val_bits_per_byte": "loss/validation_bits_per_byte",
+    "auxiliary_loss": "loss/auxiliary",
+    "lr": "training/learning_rate",
+    "grad_norm": "training/gradient_norm",
+    "tokens_per_second": "training/tokens_per_second",
+}
+
+
+class TensorBoardObserver:
+    """Passes everything on to another observer, and writes it to RUN/tensorboard as well.
+
+    Losses, learning rate, gradient norm and speed are scalars by update; samples are text; at the end the experiment's
+    settings stand beside the last validation loss under HPARAMS. A run that is resumed goes on in the same plots: what a
+    killed sitting wrote beyond its last checkpoint is replaced.
+
+    Args:
+        observer: Told first.
+        experiment: For its settings.
+
+    Raises:
+        MinigptError: The extra is not installed.
+    """
+
+    def __init__(self, observer: Observer, experiment: Experiment):
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MinigptError("--tensorboard needs the extra of that name: pip install 'minigpt-lab[tensorboard]'")
+        self.observer, self.experiment = observer, experiment
+        self.writer: SummaryWriter | None = None
+        self.val_loss: float | None = None
+
+    def note(self, text: str) -> None:
+        """Passed on."""
+        self.observer.note(text)
+
+    def begin(self, plan: Plan) -> None:
+        """Open the files."""
+        from torch.utils.tensorboard.writer import SummaryWriter  # a second to import
+
+        self.observer.begin(plan)
+        self.writer = SummaryWriter(f"{plan.folder}/tensorboard", purge_step=plan.first_step + 1)
+
+    def updated(self, row: dict[str, float]) -> None:
+        """Scalars of an update."""
+        self.observer.updated(row)
+        self._scalars(row)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Passed on."""
+        self.observer.evaluating(done, total)
+
+    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+        """Scalars of an update and its evaluation, and the sample."""
+        self.observer.evaluated(row, best, sample)
+        self._scalars(row)
+        self.val_loss = row["val_loss"]
+        if sample is not None:
+            indented = "\n".join(f"    {line}" for line in sample.splitlines())  # as it is, for it is shown as Markdown
+            self._open().add_text("sample", indented, int(row["step"]))
+
+    def end(self) -> None:
+        """Settings and result, and all of it to the disk."""
+        self.observer.end()
+        writer = self._open()
+        if self.val_loss is not None:
+            writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
+        writer.close()
+
+    def _scalars(self, row: dict[str, float]) -> None:
+        writer = self._open()
+        for key, tag in _SCALARS.items():
+            if key in row:
+                writer.add_scalar(tag, row[key], int(row["step"]))
+
+    def _open(self) -> SummaryWriter:
+        assert self.writer is not None, "begin comes first"
+        return self.writer
+
+
+def settings(experiment: Experiment) -> dict[str, bool | str | float | int]:
+    """Every setting by its dotted path; what TensorBoard has no type for is text."""
+    found: dict[str, bool | str | float | int] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{path}.{key}" if path else key)
+        else:
+            found[path] = value if isinstance(value, bool | str | float | int) else str(value)
+
+    walk({key: value for key, value in experiment.to_json().items() if key not in ("description", "plugins")}, "")
+    return found
