@@ -8,14 +8,20 @@ from typing import Annotated
 
 import typer
 
+from minigpt.cli.options import NoPlugins
 from minigpt.errors import MinigptError, listing
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A comparison's folder, such as comparisons/quickstart.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; report.html in the folder without it.")] = None,
+    folders: Annotated[
+        list[Path], typer.Argument(help="A comparison's folder, such as comparisons/quickstart; or folders of runs.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page; report.html in the comparison's folder, or here.")
+    ] = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
-    """Write a comparison as one HTML page: verdicts, curves, costs, differences, samples, provenance.
+    """Write a comparison, or some runs, as one HTML page: verdicts, curves, costs, differences, samples, provenance.
 
     Needs the extra "report": pip install 'minigpt-lab[report]'.
     """
@@ -23,12 +29,13 @@ def report(
     if missing:
         raise MinigptError(f"the report needs {listing(missing)}: pip install 'minigpt-lab[report]'")
 
-    from minigpt.lab.report.content import read_content
+    from minigpt.lab.report.content import content_of_runs, read_content
     from minigpt.lab.report.page import write_report
 
-    content = read_content(folder)
-    file = out or folder / "report.html"
+    compared = len(folders) == 1 and (folders[0] / "comparison.json").is_file()
+    file = out or (folders[0] / "report.html" if compared else Path("report.html"))
     if not file.parent.is_dir():
         raise MinigptError(f"{file}: there is no folder {file.parent}")
+    content = read_content(folders[0]) if compared else content_of_runs(folders, allow_plugins=not no_plugins)
     write_report(content, file)
     typer.echo(f"{file} ({file.stat().st_size / 1e6:.2f} MB); open it in a browser, or mail it")

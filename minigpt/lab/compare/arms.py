@@ -77,7 +77,7 @@ def read_arms(
     arms: list[Arm] = []
     for source in sources:
         if source.is_dir():
-            runs = _runs_in(source)
+            runs = runs_in(source)
             arm = Arm(runs[0].experiment(allow_plugins=allow_plugins).name, *_of_runs(runs, source, allow_plugins))
         else:
             experiment = load_experiment(source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
@@ -91,7 +91,12 @@ def read_arms(
     return arms
 
 
-def _runs_in(folder: Path) -> tuple[RunFolder, ...]:
+def runs_in(folder: Path) -> tuple[RunFolder, ...]:
+    """The run in a folder, or the runs of several seeds below it.
+
+    Raises:
+        RunError: There is none.
+    """
     if RunFolder(folder).exists():
         return (RunFolder(folder),)
     runs = tuple(RunFolder(path) for path in sorted(folder.glob("seed-*")) if RunFolder(path).exists())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minigpt.lab.compare.arms import Arm, Unit, tokens_of
+from minigpt.lab.compare.cell import is_finished
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
@@ -24,7 +25,7 @@ class Result:
 
     Attributes:
         seed: Of the cell.
-        outcome: `finished`, `diverged` or `crashed`; `missing` while it has none.
+        outcome: `finished`, `diverged` or `crashed`; `missing` while it has none, or has not come to its end.
         run: The run folder.
         message: Of what went wrong.
         loss: After the last update, in the comparison's unit.
@@ -111,21 +112,24 @@ def read_result(cell: Cell, unit: Unit) -> Result:
         return Result(cell.seed, "missing", str(cell.run.path))
     if record["outcome"] != "finished":
         return Result(cell.seed, record["outcome"], record["run"], message=record["message"])
-    run = RunFolder(Path(record["run"]))
-    rows = run.rows()
-    recorded = run.provenance()
+    return result_of(RunFolder(Path(record["run"])), cell.seed, unit, tuple(record["position_loss"]))
+
+
+def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> Result:
+    """What a run's own records tell; one that has not come to its end is told as `missing`."""
+    recorded, rows = run.provenance(), run.rows()
     measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
     return Result(
-        cell.seed,
-        "finished",
-        record["run"],
-        loss=measured[-1],
-        best=min(measured),
-        seconds=rows[-1]["seconds"],
-        tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows),
+        seed,
+        "finished" if is_finished(run) else "missing",
+        str(run.path),
+        loss=measured[-1] if measured else None,
+        best=min(measured, default=None),
+        seconds=rows[-1]["seconds"] if rows else None,
+        tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows) if rows else None,
         precision=recorded["precision"],
         code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
-        position_loss=tuple(record["position_loss"]),
+        position_loss=position_loss,
     )
 
 

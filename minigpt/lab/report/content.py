@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError
-from minigpt.lab.compare.results import COLUMN
+from minigpt.lab.compare.arms import Arm, runs_in
+from minigpt.lab.compare.results import COLUMN, ArmResult, result_of, to_json
+from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
+from minigpt.model import build_model
 from minigpt.run import RunFolder
 
 _POINTS = 120  # of a training curve: more cannot be seen
@@ -100,6 +103,30 @@ def read_content(folder: Path) -> Content:
     return content_of(document, folder)
 
 
+def content_of_runs(folders: Sequence[Path], *, allow_plugins: bool = True) -> Content:
+    """Gather runs that nobody compared: each folder, of one run or of several seeds, is an arm without a verdict.
+
+    Raises:
+        RunError: One of them is no run.
+    """
+    results = []
+    for folder in folders:
+        runs = runs_in(folder)
+        experiment = runs[0].experiment(allow_plugins=allow_plugins)
+        cost = measure_cost(build_model(experiment, int(runs[0].provenance()["data"]["vocab_size"])))
+        each = tuple(result_of(run, run.experiment(allow_plugins=allow_plugins).seed, "nats") for run in runs)
+        results.append(ArmResult(Arm(_name(folder), experiment, str(folder)), cost, each, why="not compared"))
+    seeds = sorted({result.seed for arm in results for result in arm.results})
+    settings = {"seeds": seeds, "unit": "nats", "delta": 0.01, "budget": None, "match": None}
+    return content_of(to_json(results, {"name": ", ".join(arm.arm.name for arm in results), "settings": settings}), Path())
+
+
+def _name(folder: Path) -> str:
+    """`runs/quickstart/seed-1` is quickstart/seed-1, and `runs/quickstart` is quickstart."""
+    parts = folder.resolve().parts
+    return "/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1]
+
+
 def content_of(document: dict[str, Any], folder: Path) -> Content:
     """Gather it from a comparison's document, whose runs' paths start from `folder`."""
     unit = document["settings"]["unit"]
@@ -112,7 +139,7 @@ def content_of(document: dict[str, Any], folder: Path) -> Content:
 def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
     runs = []
     for each in arm["runs"]:
-        if each["outcome"] == "finished":
+        if each["outcome"] in ("finished", "missing") and each["loss"] is not None:
             run = RunFolder(folder / each["run"])
             if not run.exists():
                 raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")

@@ -14,7 +14,7 @@ import pytest
 
 from minigpt.lab.compare.plan import Settings, make_plan
 from minigpt.lab.differences import differences
-from minigpt.lab.report.content import content_of, read_content
+from minigpt.lab.report.content import content_of, content_of_runs, read_content
 from minigpt.lab.report.figures import pareto
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer
@@ -123,12 +123,27 @@ def test_curves_are_means_and_ranges_over_seeds(comparison: Path) -> None:
 
 def test_a_folder_without_a_comparison_or_with_lost_runs_says_so(comparison: Path, minigpt: Command, tmp_path: Path) -> None:
     code, _, err = minigpt("report", tmp_path)
-    assert (code, "holds no comparison.json; minigpt compare writes one" in err) == (2, True)
+    assert (code, "is not a run folder: it has no experiment.json" in err) == (2, True)
     code, _, err = minigpt("report", comparison, "--out", tmp_path / "no/page.html")
     assert (code, "there is no folder" in err) == (2, True)
     shutil.rmtree(comparison / "runs/base/seed-6")
     code, _, err = minigpt("report", comparison)
     assert (code, "seed-6 is gone, and base was measured in it" in err) == (2, True)
+
+
+def test_runs_that_nobody_compared_make_a_page_too(comparison: Path, minigpt: Command) -> None:
+    code, _, err = minigpt("report", comparison / "runs/base", comparison / "runs/variant-b/seed-6")
+    assert code == 0, err
+    text = Path("report.html").read_text("utf-8")
+    page = Page(text)
+    words = " ".join(" ".join(page.words).split())
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "h2"] == [
+        section for section in SECTIONS if section not in ("differences", "position")
+    ]
+    assert "not compared" in words
+    assert "variant-b/seed-6" in words
+    content = content_of_runs([comparison / "runs/base", comparison / "runs/variant-b/seed-6"])
+    assert [len(arm.finished) for arm in content.arms] == [3, 1]
 
 
 def test_differences_name_the_settings_and_whole_components() -> None:
