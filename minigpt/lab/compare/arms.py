@@ -72,6 +72,9 @@ def read_arms(
     Raises:
         MinigptError: One cannot be read, two have one name, or there is nothing to compare with.
     """
+    # A base that a pattern names once more (base.json *.json) is one arm.
+    places = [source.resolve() for source in sources]
+    sources = [source for index, source in enumerate(sources) if places[index] not in places[:index]]
     if len(sources) < 2:
         raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
     arms: list[Arm] = []

@@ -36,6 +36,13 @@ def test_two_arms_of_one_name_are_refused(write: Write) -> None:
         read_arms([write("base"), write("b", name="base")])
 
 
+def test_a_file_that_is_named_twice_is_one_arm(write: Write) -> None:
+    base, other = write("base"), write("other")
+    assert [arm.name for arm in read_arms([base, Path("base.json"), other])] == ["base", "other"]
+    with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
+        read_arms([base, base])
+
+
 def test_one_arm_is_nothing_to_compare(write: Write) -> None:
     with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
         read_arms([write("base")])
