@@ -148,6 +148,12 @@ class GPT(nn.Module):
         return self.new_state(1, capacity, dtype, torch.device("meta")).nbytes
 
     @property
+    def state_bytes_token(self) -> int:
+        """What a state takes for each token beyond every window, in fp32."""
+        far = 2**20
+        return (self.state_bytes(2 * far) - self.state_bytes(far)) // far
+
+    @property
     def decodes_without_end(self) -> bool:
         """Whether decoding can go on past block_size: no position ends, and no more is remembered than in training.
 

@@ -73,9 +73,8 @@ def _row(run: RunFolder) -> dict[str, Any]:
         return row
     losses = [each["val_loss"] for each in records if "val_loss" in each]
     row["step"] = records[-1]["step"] if records else 0
-    finished = row["step"] >= row["max_iters"] and "val_loss" in records[-1]
     row |= {
-        "state": "finished" if finished else "running" if run.is_in_use() else "stopped",
+        "state": "finished" if run.is_finished() else "running" if run.is_in_use() else "stopped",
         "last": losses[-1] if losses else None,
         "best": min(losses, default=None),
     }

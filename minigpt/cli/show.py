@@ -70,7 +70,7 @@ def show(
 def _remembered(model: GPT) -> str:
     """What decoding keeps of one sequence: so much a token, and so much whatever the length."""
     far = 2**20  # beyond every window
-    a_token = (model.state_bytes(2 * far) - model.state_bytes(far)) // far
+    a_token = model.state_bytes_token
     fixed = model.state_bytes(far) - far * a_token
     parts = [f"{a_token:,} bytes a token"] if a_token else []
     parts += [f"{fixed:,} bytes whatever the length"] if fixed else []

@@ -72,7 +72,6 @@ def measure_cost(model: GPT) -> Cost:
         batch = Batch(ids[:, :-1], ids[:, 1:])
         flops = count_flops(counted, batch)
         kept = _kept_for_backward(counted, batch)
-    far = 2**20  # beyond every window
     return Cost(
         parameters=_by_kind(model),
         active=model.n_parameters() - sum(part.n_idle() for part in model.modules() if isinstance(part, Component)),
@@ -80,7 +79,7 @@ def measure_cost(model: GPT) -> Cost:
         train_flops=round(flops.needed / context),
         train_flops_square=round(flops.square / context),
         activation_bytes=round(kept / context),
-        state_bytes_token=(model.state_bytes(2 * far) - model.state_bytes(far)) // far,
+        state_bytes_token=model.state_bytes_token,
         state_bytes=model.state_bytes(context),
     )
 

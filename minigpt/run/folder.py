@@ -142,6 +142,13 @@ class RunFolder:
             raise RunError(f"{self.path / name} is damaged: found {type(value).__name__}; allowed: an object")
         return value
 
+    def is_finished(self) -> bool:
+        """Whether the last update is done, measured and recorded."""
+        if not self.exists():
+            return False
+        rows, last = self.rows(), self._json("experiment.json")["training"]["max_iters"]
+        return bool(rows) and rows[-1]["step"] >= last and "val_loss" in rows[-1]
+
     def is_in_use(self) -> bool:
         """Whether a process holds the folder now."""
         if not (self.path / ".lock").exists():

@@ -120,12 +120,14 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, allow_plugins: bool) -> 
 
 def comparable_document(experiment: Experiment) -> dict[str, Any]:
     """What of an experiment its numbers follow from, but for the seed, and for what a machine settles."""
-    document = experiment.to_json()
-    for key in ("name", "description", "plugins", "seed", "sampling"):
-        del document[key]
-    for key in ("precision", "compile"):
-        del document["training"][key]
-    return document
+    return comparable(experiment.to_json())
+
+
+def comparable(document: dict[str, Any]) -> dict[str, Any]:
+    """The same of an experiment's JSON."""
+    apart = ("name", "description", "plugins", "seed", "sampling")
+    training = {key: value for key, value in document["training"].items() if key not in ("precision", "compile")}
+    return {**{key: value for key, value in document.items() if key not in apart}, "training": training}
 
 
 def tokens_of(experiment: Experiment) -> int:

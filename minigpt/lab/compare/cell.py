@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,6 +29,8 @@ from minigpt.run import RunFolder, open_run
 from minigpt.run.durable import write_json
 from minigpt.training import resume, train
 from minigpt.training.machine import micro_batch_size
+
+_LOOK_EVERY = 0.2
 
 
 class Job(TypedDict):
@@ -69,7 +72,7 @@ def do(job: Job) -> None:
         record |= {"outcome": "finished", "position_loss": _loss_by_position(job)}
     except DivergedError as error:
         record |= {"outcome": "diverged", "message": str(error)}
-    except Exception as error:
+    except Exception as error:  # a plugin may raise anything, and whatever it is is the outcome
         traceback.print_exc()
         text = str(error).splitlines()
         said = text[0] if isinstance(error, MinigptError) and text else f"{type(error).__name__}: {text[0] if text else ''}"
@@ -86,7 +89,9 @@ def _stop_with_parent() -> None:
 
 def _train(job: Job) -> None:
     run = RunFolder(Path(job["run"]))
-    if is_finished(run):
+    while run.is_in_use():  # by a process of a grid that was killed, which is saving
+        time.sleep(_LOOK_EVERY)
+    if run.is_finished():
         return
     if run.exists():
         outcome = resume(run.path, allow_plugins=job["allow_plugins"])
@@ -99,15 +104,6 @@ def _train(job: Job) -> None:
         outcome = train(experiment, out=out, device=job["device"], threads=job["threads"])
     if outcome.status == "stopped":
         sys.exit(128 + (outcome.stop_signal or signal.SIGTERM))
-
-
-def is_finished(run: RunFolder) -> bool:
-    """Whether its last update is done and recorded."""
-    if not run.exists():
-        return False
-    document = json.loads((run.path / "experiment.json").read_text("utf-8"))
-    rows = run.rows()
-    return bool(rows) and rows[-1]["step"] >= document["training"]["max_iters"] and "val_loss" in rows[-1]
 
 
 def _loss_by_position(job: Job) -> list[float | None]:

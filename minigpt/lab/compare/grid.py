@@ -13,21 +13,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError
-from minigpt.lab.compare.arms import Arm, comparable_document
-from minigpt.lab.compare.cell import Job, is_finished
+from minigpt.lab.compare.arms import Arm, comparable, comparable_document
+from minigpt.lab.compare.cell import Job
 from minigpt.run import RunFolder
 from minigpt.run.durable import write_json
 from minigpt.run.provenance import provenance
-
-Outcome = Literal["finished", "diverged", "crashed"]
-
-_SHARED = ("data", "core", "components")  # of a run's provenance, beside what its experiment says
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,21 @@ class Watcher(Protocol):
         """A cell has its outcome, or was stopped."""
 
 
+class Corpora:
+    """The arms' corpora, each loaded once for all arms that share it."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Corpus] = {}
+
+    def of(self, arm: Arm) -> Corpus:
+        """An arm's corpus."""
+        document = arm.experiment.to_json()
+        key = json.dumps([document["data"], document["tokenizer"], document["model"]["block_size"]], sort_keys=True)
+        if key not in self.loaded:
+            self.loaded[key] = load_corpus(arm.experiment)
+        return self.loaded[key]
+
+
 class Grid:
     """All cells of a comparison, in its folder.
 
@@ -84,27 +95,22 @@ class Grid:
         folder: `runs/`, `cells/` and `arms/` are made in it.
         arms: The base first.
         seeds: The same for each.
+        corpora: Where their corpora come from.
         elsewhere: Folders of runs, to be looked through for finished ones that can be used.
     """
 
-    def __init__(self, folder: Path, arms: Sequence[Arm], seeds: Sequence[int], elsewhere: Sequence[Path] = ()):
+    def __init__(
+        self, folder: Path, arms: Sequence[Arm], seeds: Sequence[int], corpora: Corpora, elsewhere: Sequence[Path] = ()
+    ):
         self.folder, self.arms, self.seeds = folder, list(arms), list(seeds)
-        self.corpora: dict[str, Corpus] = {}
+        self.corpora = corpora
         self.present: dict[str, dict[str, Any]] = {}  # what a run of each arm would record if it began now
         found = self._finished([*elsewhere, folder / "runs"])
         self.cells = [self._cell(arm, seed, found) for seed in seeds for arm in arms]
 
-    def corpus(self, arm: Arm) -> Corpus:
-        """An arm's corpus, loaded once for all arms that share it."""
-        document = arm.experiment.to_json()
-        key = json.dumps([document["data"], document["tokenizer"], document["model"]["block_size"]], sort_keys=True)
-        if key not in self.corpora:
-            self.corpora[key] = load_corpus(arm.experiment)
-        return self.corpora[key]
-
     def _cell(self, arm: Arm, seed: int, found: dict[tuple[str, int], RunFolder]) -> Cell:
         known, document = self._provenance(arm), comparable_document(arm.experiment)
-        named = next((run for run in arm.runs if is_finished(run) and run.experiment().seed == seed), None)
+        named = next((run for run in arm.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
             identity = _identity(document, known)
             run = found.get((identity, seed), RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}"))
@@ -117,7 +123,7 @@ class Grid:
 
     def _provenance(self, arm: Arm) -> dict[str, Any]:
         if arm.name not in self.present:
-            corpus = self.corpus(arm)
+            corpus = self.corpora.of(arm)
             self.present[arm.name] = provenance(arm.experiment, corpus, device=torch.device("cpu"), precision="fp32")
         return self.present[arm.name]
 
@@ -128,17 +134,12 @@ class Grid:
             if ".old-" in run.path.name:
                 continue
             with contextlib.suppress(MinigptError, KeyError, ValueError):  # a damaged run is not used, and is no obstacle
-                if not is_finished(run):
+                if not run.is_finished():
                     continue
                 recorded = run.provenance()
                 document = json.loads((run.path / "experiment.json").read_text("utf-8"))
-                seed = document.pop("seed")
-                for key in ("name", "description", "plugins", "sampling"):
-                    del document[key]
-                for key in ("precision", "compile"):
-                    del document["training"][key]
                 if recorded["versions"]["torch"] == torch.__version__:
-                    found[_identity(document, recorded), seed] = run
+                    found[_identity(comparable(document), recorded), document["seed"]] = run
         return found
 
     def missing(self) -> list[Cell]:

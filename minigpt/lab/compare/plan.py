@@ -26,7 +26,7 @@ from minigpt.lab.compare.arms import (
     matched_size,
     read_arms,
 )
-from minigpt.lab.compare.grid import Grid
+from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.results import ArmResult, judge, to_json
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
@@ -86,7 +86,7 @@ class ComparisonPlan:
         """About how long what is missing takes on this machine; a few updates of each arm concerned are timed, once."""
         speeds = _Speeds(self.folder / "speeds.json", self.settings.device)
         missing = self.grid.missing()
-        each = [speeds.of(cell.arm, self.grid.corpus(cell.arm)).seconds(cell.arm.experiment) for cell in missing]
+        each = [speeds.of(cell.arm, self.grid.corpora.of(cell.arm)).seconds(cell.arm.experiment) for cell in missing]
         return sum(each) / min(self.settings.jobs, max(1, len(each)))
 
     def judge(self) -> list[ArmResult]:
@@ -135,15 +135,15 @@ def make_plan(
     folder = out / (name or arms[0].name)
     seeds = _seeds(arms, settings.seeds)
     check_comparable(arms, unit=settings.unit, budget=settings.budget)
-    reader = Grid(folder, [], [])
+    corpora = Corpora()
     if settings.match is not None:
-        arms = _same_size(arms, settings, lambda arm: reader.corpus(arm).vocab_size)
+        arms = _same_size(arms, settings, lambda arm: corpora.of(arm).vocab_size)
     if settings.budget is not None:
         speeds = _Speeds(folder / "speeds.json", settings.device)
-        each = _of_an_update(settings.budget, reader, speeds)
+        each = _of_an_update(settings.budget, corpora, speeds)
         arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, each) for arm in arms[1:])]
-    grid = Grid(folder, arms, seeds, elsewhere=[runs])
-    costs = tuple(_cost(arm.experiment, grid.corpus(arm).vocab_size) for arm in arms)
+    grid = Grid(folder, arms, seeds, corpora, elsewhere=[runs])
+    costs = tuple(_cost(arm.experiment, corpora.of(arm).vocab_size) for arm in arms)
     threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads)
 
@@ -192,9 +192,9 @@ def _same_size(arms: Sequence[Arm], settings: Settings, vocab_size: Callable[[Ar
     return [base, *(matched_size(aim, arm, settings.knobs, size_of(arm), settings.match) for arm in variants)]
 
 
-def _of_an_update(budget: Budget, reader: Grid, speeds: _Speeds) -> Callable[[Arm], float]:
+def _of_an_update(budget: Budget, corpora: Corpora, speeds: _Speeds) -> Callable[[Arm], float]:
     def cost(arm: Arm) -> float:
-        corpus = reader.corpus(arm)
+        corpus = corpora.of(arm)
         if budget == "time":
             return speeds.of(arm, corpus).update
         experiment = arm.experiment

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minigpt.lab.compare.arms import Arm, Unit, tokens_of
-from minigpt.lab.compare.cell import is_finished
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
@@ -121,7 +120,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
     measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
     return Result(
         seed,
-        "finished" if is_finished(run) else "missing",
+        "finished" if run.is_finished() else "missing",
         str(run.path),
         loss=measured[-1] if measured else None,
         best=min(measured, default=None),

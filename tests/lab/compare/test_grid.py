@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,26 @@ def test_a_run_that_was_begun_is_gone_on_with(write: Write, tmp_path: Path, monk
     assert not list((halved.folder / "runs/base").glob("seed-5.old-*"))
     assert [row["step"] for row in begun.run.rows()] == [1, 2, 3, 4, 5, 6]
     assert [result.losses for result in whole.judge()] == [result.losses for result in halved.judge()]
+
+
+def test_a_run_that_a_killed_grid_is_still_saving_is_waited_for(write: Write) -> None:
+    found = plan(write("base"), write("variant"), seeds=1)
+    cell = found.grid.cells[0]
+
+    def hold() -> None:
+        with cell.run.locked():
+            held.set()
+            time.sleep(1)
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    train_here(found.grid)
+    holder.join()
+    outcome = cell.outcome()
+    assert outcome is not None
+    assert outcome["outcome"] == "finished"
 
 
 def test_an_arm_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(write: Write, tmp_path: Path) -> None:
