@@ -71,8 +71,65 @@ def test_mistakes_are_told_in_a_line(minigpt: Command, write: Write, arguments: 
     assert len(err.splitlines()) == 1
 
 
-def compare(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "minigpt", "compare", "base.json", "variant.json", *arguments]
+def compare(*arguments: str, variants: tuple[str, ...] = ("variant",)) -> list[str]:
+    files = [f"{name}.json" for name in ("base", *variants)]
+    return [sys.executable, "-m", "minigpt", "compare", *files, *arguments]
+
+
+CRASHING = '''
+import __main__
+from minigpt import register
+from minigpt.contracts import Schedule
+
+@register("schedule", "crashing")
+class Crashing(Schedule):
+    """Constant, until it fails, one way or another; only where it is trained, so that no check finds it before."""
+    def __init__(self, max_iters: int, *, how: str = "raise"):
+        spec = getattr(__main__, "__spec__", None)
+        self.how = how if spec is not None and spec.name == "minigpt.lab.compare.cell" else ""
+    def factor(self, step: int) -> float:
+        if step == 10 and self.how == "raise":
+            raise RuntimeError("boom")
+        return float("1e30") if self.how == "diverge" and step > 10 else 1.0
+'''
+
+
+@pytest.mark.slow
+def test_planted_arms_have_the_outcomes_they_should(write: Write) -> None:
+    """One that crashes at step 10, one that diverges, one twice as large, one that is the base; another tokenizer is refused."""
+    Path("crashing.py").write_text(CRASHING)
+    plan = {"training": {"max_iters": 30, "eval_interval": 10, "grad_clip": None}}
+
+    def training(how: str) -> dict[str, object]:
+        return {"plugins": ["crashing.py"], "training": {**plan["training"], "schedule": {"name": "crashing", "how": how}}}
+
+    write("base", **plan)
+    write("same", **plan)
+    write("twice", **plan, model={"d_model": 24})
+    write("crashes", **training("raise"))
+    write("diverges", **training("diverge"))
+    write("bytes", **plan, tokenizer="byte")
+    arms = ("same", "twice", "crashes", "diverges")
+    done = subprocess.run(compare("--jobs", "2", "--json", "all.json", variants=arms), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {arm["name"]: arm for arm in json.loads(Path("all.json").read_text())["arms"]}
+    assert {name: arm["verdict"] for name, arm in found.items() if name != "twice"} == {
+        "base": "the base",
+        "same": "equivalent within 0.01",
+        "crashes": "crashed",
+        "diverges": "diverged",
+    }
+    assert found["same"]["difference"]["mean"] == 0
+    assert found["twice"]["difference"]["n"] == 3
+    assert found["twice"]["cost"]["total"] > 1.8 * found["base"]["cost"]["total"]
+    assert f"({found['twice']['cost']['total'] / found['base']['cost']['total']:.2f}×)" in done.stdout
+    for run in found["crashes"]["runs"]:
+        assert run["message"] == "RuntimeError: boom"
+        assert [row["step"] for row in RunFolder(Path("comparisons/base") / run["run"]).rows()][-1] in (9, 10)
+    assert all("is not finite" in run["message"] for run in found["diverges"]["runs"])
+    refused = subprocess.run(compare(variants=("bytes",)), capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "bytes and base have different tokenizers (byte, char)" in refused.stderr
 
 
 @pytest.mark.slow

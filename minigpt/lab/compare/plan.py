@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class ComparisonPlan:
 
     def seconds(self) -> float:
         """About how long what is missing takes on this machine; a few updates of each arm concerned are timed, once."""
-        speeds = _Speeds(self.folder / "speeds.json", self.settings.device)
+        speeds = _Speeds(self.folder, self.settings.device, self.threads)
         missing = self.grid.missing()
         each = [speeds.of(cell.arm, self.grid.corpora.of(cell.arm)).seconds(cell.arm.experiment) for cell in missing]
         return sum(each) / min(self.settings.jobs, max(1, len(each)))
@@ -135,16 +136,16 @@ def make_plan(
     folder = out / (name or arms[0].name)
     seeds = _seeds(arms, settings.seeds)
     check_comparable(arms, unit=settings.unit, budget=settings.budget)
+    threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     corpora = Corpora()
     if settings.match is not None:
         arms = _same_size(arms, settings, lambda arm: corpora.of(arm).vocab_size)
     if settings.budget is not None:
-        speeds = _Speeds(folder / "speeds.json", settings.device)
+        speeds = _Speeds(folder, settings.device, threads)
         each = _of_an_update(settings.budget, corpora, speeds)
         arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, each) for arm in arms[1:])]
     grid = Grid(folder, arms, seeds, corpora, elsewhere=[runs])
     costs = tuple(_cost(arm.experiment, corpora.of(arm).vocab_size) for arm in arms)
-    threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads)
 
 
@@ -209,23 +210,35 @@ def _cost(experiment: Experiment, vocab_size: int) -> Cost:
 
 
 class _Speeds:
-    """How fast arms train here, measured once and kept, so that a plan stays what it was."""
+    """How fast arms train here with so many threads, measured once and kept, so that a plan stays what it was."""
 
-    def __init__(self, file: Path, device: str):
-        self.file, self.device = file, device
-        self.known: dict[str, list[float]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    def __init__(self, folder: Path, device: str, threads: int | None):
+        self.file, self.device, self.threads = folder / "speeds.json", device, threads
+        self.known: dict[str, list[float]] = json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {}
 
     def of(self, arm: Arm, corpus: Corpus) -> Speed:
         """Measured now, or before."""
         document = comparable_document(arm.experiment)
         del document["training"]["max_iters"], document["training"]["schedule"], document["training"]["eval_interval"]
-        key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([document, self.device, self.threads], sort_keys=True).encode()).hexdigest()
         if key not in self.known:
             where = choose_device(self.device)
             precision = choose_precision(arm.experiment.training.precision, where)
             model = build_model(arm.experiment, corpus.vocab_size).to(where)
-            speed = measure_speed(arm.experiment, corpus.to(where), model, precision)
+            with _threads(self.threads):
+                speed = measure_speed(arm.experiment, corpus.to(where), model, precision)
             self.known[key] = [speed.update, speed.evaluation]
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.file, self.known)
         return Speed(*self.known[key])
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """So many threads of torch's, and then as many as before; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report.content import Content, Shown
@@ -66,8 +67,8 @@ def forest(content: Content) -> str | None:
 def curves(content: Content, axis: str, label: str) -> str | None:
     """Validation loss with its range over seeds, and the training loss behind it, against `axis` of a Curve."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(7, 4.2)
-        drawn, heights = 0, []
+        figure, axes = _canvas(7, 4.6)
+        heights: list[float] = []
         for index, arm in enumerate(content.arms):
             colour, dashes = look(index)
             if arm.training is not None and content.settings["unit"] == "nats":
@@ -78,14 +79,14 @@ def curves(content: Content, axis: str, label: str) -> str | None:
             axes.fill_between(xs, arm.validation.low, arm.validation.high, color=colour, alpha=0.15, lw=0)
             axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=arm.name)
             heights += [*arm.validation.high, arm.validation.low[-1]]
-            drawn += 1
-        if not drawn:
+        if not heights:
             return None
         room = 0.08 * (max(heights) - min(heights)) or 0.05
         axes.set_ylim(min(heights) - 3 * room, max(heights) + room)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel(label)
         axes.set_ylabel(f"validation loss, {UNITS[content.settings['unit']]}")
-        _legend(axes, drawn)
+        _legend(figure, axes)
         return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each arm.")
 
 
@@ -95,7 +96,7 @@ def by_position(content: Content) -> str | None:
     if not arms:
         return None
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(7, 3.8)
+        figure, axes = _canvas(7, 4.2)
         for index, arm in arms:
             colour, dashes = look(index)
             places, values = _in_stretches(arm.position)
@@ -104,7 +105,7 @@ def by_position(content: Content) -> str | None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("place in the window (tokens seen before, and one)")
         axes.set_ylabel("validation loss, nats a token")
-        _legend(axes, len(arms))
+        _legend(figure, axes)
         return _svg(figure, "position", "Validation loss at each place in the window.")
 
 
@@ -129,10 +130,12 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[float | N
             front = pareto([(value, loss) for value, loss, _ in points])
             axes.step([value for value, _ in front], [loss for _, loss in front], where="post", color=_INK, lw=0.8, ls=":")
             for value, loss, index in points:
-                axes.plot([value], [loss], "o" if index else "D", color=look(index)[0], ms=6)
-                axes.annotate(content.arms[index].name, (value, loss), textcoords="offset points", xytext=(5, 4), fontsize=8)
-            axes.margins(0.18)
+                axes.plot([value], [loss], "o" if index else "D", color=look(index)[0], ms=6, label=content.arms[index].name)
+            axes.margins(0.12)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.set_xlabel(label)
+        _legend(figure, axes)
         figure.supylabel(f"loss, {UNITS[content.settings['unit']]}", color=_INK, fontsize=10)
         return _svg(
             figure, "cost", "Loss of each arm against what it costs; the dotted line joins those that none beats in both."
@@ -174,8 +177,12 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, entries: int) -> None:
-    axes.legend(frameon=False, ncols=1 + (entries > 4) + (entries > 12), fontsize=9)
+def _legend(figure: Figure, axes: Axes) -> None:
+    """The arms' names beneath the picture, where they cover nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    longest = max(map(len, names), default=1)
+    columns = max(1, min(len(names), 90 // (longest + 6)))
+    figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=columns, fontsize=9)
 
 
 def _svg(figure: Figure, name: str, alternative: str) -> str:
