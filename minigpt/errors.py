@@ -39,6 +39,18 @@ class CheckError(MinigptError):
     """What was asked to be checked cannot be found or built."""
 
 
+class WriteError(MinigptError):
+    """A file could not be written: the disk is full or failing, or it may not be. What was there before still is."""
+
+
+class UnreadableError(MinigptError):
+    """A file is not there, not what it should be, or damaged."""
+
+
+class TooLargeError(MinigptError):
+    """More memory or disk is needed than there is."""
+
+
 class DivergedError(MinigptError):
     """Training produced a loss or gradient that is not finite. Exit code 3."""
 

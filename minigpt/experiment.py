@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 import minigpt.components  # noqa: F401 - the defaults below name shipped components
@@ -149,6 +149,11 @@ class TrainingSection(Section):
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
         default=1.0, description="Largest norm of the gradient; null for no clipping."
     )
+    non_finite: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="What follows a loss or gradient that is not finite: stop ends the run as diverged, skip leaves that "
+        "update out and counts it. Weights are not touched by it either way.",
+    )
     eval_interval: Count = Field(default=250, description="Updates between evaluations on the whole validation split.")
     checkpoint_interval: Count | None = Field(
         default=None, description="Updates between checkpoints; null saves at each evaluation."
@@ -176,6 +181,7 @@ class SamplingSection(Section):
     )
 
 
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -188,6 +194,15 @@ class Experiment(Section):
     name: Annotated[str, Field(pattern=_NAME)] = Field(
         default="experiment", description="Names the run folder; the file's name where it is left out."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folders_name_everywhere(cls, name: str) -> str:
+        if name.split(".")[0].upper() in _DEVICES or name.endswith("."):
+            text = f'found "{name}", which Windows cannot have as a folder; choose another'
+            raise PydanticCustomError("component", "{text}", {"problems": [Problem((), text)], "text": text})
+        return name
+
     description: str = Field(default="", description="What the experiment is about.")
     plugins: list[str] = Field(default=[], description="Plugin files to load, relative to this file. They are executed.")
     seed: Seed = Field(default=1337, description="Of weights, data order, dropout and samples.")

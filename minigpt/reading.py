@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from minigpt.model import build_model_on_meta
 from minigpt.paths import LocatedText
 from minigpt.problems import found, problems_of
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
 
 
 def load_experiment(
@@ -150,6 +151,8 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
         raise ExperimentError([Problem(("extends",), f"goes round in a circle: {cycle}")], str(path))
+    if len(seen) >= _MAX_CHAIN:
+        raise ExperimentError([Problem(("extends",), f"goes over more than {_MAX_CHAIN} files")], str(path))
     document = _read_file(path)
     return _over_parent(document, path, (*seen, here))
 
@@ -185,7 +188,10 @@ def _beside(path: Path, other: str) -> str:
 def _read_file(path: Path) -> dict[str, Any]:
     source = str(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # a pipe or a device may never end
+            raise ExperimentError([Problem((), "no ordinary file")], source)
+        if status.st_size > _MAX_BYTES:
             raise ExperimentError([Problem((), f"larger than {_MAX_BYTES:,} bytes: not an experiment")], source)
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -224,10 +230,11 @@ def _strict_json(text: str) -> Any:
     """JSON to the letter: no duplicate keys, no NaN, no numbers that overflow to infinity."""
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
                 raise ValueError(f'the key "{key}" stands twice in one object')
+            seen.add(key)
         return dict(pairs)
 
     def no_constants(name: str) -> Any:
@@ -251,6 +258,16 @@ def _locate(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
         return {key: _locate(item, folder) for key, item in value.items()}
     return value
+
+
+def named_plugins(path: Path) -> list[Any]:
+    """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
+
+    Raises:
+        ExperimentError: It cannot be read.
+    """
+    named = _read_chain(path, ()).get("plugins", [])
+    return named if isinstance(named, list) else [named]
 
 
 # ------------------------------------------------------------------------------------------------------------- loading

@@ -19,11 +19,17 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import minigpt.cache  # noqa: E402
 import minigpt.components  # noqa: E402
+import minigpt.training.estimate  # noqa: E402
 from minigpt.cli import main  # noqa: E402
 from minigpt.registry import REGISTRY  # noqa: E402
 
 torch.set_num_threads(1)  # small tensors: threads only cost; and xdist runs a process a core
+
+minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and few care how well their time is estimated
+
+minigpt.cache._BACK_OFF_SECONDS = 0.0
 
 hypothesis.settings.register_profile("dev", max_examples=15, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("deep", max_examples=300, deadline=None)

@@ -35,6 +35,7 @@ def test_every_experiment_in_it_is_one(block: str, clone: Path) -> None:
     assert experiment.name in block
 
 
+@pytest.mark.slow
 def test_its_plugin_trains_by_the_command_beneath_it(clone: Path) -> None:
     plugin = next(block for block in blocks("python") if "@register" in block)
     (clone / "softsign.py").write_text(plugin)
@@ -47,6 +48,7 @@ def test_its_plugin_trains_by_the_command_beneath_it(clone: Path) -> None:
     assert (clone / "runs/softsign/seed-1337/plugins/softsign.py").read_text() == plugin
 
 
+@pytest.mark.slow
 def test_its_python_runs(clone: Path) -> None:
     code = next(block for block in blocks("python") if "import build_model" in block)
     assert "minutes=1," in code

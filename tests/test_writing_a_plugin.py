@@ -178,6 +178,7 @@ def sharp(clone: Clone) -> Clone:
 # ----------------------------------------------------------------------------------------------------------- the path
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_compared_variant(clone: Clone) -> None:
     """new, edit, check, run, generate; then the control and the baseline, with the same seed."""
     for block in section("Five minutes"):
@@ -207,6 +208,7 @@ def last_row(run: Path) -> dict[str, float]:
     return dict(json.loads((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_what_breaks_is_told_and_is_not_trained_unless_it_shall_be(sharp: Clone) -> None:
     runs = sharp.root / "runs"
     left = []
@@ -231,6 +233,7 @@ def test_the_mistake_in_decoding_trains_as_the_right_version_does(sharp: Clone) 
     assert text != sharp.edited
 
 
+@pytest.mark.slow
 def test_a_package_is_found_by_its_entry_point_checked_and_tests_itself(clone: Clone) -> None:
     for block in section("Tests and packages"):
         clone.follow(block)

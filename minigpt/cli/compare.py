@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+    from minigpt.lab.compare.arms import Lost
     from minigpt.lab.compare.grid import Cell
     from minigpt.lab.compare.plan import ComparisonPlan
     from minigpt.lab.compare.tables import Table
@@ -62,6 +64,9 @@ def compare(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables there, for a pull request.")
     ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0.01, max=1e5, help="Minutes without a sign of progress after which a run is given up.")
+    ] = 15.0,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
@@ -79,16 +84,18 @@ def compare(
 
     from minigpt.lab.compare.plan import Settings, make_plan
 
+    tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), 60 * patience)
     words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
     knobs = tuple(knob or ["model.ffn.expansion"])
     plan = make_plan(
-        sources,
+        [source for source in sources if str(source) not in {arm.source for arm in lost}],
         Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
         out=out,
         name=name,
         overrides=changes or (),
         plugin_files=plugin or (),
         allow_plugins=not no_plugins,
+        lost=lost,
     )
     if retry:
         for cell in plan.grid.cells:
@@ -103,12 +110,19 @@ def compare(
     if plan_only:
         return
     for arm in plan.arms:
-        if any(cell.arm is arm for cell in missing):
+        if arm.source not in tried and any(cell.arm is arm for cell in missing):
             check_before_training(arm.experiment, arm.source, changes or (), in_full=False)
     watcher = _Progress(plan, missing, console)
     try:
         with watcher:
-            plan.grid.run(watcher, jobs=jobs, device=device, threads=plan.threads, allow_plugins=not no_plugins)
+            plan.grid.run(
+                watcher,
+                jobs=jobs,
+                device=device,
+                threads=plan.threads,
+                allow_plugins=not no_plugins,
+                patience=60 * patience,
+            )
     except KeyboardInterrupt:
         typer.echo("stopped, and what was under way is saved; the same command goes on", err=True)
         raise typer.Exit(130) from None
@@ -117,13 +131,14 @@ def compare(
 
     results = plan.judge()
     document = plan.write(results)
-    tables = [verdict_table(results, plan.settings.unit), cost_table(results)]
+    tables = [verdict_table(results, plan.settings.unit, plan.lost), cost_table(results)]
     for table in tables:
         console.print(_rich(table))
     notes = [
         f"differences are paired over {count(len(plan.grid.seeds), 'seed')}, the loss is of the whole validation split "
         f"after the last update, and p is corrected for {count(len(results) - 1, 'variant')} (Holm)",
         *unequal(results),
+        *(f"{arm.name}: {arm.message}" for arm in plan.lost),
         *(
             f"{result.arm.name}, seed {each.seed}: {each.message}"
             for result in results
@@ -143,6 +158,28 @@ def compare(
     console.print(f"\nkept in {plan.folder}")
 
 
+def _rehearse(
+    sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], seconds: float
+) -> tuple[list[str], list[Lost]]:
+    """The sources that were tried elsewhere, for their plugins could do anything here; and which of them are lost."""
+    from minigpt.cli.rehearsal import names_plugins, rehearse
+    from minigpt.lab.compare.arms import Lost
+
+    tried, lost = [], []
+    for source in dict.fromkeys(sources):
+        if not plugin and not names_plugins(source):
+            continue
+        tried.append(str(source))
+        message = rehearse(source, changes, plugin, seconds=seconds)
+        if message is not None and source == sources[0]:
+            raise MinigptError(f"{source}, the base: {message}")
+        if message is not None:
+            lost.append(Lost(source.stem, str(source), message))
+    if lost and len(lost) == len(set(sources)) - 1:
+        raise MinigptError("\n".join(f"{arm.source}: {arm.message}" for arm in lost) + "\nnothing is left to compare")
+    return tried, lost
+
+
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
     if value is not None and value not in allowed:
         raise MinigptError(f'{option}: found "{value}"; allowed: {listing(allowed)}{nearest(value, allowed)}')
@@ -159,6 +196,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
         f"[bold]{plan.folder.name}[/bold]: {count(len(plan.arms), 'arm')}, seeds {numbers}: "
         f"{count(len(plan.grid.cells), 'run')}, {len(plan.grid.cells) - len(missing)} there already"
     )
+    for lost in plan.lost:
+        console.print(f"{lost.name}: {lost.message}; the others go on", style="red", soft_wrap=True)
     for arm in plan.arms:
         for note in arm.adjusted:
             console.print(f"[yellow]{arm.name}: {note}[/yellow]", soft_wrap=True)

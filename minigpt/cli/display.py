@@ -13,9 +13,10 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from minigpt.errors import count
 from minigpt.experiment import Experiment
 from minigpt.training import Observer, Outcome, PlainObserver
-from minigpt.training.observer import Pace, Plan, duration
+from minigpt.training.observer import Pace, Plan, duration, loss_in_words
 
 
 def observer_for_terminal() -> Observer:
@@ -60,7 +61,7 @@ class LiveObserver:
         """Move the bar."""
         val = f"val {self.val_loss:.4f}  " if self.val_loss is not None else ""
         speed = f"{row['tokens_per_second']:,.0f} tokens/s  {duration(self.pace.left(row['step']))} left"
-        figures = f"loss {row['train_loss']:.4f}  {val}{speed}"
+        figures = f"{loss_in_words(row)}  {val}{speed}"
         self.bar.update(self.training, completed=row["step"], figures=figures)
 
     def evaluating(self, done: int, total: int) -> None:
@@ -73,7 +74,7 @@ class LiveObserver:
         self.updated(row)
         mark = "  [green]best so far[/green]" if best else ""
         figures = f"val {row['val_loss']:.4f}  perplexity {row['val_perplexity']:.2f}"
-        self.console.print(f"step {int(row['step'])}  loss {row['train_loss']:.4f}  [bold]{figures}[/bold]{mark}")
+        self.console.print(f"step {int(row['step'])}  {loss_in_words(row)}  [bold]{figures}[/bold]{mark}")
         if self.live and sample:
             self.sample = sample
             lines = sample.splitlines()[:8]
@@ -99,6 +100,10 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     """
     progress, folder = outcome.progress, outcome.run.path
     if outcome.status == "stopped":
+        if not progress.step:  # before training went on, or began
+            way = f"nothing changed; go on with: minigpt resume {folder}" if outcome.run.exists() else "nothing was written"
+            print(f"stopped before the first update: {way}")
+            sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
         print(f"stopped after update {progress.step}, saved; go on with: minigpt resume {folder}")
         sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
     row = next(row for row in reversed(outcome.run.rows()) if "val_loss" in row)
@@ -112,6 +117,8 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
         print(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
     if progress.best_step != progress.step and progress.best_val_loss is not None:
         print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
+    if progress.skipped:
+        print(f"{count(progress.skipped, 'update')} left out: loss or gradient was not finite (training.non_finite)")
     print(f"run folder: {folder}\n\nNext:")
     steps = [(f"minigpt generate {folder} --max-new-tokens 300", "let it write")] if outcome.sample else []
     if file is not None and experiment is not None:

@@ -35,7 +35,7 @@ def generate(
 
     opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins)
     text = opened.experiment.sampling.prompt if prompt is None else prompt
-    for note in opened.checkpoint.notes:
+    for note in (*(f"plugin: {file}" for file in opened.experiment.plugins), *opened.checkpoint.notes):
         print(note, file=sys.stderr)
     try:
         tokens = len(decoding.prompt_ids(decoding.text_tokenizer(opened), text))

@@ -55,6 +55,9 @@ def runs(
 
 def _row(run: RunFolder) -> dict[str, Any]:
     """One run; what cannot be read is told as damaged, for the others are to be seen all the same."""
+    from minigpt.errors import MinigptError
+    from minigpt.files import read_object
+
     files = [file for file in run.path.rglob("*") if file.is_file()]
     row: dict[str, Any] = {
         "run": str(run.path),
@@ -67,9 +70,9 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in files),
     }
     try:
-        document, records = json.loads((run.path / "experiment.json").read_text("utf-8")), run.rows()
+        document, records = read_object(run.path / "experiment.json"), run.rows()
         row["max_iters"] = int(document["training"]["max_iters"])
-    except (ValueError, KeyError, TypeError):
+    except (MinigptError, ValueError, KeyError, TypeError):
         return row
     losses = [each["val_loss"] for each in records if "val_loss" in each]
     row["step"] = records[-1]["step"] if records else 0

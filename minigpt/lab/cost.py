@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minigpt.contracts import Attention, Block, Component, FeedForward, Norm, Position
 from minigpt.data import Batch
 from minigpt.lab.flops import count_flops
 from minigpt.model import GPT
+from minigpt.training.fitting import bytes_kept
 
 _KINDS: tuple[tuple[type[Component], str], ...] = (
     (Attention, "attention"),
@@ -71,7 +72,7 @@ def measure_cost(model: GPT) -> Cost:
         ids = torch.randint(model.dims.vocab_size, (1, context + 1))
         batch = Batch(ids[:, :-1], ids[:, 1:])
         flops = count_flops(counted, batch)
-        kept = _kept_for_backward(counted, batch)
+        kept = bytes_kept(counted, batch)
     return Cost(
         parameters=_by_kind(model),
         active=model.n_parameters() - sum(part.n_idle() for part in model.modules() if isinstance(part, Component)),
@@ -101,22 +102,3 @@ def _by_kind(model: GPT) -> dict[str, int]:
     walk(model.embedding, "embedding")
     walk(model, "head")  # and what is left: the head's map and its scale
     return {kind: count for kind, count in kinds.items() if count}
-
-
-def _kept_for_backward(model: GPT, batch: Batch) -> int:
-    """Bytes of all tensors that the forward pass saves, each piece of memory once, without the parameters."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # held, so that no address is used twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address and address not in own:
-            kept[address] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
-        total = loss + auxiliary  # the graph lives until all is counted
-    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del total
-    return size

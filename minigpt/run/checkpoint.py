@@ -6,13 +6,13 @@ A checkpoint is a folder `step-00000250/` (`step-00000250.1/` if that step is sa
     optimizer.safetensors, state.json    the optimizer's state_dict, tensors apart from the rest, and the progress
     manifest.json        size and SHA-256 of the other three
 
-It is written under a temporary name, synced, then renamed. `best` and `last` are one-line files that name a folder.
+It is written under a temporary name, synced, read again and compared, then renamed. `best` and `last` are one-line files
+that name a folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,14 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from minigpt.errors import CheckpointError
-from minigpt.run.durable import sync_file, sync_folder, write_json, write_text
+from minigpt.errors import CheckpointError, MinigptError, UnreadableError, WriteError
+from minigpt.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+SPARE = 1
+KEPT = 3 + SPARE
+"""Checkpoints that are on the disk at once: the best, the last, the spare ones, and the one being written."""
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
@@ -45,6 +49,7 @@ class Progress:
         best_val_loss: That loss, in nats a token.
         metrics_bytes: Length of metrics.jsonl that belongs to these steps.
         samples_bytes: Length of samples.txt that belongs to these steps.
+        skipped: Updates whose loss or gradient was not finite, and which changed nothing (`training.non_finite`).
         pending: The record of the last update where it is not in metrics.jsonl yet (stopped before its evaluation).
     """
 
@@ -56,6 +61,7 @@ class Progress:
     best_val_loss: float | None = None
     metrics_bytes: int = 0
     samples_bytes: int = 0
+    skipped: int = 0
     pending: dict[str, float] | None = None
 
 
@@ -92,6 +98,23 @@ class Checkpoint:
             key = parameters[index] if isinstance(index, int) else index
             optimizer.state[key] = _restored(saved, optimizer.state[key])
 
+    def check_optimizer(self, expected: dict[Any, dict[str, Any]]) -> None:
+        """Whether tensors have the shapes and types that the optimizer gives them, before a kernel relies on it.
+
+        Args:
+            expected: The `state` of the same optimizer's state_dict after an update or two. What only one of the two
+                has is left alone: a state may grow.
+
+        Raises:
+            CheckpointError: They have not.
+        """
+        for index, saved in self.optimizer.get("state", {}).items():
+            for name, there in expected.get(index, {}).items():
+                found = saved.get(name, there) if isinstance(saved, dict) else saved
+                if _kind(found) != _kind(there):
+                    said = f"{name} of {index} is {_kind(found)}, where {_kind(there)} is expected"
+                    raise CheckpointError(f"{self.path} holds the state of another optimizer: {said}")
+
     def load_weights(self, model: nn.Module) -> None:
         """Put the weights into a model.
 
@@ -106,7 +129,7 @@ class Checkpoint:
 
 
 def save(
-    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, *, best: bool, spare: int = 1
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, *, best: bool, spare: int = SPARE
 ) -> Path:
     """Write a checkpoint, point `last` (and `best`) at it, and remove the ones that nothing points at.
 
@@ -117,31 +140,57 @@ def save(
         progress: Names the checkpoint by its step.
         best: Whether this is the lowest validation loss so far.
         spare: How many older ones to keep beside `best` and `last`, should a disk damage those.
+
+    Raises:
+        WriteError: The disk is full or failing; the checkpoints that were there are there still.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    stem = f"step-{progress.step:08d}"
-    same = [_order(path)[1] for path in _checkpoints(root) if _order(path)[0] == progress.step]
+    tensors: dict[str, Tensor] = {}
+    packed = pack(optimizer.state_dict(), tensors)
+    contents = {
+        _FILES[0]: serialized({name: _alone(tensor) for name, tensor in model.state_dict().items()}),
+        _FILES[1]: serialized(tensors),
+        _FILES[2]: json_bytes({"progress": asdict(progress), "optimizer": packed}),
+    }
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        target = _write(root, progress.step, contents)
+        if best:  # before `last`: a run that resumes from there must not miss its best
+            write_text(root / "best", target.name + "\n")
+        write_text(root / "last", target.name + "\n")
+        _prune(root, target, spare)
+    except OSError as error:
+        raise WriteError(f"the checkpoint of step {progress.step} in {root} cannot be written: {error.strerror}") from error
+    return target
+
+
+def _write(root: Path, step: int, contents: dict[str, bytes]) -> Path:
+    """A new folder with these files and their manifest, all of it on the disk before it has its name."""
+    stem = f"step-{step:08d}"
+    same = [_order(path)[1] for path in _checkpoints(root) if _order(path)[0] == step]
     target = root / (f"{stem}.{max(same) + 1}" if same else stem)
     temporary = root / f".{target.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    tensors: dict[str, Tensor] = {}
-    packed = pack(optimizer.state_dict(), tensors)
-    weights = {name: _alone(tensor) for name, tensor in model.state_dict().items()}
-    save_file(weights, temporary / _FILES[0])
-    save_file(tensors, temporary / _FILES[1])
-    write_json(temporary / _FILES[2], {"progress": asdict(progress), "optimizer": packed})
-    write_json(temporary / "manifest.json", {name: _digest(temporary / name) for name in _FILES})
-    for name in _FILES[:2]:
-        sync_file(temporary / name)
-    sync_folder(temporary)
-    os.replace(temporary, target)
+    try:
+        manifest = {name: _digest(content) for name, content in contents.items()}
+        for name, content in contents.items():
+            write_new(temporary / name, content)
+        write_new(temporary / "manifest.json", json_bytes(manifest))
+        sync_folder(temporary)
+        for name, expected in manifest.items():
+            if _digest_of(temporary / name) != expected:
+                raise WriteError(f"{target / name} is not on the disk as it was written: the disk is failing")
+        os.replace(temporary, target)
+    except (OSError, WriteError):
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_folder(root)
-    if best:  # before `last`: a run that resumes from there must not miss its best
-        write_text(root / "best", target.name + "\n")
-    write_text(root / "last", target.name + "\n")
-    _prune(root, target, spare)
     return target
+
+
+def _kind(value: Any) -> str:
+    """What a value is like, but for its content."""
+    return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _restored(saved: Any, loaded: Any) -> Any:
@@ -166,7 +215,9 @@ def _prune(root: Path, saved: Path, spare: int) -> None:
     others = [path for path in _checkpoints(root) if path.name not in kept]
     before = [path for path in others if _order(path) < _order(saved)]
     later = [path for path in others if _order(path) > _order(saved)]
-    for path in [*before[spare:], *later, *root.glob(".step-*.new")]:
+    for path in [*before[spare:], *later]:
+        path.rename(root / f".{path.name}.old")  # at once: half a checkpoint must not stand where a whole one did
+    for path in [*root.glob(".step-*.old"), *root.glob(".step-*.new")]:
         shutil.rmtree(path)
 
 
@@ -182,7 +233,7 @@ def _checkpoints(root: Path) -> list[Path]:
     return sorted(found, key=_order, reverse=True)
 
 
-def load(root: Path, which: str = "last") -> Checkpoint | None:
+def load(root: Path, which: str = "last", model: nn.Module | None = None) -> Checkpoint | None:
     """Read a checkpoint, checking every byte; None if there is none yet.
 
     If `last` is damaged, the newest whole one before it is taken, and `notes` says so.
@@ -190,6 +241,7 @@ def load(root: Path, which: str = "last") -> Checkpoint | None:
     Args:
         root: The run's `checkpoints` folder.
         which: `last`, `best`, or a step number.
+        model: The one that it is for: what does not fit it is refused from the header, before memory is asked for.
 
     Raises:
         CheckpointError: What was asked for is not there, or all there is is damaged.
@@ -213,7 +265,7 @@ def load(root: Path, which: str = "last") -> Checkpoint | None:
         candidates += [path.name for path in there if path.name not in candidates]
     for candidate in candidates:
         try:
-            found = _read(root / candidate)
+            found = _read(root / candidate, model)
         except CheckpointError as error:
             notes.append(f"{error}; passed over")
             continue
@@ -227,28 +279,111 @@ def available(root: Path) -> list[int]:
     return sorted({_order(path)[0] for path in _checkpoints(root)})
 
 
+def last_step(root: Path) -> int | None:
+    """The step of the checkpoint that `last` names; None if there is none. It is not read."""
+    name = _pointed_at(root, "last")
+    return _order(root / name)[0] if name else None
+
+
 def _pointed_at(root: Path, pointer: str) -> str | None:
     try:
-        name = (root / pointer).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        name = read_bytes(root / pointer, _MAX_POINTER).decode("utf-8").strip()
+    except (UnreadableError, UnicodeDecodeError):
         return None
     return name if _NAME.fullmatch(name) else None
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, model: nn.Module | None) -> Checkpoint:
     try:
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+        manifest = read_object(path / "manifest.json")
         for name in _FILES:
-            if manifest[name] != _digest(path / name):
+            if manifest[name]["bytes"] != (path / name).stat().st_size:
+                raise CheckpointError(f"{path / name} is damaged: it is not as long as the manifest says")
+        if model is not None:
+            _check_header(path, model)
+        for name in _FILES:
+            if manifest[name] != _digest_of(path / name):
                 raise CheckpointError(f"{path / name} is damaged: it is not what the manifest says")
         weights, tensors = load_file(path / _FILES[0]), load_file(path / _FILES[1])
-        state = json.loads((path / _FILES[2]).read_text("utf-8"))
-        return Checkpoint(path, weights, unpack(state["optimizer"], tensors), Progress(**state["progress"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        state = read_object(path / _FILES[2])
+        progress = _progress(state["progress"])
+        optimizer = unpack(state["optimizer"], tensors)
+        if not isinstance(optimizer, dict):
+            raise CheckpointError(f"{path / _FILES[2]} is damaged: the optimizer's state is no object")
+    except CheckpointError:
+        raise
+    except MinigptError as error:
+        raise CheckpointError(str(error)) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if model is not None:
+        for name, _ in model.named_parameters():
+            if name in weights and not torch.isfinite(weights[name]).all():
+                raise CheckpointError(f"{path} is of no use: the weight {name} is not finite")
+    return Checkpoint(path, weights, optimizer, progress)
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def _check_header(path: Path, model: nn.Module) -> None:
+    """Whether the file's tensors are those of the model, by names, shapes and types; their values are not read.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    expected = model.state_dict()
+    with safe_open(path / _FILES[0], "pt") as file:
+        names = set(file.keys())
+        lines = [f"it lacks {name}" for name in expected if name not in names]
+        lines += [f"{name} is unknown" for name in sorted(names) if name not in expected]
+        for name in sorted(names & expected.keys()):
+            found = file.get_slice(name)
+            shape, dtype = list(found.get_shape()), _DTYPES.get(found.get_dtype(), found.get_dtype())
+            there = expected[name]
+            if shape != list(there.shape) or dtype != there.dtype:
+                said = f"{shape} {dtype}, where {list(there.shape)} {there.dtype} is expected"
+                lines.append(f"size mismatch for {name}: {said}")
+    if lines:
+        more = f"; and {len(lines) - _SAID} more" if len(lines) > _SAID else ""
+        raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(lines[:_SAID])}{more}")
+
+
+_MAX_POINTER, _SAID = 100, 3
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def _progress(value: Any) -> Progress:
+    """A damaged one is refused here, and not where a number of it is used.
+
+    Raises:
+        ValueError: A number is missing, of another kind, or below zero.
+    """
+    progress = Progress(**value)
+    for name in ("step", "tokens", "metrics_bytes", "samples_bytes", "seconds", "wall", "skipped"):
+        number = getattr(progress, name)
+        kinds = (int, float) if name in ("seconds", "wall") else (int,)
+        if isinstance(number, bool) or not isinstance(number, kinds) or not 0 <= number < float("inf"):
+            raise ValueError(f"progress.{name} is {number!r}")
+    for name, kind in (("best_step", int), ("best_val_loss", float), ("pending", dict)):
+        if not isinstance(getattr(progress, name), kind | None):
+            raise ValueError(f"progress.{name} is {getattr(progress, name)!r}")
+    return progress
+
+
+def _digest(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _digest_of(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from minigpt import plugins
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
-from minigpt.errors import RunError
-from minigpt.experiment import Experiment
-from minigpt.model import GPT, build_model
+from minigpt.errors import RunError, UnreadableError, WriteError
+from minigpt.experiment import MAX_COUNT, Experiment
+from minigpt.files import read_bytes, read_object, write_json
+from minigpt.memory import refuse_if_too_large
+from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
 from minigpt.run import checkpoint
-from minigpt.run.durable import write_json
+from minigpt.run.lock import held, is_held
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,19 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def begin(self, experiment: Experiment, tokenizer: Tokenizer | None, provenance: dict[str, Any]) -> None:
-        """Write what a run starts from: resolved experiment, plugin copies, fitted tokenizer, provenance."""
+        """Write what a run starts from: resolved experiment, plugin copies, fitted tokenizer, provenance.
+
+        Raises:
+            WriteError: The disk is full or failing.
+            RunError: Something in the folder leads out of it.
+        """
         document = experiment.to_json()
-        document["plugins"] = self._copy_plugins(experiment.plugins)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.check_links()
+            document["plugins"] = self._copy_plugins(experiment.plugins)
+        except OSError as error:
+            raise WriteError(f"{self.path} cannot be written: {error.strerror}") from error
         if tokenizer is not None:
             write_json(self.path / "tokenizer.json", tokenizer.to_json())
         write_json(self.path / "provenance.json", provenance)
@@ -86,10 +95,8 @@ class RunFolder:
         """Rename the folder, if there is one, so that a run can begin in its place; returns its new path."""
         if not self.path.exists():
             return None
-        with self.locked():
-            (self.path / ".owner").unlink(missing_ok=True)
-            number = next(n for n in itertools.count(1) if not self._aside(n).exists())
-            self.path.rename(self._aside(number))
+        number = next(n for n in itertools.count(1) if not self._aside(n).exists())
+        self.path.rename(self._aside(number))
         return self._aside(number)
 
     def _aside(self, number: int) -> Path:
@@ -122,66 +129,83 @@ class RunFolder:
             raise RunError(f"{self.path / 'provenance.json'} is damaged: it lacks {', '.join(sorted(missing))}")
         return recorded
 
+    def vocab_size(self) -> int:
+        """How many ids the model was built for.
+
+        Raises:
+            RunError: That was not recorded.
+        """
+        recorded = self.provenance()["data"]
+        size = recorded.get("vocab_size") if isinstance(recorded, dict) else None
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MAX_COUNT:
+            raise RunError(f"{self.path / 'provenance.json'} is damaged: data.vocab_size is {size!r}")
+        return size
+
     def learned(self) -> dict[str, Any] | None:
         """What the tokenizer learned; None for a synthetic task."""
         return self._json("tokenizer.json") if (self.path / "tokenizer.json").is_file() else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """All metrics, in order; a torn last line (the machine went down) is left out."""
+        """All metrics, in order; a torn last line (the machine went down) is left out.
+
+        Raises:
+            RunError: A line is no record.
+        """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text("utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        found = []
+        for number, line in enumerate(_read(self.metrics).split(b"\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise RunError(f"{self.metrics} is damaged: line {number} is not JSON") from error
+            if not (isinstance(row, dict) and "step" in row and all(isinstance(n, int | float) for n in row.values())):
+                raise RunError(f"{self.metrics} is damaged: line {number} is no record")
+            found.append(row)
+        return found
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path / name} cannot be read: {error}") from error
-        if not isinstance(value, dict):
-            raise RunError(f"{self.path / name} is damaged: found {type(value).__name__}; allowed: an object")
-        return value
+            return read_object(self.path / name)
+        except UnreadableError as error:
+            raise RunError(str(error)) from error
 
     def is_finished(self) -> bool:
         """Whether the last update is done, measured and recorded."""
         if not self.exists():
             return False
         rows, last = self.rows(), self._json("experiment.json")["training"]["max_iters"]
-        return bool(rows) and rows[-1]["step"] >= last and "val_loss" in rows[-1]
+        saved = checkpoint.last_step(self.checkpoints)  # a kill may have come between the last record and its checkpoint
+        return bool(rows) and rows[-1]["step"] >= last and "val_loss" in rows[-1] and saved is not None and saved >= last
 
     def is_in_use(self) -> bool:
         """Whether a process holds the folder now."""
-        if not (self.path / ".lock").exists():
-            return False
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return is_held(self.path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder against other processes. The system frees the lock of a process that died.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder against other processes; raises RunError where one has it."""
+        return held(self.path)
+
+    def check_links(self) -> None:
+        """Refuse to write where a symbolic link would lead out of the folder.
 
         Raises:
-            RunError: Another process holds it; the message names it.
+            RunError: There is one, in the folder or among its checkpoints.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        owner = self.path / ".owner"
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            holder = owner.read_text("utf-8").strip() if owner.is_file() else "unknown"
-            raise RunError(f"{self.path} is in use by process {holder}; wait for it, or stop it") from error
-        try:
-            owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
+        for folder in (self.path, self.checkpoints):
+            for place in [folder, *sorted(folder.iterdir())] if folder.is_dir() else []:
+                if place.is_symlink() and place != self.path:
+                    raise RunError(f"{place} is a symbolic link; a run is written into its own folder only")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_bytes(path, _MAX_METRICS_BYTES)
+    except UnreadableError as error:
+        raise RunError(str(error)) from error
+
+
+_MAX_METRICS_BYTES = 1 << 32
 
 
 def _near(path: Path) -> str:
@@ -222,18 +246,18 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     """
     run = RunFolder(Path(path))
     experiment = run.experiment(allow_plugins=allow_plugins)
-    found = checkpoint.load(run.checkpoints, which)
-    if found is None:
-        raise RunError(f"{run.path} has no checkpoint yet; go on with: minigpt resume {run.path}")
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
-    recorded = run.provenance()["data"]
-    if (tokenizer is None) != (recorded["tokenizer"] is None):
+    vocab_size = run.vocab_size()
+    if (tokenizer is None) != (run.provenance()["data"].get("tokenizer") is None):
         raise RunError(f"{run.path / 'tokenizer.json'} is missing")
-    if tokenizer is not None and tokenizer.vocab_size != recorded["vocab_size"]:
-        raise RunError(
-            f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {recorded['vocab_size']}"
-        )
-    model = build_model(experiment, recorded["vocab_size"])
+    if tokenizer is not None and tokenizer.vocab_size != vocab_size:
+        raise RunError(f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {vocab_size}")
+    shapes = build_model_on_meta(experiment.model, vocab_size)  # before memory is asked for, in case it is absurd
+    refuse_if_too_large(f"{run.path}: the model", sum(value.nbytes for value in shapes.state_dict().values()))
+    found = checkpoint.load(run.checkpoints, which, shapes)
+    if found is None:
+        raise RunError(f"{run.path} has no checkpoint yet; go on with: minigpt resume {run.path}")
+    model = build_model(experiment, vocab_size)
     found.load_weights(model)
     return OpenRun(experiment, model.eval(), tokenizer, found)

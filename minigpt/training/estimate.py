@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -27,10 +28,12 @@ class Speed:
     Attributes:
         update: Seconds for an update.
         evaluation: Seconds for an evaluation of the whole validation split, with its sample.
+        state: The optimizer's state after these updates, as in its state_dict: what a checkpoint of it looks like.
     """
 
     update: float
     evaluation: float
+    state: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def seconds(self, experiment: Experiment, first_step: int = 0) -> float:
         """Estimated time from `first_step` to the end."""
@@ -61,8 +64,10 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
             take_step(trial, optimizer)
             measured.tolist()  # waits for the device
             updates.append(time.perf_counter() - start)
-        pack(optimizer.state_dict(), {})  # what could not be saved is refused now, and not at the first checkpoint
-        return Speed(statistics.median(updates[1:]), _evaluation_seconds(trial, experiment, corpus, precision))
+        state = optimizer.state_dict()
+        pack(state, {})  # what could not be saved is refused now, and not at the first checkpoint
+        seconds = _evaluation_seconds(trial, experiment, corpus, precision)
+        return Speed(statistics.median(updates[1:]), seconds, state["state"])
 
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:

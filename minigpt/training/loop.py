@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 
 from minigpt.contracts import AveragingOptimizer
 from minigpt.data import Batch, Corpus, train_batch
-from minigpt.decoding import sample_text
+from minigpt.decoding import prompt_ids, sample_ids
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
@@ -25,23 +26,14 @@ from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
+from minigpt.training.stopping import Stop, StopNow
 
-_READ_TOGETHER = {"cpu": 1, "cuda": 16, "mps": 16}  # updates whose numbers are read from a device at once
+_SKIPPED_IN_A_ROW = 20  # updates that were not finite, after which skipping will not help any more
 _UPDATE, _SAMPLE = 0, 1  # streams of random numbers within a step
 
 
 class _Stopped(Exception):
     """The user asked to stop while an evaluation was under way."""
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """An update whose numbers are still on the device: loss, auxiliary loss and norm in one tensor."""
-
-    step: int
-    tokens: int
-    learning_rate: float
-    measured: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,7 @@ class Trainer:
         observer: Told of everything.
         run: Where it is written.
         start: The checkpoint to go on from.
+        stop: Asked between any two updates, evaluation batches and sampled tokens.
     """
 
     def __init__(
@@ -92,7 +85,9 @@ class Trainer:
         observer: Observer,
         run: RunFolder,
         start: Checkpoint | None = None,
+        stop: Stop | None = None,
     ):
+        self.stop = stop or Stop()
         self.experiment, self.corpus, self.model = experiment, corpus, model
         self.precision, self.observer, self.run = precision, observer, run
         self.device = model.embedding.weight.device
@@ -108,44 +103,46 @@ class Trainer:
                 self.optimizer.train()  # what was saved are the weights to be used
             self.progress = start.progress
         self.loss = loss_of(model, compiled=training.compile is True)
+        self.compiles = training.compile is True  # in the next update, for a minute or more
         self.row = self.progress.pending  # the last update's record, until it is complete and written
-        self.waiting: list[_Waiting] = []
-        self.together = _READ_TOGETHER[self.device.type]
-        self.stop_signal: int | None = None
+        self.skipped_in_a_row = 0
         self.sample: str | None = None
         self.val_loss: float | None = None
 
     def train(self) -> Outcome:
-        """Train to the end, or until `stop_signal` is set.
+        """Train to the end, or until asked to stop.
 
         Raises:
             DivergedError: A loss or gradient is not finite; the last checkpoint is sound.
+            WriteError: The disk is full or failing; likewise.
         """
-        self.metrics = GrowingFile(self.run.metrics, self.progress.metrics_bytes)
-        self.samples = GrowingFile(self.run.samples, self.progress.samples_bytes)
         self.last_time = time.perf_counter()
         self.model.train()
-        try:
-            while True:
-                if self.row is not None:
-                    self._complete(self.row)
-                if self.progress.step >= self.experiment.training.max_iters:
-                    return Outcome("finished", self.run, self.progress, self.val_loss, self.sample)
-                if self.stop_signal is not None:
-                    if self.waiting:
-                        self._read_measured()
-                    raise _Stopped
-                self._update()
-        except _Stopped:
-            self._save(best=False)
-            return Outcome("stopped", self.run, self.progress, stop_signal=self.stop_signal)
-        finally:
-            self.metrics.close()
-            self.samples.close()
+        with (
+            GrowingFile(self.run.metrics, self.progress.metrics_bytes) as self.metrics,
+            GrowingFile(self.run.samples, self.progress.samples_bytes) as self.samples,
+        ):
+            try:
+                while True:
+                    if self.row is not None:
+                        self._complete(self.row)
+                    if self.progress.step >= self.experiment.training.max_iters:
+                        return Outcome("finished", self.run, self.progress, self.val_loss, self.sample)
+                    self._check_stop()
+                    self._update()
+            except (_Stopped, StopNow):
+                self.observer.note("stopping, and saving what is done (once more to stop at once)")
+                self._save(best=False)
+                return Outcome("stopped", self.run, self.progress, stop_signal=self.stop.signal)
+
+    def _check_stop(self) -> None:
+        if self.stop.signal is not None:
+            raise _Stopped
 
     # ----------------------------------------------------------------------------------------------------- one update
 
     def _update(self) -> None:
+        """Move the weights once, unless loss or gradient say that this would ruin them."""
         step = self.progress.step
         torch.manual_seed(stream_seed(self.experiment.seed, step, _UPDATE))
         factor = self.schedule.factor(step)
@@ -155,54 +152,55 @@ class Trainer:
             )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        if not self.waiting:
-            self.began = time.perf_counter()
+        began = time.perf_counter()
         batch = train_batch(self.corpus, self.experiment, step)
-        measured = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
-        take_step(self.model, self.optimizer)
-        self.progress = replace(self.progress, step=step + 1, tokens=self.progress.tokens + batch.tokens.numel())
-        self.waiting.append(_Waiting(step + 1, batch.tokens.numel(), self.peaks[0] * factor, measured))
-        if len(self.waiting) >= self.together or self._is_due() or self.stop_signal is not None:
-            self._read_measured()
+        with self.stop.breakable() if self.compiles else nullcontext():
+            measured = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
+            loss, auxiliary, norm = measured.tolist()  # waits for the device
+        self.compiles = False
+        sound = math.isfinite(loss) and math.isfinite(norm)
+        if sound:
+            self.skipped_in_a_row = 0
+            take_step(self.model, self.optimizer)
+        else:
+            self._refuse_update(step + 1, loss, norm)
+            self.optimizer.zero_grad(set_to_none=True)
+        seconds, n_tokens = time.perf_counter() - began, batch.tokens.numel()
+        self.progress = replace(
+            self.progress,
+            step=step + 1,
+            tokens=self.progress.tokens + n_tokens,
+            seconds=self.progress.seconds + seconds,
+            wall=self._wall(),
+            skipped=self.progress.skipped + (not sound),
+        )
+        self.row = {
+            "step": step + 1,
+            "tokens": self.progress.tokens,
+            "seconds": round(self.progress.seconds, 6),
+            "wall": round(self.progress.wall, 6),
+            **({"train_loss": loss} if math.isfinite(loss) else {}),
+            "lr": self.peaks[0] * factor,
+            **({"auxiliary_loss": auxiliary} if auxiliary and math.isfinite(auxiliary) else {}),
+            **({"grad_norm": norm} if math.isfinite(norm) else {}),
+            **({} if sound else {"skipped": self.progress.skipped}),
+            "tokens_per_second": round(n_tokens / seconds, 1),
+        }
 
-    def _read_measured(self) -> None:
-        """Wait for the device, write the records of the updates since the last time, and leave the last one to `_complete`.
+    def _refuse_update(self, number: int, loss: float, norm: float) -> None:
+        """Stop, or leave this update out, as the experiment says.
 
-        A number on the device is there when all before it is computed; to ask for it after every update would let the device
-        stand idle meanwhile.
+        Raises:
+            DivergedError: It says to stop, or so many were left out one after another that it goes on like that.
         """
-        numbers = torch.stack([update.measured for update in self.waiting]).tolist()
-        seconds = (time.perf_counter() - self.began) / len(self.waiting)
-        tokens = self.progress.tokens - sum(update.tokens for update in self.waiting)
-        for update, (loss, auxiliary, norm) in zip(self.waiting, numbers, strict=True):
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                what = "gradient" if math.isfinite(loss) else "loss"
-                raise DivergedError(
-                    f"the {what} of update {update.step} is not finite (loss {loss}, gradient norm {norm}): {self._advice()}"
-                )
-            if self.row is not None:
-                self.metrics.append_json(self.row)
-                self.observer.updated(self.row)
-            tokens += update.tokens
-            self.progress = replace(self.progress, seconds=self.progress.seconds + seconds, wall=self._wall())
-            self.row = {
-                "step": update.step,
-                "tokens": tokens,
-                "seconds": round(self.progress.seconds, 6),
-                "wall": round(self.progress.wall, 6),
-                "train_loss": loss,
-                "lr": update.learning_rate,
-                **({"auxiliary_loss": auxiliary} if auxiliary else {}),
-                "grad_norm": norm,
-                "tokens_per_second": round(update.tokens / seconds, 1),
-            }
-        self.waiting.clear()
-
-    def _is_due(self) -> bool:
-        """Whether something follows the update that was done last: an evaluation, a checkpoint, the end."""
-        training, step = self.experiment.training, self.progress.step
-        intervals = [training.eval_interval, *([training.checkpoint_interval] if training.checkpoint_interval else [])]
-        return step == training.max_iters or any(step % interval == 0 for interval in intervals)
+        what = "gradient" if math.isfinite(loss) else "loss"
+        found = f"the {what} of update {number} is not finite (loss {loss}, gradient norm {norm})"
+        self.skipped_in_a_row += 1
+        if self.experiment.training.non_finite == "stop":
+            raise DivergedError(f"{found}: {self._advice()}")
+        if self.skipped_in_a_row >= _SKIPPED_IN_A_ROW:
+            raise DivergedError(f"{found}, as of {_SKIPPED_IN_A_ROW} in a row: {self._advice()}")
+        self.observer.note(f"{found}: left out")
 
     def _advice(self) -> str:
         steps = checkpoint.available(self.run.checkpoints)
@@ -251,17 +249,19 @@ class Trainer:
 
     def _evaluating(self, done: int, total: int) -> None:
         self.observer.evaluating(done, total)
-        if self.stop_signal is not None:
-            raise _Stopped
+        self._check_stop()
 
     def _draw(self) -> str | None:
         """A sample of text, from random numbers of its own."""
-        if self.corpus.tokenizer is None:
+        tokenizer, sampling = self.corpus.tokenizer, self.experiment.sampling
+        if tokenizer is None:
             return None
-        sampling = self.experiment.sampling
         seed = stream_seed(self.experiment.seed, self.progress.step, _SAMPLE)
-        prompt = sampling.prompt
-        return prompt.lstrip("\n") + sample_text(self.model, self.corpus.tokenizer, prompt, sampling, seed=seed)[0]
+        ids: list[int] = []
+        for drawn in sample_ids(self.model, prompt_ids(tokenizer, sampling.prompt), sampling, seed=seed):
+            self._check_stop()
+            ids.append(int(drawn[0]))
+        return sampling.prompt.lstrip("\n") + tokenizer.decode(ids)
 
     def _save(self, *, best: bool) -> None:
         self.progress = replace(
@@ -272,7 +272,18 @@ class Trainer:
             pending=self.row,
         )
         with answering(self.optimizer):
+            self._check_weights()
             checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
+
+    def _check_weights(self) -> None:
+        """A step may overflow weights whose gradient was finite; they must not take the place of sound ones.
+
+        Raises:
+            DivergedError: A weight is not finite.
+        """
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise DivergedError(f"the weight {name} is not finite after update {self.progress.step}: {self._advice()}")
 
 
 def compute_gradients(

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from minigpt.data import Corpus
-from minigpt.errors import RunError
+from minigpt.errors import RunError, WriteError
 from minigpt.experiment import Experiment
+from minigpt.files import open_growing, write_all
 from minigpt.model import GPT
 from minigpt.training.machine import autocast, micro_batch_size
 
@@ -66,21 +67,33 @@ class GrowingFile:
 
     Raises:
         RunError: The file has lost some of it.
+        WriteError: It cannot be written.
     """
 
     def __init__(self, path: Path, length: int):
-        path.touch()
-        if path.stat().st_size < length:
-            raise RunError(
-                f"{path} is shorter than the checkpoint says: {path.stat().st_size:,} of {length:,} bytes are left"
-            )
-        os.truncate(path, length)
-        self._file = path.open("ab")
+        self.path, self._length = path, length
+        try:
+            self._handle = open_growing(path)
+        except OSError as error:
+            raise self._failed(error) from error
+        there = os.fstat(self._handle).st_size
+        if there < length:
+            os.close(self._handle)
+            raise RunError(f"{path} is shorter than the checkpoint says: {there:,} of {length:,} bytes are left")
+        try:
+            os.ftruncate(self._handle, length)
+        except OSError as error:
+            os.close(self._handle)
+            raise self._failed(error) from error
 
     def append(self, text: str) -> None:
         """Write to the end; a reader sees it at once."""
-        self._file.write(text.encode("utf-8", "backslashreplace"))
-        self._file.flush()
+        content = text.encode("utf-8", "backslashreplace")
+        try:
+            write_all(self._handle, content)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._length += len(content)
 
     def append_json(self, row: dict[str, float]) -> None:
         """A JSON object on a line of its own."""
@@ -89,9 +102,20 @@ class GrowingFile:
     @property
     def length(self) -> int:
         """Bytes written so far, synced to the disk."""
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise self._failed(error) from error
+        return self._length
 
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+    def __enter__(self) -> GrowingFile:
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        try:
+            os.close(self._handle)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> WriteError:
+        return WriteError(f"{self.path} cannot be written: {error.strerror}")

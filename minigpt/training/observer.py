@@ -134,9 +134,7 @@ class PlainObserver:
 
     def _line(self, row: dict[str, float]) -> str:
         assert self.plan is not None, "begin comes first"
-        text = (
-            f"step {int(row['step']):>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  loss {row['train_loss']:.4f}"
-        )
+        text = f"step {int(row['step']):>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  {loss_in_words(row)}"
         if "val_loss" in row:
             text += f"  val {row['val_loss']:.4f}"
         left = duration(self.pace.left(row["step"]))
@@ -147,6 +145,11 @@ class PlainObserver:
             print(text, file=self.stream, flush=True)
         except BrokenPipeError:  # nobody reads any more; training goes on
             self.stream = io.StringIO()
+
+
+def loss_in_words(row: dict[str, float]) -> str:
+    """`loss 1.2345`; an update that was left out has none, if the loss is what was not finite."""
+    return f"loss {row['train_loss']:.4f}" if "train_loss" in row else "left out"
 
 
 def duration(seconds: float) -> str:

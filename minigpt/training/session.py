@@ -1,14 +1,10 @@
-"""A sitting: set everything up, train, and answer signals by finishing the update and saving."""
+"""A sitting: set everything up, train, and say how it ended."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,19 +12,21 @@ import torch
 from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, entropies, load_corpus, train_batch
 from minigpt.decoding import prompt_ids
-from minigpt.errors import RunError, TokenizerError, count
+from minigpt.errors import RunError, TokenizerError, WriteError, count
 from minigpt.experiment import Experiment
-from minigpt.model import GPT, build_model
+from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint
+from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.estimate import Speed, measure_speed
+from minigpt.training.fitting import refuse_what_cannot_fit
 from minigpt.training.loop import Outcome, Trainer
 from minigpt.training.machine import choose_device, choose_precision
 from minigpt.training.observer import Observer, PlainObserver, Plan
+from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 
 def train(
@@ -61,15 +59,37 @@ def train(
         ExperimentError: An optimizer that averages weights which the model constrains.
         DivergedError: A loss or gradient was not finite.
     """
-    observer = observer or PlainObserver()
+    observer, stop = observer or PlainObserver(), Stop()
     run = RunFolder.of(experiment, out)
-    if not fresh:
-        _refuse_existing(run)
+    with run.locked(), stopped_by_signals(stop):  # from the beginning: what is prepared must be ours to begin
+        if not fresh:
+            _refuse_existing(run)
+        try:
+            with stop.breakable():
+                ready = _prepare_anew(experiment, run, observer, minutes, device, threads)
+        except StopNow:
+            return Outcome("stopped", run, Progress(), stop_signal=stop.signal)
+        kept = run.set_aside() if fresh else None
+        if kept:
+            observer.note(f"the run that was there is kept as {kept}")
+        return _sit(run, observer, stop, ready)
+
+
+def _prepare_anew(
+    experiment: Experiment,
+    run: RunFolder,
+    observer: Observer,
+    minutes: float | None,
+    device: str,
+    threads: int | None,
+) -> _Ready:
+    """Everything that comes before a run is begun; nothing is written yet."""
     observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
     where, precision = _machine(experiment.training.precision, device, threads)
     corpus = load_corpus(experiment).to(where)
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
+    refuse_what_cannot_fit(experiment, corpus, run.path, where, precision)
     model = build_model(experiment, corpus.vocab_size).to(where)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
@@ -83,13 +103,8 @@ def train(
             observer.note(
                 f"{spec.family} {spec.name} is not in a file: only this process can open the run; a plugin file mends that"
             )
-    kept = run.set_aside() if fresh else None
-    if kept:
-        observer.note(f"the run that was there is kept as {kept}")
-    with run.locked():
-        _refuse_existing(run)
-        run.begin(experiment, corpus.tokenizer, provenance(experiment, corpus, device=where, precision=precision))
-        return _sit(experiment, corpus, model, precision, observer, run, None, speed.seconds(experiment))
+    found = provenance(experiment, corpus, device=where, precision=precision)
+    return _Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=found)
 
 
 def _choose_compile(
@@ -153,29 +168,44 @@ def resume(
         RunError: Nothing to resume, something changed, or another process is at it.
         CheckpointError: No checkpoint of it can be read.
     """
-    observer = observer or PlainObserver()
+    observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
+    folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
+    with folder.locked(), stopped_by_signals(stop):
+        try:
+            with stop.breakable():
+                ready = _prepare_to_go_on(folder, observer, accept_changes, allow_plugins)
+        except StopNow:
+            return Outcome("stopped", folder, Progress(), stop_signal=stop.signal)
+        return _sit(folder, observer, stop, ready)
+
+
+def _prepare_to_go_on(folder: RunFolder, observer: Observer, accept_changes: bool, allow_plugins: bool) -> _Ready:
     experiment = folder.experiment(allow_plugins=allow_plugins)
+    folder.check_links()
     recorded = folder.provenance()
     machine = recorded["machine"]
     where, precision = _machine(recorded["precision"], machine["device"], machine["threads"])
-    with folder.locked():
-        start = checkpoint.load(folder.checkpoints, "last")
-        if start is not None and start.progress.step >= experiment.training.max_iters and start.progress.pending is None:
-            raise RunError(f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}")
-        corpus = load_corpus(experiment, folder.learned()).to(where)
-        changes = changed_since(recorded, provenance(experiment, corpus, device=where, precision=precision))
-        if changes and not accept_changes:
-            raise RunError(
-                f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(changes)}. "
-                "Undo that, or give up exactness with --accept-changes"
-            )
-        for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
-            observer.note(note)
-        model = build_model(experiment, corpus.vocab_size).to(where)
-        speed = measure_speed(experiment, corpus, model, precision, compiled=experiment.training.compile is True)
-        seconds = speed.seconds(experiment, start.progress.step if start else 0)
-        return _sit(experiment, corpus, model, precision, observer, folder, start, seconds)
+    shapes = build_model_on_meta(experiment.model, folder.vocab_size())
+    start = checkpoint.load(folder.checkpoints, "last", shapes)
+    if start is not None and start.progress.step >= experiment.training.max_iters and start.progress.pending is None:
+        raise RunError(f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}")
+    corpus = load_corpus(experiment, folder.learned()).to(where)
+    changes = changed_since(recorded, provenance(experiment, corpus, device=where, precision=precision))
+    if changes and not accept_changes:
+        raise RunError(
+            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(changes)}. "
+            "Undo that, or give up exactness with --accept-changes"
+        )
+    for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
+        observer.note(note)
+    refuse_what_cannot_fit(experiment, corpus, folder.path, where, precision)
+    model = build_model(experiment, corpus.vocab_size).to(where)
+    speed = measure_speed(experiment, corpus, model, precision, compiled=experiment.training.compile is True)
+    if start is not None:
+        start.check_optimizer(speed.state)
+    seconds = speed.seconds(experiment, start.progress.step if start else 0)
+    return _Ready(experiment, corpus, model, precision, seconds, start=start)
 
 
 def _refuse_existing(run: RunFolder) -> None:
@@ -201,60 +231,57 @@ def _machine(precision: str, device: str, threads: int | None) -> tuple[torch.de
     return where, choose_precision(precision, where)
 
 
-def _sit(
-    experiment: Experiment,
-    corpus: Corpus,
-    model: GPT,
-    precision: str,
-    observer: Observer,
-    run: RunFolder,
-    start: Checkpoint | None,
-    seconds: float,
-) -> Outcome:
-    training = experiment.training
+@dataclass(frozen=True)
+class _Ready:
+    """Everything that a sitting needs.
+
+    Attributes:
+        experiment: As it will be trained.
+        corpus: On the device.
+        model: Likewise.
+        precision: `fp32` or `bf16`.
+        seconds: About how long it will take.
+        start: The checkpoint to go on from; None at the beginning.
+        begins_with: The provenance of a run that is about to begin; None for one that is there.
+    """
+
+    experiment: Experiment
+    corpus: Corpus
+    model: GPT
+    precision: str
+    seconds: float
+    start: Checkpoint | None = None
+    begins_with: dict[str, Any] | None = None
+
+
+def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outcome:
+    experiment, corpus, model, start = ready.experiment, ready.corpus, ready.model, ready.start
+    if ready.begins_with is not None:
+        run.begin(experiment, corpus.tokenizer, ready.begins_with)
     plan = Plan(
         name=experiment.name,
         folder=str(run.path),
         parameters=model.n_parameters(),
-        max_iters=training.max_iters,
+        max_iters=experiment.training.max_iters,
         first_step=start.progress.step if start else 0,
         tokens_per_step=train_batch(corpus, experiment, 0).tokens.numel(),
-        seconds=seconds,
+        seconds=ready.seconds,
         device=next(model.parameters()).device.type,
-        precision=precision,
+        precision=ready.precision,
         threads=torch.get_num_threads(),
         entropies=entropies(corpus),
         plugin_files=tuple(experiment.plugins),
     )
     with torch.random.fork_rng():
-        trainer = Trainer(experiment, corpus, model, precision=precision, observer=observer, run=run, start=start)
+        trainer = Trainer(
+            experiment, corpus, model, precision=ready.precision, observer=observer, run=run, start=start, stop=stop
+        )
         observer.begin(plan)
         try:
-            with _signals_stop(trainer, observer):
-                return trainer.train()
+            return trainer.train()
+        except WriteError as error:
+            steps = checkpoint.available(run.checkpoints)
+            sound = f"the checkpoint of step {steps[-1]} is sound" if steps else "there is no checkpoint yet"
+            raise WriteError(f"{error}; {sound}. When that is mended, go on with: minigpt resume {run.path}") from error
         finally:
             observer.end()
-
-
-@contextmanager
-def _signals_stop(trainer: Trainer, observer: Observer) -> Iterator[None]:
-    """SIGINT and SIGTERM ask the trainer to stop; a second one ends the process at once, which loses nothing saved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if trainer.stop_signal is not None:
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-        trainer.stop_signal = number
-        observer.note("stopping: finishing this update and saving (once more to stop at once)")
-
-    before: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for stopped, handler in before.items():
-            signal.signal(stopped, handler)

@@ -59,7 +59,7 @@ def trained(minigpt: Command, corpus: list[str]) -> Path:
 def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
     """With its own parts, on a small text and for a few updates."""
     pattern = load_experiment(file).model.layers
-    small = ["--set", "model.block_size=64", "--set", f"model.n_layers={max(2, len(pattern))}"]
+    small = ["--set", "model.block_size=32", "--set", f"model.n_layers={max(2, len(pattern))}"]
     code, out, err = minigpt("run", file, *SHORT, *corpus, *small, "--no-check")
     assert code == 0, err
     assert "validation loss" in out
@@ -82,6 +82,7 @@ def test_the_plugin_example_is_found_loaded_copied_and_told(minigpt: Command, co
     assert "plugins are refused (--no-plugins)" in err
 
 
+@pytest.mark.slow
 def test_the_baseline_trains_on_the_real_corpus_where_it_is_here(
     minigpt: Command, corpus: list[str], real_corpus: bool
 ) -> None:
@@ -107,7 +108,7 @@ def test_off_line_the_baseline_says_how_to_go_on(minigpt: Command) -> None:
     assert code == 2
     assert len(err.splitlines()) == 1
     assert "minigpt data add tinyshakespeare FILE; or start with experiments/quickstart.json" in err
-    assert not Path("runs").exists()
+    assert not RunFolder(Path("runs/baseline/seed-1337")).path.exists()
 
 
 def test_options_override_the_file(minigpt: Command, corpus: list[str]) -> None:
@@ -133,7 +134,7 @@ def test_a_prompt_for_samples_that_the_corpus_lacks_is_told_before_training(mini
     code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *corpus, "--set", "sampling.prompt=xyz")
     assert code == 2
     assert "sampling.prompt: character 'x' (U+0078, at 0) is not in the vocabulary" in err
-    assert not Path("runs").exists()
+    assert not list(Path("runs").rglob("experiment.json"))
 
 
 # ----------------------------------------------------------------------------------------------------- generate
@@ -312,9 +313,9 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
         ("experiment.json", "{", "experiment.json: not JSON"),
         ("provenance.json", "[]", "provenance.json is damaged: found list; allowed: an object"),
         ("provenance.json", "{}", "provenance.json is damaged: it lacks components, core, data"),
-        ("provenance.json", "\0", "provenance.json cannot be read"),
+        ("provenance.json", "\0", "provenance.json is damaged"),
         ("tokenizer.json", "{}", "what the tokenizer learned is damaged: KeyError: 'code_points'"),
-        ("tokenizer.json", '{"code_points": [-1]}', "what the tokenizer learned is damaged: OverflowError"),
+        ("tokenizer.json", '{"code_points": [-1]}', "what the tokenizer learned is damaged: ValueError"),
         ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint says: 0 of"),
     ],
 )
@@ -336,7 +337,7 @@ def test_a_place_that_cannot_be_written_is_told(minigpt: Command, corpus: list[s
     Path("in-the-way").write_text("")
     code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, "--out", "in-the-way")
     assert code == 2
-    assert re.search(r"^error: in-the-way\S*: (Not a directory|File exists)$", err, re.MULTILINE)
+    assert re.search(r"^error: in-the-way\S* cannot be written: (Not a directory|File exists)$", err, re.MULTILINE)
 
 
 def test_show_knows_a_runs_vocabulary(minigpt: Command, trained: Path) -> None:

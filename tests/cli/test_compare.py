@@ -173,3 +173,68 @@ def test_ctrl_c_saves_what_is_under_way(write: Write) -> None:
     assert "stopped, and what was under way is saved; the same command goes on" in err
     last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1]["step"]
     assert checkpoint.available(metrics.parent / "checkpoints")[-1] >= last, "an update's record may wait for the next one"
+
+
+AT_ONCE = {
+    "raises": "raise RuntimeError('boom')",
+    "exits": "import os\nos._exit(3)",
+    "crashes": "import ctypes\nctypes.string_at(0)",
+    "hangs": "while True:\n    pass",
+}
+IN_TRAINING = '''
+import ctypes, os, time
+import __main__
+from minigpt import register
+from minigpt.contracts import Schedule
+
+@register("schedule", "failing")
+class Failing(Schedule):
+    """Constant, until it fails, where it is trained."""
+    def __init__(self, max_iters: int, *, how: str):
+        spec = getattr(__main__, "__spec__", None)
+        self.how = how if spec is not None and spec.name == "minigpt.lab.compare.cell" else ""
+    def factor(self, step: int) -> float:
+        if step == 3 and self.how == "exit":
+            os._exit(5)
+        if step == 3 and self.how == "crash":
+            ctypes.string_at(0)
+        if step == 3 and self.how == "hang":
+            time.sleep(10_000)
+        return 1.0
+'''
+
+
+@pytest.mark.slow
+def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_arm(write: Write) -> None:
+    write("base")
+    write("sound", model={"ffn": "glu"})
+    for name, source in AT_ONCE.items():
+        Path(f"{name}.py").write_text(source + "\n")
+        write(name, plugins=[f"{name}.py"])
+    Path("failing.py").write_text(IN_TRAINING)
+    for how in ("exit", "crash", "hang"):
+        write(f"{how}-later", plugins=["failing.py"], training={"schedule": {"name": "failing", "how": how}})
+    later = ("exit-later", "crash-later", "hang-later")
+    options = ("--seeds", "1", "--jobs", "2", "--patience", "0.3", "--json", "all.json")
+    done = subprocess.run(compare(*options, variants=("sound", *AT_ONCE, *later)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(Path("all.json").read_text())
+    lost = {arm["name"]: arm["message"] for arm in document["lost"]}
+    assert set(lost) == set(AT_ONCE)
+    assert "RuntimeError: boom (line 1)" in lost["raises"]
+    assert "it ended the process with exit code 3" in lost["exits"]
+    assert "it ended the process with signal 11" in lost["crashes"]
+    assert "it came to no end in 18 s" in lost["hangs"]
+    runs = {arm["name"]: arm["runs"][0] for arm in document["arms"]}
+    assert {name: run["outcome"] for name, run in runs.items()} == {
+        **dict.fromkeys(("base", "sound"), "finished"),
+        **dict.fromkeys(later, "crashed"),
+    }
+    assert "exit code 5" in runs["exit-later"]["message"]
+    assert "signal 11" in runs["crash-later"]["message"]
+    assert "no sign of progress, and was killed" in runs["hang-later"]["message"]
+    for arm in ("raises", "exits", "crashes", "hangs", *later):
+        assert any(line.split()[:1] == [arm] and line.rstrip().endswith("crashed") for line in done.stdout.splitlines())
+    page = subprocess.run([sys.executable, "-m", "minigpt", "report", "comparisons/base"], capture_output=True, text=True)
+    assert page.returncode == 0, page.stderr
+    assert "boom" in Path("comparisons/base/report.html").read_text()

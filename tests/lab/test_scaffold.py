@@ -64,7 +64,9 @@ def a_run(family: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- what it writes
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["attention", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "attention")]
+)
 def test_what_it_writes_is_checked_trains_and_generates_by_the_commands_it_prints(
     family: str, project: Path, minigpt: Command
 ) -> None:

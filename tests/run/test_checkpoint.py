@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -13,11 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.errors import CheckpointError
+from minigpt.errors import CheckpointError, WriteError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Progress, pack, unpack
+from tests.faults import ERRORS, failing
 
 
 def model(seed: int = 0, **changes: Any) -> GPT:
@@ -74,7 +76,7 @@ def test_what_would_need_pickle_is_refused() -> None:
 
 def test_a_checkpoint_gives_back_weights_optimizer_and_progress_to_the_bit(tmp_path: Path) -> None:
     lm, optimizer = trained()
-    progress = Progress(7, 70, 1.5, 2.5, 3, 0.25, 11, 12, {"step": 7, "train_loss": 1.0})
+    progress = Progress(7, 70, 1.5, 2.5, 3, 0.25, 11, 12, 2, {"step": 7, "train_loss": 1.0})
     checkpoint.save(tmp_path, lm, optimizer, progress, best=True)
     found = checkpoint.load(tmp_path)
     assert found is not None
@@ -252,33 +254,51 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         found.load_weights(model(d_model=16))
 
 
-def test_a_save_that_fails_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, 1)
-    real = {"fsync": os.fsync, "replace": os.replace}
-    calls, failing_call = 0, 0
-
-    def failing(name: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == failing_call:
-                raise OSError(28, "No space left on device")
-            return real[name](*arguments)
-
-        return call
-
+@pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
+def test_a_save_that_fails_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, error: int) -> None:
+    """For every n: the n-th write, sync, rename, close or removal of a save fails, and the save after it does not."""
+    for step in (1, 2, 3):  # so that there is something to prune
+        save(tmp_path, step, seed=step)
+    step, nth, seen = 3, 0, set()
     while True:
-        calls, failing_call = 0, failing_call + 1
-        with monkeypatch.context() as patch:
-            for name in real:
-                patch.setattr(os, name, failing(name))
-            with contextlib.suppress(OSError):
-                save(tmp_path, 1 + failing_call, seed=failing_call)
-        if calls < failing_call:
+        step, nth = step + 1, nth + 1
+        with failing(tmp_path, nth, error) as faults, contextlib.suppress(WriteError):
+            save(tmp_path, step, seed=step)
+        if nth > len(faults.calls):
             break  # there is no such call any more: every one has failed once
+        seen.add(faults.calls[-1] if len(faults.calls) == nth else faults.calls[nth - 1])
         found = checkpoint.load(tmp_path)
         assert found is not None
-        step = found.progress.step
-        expected = trained(step - 1 if step > 1 else 0)[0].state_dict()["embedding.weight"]
+        assert found.progress.step in (step - 1, step), "the one before, or the new one"
+        expected = trained(found.progress.step)[0].state_dict()["embedding.weight"]
         assert torch.equal(found.weights["embedding.weight"], expected)
-    assert failing_call > 8, "a save syncs and renames more often than that"
+        assert not found.notes, "nothing that was damaged stands in the way"
+        step += 1
+        save(tmp_path, step, seed=step)
+        assert checkpoint.available(tmp_path)[-1] == step
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "what a failed save left is gone"
+    assert nth > 25
+    assert seen >= {"open", "write", "fsync", "close", "mkdir", "replace", "rename", "unlink", "rmdir"}
+
+
+def test_a_system_that_takes_little_at_a_time_gets_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, content: real(handle, content[:100]))
+    save(tmp_path, 1, seed=1)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert torch.equal(found.weights["embedding.weight"], trained(1)[0].state_dict()["embedding.weight"])
+
+
+def test_what_a_disk_does_not_give_back_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that says it has written and has not: the new one is not pointed at, and the old ones stay."""
+    for step in (1, 2):
+        save(tmp_path, step, seed=step)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, content: real(handle, bytes(len(content))))
+    with pytest.raises(WriteError, match=r"step-00000003/model.safetensors is not on the disk as it was written"):
+        save(tmp_path, 3)
+    assert checkpoint.available(tmp_path) == [1, 2]
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.progress.step == 2

@@ -49,7 +49,15 @@ class CharTokenizer(Tokenizer):
         return {"code_points": self._codes.tolist()}
 
     def from_json(self, learned: dict[str, Any]) -> None:
-        self._codes = np.asarray(learned["code_points"], dtype=np.uint32)
+        codes = learned["code_points"]
+        if not isinstance(codes, list) or not all(type(code) is int and 0 <= code < _BEYOND_UNICODE for code in codes):
+            raise ValueError("code_points is not a list of code points")
+        if codes != sorted(set(codes)):
+            raise ValueError("code_points is not in order, or has one twice")
+        self._codes = np.asarray(codes, dtype=np.uint32)
+
+
+_BEYOND_UNICODE = 0x110000
 
 
 def _code_points(text: str) -> UInt32[np.ndarray, " characters"]:

@@ -22,6 +22,21 @@ TOLERANCE = 0.01  # sizes that differ by less are called equal
 
 
 @dataclass(frozen=True)
+class Lost:
+    """An arm that is not compared, for its plugins do not let it be built or trained.
+
+    Attributes:
+        name: Of its file.
+        source: The file or run folder.
+        message: What they did.
+    """
+
+    name: str
+    source: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Arm:
     """One of the things that are compared.
 
@@ -79,12 +94,7 @@ def read_arms(
         raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
     arms: list[Arm] = []
     for source in sources:
-        if source.is_dir():
-            runs = runs_in(source)
-            arm = Arm(runs[0].experiment(allow_plugins=allow_plugins).name, *_of_runs(runs, source, allow_plugins))
-        else:
-            experiment = load_experiment(source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
-            arm = Arm(experiment.name, experiment, str(source))
+        arm = read_arm(source, overrides, plugin_files, allow_plugins=allow_plugins)
         for other in arms:
             if other.name == arm.name:
                 raise MinigptError(
@@ -92,6 +102,21 @@ def read_arms(
                 )
         arms.append(arm)
     return arms
+
+
+def read_arm(
+    source: Path, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = (), *, allow_plugins: bool = True
+) -> Arm:
+    """Read one experiment file or run folder. Arguments as for `read_arms`.
+
+    Raises:
+        MinigptError: It cannot be read.
+    """
+    if source.is_dir():
+        runs = runs_in(source)
+        return Arm(runs[0].experiment(allow_plugins=allow_plugins).name, *_of_runs(runs, source, allow_plugins))
+    experiment = load_experiment(source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
+    return Arm(experiment.name, experiment, str(source))
 
 
 def runs_in(folder: Path) -> tuple[RunFolder, ...]:

@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import DivergedError, MinigptError
 from minigpt.experiment import Experiment
+from minigpt.files import write_json
 from minigpt.model import GPT
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, open_run
-from minigpt.run.durable import write_json
-from minigpt.training import resume, train
+from minigpt.training import PlainObserver, resume, train
 from minigpt.training.machine import micro_batch_size
 
-_LOOK_EVERY = 0.2
+_LOOK_EVERY, _SAY_EVERY = 0.2, 10.0
 
 
 class Job(TypedDict):
@@ -94,16 +94,30 @@ def _train(job: Job) -> None:
     if run.is_finished():
         return
     if run.exists():
-        outcome = resume(run.path, allow_plugins=job["allow_plugins"])
+        outcome = resume(run.path, allow_plugins=job["allow_plugins"], observer=_Alive())
     else:
         experiment = load_experiment(
             job["experiment"], overrides=[f"seed={job['seed']}"], allow_plugins=job["allow_plugins"]
         )
         out = run.path.parents[1]
         assert RunFolder.of(experiment, out) == run
-        outcome = train(experiment, out=out, device=job["device"], threads=job["threads"])
+        outcome = train(experiment, out=out, device=job["device"], threads=job["threads"], observer=_Alive())
     if outcome.status == "stopped":
         sys.exit(128 + (outcome.stop_signal or signal.SIGTERM))
+
+
+class _Alive(PlainObserver):
+    """Lines for the log, and more of them in a long evaluation: a log that does not grow is that of a process that hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = time.monotonic()
+
+    def evaluating(self, done: int, total: int) -> None:
+        """A line now and then."""
+        if time.monotonic() - self.last > _SAY_EVERY:
+            self.last = time.monotonic()
+            self.note(f"evaluated {done:,} of {total:,} targets")
 
 
 def _loss_by_position(job: Job) -> list[float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,11 +19,11 @@ from typing import Any, Protocol
 import torch
 
 from minigpt.data import Corpus, load_corpus
-from minigpt.errors import MinigptError, RunError
+from minigpt.errors import MinigptError, RunError, UnreadableError
+from minigpt.files import read_object, write_json
 from minigpt.lab.compare.arms import Arm, comparable, comparable_document
 from minigpt.lab.compare.cell import Job
 from minigpt.run import RunFolder
-from minigpt.run.durable import write_json
 from minigpt.run.provenance import provenance
 
 
@@ -54,9 +55,9 @@ class Cell:
         if not self.record.is_file():
             return None
         try:
-            record: dict[str, Any] = json.loads(self.record.read_text("utf-8"))
-        except ValueError as error:
-            raise RunError(f"{self.record} cannot be read: {error}; remove it, and the run is looked at again") from error
+            record = read_object(self.record)
+        except UnreadableError as error:
+            raise RunError(f"{error}; remove it, and the run is looked at again") from error
         return record if record.get("key") == self.key else None
 
 
@@ -137,7 +138,7 @@ class Grid:
                 if not run.is_finished():
                     continue
                 recorded = run.provenance()
-                document = json.loads((run.path / "experiment.json").read_text("utf-8"))
+                document = read_object(run.path / "experiment.json")
                 if recorded["versions"]["torch"] == torch.__version__:
                     found[_identity(comparable(document), recorded), document["seed"]] = run
         return found
@@ -146,8 +147,19 @@ class Grid:
         """Cells without an outcome, in the order in which they are trained: seed by seed, so that pairs come early."""
         return [cell for cell in self.cells if cell.outcome() is None]
 
-    def run(self, watcher: Watcher, *, jobs: int, device: str, threads: int | None, allow_plugins: bool = True) -> None:
+    def run(
+        self,
+        watcher: Watcher,
+        *,
+        jobs: int,
+        device: str,
+        threads: int | None,
+        allow_plugins: bool = True,
+        patience: float = math.inf,
+    ) -> None:
         """Train what is missing, some cells at a time, each in a process of its own.
+
+        One that gives no sign for `patience` seconds is killed, and has crashed.
 
         When it is interrupted the processes save and stop; when this process is killed they notice, and do the same.
         """
@@ -166,6 +178,7 @@ class Grid:
                     step = process.step()
                     if step is not None:
                         watcher.progressed(process.cell, step)
+                    process.give_up_after(patience)
                     if process.is_over():
                         running.remove(process)
                         watcher.ended(process.cell, process.outcome())
@@ -180,7 +193,8 @@ class Grid:
         document["plugins"] = [str(Path(plugin).absolute()) for plugin in document["plugins"]]
         write_json(file, document)
         if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not self._continues(cell):
-            cell.run.set_aside()
+            with cell.run.locked():
+                cell.run.set_aside()
         return Job(
             experiment=str(file),
             seed=cell.seed,
@@ -248,6 +262,7 @@ class _Running:
                 start_new_session=True,  # Ctrl-C reaches us, and we ask the processes to stop
             )
         self.read = 0
+        self.hung, self.written, self.last_sign = False, 0, time.monotonic()
 
     def step(self) -> int | None:
         """The last update in its records, where there are new ones."""
@@ -260,6 +275,16 @@ class _Running:
             lines = file.read().splitlines(keepends=True)
         whole = [line for line in lines[1 if self.read > 2048 else 0 :] if line.endswith(b"\n")]
         return int(json.loads(whole[-1])["step"]) if whole else None
+
+    def give_up_after(self, patience: float) -> None:
+        """Kill it if neither its records nor its log have grown for so many seconds."""
+        written = sum(file.stat().st_size for file in (self.cell.run.metrics, self.log) if file.is_file())
+        now = time.monotonic()
+        if written != self.written:
+            self.written, self.last_sign = written, now
+        if now - self.last_sign > patience and not self.is_over():
+            self.hung = True
+            self.process.kill()
 
     def is_over(self) -> bool:
         """Whether the process has ended."""
@@ -274,6 +299,7 @@ class _Running:
             return {"outcome": "stopped"}
         if record is None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            how = "no sign of progress, and was killed" if self.hung else how
             record = {
                 "key": self.cell.key,
                 "run": str(self.cell.run.path),

@@ -16,9 +16,11 @@ import torch
 from minigpt.data import Corpus
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
+from minigpt.files import read_object, write_json
 from minigpt.lab.compare.arms import (
     Arm,
     Budget,
+    Lost,
     Size,
     Unit,
     check_comparable,
@@ -31,7 +33,6 @@ from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.results import ArmResult, judge, to_json
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
-from minigpt.run.durable import write_json
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.machine import choose_device, choose_precision
 
@@ -74,6 +75,7 @@ class ComparisonPlan:
         grid: Arms by seeds.
         costs: Of each arm's model.
         threads: Of each run; None for torch's choice.
+        lost: What was named and cannot be compared.
     """
 
     folder: Path
@@ -82,6 +84,7 @@ class ComparisonPlan:
     grid: Grid
     costs: tuple[Cost, ...]
     threads: int | None
+    lost: tuple[Lost, ...] = ()
 
     def seconds(self) -> float:
         """About how long what is missing takes on this machine; a few updates of each arm concerned are timed, once."""
@@ -97,7 +100,8 @@ class ComparisonPlan:
     def write(self, results: Sequence[ArmResult]) -> dict[str, Any]:
         """comparison.json: what the report is made from, beside the runs, whose paths start from the folder."""
         settings = {**asdict(self.settings), "seeds": self.grid.seeds}
-        document = to_json(results, {"name": self.folder.name, "settings": settings})
+        lost = [vars(lost) for lost in self.lost]
+        document = to_json(results, {"name": self.folder.name, "settings": settings, "lost": lost})
         for arm in document["arms"]:
             for run in arm["runs"]:
                 run["run"] = Path(os.path.relpath(run["run"], self.folder)).as_posix()
@@ -115,6 +119,7 @@ def make_plan(
     plugin_files: Sequence[Path] = (),
     allow_plugins: bool = True,
     runs: Path = Path("runs"),
+    lost: Sequence[Lost] = (),
 ) -> ComparisonPlan:
     """Read the arms, make them comparable, and look what is there already.
 
@@ -127,6 +132,7 @@ def make_plan(
         plugin_files: Likewise.
         allow_plugins: Likewise.
         runs: Where finished runs are looked for.
+        lost: Arms that were named and are left out, to be told with the results.
 
     Raises:
         MinigptError: They cannot be compared.
@@ -146,7 +152,7 @@ def make_plan(
         arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, each) for arm in arms[1:])]
     grid = Grid(folder, arms, seeds, corpora, elsewhere=[runs])
     costs = tuple(_cost(arm.experiment, corpora.of(arm).vocab_size) for arm in arms)
-    return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads)
+    return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads, tuple(lost))
 
 
 def _seeds(arms: Sequence[Arm], number: int | None) -> list[int]:
@@ -214,7 +220,7 @@ class _Speeds:
 
     def __init__(self, folder: Path, device: str, threads: int | None):
         self.file, self.device, self.threads = folder / "speeds.json", device, threads
-        self.known: dict[str, list[float]] = json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {}
+        self.known: dict[str, list[float]] = read_object(self.file) if self.file.is_file() else {}
 
     def of(self, arm: Arm, corpus: Corpus) -> Speed:
         """Measured now, or before."""
@@ -230,7 +236,8 @@ class _Speeds:
             self.known[key] = [speed.update, speed.evaluation]
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.file, self.known)
-        return Speed(*self.known[key])
+        update, evaluation = self.known[key]
+        return Speed(update, evaluation)
 
 
 @contextmanager

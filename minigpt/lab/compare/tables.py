@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minigpt.lab.compare.arms import TOLERANCE, Unit, tokens_of
+from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
 from minigpt.lab.compare.results import ArmResult
 
 UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
@@ -29,7 +29,7 @@ class Table:
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def verdict_table(results: Sequence[ArmResult], unit: Unit) -> Table:
+def verdict_table(results: Sequence[ArmResult], unit: Unit, lost: Sequence[Lost] = ()) -> Table:
     """The answer: losses, paired differences with their intervals, verdicts."""
     rows = []
     for result in results:
@@ -41,6 +41,7 @@ def verdict_table(results: Sequence[ArmResult], unit: Unit) -> Table:
                 interval = f"{verdict.interval[0]:+.4f} to {verdict.interval[1]:+.4f}"
                 p = _probability(verdict.p)
         rows.append((result.arm.name, _spread(result), difference, interval, p, result.words))
+    rows += [(arm.name, "–", "–", "–", "–", "crashed") for arm in lost]
     columns = ("arm", f"loss, {UNITS[unit]}", "difference", "95 % interval", "p", "verdict")
     return Table("Is it better than the base?", columns, tuple(rows))
 

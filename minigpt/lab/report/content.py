@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError
+from minigpt.files import read_object
 from minigpt.lab.compare.arms import Arm, runs_in
 from minigpt.lab.compare.results import COLUMN, ArmResult, result_of, to_json
 from minigpt.lab.cost import measure_cost
@@ -79,12 +79,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Content:
-    """A report: its title, what was asked for, the arms with the base first."""
+    """A report: its title, what was asked for, the arms with the base first, and those that could not be compared."""
 
     name: str
     settings: dict[str, Any]
     arms: tuple[Shown, ...]
     changes: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    lost: tuple[dict[str, str], ...] = ()
 
 
 def read_content(folder: Path) -> Content:
@@ -96,10 +97,7 @@ def read_content(folder: Path) -> Content:
     file = folder / "comparison.json"
     if not file.is_file():
         raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
-    try:
-        document = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise RunError(f"{file} cannot be read: {error}") from error
+    document = read_object(file)
     return content_of(document, folder)
 
 
@@ -133,7 +131,7 @@ def content_of(document: dict[str, Any], folder: Path) -> Content:
     arms = tuple(_shown(arm, folder, COLUMN[unit]) for arm in document["arms"])
     base = arms[0].json["experiment"]
     changes = {arm.name: differences(base, arm.json["experiment"]) for arm in arms[1:]}
-    return Content(document["name"], document["settings"], arms, changes)
+    return Content(document["name"], document["settings"], arms, changes, tuple(document.get("lost", [])))
 
 
 def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
@@ -180,7 +178,8 @@ def _averaged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The training loss of a single batch jumps: its mean over each of some stretches, told at their ends."""
     size = max(1, len(rows) // _POINTS)
     stretches = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
-    return [{**part[-1], "train_loss": statistics.fmean(row["train_loss"] for row in part)} for part in stretches]
+    sound = [[row for row in part if "train_loss" in row] for part in stretches]  # updates that were left out have none
+    return [{**part[-1], "train_loss": statistics.fmean(row["train_loss"] for row in part)} for part in sound if part]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

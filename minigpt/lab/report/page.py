@@ -11,10 +11,10 @@ import jinja2
 from markupsafe import Markup
 
 from minigpt import __version__
+from minigpt.files import write_text
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report import figures
 from minigpt.lab.report.content import Content, Curve
-from minigpt.run.durable import write_text
 
 _AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
 
@@ -56,7 +56,13 @@ def write_report(content: Content, file: Path) -> None:
         cost=_picture("Loss against cost", figures.against_cost(content, _costs(content)), _cost_table(content)),
         runs=_run_table(content),
         troubles=[
-            (arm.name, run["seed"], run["message"]) for arm in content.arms for run in arm.json["runs"] if run["message"]
+            *((f"{arm['name']}, {arm['source']}", arm["message"]) for arm in content.lost),
+            *(
+                (f"{arm.name}, seed {run['seed']}", run["message"])
+                for arm in content.arms
+                for run in arm.json["runs"]
+                if run["message"]
+            ),
         ],
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.arms))],
@@ -87,6 +93,7 @@ def _verdicts(content: Content) -> Rows:
                 "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
             ]
         rows.append((arm.name, _loss(arm.json["mean"], arm.json["sd"]), *cells, arm.json["verdict"]))
+    rows += [(arm["name"], *["–"] * 5, "crashed") for arm in content.lost]
     columns = ("arm", "loss ± sd", "difference", "95 % interval", "p", "effect size", "verdict")
     return Rows("Losses, paired differences and verdicts", columns, rows)
 

@@ -1,0 +1,111 @@
+"""Arms with plugin parts are tried in a process of their own first: there a plugin may raise, leave, hang or crash.
+
+python -m minigpt.cli.rehearsal JOB.json
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import typer
+
+from minigpt.errors import MinigptError, PluginError
+
+
+class _Job(TypedDict):
+    source: str
+    overrides: list[str]
+    plugin_files: list[str]
+    answer: str
+
+
+def rehearse(source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, seconds: float) -> str | None:
+    """Do everything with an arm that planning a comparison does, elsewhere.
+
+    Args:
+        source: An experiment file, or a folder of runs.
+        overrides: As for `load_experiment`.
+        plugin_files: Likewise.
+        seconds: After which it counts as hung.
+
+    Returns:
+        What its plugins did that loses the arm; None if there is nothing against it.
+
+    Raises:
+        MinigptError: Something in the experiment is to be mended.
+        typer.Exit: A part does not keep its contract; what is wrong is printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        job, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        said: _Job = {
+            "source": str(source),
+            "overrides": list(overrides),
+            "plugin_files": [str(file) for file in plugin_files],
+            "answer": str(answer),
+        }
+        job.write_text(json.dumps(said), encoding="utf-8")
+        try:
+            done = subprocess.run([sys.executable, "-m", "minigpt.cli.rehearsal", str(job)], timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return f"it came to no end in {seconds:.0f} s when it was tried"
+        if not answer.is_file():
+            code = done.returncode
+            return f"it ended the process with {f'signal {-code}' if code < 0 else f'exit code {code}'} when it was tried"
+        kind, text = json.loads(answer.read_text("utf-8"))
+    if kind == "mistake":
+        raise MinigptError(text)
+    if kind == "broken":
+        raise typer.Exit(1)
+    return text or None
+
+
+def names_plugins(source: Path) -> bool:
+    """Whether a file, or what it extends, or a run, names plugin files; none is loaded."""
+    from minigpt.lab.compare.arms import runs_in
+    from minigpt.reading import named_plugins
+
+    files = [run.path / "experiment.json" for run in runs_in(source)] if source.is_dir() else [source]
+    return any(named_plugins(file) for file in files)
+
+
+def main() -> None:
+    """Do the job in the file that the command line names."""
+    job: _Job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    Path(job["answer"]).write_text(json.dumps(_try(job)), encoding="utf-8")
+
+
+def _try(job: _Job) -> tuple[str, str]:
+    from minigpt.cli.check import check_before_training
+    from minigpt.data import load_corpus
+    from minigpt.lab.compare.arms import read_arm
+    from minigpt.lab.cost import measure_cost
+    from minigpt.model import build_model
+    from minigpt.plugins import last_place
+    from minigpt.training.estimate import measure_speed
+
+    try:
+        arm = read_arm(Path(job["source"]), job["overrides"], [Path(file) for file in job["plugin_files"]])
+        check_before_training(arm.experiment, arm.source, job["overrides"], in_full=False)
+        corpus = load_corpus(arm.experiment)
+        model = build_model(arm.experiment, corpus.vocab_size)
+        measure_cost(model)
+        measure_speed(arm.experiment, corpus, model, "fp32")
+    except PluginError as error:
+        return "lost", str(error)
+    except MinigptError as error:
+        return "mistake", str(error)
+    except typer.Exit:
+        return "broken", ""
+    except Exception as error:  # a plugin may raise anything
+        return "lost", f"{last_place(error) or job['source']}: {type(error).__name__}: {error}"
+    return "sound", ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Files of ours, written so that a crash leaves the old content or the new, and read as if a stranger had written them.
+
+Everything that is written goes through the few calls of `os` here, so that a test can make any one of them fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import UnreadableError, WriteError
+
+MAX_JSON_BYTES = 1 << 28
+"""What a file of JSON may have; beyond it, reading alone would take gigabytes."""
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_GROWING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file and force its content to the disk; a symbolic link of that name is not followed.
+
+    Raises:
+        OSError: Any step of it failed; what is there then is good for nothing.
+    """
+    handle = os.open(path, _NEW_FILE, 0o666)
+    try:
+        write_all(handle, content)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_all(handle: int, content: bytes) -> None:
+    """All of it, however little the system takes at a time."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def open_growing(path: Path) -> int:
+    """A handle that writes to the end of a file, which is made if it is not there; a symbolic link is not followed."""
+    return os.open(path, _GROWING, 0o666)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's entries to the disk (only POSIX systems can)."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file's content as a whole.
+
+    Raises:
+        WriteError: It could not be; the old content is there still.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        write_new(temporary, content)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        discard(temporary)
+        raise WriteError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def discard(path: Path) -> None:
+    """Remove what is good for nothing; where that fails too, it is left for the next time."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content as a whole. Raises as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON document as a file has it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file's content by a JSON document. Raises as `write_bytes` does."""
+    write_bytes(path, json_bytes(value))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of an ordinary file of at most so many bytes.
+
+    Raises:
+        UnreadableError: There is none, it is a pipe or a device (which might never end), or it is larger.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
+            raise UnreadableError(f"{path} is {what}")
+        if status.st_size > most:
+            raise UnreadableError(f"{path} has {status.st_size:,} bytes; at most {most:,} are read")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UnreadableError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """A JSON document, of whatever kind.
+
+    Raises:
+        UnreadableError: As for `read_bytes`; or it is no JSON, or nested beyond reason.
+    """
+    content = read_bytes(path, most)
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise UnreadableError(f"{path} is damaged: nested too deeply") from error
+    except ValueError as error:
+        raise UnreadableError(f"{path} is damaged: {error}") from error
+
+
+def read_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object. Raises as `read_json` does, and for another kind of document."""
+    value = read_json(path, most)
+    if not isinstance(value, dict):
+        raise UnreadableError(f"{path} is damaged: found {type(value).__name__}; allowed: an object")
+    return value

@@ -1,0 +1,75 @@
+"""What memory and disk there are, so that what cannot fit is refused before it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from minigpt.errors import TooLargeError
+
+_CGROUPS = (  # limit and use of a container, in the second and the first version of control groups
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def available_memory(device: torch.device | None = None) -> int | None:
+    """Bytes that can still be had on a device, the CPU without one; None where the system does not tell."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device is not None and device.type == "mps":
+        return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
+    rooms = [room for room in (_of_machine(Path("/proc/meminfo")), _of_container(_CGROUPS)) if room is not None]
+    return min(rooms, default=None)
+
+
+def _of_machine(meminfo: Path) -> int | None:
+    if not meminfo.is_file():
+        return None
+    for line in meminfo.read_text("ascii").splitlines():
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            return int(amount.split()[0]) * 1024
+    return None
+
+
+def _of_container(files: tuple[tuple[str, str], ...]) -> int | None:
+    rooms = []
+    for limit, use in files:
+        if Path(limit).is_file() and Path(use).is_file():
+            most = Path(limit).read_text("ascii").strip()
+            if most.isdigit():  # "max" is none
+                rooms.append(int(most) - int(Path(use).read_text("ascii")))
+    return min(rooms, default=None)
+
+
+def free_disk(place: Path) -> int:
+    """Bytes free on the disk of a folder that may not be there yet."""
+    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def refuse_if_too_large(what: str, needed: int, device: torch.device | None = None) -> None:
+    """Refuse what memory cannot hold.
+
+    Args:
+        what: Names it, in the message.
+        needed: Bytes.
+        device: Whose memory.
+
+    Raises:
+        TooLargeError: There is less.
+    """
+    there = available_memory(device)
+    if there is not None and needed > there:
+        raise TooLargeError(f"{what} needs {size(needed)} of memory, and {size(there)} are free here")
+
+
+def size(number: int) -> str:
+    """Bytes as people say them: `12.9 MB`, `1.2 TB`."""
+    value, units = float(number), ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:,.0f} {units[0]}" if units[0] == "bytes" or value >= 100 else f"{value:.1f} {units[0]}"

@@ -1,0 +1,71 @@
+"""One process at a folder: a lock that the system frees when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from minigpt.errors import RunError, UnreadableError, WriteError
+from minigpt.files import discard, read_bytes, write_text
+
+_OWNER_WRITES_WITHIN = 0.5  # seconds from taking the lock to saying who has it
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes. The lock is a hidden file beside it, and stays when the folder is renamed.
+
+    Raises:
+        RunError: Another process holds it; the message names it.
+    """
+    owner = _beside(folder, "owner")
+    lock = FileLock(_beside(folder, "lock"), timeout=0)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"{folder} is in use by {_holder(owner)}; wait for it, or stop it") from error
+    except OSError as error:
+        raise WriteError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        write_text(owner, f"{os.getpid()}\n")
+        yield
+    finally:
+        discard(owner)
+        lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder now."""
+    if not _beside(folder, "lock").exists():
+        return False
+    lock = FileLock(_beside(folder, "lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f".{folder.name}.{ending}")
+
+
+def _holder(owner: Path) -> str:
+    """Who has it, as it says itself; it may have taken it this very moment."""
+    until = time.monotonic() + _OWNER_WRITES_WITHIN
+    while time.monotonic() < until:
+        try:
+            said = read_bytes(owner, 100).decode("ascii", "replace").strip()
+        except UnreadableError:
+            said = ""
+        if said:
+            return f"process {said}"
+        time.sleep(0.01)
+    return "another process"

@@ -1,0 +1,167 @@
+"""What a run will need of memory and disk, found out without taking any, and refused where it is more than there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minigpt.data import Batch, Corpus
+from minigpt.errors import TooLargeError
+from minigpt.experiment import Experiment
+from minigpt.memory import available_memory, free_disk, size
+from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.run.checkpoint import KEPT
+from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes.
+
+    Attributes:
+        weights: Parameters and buffers.
+        gradients: Of all that is trained.
+        optimizer: Its state, after an update.
+        activations: What one micro-batch's forward pass keeps for the backward pass.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def memory(self) -> int:
+        """All at once, as it is when the backward pass begins."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    @property
+    def checkpoint(self) -> int:
+        """One, on the disk."""
+        return self.weights + self.optimizer
+
+
+def refuse_what_cannot_fit(
+    experiment: Experiment, corpus: Corpus, folder: Path, device: torch.device, precision: str, *, checkpoints: int = 0
+) -> None:
+    """Refuse a run before it takes what is not there.
+
+    Args:
+        experiment: What is to be trained.
+        corpus: For the number of ids.
+        folder: Where checkpoints will be written.
+        device: Where it is to be trained.
+        precision: `fp32` or `bf16`.
+        checkpoints: How many are there already, of those that will be kept.
+
+    Raises:
+        TooLargeError: Memory or disk is short; the message has the estimate beside what there is.
+    """
+    memory, disk = available_memory(device), free_disk(folder)
+    bound = _bound(experiment, corpus.vocab_size, device)
+    if (memory is None or bound < memory) and KEPT * bound < disk:
+        return  # far from it: no need to know it better, which takes seconds
+    needs = estimate(experiment, corpus.vocab_size, device, precision, most=memory)
+    if memory is not None and needs.memory > memory:
+        raise _too_large(needs, memory)
+    written = max(1, KEPT - checkpoints) * needs.checkpoint
+    if written > disk:
+        raise TooLargeError(
+            f"the checkpoints of this run will need {size(written)} in {folder} ({size(needs.checkpoint)} each), and "
+            f"{size(disk)} are free there; make room, or name another place with --out"
+        )
+
+
+def _too_large(needs: Needs, memory: int) -> TooLargeError:
+    parts = {name: size(amount) for name, amount in vars(needs).items() if amount}
+    told = ", ".join(f"{name} {amount}" for name, amount in parts.items())
+    part = "training.micro_batch_size or model.block_size" if needs.activations > memory / 2 else "model"
+    return TooLargeError(
+        f"training needs {size(needs.memory)} of memory ({told}), and {size(memory)} are free here; try a smaller {part}"
+    )
+
+
+def estimate(
+    experiment: Experiment, vocab_size: int, device: torch.device, precision: str, *, most: int | None = None
+) -> Needs:
+    """Count a forward pass and an update of a model whose tensors have shapes and no values.
+
+    Args:
+        experiment: What is to be trained.
+        vocab_size: Number of ids.
+        device: For the micro-batch that is chosen there.
+        precision: `fp32` or `bf16`.
+        most: Bytes that there are: what is beyond by its weights alone is not counted further.
+    """
+    shapes = build_model_on_meta(experiment.model, vocab_size)
+    weights = sum(value.nbytes for value in {id(value): value for value in shapes.state_dict().values()}.values())
+    gradients = sum(parameter.tensor.nbytes for parameter in shapes.named_roles())
+    if most is not None and weights + gradients > most:
+        return Needs(weights, gradients, 0, 0)
+    sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))
+    from torch._subclasses import fake_tensor  # with torch's compiler, which takes seconds
+
+    ids = torch.zeros((1, 1), dtype=torch.int64).expand(sequences, experiment.model.block_size)
+    with fake_tensor.FakeTensorMode() as mode:
+        model = GPT(experiment.model, vocab_size).train()
+        optimizer = build_optimizer(experiment, model, precision)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        state = _bytes_of(optimizer.state)
+        tokens = mode.from_tensor(ids).contiguous()
+        try:
+            return Needs(weights, gradients, state, bytes_kept(model, Batch(tokens, tokens), precision))
+        except (fake_tensor.DynamicOutputShapeException, fake_tensor.DataDependentOutputException):
+            pass  # such as experts, whose tokens are known when they are chosen
+    if most is not None and weights + gradients + state > most:
+        return Needs(weights, gradients, state, 0)
+    ids = torch.randint(vocab_size, (1, experiment.model.block_size))
+    real = build_model(experiment, vocab_size).train()
+    return Needs(weights, gradients, state, sequences * bytes_kept(real, Batch(ids, ids), precision))
+
+
+def bytes_kept(model: GPT, batch: Batch, precision: str = "fp32") -> int:
+    """Bytes of all tensors that a forward pass saves for the backward pass: each piece of memory once, no parameters.
+
+    Args:
+        model: In train mode.
+        batch: On its device.
+        precision: `fp32` or `bf16`.
+    """
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, batch.tokens.device):
+        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
+        total = loss + auxiliary  # the graph lives until all is counted
+    amount = sum(storage.nbytes() for storage in kept.values())
+    del total
+    return amount
+
+
+def _bytes_of(tree: object) -> int:
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        return sum(map(_bytes_of, tree.values()))
+    return sum(map(_bytes_of, tree)) if isinstance(tree, list | tuple) else 0
+
+
+def _bound(experiment: Experiment, vocab_size: int, device: torch.device) -> int:
+    """More than any shipped part takes: hyena keeps some 170 values for each of a token's d_model in a layer."""
+    model = experiment.model
+    parameters = sum(value.numel() for value in build_model_on_meta(model, vocab_size).state_dict().values())
+    sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))
+    scores = 8 * sequences * model.block_size**2 * model.n_heads * model.n_layers
+    values = sequences * model.block_size * (300 * model.d_model * model.n_layers + 8 * vocab_size)
+    return 4 * (8 * parameters + scores + values)

@@ -1,0 +1,328 @@
+"""The trials. Each takes a random generator and a folder of its own, and returns what went wrong, in words."""
+
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import ExperimentError, MinigptError
+from minigpt.experiment import Experiment
+from minigpt.registry import REGISTRY
+from minigpt.run import RunFolder, checkpoint
+from tests.faults import ERRORS, failing
+from tests.soak.children import REFUSED, Child, count_calls, die_after, differences, sit, small, timed, warm_up
+
+ARBITRARY_KILLS = 6  # in one run; then it is left alone to finish
+MOST_SECONDS_TO_STOP, MOST_SECONDS_TO_REFUSE = 10.0, 2.0
+
+
+class Kills:
+    """SIGKILL at random moments: whatever is there loads whole, and in the end the run is the one that was left alone."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.experiment = small(folder)
+        warm_up(folder)
+        self.seconds = timed(lambda: sit(self.experiment, folder / "whole"))
+        self.calls = count_calls(lambda: sit(self.experiment, folder / "counted"))
+        self.whole = RunFolder.of(self.experiment, folder / "whole")
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """One run, killed several times; returns how often, and what was wrong."""
+        out = self.folder / f"killed-{chance.randrange(10**9)}"
+        run = RunFolder.of(self.experiment, out)
+        killed, wrong = 0, []
+        for _ in range(ARBITRARY_KILLS):
+            if chance.random() < 0.5:
+                at = chance.randrange(1, self.calls)
+                child = Child(lambda at=at: die_after(at) or sit(self.experiment, out))  # type: ignore[func-returns-value]
+            else:
+                child = Child(lambda: sit(self.experiment, out))
+                time.sleep(chance.uniform(0, self.seconds))
+                child.signal(signal.SIGKILL)
+            code = child.wait()
+            killed += code == -signal.SIGKILL
+            wrong += [] if code in (0, -signal.SIGKILL) else [f"exit code {code}: {child.said}"]
+            wrong += what_is_damaged(run)
+        last = Child(lambda: sit(self.experiment, out))
+        if last.wait() != 0:
+            return killed, [*wrong, f"it does not go on: {last.said}"]
+        wrong += differences(self.whole, run)
+        shutil.rmtree(out)
+        return killed, wrong
+
+
+def what_is_damaged(run: RunFolder) -> list[str]:
+    """A kill may leave a checkpoint or none, but none that is damaged."""
+    try:
+        for which in ("last", "best"):
+            found = checkpoint.load(run.checkpoints, which)
+            if found is not None and any("passed over" in note for note in found.notes):
+                return [f"{which}: {note}" for note in found.notes]
+    except MinigptError as error:
+        return [str(error)]
+    return []
+
+
+class Signals:
+    """SIGINT and SIGTERM at random moments: saved and gone within ten seconds with the right code; a second one is at once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.experiment = small(folder, training={"max_iters": 60})
+        warm_up(folder)
+        self.seconds = timed(lambda: sit(self.experiment, folder / "whole"))
+        self.whole = RunFolder.of(self.experiment, folder / "whole")
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """One run, stopped several times."""
+        out = self.folder / f"stopped-{chance.randrange(10**9)}"
+        run = RunFolder.of(self.experiment, out)
+        sent, wrong = 0, []
+        for _ in range(5):
+            number = chance.choice([signal.SIGINT, signal.SIGTERM])
+            child = Child(lambda: sit(self.experiment, out))
+            time.sleep(0.03 + chance.uniform(0, self.seconds))  # it has taken over the signals by then
+            child.signal(number)
+            start, twice = time.monotonic(), chance.random() < 0.3
+            if twice:
+                time.sleep(chance.uniform(0, 0.01))
+                child.signal(number)
+            code = child.wait()
+            took = time.monotonic() - start
+            sent += 1
+            if took > MOST_SECONDS_TO_STOP:
+                wrong.append(f"{took:.1f} s to stop")
+            if code not in (0, 128 + number, *([-number] if twice else [])):
+                wrong.append(f"{number.name}: exit code {code}: {child.said}")
+            wrong += what_is_damaged(run)
+        last = Child(lambda: sit(self.experiment, out))
+        if last.wait() != 0:
+            return sent, [*wrong, f"it does not go on: {last.said}"]
+        wrong += differences(self.whole, run)
+        shutil.rmtree(out)
+        return sent, wrong
+
+
+class Races:
+    """Two processes at one folder: one trains, the other leaves within two seconds and names it; a killed one is no obstacle."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.experiment = small(folder, training={"max_iters": 40})
+        warm_up(folder)
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """One race."""
+        out = self.folder / f"race-{chance.randrange(10**9)}"
+        until = time.monotonic() + 0.05
+
+        def race() -> int:
+            while time.monotonic() < until:
+                pass
+            return sit(self.experiment, out)
+
+        start = time.monotonic()
+        both = [Child(race), Child(race)]
+        winner, loser = both
+        while True:  # whoever leaves first has lost
+            gone = [child for child in both if _has_ended(child.pid)]
+            if gone:
+                loser = gone[0]
+                winner = both[1 - both.index(loser)]
+                break
+            time.sleep(0.005)
+        code, took = loser.wait(), time.monotonic() - start
+        wrong = []
+        if code != REFUSED or f"is in use by process {winner.pid};" not in loser.said:
+            wrong.append(f"the loser has exit code {code} and says: {loser.said}")
+        if took > MOST_SECONDS_TO_REFUSE:
+            wrong.append(f"the loser took {took:.1f} s")
+        if chance.random() < 0.5:
+            winner.signal(signal.SIGKILL)
+            winner.wait()
+            winner = Child(lambda: sit(self.experiment, out))
+        if winner.wait() != 0:
+            wrong.append(f"the winner says: {winner.said}")
+        if [row["step"] for row in RunFolder.of(self.experiment, out).rows()] != list(range(1, 41)):
+            wrong.append("the winner's records are not whole")
+        shutil.rmtree(out)
+        return 1, wrong
+
+
+def _has_ended(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "Z"
+
+
+class Damage:
+    """Bits flipped in, and pieces cut off, any file of a checkpoint: found, told, and the one before it is used."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        experiment = small(folder)
+        self.run = RunFolder.of(experiment, folder / "whole")
+        sit(experiment, folder / "whole")
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """One file damaged, and mended again."""
+        last = checkpoint.load(self.run.checkpoints)
+        assert last is not None
+        file = chance.choice(sorted(last.path.iterdir()))
+        sound = file.read_bytes()
+        content = bytearray(sound)
+        if chance.random() < 0.5:
+            for _ in range(chance.choice([1, 1, 8])):
+                content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        else:
+            del content[chance.randrange(len(content)) :]
+        if file.name == "manifest.json" and _same_json(bytes(content), sound):
+            return 1, []
+        file.write_bytes(content)
+        wrong = []
+        try:
+            found = checkpoint.load(self.run.checkpoints)
+        except MinigptError as error:
+            wrong.append(f"{file.name}: {error}")
+        else:
+            if found is None or found.path == last.path or str(last.path) not in found.notes[0]:
+                wrong.append(f"{file.name}: not found out")
+        file.write_bytes(sound)
+        return 1, wrong
+
+
+def _same_json(a: bytes, b: bytes) -> bool:
+    import json
+
+    try:
+        return bool(json.loads(a) == json.loads(b))
+    except ValueError:
+        return False
+
+
+class FailingDisk:
+    """The n-th call of a whole training that changes a file fails: a clear refusal, and then the run goes on to the same end."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.experiment = small(folder, training={"max_iters": 12, "eval_interval": 4, "checkpoint_interval": 4})
+        sit(self.experiment, folder / "whole")
+        with failing(folder / "counted", None) as faults:
+            sit(self.experiment, folder / "counted")
+        self.calls = len(faults.calls)
+        self.whole = RunFolder.of(self.experiment, folder / "whole")
+        self.nth = 0
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """The next n, around and around."""
+        self.nth = self.nth % self.calls + 1
+        out = self.folder / f"full-{self.nth}"
+        error = chance.choice(ERRORS)
+
+        def fail() -> int:
+            with failing(out, self.nth, error):
+                return sit(self.experiment, out)
+
+        first = Child(fail)
+        wrong = [] if first.wait() in (0, REFUSED) else [f"call {self.nth} failed: {first.said}"]
+        run = RunFolder.of(self.experiment, out)
+        wrong += what_is_damaged(run)
+        second = Child(lambda: sit(self.experiment, out))
+        if second.wait() != 0:
+            return 1, [*wrong, f"after call {self.nth} it does not go on: {second.said}"]
+        wrong += [f"after call {self.nth}: {line}" for line in differences(self.whole, run)]
+        shutil.rmtree(out)
+        return 1, wrong
+
+
+class ExactResume:
+    """Every shipped component in fp32 and bf16, killed anywhere: to the bit the run that was not."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.cases = list(all_cases())
+        warm_up(folder)
+        self.next = 0
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """The next case, around and around, in an order that the seed decides."""
+        if self.next % len(self.cases) == 0:
+            chance.shuffle(self.cases)
+        label, changes = self.cases[self.next % len(self.cases)]
+        self.next += 1
+        folder = self.folder / label.replace("/", "-")
+        folder.mkdir(exist_ok=True)
+        try:
+            experiment = small(folder, **changes)
+        except ExperimentError as error:
+            return 0, [f"{label}: {error}"]
+        return 1, [f"{label}: {line}" for line in _killed_anywhere(experiment, folder, chance)]
+
+
+def _killed_anywhere(experiment: Experiment, folder: Path, chance: random.Random) -> list[str]:
+    whole, killed = folder / "whole", folder / "killed"
+    seconds = timed(lambda: sit(experiment, whole))
+    child = Child(lambda: sit(experiment, killed))
+    time.sleep(chance.uniform(0.2, 1) * seconds)
+    child.signal(signal.SIGKILL)
+    child.wait()
+    rest = Child(lambda: sit(experiment, killed))
+    if rest.wait() != 0:
+        return [f"it does not go on: {rest.said}"]
+    wrong = differences(RunFolder.of(experiment, whole), RunFolder.of(experiment, killed))
+    shutil.rmtree(folder)
+    return wrong
+
+
+def all_cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every registered part of a model, optimizer, schedule and tokenizer, in both precisions."""
+    training = {"max_iters": 14, "eval_interval": 6, "checkpoint_interval": 4}
+    for precision in ("fp32", "bf16"):
+        plan = {**training, "precision": precision}
+        for family in ("attention", "position", "norm", "ffn", "block"):
+            for entry in REGISTRY.entries(family):
+                model = {family: entry.name, **({"position": "none"} if family == "attention" else {})}
+                yield f"{family}/{entry.name}/{precision}", {"model": model, "training": plan}
+        for family in ("optimizer", "schedule"):
+            for entry in REGISTRY.entries(family):
+                yield f"{family}/{entry.name}/{precision}", {"training": {**plan, family: entry.name}}
+    for entry in REGISTRY.entries("tokenizer"):
+        tokenizer = {"name": "bpe", "vocab_size": 300} if entry.name == "bpe" else entry.name
+        yield f"tokenizer/{entry.name}", {"tokenizer": tokenizer, "training": training}
+
+
+class FlatMemory:
+    """Two thousand updates, with evaluations and checkpoints, take no more memory at their end than after the first hundred."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.experiment = small(folder, training={"max_iters": 2000, "eval_interval": 100, "checkpoint_interval": 50})
+
+    def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
+        """One such run."""
+        out = self.folder / f"long-{chance.randrange(10**9)}"
+        child = Child(lambda: sit(self.experiment, out))
+        early = late = 0.0
+        while not _has_ended(child.pid):
+            run = RunFolder.of(self.experiment, out)
+            rows = run.metrics.read_bytes().count(b"\n") if run.metrics.is_file() else 0
+            if rows >= 200:
+                now = _resident(child.pid)
+                early, late = early or now, now or late
+            time.sleep(0.05)
+        wrong = [] if child.wait() == 0 else [child.said]
+        if late - early > 8 * 2**20:
+            wrong.append(f"memory grew from {early / 2**20:.0f} to {late / 2**20:.0f} MB")
+        shutil.rmtree(out)
+        return 1, wrong
+
+
+def _resident(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * resource.getpagesize() if len(fields) > 1 else 0.0

@@ -1,0 +1,108 @@
+"""What is not finite is found before the weights move, and weights before they are saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt.errors import DivergedError
+from minigpt.model import GPT
+from minigpt.reading import load_experiment
+from minigpt.run import RunFolder, checkpoint
+from minigpt.training import loop, resume
+from tests.training.conftest import Watcher, Write, run
+
+Spoil = Callable[[set[int], str], None]
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
+    """Makes loss or gradient of some updates not finite, as a model might; weights before and after are compared."""
+
+    def spoil(updates: set[int], what: str) -> None:
+        real, calls = loop.compute_gradients, [0]
+
+        def compute(model: GPT, *arguments: object) -> torch.Tensor:
+            calls[0] += 1
+            measured = real(model, *arguments)  # type: ignore[arg-type]
+            if calls[0] in updates:
+                measured[{"loss": 0, "gradient": 2}[what]] = math.nan if calls[0] % 2 else math.inf
+                gradient = next(parameter.grad for parameter in model.parameters())
+                assert gradient is not None
+                gradient.fill_(math.nan)
+            return measured
+
+        monkeypatch.setattr(loop, "compute_gradients", compute)
+
+    return spoil
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_run_stops_with_the_weights_of_before(what: str, spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+    whole = run(load_experiment(write_experiment(checkpoint_interval=1)), tmp_path / "whole").run
+    spoil({12}, what)
+    with pytest.raises(DivergedError, match=f"the {what} of update 12 is not finite .* checkpoint of step 11 is sound"):
+        run(load_experiment(write_experiment(checkpoint_interval=1)), tmp_path / "diverged")
+    found = RunFolder(tmp_path / "diverged" / "small" / "seed-1337")
+    assert [row["step"] for row in found.rows()] == list(range(1, 12))
+    assert [row["train_loss"] for row in found.rows()] == [row["train_loss"] for row in whole.rows()][:11]
+    saved = checkpoint.load(found.checkpoints)
+    assert saved is not None
+    assert saved.progress.step == 11
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_an_update_can_be_left_out_and_is_counted(what: str, spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+    spoil({4, 5, 12}, what)
+    observer = Watcher()
+    experiment = load_experiment(write_experiment(non_finite="skip", checkpoint_interval=1))
+    outcome = run(experiment, tmp_path, observer)
+    assert (outcome.status, outcome.progress.skipped) == ("finished", 3)
+    rows = outcome.run.rows()
+    assert {row["step"]: row["skipped"] for row in rows if "skipped" in row} == {4: 1, 5: 2, 12: 3}
+    missing = "train_loss" if what == "loss" else "grad_norm"
+    assert [row["step"] for row in rows if missing not in row] == [4, 5, 12]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert observer.out.getvalue().count("left out") >= 3
+    assert outcome.val_loss is not None
+    assert math.isfinite(outcome.val_loss)
+
+
+def test_the_count_goes_on_after_a_stop(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+    spoil({4, 12}, "loss")
+    part = run(load_experiment(write_experiment(non_finite="skip")), tmp_path, Watcher(("updated", 7)))
+    assert part.status == "stopped"
+    assert resume(part.run.path, observer=Watcher()).progress.skipped == 2
+
+
+def test_weights_do_not_move_in_an_update_that_is_left_out(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+    sound = run(load_experiment(write_experiment(max_iters=39)), tmp_path / "sound").run
+    spoil({40}, "loss")
+    spoiled = run(load_experiment(write_experiment(non_finite="skip")), tmp_path / "spoiled").run
+    a, b = checkpoint.load(sound.checkpoints), checkpoint.load(spoiled.checkpoints)
+    assert a is not None
+    assert b is not None
+    assert all(torch.equal(tensor, b.weights[name]) for name, tensor in a.weights.items())
+    assert str(a.optimizer["state"]) == str(b.optimizer["state"])
+
+
+def test_leaving_out_has_an_end(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+    spoil(set(range(10, 41)), "loss")
+    with pytest.raises(
+        DivergedError, match="the loss of update 29 is not finite .*, as of 20 in a row: .*checkpoint of step"
+    ):
+        run(load_experiment(write_experiment(non_finite="skip")), tmp_path)
+
+
+def test_weights_that_a_step_made_infinite_are_not_saved(write_experiment: Write, tmp_path: Path) -> None:
+    """Its gradient was finite: only the weights tell."""
+    file = write_experiment(optimizer={"name": "sgd", "learning_rate": 1e38}, checkpoint_interval=1)
+    with pytest.raises(DivergedError, match=r"not finite"):
+        run(load_experiment(file, overrides=["training.eval_interval=40"]), tmp_path)
+    folder = RunFolder(tmp_path / "small" / "seed-1337").checkpoints
+    saved = checkpoint.load(folder)
+    assert saved is None or all(torch.isfinite(tensor).all() for tensor in saved.weights.values())
