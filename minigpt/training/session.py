@@ -199,7 +199,8 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, accept_changes: boo
         )
     for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
         observer.note(note)
-    refuse_what_cannot_fit(experiment, corpus, folder.path, where, precision)
+    there = len(checkpoint.available(folder.checkpoints))
+    refuse_what_cannot_fit(experiment, corpus, folder.path, where, precision, checkpoints=there)
     model = build_model(experiment, corpus.vocab_size).to(where)
     speed = measure_speed(experiment, corpus, model, precision, compiled=experiment.training.compile is True)
     if start is not None:
