@@ -43,7 +43,9 @@ def experiments(folder: Path) -> Door:
 def checkpoints(folder: Path) -> Door:
     """The first byte says which file of a run, the others are its content."""
     door = Checkpoints(folder)
-    files = sorted([*door.last.iterdir(), *(door.run / f"{name}.json" for name in ("experiment", "tokenizer", "provenance"))])
+    files = sorted(
+        [*door.last.iterdir(), *(door.run / f"{name}.json" for name in ("experiment", "tokenizer", "provenance"))]
+    )
     sound = {file: file.read_bytes() for file in files}
     manifest = json.loads((door.last / "manifest.json").read_text())
 
