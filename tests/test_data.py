@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from minigpt.errors import DataError, TokenizerError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, register
+from tests.conftest import Command
 
 
 def experiment(path: Path, text: str | bytes, **changes: Any) -> Experiment:
@@ -114,6 +117,55 @@ def test_line_endings_nul_and_byte_order_marks_are_kept_or_dropped_as_they_shoul
     corpus = load_corpus(experiment(tmp_path, b"\xef\xbb\xbfa\r\nb\0c\r" * 1 + b"xyz" * 30))
     assert corpus.tokenizer is not None
     assert corpus.tokenizer.decode(range(corpus.vocab_size)) == "\0\n\rabcxyz"
+
+
+any_bytes = st.one_of(
+    st.binary(max_size=300),
+    st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.tuples(st.sampled_from([b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\0", b"\xed\xa0\x80"]), st.binary(max_size=60)).map(
+        b"".join
+    ),
+    st.tuples(st.text(min_size=1, max_size=3), st.integers(1, 200)).map(
+        lambda pair: (pair[0] * pair[1]).encode("utf-8", "replace")
+    ),
+)
+
+
+@given(any_bytes, st.sampled_from(["strict", "replace"]), st.sampled_from(["char", "byte", "word"]))
+def test_any_bytes_are_a_corpus_or_a_clear_line(content: bytes, errors: str, tokenizer: str) -> None:
+    refusal = ""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            corpus = load_corpus(experiment(Path(folder), content, data={"errors": errors}, tokenizer=tokenizer))
+        except (DataError, TokenizerError) as error:
+            refusal = str(error)
+    if refusal:
+        assert len(refusal.splitlines()) == 1
+        assert "at least" in refusal or (errors == "strict" and "is not UTF-8" in refusal)
+        return
+    expected = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors)
+    assert corpus.tokenizer is not None
+    assert isinstance(corpus.train, TokenStream)
+    assert isinstance(corpus.val, TokenStream)
+    read = "".join(corpus.tokenizer.decode(split.ids.numpy()) for split in (corpus.train, corpus.val))
+    assert read == expected
+
+
+def test_a_text_of_one_character_trains_and_generates(
+    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.txt").write_text("a" * 400)
+    small = {"d_model": 8, "n_heads": 1, "n_layers": 1, "block_size": 8}
+    training = {"max_iters": 2, "eval_interval": 2, "batch_size": 2}
+    data = {"name": "text", "paths": ["corpus.txt"]}
+    Path("one.json").write_text(
+        json.dumps({"data": data, "model": small, "training": training, "sampling": {"max_new_tokens": 5}})
+    )
+    code, out, err = minigpt("run", "one.json")
+    assert code == 0, err
+    assert "validation loss 0.0000 nats a token" in out
+    assert minigpt("generate", "runs/one/seed-1337", "--seed", "1")[1] == "a" * 5 + "\n"
 
 
 def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from minigpt.files import read_object, write_json
 from minigpt.lab.compare.arms import Arm, comparable, comparable_document
 from minigpt.lab.compare.cell import Job
 from minigpt.run import RunFolder
+from minigpt.run.lock import held
 from minigpt.run.provenance import provenance
 
 
@@ -159,10 +160,17 @@ class Grid:
     ) -> None:
         """Train what is missing, some cells at a time, each in a process of its own.
 
-        One that gives no sign for `patience` seconds is killed, and has crashed.
+        One that gives no sign for `patience` seconds is killed, and has crashed. Raises RunError where another process is
+        at the same grid.
 
         When it is interrupted the processes save and stop; when this process is killed they notice, and do the same.
         """
+        with held(self.folder):
+            self._run(watcher, jobs, device, threads, allow_plugins, patience)
+
+    def _run(
+        self, watcher: Watcher, jobs: int, device: str, threads: int | None, allow_plugins: bool, patience: float
+    ) -> None:
         for name in ("arms", "cells", "runs", "logs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         waiting = self.missing()

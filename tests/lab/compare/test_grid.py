@@ -6,16 +6,18 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from minigpt.data import load_corpus
-from minigpt.errors import MinigptError
+from minigpt.errors import MinigptError, RunError
 from minigpt.lab.compare import grid as grid_module
 from minigpt.lab.compare.cell import loss_by_position
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.run import RunFolder, open_run
+from minigpt.run.lock import held
 from tests.lab.compare.conftest import Write, train_here
 from tests.training.conftest import INTERRUPTING
 
@@ -56,6 +58,13 @@ def test_what_is_trained_once_is_not_trained_again(write: Write) -> None:
     results = first.judge()
     assert [len(result.losses) for result in results] == [2, 2]
     assert before == {file: file.stat().st_mtime_ns for file in first.folder.rglob("metrics.jsonl")}
+
+
+def test_two_processes_are_not_at_one_grid(write: Write) -> None:
+    found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
+    with held(found.folder), pytest.raises(RunError, match=r"comparisons/base is in use by process \d+; wait for it"):
+        found.grid.run(Mock(), jobs=1, device="cpu", threads=None)
+    assert not (found.folder / "runs").exists()
 
 
 def test_a_changed_experiment_is_another_cell_and_the_old_run_is_kept(write: Write) -> None:
