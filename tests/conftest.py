@@ -31,7 +31,7 @@ minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and f
 
 minigpt.cache._BACK_OFF_SECONDS = 0.0
 
-hypothesis.settings.register_profile("dev", max_examples=15, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("dev", max_examples=10, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("deep", max_examples=300, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

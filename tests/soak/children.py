@@ -21,6 +21,7 @@ from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, checkpoint
 from minigpt.training import PlainObserver, estimate, resume, train
+from minigpt.training.observer import Plan
 
 estimate._AT_MOST_UPDATES = 2  # what is measured before a training is not what is tried here
 TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(2, 14) for b in range(2, 14))
@@ -52,10 +53,26 @@ def small(folder: Path, name: str = "small", **changes: Any) -> Experiment:
     return load_experiment(document)
 
 
-def sit(experiment: Experiment, out: Path) -> int:
+class _Announcing(PlainObserver):
+    """Makes a file when it is first told something: signals are taken over by then."""
+
+    def __init__(self, file: Path | None):
+        super().__init__(io.StringIO())
+        self.file = file
+
+    def note(self, text: str) -> None:
+        if self.file is not None:
+            self.file.touch()
+
+    def begin(self, plan: Plan) -> None:
+        super().begin(plan)
+        self.note("")
+
+
+def sit(experiment: Experiment, out: Path, announce: Path | None = None) -> int:
     """Train, or go on with what is there; the exit code that the command line would have."""
     run = RunFolder.of(experiment, out)
-    observer = PlainObserver(io.StringIO())
+    observer = _Announcing(announce)
     try:
         if run.exists():
             if run.is_finished():

@@ -87,8 +87,12 @@ class Signals:
         sent, wrong = 0, []
         for _ in range(5):
             number = chance.choice([signal.SIGINT, signal.SIGTERM])
-            child = Child(lambda: sit(self.experiment, out))
-            time.sleep(0.03 + chance.uniform(0, self.seconds))  # it has taken over the signals by then
+            ready = self.folder / f"ready-{sent}"
+            ready.unlink(missing_ok=True)
+            child = Child(lambda ready=ready: sit(self.experiment, out, announce=ready))
+            while not ready.exists() and not _has_ended(child.pid):
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, self.seconds))
             child.signal(number)
             start, twice = time.monotonic(), chance.random() < 0.3
             if twice:
