@@ -258,7 +258,7 @@ def load(root: Path, which: str = "last", model: nn.Module | None = None) -> Che
         return None
     notes: list[str] = []
     if which == "best" and name is None:
-        name = _pointed_at(root, "last")
+        which, name = "last", _pointed_at(root, "last")
         notes.append("no evaluation has been made yet: this is the last checkpoint")
     candidates = [name] if name else []
     if which == "last":

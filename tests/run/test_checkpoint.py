@@ -121,6 +121,16 @@ def test_before_the_first_evaluation_the_last_stands_in_for_the_best(tmp_path: P
     assert found.notes == ("no evaluation has been made yet: this is the last checkpoint",)
 
 
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_checkpoint_that_nothing_points_at_yet_is_found(tmp_path: Path, which: str) -> None:
+    """A kill may come between its name and the first pointer to it."""
+    save(tmp_path, 3)
+    (tmp_path / "last").unlink()
+    found = checkpoint.load(tmp_path, which)
+    assert found is not None
+    assert found.progress.step == 3
+
+
 def test_a_damaged_later_checkpoint_does_not_push_out_a_sound_one(tmp_path: Path) -> None:
     for step in (6, 8):
         save(tmp_path, step)
