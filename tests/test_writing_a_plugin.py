@@ -189,7 +189,7 @@ def test_from_nothing_to_a_compared_variant(clone: Clone) -> None:
     assert "growth" in clone.plugin.read_text("utf-8")
     generated = clone.answers[-1]
     assert generated.command.startswith("minigpt generate")
-    assert generated.printed.startswith("The ")
+    assert "\nThe " in generated.printed
     for block in section("Comparing honestly"):
         clone.follow(block)
     rows = {name: last_row(clone.root / f"runs/{name}/seed-1") for name in ("base", "control", "sharp")}

@@ -163,7 +163,12 @@ def test_ctrl_c_saves_what_is_under_way(write: Write) -> None:
     long = {"training": {"max_iters": 3000, "eval_interval": 1000}}
     write("base", **long)
     write("variant", **{**long, "model": {"ffn": "glu"}})
-    process = subprocess.Popen(compare("--seeds", "1"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        compare("--seeds", "1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
+    )
     metrics = Path("comparisons/base/runs/base/seed-5/metrics.jsonl")
     while not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.2)
