@@ -5,6 +5,7 @@ Everything that is written goes through the few calls of `os` here, so that a te
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,11 +14,11 @@ from typing import Any
 
 from minigpt.errors import UnreadableError, WriteError
 
-MAX_JSON_BYTES = 1 << 28
-"""What a file of JSON may have; beyond it, reading alone would take gigabytes."""
+MAX_JSON_BYTES = 1 << 24
+"""What a file of JSON may have, unless more is expected; read, it may take thirty times as much."""
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_GROWING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+# Links are not followed, and a pipe is not waited for.
+_WRITING = os.O_WRONLY | os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -29,7 +30,7 @@ def write_new(path: Path, content: bytes) -> None:
     Raises:
         OSError: Any step of it failed; what is there then is good for nothing.
     """
-    handle = os.open(path, _NEW_FILE, 0o666)
+    handle = _open(path, os.O_TRUNC)
     try:
         write_all(handle, content)
         os.fsync(handle)
@@ -46,7 +47,15 @@ def write_all(handle: int, content: bytes) -> None:
 
 def open_growing(path: Path) -> int:
     """A handle that writes to the end of a file, which is made if it is not there; a symbolic link is not followed."""
-    return os.open(path, _GROWING, 0o666)
+    return _open(path, os.O_APPEND)
+
+
+def _open(path: Path, how: int) -> int:
+    handle = os.open(path, _WRITING | how, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "no ordinary file")
+    return handle
 
 
 def sync_folder(path: Path) -> None:
@@ -91,7 +100,8 @@ def write_text(path: Path, text: str) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """A JSON document as a file has it."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # half a character, as names of files may have: JSON's own escape
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -137,6 +137,10 @@ def _override(text: str) -> dict[str, Any]:
         value = _strict_json(raw)
     except (ValueError, RecursionError):
         value = raw
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ExperimentError([Problem((), f"{'.'.join(keys)} has half a character in it")], "--set") from error
     for key in reversed(keys):
         value = {key: value}
     return dict(value)

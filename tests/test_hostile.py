@@ -10,6 +10,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -354,10 +356,123 @@ def test_files_of_a_run_that_are_no_such_files_are_refused(name: str, content: s
     assert "small/seed-1337" in out, "the list shows it all the same"
 
 
+def _unfinished(run: Path) -> None:
+    """As if four more updates were to be done."""
+    experiment = run / "experiment.json"
+    experiment.write_text(experiment.read_text().replace('"max_iters": 4', '"max_iters": 8'))
+
+
+RECORDED: list[tuple[str, Any]] = [
+    *(("machine", value) for value in (None, {}, {"device": "cpu", "threads": "x"}, {"device": "cpu", "threads": -1})),
+    *(("machine", value) for value in ({"device": "cpu", "threads": 2**40}, {"device": "tpu", "threads": 1})),
+    *(("components", value) for value in (None, [1], [{}], {"component": "x"})),
+    *(("versions", value) for value in ([], {"torch": 1}, None)),
+    *(("data", value) for value in (None, {}, [], {"fingerprint": 1, "vocab_size": 3})),
+    *(("precision", value) for value in ("fp99", None)),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), RECORDED)
+def test_provenance_of_another_form_is_refused_by_every_command(key: str, value: Any, minigpt: Command, run: Path) -> None:
+    _unfinished(run)
+    file = run / "provenance.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    for command in (["resume", run, "--accept-changes"], ["report", run], ["generate", run]):
+        assert "provenance.json is damaged" in refused(minigpt, *command)
+    assert minigpt("runs")[0] == 0
+    Path("other.json").write_text(json.dumps({"extends": "small.json", "name": "other", "model": {"ffn": "glu"}}))
+    code, _, err = minigpt("compare", "small.json", "other.json", "--seeds", "1", "--plan")
+    assert code == 0, err
+
+
+def _with_state(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Every checkpoint with another state.json, and a manifest that vouches for it."""
+    for folder in run.glob("checkpoints/step-*"):
+        document = json.loads((folder / "state.json").read_text())
+        change(document)
+        content = json.dumps(document).encode()
+        (folder / "state.json").write_bytes(content)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _entries(document: dict[str, Any], key: str) -> dict[str, Any]:
+    """The packed value under a key of the optimizer's state_dict."""
+    return next(value for packed, value in document["optimizer"]["dict"] if packed == {"value": key})
+
+
+STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "an index too far": lambda d: _entries(d, "state")["dict"].append([{"value": 999}, {"dict": []}]),
+    "a list for a state": lambda d: d["optimizer"]["dict"].__setitem__(0, [{"value": "state"}, {"list": []}]),
+    "no groups": lambda d: d["optimizer"]["dict"].__setitem__(1, [{"value": "param_groups"}, {"value": 3}]),
+    "too few groups": lambda d: _entries(d, "param_groups")["list"].pop(),
+    "a text for a number": lambda d: _entries(d, "param_groups")["list"][0]["dict"].__setitem__(
+        0, [{"value": "lr"}, {"value": "x"}]
+    ),
+    "nothing": lambda d: d.__setitem__("optimizer", {"dict": []}),
+    "half a state": lambda d: _entries(d, "state")["dict"][0][1]["dict"].pop(),
+    "an empty record": lambda d: d["progress"].__setitem__("pending", {}),
+    "a record of texts": lambda d: d["progress"].__setitem__("pending", {"step": "x"}),
+    "a record without numbers": lambda d: d["progress"].__setitem__("pending", {"step": 4, "train_loss": float("nan")}),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_training_state_of_another_form_is_refused(state: str, minigpt: Command, run: Path) -> None:
+    _unfinished(run)
+    _with_state(run, STATES[state])
+    refused(minigpt, "resume", run, "--accept-changes")
+
+
+def test_a_comparison_of_another_form_is_refused(minigpt: Command, run: Path) -> None:
+    file = Path("comparisons/x/comparison.json")
+    file.parent.mkdir(parents=True)
+    for content in ("{}", '{"settings": {"unit": "nats"}, "arms": [{}]}', '{"settings": 3, "arms": 4}'):
+        file.write_text(content)
+        refused(minigpt, "report", file.parent)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "checkpoints/.last.new"])
+def test_a_pipe_where_a_file_should_be_is_not_waited_for(name: str, minigpt: Command, run: Path) -> None:
+    _unfinished(run)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    refused(minigpt, "resume", run, "--accept-changes")
+
+
+def test_checkpoints_without_an_experiment_are_not_begun_in(minigpt: Command, run: Path) -> None:
+    (run / "experiment.json").unlink()
+    assert "has checkpoints and no experiment.json" in refused(minigpt, "run", "small.json")
+    assert minigpt("run", "small.json", "--fresh")[0] == 0
+    assert Path("runs/small/seed-1337.old-1/checkpoints").is_dir()
+
+
+def test_names_that_are_no_text_are_kept_as_they_are(run: Path) -> None:
+    """An argument may be any bytes; a run in the folder that one stands in has no name of its own."""
+    odd = os.fsdecode(b"caf\xe9.json")
+    shutil.copy("small.json", odd)
+    for command in (
+        ["run", odd, "--name", "odd", "--out", os.fsdecode(b"r\xfcns")],
+        ["run", "small.json", "--set", 'description="\\ud800"'],
+    ):
+        done = subprocess.run([sys.executable, "-m", "minigpt", *command], capture_output=True, text=True)
+        assert done.returncode == (0 if odd in command else 2), done.stderr
+        assert "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-m", "minigpt", "resume", "."], cwd=run, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is finished (step 4)" in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------- links that lead out
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "checkpoints", "checkpoints/last", "provenance.json"])
+IN_A_CHECKPOINT = "checkpoints/step-00000004/state.json"
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.txt", "checkpoints", "checkpoints/last", "provenance.json", IN_A_CHECKPOINT]
+)
 def test_links_out_of_a_run_are_not_written_through(name: str, minigpt: Command, run: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     place = run / name

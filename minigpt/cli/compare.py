@@ -84,7 +84,7 @@ def compare(
 
     from minigpt.lab.compare.plan import Settings, make_plan
 
-    tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), 60 * patience)
+    tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), device, 60 * patience)
     words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
     knobs = tuple(knob or ["model.ffn.expansion"])
     plan = make_plan(
@@ -159,7 +159,7 @@ def compare(
 
 
 def _rehearse(
-    sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], seconds: float
+    sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], device: str, seconds: float
 ) -> tuple[list[str], list[Lost]]:
     """The sources that were tried elsewhere, for their plugins could do anything here; and which of them are lost."""
     from minigpt.cli.rehearsal import names_plugins, rehearse
@@ -170,7 +170,7 @@ def _rehearse(
         if not plugin and not names_plugins(source):
             continue
         tried.append(str(source))
-        message = rehearse(source, changes, plugin, seconds=seconds)
+        message = rehearse(source, changes, plugin, device=device, seconds=seconds)
         if message is not None and source == sources[0]:
             raise MinigptError(f"{source}, the base: {message}")
         if message is not None:

@@ -24,7 +24,7 @@ def generate(
         float | None, typer.Option(help="Keep the likeliest tokens that hold this probability together.")
     ] = None,
     min_p: Annotated[float | None, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")] = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="How many continuations.")] = 1,
+    num_samples: Annotated[int, typer.Option(min=1, max=100_000, help="How many continuations.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal text; drawn and told if left out.")] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
     no_plugins: NoPlugins = False,

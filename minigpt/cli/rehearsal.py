@@ -22,16 +22,20 @@ class _Job(TypedDict):
     source: str
     overrides: list[str]
     plugin_files: list[str]
+    device: str
     answer: str
 
 
-def rehearse(source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, seconds: float) -> str | None:
+def rehearse(
+    source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, seconds: float
+) -> str | None:
     """Do everything with an arm that planning a comparison does, elsewhere.
 
     Args:
         source: An experiment file, or a folder of runs.
         overrides: As for `load_experiment`.
         plugin_files: Likewise.
+        device: Where it would be trained.
         seconds: After which it counts as hung.
 
     Returns:
@@ -39,7 +43,6 @@ def rehearse(source: Path, overrides: Sequence[str], plugin_files: Sequence[Path
 
     Raises:
         MinigptError: Something in the experiment is to be mended.
-        typer.Exit: A part does not keep its contract; what is wrong is printed.
     """
     with tempfile.TemporaryDirectory() as folder:
         job, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
@@ -47,6 +50,7 @@ def rehearse(source: Path, overrides: Sequence[str], plugin_files: Sequence[Path
             "source": str(source),
             "overrides": list(overrides),
             "plugin_files": [str(file) for file in plugin_files],
+            "device": device,
             "answer": str(answer),
         }
         job.write_text(json.dumps(said), encoding="utf-8")
@@ -60,8 +64,6 @@ def rehearse(source: Path, overrides: Sequence[str], plugin_files: Sequence[Path
         kind, text = json.loads(answer.read_text("utf-8"))
     if kind == "mistake":
         raise MinigptError(text)
-    if kind == "broken":
-        raise typer.Exit(1)
     return text or None
 
 
@@ -88,20 +90,23 @@ def _try(job: _Job) -> tuple[str, str]:
     from minigpt.model import build_model
     from minigpt.plugins import last_place
     from minigpt.training.estimate import measure_speed
+    from minigpt.training.machine import choose_device, choose_precision
 
     try:
         arm = read_arm(Path(job["source"]), job["overrides"], [Path(file) for file in job["plugin_files"]])
         check_before_training(arm.experiment, arm.source, job["overrides"], in_full=False)
         corpus = load_corpus(arm.experiment)
+        where = choose_device(job["device"])
         model = build_model(arm.experiment, corpus.vocab_size)
         measure_cost(model)
-        measure_speed(arm.experiment, corpus, model, "fp32")
+        precision = choose_precision(arm.experiment.training.precision, where)
+        measure_speed(arm.experiment, corpus.to(where), model.to(where), precision)
     except PluginError as error:
         return "lost", str(error)
     except MinigptError as error:
         return "mistake", str(error)
     except typer.Exit:
-        return "broken", ""
+        return "lost", "a part of it does not keep its contract, as is told above"
     except Exception as error:  # a plugin may raise anything
         return "lost", f"{last_place(error) or job['source']}: {type(error).__name__}: {error}"
     return "sound", ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 import time
 from pathlib import Path
@@ -56,9 +57,16 @@ def runs(
 def _row(run: RunFolder) -> dict[str, Any]:
     """One run; what cannot be read is told as damaged, for the others are to be seen all the same."""
     from minigpt.errors import MinigptError
-    from minigpt.files import read_object
 
-    files = [file for file in run.path.rglob("*") if file.is_file()]
+    sizes, times = [0], [0.0]
+    for file in run.path.rglob("*"):
+        try:
+            status = file.stat()
+        except OSError:  # gone since: a run that goes on removes what it no longer needs
+            continue
+        if stat.S_ISREG(status.st_mode):
+            sizes.append(status.st_size)
+            times.append(status.st_mtime)
     row: dict[str, Any] = {
         "run": str(run.path),
         "state": "damaged",
@@ -66,18 +74,17 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "max_iters": None,
         "last": None,
         "best": None,
-        "age": time.time() - max(file.stat().st_mtime for file in files),
-        "bytes": sum(file.stat().st_size for file in files),
+        "age": time.time() - max(times),
+        "bytes": sum(sizes),
     }
     try:
-        document, records = read_object(run.path / "experiment.json"), run.rows()
-        row["max_iters"] = int(document["training"]["max_iters"])
-    except (MinigptError, ValueError, KeyError, TypeError):
+        row["max_iters"], records, finished = run.max_iters(), run.rows(), run.is_finished()
+    except MinigptError:
         return row
     losses = [each["val_loss"] for each in records if "val_loss" in each]
     row["step"] = records[-1]["step"] if records else 0
     row |= {
-        "state": "finished" if run.is_finished() else "running" if run.is_in_use() else "stopped",
+        "state": "finished" if finished else "running" if run.is_in_use() else "stopped",
         "last": losses[-1] if losses else None,
         "best": min(losses, default=None),
     }

@@ -13,9 +13,11 @@ that name a folder.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Progress:
         metrics_bytes: Length of metrics.jsonl that belongs to these steps.
         samples_bytes: Length of samples.txt that belongs to these steps.
         skipped: Updates whose loss or gradient was not finite, and which changed nothing (`training.non_finite`).
+        skipped_in_a_row: Of these the last ones, that no other came between.
         pending: The record of the last update where it is not in metrics.jsonl yet (stopped before its evaluation).
     """
 
@@ -62,6 +65,7 @@ class Progress:
     metrics_bytes: int = 0
     samples_bytes: int = 0
     skipped: int = 0
+    skipped_in_a_row: int = 0
     pending: dict[str, float] | None = None
 
 
@@ -90,28 +94,43 @@ class Checkpoint:
             CheckpointError: It is another optimizer's.
         """
         try:
+            self._check_groups(optimizer.state_dict()["param_groups"])
             optimizer.load_state_dict(self.optimizer)
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"{self.path} holds the state of another optimizer: {error}") from error
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for index, saved in self.optimizer.get("state", {}).items():
-            key = parameters[index] if isinstance(index, int) else index
-            optimizer.state[key] = _restored(saved, optimizer.state[key])
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for index, saved in self.optimizer.get("state", {}).items():
+                key = parameters[index] if isinstance(index, int) else index
+                optimizer.state[key] = _restored(saved, optimizer.state[key])
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{self.path} holds the state of another optimizer: {reason}") from error
+
+    def _check_groups(self, expected: list[dict[str, Any]]) -> None:
+        groups = self.optimizer["param_groups"]
+        if not isinstance(groups, list) or len(groups) != len(expected):
+            raise ValueError(f"{len(expected)} groups of parameters are expected")
+        for number, (group, there) in enumerate(zip(groups, expected, strict=True)):
+            for name, value in there.items():
+                if _kind(group[name]) != _kind(value) and not (_is_number(group[name]) and _is_number(value)):
+                    raise ValueError(f"{name} of group {number} is {group[name]!r}")
 
     def check_optimizer(self, expected: dict[Any, dict[str, Any]]) -> None:
         """Whether tensors have the shapes and types that the optimizer gives them, before a kernel relies on it.
 
         Args:
-            expected: The `state` of the same optimizer's state_dict after an update or two. What only one of the two
-                has is left alone: a state may grow.
+            expected: The `state` of the same optimizer's state_dict after two updates or more. What only this has is left
+                alone, for a state may grow.
 
         Raises:
             CheckpointError: They have not.
         """
-        for index, saved in self.optimizer.get("state", {}).items():
-            for name, there in expected.get(index, {}).items():
-                found = saved.get(name, there) if isinstance(saved, dict) else saved
-                if _kind(found) != _kind(there):
+        if self.progress.step - self.progress.skipped < _UPDATES_TO_KNOW:
+            return
+        state = self.optimizer.get("state")
+        for index, parts in expected.items():
+            saved = state.get(index) if isinstance(state, dict) else None
+            for name, there in parts.items() if isinstance(parts, dict) else ():
+                found = saved.get(name) if isinstance(saved, dict) else None
+                if _kind(found) != _kind(there) and not (_is_number(found) and _is_number(there)):
                     said = f"{name} of {index} is {_kind(found)}, where {_kind(there)} is expected"
                     raise CheckpointError(f"{self.path} holds the state of another optimizer: {said}")
 
@@ -144,16 +163,9 @@ def save(
     Raises:
         WriteError: The disk is full or failing; the checkpoints that were there are there still.
     """
-    tensors: dict[str, Tensor] = {}
-    packed = pack(optimizer.state_dict(), tensors)
-    contents = {
-        _FILES[0]: serialized({name: _alone(tensor) for name, tensor in model.state_dict().items()}),
-        _FILES[1]: serialized(tensors),
-        _FILES[2]: json_bytes({"progress": asdict(progress), "optimizer": packed}),
-    }
     try:
         root.mkdir(parents=True, exist_ok=True)
-        target = _write(root, progress.step, contents)
+        target = _write(root, progress.step, _contents(model, optimizer, progress))
         if best:  # before `last`: a run that resumes from there must not miss its best
             write_text(root / "best", target.name + "\n")
         write_text(root / "last", target.name + "\n")
@@ -163,7 +175,16 @@ def save(
     return target
 
 
-def _write(root: Path, step: int, contents: dict[str, bytes]) -> Path:
+def _contents(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Iterator[tuple[str, bytes]]:
+    """The files, one after another, so that only one is in memory."""
+    yield _FILES[0], serialized({name: _alone(tensor) for name, tensor in model.state_dict().items()})
+    tensors: dict[str, Tensor] = {}
+    packed = pack(optimizer.state_dict(), tensors)
+    yield _FILES[1], serialized(tensors)
+    yield _FILES[2], json_bytes({"progress": asdict(progress), "optimizer": packed})
+
+
+def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path:
     """A new folder with these files and their manifest, all of it on the disk before it has its name."""
     stem = f"step-{step:08d}"
     same = [_order(path)[1] for path in _checkpoints(root) if _order(path)[0] == step]
@@ -172,8 +193,9 @@ def _write(root: Path, step: int, contents: dict[str, bytes]) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        manifest = {name: _digest(content) for name, content in contents.items()}
-        for name, content in contents.items():
+        manifest = {}
+        for name, content in contents:
+            manifest[name] = _digest(content)
             write_new(temporary / name, content)
         write_new(temporary / "manifest.json", json_bytes(manifest))
         sync_folder(temporary)
@@ -247,7 +269,7 @@ def load(root: Path, which: str = "last", model: nn.Module | None = None) -> Che
         CheckpointError: What was asked for is not there, or all there is is damaged.
     """
     there = _checkpoints(root)
-    if re.fullmatch("[0-9]+", which):
+    if re.fullmatch("[0-9]{1,18}", which):
         name = next((path.name for path in there if _order(path)[0] == int(which)), None)
         if name is None:
             steps = ", ".join(map(str, available(root))) or "none"
@@ -347,6 +369,7 @@ def _check_header(path: Path, model: nn.Module) -> None:
 
 
 _MAX_POINTER, _SAID = 100, 3
+_UPDATES_TO_KNOW = 2  # after which an optimizer has all that it remembers
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -368,7 +391,7 @@ def _progress(value: Any) -> Progress:
         ValueError: A number is missing, of another kind, or below zero.
     """
     progress = Progress(**value)
-    for name in ("step", "tokens", "metrics_bytes", "samples_bytes", "seconds", "wall", "skipped"):
+    for name in ("step", "tokens", "metrics_bytes", "samples_bytes", "seconds", "wall", "skipped", "skipped_in_a_row"):
         number = getattr(progress, name)
         kinds = (int, float) if name in ("seconds", "wall") else (int,)
         if isinstance(number, bool) or not isinstance(number, kinds) or not 0 <= number < float("inf"):
@@ -376,7 +399,14 @@ def _progress(value: Any) -> Progress:
     for name, kind in (("best_step", int), ("best_val_loss", float), ("pending", dict)):
         if not isinstance(getattr(progress, name), kind | None):
             raise ValueError(f"progress.{name} is {getattr(progress, name)!r}")
+    row = progress.pending
+    if row is not None and (row.get("step") != progress.step or not all(map(_is_number, row.values()))):
+        raise ValueError(f"progress.pending is no record of update {progress.step}")
     return progress
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _digest(content: bytes) -> dict[str, Any]:

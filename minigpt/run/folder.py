@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minigpt import plugins
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.experiment import MAX_COUNT, Experiment
-from minigpt.files import read_bytes, read_object, write_json
+from minigpt.files import read_object, write_json
 from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
@@ -127,6 +130,12 @@ class RunFolder:
         missing = {"versions", "machine", "precision", "data", "core", "components"} - set(recorded)
         if missing:
             raise RunError(f"{self.path / 'provenance.json'} is damaged: it lacks {', '.join(sorted(missing))}")
+        try:
+            _Provenance.model_validate(recorded)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RunError(f"{self.path / 'provenance.json'} is damaged: {where}: {first['msg']}") from error
         return recorded
 
     def vocab_size(self) -> int:
@@ -135,11 +144,7 @@ class RunFolder:
         Raises:
             RunError: That was not recorded.
         """
-        recorded = self.provenance()["data"]
-        size = recorded.get("vocab_size") if isinstance(recorded, dict) else None
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MAX_COUNT:
-            raise RunError(f"{self.path / 'provenance.json'} is damaged: data.vocab_size is {size!r}")
-        return size
+        return int(self.provenance()["data"]["vocab_size"])
 
     def learned(self) -> dict[str, Any] | None:
         """What the tokenizer learned; None for a synthetic task."""
@@ -154,7 +159,9 @@ class RunFolder:
         if not self.metrics.is_file():
             return []
         found = []
-        for number, line in enumerate(_read(self.metrics).split(b"\n")[:-1], 1):
+        for number, line in enumerate(_lines(self.metrics), 1):
+            if not line.endswith(b"\n"):
+                break
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -170,11 +177,23 @@ class RunFolder:
         except UnreadableError as error:
             raise RunError(str(error)) from error
 
+    def max_iters(self) -> int:
+        """How many updates there are to be, without loading the experiment and its plugins.
+
+        Raises:
+            RunError: That cannot be read.
+        """
+        training = self._json("experiment.json").get("training")
+        number = training.get("max_iters") if isinstance(training, dict) else None
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise RunError(f"{self.path / 'experiment.json'} is damaged: training.max_iters is {number!r}")
+        return number
+
     def is_finished(self) -> bool:
         """Whether the last update is done, measured and recorded."""
         if not self.exists():
             return False
-        rows, last = self.rows(), self._json("experiment.json")["training"]["max_iters"]
+        rows, last = self.rows(), self.max_iters()
         saved = checkpoint.last_step(self.checkpoints)  # a kill may have come between the last record and its checkpoint
         return bool(rows) and rows[-1]["step"] >= last and "val_loss" in rows[-1] and saved is not None and saved >= last
 
@@ -192,20 +211,53 @@ class RunFolder:
         Raises:
             RunError: There is one, in the folder or among its checkpoints.
         """
-        for folder in (self.path, self.checkpoints):
-            for place in [folder, *sorted(folder.iterdir())] if folder.is_dir() else []:
-                if place.is_symlink() and place != self.path:
-                    raise RunError(f"{place} is a symbolic link; a run is written into its own folder only")
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                if os.path.islink(os.path.join(folder, name)):
+                    raise RunError(f"{Path(folder) / name} is a symbolic link; a run is written into its own folder only")
 
 
-def _read(path: Path) -> bytes:
+class _Recorded(BaseModel):
+    """A part of provenance.json that is used later; what stands beside it is left alone."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Machine(_Recorded):
+    device: Literal["cpu", "cuda", "mps"]
+    threads: Annotated[int, Field(gt=0, le=1 << 16)]
+
+
+class _Data(_Recorded):
+    fingerprint: str
+    tokenizer: str | None = None
+    vocab_size: Annotated[int, Field(gt=0, le=MAX_COUNT)]
+    entropies: dict[str, float] | None = None
+
+
+class _Component(_Recorded):
+    component: str
+    file: str | None
+    sha256: str | None
+
+
+class _Provenance(_Recorded):
+    versions: dict[str, str]
+    machine: _Machine
+    precision: Literal["fp32", "bf16"]
+    data: _Data
+    core: str
+    components: list[_Component]
+
+
+def _lines(path: Path) -> Iterator[bytes]:
     try:
-        return read_bytes(path, _MAX_METRICS_BYTES)
-    except UnreadableError as error:
-        raise RunError(str(error)) from error
-
-
-_MAX_METRICS_BYTES = 1 << 32
+        if not path.is_file():
+            raise RunError(f"{path} is no ordinary file")
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _near(path: Path) -> str:

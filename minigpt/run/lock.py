@@ -14,6 +14,7 @@ from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.files import discard, read_bytes, write_text
 
 _OWNER_WRITES_WITHIN = 0.5  # seconds from taking the lock to saying who has it
+_LOOKED_AT_FOR = 0.3  # seconds that one who only looks whether it is held may have it
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def held(folder: Path) -> Iterator[None]:
         RunError: Another process holds it; the message names it.
     """
     owner = _beside(folder, "owner")
-    lock = FileLock(_beside(folder, "lock"), timeout=0)
+    lock = FileLock(_beside(folder, "lock"), timeout=_LOOKED_AT_FOR)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -54,7 +55,8 @@ def is_held(folder: Path) -> bool:
 
 
 def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(f".{folder.name}.{ending}")
+    place = Path(os.path.realpath(folder))  # one lock, by whatever name or link it is called
+    return place.with_name(f".{place.name}.{ending}")
 
 
 def _holder(owner: Path) -> str:

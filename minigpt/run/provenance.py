@@ -38,7 +38,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
     """Everything that is written to provenance.json when a run begins."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [os.fsencode(word).decode("utf-8", "backslashreplace") for word in sys.argv],
         "versions": {
             "minigpt": minigpt.__version__,
             "python": platform.python_version(),

@@ -35,8 +35,12 @@ class Needs:
 
     @property
     def memory(self) -> int:
-        """All at once, as it is when the backward pass begins."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        """The most at once: when a backward pass begins (beside a copy, while the speed is measured), or in a save.
+
+        A save copies, turns into bytes and joins the larger of its two files.
+        """
+        training = 2 * self.weights + self.gradients + self.optimizer + self.activations
+        return max(training, self.weights + self.optimizer + 3 * max(self.weights, self.optimizer))
 
     @property
     def checkpoint(self) -> int:
@@ -77,7 +81,7 @@ def refuse_what_cannot_fit(
 
 def _too_large(needs: Needs, memory: int) -> TooLargeError:
     parts = {name: size(amount) for name, amount in vars(needs).items() if amount}
-    told = ", ".join(f"{name} {amount}" for name, amount in parts.items())
+    told = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and what is copied to save them"
     part = "training.micro_batch_size or model.block_size" if needs.activations > memory / 2 else "model"
     return TooLargeError(
         f"training needs {size(needs.memory)} of memory ({told}), and {size(memory)} are free here; try a smaller {part}"
@@ -164,4 +168,4 @@ def _bound(experiment: Experiment, vocab_size: int, device: torch.device) -> int
     sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))
     scores = 8 * sequences * model.block_size**2 * model.n_heads * model.n_layers
     values = sequences * model.block_size * (300 * model.d_model * model.n_layers + 8 * vocab_size)
-    return 4 * (8 * parameters + scores + values)
+    return 4 * (48 * parameters + scores + values)

@@ -105,7 +105,6 @@ class Trainer:
         self.loss = loss_of(model, compiled=training.compile is True)
         self.compiles = training.compile is True  # in the next update, for a minute or more
         self.row = self.progress.pending  # the last update's record, until it is complete and written
-        self.skipped_in_a_row = 0
         self.sample: str | None = None
         self.val_loss: float | None = None
 
@@ -159,11 +158,11 @@ class Trainer:
             loss, auxiliary, norm = measured.tolist()  # waits for the device
         self.compiles = False
         sound = math.isfinite(loss) and math.isfinite(norm)
+        in_a_row = 0 if sound else self.progress.skipped_in_a_row + 1
         if sound:
-            self.skipped_in_a_row = 0
             take_step(self.model, self.optimizer)
         else:
-            self._refuse_update(step + 1, loss, norm)
+            self._refuse_update(step + 1, loss, norm, in_a_row)
             self.optimizer.zero_grad(set_to_none=True)
         seconds, n_tokens = time.perf_counter() - began, batch.tokens.numel()
         self.progress = replace(
@@ -173,6 +172,7 @@ class Trainer:
             seconds=self.progress.seconds + seconds,
             wall=self._wall(),
             skipped=self.progress.skipped + (not sound),
+            skipped_in_a_row=in_a_row,
         )
         self.row = {
             "step": step + 1,
@@ -187,7 +187,7 @@ class Trainer:
             "tokens_per_second": round(n_tokens / seconds, 1),
         }
 
-    def _refuse_update(self, number: int, loss: float, norm: float) -> None:
+    def _refuse_update(self, number: int, loss: float, norm: float, in_a_row: int) -> None:
         """Stop, or leave this update out, as the experiment says.
 
         Raises:
@@ -195,16 +195,15 @@ class Trainer:
         """
         what = "gradient" if math.isfinite(loss) else "loss"
         found = f"the {what} of update {number} is not finite (loss {loss}, gradient norm {norm})"
-        self.skipped_in_a_row += 1
         if self.experiment.training.non_finite == "stop":
             raise DivergedError(f"{found}: {self._advice()}")
-        if self.skipped_in_a_row >= _SKIPPED_IN_A_ROW:
+        if in_a_row >= _SKIPPED_IN_A_ROW:
             raise DivergedError(f"{found}, as of {_SKIPPED_IN_A_ROW} in a row: {self._advice()}")
         self.observer.note(f"{found}: left out")
 
     def _advice(self) -> str:
         steps = checkpoint.available(self.run.checkpoints)
-        there = f"the checkpoint of step {steps[-1]} is sound" if steps else "there is no checkpoint yet"
+        there = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
         return f"training diverged; {there}. Try a lower learning_rate, a longer warm-up, or grad_clip (with --fresh)"
 
     def _wall(self) -> float:

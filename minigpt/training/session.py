@@ -210,6 +210,8 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, accept_changes: boo
 
 
 def _refuse_existing(run: RunFolder) -> None:
+    if run.checkpoints.exists() and not run.exists():
+        raise RunError(f"{run.path} has checkpoints and no experiment.json: it is no run; move it away, or give --fresh")
     if run.exists():
         raise RunError(
             f"{run.path} holds a run already; go on with it: minigpt resume {run.path}, "
@@ -282,7 +284,7 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outco
             return trainer.train()
         except WriteError as error:
             steps = checkpoint.available(run.checkpoints)
-            sound = f"the checkpoint of step {steps[-1]} is sound" if steps else "there is no checkpoint yet"
+            sound = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
             raise WriteError(f"{error}; {sound}. When that is mended, go on with: minigpt resume {run.path}") from error
         finally:
             observer.end()

@@ -186,6 +186,21 @@ AT_ONCE = {
     "crashes": "import ctypes\nctypes.string_at(0)",
     "hangs": "while True:\n    pass",
 }
+WHEN_USED = '''
+from minigpt import register
+from minigpt.components.norm.rmsnorm import RMSNorm
+
+@register("norm", "odd")
+class Odd(RMSNorm):
+    """Raises, or mixes what comes later into what comes before."""
+    def __init__(self, width: int, *, how: str):
+        super().__init__(width)
+        self.how = how
+    def forward(self, x):
+        if self.how == "raise":
+            raise RuntimeError("in forward")
+        return super().forward(x - x.mean(-2, keepdim=True))
+'''
 IN_TRAINING = '''
 import ctypes, os, time
 import __main__
@@ -219,13 +234,18 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_arm(write: Wr
     Path("failing.py").write_text(IN_TRAINING)
     for how in ("exit", "crash", "hang"):
         write(f"{how}-later", plugins=["failing.py"], training={"schedule": {"name": "failing", "how": how}})
+    Path("odd.py").write_text(WHEN_USED)
+    for how in ("raise", "leak"):
+        write(f"{how}-in-use", plugins=["odd.py"], model={"norm": {"name": "odd", "how": how}})
+    in_use = ("raise-in-use", "leak-in-use")
     later = ("exit-later", "crash-later", "hang-later")
     options = ("--seeds", "1", "--jobs", "2", "--patience", "0.3", "--json", "all.json")
-    done = subprocess.run(compare(*options, variants=("sound", *AT_ONCE, *later)), capture_output=True, text=True)
+    done = subprocess.run(compare(*options, variants=("sound", *AT_ONCE, *in_use, *later)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     document = json.loads(Path("all.json").read_text())
     lost = {arm["name"]: arm["message"] for arm in document["lost"]}
-    assert set(lost) == set(AT_ONCE)
+    assert set(lost) == {*AT_ONCE, *in_use}
+    assert "does not keep its contract" in lost["leak-in-use"]
     assert "RuntimeError: boom (line 1)" in lost["raises"]
     assert "it ended the process with exit code 3" in lost["exits"]
     assert "it ended the process with signal 11" in lost["crashes"]
@@ -238,7 +258,7 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_arm(write: Wr
     assert "exit code 5" in runs["exit-later"]["message"]
     assert "signal 11" in runs["crash-later"]["message"]
     assert "no sign of progress, and was killed" in runs["hang-later"]["message"]
-    for arm in ("raises", "exits", "crashes", "hangs", *later):
+    for arm in ("raises", "exits", "crashes", "hangs", *in_use, *later):
         assert any(line.split()[:1] == [arm] and line.rstrip().endswith("crashed") for line in done.stdout.splitlines())
     page = subprocess.run([sys.executable, "-m", "minigpt", "report", "comparisons/base"], capture_output=True, text=True)
     assert page.returncode == 0, page.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,35 @@ def test_a_folder_is_held_by_one_process_and_freed_when_that_dies(tmp_path: Path
         holder.communicate()
     with RunFolder(tmp_path).locked():
         pass
+
+
+def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with RunFolder(tmp_path / "run").locked():
+        assert RunFolder(tmp_path / "link").is_in_use()
+        with pytest.raises(RunError, match="is in use by process"), RunFolder(tmp_path / "link").locked():
+            pass
+
+
+def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    run, looking = RunFolder(tmp_path / "run"), True
+
+    def look() -> None:
+        while looking:
+            run.is_in_use()
+
+    with run.locked():
+        pass
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(100):
+            with run.locked():
+                pass
+    finally:
+        looking = False
+        thread.join()
 
 
 def test_what_is_no_run_is_told_with_the_nearest_that_is(tmp_path: Path) -> None:

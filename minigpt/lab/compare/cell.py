@@ -30,6 +30,9 @@ from minigpt.run import RunFolder, open_run
 from minigpt.training import PlainObserver, resume, train
 from minigpt.training.machine import micro_batch_size
 
+SAVES_WITHIN = 60.0
+"""Seconds from being asked to stop to being gone: an update, and a checkpoint. A plugin that hangs never comes to it."""
+
 _LOOK_EVERY, _SAY_EVERY = 0.2, 10.0
 
 
@@ -81,10 +84,12 @@ def do(job: Job) -> None:
 
 
 def _stop_with_parent() -> None:
-    """The parent holds the other end of standard input; when it is gone, save and stop."""
+    """The parent holds the other end of standard input; when it is gone, save and stop, and do not hang over that."""
     while sys.stdin.buffer.read(1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SAVES_WITHIN)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _train(job: Job) -> None:

@@ -22,7 +22,7 @@ from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
 from minigpt.files import read_object, write_json
 from minigpt.lab.compare.arms import Arm, comparable, comparable_document
-from minigpt.lab.compare.cell import Job
+from minigpt.lab.compare.cell import SAVES_WITHIN, Job
 from minigpt.run import RunFolder
 from minigpt.run.lock import held
 from minigpt.run.provenance import provenance
@@ -135,7 +135,9 @@ class Grid:
         for run in (RunFolder(file.parent) for root in roots for file in sorted(root.glob("*/seed-*/experiment.json"))):
             if ".old-" in run.path.name:
                 continue
-            with contextlib.suppress(MinigptError, KeyError, ValueError):  # a damaged run is not used, and is no obstacle
+            with contextlib.suppress(
+                MinigptError, KeyError, ValueError, TypeError, AttributeError
+            ):  # a damaged run is not used, and is no obstacle
                 if not run.is_finished():
                     continue
                 recorded = run.provenance()
@@ -191,6 +193,8 @@ class Grid:
                         running.remove(process)
                         watcher.ended(process.cell, process.outcome())
         finally:
+            for process in running:
+                process.ask_to_stop()
             for process in running:
                 process.stop()
 
@@ -317,8 +321,15 @@ class _Running:
             write_json(self.cell.record, record)
         return record
 
-    def stop(self) -> None:
-        """Ask it to save and stop, and wait."""
+    def ask_to_stop(self) -> None:
+        """Let it save and stop."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait()
+
+    def stop(self) -> None:
+        """Wait for that; one that does not answer is killed."""
+        try:
+            self.process.wait(SAVES_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from minigpt.errors import RunError
 from minigpt.lab.compare.arms import Arm, Unit, tokens_of
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.cost import Cost
@@ -117,6 +118,9 @@ def read_result(cell: Cell, unit: Unit) -> Result:
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> Result:
     """What a run's own records tell; one that has not come to its end is told as `missing`."""
     recorded, rows = run.provenance(), run.rows()
+    for key in ("tokens", "seconds", "tokens_per_second"):
+        if any(key not in row for row in rows):
+            raise RunError(f"{run.metrics} is damaged: a record lacks {key}")
     measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
     return Result(
         seed,

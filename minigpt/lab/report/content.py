@@ -88,6 +88,9 @@ class Content:
     lost: tuple[dict[str, str], ...] = ()
 
 
+_MAX_BYTES = 1 << 28  # of comparison.json: it has a loss for each place in the window, of each run
+
+
 def read_content(folder: Path) -> Content:
     """Gather what a comparison's folder tells.
 
@@ -97,8 +100,11 @@ def read_content(folder: Path) -> Content:
     file = folder / "comparison.json"
     if not file.is_file():
         raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
-    document = read_object(file)
-    return content_of(document, folder)
+    document = read_object(file, _MAX_BYTES)
+    try:
+        return content_of(document, folder)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(f"{file}, or a run that it names, is damaged: {type(error).__name__}: {error}") from error
 
 
 def content_of_runs(folders: Sequence[Path], *, allow_plugins: bool = True) -> Content:
