@@ -197,6 +197,7 @@ def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path
         for name, content in contents:
             manifest[name] = _digest(content)
             write_new(temporary / name, content)
+            del content  # before the next one is made
         write_new(temporary / "manifest.json", json_bytes(manifest))
         sync_folder(temporary)
         for name, expected in manifest.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +117,36 @@ def test_a_container_has_less_memory_than_its_machine(tmp_path: Path) -> None:
     (tmp_path / "max").write_text("max\n")
     assert memory._of_container(((str(tmp_path / "max"), str(tmp_path / "current")),)) is None
     assert [memory.size(n) for n in (999, 12_900_000, 345_000_000, 10**15)] == ["999 bytes", "12.9 MB", "345 MB", "1.0 PB"]
+
+
+PEAK = """
+import io, json, resource, sys, torch
+from minigpt.data import load_corpus
+from minigpt.reading import load_experiment
+from minigpt.training import PlainObserver, fitting, train
+
+def train_one(**model):
+    model = {"d_model": 512, "n_heads": 8, "n_layers": 1, "block_size": 64, **model}
+    training = {"batch_size": 1, "max_iters": 2, "eval_interval": 2, "precision": "fp32", "compile": False}
+    data = {"name": "text", "paths": ["corpus.txt"]}
+    name = f"x{model['n_layers']}"
+    document = {"name": name, "data": data, "model": model, "training": training, "sampling": {"max_new_tokens": 3}}
+    experiment = load_experiment(document)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(experiment, device="cpu", threads=1, observer=PlainObserver(io.StringIO()))
+    taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    needs = fitting.estimate(experiment, load_corpus(experiment).vocab_size, torch.device("cpu"), "fp32")
+    return taken, needs.memory
+
+train_one(d_model=64)  # what torch takes once
+print(json.dumps(train_one(n_layers=8)))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_takes_about_what_is_said(tmp_path: Path) -> None:
+    """The peak of the whole process, saving and all; on Linux, where it is counted in kilobytes."""
+    (tmp_path / "corpus.txt").write_text("abc def ghi.\n" * 200)
+    done = subprocess.run([sys.executable, "-c", PEAK], cwd=tmp_path, capture_output=True, text=True, check=True)
+    taken, said = json.loads(done.stdout)
+    assert 0.85 * taken < said < 1.3 * taken
