@@ -11,7 +11,6 @@ import hashlib
 import os
 import queue
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from minigpt.errors import DataError, count
+from minigpt.errors import DataError, WriteError, count
+from minigpt.files import write_bytes
 
 if TYPE_CHECKING:
     from requests import Response
@@ -148,7 +148,11 @@ def add(remote: RemoteFile, file: Path) -> Path:
     if problem:
         raise DataError(f"{file} is not {remote.name}: {problem}; nothing was added")
     try:
-        _keep(remote, content)
+        remote.path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(remote.path, content)
+        _part(remote).unlink(missing_ok=True)  # of a download that nobody needs any more
+    except WriteError as error:
+        raise DataError(f"{error}; {_ELSEWHERE}") from error
     except OSError as error:
         raise _cannot_be_written(remote, error) from error
     return remote.path
@@ -341,19 +345,6 @@ def _what_is_here(remote: RemoteFile) -> str:
     return told + (f"; {remote.path} is damaged or cannot be read" if remote.path.exists() else "")
 
 
-def _keep(remote: RemoteFile, content: bytes) -> None:
-    """Write to a temporary name first: a reader sees the whole file or none."""
-    remote.path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=remote.path.parent, prefix=f".{remote.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        _put_in_place(Path(temporary), remote.path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _put_in_place(temporary: Path, path: Path) -> None:
     """Give a file its name once its content is on the disk: after a crash, too, the name stands for the whole."""
     with temporary.open("r+b") as file:
@@ -361,5 +352,8 @@ def _put_in_place(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
+_ELSEWHERE = "set MINIGPT_CACHE to another folder"
+
+
 def _cannot_be_written(remote: RemoteFile, error: OSError) -> DataError:
-    return DataError(f"{remote.path} cannot be written: {error.strerror or error}; set MINIGPT_CACHE to another folder")
+    return DataError(f"{remote.path} cannot be written: {error.strerror or error}; {_ELSEWHERE}")

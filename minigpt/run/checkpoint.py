@@ -13,7 +13,6 @@ that name a folder.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from minigpt.errors import CheckpointError, MinigptError, UnreadableError, WriteError
 from minigpt.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
+from minigpt.run.packing import alone, is_number, kind, pack, restored, unpack
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SPARE = 1
@@ -99,7 +99,7 @@ class Checkpoint:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for index, saved in self.optimizer.get("state", {}).items():
                 key = parameters[index] if isinstance(index, int) else index
-                optimizer.state[key] = _restored(saved, optimizer.state[key])
+                optimizer.state[key] = restored(saved, optimizer.state[key])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise CheckpointError(f"{self.path} holds the state of another optimizer: {reason}") from error
@@ -110,7 +110,7 @@ class Checkpoint:
             raise ValueError(f"{len(expected)} groups of parameters are expected")
         for number, (group, there) in enumerate(zip(groups, expected, strict=True)):
             for name, value in there.items():
-                if _kind(group[name]) != _kind(value) and not (_is_number(group[name]) and _is_number(value)):
+                if kind(group[name]) != kind(value) and not (is_number(group[name]) and is_number(value)):
                     raise ValueError(f"{name} of group {number} is {group[name]!r}")
 
     def check_optimizer(self, expected: dict[Any, dict[str, Any]]) -> None:
@@ -130,8 +130,8 @@ class Checkpoint:
             saved = state.get(index) if isinstance(state, dict) else None
             for name, there in parts.items() if isinstance(parts, dict) else ():
                 found = saved.get(name) if isinstance(saved, dict) else None
-                if _kind(found) != _kind(there) and not (_is_number(found) and _is_number(there)):
-                    said = f"{name} of {index} is {_kind(found)}, where {_kind(there)} is expected"
+                if kind(found) != kind(there) and not (is_number(found) and is_number(there)):
+                    said = f"{name} of {index} is {kind(found)}, where {kind(there)} is expected"
                     raise CheckpointError(f"{self.path} holds the state of another optimizer: {said}")
 
     def load_weights(self, model: nn.Module) -> None:
@@ -177,7 +177,7 @@ def save(
 
 def _contents(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Iterator[tuple[str, bytes]]:
     """The files, one after another, so that only one is in memory."""
-    yield _FILES[0], serialized({name: _alone(tensor) for name, tensor in model.state_dict().items()})
+    yield _FILES[0], serialized({name: alone(tensor) for name, tensor in model.state_dict().items()})
     tensors: dict[str, Tensor] = {}
     packed = pack(optimizer.state_dict(), tensors)
     yield _FILES[1], serialized(tensors)
@@ -209,27 +209,6 @@ def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path
         raise
     sync_folder(root)
     return target
-
-
-def _kind(value: Any) -> str:
-    """What a value is like, but for its content."""
-    return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _restored(saved: Any, loaded: Any) -> Any:
-    """`saved` with its own dtypes, each tensor on the device where torch put it when it loaded the state."""
-    if isinstance(saved, Tensor):
-        return saved.to(loaded.device, copy=True)
-    if isinstance(saved, dict):
-        return {key: _restored(value, loaded[key]) for key, value in saved.items()}
-    if isinstance(saved, list | tuple):
-        return type(saved)(_restored(value, there) for value, there in zip(saved, loaded, strict=True))
-    return saved
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares memory with no other: safetensors saves no tensors that do."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _prune(root: Path, saved: Path, spare: int) -> None:
@@ -397,17 +376,13 @@ def _progress(value: Any) -> Progress:
         kinds = (int, float) if name in ("seconds", "wall") else (int,)
         if isinstance(number, bool) or not isinstance(number, kinds) or not 0 <= number < float("inf"):
             raise ValueError(f"progress.{name} is {number!r}")
-    for name, kind in (("best_step", int), ("best_val_loss", float), ("pending", dict)):
-        if not isinstance(getattr(progress, name), kind | None):
+    for name, allowed in (("best_step", int), ("best_val_loss", float), ("pending", dict)):
+        if not isinstance(getattr(progress, name), allowed | None):
             raise ValueError(f"progress.{name} is {getattr(progress, name)!r}")
     row = progress.pending
-    if row is not None and (row.get("step") != progress.step or not all(map(_is_number, row.values()))):
+    if row is not None and (row.get("step") != progress.step or not all(map(is_number, row.values()))):
         raise ValueError(f"progress.pending is no record of update {progress.step}")
     return progress
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _digest(content: bytes) -> dict[str, Any]:
@@ -417,42 +392,3 @@ def _digest(content: bytes) -> dict[str, Any]:
 def _digest_of(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-# ------------------------------------------------------------------------- a state_dict as JSON with its tensors apart
-
-
-def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A tree of dicts, lists, tuples, tensors and plain values as JSON; tensors go to `tensors` and leave their key.
-
-    Raises:
-        CheckpointError: Something in the tree is none of these.
-    """
-    if isinstance(value, Tensor):
-        key = str(len(tensors))
-        tensors[key] = _alone(value)
-        return {"tensor": key}
-    if isinstance(value, dict):
-        return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        return {"list" if isinstance(value, list) else "tuple": [pack(item, tensors) for item in value]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise CheckpointError(
-        f"an optimizer's state may not hold a {type(value).__name__}: it could not be saved without pickle"
-    )
-
-
-def unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `pack`."""
-    ((kind, content),) = node.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {unpack(key, tensors): unpack(item, tensors) for key, item in content}
-    if kind in ("list", "tuple"):
-        items = [unpack(item, tensors) for item in content]
-        return items if kind == "list" else tuple(items)
-    if kind == "value":
-        return content
-    raise CheckpointError(f'unknown kind "{kind}" in state.json')

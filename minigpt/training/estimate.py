@@ -13,7 +13,7 @@ import torch
 from minigpt.data import Corpus, train_batch
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
-from minigpt.run.checkpoint import pack
+from minigpt.run.packing import pack
 from minigpt.training.compiling import loss_of
 from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size

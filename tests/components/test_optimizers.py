@@ -15,7 +15,7 @@ from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
-from minigpt.run.checkpoint import pack, unpack
+from minigpt.run.packing import pack, unpack
 
 NAMES = [entry.name for entry in REGISTRY.entries("optimizer")]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.contracts import NamedParameter
-from minigpt.run.checkpoint import pack, unpack
+from minigpt.run.packing import pack, unpack
 from tests.plugins.conftest import Build, Train
 
 KINDS = {"matrix": (3, 5), "embedding": (7, 4), "head": (2, 6), "vector": (4,)}

@@ -17,7 +17,8 @@ from minigpt.errors import CheckpointError, WriteError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Progress, pack, unpack
+from minigpt.run.checkpoint import Progress
+from minigpt.run.packing import pack, unpack
 from tests.faults import ERRORS, failing
 
 
