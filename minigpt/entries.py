@@ -36,7 +36,6 @@ class Entry:
         summary: First sentence of its docstring.
         descriptions: Parameter name to its line in the docstring.
         file: Source file of the class; None where it was typed into a console.
-        line: Where the class begins there.
     """
 
     family: str
@@ -47,12 +46,11 @@ class Entry:
     summary: str
     descriptions: Mapping[str, str]
     file: Path | None
-    line: int
 
     @property
     def place(self) -> str:
         """`file:line (Class)`, for messages."""
-        where = f"{self.file}:{self.line}" if self.file else "typed in"
+        where = f"{self.file}:{_line(self.cls)}" if self.file else "typed in"
         return f"{where} ({self.cls.__qualname__})"
 
     @property
@@ -99,7 +97,7 @@ def entry_of(family: Family, name: str, cls: type) -> Entry:
     params, path_params, descriptions = _params_of(family, name, cls, place)
     doc = inspect.getdoc(cls) if cls.__doc__ else None
     summary = " ".join((doc or "").split("\n\n")[0].split())
-    return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls), _line(cls))
+    return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls))
 
 
 def is_shipped(cls: type) -> bool:
@@ -124,6 +122,7 @@ def source_file(cls: type) -> Path | None:
 
 
 def _line(cls: type) -> int:
+    """Where a class begins in its file. Searching it takes longer than all the rest of registering a component."""
     try:
         return inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):

@@ -267,8 +267,10 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
         experiment: From `load_experiment`.
         vocab_size: From the fitted tokenizer; `load_corpus(experiment).vocab_size`.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(experiment.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(
+            experiment.seed
+        )  # not torch.manual_seed, which imports torch's compiler (a second)
         return GPT(experiment.model, vocab_size)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,6 +64,12 @@ def _options(
     pass
 
 
+@functools.cache
+def _command() -> Any:
+    """What typer makes of the app; it reads every command's annotations for that."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. What a user can mend is told in a line each, without a traceback.
 
@@ -73,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=arguments)
+        _command()(args=arguments)
     except MinigptError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

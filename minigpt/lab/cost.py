@@ -68,7 +68,7 @@ def measure_cost(model: GPT) -> Cost:
     counted = copy.deepcopy(model).cpu().float().train()
     context = model.dims.block_size
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         ids = torch.randint(model.dims.vocab_size, (1, context + 1))
         batch = Batch(ids[:, :-1], ids[:, 1:])
         flops = count_flops(counted, batch)

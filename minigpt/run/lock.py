@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,14 +21,16 @@ _LOOKED_AT_FOR = 0.3  # seconds that one who only looks whether it is held may h
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes. The lock is a hidden file beside it, and stays when the folder is renamed.
 
+    Where the folder was not made in the meantime, nothing is left of the lock, nor of folders that were made for it.
+
     Raises:
         RunError: Another process holds it; the message names it.
     """
     owner = _beside(folder, "owner")
     lock = FileLock(_beside(folder, "lock"), timeout=_LOOKED_AT_FOR)
+    absent = [above for above in folder.parents if not above.exists()]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _acquire(lock, folder.parent)
     except Timeout as error:
         raise RunError(f"{folder} is in use by {_holder(owner)}; wait for it, or stop it") from error
     except OSError as error:
@@ -38,7 +40,23 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         discard(owner)
+        if not folder.exists():  # while it is ours: who waits for it sees that the file is gone, and makes a new one
+            discard(_beside(folder, "lock"))
         lock.release()
+        with suppress(OSError):  # from one that is not empty on, all stay
+            for above in absent:
+                above.rmdir()
+
+
+def _acquire(lock: FileLock, beside: Path) -> None:
+    for attempts_left in (2, 1, 0):
+        beside.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+            return
+        except FileNotFoundError:  # another process that held it has just removed the folder, which was empty
+            if not attempts_left:
+                raise
 
 
 def is_held(folder: Path) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +149,8 @@ def _distribution(cls: type) -> dict[str, str | None]:
     top = cls.__module__.partition(".")[0]
     if top == "minigpt":
         return {"distribution": "minigpt-lab", "version": minigpt.__version__}
-    names = importlib.metadata.packages_distributions().get(top, [])
-    return (
-        {"distribution": names[0], "version": importlib.metadata.version(names[0])}
-        if names
-        else {"distribution": None, "version": None}
-    )
+    names = plugins.distributions_of(top)
+    return {"distribution": names[0], "version": version(names[0])} if names else {"distribution": None, "version": None}
 
 
 def processor() -> str:

@@ -143,7 +143,7 @@ class Trainer:
     def _update(self) -> None:
         """Move the weights once, unless loss or gradient say that this would ruin them."""
         step = self.progress.step
-        torch.manual_seed(stream_seed(self.experiment.seed, step, _UPDATE))
+        seed_generators(stream_seed(self.experiment.seed, step, _UPDATE), self.device)
         factor = self.schedule.factor(step)
         if not (math.isfinite(factor) and factor >= 0):
             raise DivergedError(
@@ -327,6 +327,17 @@ def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     model.after_step()
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the CPU's random numbers and the device's.
+
+    `torch.manual_seed` seeds every kind of device there could be: for one that is absent it writes down the call stack, and
+    its first call imports torch's compiler (a second).
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def stream_seed(seed: int, step: int, stream: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import AbstractContextManager
 
@@ -32,9 +33,12 @@ def choose_device(wish: str = "auto") -> torch.device:
 
 
 def choose_precision(wish: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both."""
-    if wish != "auto":
-        return wish
+    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both, once in a process."""
+    return _faster_precision(device, torch.get_num_threads()) if wish == "auto" else wish
+
+
+@functools.cache
+def _faster_precision(device: torch.device, threads: int) -> str:
     fp32, bf16 = (_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 / bf16 >= _WORTH_IT else "fp32"
 

@@ -29,7 +29,7 @@ SHORT = [
     "--set",
     "training.batch_size=2",
     "--set",
-    "sampling.max_new_tokens=20",
+    "sampling.max_new_tokens=5",
 ]
 
 
@@ -65,11 +65,11 @@ def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Comman
     assert "validation loss" in out
     next_command = re.search(r"minigpt (generate \S+)", out)
     assert next_command
-    code, out, err = minigpt(*next_command[1].split(), "ROMEO", "--max-new-tokens", "30", "--seed", "1")
+    code, out, err = minigpt(*next_command[1].split(), "ROMEO", "--max-new-tokens", "10", "--seed", "1")
     assert code == 0, err
     assert out.startswith("ROMEO")
     if load_experiment(file).tokenizer.name == "char":  # a token a character
-        assert len(out) == len("ROMEO") + 30 + 1
+        assert len(out) == len("ROMEO") + 10 + 1
 
 
 def test_the_plugin_example_is_found_loaded_copied_and_told(minigpt: Command, corpus: list[str]) -> None:

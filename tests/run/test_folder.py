@@ -44,6 +44,43 @@ def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
             pass
 
 
+def test_where_nothing_was_begun_nothing_is_left(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "runs" / "small" / "seed-1").locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with RunFolder(tmp_path / "runs" / "small" / "seed-1").locked():
+        (tmp_path / "runs" / "other").mkdir()
+    assert [place.name for place in (tmp_path / "runs").iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)])
+def test_locks_that_come_and_go_with_their_folder_are_locks(seeds: tuple[int, int], tmp_path: Path) -> None:
+    had, inside, wrong = [0, 0], [0, 0, 0], []
+
+    def begin_and_be_refused(number: int, seed: int) -> None:
+        for _ in range(200):
+            try:
+                with RunFolder(tmp_path / "runs" / "small" / f"seed-{seed}").locked():
+                    had[number] += 1
+                    inside[seed] += 1
+                    if inside[seed] != 1:
+                        wrong.append("both have it")
+                    inside[seed] -= 1
+            except RunError:
+                pass
+            except Exception as error:
+                wrong.append(str(error))
+
+    threads = [threading.Thread(target=begin_and_be_refused, args=one) for one in enumerate(seeds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert min(had) > 0
+    assert seeds[0] == seeds[1] or had == [200, 200]
+
+
 def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
     run, looking = RunFolder(tmp_path / "run"), True
 

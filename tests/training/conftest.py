@@ -87,7 +87,7 @@ def write_experiment(tmp_path: Path) -> Write:
                 "precision": "fp32",
                 **training,
             },
-            "sampling": {"max_new_tokens": 40},
+            "sampling": {"max_new_tokens": 12},
         }
         if training.get("optimizer"):
             document["training"]["optimizer"] = training["optimizer"]

@@ -16,7 +16,7 @@ from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing
 from minigpt.lab.flops import Flops, count_flops
 from minigpt.model import GPT, build_model
-from minigpt.training.loop import compute_gradients, stream_seed, take_step
+from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
 from minigpt.training.machine import build_optimizer, choose_precision, micro_batch_size
 
 _WARMUP = 2
@@ -114,7 +114,7 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
     precision = choose_precision(experiment.training.precision, device)
     imports = peak_mib(device)
     with torch.random.fork_rng():
-        torch.manual_seed(experiment.seed)
+        seed_generators(experiment.seed, device)
         model = build_model(experiment, vocab_size).to(device).train()
         before = measure_ceiling(experiment.model.d_model, precision, device)
         corpus = random_corpus(vocab_size, experiment.model.block_size).to(device)
@@ -148,14 +148,15 @@ def random_corpus(vocab_size: int, block_size: int) -> Corpus:
 
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:
     """What the trainer does in an update, with the time between its two parts."""
-    training, now = experiment.training, clock(model.embedding.weight.device)
+    training, device = experiment.training, model.embedding.weight.device
+    now = clock(device)
     optimizer = build_optimizer(experiment, model, precision)
     schedule = training.schedule.at("training.schedule").build(training.max_iters)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     laps = []
     for step in range(count):
         start = now()
-        torch.manual_seed(stream_seed(experiment.seed, step, 0))
+        seed_generators(stream_seed(experiment.seed, step, 0), device)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * schedule.factor(min(step, training.max_iters - 1))
         measured = compute_gradients(model, train_batch(corpus, experiment, step), experiment, precision)

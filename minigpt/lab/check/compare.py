@@ -34,7 +34,7 @@ def run(
 ) -> Tensor:
     """A forward pass whose dropout, if there is any, is that of the seed; the caller's random state stays as it was."""
     with torch.set_grad_enabled(gradients), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return subject(x, tokens, state)
 
 

@@ -237,8 +237,8 @@ def build(target: Target, case: Case, *, initial: bool = False) -> Subject:
     Raises:
         Unsuitable: A constructor refuses these sizes, or parameters.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(case.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(case.seed)
         with refusals():
             subject = _built(target, case)
         if not initial:

@@ -5,7 +5,6 @@ The component and the test are those of `templates/`, Python files like any othe
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.resources
 import json
 import keyword
@@ -123,7 +122,7 @@ def _objection(name: str) -> str | None:
     if re.fullmatch(r"conftest|test_.*|.*_test", name):
         return f"would make plugins/{name}.py a file that pytest takes for tests"
     # Wherever plugins/ comes onto the path (pytest --doctest-modules, mypy), plugins/NAME.py is the module NAME.
-    if name in sys.stdlib_module_names or name in importlib.metadata.packages_distributions():
+    if name in sys.stdlib_module_names or plugins.distributions_of(name):
         return f"is a Python module's, and plugins/{name}.py would come before it"
     return None
 

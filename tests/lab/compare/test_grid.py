@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -33,6 +35,23 @@ class Crashing(Schedule):
     def factor(self, step: int) -> float:
         if step == self.at:
             raise RuntimeError("boom")
+        return 1.0
+'''
+
+
+HANGING = '''
+import time
+from minigpt import register
+from minigpt.contracts import Schedule
+
+@register("schedule", "hanging")
+class Hanging(Schedule):
+    """Constant, until it comes to no end."""
+    def __init__(self, max_iters: int):
+        pass
+    def factor(self, step: int) -> float:
+        while step == 3:
+            time.sleep(0.1)
         return 1.0
 '''
 
@@ -136,6 +155,35 @@ def test_a_run_that_a_killed_grid_is_still_saving_is_waited_for(write: Write) ->
     outcome = cell.outcome()
     assert outcome is not None
     assert outcome["outcome"] == "finished"
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_an_arm_that_hangs(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    hanging = write("hanging", plugins=["hanging.py"], training={"schedule": "hanging"})
+    found = plan(write("base"), hanging, seeds=1)
+    cell = found.grid.cells[1]
+    monkeypatch.setattr(grid_module, "SAVES_WITHIN", 1.0)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt() -> None:
+        while len(cell.run.rows()) < 3:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupted.append(time.monotonic())
+
+    interrupted: list[float] = []
+    user = threading.Thread(target=interrupt)
+    user.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            found.grid.run(Mock(), jobs=2, device="cpu", threads=1, patience=120)
+    finally:
+        signal.signal(signal.SIGINT, ours)
+    user.join()
+    assert time.monotonic() - interrupted[0] < 10
+    assert cell.outcome() is None, "to be stopped is no outcome"
+    assert not cell.run.is_in_use(), "its process is gone"
 
 
 def test_an_arm_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(write: Write, tmp_path: Path) -> None:
