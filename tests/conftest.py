@@ -9,11 +9,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # in commands that tests run, too: xdist runs a process a core, and threads would fight
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-# Before they are imported: in these modules every shape annotation is checked in every test.
+# Before they are imported: in these modules shape annotations are checked.
 _SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "recurrence")
-_hook = install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
+_hook = jaxtyping.install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
@@ -46,6 +46,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True)
+def _shapes_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part's shapes are checked in its own tests, and not again in each of the thousand passes of a training.
+
+    What these checks would catch, the lab is to catch for users, who have none; and torch.compile cannot trace them.
+    """
+    if request.path.relative_to(Path(__file__).parent).parts[0] in ("cli", "lab", "training"):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)

@@ -253,7 +253,7 @@ def test_reading_ahead_draws_what_decoding_one_by_one_draws(
     lm = model(attention=attention, position="none", tied_head=False)
     with torch.no_grad():
         lm.head.weight.mul_(30)  # a sure model, and no near-ties
-    chosen = settings(temperature=temperature, max_new_tokens=3 * BLOCK_SIZE)
+    chosen = settings(temperature=temperature, max_new_tokens=2 * BLOCK_SIZE)
     prompt = [1, 2, 3, 1, 2, 3, 1]
     ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
     one_by_one(monkeypatch)

@@ -158,10 +158,13 @@ def _pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def _triples() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """Every block with every norm and feed-forward; variants of one with the plainest of the others."""
+    """Every block with every norm, and each of these with every feed-forward; variants of one with the plainest of the others."""
+    blocks, norms, ffns = (defaults(family) for family in ("block", "norm", "ffn"))
+    assert len(ffns) <= min(len(blocks), len(norms)), "so that going on by one in each pair meets all"
+    pairs = itertools.product(enumerate(blocks), enumerate(norms))
     block, norm, ffn = ([{"name": name}] for name in ("pre_norm", "layernorm", "mlp"))
     return [
-        *itertools.product(defaults("block"), defaults("norm"), defaults("ffn")),
+        *((a, b, ffns[(i + j) % len(ffns)]) for (i, a), (j, b) in pairs),
         *itertools.product(variants("block"), norm, ffn),
         *itertools.product(block, variants("norm"), ffn),
         *itertools.product(block, norm, variants("ffn")),
@@ -183,7 +186,7 @@ def test_every_mixer_with_every_position_is_causal_and_decodes(attention: dict[s
 
 
 @pytest.mark.parametrize(("block", "norm", "ffn"), _triples(), ids=_label)
-def test_every_block_with_every_norm_and_feed_forward_is_causal_and_decodes(
+def test_every_block_norm_and_feed_forward_with_every_other_is_causal_and_decodes(
     block: dict[str, Any], norm: dict[str, Any], ffn: dict[str, Any]
 ) -> None:
     section = ModelSection.model_validate(

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import pytest
 
 from minigpt.lab.check import Result, check_component, property_names
 from minigpt.registry import REGISTRY
 from tests.broken import BROKEN, CORRECT, Broken, Correct, register_broken
-
-
-@pytest.fixture(autouse=True)
-def _no_shape_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile cannot trace them; and what they would catch, the suite is to catch for those who have none."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
 
 QUICKEST = {"shape", "causality", "gradient", "liveness", "lossless", "ids", "splits", "groups", "finite", "function"}
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jaxtyping
 import pytest
 import torch
 from pydantic import BaseModel, Field
@@ -69,12 +68,6 @@ def plugin(tmp_path: Path) -> Path:
     file = tmp_path / "norms.py"
     file.write_text(PLUGIN)
     return file
-
-
-@pytest.fixture
-def _untraced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile cannot trace the suite's run-time checks of shapes."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # ------------------------------------------------------------------------------------------------ smallest examples
@@ -311,7 +304,6 @@ def test_an_unknown_property_is_told() -> None:
 # ------------------------------------------------------------------------------------------------- whole experiments
 
 
-@pytest.mark.usefixtures("_untraced")
 def test_an_experiment_is_checked_as_composed() -> None:
     small = ["model.d_model=16", "model.n_heads=2", "model.n_layers=4", "model.block_size=24"]
     experiment = load_experiment(ROOT / "experiments/hybrid.json", overrides=small)
@@ -413,13 +405,10 @@ def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_when_told_to(minigpt: C
     assert "checked" not in out
 
 
-def test_a_run_checks_a_plugin_quickly_and_shipped_parts_when_told_to(
-    minigpt: Command, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_checks_a_plugin_quickly_and_shipped_parts_when_told_to(minigpt: Command, project: Path) -> None:
     code, out, error = minigpt("run", "mine.json", *SMALL)
     assert code == 0, error
     assert "the quick part: norm/halved, mine.json" in out
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     shipped = ["--set", "model.norm=rmsnorm", "--name", "shipped"]
     code, out, error = minigpt("run", "mine.json", *SMALL, *shipped, "--no-check")
     assert "checked" not in out
@@ -472,7 +461,6 @@ def test_a_package_gets_a_case_for_each_property(plugin: Path) -> None:
         testing.conformance("norm", "over_time", plugin=plugin)(test_mine)(property_name="causality")
 
 
-@pytest.mark.usefixtures("_untraced")
 def test_all_properties_can_be_asserted_at_once(plugin: Path) -> None:
     with pytest.raises(AssertionError, match="norm/over_time breaks causality"):
         testing.assert_conforms("norm", "over_time", plugin=plugin)
