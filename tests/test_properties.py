@@ -37,14 +37,14 @@ def assert_close(a: torch.Tensor, b: torch.Tensor, what: str, tolerance: float =
 
 def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
     before = tokens(2, BLOCK_SIZE, seed)
+    inputs = before.repeat(1 + len(prefixes), 1, 1)
+    for after, prefix in zip(inputs[1:], prefixes, strict=True):
+        after[:, prefix:] = (after[:, prefix:] + 1) % VOCAB
     with torch.no_grad():
-        logits = model(before)
-        for prefix in prefixes:
-            after = before.clone()
-            after[:, prefix:] = (after[:, prefix:] + 1) % VOCAB
-            changed = model(after)
-            assert_close(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs", SAME)
-            assert not torch.equal(changed[:, prefix:], logits[:, prefix:]), "the input changes nothing at all"
+        logits, *others = model(inputs.flatten(0, 1)).split(2)
+    for changed, prefix in zip(others, prefixes, strict=True):
+        assert_close(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs", SAME)
+        assert not torch.equal(changed[:, prefix:], logits[:, prefix:]), "the input changes nothing at all"
 
 
 def assert_decodes(model: GPT, seed: int, lengths: list[int]) -> None:
