@@ -220,13 +220,14 @@ def test_entropies_are_shannons(tmp_path: Path) -> None:
     assert got["uniform"] == pytest.approx(math.log(3))
 
 
-def test_python_docs_needs_no_network_and_is_the_same_each_time() -> None:
-    splits = REGISTRY.resolve("dataset", "python-docs").build().load()
-    assert len(splits.train) + len(splits.val) > 800_000
+def test_python_docs_needs_no_network() -> None:
+    """That it is the same each time is a property of every dataset: `minigpt check dataset/python-docs`."""
     corpus = load_corpus(load_experiment({"data": "python-docs"}))
     assert corpus.tokenizer is not None
-    assert corpus.tokenizer.decode(corpus.train.ids.numpy()) == splits.train
-    assert corpus.tokenizer.decode(corpus.val.ids.numpy()) == splits.val
+    assert len(corpus.train.ids) + len(corpus.val.ids) > 800_000
+    assert "with_statement" in corpus.tokenizer.decode(corpus.train.ids.numpy()) + corpus.tokenizer.decode(
+        corpus.val.ids.numpy()
+    )
     assert 90 <= corpus.vocab_size <= 200
     yardsticks = entropies(corpus)
     assert yardsticks is not None

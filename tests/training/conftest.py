@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from minigpt.experiment import Experiment
+from minigpt.reading import load_experiment
+from minigpt.run import RunFolder
 from minigpt.training import Outcome, PlainObserver, train
 
 # A schedule like any other, but that it can send its own process a signal when a given update begins.
@@ -68,10 +70,30 @@ def run(experiment: Experiment, out: Path, observer: Watcher | None = None) -> O
 @pytest.fixture
 def write_experiment(tmp_path: Path) -> Write:
     """Writes an experiment of 40 updates; keyword arguments go into its training section."""
+    return writer(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
+    """The run, which nothing stopped, of what `write_experiment` writes with the same arguments; trained once."""
+    runs: dict[str, RunFolder] = {}
+
+    def of(**training: Any) -> RunFolder:
+        key = json.dumps(training, sort_keys=True)
+        if key not in runs:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            runs[key] = run(load_experiment(writer(folder)(**training)), folder).run
+        return runs[key]
+
+    return of
+
+
+def writer(folder: Path) -> Write:
+    """Writes experiments there."""
 
     def write(name: str = "small", *, dropout: float = 0.2, **training: Any) -> Path:
-        (tmp_path / "corpus.txt").write_text(TEXT)
-        (tmp_path / "interrupting.py").write_text(INTERRUPTING)
+        (folder / "corpus.txt").write_text(TEXT)
+        (folder / "interrupting.py").write_text(INTERRUPTING)
         document = {
             "name": name,
             "plugins": ["interrupting.py"],
@@ -91,7 +113,7 @@ def write_experiment(tmp_path: Path) -> Write:
         }
         if training.get("optimizer"):
             document["training"]["optimizer"] = training["optimizer"]
-        file = tmp_path / f"{name}.json"
+        file = folder / f"{name}.json"
         file.write_text(json.dumps(document))
         return file
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, checkpoint
 from minigpt.training import loop, resume, session
+from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
-from tests.training.test_resume import assert_same_run
 
 
 def signalling(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, at_call: int) -> None:
@@ -48,16 +49,19 @@ def test_in_the_preparations_it_stops_at_once_and_nothing_is_written(
 
 @pytest.mark.parametrize("name", ["load_corpus", "measure_speed"])
 def test_in_the_preparations_of_going_on_nothing_changes(
-    name: str, write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    write_experiment: Write,
+    undisturbed: Callable[..., RunFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     experiment = load_experiment(write_experiment())
-    whole = run(experiment, tmp_path / "whole").run
     part = run(experiment, tmp_path / "part", Watcher(("updated", 14))).run
     signalling(monkeypatch, session, name, 1)
     assert resume(part.path, observer=Watcher()).status == "stopped"
     monkeypatch.undo()
     assert resume(part.path, observer=Watcher()).status == "finished"
-    assert_same_run(whole, part)
+    assert not differences(undisturbed(), part)
 
 
 # In the 40 updates of these runs, with their samples and their checkpoints.
@@ -66,16 +70,20 @@ PHASES = [("compute_gradients", 9), ("take_step", 15), ("evaluate", 2), ("prompt
 
 @pytest.mark.parametrize(("name", "at_call"), PHASES)
 def test_in_an_update_an_evaluation_or_a_sample_what_is_done_is_saved(
-    name: str, at_call: int, write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    at_call: int,
+    write_experiment: Write,
+    undisturbed: Callable[..., RunFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     experiment = load_experiment(write_experiment())
-    whole = run(experiment, tmp_path / "whole").run
     signalling(monkeypatch, loop, name, at_call)
     part = run(experiment, tmp_path / "part")
     monkeypatch.undo()
     assert (part.status, part.stop_signal) == ("stopped", signal.SIGINT)
     assert resume(part.run.path, observer=Watcher()).status == "finished"
-    assert_same_run(whole, part.run)
+    assert not differences(undisturbed(), part.run)
 
 
 def test_while_saving_the_save_is_finished(write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +94,9 @@ def test_while_saving_the_save_is_finished(write_experiment: Write, tmp_path: Pa
     assert checkpoint.available(part.run.checkpoints)[-1] == part.progress.step == 10
 
 
-def test_the_compiler_is_broken_off(write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_is_broken_off(
+    write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may take minutes, and what it makes is made anew the next time."""
     experiment = load_experiment(write_experiment())
 
@@ -110,7 +120,7 @@ def test_the_compiler_is_broken_off(write_experiment: Write, tmp_path: Path, mon
     assert (outcome.status, outcome.stop_signal, outcome.progress.step) == ("stopped", signal.SIGTERM, 0)
     monkeypatch.undo()
     assert resume(outcome.run.path, observer=Watcher()).status == "finished"
-    assert_same_run(run(experiment, tmp_path / "whole").run, outcome.run)
+    assert not differences(undisturbed(), outcome.run)
 
 
 TWICE = """
@@ -138,4 +148,4 @@ def test_a_second_one_ends_the_process_at_once_and_harms_nothing(name: str, writ
     assert done.returncode == -signal.Signals[name], done.stderr
     part = RunFolder(tmp_path / "part" / "small" / "seed-1337")
     assert resume(part.path, observer=Watcher()).status == "finished"
-    assert_same_run(run(load_experiment(file), tmp_path / "whole").run, part)
+    assert not differences(run(load_experiment(file), tmp_path / "whole").run, part)
