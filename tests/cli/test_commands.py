@@ -59,8 +59,14 @@ def trained(minigpt: Command, corpus: list[str]) -> Path:
 def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
     """With its own parts, on a small text and for a few updates."""
     pattern = load_experiment(file).model.layers
-    small = ["--set", "model.block_size=32", "--set", f"model.n_layers={max(2, len(pattern))}"]
-    code, out, err = minigpt("run", file, *SHORT, *corpus, *small, "--no-check")
+    small = [
+        "model.block_size=32",
+        f"model.n_layers={max(2, len(pattern))}",
+        "training.max_iters=3",
+        "training.eval_interval=3",
+    ]
+    changes = [word for change in small for word in ("--set", change)]
+    code, out, err = minigpt("run", file, *SHORT, *corpus, *changes, "--no-check")
     assert code == 0, err
     assert "validation loss" in out
     next_command = re.search(r"minigpt (generate \S+)", out)
