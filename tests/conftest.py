@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -78,13 +79,16 @@ def _own_registry() -> Iterator[None]:
         yield
 
 
+_NUMBERS = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> None:
     """Tests do not touch the user's cache, unless they ask for the real corpus."""
     if "real_corpus" not in request.fixturenames:
-        monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_NUMBERS)}"))
 
 
 Command = Callable[..., tuple[int, str, str]]

@@ -305,8 +305,9 @@ def test_an_unknown_property_is_told() -> None:
 
 
 def test_an_experiment_is_checked_as_composed() -> None:
-    small = ["model.d_model=16", "model.n_heads=2", "model.n_layers=4", "model.block_size=24"]
-    experiment = load_experiment(ROOT / "experiments/hybrid.json", overrides=small)
+    layers = [{"attention": "short_conv", "position": "none"}, {"attention": "mha", "ffn": "glu", "block": "sandwich"}]
+    model = {"d_model": 16, "n_heads": 2, "n_layers": 2, "block_size": 24, "norm": "rmsnorm", "position": "rope"}
+    experiment = load_experiment({"model": {**model, "layers": layers}})
     tried = ["shape", "causality", "gradient", "decoding", "liveness", "compile"]
     report = check(experiment_target(experiment, "hybrid"), only=tried, examples=1)
     assert report.verdict == "pass", [result.failure for result in report.failures]

@@ -111,6 +111,7 @@ def test_rows_fit_the_experiments_model_to_the_token() -> None:
         load_corpus(load_experiment(EXPERIMENT, overrides=[*small, "model.block_size=23"]))
 
 
+@pytest.mark.slow
 def test_its_experiment_trains_and_its_model_learns_a_small_case(train_experiment: Train) -> None:
     """Two pairs of eight keys and values: a guess costs ln 8, one between the two values of a row ln 2."""
     small = ["data.n_pairs=2", "data.n_queries=2", "data.n_keys=8", "data.n_values=8", "data.rows=1500", "data.val_rows=200"]

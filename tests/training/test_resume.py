@@ -1,7 +1,7 @@
 """A run that was killed and resumed is bit for bit the run that was not: through the real command, in real processes.
 
 Real processes are slow: one optimizer is killed in them, and every other one is stopped and resumed within this process.
-tests/soak kills forked processes, at any moment and with every shipped part.
+tests/soak kills forked processes, at any moment and with every shipped part in fp32 and bf16.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 
 KILLED = [("adamw", "fp32")]
-ALL = [(entry.name, precision) for entry in REGISTRY.entries("optimizer") for precision in ("fp32", "bf16")]
+STOPPED = [
+    *((entry.name, "fp32") for entry in REGISTRY.entries("optimizer") if (entry.name, "fp32") not in KILLED),
+    ("muon", "bf16"),  # whose own products have the training's precision
+]
 
 
 def minigpt(
@@ -35,7 +38,7 @@ def minigpt(
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("optimizer", "precision"), [case for case in ALL if case not in KILLED])
+@pytest.mark.parametrize(("optimizer", "precision"), STOPPED)
 def test_a_stopped_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:
     short = {"max_iters": 14, "eval_interval": 6, "checkpoint_interval": 4}
     named = {"name": optimizer, "learning_rate": 1e-2}
