@@ -20,6 +20,7 @@ from tests.lab.compare.conftest import Write, write
 __all__ = ["write"]  # the fixture
 
 
+@pytest.mark.slow
 def test_two_arms_are_trained_compared_and_written_down(minigpt: Command, write: Write) -> None:
     files = [write("base"), write("variant", model={"ffn": "glu"})]
     code, out, _ = minigpt("compare", *files, "--seeds", "1", "--plan")

@@ -308,7 +308,7 @@ def test_an_experiment_is_checked_as_composed() -> None:
     layers = [{"attention": "short_conv", "position": "none"}, {"attention": "mha", "ffn": "glu", "block": "sandwich"}]
     model = {"d_model": 16, "n_heads": 2, "n_layers": 2, "block_size": 24, "norm": "rmsnorm", "position": "rope"}
     experiment = load_experiment({"model": {**model, "layers": layers}})
-    tried = ["shape", "causality", "gradient", "decoding", "liveness", "compile"]
+    tried = ["shape", "causality", "gradient", "decoding", "liveness"]  # compiling takes long: scripts/check has it
     report = check(experiment_target(experiment, "hybrid"), only=tried, examples=1)
     assert report.verdict == "pass", [result.failure for result in report.failures]
     assert {result.property for result in report.results} == set(tried)

@@ -373,7 +373,7 @@ def test_a_check_leaves_the_global_random_numbers_as_they_were() -> None:
     assert (random.getstate(), random_states()) == before
 
 
-def test_another_process_knows_shipped_components_those_of_modules_and_of_plugin_files(tmp_path: Path) -> None:
+def test_another_process_knows_components_of_modules_and_of_plugin_files(tmp_path: Path) -> None:
     REGISTRY.register("dataset", "squares")(Squares)
     file = tmp_path / "cubes.py"
     file.write_text(
@@ -388,9 +388,7 @@ def test_another_process_knows_shipped_components_those_of_modules_and_of_plugin
         "        return Splits.of_text(' '.join(str(n**3) for n in range(self.start, 999)), 0.1)\n"
     )
     (cubes,) = find_targets([str(file)])
-    (shipped,) = find_targets(["dataset/text"])
-    params = dataset_check._cases(shipped)[-1].params
-    for target, chosen in ((cubes, {"start": 5}), (component_target("dataset", "squares"), {}), (shipped, params)):
+    for target, chosen in ((cubes, {"start": 5}), (component_target("dataset", "squares"), {})):
         outcome = outcome_in_another_process(target, chosen)
         assert outcome is not None
         assert outcome == dataset_check.outcome(target, chosen)
