@@ -41,6 +41,7 @@ class Crashing(Schedule):
 
 HANGING = '''
 import time
+from pathlib import Path
 from minigpt import register
 from minigpt.contracts import Schedule
 
@@ -51,6 +52,7 @@ class Hanging(Schedule):
         pass
     def factor(self, step: int) -> float:
         while step == 3:
+            Path("hangs").touch()
             time.sleep(0.1)
         return 1.0
 '''
@@ -167,13 +169,13 @@ def test_ctrl_c_does_not_wait_for_an_arm_that_hangs(write: Write, tmp_path: Path
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
-        while len(cell.run.rows()) < 3:
+        while not Path("hangs").exists():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
         interrupted.append(time.monotonic())
 
     interrupted: list[float] = []
-    user = threading.Thread(target=interrupt)
+    user = threading.Thread(target=interrupt, daemon=True)
     user.start()
     try:
         with pytest.raises(KeyboardInterrupt):
