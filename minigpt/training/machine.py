@@ -38,7 +38,7 @@ def choose_precision(wish: str, device: torch.device) -> str:
 
 
 @functools.cache
-def _faster_precision(device: torch.device, threads: int) -> str:
+def _faster_precision(device: torch.device, threads: int) -> str:  # with other threads it is measured anew
     fp32, bf16 = (_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 / bf16 >= _WORTH_IT else "fp32"
 

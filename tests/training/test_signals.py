@@ -42,7 +42,7 @@ def test_in_the_preparations_it_stops_at_once_and_nothing_is_written(
     signalling(monkeypatch, session, name, 1)
     outcome = run(experiment, tmp_path / "runs")
     assert (outcome.status, outcome.stop_signal, outcome.progress.step) == ("stopped", signal.SIGINT, 0)
-    assert not outcome.run.path.exists()
+    assert not (tmp_path / "runs").exists(), "neither the run's folder nor a lock beside it"
     monkeypatch.undo()
     assert run(experiment, tmp_path / "runs").status == "finished"
 
