@@ -1,0 +1,144 @@
+"""Publish the documented run: from its folder to docs/results/baseline.md, its curve as SVG, and its metrics, compressed.
+
+    python benchmarks/documented_run.py runs/baseline/seed-1337 --resumed 3
+
+The page's numbers are those of the metrics beside it, and nothing else; `tests/test_documented_run.py` compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from minigpt import generate
+from minigpt.errors import MinigptError
+from minigpt.run import RunFolder
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+METRICS, CURVE, PAGE = "baseline.metrics.jsonl.gz", "baseline.svg", "baseline.md"
+PROMPT, TEMPERATURE, SEEDS, LENGTH = "ROMEO:", 0.8, (1, 2, 3), 500
+
+Row = dict[str, float]
+
+
+def read_metrics(file: Path) -> list[Row]:
+    """The rows of a compressed metrics.jsonl, an update each."""
+    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Update, training loss (mean since the last evaluation), validation loss and perplexity, a line an evaluation."""
+    lines = ["| update | training loss | validation loss | perplexity |", "|---:|---:|---:|---:|"]
+    since: list[float] = []
+    for row in rows:
+        since.append(row["train_loss"])
+        if "val_loss" in row:
+            loss = row["val_loss"]
+            lines.append(f"| {int(row['step']):,} | {statistics.fmean(since):.4f} | {loss:.4f} | {math.exp(loss):.2f} |")
+            since = []
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The best and the last validation loss, in a sentence each."""
+    measured = [row for row in rows if "val_loss" in row]
+    best, last = min(measured, key=lambda row: row["val_loss"]), measured[-1]
+    words = [
+        f"{title}: {row['val_loss']:.4f} nats a character (perplexity {math.exp(row['val_loss']):.2f}) at update "
+        f"{int(row['step']):,}."
+        for title, row in (("Best", best), ("Last", last))
+    ]
+    hours = rows[-1]["seconds"] / 3600
+    speed = statistics.median(row["tokens_per_second"] for row in rows)
+    return "\n".join([*words, f"Training took {hours:.1f} hours at a median of {speed:,.0f} tokens/s."])
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """Training and validation loss against the update."""
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "baseline", "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([row["step"] for row in rows], [row["train_loss"] for row in rows], lw=0.5, color="#9ab", label="training")
+        measured = [row for row in rows if "val_loss" in row]
+        steps, losses = [row["step"] for row in measured], [row["val_loss"] for row in measured]
+        axes.plot(steps, losses, "o-", ms=3, color="#0072B2", label="validation, whole split")
+        axes.axhline(min(losses), lw=0.8, ls=":", color="#555")
+        axes.annotate(f"{min(losses):.4f}", (steps[0], min(losses)), (0, 3), textcoords="offset points", color="#555")
+        axes.set(xlabel="update (64 x 256 characters)", ylabel="loss, nats a character", ylim=(1.0, 3.0))
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False)
+        figure.savefig(file, metadata={"Date": None})
+
+
+def page(rows: Sequence[Row], recorded: dict[str, Any], samples: Sequence[str], resumed: int) -> str:
+    """The whole page."""
+    machine, versions = recorded["machine"], recorded["versions"]
+    where = f"{machine['processor']}, {machine['threads']} threads, device {machine['device']}"
+    software = f"torch {versions['torch']}, Python {versions['python']}, minigpt's core with the fingerprint {recorded['core'][:12]}"
+    drawn = "\n\n".join(f"```\n{sample.rstrip()}\n```" for sample in samples)
+    return f"""# The documented run
+
+    minigpt run experiments/baseline.json --set training.checkpoint_interval=50
+
+10,770,816 parameters, {int(rows[-1]["step"]):,} updates of 64 x 256 characters of TinyShakespeare, seed 1337, precision
+{recorded["precision"]} (what `auto` chose). {where}; {software}. Begun {recorded["started"][:10]}. The run shared its
+processor with other work, and was interrupted and resumed {resumed} times, each time from its last checkpoint.
+
+{summary(rows)}
+
+The validation loss is the mean over every character of the validation split but the first, in windows of 256 side by side.
+The training loss is the mean over the updates since the evaluation before, with dropout.
+
+![training and validation loss against the update](baseline.svg)
+
+{table(rows)}
+
+[baseline.metrics.jsonl.gz](baseline.metrics.jsonl.gz) has a line for every update.
+
+## Samples
+
+    minigpt generate RUN "{PROMPT}" --temperature {TEMPERATURE} --max-new-tokens {LENGTH} --seed N
+
+with N = {", ".join(map(str, SEEDS))}, from the best checkpoint:
+
+{drawn}
+
+This page is written by `python benchmarks/documented_run.py RUN --resumed N`.
+"""
+
+
+def main() -> None:
+    """Read the run, and write the three files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the finished run's folder")
+    parser.add_argument("--resumed", type=int, required=True, help="how often it was interrupted and resumed")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    run = RunFolder(given.run)
+    if not run.is_finished():
+        raise MinigptError(f"{given.run} is not finished")
+    packed = gzip.compress(run.metrics.read_bytes(), mtime=0)
+    (given.out / METRICS).write_bytes(packed)
+    rows = read_metrics(given.out / METRICS)
+    draw(rows, given.out / CURVE)
+    samples = [
+        PROMPT + text
+        for seed in SEEDS
+        for text in generate(run.path, PROMPT, max_new_tokens=LENGTH, temperature=TEMPERATURE, seed=seed)
+    ]
+    (given.out / PAGE).write_text(page(rows, run.provenance(), samples, given.resumed), "utf-8")
+    print(f"{given.out / PAGE}: {len(rows):,} updates, {len(packed):,} bytes of metrics")
+
+
+if __name__ == "__main__":
+    main()
