@@ -84,7 +84,7 @@ def page(rows: Sequence[Row], recorded: dict[str, Any], samples: Sequence[str], 
     """The whole page."""
     machine, versions = recorded["machine"], recorded["versions"]
     where = f"{machine['processor']}, {machine['threads']} threads, device {machine['device']}"
-    software = f"torch {versions['torch']}, Python {versions['python']}, minigpt's core with the fingerprint {recorded['core'][:12]}"
+    software = f"torch {versions['torch']}, Python {versions['python']}, core {recorded['core'][:12]}"
     drawn = "\n\n".join(f"```\n{sample.rstrip()}\n```" for sample in samples)
     return f"""# The documented run
 
