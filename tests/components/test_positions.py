@@ -202,5 +202,9 @@ def test_what_has_no_limit_is_defined_far_beyond_the_block_size(name: str) -> No
     far = torch.arange(1000, 1000 + 5 * DIMS.block_size)
     q = normal(1, 4, len(far), 6)
     bias = position.bias(far, far)
-    for result in (*position.rotate(q, q, far), position.embed(torch.zeros(1, len(far), 12, dtype=torch.float64), far), bias):
+    for result in (
+        *position.rotate(q, q, far),
+        position.embed(torch.zeros(1, len(far), 12, dtype=torch.float64), far),
+        bias,
+    ):
         assert result is None or torch.isfinite(result).all()

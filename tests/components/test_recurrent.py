@@ -446,22 +446,24 @@ def test_rwkv7_starts_as_published() -> None:
         depth, rest = index / 2, 1 - index / 3
         for n in range(64):
             for row, power in enumerate((0.2, 0.9, 0.7, 0.7, 0.9, 0.2)):
-                assert mixer.mix[row, n].item() == pytest.approx(1 - (n / 64) ** (power * rest), abs=1e-6)
+                assert mixer.mix[row, n].item() == pytest.approx(1 - (n / 64) ** (power * rest), abs=gamma(10))
             linear, across = n / 63 - 0.5, (n % 16 - 7.5) / 7.5
             zigzag = across * abs(across)
             decay = -6 + 6 * (n / 63) ** (1 + depth**0.3) + 0.5 + 2.5 * zigzag
-            assert mixer.decay.up.bias[n].item() == pytest.approx(decay, abs=1e-5)
-            assert mixer.rate.up.bias[n].item() == pytest.approx(-0.19 + 0.3 * zigzag + 0.4 * linear, abs=1e-5)
-            assert mixer.unlearn_scale[n].item() == pytest.approx(0.71 - 0.1 * linear, abs=1e-6)
+            assert mixer.decay.up.bias[n].item() == pytest.approx(decay, abs=gamma(10) * 15)
+            assert mixer.rate.up.bias[n].item() == pytest.approx(-0.19 + 0.3 * zigzag + 0.4 * linear, abs=gamma(10))
+            assert mixer.unlearn_scale[n].item() == pytest.approx(0.71 - 0.1 * linear, abs=gamma(10))
             if index:
-                assert mixer.value.up.bias[n].item() == pytest.approx(0.73 - 0.4 * linear, abs=1e-6)
+                assert mixer.value.up.bias[n].item() == pytest.approx(0.73 - 0.4 * linear, abs=gamma(10))
         assert (mixer.value is None) == (index == 0)
         assert (mixer.rate_scale == 1.02).all()
         assert (mixer.bonus == -0.04).all()
         for pair in filter(None, (mixer.decay, mixer.rate, mixer.value, mixer.gate)):
             assert not pair.down.weight.any()
             square = pair.up.weight.T @ pair.up.weight
-            torch.testing.assert_close(square, 0.01 * torch.eye(len(square)), atol=1e-6, rtol=0)
+            # Orthogonal but for a rounding for each row in each reflection (Higham 2002, theorem 19.4).
+            worst = (square - 0.01 * torch.eye(len(square))).abs().max()
+            assert worst <= 0.01 * gamma(len(square) * 64)
         for layer, scale in ((mixer.r, 0.5), (mixer.k, 0.05), (mixer.v, 0.5)):
             assert 0.95 * scale / 8 < layer.weight.abs().max() <= scale / 8
 
