@@ -6,16 +6,16 @@ A test therefore compares in one of three ways:
 - a formula is compared in float64 (`assert_formula`): what is wrong there is wrong by far more than rounding;
 - fp32 is compared with float64 within a bound made of the number of roundings and the size of what is added
   (`gamma` times the sum of the magnitudes, `assert_within`), or of what the result does when its inputs are rounded
-  (`rounded`);
+  (`assert_stable`);
 - bits are compared where the same operations run in the same order on the same shapes.
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 """The largest relative error of one rounding to nearest."""
@@ -61,16 +61,35 @@ def assert_within(got: Tensor, expected: Tensor, bound: Tensor, what: str = "") 
     assert over <= 0, f"{what}: {over:.1e} beyond the bound, which is {bound.max().item():.1e} at most"
 
 
-def rounded(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A float64 copy, each parameter off by a rounding to `dtype`, up or down.
+Tensors = dict[str, Tensor]
 
-    A stable computation gives the exact result for inputs that are a few roundings off (Higham 2002, section 1.5): what it may
-    differ by is about the number of roundings in a row times what this changes.
+
+def assert_stable(compute: Callable[[Tensors], Tensors], inputs: Tensors, roundings: int) -> None:
+    """In fp32 each result is what float64 gives for inputs that are some roundings off.
+
+    That is what a sound computation can promise (backward stability: Higham 2002, section 1.5), and no fixed number is: how far
+    a result moves when its inputs are rounded depends on them. It is measured here, in float64, by moving every input by
+    one rounding up or down; the largest move of a result, times the roundings that follow one another on the way to it, is
+    what fp32 may be off by.
+
+    Args:
+        compute: From named tensors to named results, in the precision that it is given.
+        inputs: In float64; numbers that fp32 has too.
+        roundings: How many follow one another: the lengths of the sums that a number goes through.
     """
+    exact, single = compute(inputs), compute({name: x.float() for name, x in inputs.items()})
+    moved = dict.fromkeys(exact, 0.0)
+    for seed in range(4):
+        results = compute(_moved(inputs, seed))
+        moved = {name: max(most, (results[name] - exact[name]).abs().max().item()) for name, most in moved.items()}
+    for name, result in single.items():
+        error = (result.double() - exact[name]).abs().max().item()
+        smallest = UNIT[torch.float32] * exact[name].abs().max().item()  # a result is rounded itself
+        bound = roundings * max(moved[name], smallest)
+        assert error <= bound, f"{name}: {error:.1e} off, where {roundings} roundings explain {bound:.1e}"
+
+
+def _moved(inputs: Tensors, seed: int) -> Tensors:
     generator = torch.Generator().manual_seed(seed)
-    moved = copy.deepcopy(module).double()
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
-            parameter.mul_(1 + UNIT[dtype] * signs.double())
-    return moved
+    signs = {name: torch.randint(0, 2, x.shape, generator=generator) * 2 - 1 for name, x in inputs.items()}
+    return {name: x * (1 + UNIT[torch.float32] * signs[name].double()) for name, x in inputs.items()}
