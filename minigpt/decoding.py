@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from minigpt.contracts import Tokenizer
+from minigpt.elementwise import wide
 from minigpt.errors import DivergedError, ExperimentError, RunError, TokenizerError
 from minigpt.experiment import SamplingSection
 from minigpt.model import GPT
@@ -97,7 +98,7 @@ def sample_ids(
                 if guessed:
                     pending = torch.cat((pending, torch.tensor([guessed], device=device)), 1)
                 hidden = model.hidden(pending, state)[0][:, -1 - len(guessed) :]
-                logits = model.logits(hidden).float().cpu()
+                logits = wide(model.logits(hidden)).cpu()
                 if not torch.isfinite(logits).all():
                     raise DivergedError("the model's logits are not finite: its training diverged")
                 if logits.shape[0] < num_samples:  # the prompt is read once for all

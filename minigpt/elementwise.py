@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32 at least: fp32 for bf16 and fp16, and what is wider as it is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def wide(x: Tensor) -> Tensor:
-    """In fp32 at least, whatever the model's precision: for sums, exponentials and quotients."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    """In fp32 at least, whatever the model's precision: for sums, exponentials and quotients. Nothing is narrowed."""
+    return x.to(wide_dtype(x.dtype))
 
 
 class Dropout(nn.Dropout):
@@ -132,6 +137,6 @@ def _turned_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     width = 2 * cos.shape[-1]
-    a, b = x[..., :width].float().chunk(2, dim=-1)
+    a, b = wide(x[..., :width]).chunk(2, dim=-1)
     turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
     return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)

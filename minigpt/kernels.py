@@ -114,7 +114,7 @@ def attention_weights(
     softcap: float | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads time source"]:
-    """The softmax over scores written out, in fp32, for what no fused kernel does. Arguments as for `attend`."""
+    """The softmax over scores written out, in fp32 at least, for what no fused kernel does. Arguments as for `attend`."""
     scores = wide(q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

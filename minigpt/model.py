@@ -24,7 +24,7 @@ from minigpt.contracts import (
     ResidualLinear,
     State,
 )
-from minigpt.elementwise import Dropout
+from minigpt.elementwise import Dropout, wide
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.registry import Spec
@@ -122,13 +122,13 @@ class GPT(nn.Module):
         targets: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy in nats a token over the targets that count, and the auxiliary losses' sum, both fp32."""
+        """Mean cross-entropy in nats a token over the targets that count, and the auxiliary losses' sum, in fp32 or better."""
         x, losses = self.hidden(tokens)
-        logits = self.logits(x).float().flatten(0, 1)
+        logits = wide(self.logits(x)).flatten(0, 1)
         each = F.cross_entropy(logits, targets.flatten(), reduction="none")
         if self.z_loss:
             losses = [*losses, self.z_loss * _mean(logits.logsumexp(-1).square(), mask)]
-        return _mean(each, mask), sum((loss.float() for loss in losses), torch.zeros((), device=x.device))
+        return _mean(each, mask), sum((wide(loss) for loss in losses), logits.new_zeros(()))
 
     def new_state(
         self, batch: int, capacity: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None

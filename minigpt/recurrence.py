@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minigpt.contracts import State
+from minigpt.elementwise import wide_dtype
 
 CHUNK = 64
 _LEAST_BY_HEAD = -30.0  # 1e-13: what is below would only take digits from the running sums
@@ -48,7 +49,7 @@ def linear_recurrence(
     """
     dtype = v.dtype
     with torch.autocast(q.device.type, enabled=False):
-        precision = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+        precision = wide_dtype(torch.promote_types(q.dtype, v.dtype))
         q, k, v = (x.to(precision) for x in (q, k, v))
         if before is None:
             before = q.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
@@ -173,8 +174,7 @@ class _Decay:
 
 def new_matrix(batch: int, heads: int, key: int, value: int, device: torch.device, dtype: torch.dtype) -> State:
     """An empty state for `recur`: in fp32 at least, for it is added to at every token."""
-    dtype = torch.promote_types(dtype, torch.float32)
-    return State({"matrix": torch.zeros(batch, heads, key, value, device=device, dtype=dtype)})
+    return State({"matrix": torch.zeros(batch, heads, key, value, device=device, dtype=wide_dtype(dtype))})
 
 
 def recur(

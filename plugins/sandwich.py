@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import wide
 from minigpt.registry import register
 
 
@@ -34,6 +35,8 @@ class Sandwich(Position):
 
     relative = True
 
+    heads: Tensor
+
     def __init__(
         self,
         dims: Dims,
@@ -43,13 +46,15 @@ class Sandwich(Position):
         ratio: Annotated[float, Field(gt=0)] = 8.0,
     ):
         super().__init__()
-        self.n_heads, self.width, self.base, self.ratio = dims.n_heads, width, base, ratio
+        self.width, self.base, self.ratio = width, base, ratio
+        # Whole numbers are exact in any precision; that of the model is read off this buffer.
+        self.register_buffer("heads", torch.arange(1.0, dims.n_heads + 1), persistent=False)
 
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        distance = (q_positions[:, None] - k_positions[None, :]).float()
-        index = torch.arange(2, self.width + 1, 2, device=distance.device) / self.width
+        heads = wide(self.heads) * (self.ratio / len(self.heads))
+        distance = (q_positions[:, None] - k_positions[None, :]).to(heads.dtype)
+        index = torch.arange(2, self.width + 1, 2, device=distance.device, dtype=heads.dtype) / self.width
         cosines = torch.cos(distance[:, :, None] * self.base**-index)
-        heads = torch.arange(1, self.n_heads + 1, device=distance.device) * (self.ratio / self.n_heads)
         return (cosines - 1).sum(-1) / heads[:, None, None]

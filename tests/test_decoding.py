@@ -12,6 +12,7 @@ from minigpt.errors import DivergedError, ExperimentError, TokenizerError
 from minigpt.experiment import ModelSection, SamplingSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
+from tests.rounding import assert_formula
 from tests.strategies import BLOCK_SIZE, lively
 
 
@@ -28,8 +29,8 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])
 
 
 def test_no_filter_is_the_softmax() -> None:
-    torch.testing.assert_close(filtered(LOGITS, settings()).float(), LOGITS.softmax(-1))
-    torch.testing.assert_close(filtered(LOGITS, settings(temperature=0.5)).float(), (LOGITS / 0.5).softmax(-1))
+    assert_formula(filtered(LOGITS, settings()), LOGITS.double().softmax(-1))
+    assert_formula(filtered(LOGITS, settings(temperature=0.5)), (LOGITS.double() / 0.5).softmax(-1))
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
@@ -37,9 +38,9 @@ def test_temperature_zero_takes_the_likeliest() -> None:
 
 
 def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
-    p = LOGITS.softmax(-1)[0].tolist()  # 0.644 0.237 0.087 0.032
+    p = LOGITS.double().softmax(-1)[0].tolist()  # 0.644 0.237 0.087 0.032
     assert (filtered(LOGITS, settings(top_k=2))[0] > 0).tolist() == [True, True, False, False]
-    assert filtered(LOGITS, settings(top_k=2))[0, 0].item() == pytest.approx(p[0] / (p[0] + p[1]))
+    assert filtered(LOGITS, settings(top_k=2))[0, 0].item() == pytest.approx(p[0] / (p[0] + p[1]), rel=1e-12)
     assert (filtered(LOGITS, settings(top_p=0.64))[0] > 0).tolist() == [True, False, False, False]
     assert (filtered(LOGITS, settings(top_p=0.65))[0] > 0).tolist() == [True, True, False, False]
     assert (filtered(LOGITS, settings(min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
@@ -58,7 +59,7 @@ def test_filtered_probabilities_sum_to_one_and_keep_the_likeliest(
 ) -> None:
     logits = torch.tensor([row])
     kept = filtered(logits, settings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
-    assert kept.sum().item() == pytest.approx(1)
+    assert kept.sum().item() == pytest.approx(1, rel=1e-12)
     assert (kept >= 0).all()
     assert kept[logits == logits.max()].max() > 0
     if top_k is not None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.kernels import attend, new_cache, remember, visible
+from tests.rounding import assert_formula, assert_within, gamma, normal
 
 CPU = torch.device("cpu")
 
@@ -72,23 +73,30 @@ def test_every_branch_equals_explicit_scores(
     seed: int,
 ) -> None:
     heads, kv_heads = groups
-    random = torch.Generator().manual_seed(seed)
     if window is not None:
         before = min(before, window - 1)  # what `remember` leaves to one query
-    q = torch.randn(2, heads, time, 6, generator=random)
-    k = torch.randn(2, kv_heads, before + time, 6, generator=random)
-    v = torch.randn(2, kv_heads, before + time, v_dim, generator=random)
+    q = normal(2, heads, time, 6, seed=seed)
+    k = normal(2, kv_heads, before + time, 6, seed=seed + 1)
+    v = normal(2, kv_heads, before + time, v_dim, seed=seed + 2)
     q_positions = torch.arange(before, before + time)
     k_positions = q_positions if before == 0 else torch.arange(before + time)
     bias = None
     if biased is not None:
-        bias = torch.randn(1 if biased == 1 else heads, time, before + time, generator=random)
+        bias = normal(1 if biased == 1 else heads, time, before + time, seed=seed + 3)
         bias = torch.stack((bias, bias + 1 + bias)) if biased == "batch" else bias
-    sinks = torch.randn(heads, generator=random) if sunk else None
-    rest = {"window": window, "bias": bias, "scale": scale, "softcap": softcap, "sinks": sinks}
-    got = attend(q, k, v, q_positions, k_positions, **rest)
-    expected = explicit(q, k, v, q_positions, k_positions, **rest)
-    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+    sinks = normal(heads, seed=seed + 4) if sunk else None
+    rest = {"window": window, "scale": scale, "softcap": softcap}
+    got = attend(q, k, v, q_positions, k_positions, bias=bias, sinks=sinks, **rest)
+    expected = explicit(q, k, v, q_positions, k_positions, bias=bias, sinks=sinks, **rest)
+    assert_formula(got, expected)
+    single = (None if part is None else part.float() for part in (q, k, v, bias, sinks))
+    q32, k32, v32, bias32, sinks32 = single
+    got = attend(q32, k32, v32, q_positions, k_positions, bias=bias32, sinks=sinks32, **rest)
+    # A score is a sum of 6 products, scaled, capped and biased; its error is that of its weight, relatively. Weights are of
+    # one sign and sum to 1, so y is off by no more than the largest value times what two weights and a sum are off by.
+    scores = q.norm(dim=-1).max() * k.norm(dim=-1).max() + (0 if bias is None else bias.abs().max()) + 1
+    bound = 2 * gamma(6 + 10) * scores + gamma(2 * (before + time) + 10)
+    assert_within(got, expected, (bound * v.abs().max()).expand_as(expected))
 
 
 def test_attention_dropout_keeps_the_mean_and_follows_the_seed() -> None:

@@ -14,6 +14,7 @@ from minigpt.experiment import ModelSection
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, register
+from tests.rounding import assert_formula
 from tests.strategies import lively, tokens
 
 
@@ -61,43 +62,43 @@ def gpt2(weights: dict[str, Tensor], ids: Tensor, layers: int, heads: int) -> Te
 
 
 def test_the_baseline_is_gpt2_logit_for_logit() -> None:
-    model = lively(section())
+    model = lively(section()).double()
     ids = tokens(3, 12, 5)
-    expected = gpt2({name: tensor.double() for name, tensor in model.state_dict().items()}, ids, 2, 4)
+    expected = gpt2(model.state_dict(), ids, 2, 4)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids).double(), expected, atol=1e-4, rtol=1e-5)
+        assert_formula(model(ids), expected)
 
 
 def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> None:
-    model = lively(section())
+    model = lively(section()).double()
     ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
     mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
     with torch.no_grad():
-        each = -F.log_softmax(model(ids).double(), -1).gather(-1, targets[..., None]).squeeze(-1)
-        torch.testing.assert_close(model.loss(ids, targets)[0].double(), each.mean(), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model.loss(ids, targets, mask)[0].double(), each[mask].mean(), atol=1e-5, rtol=1e-5)
+        each = -F.log_softmax(model(ids), -1).gather(-1, targets[..., None]).squeeze(-1)
+        assert_formula(model.loss(ids, targets)[0], each.mean())
+        assert_formula(model.loss(ids, targets, mask)[0], each[mask].mean())
         assert model.loss(ids, targets)[1] == 0
 
 
 def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_count() -> None:
-    model = lively(section(z_loss=0.5, logit_softcap=4.0))
+    model = lively(section(z_loss=0.5, logit_softcap=4.0)).double()
     ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
     mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
-    plain = lively(section(logit_softcap=4.0))
+    plain = lively(section(logit_softcap=4.0)).double()
     with torch.no_grad():
-        squares = model(ids).double().exp().sum(-1).log().square()
+        squares = model(ids).exp().sum(-1).log().square()
         for counted, expected in ((None, squares.mean()), (mask, squares[mask].mean())):
             loss, auxiliary = model.loss(ids, targets, counted)
-            torch.testing.assert_close(auxiliary.double(), 0.5 * expected, atol=1e-5, rtol=1e-5)
+            assert_formula(auxiliary, 0.5 * expected)
             assert loss == plain.loss(ids, targets, counted)[0], "what is reported is the cross-entropy alone"
 
 
 def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
-    capped, plain = lively(section(logit_softcap=2.0)), lively(section())
+    capped, plain = lively(section(logit_softcap=2.0)).double(), lively(section()).double()
     ids = tokens(2, 12, 0)
     with torch.no_grad():
         assert plain(ids).abs().max() > 2
-        torch.testing.assert_close(capped(ids).double(), 2 * torch.tanh(plain(ids).double() / 2), atol=1e-6, rtol=1e-5)
+        assert_formula(capped(ids), 2 * torch.tanh(plain(ids) / 2))
 
 
 @pytest.mark.parametrize(("scale", "factor"), [(1.0, 1.0), (3.0, 3.0), ("sqrt", 4.0)])
@@ -105,32 +106,32 @@ def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
 def test_embeddings_are_normed_then_scaled_before_positions_are_added(
     scale: float | str, factor: float, norm: str | None
 ) -> None:
-    model = lively(section(embedding_scale=scale, embedding_norm=norm))
+    model = lively(section(embedding_scale=scale, embedding_norm=norm)).double()
     seen: list[Tensor] = []
     model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     ids = tokens(2, 12, 0)
     model(ids)
-    expected = model.embedding.weight.double()[ids]
+    expected = model.embedding.weight[ids]
     if norm is not None:
         assert model.embedding_norm is not None
-        expected = expected / (expected.square().mean(-1, keepdim=True) + 1e-6).sqrt() * model.embedding_norm.weight.double()
-    expected = factor * expected + model.positions[0].table.weight.double()[:12]
-    torch.testing.assert_close(seen[0].double(), expected, atol=1e-5, rtol=1e-5)
+        expected = expected / (expected.square().mean(-1, keepdim=True) + 1e-6).sqrt() * model.embedding_norm.weight
+    expected = factor * expected + model.positions[0].table.weight[:12]
+    assert_formula(seen[0], expected)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_unit_embeddings_make_the_logits_scaled_cosines_after_every_update(tied: bool) -> None:
-    model = GPT(section(unit_embeddings=True, tied_head=tied, norm={"name": "rmsnorm", "gain": False}), 23)
+    model = GPT(section(unit_embeddings=True, tied_head=tied, norm={"name": "rmsnorm", "gain": False, "eps": 1e-30}), 23)
     assert torch.equal(model.logit_scale, torch.full((23,), 16**-0.5))
+    model.double().after_step()
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     for _ in range(2):
         x = model.hidden(tokens(2, 12, 0))[0]
         rows = model.embedding.weight if model.head is None else model.head.weight
         for weight in (model.embedding.weight, rows):
-            torch.testing.assert_close(weight.norm(dim=-1), torch.ones(23))
-        cosines = F.cosine_similarity(x[:, :, None].double(), rows.double(), dim=-1)
-        expected = 16**0.5 * model.logit_scale.double() * cosines
-        torch.testing.assert_close(model.logits(x).double(), expected, atol=1e-4, rtol=1e-4)
+            assert_formula(weight.norm(dim=-1), torch.ones(23, dtype=torch.float64))
+        cosines = F.cosine_similarity(x[:, :, None], rows, dim=-1)
+        assert_formula(model.logits(x), 16**0.5 * model.logit_scale * cosines)
         model.loss(tokens(2, 12, 0), tokens(2, 12, 1))[0].backward()
         optimizer.step()
         model.after_step()
@@ -203,10 +204,10 @@ def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
         doubled, plain = {"block": "doubled"}, {"block": "rezero"}  # rezero is the identity at first
         for pattern, entries in (([doubled], 1), ([doubled, plain], 2), ([doubled, doubled, plain, doubled], 2)):
             forms.clear()
-            model = built(pattern)
+            model = built(pattern).double()
             ids = tokens(2, 12, 0)
             passed = sum(pattern[index % len(pattern)] is doubled for index in range(4))
-            torch.testing.assert_close(model.hidden(ids)[0], model.embedding(ids) + passed)
+            assert_formula(model.hidden(ids)[0], model.embedding(ids) + passed)
             assert forms == ["enter"] * entries
 
 

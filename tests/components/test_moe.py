@@ -13,6 +13,7 @@ from minigpt.experiment import ModelSection
 from minigpt.model import GPT, INIT_STD
 from minigpt.registry import REGISTRY
 from tests.components.test_formulas import ACTIVATIONS, DIMS, build, context, linear
+from tests.rounding import assert_formula, normal
 from tests.strategies import VOCAB, tokens
 
 
@@ -45,9 +46,9 @@ def reference(moe: Any, x: torch.Tensor, p: dict[str, Any]) -> torch.Tensor:
         total = sum(scores[i] for i in chosen) if p.get("normalise", True) else 1
         y = torch.zeros_like(token)
         for i in chosen:
-            hidden = moe.into[i].double() @ token + (0 if moe.into_bias is None else moe.into_bias[i].double())
-            said = moe.out[i].double() @ activated(p.get("variant", "swiglu"), hidden)
-            said = said + (0 if moe.out_bias is None else moe.out_bias[i].double())
+            hidden = moe.into[i] @ token + (0 if moe.into_bias is None else moe.into_bias[i])
+            said = moe.out[i] @ activated(p.get("variant", "swiglu"), hidden)
+            said = said + (0 if moe.out_bias is None else moe.out_bias[i])
             y = y + p.get("scale", 1.0) * scores[i] / total * said
         if p.get("n_shared"):
             y = y + linear(activated(p.get("variant", "swiglu"), linear(token, moe.shared_into)), moe.shared_out)
@@ -78,32 +79,28 @@ def test_a_mixture_is_its_formula_token_by_token(name: str) -> None:
     moe = build("ffn", "moe", DIMS, **params)
     if moe.choice_bias is not None:
         moe.choice_bias.normal_(std=0.5)
-    x = torch.randn(2, 7, 12).requires_grad_()
+    x = normal(2, 7, 12).requires_grad_()
     moe.eval()
-    got = moe(x, context())
-    got.square().sum().backward()
-    gradients = {n: p.grad.double() for n, p in [("x", x), *moe.named_parameters()]}
-    moe.zero_grad()
-    y = x.detach().double().requires_grad_()
-    expected = reference(moe.double(), y, params)
-    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
-    expected.square().sum().backward()
-    for n, p in [("x", y), *moe.named_parameters()]:
-        scale = 1 + p.grad.abs().max().item()
-        torch.testing.assert_close(gradients[n], p.grad, atol=1e-5 * scale, rtol=1e-4, msg=n)
+    got, expected = moe(x, context()), reference(moe, x, params)
+    assert_formula(got, expected)
+    inputs = {"x": x, **dict(moe.named_parameters())}
+    of_got = torch.autograd.grad(got.square().sum(), inputs.values())
+    of_expected = torch.autograd.grad(expected.square().sum(), inputs.values())
+    for name, one, other in zip(inputs, of_got, of_expected, strict=True):
+        assert_formula(one, other, f"gradient of {name}")
 
 
 def test_a_bias_changes_who_is_chosen_and_not_what_they_weigh() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=4, balance="bias").eval()
-    x = torch.randn(50, 12)
+    x = normal(50, 12)
     before, weights = moe._route(x, context())
     moe.choice_bias[:] = torch.tensor([5.0, 0.0, 0.0, 5.0])
     after, biased = moe._route(x, context())
     assert not torch.equal(before.sort(-1).values, after.sort(-1).values)
     assert torch.equal(after.sort(-1).values, torch.tensor([[0, 3]]).expand(50, 2))
-    scores = linear(x.double(), moe.router).softmax(-1).gather(-1, after)
-    torch.testing.assert_close(biased.double(), scores / scores.sum(-1, keepdim=True), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(50))
+    scores = linear(x, moe.router).softmax(-1).gather(-1, after)
+    assert_formula(biased, scores / scores.sum(-1, keepdim=True))
+    assert_formula(weights.sum(-1), torch.ones(50, dtype=torch.float64))
 
 
 def test_no_token_is_dropped_however_full_an_expert_is() -> None:
@@ -112,14 +109,14 @@ def test_no_token_is_dropped_however_full_an_expert_is() -> None:
     with torch.no_grad():
         moe.router.weight.zero_()
         moe.router.bias[:] = torch.tensor([0.0, 0, 0, 9, 0, 0, 0, 0])  # all of them to one
-    x = torch.randn(2, 7, 12)
+    x = normal(2, 7, 12)
     got = moe(x, context())
     assert (got.abs().sum(-1) > 1e-3).all()
-    torch.testing.assert_close(got.double(), reference(moe.double(), x.double(), params), atol=1e-5, rtol=1e-5)
+    assert_formula(got, reference(moe, x, params))
 
 
 def test_the_router_tells_apart_in_fp32_what_bf16_cannot() -> None:
-    moe = build("ffn", "moe", DIMS, n_experts=2, top_k=1, normalise=False)
+    moe = build("ffn", "moe", DIMS, n_experts=2, top_k=1, normalise=False).float()
     with torch.no_grad():
         moe.router.weight[0], moe.router.weight[1] = 1.0, 1.0 + 2**-12
     with torch.autocast("cpu", torch.bfloat16):
@@ -130,7 +127,7 @@ def test_the_router_tells_apart_in_fp32_what_bf16_cannot() -> None:
 
 
 def test_nearly_certain_routers_still_choose_by_their_logits() -> None:
-    moe = build("ffn", "moe", DIMS, n_experts=3, scores="sigmoid", bias=True).eval()
+    moe = build("ffn", "moe", DIMS, n_experts=3, scores="sigmoid", bias=True).float().eval()
     with torch.no_grad():
         moe.router.weight.zero_()
         moe.router.bias[:] = torch.tensor([30.0, 40.0, 50.0])  # each a sigmoid of 1 in fp32
@@ -155,9 +152,9 @@ def test_every_expert_learns_from_a_batch() -> None:
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_the_balancing_loss_is_the_papers_and_only_in_training(scores: str) -> None:
     moe = build("ffn", "moe", DIMS, n_experts=5, scores=scores, balance_rate=0.3)
-    x, ctx = torch.randn(2, 7, 12), context()
+    x, ctx = normal(2, 7, 12), context()
     moe.train()(x, ctx)
-    logits = linear(x.double().flatten(0, 1), moe.router)
+    logits = linear(x.flatten(0, 1), moe.router)
     each = torch.sigmoid(logits) if scores == "sigmoid" else logits.softmax(-1)
     expected = 0.0
     for i in range(5):
@@ -165,10 +162,10 @@ def test_the_balancing_loss_is_the_papers_and_only_in_training(scores: str) -> N
         p = (each[:, i] / each.sum(-1)).mean()
         expected = expected + 0.3 * 5 * f * p
     (loss,) = ctx.losses
-    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-6)
+    assert_formula(loss, expected)
     (got,) = torch.autograd.grad(loss, moe.router.weight)
     (wanted,) = torch.autograd.grad(expected, moe.router.weight)
-    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-4)
+    assert_formula(got, wanted)
     quiet = context()
     moe.eval()(x, quiet)
     assert quiet.losses == []
@@ -196,7 +193,7 @@ def test_the_bias_moves_by_the_rate_against_the_load_of_all_training_passes_sinc
     moe = build("ffn", "moe", DIMS, n_experts=3, top_k=1, normalise=False, bias=True, balance="bias", balance_rate=0.25)
     with torch.no_grad():
         moe.router.weight.zero_()
-    x, ctx = torch.randn(1, 6, 12), context(batch=1, time=6)
+    x, ctx = normal(1, 6, 12), context(batch=1, time=6)
 
     def send_all_to(expert: int) -> None:
         with torch.no_grad():
@@ -225,7 +222,7 @@ def test_with_a_bias_a_lopsided_load_evens_out() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=6, bias=True, scores="sigmoid", balance="bias", balance_rate=0.02)
     with torch.no_grad():
         moe.router.bias[:] = torch.linspace(-2, 2, 6)
-    x = torch.randn(8, 16, 12)
+    x = normal(8, 16, 12)
     excess = []
     for _ in range(150):
         moe(x, context(batch=8, time=16))
@@ -306,19 +303,19 @@ def test_mixtures_that_make_no_sense_are_refused(params: dict[str, Any], message
 
 def test_the_clamped_swiglu_is_gpt_osss() -> None:
     glu = build("ffn", "glu", DIMS, variant="swiglu_clamped", bias=True)
-    x = 8 * torch.randn(2, 7, 12)
-    gate, value = linear(x.double(), glu.into).chunk(2, -1)
+    x = 8 * normal(2, 7, 12)
+    gate, value = linear(x, glu.into).chunk(2, -1)
     assert (gate > 7).any()
     assert (gate < -7).any()
     assert (value.abs() > 7).any()
-    torch.testing.assert_close(glu(x, context()).double(), linear(clamped(gate, value), glu.out), atol=1e-4, rtol=1e-5)
+    assert_formula(glu(x, context()), linear(clamped(gate, value), glu.out))
 
 
 def test_the_gain_of_glu_scales_both_halves_and_starts_at_1() -> None:
     glu = build("ffn", "glu", DIMS, gain=True)
-    x = torch.randn(2, 7, 12)
-    s_v, s_u = glu.gain.double().chunk(2)
-    gate, value = linear(x.double(), glu.into).chunk(2, -1)
+    x = normal(2, 7, 12)
+    s_v, s_u = glu.gain.chunk(2)
+    gate, value = linear(x, glu.into).chunk(2, -1)
     expected = linear(F.silu(gate * s_v) * value * s_u, glu.out)
-    torch.testing.assert_close(glu(x, context()).double(), expected, atol=1e-5, rtol=1e-5)
+    assert_formula(glu(x, context()), expected)
     assert (REGISTRY.resolve("ffn", {"name": "glu", "gain": True}).build(DIMS).gain == 1).all()

@@ -16,6 +16,7 @@ from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 from minigpt.run.packing import pack, unpack
+from tests.rounding import assert_formula
 
 NAMES = [entry.name for entry in REGISTRY.entries("optimizer")]
 
@@ -118,18 +119,16 @@ def test_every_knob_changes_the_weights(name: str, knob: str) -> None:
 
 def test_adamw_is_the_papers_and_decays_matrices_only() -> None:
     """Algorithm 2 of Loshchilov & Hutter 2017, in float64."""
-    lm = model()
+    lm = model().double()
     rate, (beta1, beta2), eps, decay = 0.01, (0.8, 0.95), 1e-6, 0.3
     optimizer = optimizer_of(lm, "adamw", learning_rate=rate, betas=[beta1, beta2], eps=eps, weight_decay=decay)
-    expected = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+    expected = {name: parameter.detach().clone() for name, parameter in lm.named_parameters()}
     mean = {name: torch.zeros_like(value) for name, value in expected.items()}
     square = {name: torch.zeros_like(value) for name, value in expected.items()}
     for number in range(1, 6):
-        ids = torch.randint(0, 11, (4, 8), generator=torch.Generator().manual_seed(number))
-        lm.loss(ids[:, :-1], ids[:, 1:])[0].backward()
+        gradient_of = gradients(lm, number)
         for name, parameter in lm.named_parameters():
-            assert parameter.grad is not None
-            gradient = parameter.grad.double()
+            gradient = gradient_of[name]
             mean[name] = beta1 * mean[name] + (1 - beta1) * gradient
             square[name] = beta2 * square[name] + (1 - beta2) * gradient**2
             update = mean[name] / (1 - beta1**number) / ((square[name] / (1 - beta2**number)).sqrt() + eps)
@@ -138,23 +137,23 @@ def test_adamw_is_the_papers_and_decays_matrices_only() -> None:
         optimizer.step()
         optimizer.zero_grad()
     for name, parameter in lm.named_parameters():
-        torch.testing.assert_close(parameter.double(), expected[name], atol=1e-6, rtol=1e-5)
+        assert_formula(parameter.detach(), expected[name], name)
 
 
 def gradients(lm: GPT, number: int) -> dict[str, torch.Tensor]:
     ids = torch.randint(0, 11, (4, 8), generator=torch.Generator().manual_seed(number))
     lm.loss(ids[:, :-1], ids[:, 1:])[0].backward()
-    return {name: p.grad.double() for name, p in lm.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
 
 
 def test_lion_is_the_papers() -> None:
     """Algorithm 2 of Chen et al. 2023."""
-    lm = model()
+    lm = model().double()
     rate, (beta1, beta2), decay = 0.003, (0.8, 0.95), 0.5
     optimizer = optimizer_of(lm, "lion", learning_rate=rate, betas=[beta1, beta2], weight_decay=decay)
     momentum: dict[str, torch.Tensor] = {}
     for number in range(1, 6):
-        before = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+        before = {name: parameter.detach().clone() for name, parameter in lm.named_parameters()}
         gradient = gradients(lm, number)
         optimizer.step()
         optimizer.zero_grad()
@@ -164,17 +163,17 @@ def test_lion_is_the_papers() -> None:
             momentum[name] = beta2 * m + (1 - beta2) * gradient[name]
             shrink = decay if parameter.ndim >= 2 else 0.0
             expected = before[name] - rate * (mixed.sign() + shrink * before[name])
-            sure = mixed.abs() > 1e-9  # the sign of what is all but zero is rounding
-            torch.testing.assert_close(parameter.double()[sure], expected[sure], atol=1e-6, rtol=1e-5)
+            sure = mixed.abs() > 1e-15  # the sign of what is all but zero is rounding
+            assert_formula(parameter.detach()[sure], expected[sure], name)
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_sgd_is_momentum(nesterov: bool) -> None:
-    lm = model()
+    lm = model().double()
     optimizer = optimizer_of(lm, "sgd", learning_rate=0.05, momentum=0.7, nesterov=nesterov, weight_decay=0.1)
     momentum: dict[str, torch.Tensor] = {}
     for number in range(1, 5):
-        before = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+        before = {name: parameter.detach().clone() for name, parameter in lm.named_parameters()}
         gradient = gradients(lm, number)
         optimizer.step()
         optimizer.zero_grad()
@@ -182,16 +181,18 @@ def test_sgd_is_momentum(nesterov: bool) -> None:
             g = gradient[name] + (0.1 * before[name] if parameter.ndim >= 2 else 0)
             momentum[name] = g if number == 1 else 0.7 * momentum[name] + g
             direction = g + 0.7 * momentum[name] if nesterov else momentum[name]
-            torch.testing.assert_close(parameter.double(), before[name] - 0.05 * direction, atol=1e-6, rtol=1e-5)
+            assert_formula(parameter.detach(), before[name] - 0.05 * direction, name)
 
 
 # ------------------------------------------------------------------------------- parameters without a model around them
 
 
-def parameters_of(*shapes_and_roles: tuple[tuple[int, ...], str]) -> list[NamedParameter]:
+def parameters_of(
+    *shapes_and_roles: tuple[tuple[int, ...], str], dtype: torch.dtype = torch.float64
+) -> list[NamedParameter]:
     generator = torch.Generator().manual_seed(0)
     return [
-        NamedParameter(f"p{index}", nn.Parameter(torch.randn(shape, generator=generator)), typing.cast(Any, role))
+        NamedParameter(f"p{index}", nn.Parameter(torch.randn(shape, generator=generator).to(dtype)), typing.cast(Any, role))
         for index, (shape, role) in enumerate(shapes_and_roles)
     ]
 
@@ -203,38 +204,34 @@ def built(name: str, parameters: Sequence[NamedParameter], **params: Any) -> tor
 
 
 def set_gradients(parameters: Sequence[NamedParameter], seed: int) -> list[Tensor]:
-    """Random gradients; returned in float64."""
+    """Random gradients."""
     generator = torch.Generator().manual_seed(100 + seed)
-    drawn = [torch.randn(parameter.tensor.shape, generator=generator) for parameter in parameters]
+    drawn = [torch.randn(parameter.tensor.shape, generator=generator).to(parameter.tensor.dtype) for parameter in parameters]
     for parameter, gradient in zip(parameters, drawn, strict=True):
         parameter.tensor.grad = gradient
-    return [gradient.double() for gradient in drawn]
+    return drawn
 
 
 def pieces(tensor: Tensor) -> list[Tensor]:
-    """The matrices of a stack; a matrix or a vector by itself; in float64."""
-    stack = tensor.detach().double()
+    """The matrices of a stack; a matrix or a vector by itself."""
+    stack = tensor.detach().clone()
     return list(stack.reshape(-1, *stack.shape[-2:])) if stack.ndim > 2 else [stack]
-
-
-def assert_near(got: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(got.detach().double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["muon", "soap"])
 def test_a_stack_of_matrices_is_each_matrix_alone(name: str) -> None:
     # Square: where a first gradient has not the rank of its longer side, rounding chooses between its eigenvectors.
     stack, bias = parameters_of(((2, 3, 5, 5), "matrix"), ((3,), "vector"))
-    alone = [NamedParameter(str(i), nn.Parameter(w.float()), "matrix") for i, w in enumerate(pieces(stack.tensor))]
+    alone = [NamedParameter(str(i), nn.Parameter(w), "matrix") for i, w in enumerate(pieces(stack.tensor))]
     whole, single = built(name, [stack, bias]), built(name, [*alone, bias])
     for number in range(12):
         (gradient,) = set_gradients([stack], number)
         for parameter, own in zip(alone, pieces(gradient), strict=True):
-            parameter.tensor.grad = own.float()
+            parameter.tensor.grad = own
         whole.step()
         single.step()
     for got, expected in zip(pieces(stack.tensor), alone, strict=True):
-        assert_near(got, expected.tensor.detach().double())
+        assert_formula(got, expected.tensor.detach())
 
 
 # ------------------------------------------------------------------------------------------------------------------ muon
@@ -243,7 +240,7 @@ def test_a_stack_of_matrices_is_each_matrix_alone(name: str) -> None:
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Five iterations of Jordan et al. 2024, by singular values: each goes through the polynomial by itself."""
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    s = s / s.square().sum().sqrt()
+    s = s / (s.square().sum().sqrt() + 1e-7)
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     return u @ torch.diag(s) @ vt
@@ -252,7 +249,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("scaling", ["spectral", "match_rms_adamw"])
 def test_muon_is_jordans_on_matrices_and_another_optimizer_on_the_rest(nesterov: bool, scaling: str) -> None:
-    lm, other = model(), model()
+    lm, other = model().double(), model().double()
     rate, momentum, decay = 0.03, 0.8, 0.2
     rest = {"learning_rate": 0.01, "betas": [0.7, 0.9], "eps": 1e-6, "weight_decay": 0.3}
     settings = {"learning_rate": rate, "momentum": momentum, "nesterov": nesterov, "weight_decay": decay}
@@ -260,16 +257,18 @@ def test_muon_is_jordans_on_matrices_and_another_optimizer_on_the_rest(nesterov:
     roles = {parameter.name: parameter.role for parameter in lm.named_roles()}
     assert set(roles.values()) == {"matrix", "embedding", "vector"}
     adamw = built("adamw", [parameter for parameter in other.named_roles() if parameter.role != "matrix"], **rest)
-    expected = {name: parameter.detach().double() for name, parameter in lm.named_parameters()}
+    expected = {name: parameter.detach().clone() for name, parameter in lm.named_parameters()}
     total = {name: torch.zeros_like(value) for name, value in expected.items()}
     for number in range(5):
         for name, gradient in gradients(lm, number).items():
             if roles[name] != "matrix":
-                other.get_parameter(name).grad = gradient.float()
+                other.get_parameter(name).grad = gradient
                 continue
             rows, columns = gradient.shape
-            total[name] = momentum * total[name] + gradient  # as the article has it: the scale is lost below
-            direction = orthogonalised(gradient + momentum * total[name] if nesterov else total[name])
+            # As an average; the article's sum is 1/(1 - momentum) times as large, which is lost below but for the 1e-7.
+            total[name] = momentum * total[name] + (1 - momentum) * gradient
+            mixed = (1 - momentum) * gradient + momentum * total[name] if nesterov else total[name]
+            direction = orthogonalised(mixed)
             scale = max(1, rows / columns) ** 0.5 if scaling == "spectral" else 0.2 * max(rows, columns) ** 0.5
             expected[name] = expected[name] - rate * (scale * direction + decay * expected[name])
         optimizer.step()
@@ -277,7 +276,7 @@ def test_muon_is_jordans_on_matrices_and_another_optimizer_on_the_rest(nesterov:
         adamw.step()
     for name, parameter in lm.named_parameters():
         if roles[name] == "matrix":
-            assert_near(parameter, expected[name])
+            assert_formula(parameter.detach(), expected[name], name)
         else:
             assert torch.equal(parameter, other.get_parameter(name)), name
 
@@ -289,7 +288,7 @@ def test_what_muon_adds_is_orthogonal_whatever_the_gradient(shape: tuple[int, ..
     before = matrix.tensor.detach().clone()
     u, s, vt = torch.linalg.svd(set_gradients([matrix], 0)[0], full_matrices=False)
     s = torch.logspace(0, -2, s.shape[-1], dtype=torch.float64) * 1e-3  # small, and far from orthogonal
-    matrix.tensor.grad = (u @ torch.diag(s) @ vt).float()
+    matrix.tensor.grad = u @ torch.diag(s) @ vt
     optimizer.step()
     values = torch.linalg.svdvals(before - matrix.tensor.detach()) / max(1, shape[-2] / shape[-1]) ** 0.5
     assert values.max() < 1.25
@@ -303,7 +302,7 @@ def test_in_bf16_muon_moves_the_weights_as_bf16_can_tell(shape: tuple[int, int])
     gradient = u @ torch.diag(torch.logspace(0, -4, len(s), dtype=torch.float64)) @ vt
     moved = {}
     for precision in ("fp32", "bf16"):
-        matrix, bias = parameters_of((shape, "matrix"), ((3,), "vector"))
+        matrix, bias = parameters_of((shape, "matrix"), ((3,), "vector"), dtype=torch.float32)
         optimizer = built("muon", [matrix, bias], learning_rate=1.0, weight_decay=0.0, nesterov=False)
         assert isinstance(optimizer, MixedPrecisionOptimizer)
         optimizer.precision = precision
@@ -363,8 +362,8 @@ class PaperSOAP:
         assert set(bases) == set(self.sides)
         for side, q in bases.items():
             values = torch.linalg.eigvalsh(self.p[side]).flip(0)  # the largest first
-            assert_near(q.T @ q, torch.eye(len(q), dtype=torch.float64))
-            assert_near(q.T @ self.p[side] @ q, torch.diag(values))
+            assert_formula(q.T @ q, torch.eye(len(q), dtype=torch.float64))
+            assert_formula(q.T @ self.p[side] @ q, torch.diag(values))
         self.q = bases
 
     def turned(self, x: Tensor) -> Tensor:
@@ -418,7 +417,7 @@ def test_soap_is_the_papers(shampoo_beta: float | None) -> None:
                 else:
                     one.step(g)
             for one, w in zip(paper, pieces(parameter.tensor), strict=True):
-                assert_near(w, one.w)
+                assert_formula(w, one.w, parameter.name)
 
 
 # --------------------------------------------------------------------------------------------------------- schedule_free
@@ -431,7 +430,7 @@ def test_schedule_free_is_the_papers() -> None:
     settings = {"learning_rate": peak, "betas": [beta1, beta2], "eps": eps, "weight_decay": decay}
     optimizer = built("schedule_free", parameters, **settings)
     assert isinstance(optimizer, AveragingOptimizer)
-    x = [parameter.tensor.detach().double() for parameter in parameters]
+    x = [parameter.tensor.detach().clone() for parameter in parameters]
     z, v = [value.clone() for value in x], [torch.zeros_like(value) for value in x]
     rates: list[float] = []
     for t, factor in enumerate((0.0, 0.25, 0.5, 1.0, 1.0, 0.3, 0.0), 1):
@@ -440,7 +439,7 @@ def test_schedule_free_is_the_papers() -> None:
         rates.append(peak * factor * math.sqrt(1 - beta2**t))
         y = [(1 - beta1) * below + beta1 * mean for below, mean in zip(z, x, strict=True)]
         for index, g in enumerate(set_gradients(parameters, t)):
-            assert_near(parameters[index].tensor, y[index])
+            assert_formula(parameters[index].tensor.detach(), y[index])
             shrink = 0.0 if parameters[index].role == "vector" else decay
             v[index] = beta2 * v[index] + (1 - beta2) * g**2
             z[index] = z[index] - rates[-1] * g / (v[index].sqrt() + eps) - rates[-1] * shrink * y[index]
@@ -449,7 +448,7 @@ def test_schedule_free_is_the_papers() -> None:
         optimizer.step()
     optimizer.eval()
     for parameter, expected in zip(parameters, x, strict=True):
-        assert_near(parameter.tensor, expected)
+        assert_formula(parameter.tensor.detach(), expected)
 
 
 def test_schedule_free_puts_its_weights_in_and_back_to_the_bit() -> None:

@@ -12,6 +12,7 @@ import torch
 from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY
 from tests.components.test_formulas import DIMS, build
+from tests.rounding import assert_formula, normal
 
 PLACES = torch.arange(9)
 
@@ -27,12 +28,12 @@ def rope_reference(x: torch.Tensor, place: int, frequencies: list[float], temper
 
 
 def check_rope(rope: Any, width: int, frequencies: list[float], temperature: float = 1.0) -> None:
-    q, k = torch.randn(1, 4, 9, width), torch.randn(1, 2, 9, width)
+    q, k = normal(1, 4, 9, width), normal(1, 2, 9, width)
     for got, x in zip(rope.rotate(q, k, PLACES + 40), (q, k), strict=True):
         for head in range(x.shape[1]):
             for t in range(9):
-                expected = rope_reference(x[0, head, t].double(), t + 40, frequencies, temperature)
-                torch.testing.assert_close(got[0, head, t].double(), torch.tensor(expected).double(), atol=2e-5, rtol=1e-4)
+                expected = rope_reference(x[0, head, t], t + 40, frequencies, temperature)
+                assert_formula(got[0, head, t], torch.tensor(expected, dtype=torch.float64))
 
 
 def frequencies(width: int, base: float = 10_000.0) -> list[float]:
@@ -123,7 +124,7 @@ def test_xpos_ends_before_its_keys_leave_fp32() -> None:
 
 def test_xpos_scores_are_the_papers_and_depend_on_distance_only() -> None:
     xpos = build("position", "xpos", DIMS, scale_base=16.0)
-    q, k = torch.randn(1, 1, 1, 6), torch.randn(1, 1, 1, 6)
+    q, k = normal(1, 1, 1, 6), normal(1, 1, 1, 6)
     z = [(2 * i / 6 + 0.4) / 1.4 for i in range(3)]
 
     def score(m: int, n: int) -> float:
@@ -136,20 +137,25 @@ def test_xpos_scores_are_the_papers_and_depend_on_distance_only() -> None:
     for m, n in ((0, 0), (5, 2), (30, 30), (40, 3)):
         turned_q = xpos.rotate(q, k, torch.tensor([m]))[0]
         turned_k = xpos.rotate(q, k, torch.tensor([n]))[1]
-        assert (turned_q * turned_k).sum().item() == pytest.approx(score(m, n), abs=2e-4)
+        assert (turned_q * turned_k).sum().item() == pytest.approx(score(m, n), abs=1e-12)
 
 
 def test_alibi_slopes_are_the_papers() -> None:
     def slopes(heads: int) -> list[float]:
         dims = DIMS.__class__(**{**DIMS.__dict__, "n_heads": heads})
-        return list(build("position", "alibi", dims).slopes.tolist())
+        return (-build("position", "alibi", dims).bias(torch.tensor([1]), torch.tensor([0]))).flatten().tolist()
 
-    assert slopes(8) == pytest.approx([2**-i for i in range(1, 9)])
-    assert slopes(4) == pytest.approx([2**-2, 2**-4, 2**-6, 2**-8])
+    def close(expected: list[float]) -> Any:
+        return pytest.approx(expected, rel=1e-14)
+
+    assert slopes(8) == close([2**-i for i in range(1, 9)])
+    assert slopes(4) == close([2**-2, 2**-4, 2**-6, 2**-8])
+    assert slopes(16) == close([2 ** (-i / 2) for i in range(1, 17)])
     # appendix A: no power of two takes the lower one's, then every other of the higher one's
-    assert slopes(6) == pytest.approx([2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])
+    assert slopes(6) == close([2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])
+    assert slopes(10) == close([2**-i for i in range(1, 9)] + [2**-0.5, 2**-1.5])
     bias = build("position", "alibi", DIMS).bias(torch.tensor([5]), torch.arange(6))
-    assert bias[0, 0].tolist() == pytest.approx([-(2**-2) * (5 - k) for k in range(6)])
+    assert bias[0, 0].tolist() == close([-(2**-2) * (5 - k) for k in range(6)])
 
 
 def test_t5_buckets_are_the_papers() -> None:
@@ -172,7 +178,7 @@ def test_kerple_is_the_papers(kernel: str) -> None:
         for m in range(9):
             for n in range(m + 1):
                 expected = -a * math.log(1 + b * (m - n)) if kernel == "log" else -a * max(m - n, 1e-3) ** b
-                assert bias[head, m, n].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+                assert bias[head, m, n].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_fire_is_the_papers() -> None:
@@ -183,9 +189,8 @@ def test_fire_is_the_papers() -> None:
     for m in range(9):
         for n in range(m + 1):
             ratio = math.log(1 + c * (m - n)) / (math.log(1 + c * max(m, reach)) + 1e-6)
-            hidden = (into.weight[:, 0].double() * ratio + into.bias.double()).clamp(min=0)
-            expected = out.weight.double() @ hidden + out.bias.double()
-            torch.testing.assert_close(bias[:, m, n].double(), expected, atol=1e-5, rtol=1e-5)
+            hidden = (into.weight[:, 0] * ratio + into.bias).clamp(min=0)
+            assert_formula(bias[:, m, n], out.weight @ hidden + out.bias)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("position")])
@@ -195,7 +200,11 @@ def test_what_has_no_limit_is_defined_far_beyond_the_block_size(name: str) -> No
         assert position.max_positions == DIMS.block_size
         return
     far = torch.arange(1000, 1000 + 5 * DIMS.block_size)
-    q = torch.randn(1, 4, len(far), 6)
+    q = normal(1, 4, len(far), 6)
     bias = position.bias(far, far)
-    for result in (*position.rotate(q, q, far), position.embed(torch.zeros(1, len(far), 12), far), bias):
+    for result in (
+        *position.rotate(q, q, far),
+        position.embed(torch.zeros(1, len(far), 12, dtype=torch.float64), far),
+        bias,
+    ):
         assert result is None or torch.isfinite(result).all()

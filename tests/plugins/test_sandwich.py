@@ -10,13 +10,14 @@ from minigpt.contracts import Dims, Position
 from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY
 from tests.plugins.conftest import Build, Train
+from tests.rounding import assert_formula
 
 
 def sandwich(heads: int, **params: float) -> Position:
     dims = Dims(4 * heads, 1, heads, 4, 16, 11, 0.0)
     built = REGISTRY.resolve("position", {"name": "sandwich", **params}).build(dims)
     assert isinstance(built, Position)
-    return built
+    return built.double()
 
 
 def bias(position: Position, q: Tensor, k: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def test_it_is_the_inner_product_of_sinusoidal_positions(
     )
     expected = torch.stack([(products - width / 2) / (ratio * head / heads) for head in range(1, heads + 1)])
     got = bias(sandwich(heads, width=width, base=base, ratio=ratio), q, k)
-    torch.testing.assert_close(got.double(), expected, atol=2e-4, rtol=1e-4)
+    assert_formula(got, expected)
 
 
 def test_the_parameters_of_the_paper_are_its_defaults() -> None:
@@ -63,7 +64,7 @@ def test_a_token_is_nearest_to_itself_and_heads_differ_by_their_ratio() -> None:
     assert (planes[:, -1] == 0).all()
     assert (planes[:, :-1] < 0).all()
     assert planes[0, 99] > planes[0, 90] > planes[0, 50]
-    torch.testing.assert_close(planes[0], 4 * planes[3])
+    assert_formula(planes[0], 4 * planes[3])
 
 
 def test_there_is_nothing_to_train_and_nothing_to_save() -> None:

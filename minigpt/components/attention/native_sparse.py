@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxCore
 from minigpt.contracts import Context, Dims, InnerLinear, State
+from minigpt.elementwise import wide_dtype
 from minigpt.kernels import attention_weights, new_cache, remember, visible
 from minigpt.registry import register
 
@@ -117,7 +118,7 @@ class NativeSparseAttention(SoftmaxCore):
         """What the summaries of whole blocks say, and how much each was attended to; zeros where there is none yet."""
         sharing = self.n_heads // self.groups
         if k.shape[2] < self.summary_block:
-            return torch.zeros_like(q), q.new_zeros(*q.shape[:3], 0, dtype=torch.float32)
+            return torch.zeros_like(q), q.new_zeros(*q.shape[:3], 0, dtype=wide_dtype(q.dtype))
         made = []
         for part, places, summary in zip((k, v), self.places, self.summaries, strict=True):
             blocks = part.unfold(2, self.summary_block, self.stride).mT + places.to(part.dtype)  # [B, G, N, block, K]
@@ -144,15 +145,15 @@ class NativeSparseAttention(SoftmaxCore):
         strides = torch.arange(weights.shape[-1], device=device)[:, None] * self.stride + torch.arange(
             0, self.summary_block, self.stride, device=device
         )
-        shared = torch.nn.functional.one_hot((strides // self.select_block).clamp(max=number - 1), number).sum(1).float()
-        by_head = weights.detach() @ shared  # [B, H, T, number]
+        shared = torch.nn.functional.one_hot((strides // self.select_block).clamp(max=number - 1), number).sum(1)
+        by_head = weights.detach() @ shared.to(weights.dtype)  # [B, H, T, number]
         importance = by_head.view(by_head.shape[0], self.groups, -1, *by_head.shape[2:]).sum(2)  # [B, G, T, number]
         blocks = torch.arange(number, device=device)
         latest = positions[:, None] // self.select_block
         always = (blocks == 0) | ((blocks <= latest) & (blocks > latest - 2))
         # Two blocks of one summary that all heads look at are equally important, but for rounding: in steps of 1/1024 they
         # are equal, and of equal ones the later block is taken.
-        importance = (importance * 1024).round() + blocks / number
+        importance = (importance * 1024).round() + blocks.to(importance.dtype) / number
         importance = importance.masked_fill(always, torch.inf).masked_fill(blocks > latest, -torch.inf)
         best = importance.topk(min(self.selected, number), -1).indices
         picked = torch.zeros_like(importance, dtype=torch.bool).scatter_(-1, best, True) & (blocks <= latest)

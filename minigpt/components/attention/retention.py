@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, NormSpec, State
+from minigpt.elementwise import wide_dtype
 from minigpt.recurrence import recur
 from minigpt.registry import register
 
@@ -42,16 +43,17 @@ class Retention(RecurrentAttention):
         super().__init__(dims, expand_v=expand_v, norm=norm)
         self.decays = decays
 
-    def log_decay(self, device: torch.device) -> Float[Tensor, " heads"]:
+    def log_decay(self, device: torch.device, dtype: torch.dtype) -> Float[Tensor, " heads"]:
         """The logarithm of g_h."""
         if self.decays == "linspace":
-            return torch.log1p(-torch.linspace(math.log(1 / 32), math.log(1 / 512), self.n_heads, device=device).exp())
-        return torch.log1p(-(2.0 ** torch.arange(-5.0, -5.0 - self.n_heads, -1.0, device=device)))
+            ends = math.log(1 / 32), math.log(1 / 512)
+            return torch.log1p(-torch.linspace(*ends, self.n_heads, device=device, dtype=dtype).exp())
+        return torch.log1p(-(2.0 ** torch.arange(-5.0, -5.0 - self.n_heads, -1.0, device=device, dtype=dtype)))
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(self.qkv(x))
         q, k = ctx.position.rotate(q, k * self.key_dim**-0.5, ctx.positions)
-        log_decay = self.log_decay(x.device)[:, None, None].expand(len(x), -1, x.shape[1], 1)
+        log_decay = self.log_decay(x.device, wide_dtype(x.dtype))[:, None, None].expand(len(x), -1, x.shape[1], 1)
         return self.finish(recur(state, q, k, v, log_decay=log_decay), x)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from minigpt.components.ffn.glu import GATES, Gate
 from minigpt.components.ffn.mlp import ACTIVATIONS, Activation
 from minigpt.contracts import INIT_STD, Context, Dims, FeedForward, ResidualLinear, State
+from minigpt.elementwise import wide
 from minigpt.registry import register
 
 
@@ -118,10 +119,10 @@ class MixtureOfExperts(FeedForward):
     def _route(
         self, tokens: Float[Tensor, "tokens d_model"], ctx: Context
     ) -> tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
-        """The experts of each token and their weights, in fp32 whatever the model's precision."""
+        """The experts of each token and their weights, in fp32 at least, whatever the model's precision."""
         with torch.autocast(tokens.device.type, enabled=False):
-            bias = None if self.router.bias is None else self.router.bias.float()
-            logits = F.linear(tokens.float(), self.router.weight.float(), bias)
+            bias = None if self.router.bias is None else wide(self.router.bias)
+            logits = F.linear(wide(tokens), wide(self.router.weight), bias)
         scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
         # Scores are in the order of their logits, which do not saturate; with a bias the scores themselves count.
         chosen = (logits if self.choice_bias is None else scores + self.choice_bias).topk(self.top_k, dim=-1).indices
@@ -134,7 +135,7 @@ class MixtureOfExperts(FeedForward):
 
     def _balance(self, scores: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"], ctx: Context) -> None:
         """Count, or leave a loss."""
-        load = chosen.flatten().bincount(minlength=scores.shape[-1]).float()
+        load = chosen.flatten().bincount(minlength=scores.shape[-1]).to(scores.dtype)
         if self.load is not None:
             self.load += load
         else:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import wide
 from minigpt.registry import register
 
 
@@ -21,21 +22,23 @@ class ALiBi(Position):
 
     relative = True
 
-    slopes: Tensor
+    exponents: Tensor
 
     def __init__(self, dims: Dims):
         super().__init__()
-        self.register_buffer("slopes", torch.tensor(_slopes(dims.n_heads)), persistent=False)
+        # Of 2, and not the slopes: these are exact in fp32 already, and follow the model into float64.
+        self.register_buffer("exponents", torch.tensor(_exponents(dims.n_heads)), persistent=False)
 
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        distance = (q_positions[:, None] - k_positions[None, :]).float()
-        return -self.slopes[:, None, None] * distance
+        slopes = wide(self.exponents).exp2()
+        distance = (q_positions[:, None] - k_positions[None, :]).to(slopes.dtype)
+        return -slopes[:, None, None] * distance
 
 
-def _slopes(heads: int) -> list[float]:
+def _exponents(heads: int) -> list[float]:
     """Of a number of heads that is no power of two: the next lower one's, then every other of the next higher one's."""
     power = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
-    return slopes + [2 ** (-4 * (2 * extra + 1) / power) for extra in range(heads - power)]
+    exponents = [-8 * (head + 1) / power for head in range(power)]
+    return exponents + [-4 * (2 * extra + 1) / power for extra in range(heads - power)]

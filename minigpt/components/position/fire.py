@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import wide_dtype
 from minigpt.registry import register
 
 
@@ -48,7 +49,8 @@ class FIRE(Position):
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).float()
-        reach = torch.maximum(q_positions[:, None].float(), (self.threshold * self.threshold_scale).abs())
+        dtype = wide_dtype(self.c.dtype)
+        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).to(dtype)
+        reach = torch.maximum(q_positions[:, None].to(dtype), (self.threshold * self.threshold_scale).abs())
         ratio = torch.log1p((self.c * distance).abs()) / (torch.log1p((self.c * reach).abs()) + 1e-6)
         return self.out(self.into(ratio[..., None]).relu()).permute(2, 0, 1)

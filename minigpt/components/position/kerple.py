@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import wide_dtype
 from minigpt.registry import register
 
 
@@ -36,7 +37,7 @@ class Kerple(Position):
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).float()
+        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).to(wide_dtype(self.raw.dtype))
         a = self.raw[0].exp()[:, None, None]
         if self.kernel == "log":
             return -a * torch.log1p(self.raw[1].exp()[:, None, None] * distance)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import turn
+from minigpt.elementwise import turn, wide_dtype
 from minigpt.registry import register
 
 Factor = Annotated[float, Field(ge=1)]
@@ -142,7 +142,7 @@ class RotaryPosition(Position):
             raise ValueError("scaling.low_freq_factor must be below scaling.high_freq_factor")
         self.base, self.fraction, self.scaling = base, fraction, scaling
         self.keeps_norm = scaling is None or scaling.temperature() == 1
-        self._kept: tuple[Tensor, int, tuple[Tensor, Tensor]] | None = None
+        self._kept: tuple[Tensor, int, torch.dtype, tuple[Tensor, Tensor]] | None = None
 
     def rotate(
         self,
@@ -150,24 +150,25 @@ class RotaryPosition(Position):
         k: Float[Tensor, "batch kv_heads time head_dim"],
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
-        cos, sin = self._cos_and_sin(positions, q.shape[-1])
+        cos, sin = self._cos_and_sin(positions, q.shape[-1], wide_dtype(q.dtype))
         return turn(q, cos, sin), turn(k, cos, sin)
 
-    def _cos_and_sin(self, positions: Int[Tensor, " time"], head_dim: int) -> tuple[Tensor, Tensor]:
-        """[T, W/2] each, in fp32 whatever the model's precision; the layers of a pass share `positions`, and so these."""
+    def _cos_and_sin(self, positions: Int[Tensor, " time"], head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[T, W/2] each; the layers of a pass share `positions`, and so these."""
         if torch.compiler.is_compiling():
-            return self._computed(positions, head_dim)
-        if self._kept is None or self._kept[0] is not positions or self._kept[1] != head_dim:
-            self._kept = (positions, head_dim, self._computed(positions, head_dim))
-        return self._kept[2]
+            return self._computed(positions, head_dim, dtype)
+        kept = self._kept
+        if kept is None or kept[0] is not positions or kept[1:3] != (head_dim, dtype):
+            kept = self._kept = (positions, head_dim, dtype, self._computed(positions, head_dim, dtype))
+        return kept[3]
 
-    def _computed(self, positions: Int[Tensor, " time"], head_dim: int) -> tuple[Tensor, Tensor]:
+    def _computed(self, positions: Int[Tensor, " time"], head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         width = max(2, 2 * round(self.fraction * head_dim / 2))  # a mixer may turn heads of a width of its own (mla)
-        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        exponents = torch.arange(0, width, 2, device=positions.device, dtype=dtype) / width
         frequencies = self.base**-exponents
         temperature = 1.0
         if self.scaling is not None:
             frequencies = self.scaling.frequencies(frequencies, self.base)
             temperature = self.scaling.temperature()
-        angles = positions[:, None].float() * frequencies
+        angles = positions[:, None].to(dtype) * frequencies
         return temperature * angles.cos(), temperature * angles.sin()

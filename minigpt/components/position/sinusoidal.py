@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import wide_dtype
 from minigpt.registry import register
 
 
@@ -40,7 +41,8 @@ class SinusoidalPosition(Position):
     def embed(
         self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, " time"]
     ) -> Float[Tensor, "batch time d_model"]:
-        exponents = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=torch.float32) / x.shape[-1]
-        angles = positions[:, None].float() * self.base**-exponents
+        dtype = wide_dtype(x.dtype)
+        exponents = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=dtype) / x.shape[-1]
+        angles = positions[:, None].to(dtype) * self.base**-exponents
         table = torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
         return x + (self.scale * table).to(x.dtype)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Dims, Position
+from minigpt.elementwise import wide_dtype
 from minigpt.registry import register
 
 
@@ -46,6 +47,7 @@ class T5Bias(Position):
     ) -> Float[Tensor, "bias_heads time source"]:
         distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0)
         exact = self.buckets // 2
-        growth = (distance.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact)
+        dtype = wide_dtype(self.table.weight.dtype)
+        growth = (distance.clamp(min=1).to(dtype) / exact).log() / math.log(self.max_distance / exact)
         far = (exact + (growth * (self.buckets - exact)).long()).clamp(max=self.buckets - 1)
         return self.table(torch.where(distance < exact, distance, far)).permute(2, 0, 1)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import turn
+from minigpt.elementwise import turn, wide_dtype
 from minigpt.registry import register
 
 
@@ -56,8 +56,9 @@ class XPos(Position):
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
         width = q.shape[-1]
-        shares = torch.arange(0, width, 2, device=q.device, dtype=torch.float32) / width
-        places = positions[:, None].float()
+        dtype = wide_dtype(q.dtype)
+        shares = torch.arange(0, width, 2, device=q.device, dtype=dtype) / width
+        places = positions[:, None].to(dtype)
         angles = places * self.base**-shares
         scale = ((shares + self.gamma) / (1 + self.gamma)) ** (places / self.scale_base)
         cos, sin = angles.cos(), angles.sin()

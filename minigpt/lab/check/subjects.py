@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Component, Context, Dims, FeedForward, Norm, Position, ResidualLinear, State, substate
+from minigpt.elementwise import wide
 from minigpt.experiment import ModelSection
 from minigpt.lab.check.parameters import parameter_sets, parameters
 from minigpt.lab.check.surroundings import refusals
@@ -162,7 +163,7 @@ class Subject(nn.Module, ABC):
 
     def auxiliary(self) -> Tensor:
         """The sum of the auxiliary losses of the last forward pass."""
-        return sum((loss.float() for loss in self.losses), torch.zeros(()))
+        return sum((wide(loss) for loss in self.losses), torch.zeros(()))
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """The target's own parameters, by their names in this subject."""

@@ -57,5 +57,5 @@ class MyPart(Position):
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
         # Keys that come later are masked anyway; they only have to stay finite.
-        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).float()
+        distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).to(self.slopes.dtype)
         return -self.slopes[:, None, None] * torch.log1p(distance)
