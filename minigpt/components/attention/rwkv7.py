@@ -56,10 +56,10 @@ class RWKV7(Attention):
     S_t = diag(d_t) S_(t-1) - (a_t k'_t) (k'_t^T S_(t-1)) + k"_t v_t^T
     y = W_out (g (group_norm(S^T r) + (r . u k") v)) with r = W_r x^r
 
-    Ranks and initial weights are those of the authors' training code (RWKV-LM, RWKV-v7/train_temp), but for W_out, which they
-    start at zero and which starts here as every mixer's does. A null rank is its suggestion for d_model, in multiples of 32, at
-    least 32. Left to the rest of the experiment: that code doubles the learning rate of the decay's b, has no weight decay on the
-    low-rank maps, and follows this with a channel mixing that looks at the token before, where ffn looks at none.
+    Ranks and initial weights are those of the authors' training code (RWKV-LM, RWKV-v7/train_temp), but for W_out: it starts
+    there at zero, and here as every mixer's does. A null rank is that code's for d_model, in multiples of 32, at least 32.
+    What that code does beside it is not done here: twice the learning rate for the decay's b, no weight decay on low-rank
+    maps, and after it a channel mixing that also looks at the token before.
 
     Args:
         decay_rank: Rank of W_2 W_1; null for about 2.5 sqrt(d_model).
