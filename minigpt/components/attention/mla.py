@@ -20,13 +20,13 @@ _EPS = 1e-6
 
 @register("attention", "mla")
 class MultiHeadLatentAttention(SoftmaxCore):
-    """Keys and values are made of a small latent, all that is remembered (DeepSeek-V2: arXiv:2405.04434, section 2.1).
+    """Keys and values are made of a small latent, which is what is remembered (DeepSeek-V2: arXiv:2405.04434, section 2.1).
 
     c = rmsnorm(W_c x);  k_h = [W_h c ; rotate(W_r x)];  v_h = W'_h c;  q_h = [W_q x ; rotate(W_p x)], or of a latent too
 
-    The rotated part of the key is one for all heads. A position that does not rotate leaves it as it is. One token is
-    decoded without making the keys: its queries are moved to where the latents are (section 2.1.2). `qk_norm` is on what
-    is not rotated.
+    The rotated part of the key is one for all heads, and remembered beside the latent. A position that does not rotate
+    leaves it as it is. One token is decoded without making the keys: its queries are moved to where the latents are (section
+    2.1.2). `qk_norm` is on what is not rotated.
 
     Args:
         kv_rank: Width of the latent; null for 4 head_dim, the ratio of DeepSeek-V2.
