@@ -49,7 +49,11 @@ def _default(value: Any, description: str) -> Any:
 
 
 class LayerSection(Section):
-    """One entry of the layer pattern: what these layers choose otherwise than the model as a whole."""
+    """One entry of the layer pattern: what these layers choose otherwise than the model as a whole.
+
+    What an entry does not mention stays the model's, parameter by parameter: a component that is named again, or only given
+    parameters, keeps all others. One of another name replaces the model's whole.
+    """
 
     attention: AttentionSpec | None = Field(default=None, description="Token mixer of these layers.")
     position: PositionSpec | None = Field(default=None, description="Positions of these layers (rotate and bias only).")
@@ -91,7 +95,10 @@ class ModelSection(Section):
     ffn: FeedForwardSpec = _default("mlp", "Feed-forward sub-layer.")
     block: BlockSpec = _default("pre_norm", "How norms and residuals are arranged.")
     layers: list[LayerSection] = Field(
-        default=[], description="A pattern of choices that differ by layer, repeated over n_layers."
+        default=[],
+        description="A pattern of choices that differ by layer, repeated over n_layers. An entry lies over the model's own "
+        "choices: a component that it names again keeps the model-wide parameters that it does not mention (say null or the "
+        "default to be rid of one), and another name replaces it whole. `minigpt show` prints what each layer ends up with.",
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """Attention from scores to output, and what decoding remembers of it.
 
-The only module that knows kernels, masks and caches. The mask follows from positions alone: a query sees the keys at or
-before its own position, and within the window if there is one. So a cache, a ring buffer, a chunked prefill and training
-are one computation.
+The mask follows from positions alone: a query sees the keys at or before its own position, and within the window if there
+is one. So a cache, a ring buffer, a chunked prefill and training are one computation. A mixer that sees less asks `visible`
+what there is to see, or adds a bias of minus infinity.
 """
 
 from __future__ import annotations

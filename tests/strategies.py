@@ -40,7 +40,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "attention/cope": [{"max_distance": 4, "window": 6, "sinks": True}],
     "attention/differential": [{"window": 5, "gate": "head", "value_residual": True, "value_embedding": True}],
     "attention/mla": [
-        {"kv_rank": 6, "q_rank": 5, "rope_dim": 2, "window": 5},
+        {"kv_rank": 6, "q_rank": 5, "rope_dim": 2, "window": 5, "score_scale": 2.0},
         {"value_residual": True, "value_embedding": True, "qk_norm": "layernorm", "gate": "element"},
     ],
     "attention/native_sparse": [
@@ -76,6 +76,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ffn/moe": [
         {"n_experts": 3, "n_shared": 1, "variant": "gelu", "bias": True, "scores": "sigmoid", "balance": "bias"},
         {"n_experts": 2, "top_k": 1, "normalise": False, "variant": "reglu", "scale": 2.0, "balance": "none"},
+        {"n_experts": 6, "n_group": 3, "topk_group": 2, "scores": "sigmoid", "balance": "bias"},
     ],
     "block/parallel": [{"shared_norm": False}],
     "block/hyper_connections": [{"n_streams": 2, "dynamic": False}],

@@ -8,6 +8,7 @@ else: without it these tests are skipped, and each part is still held against it
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1,
         "n_routed_experts": 8,
         "num_experts_per_tok": 2,
-        "n_group": 1,  # groups of experts are groups of machines
+        "n_group": 1,  # of so few experts; test_deepseek_v3_chooses_its_experts_from_the_best_groups has the published eight
         "topk_group": 1,
         "num_nextn_predict_layers": 0,
     },
@@ -386,21 +387,47 @@ def test_a_family_decodes_as_its_published_implementation_does(transformers: Any
 LONGER: dict[str, dict[str, Any]] = {
     "llama": {"kind": "llama3", "factor": 8.0, "original_block_size": 64},
     "gpt_oss": {"kind": "yarn", "factor": 32.0, "original_block_size": 4096, "truncate": False},
+    "deepseek_v3": {"kind": "yarn", "factor": 40.0, "original_block_size": 64, "attention_factor": 1.0},
 }
+THERE: dict[str, dict[str, Any]] = {
+    "llama": {"rope_theta": 500_000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "gpt_oss": {"rope_theta": 150_000.0, "truncate": False},
+    "deepseek_v3": {"rope_theta": 10_000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+}
+BESIDE = {"deepseek_v3": (f"model.attention.score_scale={(0.1 * math.log(40.0) + 1) ** 2}",)}
+"""What a family changes outside its positions."""
 
 
 @pytest.mark.parametrize("name", LONGER)
 def test_a_context_that_was_extended_as_the_family_was_gives_the_same_logits(transformers: Any, name: str) -> None:
-    """The shipped files train at one length; the published weights were stretched, Llama 3.1 by wavelength, gpt-oss by YaRN.
-
-    DeepSeek-V3's stretching has no counterpart here: it scales all scores, not the turned part alone.
-    """
+    """The shipped files train at one length; the published weights were stretched, Llama 3.1 by wavelength, two by YaRN."""
     ours = LONGER[name]
-    there: dict[str, Any] = {"rope_type": ours["kind"], "factor": ours["factor"]}
+    there: dict[str, Any] = {"rope_type": ours["kind"], "factor": ours["factor"], **THERE[name]}
     there["original_max_position_embeddings"] = ours["original_block_size"]
-    there |= {"truncate": False} if name == "gpt_oss" else {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    base = PUBLISHED[name]["rope_parameters"]["rope_theta"]
-    theirs = published(transformers, name, rope_parameters={"rope_theta": base, **there})
+    theirs = published(transformers, name, rope_parameters=there)
     assert difference(shipped(name, theirs), theirs) > TOLERANCE
-    stretched = shipped(name, theirs, (f"model.position.scaling={json.dumps(ours)}",))
-    assert difference(stretched, theirs) < TOLERANCE
+    scaling = f"model.position.scaling={json.dumps(ours)}"
+    assert difference(shipped(name, theirs, (scaling, *BESIDE.get(name, ()))), theirs) < TOLERANCE
+
+
+def test_the_factor_on_deepseek_v3s_scores_can_stand_in_its_query_map_instead(transformers: Any) -> None:
+    """Where a score is linear in the query, a factor on one is a factor on the other."""
+    theirs = published(transformers, "deepseek_v3")
+    model = shipped("deepseek_v3", theirs, ("model.attention.score_scale=1.5",))
+    folded = shipped("deepseek_v3", theirs)
+    with torch.no_grad():
+        for block in folded.blocks:
+            block.attention.q_up.weight *= 1.5
+        logits = model(tokens(TIME))
+        assert (logits - shipped("deepseek_v3", theirs)(tokens(TIME))).abs().max() > TOLERANCE
+        assert (logits - folded(tokens(TIME))).abs().max() < TOLERANCE
+
+
+def test_deepseek_v3_chooses_its_experts_from_the_best_groups(transformers: Any) -> None:
+    """The released configuration at an eighth of its 256 experts: of 8 groups each token uses 4, and 8 experts of these."""
+    sizes = {"n_routed_experts": 32, "num_experts_per_tok": 8}
+    theirs = published(transformers, "deepseek_v3", **sizes, n_group=8, topk_group=4)
+    ours = ("model.ffn.n_experts=32", "model.ffn.top_k=8")
+    assert difference(shipped("deepseek_v3", theirs, ours), theirs) > TOLERANCE
+    grouped = shipped("deepseek_v3", theirs, (*ours, "model.ffn.n_group=8", "model.ffn.topk_group=4"))
+    assert difference(grouped, theirs) < TOLERANCE

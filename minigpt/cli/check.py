@@ -48,9 +48,9 @@ def check(
     plugin: PluginFile = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all.")] = False,
 ) -> None:
-    """Prove that components keep their contract: causal, shaped, decodable, alive, deterministic.
+    """Try to break the contract of components: are they causal, shaped, decodable, alive, deterministic?
 
-    Exit code 0: every property holds; 1: one does not; 2: it could not be tried.
+    Exit code 0: no case that was tried breaks a property; 1: one does; 2: it could not be tried.
     """
     from minigpt.lab.check import find_targets
     from minigpt.lab.check.parallel import Options, check_all, default_jobs

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
-    from minigpt.experiment import Experiment
+    from minigpt.experiment import Experiment, ModelSection
     from minigpt.model import GPT
 
 _STAND_IN = 256
@@ -33,7 +33,7 @@ def show(
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Print an experiment with every default filled in, and its model's modules with their parameters."""
+    """Print an experiment with every default filled in, its model's modules and parameters, and where layers differ."""
     is_run = experiment.is_dir()
     loaded = load(experiment / "experiment.json" if is_run else experiment, changes, plugin, no_plugins)
     typer.echo(json.dumps(loaded.to_json(), indent=2, ensure_ascii=False))
@@ -61,10 +61,32 @@ def show(
     table.add_row("in all", "", f"[bold]{model.n_parameters():,}[/bold]")
     console = Console(highlight=False)
     console.print(table)
+    if loaded.model.layers:
+        console.print(_layers(loaded.model))
     console.print(f"[dim]vocabulary: {size:,} tokens ({source})[/dim]")
     console.print(f"[dim]{_remembered(model)}[/dim]", soft_wrap=True)
     if cost:
         console.print(_costs(loaded, size))
+
+
+def _layers(model: ModelSection) -> Table:
+    """What the pattern of `model.layers` makes of each layer."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from minigpt.lab.layers import layer_choices, spans
+
+    table = Table(title="What each layer ends up with", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("layers")
+    table.add_column("part")
+    table.add_column("otherwise than the model", overflow="fold")
+    for layers, choices in layer_choices(model):
+        for number, choice in enumerate(choices):
+            table.add_row("" if number else spans(layers), choice.family, Text(str(choice)))
+        if not choices:
+            table.add_row(spans(layers), "", "nothing: as model says")
+    return table
 
 
 def _remembered(model: GPT) -> str:

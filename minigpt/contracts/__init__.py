@@ -4,8 +4,8 @@ Parts of a model stand in `parts.py`, what decoding remembers in `state.py`, tok
 and schedules in `optimizing.py`; all are imported from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (remembered plus new), d_model D, heads H (query
-heads), kv_heads G, head_dim K, vocab V. Components never know the trainer, the file system or the command line, and
-they reach another family only through a `Spec`.
+heads), kv_heads G, head_dim K, vocab V. Components know neither the trainer nor the command line, and they reach another
+family only through a `Spec`. Datasets alone know the file system.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from minigpt.registry import Spec
 
 @dataclass(frozen=True)
 class Dims:
-    """The sizes that all components of one model share.
+    """The sizes that all components of one model share, and the place of the layer that one is built for.
 
     Attributes:
         d_model: Width D of the residual stream.

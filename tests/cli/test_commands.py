@@ -255,6 +255,7 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     out = minigpt("show", ROOT / "experiments/baseline.json", "--set", 'model.layers=[{},{"ffn":"glu"}]')[1]
     assert "blocks.0 " in out
     assert "blocks.1 " in out
+    assert re.search(r"\n *0, 2, 4 +nothing: as model says *\n *1, 3, 5 +ffn +glu in place of mlp *\n", out)
     assert "a stand-in, for the corpus is not here: say --vocab-size" in " ".join(out.split()), "the corpus is not here"
 
 

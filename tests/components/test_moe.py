@@ -42,7 +42,11 @@ def reference(moe: Any, x: torch.Tensor, p: dict[str, Any]) -> torch.Tensor:
         logits = linear(token, moe.router)
         scores = torch.sigmoid(logits) if p.get("scores") == "sigmoid" else logits.exp() / logits.exp().sum()
         bias = torch.zeros_like(scores) if moe.choice_bias is None else moe.choice_bias
-        chosen = sorted(range(len(scores)), key=lambda i: -(scores[i] + bias[i]).item())[: p.get("top_k", 2)]
+        n_group = p.get("n_group", 1)
+        groups = [range(g * len(scores) // n_group, (g + 1) * len(scores) // n_group) for g in range(n_group)]
+        groups.sort(key=lambda group: -sum(sorted((scores[i] + bias[i]).item() for i in group)[-2:]))
+        candidates = [i for group in groups[: p.get("topk_group", 1)] for i in group]
+        chosen = sorted(candidates, key=lambda i: -(scores[i] + bias[i]).item())[: p.get("top_k", 2)]
         total = sum(scores[i] for i in chosen) if p.get("normalise", True) else 1
         y = torch.zeros_like(token)
         for i in chosen:
@@ -60,6 +64,16 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "mixtral": {"balance": "none"},
     "switch": {"n_experts": 4, "top_k": 1, "normalise": False, "variant": "relu", "expansion": 4.0},
     "deepseek_v3": {"n_experts": 6, "top_k": 3, "n_shared": 2, "scores": "sigmoid", "scale": 2.5, "balance": "bias"},
+    "deepseek_v3 in groups": {
+        "n_experts": 16,
+        "top_k": 4,
+        "n_group": 8,
+        "topk_group": 4,
+        "scores": "sigmoid",
+        "scale": 2.5,
+        "balance": "bias",
+    },
+    "softmax in groups without a bias": {"n_experts": 9, "top_k": 4, "n_group": 3, "topk_group": 2, "balance": "none"},
     "gpt_oss": {"n_experts": 5, "bias": True, "variant": "swiglu_clamped"},
     "every token to every expert": {
         "n_experts": 3,
@@ -101,6 +115,14 @@ def test_a_bias_changes_who_is_chosen_and_not_what_they_weigh() -> None:
     scores = linear(x, moe.router).softmax(-1).gather(-1, after)
     assert_formula(biased, scores / scores.sum(-1, keepdim=True))
     assert_formula(weights.sum(-1), torch.ones(50, dtype=torch.float64))
+
+
+def test_an_expert_outside_the_best_groups_is_not_chosen_however_good_it_is() -> None:
+    moe = build("ffn", "moe", DIMS, n_experts=6, top_k=2, n_group=3, topk_group=1, scores="sigmoid", bias=True).eval()
+    with torch.no_grad():
+        moe.router.weight.zero_()
+        moe.router.bias[:] = torch.tensor([2.0, -9, 1, 1, 0, 0])  # the best expert is alone in its group
+    assert (moe._route(torch.ones(5, 12), context())[0].sort(-1).values == torch.tensor([2, 3])).all()
 
 
 def test_no_token_is_dropped_however_full_an_expert_is() -> None:
@@ -290,6 +312,12 @@ def test_by_default_as_much_is_computed_for_a_token_as_by_glu() -> None:
     [
         ({"n_experts": 3, "top_k": 3}, "top_k 3 chooses all n_experts: there is nothing to balance"),
         ({"n_experts": 4, "top_k": 5}, "top_k 5 is more than n_experts 4"),
+        ({"n_experts": 8, "n_group": 3}, "n_group 3 does not divide n_experts 8"),
+        ({"n_experts": 8, "n_group": 8}, "n_group 8 leaves one expert a group, and a group is scored by its two best"),
+        ({"n_experts": 8, "n_group": 2, "topk_group": 3}, "topk_group 3 is more than n_group 2"),
+        ({"topk_group": 2}, "topk_group 2 is more than n_group 1"),
+        ({"n_experts": 8, "n_group": 2, "topk_group": 2}, "topk_group 2 keeps every group: nothing is limited"),
+        ({"n_experts": 8, "n_group": 4, "top_k": 3}, "top_k 3 is more than the 2 experts of topk_group 1 groups"),
         ({"top_k": 1}, "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"),
     ],
 )

@@ -78,6 +78,16 @@ def test_yarn_is_the_papers(truncate: bool, length: int) -> None:
     check_rope(rope, 16, expected, temperature=0.1 * math.log(factor) + 1)
 
 
+def test_a_given_attention_factor_takes_the_place_of_yarns_own() -> None:
+    scaling = {"kind": "yarn", "factor": 8.0, "original_block_size": 64}
+    own, given = (build("position", "rope", DIMS16, scaling={**scaling, **more}) for more in ({}, {"attention_factor": 1.0}))
+    q, k = torch.randn(2, 1, 2, 9, 16)
+    for sharpened, plain in zip(own.rotate(q, k, PLACES), given.rotate(q, k, PLACES), strict=True):
+        torch.testing.assert_close(sharpened, plain * (0.1 * math.log(8.0) + 1))
+    assert given.keeps_norm
+    assert not own.keeps_norm
+
+
 def test_llama3_scaling_goes_by_wavelength() -> None:
     length, factor, low, high = 64, 8.0, 1.0, 4.0
     rope = build("position", "rope", DIMS16, scaling={"kind": "llama3", "factor": factor, "original_block_size": length})

@@ -153,7 +153,10 @@ def reference_gla(
 
 
 def reference_delta_net(m: Any, x: Tensor, alpha: Tensor | None = None, **params: Any) -> Tensor:
-    """Yang et al. 2024a, equation 4: what is stored at a key is read, and replaced in part. With alpha: 2024b, equation 10."""
+    """Yang et al. 2024a, equation 4: what is stored at a key is read, and replaced in part. With alpha: 2024b, equation 10.
+
+    The scale of the queries is that of the authors' code.
+    """
     value = round(params.get("expand_v", 1.0) * WIDTH)
     q, k, v = split(silu(convolved(linear(x, m.qkv), m.convolution)), WIDTH, WIDTH, value)
     q, k = (each / (each.square().sum(-1, keepdim=True) + 1e-6).sqrt() for each in (q, k))
@@ -166,7 +169,7 @@ def reference_delta_net(m: Any, x: Tensor, alpha: Tensor | None = None, **params
         old = read(k[:, t], matrix)
         new = beta[:, t, :, None] * v[:, t] + (1 - beta[:, t, :, None]) * old
         matrix = matrix - outer(k[:, t], old) + outer(k[:, t], new)
-        outputs.append(rms(read(q[:, t], matrix), m.norm).flatten(1))
+        outputs.append(rms(read(q[:, t] / math.sqrt(WIDTH), matrix), m.norm).flatten(1))
     y = torch.stack(outputs, 1)
     return linear(y if m.gate is None else y * silu(linear(x, m.gate)), m.out)
 
@@ -433,14 +436,35 @@ def test_step_decays_start_as_published() -> None:
     assert 15.9 < rates.max() < 16.001
 
 
+@pytest.mark.parametrize(
+    ("name", "eps"), [("delta_net", 1e-5), ("gated_delta_net", 1e-5), ("gla", 1e-5), ("mamba2", 1e-5), ("retention", 1e-6)]
+)
+def test_the_eps_of_an_output_norm_is_that_of_the_authors_code(name: str, eps: float) -> None:
+    assert REGISTRY.resolve("attention", name).params["norm"].params == {"eps": eps, "gain": True}
+
+
+@pytest.mark.parametrize(("name", "rms"), [("delta_net", 0.76), ("gated_delta_net", 0.39), ("gla", 1.0), ("retention", 1.0)])
+def test_what_the_output_norm_leaves_at_first_is_what_the_published_convention_leaves(name: str, rms: float) -> None:
+    """Heads of 64 read so little of unit keys that the eps counts: unscaled queries and an eps of 1e-6 would leave 0.99."""
+    lengths = []
+    gpt = model(d_model=128, n_heads=2, n_layers=6, block_size=256, dropout=0.0, attention=name)
+    for block in gpt.blocks:
+        mixer: Any = block.attention
+        mixer.norm.register_forward_hook(lambda _, inputs, output: lengths.append(output.square().mean().sqrt().item()))
+    with torch.no_grad():
+        gpt(torch.randint(9, (4, 256), generator=torch.Generator().manual_seed(0)))
+    assert len(lengths) == 6
+    assert sum(lengths) / 6 == pytest.approx(rms, abs=0.06)
+
+
 def model(**section: Any) -> GPT:
     torch.manual_seed(0)
     small = {"d_model": 64, "n_heads": 4, "n_layers": 3, "block_size": 16, "position": "none"}
     return GPT(ModelSection.model_validate({**small, **section}), 9)
 
 
-def test_rwkv7_starts_as_published() -> None:
-    """The tables of the authors' training code, one channel at a time; they survive the model-wide initialisation."""
+def test_rwkv7_starts_as_in_the_authors_training_code_but_for_its_output_map() -> None:
+    """One channel at a time; all of it survives the model-wide initialisation."""
     for index, block in enumerate(model(attention="rwkv7").blocks):
         mixer: Any = block.attention
         depth, rest = index / 2, 1 - index / 3
@@ -464,16 +488,20 @@ def test_rwkv7_starts_as_published() -> None:
             # Orthogonal but for a rounding for each row in each reflection (Higham 2002, theorem 19.4).
             worst = (square - 0.01 * torch.eye(len(square))).abs().max()
             assert worst <= 0.01 * gamma(len(square) * 64)
-        for layer, scale in ((mixer.r, 0.5), (mixer.k, 0.05), (mixer.v, 0.5)):
-            assert 0.95 * scale / 8 < layer.weight.abs().max() <= scale / 8
+        for layer, gain in ((mixer.r, 1.0), (mixer.k, 0.1), (mixer.v, 1.0)):
+            worst = (layer.weight @ layer.weight.T - gain**2 * torch.eye(64)).abs().max()
+            assert worst <= gain**2 * gamma(64 * 64)
+        assert torch.equal(mixer.norm_weight, torch.full((64,), ((index + 1) / 3) ** 0.7))
+        assert not mixer.norm_bias.any()
+        assert mixer.out.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05), "ours: theirs starts at zero"
 
 
 @pytest.mark.parametrize("d_model", [384, 768, 2048])
-def test_rwkv7_ranks_are_the_published_ones(d_model: int) -> None:
+def test_rwkv7_ranks_are_those_of_the_authors_training_code(d_model: int) -> None:
     section = {"d_model": d_model, "n_heads": d_model // 64, "n_layers": 2, "attention": "rwkv7", "position": "none"}
     mixer: Any = build_model_on_meta(ModelSection.model_validate(section)).blocks[1].attention
     found = [pair.down.out_features for pair in (mixer.decay, mixer.rate, mixer.value, mixer.gate)]
-    assert found == {384: [32, 32, 32, 64], 768: [64, 64, 32, 128], 2048: [96, 96, 64, 256]}[d_model]
+    assert found == {384: [64, 64, 32, 96], 768: [64, 64, 32, 128], 2048: [128, 128, 64, 224]}[d_model]
 
 
 def test_only_matrices_are_told_to_be_matrices() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def differential(m: Any, x: Tensor) -> Tensor:
     return linear(torch.cat(outputs, -1), m.out)
 
 
-def mla(m: Any, x: Tensor) -> Tensor:
+def mla(m: Any, x: Tensor, sharpened: float = 1.0) -> Tensor:
     """DeepSeek-V2, equations 9 to 19, with rotation of the decoupled parts."""
     places = torch.arange(x.shape[1])
     latent, key = linear(x, m.kv_down).split((m.rank, m.rope_dim), -1)
@@ -100,7 +101,7 @@ def mla(m: Any, x: Tensor) -> Tensor:
     for h in range(HEADS):
         still, moving = q[:, h].split((WIDTH, m.rope_dim), -1)
         scores = still @ made[:, :, h, 0].mT + turned(moving, places) @ key.mT
-        outputs.append(causal_softmax(scores / math.sqrt(WIDTH + m.rope_dim)) @ made[:, :, h, 1])
+        outputs.append(causal_softmax(sharpened * scores / math.sqrt(WIDTH + m.rope_dim)) @ made[:, :, h, 1])
     return linear(torch.cat(outputs, -1), m.out)
 
 
@@ -200,6 +201,7 @@ CASES: list[tuple[str, dict[str, Any], Reference]] = [
     ("differential", {}, differential),
     ("mla", {}, mla),
     ("mla", {"kv_rank": 7, "q_rank": 5, "rope_dim": 4, "bias": False}, mla),
+    ("mla", {"score_scale": 3.0}, partial(mla, sharpened=3.0)),
     ("native_sparse", {"summary_block": 4, "stride": 2, "select_block": 2, "selected": 4, "window": 3}, native_sparse),
     ("native_sparse", {"summary_block": 2, "stride": 2, "select_block": 4, "selected": 3, "window": 5}, native_sparse),
     ("short_conv", {}, short_conv),
@@ -225,7 +227,7 @@ def test_it_is_its_papers_formula_and_so_are_its_gradients(name: str, params: di
 
 
 def test_mla_decodes_one_token_without_making_the_keys_and_equals_the_full_pass() -> None:
-    module = build("attention", "mla", DIMS, kv_rank=7)
+    module = build("attention", "mla", DIMS, kv_rank=7, score_scale=2.0)
     x = normal(2, TIME, 12)
     position = build("position", "rope", DIMS)
     whole = module(x, context(position, time=TIME))

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
-from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
+from minigpt.components.attention.recurrent import PUBLISHED_NORM, Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, NormSpec, State, substate
 from minigpt.elementwise import wide
 from minigpt.recurrence import recur
@@ -24,7 +24,9 @@ class DeltaNet(RecurrentAttention):
 
     S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T;  b_t = sigmoid(w_h x_t);  q, k, v = silu(conv(W_qkv x))
 
-    q and k are brought to length 1: x / sqrt(|x|^2 + 1e-6). That the authors' code scales q by K^-1/2 the norm takes back.
+    q and k are brought to length 1, x / sqrt(|x|^2 + 1e-6). As in the authors' code q is then scaled by K^-1/2, and the eps
+    of the norm is 1e-5. It counts, because outputs are small: with d_model 128 and heads of 64 the norm first leaves an rms
+    of 0.76, and one of 0.39 in gated_delta_net.
 
     Args:
         expand_v: Width of a head's values, as a multiple of head_dim.
@@ -43,7 +45,7 @@ class DeltaNet(RecurrentAttention):
         conv_width: Annotated[int, Field(gt=0, le=64)] = 4,
         negative_eigenvalues: bool = False,
         output_gate: bool = False,
-        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+        norm: NormSpec = PUBLISHED_NORM,
     ):
         super().__init__(dims, expand_v=expand_v, norm=norm, _gate=output_gate)
         self.convolution = CausalConvolution(self.qkv.out_features, conv_width) if conv_width > 1 else None
@@ -61,7 +63,7 @@ class DeltaNet(RecurrentAttention):
         if self.convolution is not None:
             projected = self.convolution(projected, substate(state, "convolution"))
         q, k, v = self.queries_keys_values(F.silu(projected))
-        q, k = _of_length_1(q), _of_length_1(k)
+        q, k = _of_length_1(q) * self.key_dim**-0.5, _of_length_1(k)
         beta = self.largest_beta * wide(self.heads(self.beta(x))).sigmoid()
         log_decay = self.log_decay(x)
         erased = beta if log_decay is None else beta * log_decay.exp()  # it decays before it is erased

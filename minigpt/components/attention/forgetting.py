@@ -21,7 +21,8 @@ class ForgettingAttention(SoftmaxAttention):
 
     f_t = sigmoid(w_h x_t + b_h);  score(i, j) = q_i k_j / sqrt(K) + sum over j < t <= i of log f_t, for each head h
 
-    The paper's "Pro" block adds `gate`, `qk_norm`, and a shift of keys and values that depends on the token (not here).
+    The paper's "Pro" block adds `gate`, `qk_norm`, and two parts that are not here: a norm on the output, and a shift of
+    keys and values that depends on the token.
     """
 
     def __init__(self, dims: Dims, **shared: Any):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
+from minigpt.components.attention.recurrent import PUBLISHED_NORM, Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, InnerLinear, NormSpec, State
 from minigpt.elementwise import wide
 from minigpt.recurrence import recur
@@ -24,7 +24,7 @@ class GatedLinearAttention(RecurrentAttention):
 
     S_t = diag(d_t) S_(t-1) + k_t v_t^T;  d_t = sigmoid(W_2 W_1 x_t + b)^(1/temperature);  norm, then a swish gate
 
-    As in the authors' code q is scaled by K^-1/2, and the gate has no bias.
+    As in the authors' code q is scaled by K^-1/2, the norm's eps is 1e-5, and the gate has no bias.
 
     Args:
         expand_k: Width of a head's keys, as a multiple of head_dim.
@@ -42,7 +42,7 @@ class GatedLinearAttention(RecurrentAttention):
         expand_v: Expansion = 1.0,
         decay_rank: Annotated[int, Field(gt=0, le=1 << 17)] = 16,
         temperature: Annotated[float, Field(ge=0.01, le=1e4)] = 16.0,
-        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+        norm: NormSpec = PUBLISHED_NORM,
     ):
         super().__init__(dims, expand_v=expand_v, norm=norm, _expand_k=expand_k)
         self.temperature = temperature

@@ -26,8 +26,8 @@ class Hyena(Attention):
     z_1 = v;  z_(n+1) = x_n * (h_n conv z_n + d_n z_n);  y = W_out z_(order+1);  v, x_1, ... = short convolutions of W_in x
     h_n(t) = perceptron(1, sines and cosines of t/L) * exp(-a t/L), L = block_size, a from slow to fast over the channels
 
-    The authors' code has a layer more in the perceptron, trains the frequency, and leaves out the first of the order
-    convolutions.
+    The authors' code has a layer more in the perceptron, trains the frequency, leaves out the first of the order
+    convolutions, and starts d at normal random numbers where it is 1 here.
 
     It remembers the inputs of its convolutions, so decoding grows with what has been read, as attention does.
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
+from minigpt.components.attention.recurrent import PUBLISHED_NORM
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State, substate
 from minigpt.elementwise import wide
 from minigpt.recurrence import new_matrix, recur
@@ -49,7 +50,8 @@ class Mamba2(Attention):
     z, xBC, dt = split(W_in u);  x, B, C = split(silu(conv(xBC)));  S_t = d_t S_(t-1) + dt_t B_t x_t^T, for each head
     y = W_out norm((S^T C + D x) * silu(z));  B and C are shared by the heads, for dt and d see StepDecay
 
-    Heads have the width head_dim; how many there are follows from `expand`, not from n_heads.
+    Heads have the width head_dim; how many there are follows from `expand`, not from n_heads. The norm's eps is the authors'
+    1e-5; their convolution's bias starts random, this one at zero.
 
     Args:
         expand: Width of x and z, as a multiple of d_model; head_dim must divide it.
@@ -65,7 +67,7 @@ class Mamba2(Attention):
         expand: Annotated[float, Field(gt=0, le=64)] = 2.0,
         d_state: Annotated[int, Field(gt=0, le=1 << 17)] = 64,
         conv_width: Annotated[int, Field(gt=0, le=64)] = 4,
-        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+        norm: NormSpec = PUBLISHED_NORM,
     ):
         super().__init__()
         width = expand * dims.d_model

@@ -20,18 +20,20 @@ _EPS = 1e-6
 
 @register("attention", "mla")
 class MultiHeadLatentAttention(SoftmaxCore):
-    """Keys and values are made of a small latent, all that is remembered (DeepSeek-V2: arXiv:2405.04434, section 2.1).
+    """Keys and values are made of a small latent, which is what is remembered (DeepSeek-V2: arXiv:2405.04434, section 2.1).
 
     c = rmsnorm(W_c x);  k_h = [W_h c ; rotate(W_r x)];  v_h = W'_h c;  q_h = [W_q x ; rotate(W_p x)], or of a latent too
 
-    The rotated part of the key is one for all heads. A position that does not rotate leaves it as it is. One token is
-    decoded without making the keys: its queries are moved to where the latents are (section 2.1.2). `qk_norm` is on what
-    is not rotated.
+    The rotated part of the key is one for all heads, and remembered beside the latent. A position that does not rotate
+    leaves it as it is. One token is decoded without making the keys: its queries are moved to where the latents are (section
+    2.1.2). `qk_norm` is on what is not rotated.
 
     Args:
         kv_rank: Width of the latent; null for 4 head_dim, the ratio of DeepSeek-V2.
         q_rank: Width of a latent for the queries; null for none.
         rope_dim: Width of the rotated part; null for half of head_dim, rounded down to an even number, at least 2.
+        score_scale: Factor on whole scores, beside 1 / sqrt(width of a key). The long context of DeepSeek-V3 has
+            (0.1 ln f + 1)^2 for a rope scaled by YaRN with factor f and attention_factor 1 (arXiv:2412.19437, section 4.3).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class MultiHeadLatentAttention(SoftmaxCore):
         kv_rank: Annotated[int, Field(gt=0, le=1 << 17)] | None = None,
         q_rank: Annotated[int, Field(gt=0, le=1 << 17)] | None = None,
         rope_dim: Annotated[int, Field(gt=0, le=1 << 17)] | None = None,
+        score_scale: Annotated[float, Field(gt=0)] = 1.0,
         **shared: Any,
     ):
         super().__init__(dims, **shared)
@@ -48,7 +51,7 @@ class MultiHeadLatentAttention(SoftmaxCore):
         self.rope_dim = rope_dim or width // 4 * 2 or 2
         if self.rope_dim % 2:
             raise ValueError(f"rotation takes coordinates in pairs: rope_dim {self.rope_dim} must be even")
-        self.rank = kv_rank or 4 * width
+        self.rank, self.scale = kv_rank or 4 * width, score_scale * (width + self.rope_dim) ** -0.5
         self.q_down = nn.Linear(dims.d_model, q_rank, bias=bias) if q_rank else None
         self.q_gain = nn.Parameter(torch.ones(q_rank)) if q_rank else None
         kind = InnerLinear if q_rank else nn.Linear
@@ -67,21 +70,18 @@ class MultiHeadLatentAttention(SoftmaxCore):
             own = self._made(latent)[1]
             new = (*new, self.mixed_values(own, ctx) - self._scale_of_own() * own)  # what a latent cannot bring back
         (latent, turned_key, *added), k_positions = remember(state, new, ctx.positions, self.window)
-        scale = (self.head_dim + self.rope_dim) ** -0.5
         if x.shape[1] == 1 and state is not None and self.k_norm is None and not added:
             to_keys, to_values = self.kv_up.weight.to(q.dtype).view(self.n_heads, 2, self.head_dim, -1).unbind(1)
             moved = torch.cat((q @ to_keys, turned), -1)  # [B, H, 1, rank + rope_dim]: as if there were one key head
-            mixed = self.attend(
-                moved, torch.cat((latent, turned_key), -1), latent, ctx, k_positions, window=self.window, scale=scale
-            )
+            both = torch.cat((latent, turned_key), -1)
+            mixed = self.attend(moved, both, latent, ctx, k_positions, window=self.window, scale=self.scale)
             return self.finish(torch.einsum("bthr,hkr->bthk", mixed, to_values), x)
         k, v = self._made(latent)
         k = self.normed(k, self.k_norm)
         v = self._scale_of_own() * v + added[0] if added else v
         k = torch.cat((k, turned_key.expand(-1, self.n_heads, -1, -1)), -1)
-        return self.finish(
-            self.attend(torch.cat((q, turned), -1), k, v, ctx, k_positions, window=self.window, scale=scale), x
-        )
+        q = torch.cat((q, turned), -1)
+        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, scale=self.scale), x)
 
     def _projected(self, x: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries (still and turned part, [B, H, T, ...]), latent and turned key [B, 1, T, ...]."""

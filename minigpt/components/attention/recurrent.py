@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,10 @@ from minigpt.contracts import Attention, Dims, NormSpec, ResidualLinear, State
 from minigpt.recurrence import new_matrix
 
 Expansion = Annotated[float, Field(gt=0, le=64)]
+
+PUBLISHED_NORM: Any = {"name": "rmsnorm", "eps": 1e-5}
+"""The output norm of GLA, DeltaNet, Gated DeltaNet and Mamba-2 in their authors' code, as it would stand in the JSON.
+Outputs of the middle two start so small that the eps counts."""
 
 
 class RecurrentAttention(Attention):

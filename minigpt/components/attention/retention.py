@@ -22,7 +22,9 @@ class Retention(RecurrentAttention):
 
     S_t = g_h S_(t-1) + k_t v_t^T / sqrt(K);  g_h = 1 - 2^(-5-h) for heads h = 0, 1, ...;  norm, then a swish gate
 
-    The paper rotates q and k: that is the part of position `rope`. What it divides scores by, the norm takes back.
+    The paper rotates q and k: that is the part of position `rope`. It also divides the scores of a query by their sum and by
+    the root of the sum of its decays: the norm takes that back, but for its eps (1e-6, as in the authors' code). Their norm
+    has no gain, which {"norm": {"gain": false}} says.
 
     Args:
         expand_v: Width of a head's values, as a multiple of head_dim.

@@ -56,14 +56,16 @@ class RWKV7(Attention):
     S_t = diag(d_t) S_(t-1) - (a_t k'_t) (k'_t^T S_(t-1)) + k"_t v_t^T
     y = W_out (g (group_norm(S^T r) + (r . u k") v)) with r = W_r x^r
 
-    A null rank is the published suggestion for d_model, in multiples of 32, at least 32. The channel mixing that the paper
-    follows it with is another family's.
+    Ranks and initial weights are those of the authors' training code (RWKV-LM, RWKV-v7/train_temp), but for W_out: it starts
+    there at zero, and here as every mixer's does. A null rank is that code's for d_model, in multiples of 32, at least 32.
+    What that code does beside it is not done here: twice the learning rate for the decay's b, no weight decay on low-rank
+    maps, and after it a channel mixing that also looks at the token before.
 
     Args:
-        decay_rank: Rank of W_2 W_1; null for about 1.8 sqrt(d_model).
+        decay_rank: Rank of W_2 W_1; null for about 2.5 sqrt(d_model).
         rate_rank: Rank of A_2 A_1, the rate of learning in context; null likewise.
-        value_rank: Rank of V_2 V_1; null for about 1.3 sqrt(d_model).
-        gate_rank: Rank of the gate; null for about 0.6 d_model^0.8.
+        value_rank: Rank of V_2 V_1; null for about 1.7 sqrt(d_model).
+        gate_rank: Rank of the gate; null for about 5 sqrt(d_model).
     """
 
     elementwise = frozenset({"mix", "bonus"})
@@ -85,29 +87,29 @@ class RWKV7(Attention):
         root, width = math.sqrt(dims.d_model), dims.n_heads * dims.head_dim
         self.mix = nn.Parameter(torch.empty(6, dims.d_model))
         self.r, self.k, self.v = (nn.Linear(dims.d_model, width, bias=False) for _ in range(3))
-        self.decay = LowRank(dims, decay_rank or _rank(1.8 * root), torch.tanh)
-        self.rate = LowRank(dims, rate_rank or _rank(1.8 * root))
+        self.decay = LowRank(dims, decay_rank or _rank(2.5 * root), torch.tanh)
+        self.rate = LowRank(dims, rate_rank or _rank(2.5 * root))
         own_values = dims.occurrence == 0  # those that later layers mix in
-        self.value = None if own_values else LowRank(dims, value_rank or _rank(1.3 * root))
-        self.gate = LowRank(dims, gate_rank or _rank(0.6 * dims.d_model**0.8), torch.sigmoid, bias=False)
+        self.value = None if own_values else LowRank(dims, value_rank or _rank(1.7 * root))
+        self.gate = LowRank(dims, gate_rank or _rank(5 * root), torch.sigmoid, bias=False)
         self.unlearn_scale = nn.Parameter(torch.empty(width))
         self.rate_scale = nn.Parameter(torch.empty(width))
         self.bonus = nn.Parameter(torch.empty(dims.n_heads, dims.head_dim))
-        self.norm_weight = nn.Parameter(torch.ones(width))
+        self.norm_weight = nn.Parameter(torch.empty(width))
         self.norm_bias = nn.Parameter(torch.zeros(width))
         self.out = ResidualLinear(width, dims.d_model, bias=False)
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """As published, but for the output map, which starts as every mixer's does."""
+        """As in the authors' training code, but for the output map, which starts as every mixer's does."""
         width, d_model = self.r.weight.shape
         later = self.depth / max(self.n_layers - 1, 1)  # 0 in the first layer, 1 in the last
         places = torch.arange(d_model, device=self.mix.device) / d_model
         for row, power in zip(self.mix, _MIX_POWERS, strict=True):
             row.copy_(1 - places ** (power * (1 - self.depth / self.n_layers)))
-        for layer, scale in ((self.r, 0.5), (self.k, 0.05), (self.v, 0.5)):
-            nn.init.uniform_(layer.weight, -scale / math.sqrt(d_model), scale / math.sqrt(d_model))
+        for layer, gain in ((self.r, 1.0), (self.k, 0.1), (self.v, 1.0)):
+            nn.init.orthogonal_(layer.weight, gain=gain)
         for pair in (self.decay, self.rate, self.value, self.gate):
             if pair is not None:  # the first map at zero: what the second reads is constant in the beginning
                 nn.init.zeros_(pair.down.weight)
@@ -122,6 +124,7 @@ class RWKV7(Attention):
         self.unlearn_scale.copy_(0.71 - 0.1 * (ramp - 0.5))
         self.rate_scale.fill_(1.02)
         self.bonus.fill_(-0.04)
+        self.norm_weight.fill_(((self.depth + 1) / self.n_layers) ** 0.7)
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None

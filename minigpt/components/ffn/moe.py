@@ -29,12 +29,16 @@ class MixtureOfExperts(FeedForward):
     other tokens, later ones and those of other sequences, and decoding could not repeat it.
 
     The defaults route as Mixtral does (arXiv:2401.04088); a softmax over the top k logits alone is the same. DeepSeek-V3
-    (arXiv:2412.19437) has scores sigmoid, balance bias and shared experts; gpt-oss (arXiv:2508.10925) has bias and
-    variant swiglu_clamped; Switch (arXiv:2101.03961) has top_k 1 and normalise false.
+    (arXiv:2412.19437) has scores sigmoid, balance bias, shared experts, n_group 8 and topk_group 4; gpt-oss
+    (arXiv:2508.10925) has bias and variant swiglu_clamped; Switch (arXiv:2101.03961) has top_k 1 and normalise false.
 
     Args:
         n_experts: Experts to choose from.
         top_k: How many of them each token is sent to.
+        n_group: Groups of equal size that the experts form, in their order; 1 for no groups. A token is sent to experts of
+            its best groups only. A group is as good as the sum of its two best scores, the bias for choosing included (the
+            node-limited routing of DeepSeek-V3, section 2.1.2).
+        topk_group: How many groups are a token's best; 1 where there is one group.
         n_shared: Experts that every token is sent to, beside the chosen ones (DeepSeekMoE: arXiv:2401.06066).
         variant: What an expert is: a variant of glu or an activation of mlp.
         expansion: Hidden width of one expert as a multiple of d_model; 4/3 with top_k 2 computes as much as one glu.
@@ -60,6 +64,8 @@ class MixtureOfExperts(FeedForward):
         *,
         n_experts: Annotated[int, Field(ge=2, le=4096)] = 8,
         top_k: Annotated[int, Field(ge=1)] = 2,
+        n_group: Annotated[int, Field(ge=1)] = 1,
+        topk_group: Annotated[int, Field(ge=1)] = 1,
         n_shared: Annotated[int, Field(ge=0, le=64)] = 0,
         variant: Literal[Gate, Activation] = "swiglu",
         expansion: Annotated[float, Field(gt=0, le=64)] = 4 / 3,
@@ -79,7 +85,9 @@ class MixtureOfExperts(FeedForward):
             raise ValueError(
                 "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"
             )
+        _check_groups(n_experts, top_k, n_group, topk_group)
         self.n_layers, self.top_k, self.scores, self.normalise, self.scale = dims.n_layers, top_k, scores, normalise, scale
+        self.n_group, self.topk_group = n_group, topk_group
         self.balance, self.balance_rate = balance, balance_rate
         self.activation = _activation(variant)
         hidden = max(1, round(expansion * dims.d_model))
@@ -124,14 +132,27 @@ class MixtureOfExperts(FeedForward):
             bias = None if self.router.bias is None else wide(self.router.bias)
             logits = F.linear(wide(tokens), wide(self.router.weight), bias)
         scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
-        # Scores are in the order of their logits, which do not saturate; with a bias the scores themselves count.
-        chosen = (logits if self.choice_bias is None else scores + self.choice_bias).topk(self.top_k, dim=-1).indices
+        chosen = self._chosen(logits, scores)
         if self.training and self.balance != "none":
             self._balance(scores, chosen, ctx)
         weights = scores.gather(-1, chosen)
         if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return chosen, weights * self.scale
+
+    def _chosen(
+        self, logits: Float[Tensor, "tokens experts"], scores: Float[Tensor, "tokens experts"]
+    ) -> Int[Tensor, "tokens top_k"]:
+        """The best experts of each token, in its best groups where there are several."""
+        biased = scores if self.choice_bias is None else scores + self.choice_bias
+        # Scores are in the order of their logits, which do not saturate; with a bias the scores themselves count.
+        order = logits if self.choice_bias is None else biased
+        if self.n_group > 1:
+            groups = biased.view(len(biased), self.n_group, -1)
+            best = groups.topk(2, dim=-1).values.sum(-1).topk(self.topk_group, dim=-1).indices
+            kept = torch.zeros_like(groups[..., 0], dtype=torch.bool).scatter(-1, best, True)
+            order = order.masked_fill(~kept.repeat_interleave(groups.shape[-1], -1), -torch.inf)
+        return order.topk(self.top_k, dim=-1).indices
 
     def _balance(self, scores: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"], ctx: Context) -> None:
         """Count, or leave a loss."""
@@ -156,6 +177,21 @@ class MixtureOfExperts(FeedForward):
         if self.choice_bias is not None and self.load is not None:
             self.choice_bias += self.balance_rate * (self.load.mean() - self.load).sign()
             self.load.zero_()
+
+
+def _check_groups(n_experts: int, top_k: int, n_group: int, topk_group: int) -> None:
+    """Raise a ValueError where groups do not fit the experts, or limit nothing."""
+    size, rest = divmod(n_experts, n_group)
+    if rest:
+        raise ValueError(f"n_group {n_group} does not divide n_experts {n_experts}")
+    if n_group > 1 and size < 2:
+        raise ValueError(f"n_group {n_group} leaves one expert a group, and a group is scored by its two best")
+    if topk_group > n_group:
+        raise ValueError(f"topk_group {topk_group} is more than n_group {n_group}")
+    if topk_group == n_group > 1:
+        raise ValueError(f"topk_group {topk_group} keeps every group: nothing is limited; set n_group and topk_group to 1")
+    if n_group > 1 and top_k > topk_group * size:
+        raise ValueError(f"top_k {top_k} is more than the {topk_group * size} experts of topk_group {topk_group} groups")
 
 
 def _activation(variant: str) -> Callable[[Tensor], Tensor]:

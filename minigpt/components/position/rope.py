@@ -59,7 +59,8 @@ class YaRN(_Scaling):
     """Slow frequencies are interpolated, fast ones left, scores sharpened (Peng et al. 2023, arXiv:2309.00071).
 
     The ramp between them starts and ends at whole places, as in the paper's code, or with `truncate` false where the formula
-    says, as in gpt-oss (arXiv:2508.10925).
+    says, as in gpt-oss (arXiv:2508.10925). `attention_factor` is what turned queries and keys are each multiplied by; null
+    for the paper's 0.1 ln(factor) + 1. DeepSeek-V3 has 1, and sharpens whole scores (`score_scale` of mla).
     """
 
     kind: Literal["yarn"]
@@ -68,6 +69,7 @@ class YaRN(_Scaling):
     beta_fast: Annotated[float, Field(gt=0)] = 32.0
     beta_slow: Annotated[float, Field(gt=0)] = 1.0
     truncate: bool = True
+    attention_factor: Annotated[float, Field(gt=0)] | None = None
 
     def frequencies(self, own: Tensor, base: float) -> Tensor:
         """A ramp from those that turn beta_fast times in the original context to those that turn beta_slow times."""
@@ -85,8 +87,8 @@ class YaRN(_Scaling):
         return own / self.factor * ramp + own * (1 - ramp)
 
     def temperature(self) -> float:
-        """Equation 22."""
-        return 0.1 * math.log(self.factor) + 1
+        """Equation 22, where none is given."""
+        return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
 
 
 class Llama3(_Scaling):

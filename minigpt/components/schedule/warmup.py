@@ -1,4 +1,4 @@
-"""The warm-up that every shipped schedule begins with."""
+"""The warm-up that every shipped schedule but one_cycle begins with."""
 
 from __future__ import annotations
 

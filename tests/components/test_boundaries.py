@@ -1,0 +1,33 @@
+"""What shipped components may know of the world around them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import minigpt.components
+from minigpt.registry import REGISTRY
+
+FOLDER = Path(minigpt.components.__file__).parent
+OF_FILES = {"glob", "io", "os", "pathlib", "shutil", "tempfile", "minigpt.cache", "minigpt.files", "minigpt.paths"}
+
+
+def knows_files(file: Path) -> set[str]:
+    """What a module imports of the file system, and `open` where it is called."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+            found.add("open")
+    return found & (OF_FILES | {"open"})
+
+
+@pytest.mark.parametrize("family", [family.name for family in REGISTRY.families()])
+def test_datasets_alone_know_the_file_system(family: str) -> None:
+    found = {file.name: names for file in sorted((FOLDER / family).glob("*.py")) if (names := knows_files(file))}
+    assert bool(found) == (family == "dataset"), found
