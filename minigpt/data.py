@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,13 @@ from torch import Tensor
 from minigpt.contracts import Sequences, Splits, Tokenizer
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
+from minigpt.overlap import rows_in_both, text_overlap
+
+_WORTH_SAYING, _NEARLY_ALL = 0.05, 0.9
+"""Shares of the validation text that is training text: from which on it is reported, and refused."""
+
+_LONG = 2000
+"""Characters of validation text below which it may well be a repetition of what was seen."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ class Corpus:
         tokenizer: Fitted; None for a synthetic task.
         fingerprint: SHA-256 of both splits' content.
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
+        notes: What whoever trains on it should know, a line each.
     """
 
     train: TokenStream | TokenRows
@@ -127,11 +135,11 @@ class Corpus:
     tokenizer: Tokenizer | None
     fingerprint: str
     val_bytes: int | None
+    notes: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Corpus:
         """The same corpus with its ids on a device."""
-        places = (self.train.to(device), self.val.to(device))
-        return Corpus(*places, self.vocab_size, self.tokenizer, self.fingerprint, self.val_bytes)
+        return replace(self, train=self.train.to(device), val=self.val.to(device))
 
 
 def train_batch(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
@@ -158,6 +166,7 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
     if not isinstance(splits.train, str) or not isinstance(splits.val, str):
         kinds = f"{type(splits.train).__name__} for training and {type(splits.val).__name__} for validation"
         raise DataError(f"data: {experiment.data.name} gives {kinds}; allowed: text for both, or Sequences for both")
+    notes = (*splits.notes, *_common_text(splits.train, splits.val))
     if learned is None:
         tokenizer = experiment.tokenizer.at("tokenizer").build()
         tokenizer.fit(splits.train if tokenizer.fits_on == "train" else splits.train + splits.val)
@@ -173,10 +182,27 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
     digest = hashlib.sha256()
     for text in (splits.train, splits.val):
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    val_bytes = len(splits.val.encode("utf-8", "surrogatepass")) - len(
-        tokenizer.decode(val[:1].tolist()).encode("utf-8", "surrogatepass")
+    val_bytes = len(splits.val.encode("utf-8", "surrogatepass")) - tokenizer.n_bytes(val[:1].tolist(), splits.val)
+    return Corpus(
+        TokenStream(train), TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes, notes
     )
-    return Corpus(TokenStream(train), TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes)
+
+
+def _common_text(train: str, val: str) -> list[str]:
+    """A line about how much of the validation text is training text, where it is not little.
+
+    Raises:
+        DataError: Nearly all of it is, and it does not just repeat itself.
+    """
+    overlap = text_overlap(train, val)
+    if overlap.shared < _WORTH_SAYING:
+        return []
+    line = (
+        f"{overlap.shared:.0%} of the validation text, in windows of {overlap.width} characters, is in the training text too"
+    )
+    if overlap.shared >= _NEARLY_ALL and overlap.distinct >= 0.5 and len(val) >= _LONG:
+        raise DataError(f"data: {line}; leave out what is there twice")
+    return [line]
 
 
 def restore_tokenizer(experiment: Experiment, learned: dict[str, Any]) -> Tokenizer:
@@ -233,7 +259,10 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
     smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
     if smallest < 0 or largest > splits.vocab_size:
         raise DataError(f"data: ids from {smallest} to {largest - 1}, and vocab_size is {splits.vocab_size}")
-    return Corpus(places[0], places[1], splits.vocab_size, None, digest.hexdigest(), None)
+    common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
+    line = f"{len(common):,} of {count(len(val.tokens), 'validation row')} are training rows too"
+    notes = (*splits.notes, *([line] if common else []))
+    return Corpus(places[0], places[1], splits.vocab_size, None, digest.hexdigest(), None, notes)
 
 
 def entropies(corpus: Corpus) -> dict[str, float] | None:

@@ -65,15 +65,18 @@ class Entry:
             ExperimentError: Each wrong parameter, its path relative to this component.
         """
         located = {key: absolute(value) if key in self.path_params else value for key, value in raw.items()}
-        for key, value in located.items():  # {"eps": 0.1} for a component is the default one with that changed
-            if isinstance(value, dict) and "name" not in value and (default := self._default_component(key)):
-                located[key] = {**default, **value}
+        located = {key: self.completed(key, value) for key, value in located.items()}
         try:
             parsed = self.params.model_validate(located)
         except ValidationError as error:
             raise ExperimentError(problems_of(error, self.params)) from error
         values = {key: getattr(parsed, key) for key in self.params.model_fields}
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
+
+    def completed(self, key: str, value: Any) -> Any:
+        """A parameter's value; `{"eps": 0.1}` for a component is the default one with that changed."""
+        default = self._default_component(key) if isinstance(value, dict) and "name" not in value else None
+        return {**default, **value} if default else value
 
     def _default_component(self, key: str) -> dict[str, Any] | None:
         """A parameter's default as it would stand in the JSON, where it is a component."""

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from minigpt import plugins
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
-from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
+from minigpt.experiment import Experiment
+from minigpt.merging import lay_over, merged
 from minigpt.model import build_model_on_meta
 from minigpt.paths import LocatedText
 from minigpt.problems import found, problems_of
@@ -49,15 +50,15 @@ def load_experiment(
     """
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
-        document: Any = _over_parent(json.loads(json.dumps(source, default=str)), Path("experiment"), ())
+        documents = _with_parents(json.loads(json.dumps(source, default=str)), Path("experiment"), ())
     else:
-        document = _read_chain(Path(source), ())
-    for override in overrides:
-        document = lay_over(document, _override(override))
-    document.pop("$schema", None)
+        documents = _read_chain(Path(source), ())
+    changes: dict[str, Any] = {}
+    for override in overrides:  # one document: a name may come after the parameters
+        changes = lay_over(changes, _override(override))
     try:
-        named = _load_plugins(document, plugin_files, allow_plugins)
-        experiment = _with_plugins_used(_validate({**document, "plugins": named}), allow_plugins)
+        named = _load_plugins(changes.get("plugins", _named_in(documents)), plugin_files, allow_plugins)
+        experiment = _with_plugins_used(_validate([*documents, changes, {"plugins": named}]), allow_plugins)
         _build_on_meta(experiment)
     except ExperimentError as error:
         raise ExperimentError(error.problems, where) from error
@@ -76,55 +77,13 @@ def _with_plugins_used(experiment: Experiment, allowed: bool) -> Experiment:
     return experiment.model_copy(update={"plugins": [*experiment.plugins, *missing]}) if missing else experiment
 
 
-def _validate(document: dict[str, Any]) -> Experiment:
-    document = lay_over(defaults(), document)
-    model = document.get("model")
-    if isinstance(model, dict) and isinstance(model.get("layers"), list):
-        model = {**model, "layers": [_over_model(entry, model) for entry in model["layers"]]}
-        document = {**document, "model": model}
+def _validate(documents: Sequence[dict[str, Any]]) -> Experiment:
     try:
-        return Experiment.model_validate(document)
+        return Experiment.model_validate(merged(documents))
     except ValidationError as error:
         raise ExperimentError(problems_of(error, Experiment)) from error
     except RecursionError as error:
         raise ExperimentError([Problem((), "nested too deeply")]) from error
-
-
-def _over_model(entry: Any, model: dict[str, Any]) -> Any:
-    """A layer's choices stand over the model's: `{"window": 64}` keeps the model's attention and changes its window."""
-    if not isinstance(entry, dict):
-        return entry
-    return {key: merge(model[key], value) if key in model else value for key, value in entry.items()}
-
-
-def defaults() -> dict[str, Any]:
-    """The documented experiment as plain JSON, components by name only."""
-    sections: dict[str, type[Section]] = {"model": ModelSection, "training": TrainingSection, "sampling": SamplingSection}
-    document = {key: field.default for key, field in Experiment.model_fields.items() if key not in sections}
-    for key, section in sections.items():
-        document[key] = {name: field.default for name, field in section.model_fields.items()}
-    return document
-
-
-def lay_over(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """Lay one object over another, key by key."""
-    return {**base, **{key: merge(base[key], value) if key in base else value for key, value in overlay.items()}}
-
-
-def merge(base: Any, overlay: Any) -> Any:
-    """Lay one value inside an experiment over another: objects merge deeply, everything else replaces.
-
-    A component that names another one replaces it whole: parameters of two mechanisms never mix.
-    """
-    if isinstance(base, str) and isinstance(overlay, dict):
-        base = {"name": str(base)}  # a component in its short form
-    if isinstance(base, dict) and "name" in base and isinstance(overlay, str):
-        overlay = {"name": str(overlay)}
-    if not isinstance(base, dict) or not isinstance(overlay, dict):
-        return overlay
-    if "name" in base and overlay.get("name", base["name"]) != base["name"]:
-        return overlay
-    return lay_over(base, overlay)
 
 
 def _override(text: str) -> dict[str, Any]:
@@ -149,8 +108,8 @@ def _override(text: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a file and what it extends; the furthest ancestor comes first, each laid over the one before."""
+def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """Read a file and what it extends; the furthest ancestor comes first."""
     here = Path(os.path.realpath(path))  # and not Path.resolve, which raises on a loop of links
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
@@ -158,12 +117,13 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if len(seen) >= _MAX_CHAIN:
         raise ExperimentError([Problem(("extends",), f"goes over more than {_MAX_CHAIN} files")], str(path))
     document = _read_file(path)
-    return _over_parent(document, path, (*seen, here))
+    return _with_parents(document, path, (*seen, here))
 
 
-def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """Lay a document, said in the file `path`, over the one it extends, if it extends one."""
+def _with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """A document, said in the file `path`, after those it extends."""
     parent = document.pop("extends", None)
+    document.pop("$schema", None)
     document.setdefault("description", "")  # a parent's would not be true of its child
     if "name" not in document:
         document["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "experiment"
@@ -171,17 +131,23 @@ def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -
     if isinstance(plugin_files, list):
         document["plugins"] = [_beside(path, file) if isinstance(file, str) else file for file in plugin_files]
     if parent is None:
-        return document
+        return [document]
     if not isinstance(parent, str):
         raise ExperimentError([Problem(("extends",), f"found {found(parent)}; allowed: the path of a JSON file")], str(path))
     parent_path = Path(_beside(path, parent))
     if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
         raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
-    base = _read_chain(parent_path, seen)
-    merged = lay_over(base, document)
-    if isinstance(base["plugins"], list) and isinstance(document["plugins"], list):
-        merged["plugins"] = list(dict.fromkeys([*base["plugins"], *document["plugins"]]))  # a parent's parts need them
-    return merged
+    return [*_read_chain(parent_path, seen), document]
+
+
+def _named_in(documents: Sequence[dict[str, Any]]) -> Any:
+    """The plugins of all documents: a parent's parts need the parent's."""
+    named: Any = []
+    for document in documents:
+        files = document["plugins"]
+        both = isinstance(named, list) and isinstance(files, list)
+        named = [*named, *(file for file in files if file not in named)] if both else files
+    return named
 
 
 def _beside(path: Path, other: str) -> str:
@@ -270,16 +236,15 @@ def named_plugins(path: Path) -> list[Any]:
     Raises:
         ExperimentError: It cannot be read.
     """
-    named = _read_chain(path, ()).get("plugins", [])
+    named = _named_in(_read_chain(path, ()))
     return named if isinstance(named, list) else [named]
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
-def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed: bool) -> Any:
+def _load_plugins(named: Any, extra: Sequence[str | Path], allowed: bool) -> Any:
     """Load installed plugins, those the experiment names, and `extra`; returns the absolute paths of all files."""
-    named = document.get("plugins", [])
     if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
         return named  # validation says what is wrong with it
     for file in named:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from minigpt.errors import ExperimentError, MinigptError
 from minigpt.experiment import Experiment
-from minigpt.reading import defaults, load_experiment, merge
+from minigpt.merging import defaults, merge
+from minigpt.reading import load_experiment
 
 
 def write(path: Path, document: Any) -> Path:

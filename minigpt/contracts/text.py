@@ -40,6 +40,16 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         """Ids to text. Ids that are no text (half a character) give U+FFFD, never an exception."""
 
+    def n_bytes(self, ids: Sequence[int] | Int[np.ndarray, " tokens"], text: str) -> int:
+        """UTF-8 bytes of `text` that the first of its ids stand for: bits per byte divide by what is left.
+
+        Here a character counts with the last of its ids. A tokenizer whose ids are bytes counts the bytes.
+        """
+        decoded = self.decode(ids)
+        pairs = enumerate(zip(decoded, text, strict=False))
+        complete = next((index for index, (one, other) in pairs if one != other), min(len(decoded), len(text)))
+        return len(text[:complete].encode("utf-8", "surrogatepass"))
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """All that was learned, for the run folder: JSON, and no text with lone surrogates, which no file can hold."""
@@ -73,11 +83,13 @@ class Splits:
         val: What it is measured on, whole.
         vocab_size: Number of ids of a synthetic task, those included that no row happens to have; text leaves it to the
             tokenizer.
+        notes: What whoever trains on it should know, a line each: what was left out, for example.
     """
 
     train: str | Sequences
     val: str | Sequences
     vocab_size: int | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_text(cls, text: str, val_fraction: float) -> Splits:

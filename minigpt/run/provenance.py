@@ -60,6 +60,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
             "tokenizer": tokenizer_fingerprint(corpus),
             "vocab_size": corpus.vocab_size,
             "entropies": entropies(corpus),
+            "notes": list(corpus.notes),
             "train_tokens": len(corpus.train.ids) if isinstance(corpus.train, TokenStream) else corpus.train.n_targets,
         },
         "evaluation": {

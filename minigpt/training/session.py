@@ -87,6 +87,8 @@ def _prepare_anew(
     observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
     where, precision = _machine(experiment.training.precision, device, threads)
     corpus = load_corpus(experiment).to(where)
+    for note in corpus.notes:
+        observer.note(note)
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
     refuse_what_cannot_fit(experiment, corpus, run.path, where, precision)

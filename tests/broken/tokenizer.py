@@ -97,6 +97,12 @@ class Bytes(Tokenizer):
         """Nothing was learned."""
 
 
+@broken("tokenizer", "byte_counts", "half a character is counted as U+FFFD, which has three bytes")
+class HalfCountsAsWhole(Bytes):
+    def n_bytes(self, ids: Sequence[int] | np.ndarray, text: str) -> int:
+        return len(self.decode(ids).encode("utf-8", "surrogatepass"))
+
+
 @broken("tokenizer", "lossless", "characters outside ASCII are dropped")
 class AsciiOnly(Bytes):
     def to_bytes(self, text: str) -> bytes:

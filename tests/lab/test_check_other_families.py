@@ -27,7 +27,7 @@ from minigpt.lab.check.surroundings import outcome_in_another_process, random_st
 from minigpt.registry import REGISTRY
 
 PROPERTIES = {
-    "tokenizer": ("lossless", "ids", "tolerance", "fitting"),
+    "tokenizer": ("lossless", "ids", "byte_counts", "tolerance", "fitting"),
     "dataset": ("splits", "repeatable"),
     "optimizer": ("groups", "finite", "resumable", "step"),
     "schedule": ("function", "finite"),

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
+from minigpt.components.dataset.compressed import read_unpacked
+from minigpt.components.dataset.encodings import check_encoding, decode
+from minigpt.components.dataset.folders import Found, Identity, Search
 from minigpt.contracts import Dataset, Splits
 from minigpt.errors import DataError
+from minigpt.memory import available_memory, refuse_if_too_large
+from minigpt.overlap import text_overlap
 from minigpt.paths import UserPath
 from minigpt.registry import register
+
+_MEMORY = 3
+"""Bytes of memory for a byte of text while it is read: as bytes, as text, and joined with the others."""
+
+_NEARLY_ALL = 0.9
 
 
 @register("dataset", "text")
 class TextFiles(Dataset):
     """Your own files: each path a file, or a folder that is searched for files of the given endings, in sorted order.
 
+    A file is read once, whatever names or copies it has, and what is validation text is left out of training; what was
+    skipped or left out is reported. Files packed with gzip, bzip2, xz or zstd are unpacked.
+
     Args:
         paths: Files and folders, relative to the experiment file that names them.
-        suffixes: Endings of the files to take from folders.
+        suffixes: Endings of the files to take from folders, in capitals too and with .gz, .bz2, .xz or .zst after them.
         val_path: A file or folder for validation; null takes the last part of the text.
         val_fraction: That last part, where val_path is null.
-        errors: What to do with bytes that are not UTF-8: strict refuses, replace puts U+FFFD.
+        encoding: What the files are in, such as utf-8, latin-1, utf-16 or gbk. With utf-8, a file with the mark of UTF-16
+            or UTF-32 is read as that.
+        errors: What to do with bytes that are not in that encoding: strict refuses, replace puts U+FFFD. A file of which
+            more than 1 % is U+FFFD, NULs and control characters is refused as well; any takes it, and replaces.
     """
 
     def __init__(
@@ -34,53 +51,109 @@ class TextFiles(Dataset):
         suffixes: list[str] = [".txt", ".md"],  # noqa: B006 - read only
         val_path: UserPath | None = None,
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
-        errors: Literal["strict", "replace"] = "strict",
+        encoding: Annotated[str, Field(examples=["latin-1"])] = "utf-8",
+        errors: Literal["strict", "replace", "any"] = "strict",
     ):
+        check_encoding(encoding)
         self.paths, self.val_path = paths, val_path
-        self.suffixes = tuple("." + suffix.removeprefix(".") for suffix in suffixes)
-        self.val_fraction, self.errors = val_fraction, errors
+        self.suffixes = tuple("." + suffix.lower().removeprefix(".") for suffix in suffixes)
+        self.val_fraction, self.encoding, self.errors = val_fraction, encoding, errors
 
     def load(self) -> Splits:
-        text = "\n".join(self._read(file) for path in self.paths for file in self._files(path))
+        search, val_search = Search("data.paths", self.suffixes), Search("data.val_path", self.suffixes)
+        found = [file for path in self.paths for file in search.files(path)]
+        val_found = val_search.files(self.val_path) if self.val_path is not None else []
+        needed = _MEMORY * sum({file.identity: file.size for file in (*found, *val_found)}.values())
+        refuse_if_too_large("reading the text of data.paths", needed)
+        room = (available_memory() or 1 << 60) // _MEMORY
+        val = _Texts(self, room)
+        val.read(val_found)
+        train = _Texts(self, val.room, kept_out=val)
+        train.read(found)
+        if not train.texts:
+            raise DataError("data.paths: every file of it is validation text (data.val_path); name others for training")
+        notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())
         if self.val_path is None:
-            return Splits.of_text(text, self.val_fraction)
-        return Splits(text, "\n".join(map(self._read, self._files(self.val_path))))
+            return replace(Splits.of_text("\n".join(train.texts), self.val_fraction), notes=notes)
+        splits = Splits("\n".join(train.texts), "\n".join(val.texts), notes=notes)
+        self._refuse_copies(splits)
+        return splits
 
-    def _files(self, path: str) -> list[Path]:
-        place = Path(path)
-        if place.is_file():
-            return [place]
-        if not place.is_dir():
-            raise DataError(f"data.paths: there is no file or folder {place}")
-        files = [file for file in _walk(place) if file.suffix in self.suffixes]
-        if not files:
-            raise DataError(f"data.paths: no file in {place} ends in {', '.join(self.suffixes)}; set data.suffixes")
-        return files
-
-    def _read(self, file: Path) -> str:
-        try:
-            raw = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}") from error
-        start = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
-        try:
-            return raw[start:].decode("utf-8", self.errors)
-        except UnicodeDecodeError as error:
-            place = start + error.start
+    def _refuse_copies(self, splits: Splits) -> None:
+        """Refuse training text that has the validation text inside it."""
+        assert isinstance(splits.train, str)
+        assert isinstance(splits.val, str)
+        shared = text_overlap(splits.train, splits.val).shared
+        if shared >= _NEARLY_ALL:
             raise DataError(
-                f"{file}: the byte 0x{raw[place]:02x} at offset {place} is not UTF-8; "
-                'set data.errors to "replace", or convert the file'
-            ) from error
+                f"data.val_path: {shared:.0%} of the validation text is in the training text too, inside of other files; "
+                "take it out of data.paths"
+            )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted; not hidden ones, and none of run folders: a run must not read its own samples."""
-    if (folder / "experiment.json").is_file() and (folder / "provenance.json").is_file():
-        return
-    for place in sorted(folder.iterdir()):
-        if place.name.startswith("."):
-            continue
-        if place.is_dir():
-            yield from _walk(place)
-        elif place.is_file():
-            yield place
+@dataclass
+class _Texts:
+    """The texts of one split, each content once.
+
+    Attributes:
+        dataset: Says how they are read.
+        room: Bytes that may still be read.
+        kept_out: What is left out: texts of the other split.
+        texts: In the order of reading.
+    """
+
+    dataset: TextFiles
+    room: int
+    kept_out: _Texts | None = None
+    texts: list[str] = field(default_factory=list)
+    _files: dict[Identity, Path] = field(default_factory=dict)
+    _contents: dict[bytes, Path] = field(default_factory=dict)
+    _repeated: list[str] = field(default_factory=list)
+    _left_out: list[str] = field(default_factory=list)
+
+    def read(self, files: Iterable[Found]) -> None:
+        """Read files, but for those that are the same as others, by their names or by their content."""
+        for file in files:
+            if self._is_known(self._files, file.identity, file):
+                continue
+            self._files[file.identity] = file.path
+            if self.kept_out and self._is_kept_out(self.kept_out._files, file.identity, file):
+                continue
+            raw = read_unpacked(file.path, self.room)
+            self.room -= len(raw)
+            text = decode(raw, self.dataset.encoding, self.dataset.errors, file.path)
+            content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            if self._is_known(self._contents, content, file):
+                continue
+            self._contents[content] = file.path
+            if text and self.kept_out and self._is_kept_out(self.kept_out._contents, content, file):
+                continue
+            self.texts.append(text)
+
+    def _is_known(self, known: Mapping[_Key, Path], key: _Key, file: Found) -> bool:
+        if key in known:
+            self._repeated.append(f"{file.path} is {known[key]}")
+        return key in known
+
+    def _is_kept_out(self, others: Mapping[_Key, Path], key: _Key, file: Found) -> bool:
+        if key in others and file.named:
+            copy = "" if file.path == others[key] else f", a copy of {others[key]},"
+            raise DataError(f"data.paths: {file.path}{copy} is validation text (data.val_path); take it out of one of them")
+        if key in others:
+            self._left_out.append(str(file.path))
+        return key in others
+
+    def notes(self) -> Iterator[str]:
+        """What was not read, in lines."""
+        if self._left_out:
+            yield f"left out of training because it is validation text: {_some(self._left_out)}"
+        if self._repeated:
+            yield f"read once because the content is the same: {_some(self._repeated)}"
+
+
+_Key = TypeVar("_Key")
+
+
+def _some(items: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    return ", ".join(items[:3]) + (f", and {len(items) - 3:,} more" if len(items) > 3 else "")

@@ -103,6 +103,9 @@ class BytePairTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         return from_utf8(b"".join(self._bytes[token] for token in ids))
 
+    def n_bytes(self, ids: Sequence[int] | Int[np.ndarray, " tokens"], text: str) -> int:
+        return sum(len(self._bytes[token]) for token in ids)
+
     def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
         """Stretches of ordinary text, and between them what stands apart: special tokens and lone surrogates."""
         for index, part in enumerate(self._apart.split(text)):

@@ -33,6 +33,9 @@ class ByteTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         return from_utf8(np.asarray(ids, dtype=np.uint8).tobytes())
 
+    def n_bytes(self, ids: Sequence[int] | Int[np.ndarray, " tokens"], text: str) -> int:
+        return len(ids)
+
     def to_json(self) -> dict[str, Any]:
         return {}
 

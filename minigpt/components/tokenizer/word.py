@@ -65,6 +65,9 @@ class WordTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
         return from_utf8(b"".join(self._bytes[token] for token in ids))
 
+    def n_bytes(self, ids: Sequence[int] | Int[np.ndarray, " tokens"], text: str) -> int:
+        return sum(len(self._bytes[token]) for token in ids)
+
     def to_json(self) -> dict[str, Any]:
         return {"pieces": self._pieces}
 

@@ -19,12 +19,7 @@ from minigpt.lab.check.parameters import parameter_sets
 from minigpt.lab.check.property import NotTried, Unsuitable, Violation, property_of
 from minigpt.lab.check.surroundings import built, elsewhere, outcome_in_another_process, random_states_kept
 from minigpt.lab.check.targets import Target
-
-_PIECE = 64
-"""Characters of the pieces by which text for validation is looked for in that for training."""
-
-_PIECES = 64
-"""How many of them."""
+from minigpt.overlap import rows_in_both, text_overlap
 
 _SECONDS = 3.0
 """After that, no more parameters are tried for repeatability: a large corpus takes its time."""
@@ -126,13 +121,10 @@ def _check_texts(train: str, val: str) -> None:
     for text, name in ((train, "training"), (val, "validation")):
         if not text:
             raise Violation(f"the {name} text is empty", cause="is a share rounded to nothing?")
-    starts = range(0, max(1, len(val) - _PIECE + 1), _PIECE)
-    pieces = [val[start : start + _PIECE] for start in starts[:: -(-len(starts) // _PIECES)]]
-    pieces = [piece for piece in pieces if len(piece) == _PIECE] or [val]  # a short text is looked for as a whole
-    common = [piece for piece in pieces if piece in train]
-    if len(common) >= 0.5 * len(pieces) and len(val) >= 16:  # a shorter one may stand anywhere by chance
+    overlap = text_overlap(train, val)
+    if overlap.shared >= 0.5:
         raise Violation(
-            f"the validation text is in the training text: {len(common)} of {len(pieces)} pieces, such as {common[0]!r}",
+            f"{overlap.shared:.0%} of the validation text, in windows of {overlap.width} characters, is training text too",
             cause="is validation cut out of what training keeps? Splits.of_text divides a text",
         )
 
@@ -166,20 +158,13 @@ def _check_ids(array: Any, what: str, vocab_size: int | None) -> None:
 
 
 def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
-    if train.tokens.shape[1] != val.tokens.shape[1]:
-        return
-    seen = {_row(train, index) for index in range(len(train.tokens))}
-    common = [index for index in range(len(val.tokens)) if _row(val, index) in seen]
+    common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
     if common:
         raise Violation(
             f"{len(common)} of {len(val.tokens)} validation rows are training rows too; the first is row {common[0]}",
             at=common[0],
             cause="are both drawn from the same rows? Draw all rows, leave out doubles, then divide",
         )
-
-
-def _row(rows: Sequences, index: int) -> tuple[bytes, bytes]:
-    return rows.tokens[index].astype(np.int64).tobytes(), rows.targets[index].astype(np.int64).tobytes()
 
 
 @property_of("dataset", cases=_defaults)

@@ -185,6 +185,38 @@ def ids(target: Target, case: Case) -> None:
             )
 
 
+@property_of("tokenizer", cases=_few_cases, strategy=_any_case)
+@random_states_kept()
+def byte_counts(target: Target, case: Case) -> None:
+    """The UTF-8 bytes that a text's first ids stand for grow to those of the text, and are exact between characters."""
+    tokenizer = _fitted(target, case)
+    for text in _texts(case):
+        ids = _encoded(tokenizer, text)
+        if ids is None:
+            continue
+        before = 0
+        for cut in _cuts(len(ids)):
+            counted, start = tokenizer.n_bytes(ids[:cut], text), tokenizer.decode(ids[:cut])
+            whole = len(start.encode("utf-8", "surrogatepass"))
+            between = start + tokenizer.decode(ids[cut:]) == text
+            if type(counted) is not int or counted < before or (between and counted != whole):
+                expected = f"{whole} is right" if between else f"{before} were counted for fewer ids"
+                raise Violation(
+                    f"the first {cut} of {len(ids)} ids of {_said(text)} count {counted!r} bytes, and {expected}",
+                    at=cut,
+                    cause="is half a character counted as U+FFFD? The contract's own n_bytes counts a character when it is "
+                    "complete",
+                )
+            before = counted
+
+
+def _cuts(length: int) -> list[int]:
+    """All of a short text's; the first ones, some in the middle and the last of a long one's."""
+    if length <= 40:
+        return [*range(length + 1)]
+    return [*range(10), *range(10, length - 5, -(-length // 5)), *range(length - 5, length + 1)]
+
+
 @property_of("tokenizer", cases=_cases, strategy=_any_case)
 @random_states_kept()
 def tolerance(target: Target, case: Case) -> None:

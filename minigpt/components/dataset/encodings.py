@@ -1,0 +1,208 @@
+"""Bytes to text: by their mark or the encoding that is set, and what is no text is refused with the likely way out."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+from encodings.aliases import aliases
+from pathlib import Path
+
+from minigpt.errors import DataError, nearest
+
+_MARKS = (  # that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+_FORMATS = (  # offset, bytes, and what the file is then
+    (0, b"%PDF-", "a PDF"),
+    (0, b"\x89PNG\r\n\x1a\n", "an image (PNG)"),
+    (0, b"\xff\xd8\xff", "an image (JPEG)"),
+    (0, b"GIF87a", "an image (GIF)"),
+    (0, b"GIF89a", "an image (GIF)"),
+    (8, b"WEBP", "an image (WebP)"),
+    (0, b"II*\0", "an image (TIFF)"),
+    (0, b"MM\0*", "an image (TIFF)"),
+    (0, b"PK\x03\x04", "a ZIP archive or an office document (.docx, .odt, .epub)"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document (.doc, .xls, .ppt)"),
+    (0, b"{\\rtf", "a document in RTF"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (0, b"\x1f\x8b\x08", "packed with gzip twice"),
+    (0, b"\xfd7zXZ\0", "packed with xz twice"),
+    (0, b"\x28\xb5\x2f\xfd", "packed with zstd twice"),
+    (0, b"\x04\x22\x4d\x18", "packed with lz4"),
+    (0, b"\x1f\x9d", "packed with compress (.Z)"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ\x90\0", "a program"),
+    (0, b"\xcf\xfa\xed\xfe", "a program"),
+    (0, b"\xca\xfe\xba\xbe", "a program"),
+    (0, b"SQLite format 3\0", "a database (SQLite)"),
+    (0, b"PAR1", "a table (Parquet)"),
+    (0, b"\x89HDF\r\n\x1a\n", "numbers (HDF5)"),
+    (0, b"\x93NUMPY", "numbers (NumPy)"),
+    (0, b"OggS", "sound"),
+    (0, b"ID3", "sound"),
+    (0, b"fLaC", "sound"),
+    (8, b"WAVE", "sound"),
+    (4, b"ftyp", "a film"),
+    (0, b"\x1aE\xdf\xa3", "a film"),
+)
+
+_NOISE = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0xFFFD) if chr(code) not in "\t\n\v\f\r\b\x1b\x85"]
+_MOST_NOISE = 0.01
+
+_BEFORE, _SAMPLE = 1 << 12, 1 << 15
+"""What an encoding is guessed from: so many bytes before the place where another failed, and so many in all."""
+
+_SIMPLEST = ("cp1251", "gbk", "big5", "shift_jis", "euc_jp", "euc_kr", "koi8_r")
+"""Of encodings that read a text alike, the one to name."""
+
+
+def check_encoding(name: str) -> None:
+    """Refuse what is no encoding of text.
+
+    Raises:
+        ValueError: The line that says so, with the nearest name.
+    """
+    try:
+        b"a".decode(name)
+    except (LookupError, ValueError) as error:  # ValueError: a NUL in the name; and what follows
+        if isinstance(error, UnicodeDecodeError):  # it is one: half a character of it
+            return
+        known = ["latin-1", "utf-8", "utf-16", "utf-32", *aliases.values(), *aliases]
+        raise ValueError(
+            f'"{name}" is no encoding of text that Python has; such as utf-8, latin-1, utf-16, gbk{nearest(name, known)}'
+        ) from error
+
+
+def decode(raw: bytes, encoding: str, errors: str, file: Path) -> str:
+    """The text of a file.
+
+    Args:
+        raw: Its bytes.
+        encoding: What it is in, unless it is utf-8 and the file has another mark.
+        errors: `strict`, `replace` or `any`, as the dataset's parameter has them.
+        file: For messages.
+
+    Raises:
+        DataError: It is not text, or not in this encoding.
+    """
+    if errors != "any":
+        _refuse_formats(raw, file)
+    mark, encoding = _mark(raw, encoding)
+    try:
+        text = raw[len(mark) :].decode(encoding, "strict" if errors == "strict" else "replace")
+    except UnicodeError as error:
+        start = len(mark) + getattr(error, "start", 0)
+        raise DataError(_advice(raw, encoding, mark, start, file)) from error
+    noise = sum(text.count(sign) for sign in _NOISE) if errors != "any" else 0
+    if noise > 1 and noise > _MOST_NOISE * len(text):
+        raise DataError(_advice_on_noise(raw, encoding, noise / len(text), file))
+    return text
+
+
+def _mark(raw: bytes, encoding: str) -> tuple[bytes, str]:
+    """The byte-order mark that is not part of the text, and the encoding to read the rest in."""
+    name = codecs.lookup(encoding).name
+    for mark, marked in _MARKS:
+        if raw.startswith(mark) and name in ("utf-8", marked):
+            return mark, marked
+    return b"", encoding
+
+
+def _refuse_formats(raw: bytes, file: Path) -> None:
+    for offset, magic, what in _FORMATS:
+        certain = not magic.decode("latin-1").isprintable() or magic in (b"%PDF-", b"{\\rtf")
+        if raw.startswith(magic, offset) and (certain or b"\0" in raw[:1024]):  # text may begin with "ID3" too
+            raise DataError(f"{file} is {what}, not text; save its text as a plain text file, or leave it out of data.paths")
+
+
+def _advice(raw: bytes, encoding: str, mark: bytes, start: int, file: Path) -> str:
+    what = f"{file}: the byte 0x{raw[start]:02x} at offset {start}" if start < len(raw) else f"{file}: its end"
+    problem = f"{what} is not {encoding.upper()}"
+    if mark:
+        return f"{problem}, which the mark at its beginning announces; convert the file to UTF-8"
+    if codecs.lookup(encoding).name == "utf-8" and _is_damaged_utf8(raw):
+        return f'{problem}, but the rest is; correct that place, or set data.errors to "replace" to have U+FFFD there'
+    if (guess := _likely(raw, start)) is not None and codecs.lookup(guess).name != codecs.lookup(encoding).name:
+        return f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, start)}'
+    return f"{problem}; set data.encoding to what the file was saved in, or leave it out of data.paths if it is not text"
+
+
+def _advice_on_noise(raw: bytes, encoding: str, share: float, file: Path) -> str:
+    problem = f"{file}: {share:.0%} of its characters are NUL, control characters or U+FFFD"
+    guess = _wide(raw[:_SAMPLE]) or _likely(raw, _first_noise(raw))
+    if guess is not None and codecs.lookup(guess).name != codecs.lookup(encoding).name:
+        return f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, 0)}'
+    return f'{problem}; leave it out of data.paths if it is not text, or set data.errors to "any" to take it as it is'
+
+
+def _first_noise(raw: bytes) -> int:
+    return next((place for place, byte in enumerate(raw[: 1 << 20]) if byte >= 0x80), 0)
+
+
+def _is_damaged_utf8(raw: bytes) -> bool:
+    """Whether nearly all that is not ASCII is UTF-8: no other encoding looks like it."""
+    text = raw.decode("utf-8", "replace")
+    bad = text.count("\ufffd")
+    beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
+    return beyond_ascii - bad > 10 * bad
+
+
+def _likely(raw: bytes, place: int) -> str | None:
+    """The encoding that bytes near a place seem to be in; None for none."""
+    import charset_normalizer
+
+    if wide := _wide(raw[:_SAMPLE]):
+        return wide
+    begin = _line_before(raw, place)
+    sample = raw[begin : begin + _SAMPLE]
+    best = charset_normalizer.from_bytes(sample).best()
+    if best is None or best.encoding in ("ascii", "utf_8"):
+        return None
+    text = str(best)
+    if _is_latin(text) and (western := next((name for name in ("latin-1", "cp1252") if _reads_well(sample, name)), None)):
+        return western
+    alike = (name for name in _SIMPLEST if sample.decode(name, "replace") == text)
+    return next(alike, best.encoding)
+
+
+def _is_latin(text: str) -> bool:
+    return all(unicodedata.name(sign, "").startswith("LATIN") for sign in set(text) if sign.isalpha())
+
+
+def _reads_well(sample: bytes, encoding: str) -> bool:
+    """Whether all beyond ASCII are letters, quotation marks, dashes or the like: in the wrong code page some are not."""
+    beyond = {sign for sign in sample.decode(encoding, "replace") if not sign.isascii()}
+    return all(
+        sign.isalpha() or unicodedata.category(sign) in ("Pi", "Pf", "Pd", "Zs") or sign in "…€£§°¡¿" for sign in beyond
+    )
+
+
+def _wide(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a mark: read in the right order of bytes, it has ordinary spaces, and hardly a rare sign."""
+    for name, width in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
+        text = sample[: len(sample) // width * width].decode(name, "replace")
+        spaces = sum(text.count(sign) for sign in " \n\u3000\u3001\u3002\uff0c")
+        strange = sum(unicodedata.category(sign) in ("Cc", "Cn", "Co", "Cs") or sign == "\ufffd" for sign in text)
+        strange -= sum(map(text.count, "\t\n\r"))
+        if spaces >= 0.01 * len(text) > 0 and strange <= 0.02 * len(text):
+            return name
+    return None
+
+
+def _shown(raw: bytes, encoding: str, place: int) -> str:
+    """Some of the text around a place, as it would be read."""
+    text = raw[_line_before(raw, place) : place + 40].decode(encoding, "ignore")
+    return repr(" ".join(text.split())[-60:])
+
+
+def _line_before(raw: bytes, place: int) -> int:
+    """Where a line begins, some way before a place: with a whole character, other than the middle of it."""
+    begin = max(0, place - _BEFORE)
+    return raw.rfind(b"\n", 0, begin) + 1 if begin else 0

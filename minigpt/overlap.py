@@ -1,0 +1,95 @@
+"""How much of the validation data stands in the training data too: in both, it would be remembered and not predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Integer, UInt64
+
+_WIDTHS = (64, 16)
+"""Characters of a window: the first that the validation text is long enough for. Less may stand anywhere by chance."""
+
+_ENOUGH = 4096
+"""About so many windows of the validation text are looked for, however long it is."""
+
+_CHUNK = 1 << 16  # its arrays stay in the processor's cache
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two texts have in common.
+
+    Attributes:
+        shared: The share of the second text's windows that the first one has too.
+        distinct: The share of the second text's windows that differ from one another: little in a text that repeats itself.
+        width: Characters of a window.
+    """
+
+    shared: float
+    distinct: float
+    width: int
+
+
+def text_overlap(train: str, val: str) -> Overlap:
+    """How much of the validation text stands in the training text, in windows of 64 characters.
+
+    Windows are chosen by a hash of their content, so that those of both texts are the same ones (winnowing: Schleimer et
+    al. 2003). Time is linear in both texts, and memory does not grow with the training text.
+    """
+    width = next((width for width in _WIDTHS if len(val) >= width), None)
+    if width is None:
+        return Overlap(0.0, 1.0, len(val))
+    bits = max(0, len(val) // _ENOUGH).bit_length()
+    looked_for = _chosen(val, width, bits)
+    while not len(looked_for):  # a text of few different windows
+        bits //= 2
+        looked_for = _chosen(val, width, bits)
+    known = np.unique(looked_for)
+    found = np.zeros(len(known), dtype=bool)
+    for hashes in _chosen_by_chunk(train, width, bits):
+        places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        found[places[known[places] == hashes]] = True
+    in_training = found[np.searchsorted(known, looked_for)]
+    return Overlap(float(in_training.mean()), len(known) / len(looked_for), width)
+
+
+def _chosen(text: str, width: int, bits: int) -> UInt64[np.ndarray, " windows"]:
+    return np.concatenate([*_chosen_by_chunk(text, width, bits)])
+
+
+def _chosen_by_chunk(text: str, width: int, bits: int) -> Iterator[UInt64[np.ndarray, " windows"]]:
+    """Hashes of the windows whose hash begins with so many zeros."""
+    for start in range(0, len(text), _CHUNK):
+        hashes = _window_hashes(text[start : start + _CHUNK + width - 1], width)
+        yield hashes[hashes >> np.uint64(64 - bits) == 0] if bits else hashes
+
+
+def _window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
+    """A hash of each window, by doubling: one of twice the width is made of two that stand side by side."""
+    if len(text) < width:
+        return np.zeros(0, dtype=np.uint64)
+    hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64) + _MIX
+    span = 1
+    while span < width:
+        hashes = hashes * (_MIX + np.uint64(2 * span))
+        hashes ^= hashes >> np.uint64(29)
+        hashes = hashes[:-span] + hashes[span:] * _MIX
+        span *= 2
+    return hashes * _MIX
+
+
+def rows_in_both(
+    train: tuple[Integer[np.ndarray, "rows time"], ...], val: tuple[Integer[np.ndarray, "val_rows val_time"], ...]
+) -> list[int]:
+    """The validation rows, by number, that are training rows too; each split is given as its tokens and its targets."""
+    if train[0].shape[1] != val[0].shape[1]:
+        return []
+    seen = {_row(train, index) for index in range(len(train[0]))}
+    return [index for index in range(len(val[0])) if _row(val, index) in seen]
+
+
+def _row(arrays: tuple[Integer[np.ndarray, "rows time"], ...], index: int) -> bytes:
+    return b"".join(array[index].astype(np.int64).tobytes() for array in arrays)

@@ -1,0 +1,276 @@
+"""The dataset `text`: which files are read, and that validation text is never training text."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backports import zstd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigpt.contracts import Splits
+from minigpt.data import load_corpus
+from minigpt.errors import DataError, ExperimentError, MinigptError, TooLargeError
+from minigpt.overlap import text_overlap
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
+from tests.conftest import Command
+
+
+def words(seed: int, number: int = 400) -> str:
+    """Text that does not repeat itself."""
+    drawn = random.Random(seed)
+    return " ".join("".join(drawn.choices("abcdefghij", k=drawn.randint(2, 9))) for _ in range(number))
+
+
+def loaded(*paths: Path, **params: Any) -> Splits:
+    params = {key: str(value) if isinstance(value, Path) else value for key, value in params.items()}
+    splits = REGISTRY.resolve("dataset", {"name": "text", "paths": list(map(str, paths)), **params}).build().load()
+    assert isinstance(splits, Splits)
+    return splits
+
+
+def write(folder: Path, **files: str | bytes) -> None:
+    """Files by their names, with _ for the dot before the ending."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / ".".join(name.rsplit("_", 1))
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+# ------------------------------------------------------------------------------------------- validation is not training
+
+
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link", "copy", "packed copy", "copy with a mark"])
+def test_validation_text_inside_a_training_folder_is_left_out_with_a_line(tmp_path: Path, how: str) -> None:
+    write(tmp_path / "corpus", a_txt=words(1))
+    val = tmp_path / ("corpus" if how == "itself" else ".") / "val.txt"
+    val.write_text(words(2))
+    other = tmp_path / "corpus" / ("other.txt.gz" if how == "packed copy" else "other.txt")
+    {
+        "itself": lambda: None,
+        "symbolic link": lambda: other.symlink_to(val),
+        "hard link": lambda: other.hardlink_to(val),
+        "copy": lambda: other.write_text(words(2)),
+        "packed copy": lambda: other.write_bytes(gzip.compress(words(2).encode())),
+        "copy with a mark": lambda: other.write_text(words(2), "utf-16"),
+    }[how]()
+    splits = loaded(tmp_path / "corpus", val_path=val)
+    assert (splits.train, splits.val) == (words(1), words(2))
+    left_out = val if how == "itself" else other
+    assert splits.notes == (f"left out of training because it is validation text: {left_out}",)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_training_file_that_is_the_validation_file_is_refused(tmp_path: Path, copied: bool) -> None:
+    write(tmp_path, a_txt=words(1), b_txt=words(2), c_txt=words(2))
+    with pytest.raises(
+        DataError, match=r"data.paths: .*b.txt(, a copy of .*c.txt,)? is validation text .data.val_path.; take"
+    ):
+        loaded(tmp_path / "a.txt", tmp_path / "b.txt", val_path=tmp_path / ("c.txt" if copied else "b.txt"))
+
+
+def test_a_folder_that_is_all_validation_text_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, a_txt=words(1), b_txt=words(2))
+    with pytest.raises(DataError, match="data.paths: every file of it is validation text"):
+        loaded(tmp_path, val_path=tmp_path)
+
+
+@pytest.mark.parametrize("wrapped", ["{0}", "preface\n{0}", "{0}\nafterword", "{1}\n{0}\n{1}"])
+def test_validation_text_inside_of_a_training_file_is_refused(tmp_path: Path, wrapped: str) -> None:
+    write(tmp_path, val_txt=words(2), train_txt=wrapped.format(words(2) + ".", words(1)))
+    with pytest.raises(DataError, match=r"data.val_path: (9\d|100)% of the validation text is in the training text too"):
+        loaded(tmp_path / "train.txt", val_path=tmp_path / "val.txt")
+
+
+@given(st.integers(0, 1), st.integers(0, 100), st.integers(2, 60))
+def test_the_overlap_is_the_share_of_what_was_copied(seed: int, percent: int, thousands: int) -> None:
+    val, other = words(seed, 170 * thousands), words(seed + 2, 170 * thousands)
+    cut = len(val) * percent // 100
+    overlap = text_overlap(other + val[:cut] + other, val)
+    assert overlap.shared == pytest.approx(percent / 100, abs=0.1)
+    assert overlap.distinct > 0.99
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
+def test_text_that_training_has_too_is_reported_or_refused_wherever_it_comes_from(tmp_path: Path, shared: float) -> None:
+    val = words(2, 600)
+    write(tmp_path, a_txt=words(1, 5400) + val[: int(len(val) * shared)] + val)
+    data = {"name": "text", "paths": [str(tmp_path / "a.txt")], "val_fraction": 0.09}
+    experiment = load_experiment({"data": data})
+    if shared == 1.0:
+        with pytest.raises(
+            DataError, match=r"data: \d+% of the validation text, in windows of 64 characters, is in the train"
+        ):
+            load_corpus(experiment)
+        return
+    notes = load_corpus(experiment).notes
+    assert len(notes) == (shared > 0)
+    assert all("of the validation text, in windows of 64 characters, is in the training text too" in note for note in notes)
+
+
+def test_what_is_left_out_is_reported_and_recorded(
+    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minigpt.run import RunFolder
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "corpus", a_txt=words(1), val_txt=words(2), b_pdf="not read")
+    data = {"name": "text", "paths": ["corpus"], "val_path": "corpus/val.txt"}
+    model = {"d_model": 8, "n_heads": 1, "n_layers": 1, "block_size": 8}
+    (tmp_path / "one.json").write_text(
+        json.dumps({"data": data, "model": model, "training": {"max_iters": 1, "batch_size": 1}})
+    )
+    code, out, err = minigpt("run", "one.json")
+    assert code == 0, err
+    lines = ["data.paths: 1 file skipped: 1 .pdf", "left out of training because it is validation text: "]
+    assert all(line in out.replace("\n", "") for line in lines)
+    recorded = RunFolder(Path("runs/one/seed-1337")).provenance()["data"]["notes"]
+    assert [note.startswith(line) for note, line in zip(recorded, lines, strict=True)] == [True, True]
+
+
+# ------------------------------------------------------------------------------------------------------- which files
+
+
+@pytest.mark.parametrize("how", ["named twice", "symbolic link", "hard link", "copy"])
+def test_a_file_that_is_there_twice_is_read_once_with_a_line(tmp_path: Path, how: str) -> None:
+    write(tmp_path, a_txt=words(1))
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    {
+        "named twice": lambda: None,
+        "symbolic link": lambda: second.symlink_to(first),
+        "hard link": lambda: second.hardlink_to(first),
+        "copy": lambda: second.write_text(words(1)),
+    }[how]()
+    splits = loaded(first, first if how == "named twice" else second)
+    assert f"{splits.train}{splits.val}" == words(1)
+    again = first if how == "named twice" else second
+    assert splits.notes == (f"read once because the content is the same: {again} is {first}",)
+
+
+def test_links_to_folders_are_followed_once_and_never_upwards(tmp_path: Path) -> None:
+    corpus = tmp_path / "above" / "corpus"
+    write(corpus / "b", x_txt="x" * 30)
+    write(tmp_path / "elsewhere", y_txt="y" * 30)
+    write(tmp_path / "above", never_txt="never read: nobody named this folder")
+    (corpus / "a").symlink_to(tmp_path / "elsewhere")
+    (corpus / "c").symlink_to(tmp_path / "elsewhere")
+    for name in ("b/up", "b/up2", "b/top"):
+        (corpus / name).symlink_to(corpus / ".." if name == "b/top" else corpus)
+    (corpus / "broken").symlink_to(corpus / "nowhere")
+    (corpus / "itself").symlink_to(corpus / "itself")
+    os.mkfifo(corpus / "pipe.txt")
+    splits = loaded(corpus)
+    assert f"{splits.train}{splits.val}" == "y" * 30 + "\n" + "x" * 30
+    assert splits.notes == (
+        "data.paths: 7 files skipped: 4 link to a folder around or before it, 2 broken link, 1 no ordinary file",
+    )
+
+
+def test_endings_are_taken_in_capitals_and_packed_and_the_rest_is_counted(tmp_path: Path) -> None:
+    write(tmp_path, a_txt="one 1", B_TXT="two 2", c_MD="three 3", e_pdf="e", f_PDF="f", g_py="g", README="h")
+    (tmp_path / "d.Txt.GZ").write_bytes(gzip.compress(b"four 4"))
+    (tmp_path / ".hidden.txt").write_text("i")
+    splits = loaded(tmp_path)
+    assert f"{splits.train}{splits.val}" == "two 2\none 1\nthree 3\nfour 4"
+    assert splits.notes == ("data.paths: 5 files skipped: 2 .pdf, 1 .py, 1 hidden, 1 without an ending",)
+    assert loaded(tmp_path, suffixes=["PDF", ".Py"]).notes == (
+        "data.paths: 6 files skipped: 3 .txt, 1 .md, 1 hidden, 1 without an ending",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- packed
+
+
+def with_checksum(content: bytes) -> bytes:
+    """As the command `zstd` packs."""
+    return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": with_checksum}
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_packed_files_are_unpacked_whatever_they_are_called(tmp_path: Path, suffix: str) -> None:
+    content = PACK[suffix](words(1).encode())
+    for name in (f"a.txt{suffix}", "b.txt"):
+        (tmp_path / name).write_bytes(content + content)  # two members are one text
+        splits = loaded(tmp_path / name)
+        assert f"{splits.train}{splits.val}" == words(1) * 2
+
+
+@pytest.mark.parametrize("suffix", PACK)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_damage_in_a_packed_file_is_a_line(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject
+) -> None:
+    file = tmp_path_factory.mktemp("damaged") / f"a.txt{suffix}"
+    content = bytearray(PACK[suffix](words(1).encode()))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(10, len(content) - 1)) :]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(content)
+    refusal = ""
+    try:
+        splits = loaded(file)
+    except (DataError, TooLargeError) as error:
+        refusal = str(error)
+    if refusal:
+        assert str(file) in refusal
+        assert len(refusal.splitlines()) == 1
+    else:  # a byte of a header that says nothing about the content
+        assert f"{splits.train}{splits.val}" == words(1)
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_file_that_unpacks_to_more_than_text_does_is_refused_early(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a.txt{suffix}").write_bytes(PACK[suffix](b"\0" * (1 << 26) + b"\0" * (1 << 20)))
+    with pytest.raises(
+        TooLargeError, match=r"a.txt\S+ is [\d.,]+ (kB|bytes) packed and more than 67.1 MB unpacked: text does not grow"
+    ):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_that_memory_cannot_hold_is_refused(tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minigpt.components.dataset.text.available_memory", lambda: 30_000)
+    monkeypatch.setattr("minigpt.memory.available_memory", lambda device=None: 30_000)
+    text = words(1, 4000).encode()
+    (tmp_path / "a.txt").write_bytes(lzma.compress(b"many words " * 4000) if packed else text)
+    with pytest.raises(TooLargeError, match="no memory for more" if packed else "reading the text of data.paths needs 7"):
+        loaded(tmp_path)
+
+
+def test_a_file_of_300_gb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.txt").open("wb") as file:
+        file.truncate(300 * 10**9)
+    with pytest.raises(TooLargeError, match="reading the text of data.paths needs 900 GB of memory, and"):
+        loaded(tmp_path)
+
+
+def test_zstd_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "backports.zstd" if sys.version_info < (3, 14) else "compression.zstd", None)
+    monkeypatch.delattr("backports.zstd", raising=False)
+    (tmp_path / "a.txt").write_bytes(zstd.compress(b"text"))
+    with pytest.raises(DataError, match=r"a.txt is packed with zstd: pip install 'minigpt-lab\[corpora\]'"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("params", [{"encoding": "utf-9"}, {"encoding": "rot13"}, {"encoding": "\0"}, {"encoding": ""}])
+def test_an_encoding_that_python_does_not_have_is_refused_when_the_experiment_is_read(params: dict[str, Any]) -> None:
+    with pytest.raises(ExperimentError, match=r'data: text: ".*" is no encoding of text that Python has; such as utf-8'):
+        load_experiment({"data": {"name": "text", "paths": ["a.txt"], **params}})
+    with pytest.raises(MinigptError, match='did you mean "utf_8"'):
+        load_experiment({"data": {"name": "text", "paths": ["a.txt"], "encoding": "utf-9"}})
