@@ -24,6 +24,7 @@ from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
 from minigpt.run import checkpoint
+from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.lock import held, is_held
 from minigpt.run.segments import later_segments
 
@@ -152,6 +153,22 @@ class RunFolder:
             return []
         found = {key: _moved(value, before, self.path.absolute()) for key, value in document["data"].items()}
         return [f"data.{key}={json.dumps(value)}" for key, value in found.items() if value != document["data"][key]]
+
+    def identity(self) -> Identity:
+        """What the run's numbers follow from, as it was recorded; of the last segment, where there are several.
+
+        Raises:
+            RunError: It was not recorded, or the run's experiment says otherwise.
+        """
+        try:
+            found = Identity.of(self.provenance())
+        except RunError as error:
+            raise RunError(f"{self.path}: {error}") from error
+        edited = differing(found.settings, settings_of(self._json("experiment.json")))
+        if edited:
+            paths = ", ".join(path for path, *_ in edited)
+            raise RunError(f"{self.path / 'experiment.json'} was edited: it was trained with other values of {paths}")
+        return found
 
     def later_segments(self) -> list[str]:
         """The changes that the run was continued with, a line each; empty for a run that is of one piece."""

@@ -57,7 +57,9 @@ class Identity:
             RunError: It does not say with which settings the run was trained.
         """
         if not isinstance(recorded.get("experiment"), dict):
-            raise RunError("its provenance.json was written by an older minigpt, and does not say what it was trained with")
+            raise RunError(
+                "the settings that it was trained with are not recorded: an older minigpt wrote its provenance.json"
+            )
         return cls(
             settings=recorded["experiment"],
             data=recorded["data"]["fingerprint"],
@@ -79,8 +81,8 @@ class Identity:
 
 
 def settings_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved experiment's JSON belongs to the identity."""
-    return _without_left_out(document, "")
+    """What of a resolved experiment's JSON belongs to the identity, in the form in which a file gives it back."""
+    return dict(json.loads(json.dumps(_without_left_out(document, ""))))
 
 
 def _without_left_out(section: Mapping[str, Any], path: str) -> dict[str, Any]:
