@@ -49,12 +49,11 @@ class Sources:
     """The package's source as it is now: each file is read once, so that all fingerprints are of one state.
 
     Args:
-        root: The package's folder.
+        texts: The text of modules, in place of that of their files.
     """
 
-    def __init__(self, root: Path = PACKAGE):
-        self.root = root
-        self._texts: dict[str, bytes | None] = {}
+    def __init__(self, texts: Mapping[str, bytes] | None = None):
+        self._texts: dict[str, bytes | None] = dict(texts or {})
 
     @functools.cached_property
     def core(self) -> frozenset[str]:
@@ -108,31 +107,34 @@ class Sources:
             return None
         length = next(n for n in range(len(words), 0, -1) if self._text(".".join(words[:n])) is not None)
         module, rest = ".".join(words[:length]), words[length:]
-        if rest and self._is_package(module):
+        if rest and _is_package(module):
             passed_on = self._imports(module).bound.get(rest[0])
             if passed_on is not None:
                 return self._defining_module(".".join([passed_on, *rest[1:]]))
         return module
 
     def _imports(self, module: str) -> _Imports:
-        return _imports_in(self._text(module) or b"", module, is_package=self._is_package(module))
+        return _imports_in(self._text(module) or b"", module, is_package=_is_package(module))
 
     def _text(self, module: str) -> bytes | None:
         """A module's source; None where there is no such module."""
         if module not in self._texts:
-            path = self._place(module)
-            file = path / "__init__.py" if self._is_package(module) else path.with_suffix(".py")
+            path = _path(module)
+            file = path / "__init__.py" if _is_package(module) else path.with_suffix(".py")
             self._texts[module] = file.read_bytes() if file.is_file() else None
         return self._texts[module]
 
-    def _is_package(self, module: str) -> bool:
-        return self._place(module).is_dir()
-
-    def _place(self, module: str) -> Path:
-        return self.root.joinpath(*module.split(".")[1:])
-
     def _lines(self, modules: Iterable[str]) -> list[str]:
         return [f"{name} {hashlib.sha256(self._text(name) or b'').hexdigest()}" for name in sorted(modules)]
+
+
+@functools.cache
+def _is_package(module: str) -> bool:
+    return _path(module).is_dir()
+
+
+def _path(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")[1:])
 
 
 def _place(cls: type, top: str) -> Path | None:
