@@ -55,12 +55,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     },
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "constant": {"warmup": 9},
-    "cosine": {"warmup": 2, "final_factor": 0.7},
-    "inverse_sqrt": {"warmup": 3},
-    "linear": {"warmup": 2, "final_factor": 0.7},
-    "one_cycle": {"warmup": 0.9, "start_factor": 0.5, "final_factor": 0.5},
-    "wsd": {"warmup": 2, "decay": 0.9, "final_factor": 0.5, "shape": "sqrt"},
+    "constant": {"warmup_ratio": 0.9},
+    "cosine": {"warmup_ratio": 0.2, "min_lr_ratio": 0.7},
+    "inverse_sqrt": {"warmup_ratio": 0.4},
+    "linear": {"warmup_ratio": 0.2, "min_lr_ratio": 0.7},
+    "one_cycle": {"peak_ratio": 0.8, "start_ratio": 0.5, "end_ratio": 0.5},
+    "wsd": {"warmup_ratio": 0.1, "decay_ratio": 0.8, "min_lr_ratio": 0.5},
 }
 
 # Every other setting: what takes effect, whether it changes the weights, and what is refused.
