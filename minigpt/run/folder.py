@@ -164,7 +164,10 @@ class RunFolder:
             found = Identity.of(self.provenance())
         except RunError as error:
             raise RunError(f"{self.path}: {error}") from error
-        edited = differing(found.settings, settings_of(self._json("experiment.json")))
+        try:
+            edited = differing(found.settings, settings_of(self._json("experiment.json")))
+        except RecursionError as error:
+            raise RunError(f"{self.path / 'experiment.json'} is damaged: nested too deeply") from error
         if edited:
             paths = ", ".join(path for path, *_ in edited)
             raise RunError(f"{self.path / 'experiment.json'} was edited: it was trained with other values of {paths}")

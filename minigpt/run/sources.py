@@ -36,7 +36,7 @@ class _Imports:
     """What a module's text refers to.
 
     Attributes:
-        used: Dotted names it imports or reaches by an attribute, when it runs.
+        used: Dotted names of ours that it imports or reaches by an attribute, when it runs.
         bound: Its own names to the dotted names that they are imported from, those for type checkers included: a package
             that imports late names there what it passes on.
     """
@@ -85,15 +85,20 @@ class Sources:
                 lines.append(f"plugin {plugin.sha256}")
             elif place is not None:
                 lines.append(f"{top} {plugins.fingerprint(place)}")
-            references += _references_of_foreign(place) if place else ()
+            references += references_in(place) if place else ()
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
 
     def closure(self, references: Iterable[str]) -> frozenset[str]:
         """The modules that dotted names lead to, what those import, and the packages that all of them stand in."""
         found: set[str] = set()
         pending = list(references)
+        seen: set[str] = set()
         while pending:
-            module = self._defining_module(pending.pop())
+            reference = pending.pop()
+            if reference in seen:
+                continue
+            seen.add(reference)
+            module = self._defining_module(reference)
             if module is not None and module not in found and module not in NO_NUMBERS:
                 found.add(module)
                 pending += self._imports(module).used
@@ -120,7 +125,7 @@ class Sources:
         """A module's source; None where there is no such module."""
         if module not in self._texts:
             path = _path(module)
-            file = path / "__init__.py" if _is_package(module) else path.with_suffix(".py")
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             self._texts[module] = file.read_bytes() if file.is_file() else None
         return self._texts[module]
 
@@ -148,7 +153,8 @@ def _place(cls: type, top: str) -> Path | None:
     return source_file(cls)
 
 
-def _references_of_foreign(place: Path) -> Iterator[str]:
+def references_in(place: Path) -> Iterator[str]:
+    """What a file from outside, or all files of a folder, import of ours, as dotted names."""
     for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         if file.is_file():
             yield from _imports_in(file.read_bytes(), "", is_package=False).used
@@ -177,7 +183,8 @@ def _imports_in(text: bytes, module: str, *, is_package: bool) -> _Imports:
     for node in ast.walk(tree):  # and what stands under TYPE_CHECKING, which only names where things are
         for name, target in _bindings(node, module, is_package):
             bound.setdefault(name, target)
-    return _Imports(frozenset(used), bound)
+    ours = frozenset(reference for reference in used if reference.partition(".")[0] == "minigpt")
+    return _Imports(ours, bound)
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:

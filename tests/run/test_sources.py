@@ -18,13 +18,15 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import jaxtyping
 import pytest
 
-from minigpt import cache
+from minigpt import cache, plugins
 from minigpt.components.dataset.tinyshakespeare import TinyShakespeare
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.run import sources
 from minigpt.run.sources import NO_NUMBERS, PACKAGE, Sources
 from minigpt.training import train
 from tests.strategies import allowed
@@ -90,22 +92,23 @@ class Traced:
     parts: tuple[type, ...]
     functions: set[CodeType] = field(default_factory=set)
 
-    @property
+    @functools.cached_property
     def modules(self) -> set[str]:
         return {module_of(code.co_filename) for code in self.functions}
 
-    def changes(self, sources: Sources) -> bool:
+    def changes(self, now: Sources) -> bool:
         """Whether its fingerprint is another one with these sources."""
-        if sources.core_fingerprint != _NOW.core_fingerprint:
+        if now.core_fingerprint != _NOW.core_fingerprint:
             return True
-        return any(part(sources, cls) != part(_NOW, cls) for cls in self.parts)
+        return any(part(now, cls) != part(_NOW, cls) for cls in self.parts)
 
 
 @functools.lru_cache(maxsize=256)
-def part(sources: Sources, cls: type) -> str:
-    return sources.part_fingerprint(cls)
+def part(now: Sources, cls: type) -> str:
+    return now.part_fingerprint(cls)
 
 
+@functools.cache
 def module_of(file: str) -> str:
     words = Path(file).relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(words[:-1] if words[-1] == "__init__" else words)
@@ -140,15 +143,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Traced]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGPT_CACHE", str(folder / "cache"))
         patch.setattr(TinyShakespeare, "remote", remote)
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         (folder / "small.txt").write_bytes(content)
         cache.add(remote, folder / "small.txt")
         yield [traced(experiment, folder / "runs") for experiment in experiments(folder)]
 
 
-def functions_in(tree: ast.Module) -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            yield node
+@functools.cache
+def functions_in(text: str) -> tuple[ast.FunctionDef, ...]:
+    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
 
 
 def mutated(text: str, code: CodeType) -> str | None:
@@ -162,7 +165,7 @@ def mutated(text: str, code: CodeType) -> str | None:
         assert column is not None
         return starts[line - 1] + column
 
-    for node in functions_in(ast.parse(text)):
+    for node in functions_in(text):
         if node.name != code.co_name or not node.lineno - len(node.decorator_list) - 3 <= code.co_firstlineno <= node.lineno:
             continue
         body = node.body[1:] if ast.get_docstring(node) is not None else node.body
@@ -229,12 +232,12 @@ def test_a_change_of_any_function_that_a_run_executes_changes_its_fingerprint_an
             changed = changed or text + "x = 1\n"
             assert changed != text
             compile(changed, str(file), "exec")
-            sources = Sources({**texts, module: changed.encode()})
+            now = Sources({**texts, module: changed.encode()})
             executing = [run for run in runs if code in run.functions]
             for run in executing:
-                assert run.changes(sources), f"{module}.{code.co_name}, executed by {run.name}"
+                assert run.changes(now), f"{module}.{code.co_name}, executed by {run.name}"
             for run in runs if not number else ():
-                if run.changes(sources) and module not in run.modules:
+                if run.changes(now) and module not in run.modules:
                     assert _imports(run, module), f"{module} is nothing to {run.name}"
     assert changed_functions > 250
 
@@ -251,3 +254,58 @@ def _imports(run: Traced, module: str) -> bool:
         if name.startswith("minigpt.")
     ]
     return module in own or any(f"from {module} import" in text for text in texts) or module in _NOW.core
+
+
+@pytest.mark.parametrize(
+    ("text", "leads_to"),
+    [
+        ("from minigpt import register", {"minigpt.registry"}),
+        ("from minigpt.contracts import Norm", {"minigpt.contracts.parts"}),
+        ("from minigpt.contracts import Schedule, Tokenizer", {"minigpt.contracts.optimizing", "minigpt.contracts.text"}),
+        ("import minigpt.components.ffn.glu", {"minigpt.components.ffn.glu"}),
+        ("import minigpt.components.ffn.glu as g\ng.GLU", {"minigpt.components.ffn.glu"}),
+        ("import minigpt\nminigpt.components.ffn.glu.GLU", {"minigpt.components.ffn.glu"}),
+        ("from minigpt.components import ffn\nffn.glu.GLU", {"minigpt.components.ffn.glu"}),
+        ("def late():\n    from minigpt.components.ffn import glu", {"minigpt.components.ffn.glu"}),
+        ("import_module('minigpt.components.ffn.glu')", {"minigpt.components.ffn.glu"}),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from minigpt.components.ffn.glu import GLU", set()),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    import minigpt.components.ffn.glu", {"minigpt.components.ffn.glu"}),
+        ("import torch, minigpt_other", set()),
+        ("not python", set()),
+    ],
+)
+def test_a_name_leads_to_the_module_that_defines_it(text: str, leads_to: set[str], tmp_path: Path) -> None:
+    file = tmp_path / "plugin.py"
+    file.write_text(text)
+    found = _NOW.closure(sources.references_in(file))
+    defining = {f"{name.rsplit('.', depth)[0]}" for name in found for depth in range(1, name.count(".") + 1)}
+    assert leads_to <= found
+    assert {name for name in found if name.startswith("minigpt.components.")} - defining == {
+        name for name in leads_to if name.startswith("minigpt.components.")
+    }
+
+
+def test_a_plugin_changes_with_what_it_imports_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "wider.py"
+    file.write_text(
+        "from minigpt import register\nfrom minigpt.components.ffn.glu import GLU\n\n"
+        '@register("ffn", "wider")\nclass Wider(GLU):\n    """A GLU."""\n'
+    )
+    cls = plugins.load_file(file).classes["ffn/wider"]
+    for module, changes in (("ffn.glu", True), ("ffn.moe", False), ("attention.softmax", False)):
+        name = f"minigpt.components.{module}"
+        text = (PACKAGE / "components" / f"{module.replace('.', '/')}.py").read_bytes() + b"x = 1\n"
+        assert (Sources({name: text}).part_fingerprint(cls) != _NOW.part_fingerprint(cls)) == changes, module
+    before = _NOW.part_fingerprint(cls)
+    file.write_text(file.read_text() + "# edited\n")
+    assert Sources().part_fingerprint(plugins.load_file(file).classes["ffn/wider"]) != before
+
+
+def test_an_init_above_a_module_counts_with_its_text_and_passes_nothing_on_that_is_not_asked_for() -> None:
+    found = _NOW.closure(["minigpt.components.norm.rmsnorm"])
+    assert {"minigpt", "minigpt.components", "minigpt.components.norm"} <= found
+    assert not {name for name in found if name.startswith("minigpt.components.") and ".norm" not in name}
+    assert not {name for name in _NOW.core if name.startswith("minigpt.components.")}
+    for name in NO_NUMBERS:
+        assert name not in _NOW.core
+        assert (PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").is_file()

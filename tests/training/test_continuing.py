@@ -22,7 +22,7 @@ from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint
 from minigpt.run.folder import MAX_THREADS
-from minigpt.training import resume, train
+from minigpt.training import resume, session, train
 from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
 from minigpt.training.machine import build_optimizer
 from tests.training.conftest import TEXT, Watcher, run
@@ -85,7 +85,7 @@ TAKES_EFFECT: list[tuple[str, Any, bool]] = [
     ("description", "another", False),
 ]
 REFUSED: list[tuple[str, Any, str]] = [
-    ("name", "other", 'name ("small" then'),
+    ("name", "other", "name (small then, other now): it names the run folder"),
     ("seed", 5, "seed (1337 then, 5 now): the weights were drawn with it"),
     ("tokenizer", "byte", "tokenizer.name (char then, byte now): the weights are for its vocabulary"),
     ("model.d_model", 32, "model.d_model (16 then, 32 now): the weights are those of this model"),
@@ -123,7 +123,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
             place = tmp_path_factory.mktemp(key)
             (place / "corpus.txt").write_text(TEXT[:3000])
             experiment = load_experiment(document(place, optimizer, schedule))
-            outcome = run(experiment, place / "runs", Watcher(("updated", 2)))
+            outcome = run(experiment, place / "runs", Watcher(("updated", 3)))
             assert (outcome.status, outcome.progress.step) == ("stopped", 3)
             runs[key] = outcome.run
         shutil.copytree(runs[key].path, folder / "small" / "seed-1337")
@@ -249,23 +249,26 @@ def test_a_setting_takes_effect(path: str, value: Any, changes_weights: bool, st
 
 
 @pytest.mark.parametrize(("path", "value", "message"), REFUSED, ids=[path for path, *_ in REFUSED])
-@pytest.mark.parametrize("way", ["set", "edited"])
-def test_a_setting_is_refused_by_name(
-    way: str, path: str, value: Any, message: str, stopped: Stopped, tmp_path: Path
-) -> None:
+def test_a_setting_is_refused_by_name(path: str, value: Any, message: str, stopped: Stopped, tmp_path: Path) -> None:
     folder = stopped(tmp_path)
-    file, overrides = folder.path / "experiment.json", [f"{path}={json.dumps(value)}"]
-    if way == "edited":
-        if path == "name":
-            return  # it says nothing about the numbers, and the folder's name stays
-        changed = {**folder.experiment(overrides).to_json(), "plugins": []}
-        file.write_text(json.dumps(changed))
-        overrides = []
     before = {each: each.read_bytes() for each in folder.path.rglob("*") if each.is_file()}
     with pytest.raises(RunError) as refused:
-        resume(folder.path, overrides=overrides, accept_changes=True, observer=Watcher())
+        resume(folder.path, overrides=[f"{path}={json.dumps(value)}"], accept_changes=True, observer=Watcher())
     assert message in str(refused.value)
     assert before == {each: each.read_bytes() for each in folder.path.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 20], ids=lambda number: REFUSED[number][0])
+def test_a_setting_that_was_edited_in_the_folder_is_refused_by_name_too(
+    number: int, stopped: Stopped, tmp_path: Path
+) -> None:
+    path, value, message = REFUSED[number]
+    folder = stopped(tmp_path)
+    changed = {**folder.experiment([f"{path}={json.dumps(value)}"]).to_json(), "plugins": []}
+    (folder.path / "experiment.json").write_text(json.dumps(changed))
+    with pytest.raises(RunError) as refused:
+        resume(folder.path, accept_changes=True, observer=Watcher())
+    assert message in str(refused.value)
 
 
 def test_a_setting_that_gives_the_optimizers_memory_another_form_is_refused_by_name(
@@ -274,6 +277,18 @@ def test_a_setting_that_gives_the_optimizers_memory_another_form_is_refused_by_n
     folder = stopped(tmp_path, optimizer="soap")
     with pytest.raises(RunError, match=r"training.optimizer.max_precondition_dim \(10000 then, 8 now\): what the optimizer"):
         resume(folder.path, overrides=["training.optimizer.max_precondition_dim=8"], observer=Watcher())
+
+
+def test_torch_compile_is_tried_anew_where_it_is_asked_for(
+    stopped: Stopped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped(tmp_path)
+    monkeypatch.setattr(session, "missing_compiler", lambda _: "there is no compiler")
+    with pytest.raises(RunError, match=r"training.compile: there is no compiler"):
+        resume(folder.path, overrides=["training.compile=true"], observer=Watcher())
+    resume(folder.path, overrides=["training.compile=auto"], observer=Watcher())
+    assert folder.later_segments() == [], "it was left out before, and is now"
+    assert folder.experiment().training.compile is False
 
 
 def test_the_tables_say_every_setting_that_there_is() -> None:
@@ -345,7 +360,7 @@ def test_a_project_that_was_moved_is_the_same_by_its_fingerprints(tmp_path: Path
     old, new = tmp_path / "old", tmp_path / "new" / "place"
     old.mkdir()
     (old / "corpus.txt").write_text(TEXT[:3000])
-    begun = run(load_experiment(document(old, "adamw", "constant")), old / "runs", Watcher(("updated", 2)))
+    begun = run(load_experiment(document(old, "adamw", "constant")), old / "runs", Watcher(("updated", 3)))
     whole = run(load_experiment(document(old, "adamw", "constant")), tmp_path / "whole")
     new.parent.mkdir()
     old.rename(new)
