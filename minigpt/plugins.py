@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
@@ -186,11 +186,6 @@ def fingerprint(path: Path) -> str:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()
-
-
-def combined_fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over several files or folders, in the order given."""
-    return hashlib.sha256("".join(map(fingerprint, paths)).encode()).hexdigest()
 
 
 def _registered() -> dict[str, type]:

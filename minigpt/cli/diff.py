@@ -50,6 +50,8 @@ def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
         for section in ("versions", "machine", "data")
         for key in sorted({*first[section], *second[section]})
     }
+    ours_then, theirs_then = ("\n".join(run.later_segments()) or "no" for run in (one, other))
+    pairs["continued with changes"] = (ours_then, theirs_then)
     pairs |= {"precision": (first["precision"], second["precision"]), "code": (first["core"], second["core"])}
     ours, theirs = ({row["component"]: row["sha256"] for row in each["components"]} for each in (first, second))
     pairs |= {f"source of {part}": (ours[part], theirs[part]) for part in sorted(ours.keys() & theirs.keys())}

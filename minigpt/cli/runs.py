@@ -48,9 +48,8 @@ def runs(
         losses = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("last", "best"))
         style = {"running": "green", "damaged": "red"}.get(row["state"], "")
         numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else "–"
-        table.add_row(
-            row["run"], row["state"], numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style
-        )
+        state = row["state"] + (f", {row['segments']} segments" if row["segments"] > 1 else "")
+        table.add_row(row["run"], state, numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style)
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
@@ -74,11 +73,13 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "max_iters": None,
         "last": None,
         "best": None,
+        "segments": 1,
         "age": time.time() - max(times),
         "bytes": sum(sizes),
     }
     try:
         row["max_iters"], records, finished = run.max_iters(), run.rows(), run.is_finished()
+        row["segments"] = 1 + len(run.later_segments())
     except MinigptError:
         return row
     losses = [each["val_loss"] for each in records if "val_loss" in each]

@@ -65,6 +65,8 @@ def show(
         console.print(_layers(loaded.model))
     console.print(f"[dim]vocabulary: {size:,} tokens ({source})[/dim]")
     console.print(f"[dim]{_remembered(model)}[/dim]", soft_wrap=True)
+    for line in _later_segments(experiment) if is_run else ():
+        console.print(f"continued with changes: {line}", style="yellow", markup=False, soft_wrap=True)
     if cost:
         console.print(_costs(loaded, size))
 
@@ -87,6 +89,12 @@ def _layers(model: ModelSection) -> Table:
         if not choices:
             table.add_row(spans(layers), "", "nothing: as model says")
     return table
+
+
+def _later_segments(run: Path) -> list[str]:
+    from minigpt.run import RunFolder
+
+    return RunFolder(run).later_segments()
 
 
 def _remembered(model: GPT) -> str:

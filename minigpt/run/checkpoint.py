@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from minigpt.errors import CheckpointError, MinigptError, UnreadableError, WriteError
 from minigpt.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
-from minigpt.run.packing import alone, is_number, kind, pack, restored, unpack
+from minigpt.run import optimizer_state
+from minigpt.run.packing import alone, is_number, pack, unpack
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SPARE = 1
@@ -87,31 +88,18 @@ class Checkpoint:
     progress: Progress
     notes: tuple[str, ...] = ()
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the state back into an optimizer, to the bit: torch's own loading casts it to the parameters' dtype.
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, counted: Sequence[frozenset[str]] | None = None) -> None:
+        """Put the state back into an optimizer, to the bit.
+
+        Args:
+            optimizer: The same one, or the same with other hyperparameters.
+            counted: What it counts itself in each of its groups: only that is put back there, and what else the groups
+                hold stays as it was built. None puts back all of it.
 
         Raises:
             CheckpointError: It is another optimizer's.
         """
-        try:
-            self._check_groups(optimizer.state_dict()["param_groups"])
-            optimizer.load_state_dict(self.optimizer)
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            for index, saved in self.optimizer.get("state", {}).items():
-                key = parameters[index] if isinstance(index, int) else index
-                optimizer.state[key] = restored(saved, optimizer.state[key])
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"{self.path} holds the state of another optimizer: {reason}") from error
-
-    def _check_groups(self, expected: list[dict[str, Any]]) -> None:
-        groups = self.optimizer["param_groups"]
-        if not isinstance(groups, list) or len(groups) != len(expected):
-            raise ValueError(f"{len(expected)} groups of parameters are expected")
-        for number, (group, there) in enumerate(zip(groups, expected, strict=True)):
-            for name, value in there.items():
-                if kind(group[name]) != kind(value) and not (is_number(group[name]) and is_number(value)):
-                    raise ValueError(f"{name} of group {number} is {group[name]!r}")
+        optimizer_state.load(optimizer, self.optimizer, self.path, counted)
 
     def check_optimizer(self, expected: dict[Any, dict[str, Any]]) -> None:
         """Whether tensors have the shapes and types that the optimizer gives them, before a kernel relies on it.
@@ -123,16 +111,8 @@ class Checkpoint:
         Raises:
             CheckpointError: They have not.
         """
-        if self.progress.step - self.progress.skipped < _UPDATES_TO_KNOW:
-            return
-        state = self.optimizer.get("state")
-        for index, parts in expected.items():
-            saved = state.get(index) if isinstance(state, dict) else None
-            for name, there in parts.items() if isinstance(parts, dict) else ():
-                found = saved.get(name) if isinstance(saved, dict) else None
-                if kind(found) != kind(there) and not (is_number(found) and is_number(there)):
-                    said = f"{name} of {index} is {kind(found)}, where {kind(there)} is expected"
-                    raise CheckpointError(f"{self.path} holds the state of another optimizer: {said}")
+        if self.progress.step - self.progress.skipped >= _UPDATES_TO_KNOW:
+            optimizer_state.check(self.optimizer, expected, self.path)
 
     def load_weights(self, model: nn.Module) -> None:
         """Put the weights into a model.

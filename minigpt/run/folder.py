@@ -24,7 +24,12 @@ from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
 from minigpt.run import checkpoint
+from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.lock import held, is_held
+from minigpt.run.segments import later_segments
+
+MAX_THREADS = 1024
+"""Of the CPU; with some ten thousand the system gives no more, and the process ends without a word."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,21 @@ class RunFolder:
             raise WriteError(f"{self.path} cannot be written: {error.strerror}") from error
         if tokenizer is not None:
             write_json(self.path / "tokenizer.json", tokenizer.to_json())
-        write_json(self.path / "provenance.json", provenance)
+        self._write_provenance(provenance)
         write_json(self.path / "experiment.json", document)  # last: a folder with this file is a run
+
+    def begin_segment(self, experiment: Experiment, provenance: dict[str, Any]) -> None:
+        """Write what the run is continued with; its earlier segments are in the provenance.
+
+        Raises:
+            WriteError: The disk is full or failing.
+        """
+        document = {**experiment.to_json(), "plugins": self._json("experiment.json").get("plugins", [])}
+        self._write_provenance(provenance)  # first: once the settings are others, the history says so already
+        write_json(self.path / "experiment.json", document)
+
+    def _write_provenance(self, provenance: dict[str, Any]) -> None:
+        write_json(self.path / "provenance.json", {**provenance, "folder": str(self.path.absolute())})
 
     def _copy_plugins(self, files: Sequence[str]) -> list[str]:
         names = [Path(file).name for file in files]
@@ -109,8 +127,12 @@ class RunFolder:
         """Whether a run has begun here."""
         return (self.path / "experiment.json").is_file()
 
-    def experiment(self, *, allow_plugins: bool = True) -> Experiment:
+    def experiment(self, overrides: Sequence[str] = (), *, allow_plugins: bool = True) -> Experiment:
         """The run's resolved experiment; loads the copies of its plugins.
+
+        Args:
+            overrides: Settings to change, as for `load_experiment`.
+            allow_plugins: False refuses a run that used plugin files.
 
         Raises:
             RunError: There is no run here.
@@ -118,7 +140,42 @@ class RunFolder:
         if not self.exists():
             reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
-        return load_experiment(self.path / "experiment.json", allow_plugins=allow_plugins)
+        return load_experiment(self.path / "experiment.json", overrides=overrides, allow_plugins=allow_plugins)
+
+    def moved_data(self) -> list[str]:
+        """Overrides that lead to the data of a run that was moved together with it.
+
+        A path that is gone is looked for at the same place seen from the run folder. Whether the text is the same is for
+        its fingerprint to say.
+        """
+        before, document = self.provenance().get("folder"), self._json("experiment.json")
+        if before is None or not isinstance(document.get("data"), dict):
+            return []
+        found = {key: _moved(value, before, self.path.absolute()) for key, value in document["data"].items()}
+        return [f"data.{key}={json.dumps(value)}" for key, value in found.items() if value != document["data"][key]]
+
+    def identity(self) -> Identity:
+        """What the run's numbers follow from, as it was recorded; of the last segment, where there are several.
+
+        Raises:
+            RunError: It was not recorded, or the run's experiment says otherwise.
+        """
+        try:
+            found = Identity.of(self.provenance())
+        except RunError as error:
+            raise RunError(f"{self.path}: {error}") from error
+        try:
+            edited = differing(found.settings, settings_of(self._json("experiment.json")))
+        except RecursionError as error:
+            raise RunError(f"{self.path / 'experiment.json'} is damaged: nested too deeply") from error
+        if edited:
+            paths = ", ".join(path for path, *_ in edited)
+            raise RunError(f"{self.path / 'experiment.json'} was edited: it was trained with other values of {paths}")
+        return found
+
+    def later_segments(self) -> list[str]:
+        """The changes that the run was continued with, a line each; empty for a run that is of one piece."""
+        return later_segments(self.provenance())
 
     def provenance(self) -> dict[str, Any]:
         """What was recorded when the run began.
@@ -225,7 +282,7 @@ class _Recorded(BaseModel):
 
 class _Machine(_Recorded):
     device: Literal["cpu", "cuda", "mps"]
-    threads: Annotated[int, Field(gt=0, le=1 << 16)]
+    threads: Annotated[int, Field(gt=0, le=MAX_THREADS)]
 
 
 class _Data(_Recorded):
@@ -241,6 +298,12 @@ class _Component(_Recorded):
     sha256: str | None
 
 
+class _Segment(_Recorded):
+    from_update: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    started: str
+    changes: list[str]
+
+
 class _Provenance(_Recorded):
     versions: dict[str, str]
     machine: _Machine
@@ -248,6 +311,8 @@ class _Provenance(_Recorded):
     data: _Data
     core: str
     components: list[_Component]
+    folder: str | None = None
+    segments: list[_Segment] = []
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -258,6 +323,16 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from file
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _moved(value: Any, before: str, now: Path) -> Any:
+    """Paths that are gone, where they are now if a folder above both them and the run was moved."""
+    if isinstance(value, list):
+        return [_moved(item, before, now) for item in value]
+    if not isinstance(value, str) or not os.path.isabs(value) or os.path.exists(value):
+        return value
+    place = os.path.normpath(now / os.path.relpath(value, before))
+    return place if os.path.exists(place) else value
 
 
 def _near(path: Path) -> str:

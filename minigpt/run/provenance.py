@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,23 +22,24 @@ from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
 from minigpt.entries import source_file
 from minigpt.experiment import Experiment
-
-_CORE = (
-    "contracts",
-    "data.py",
-    "decoding.py",
-    "elementwise.py",
-    "kernels.py",
-    "recurrence.py",
-    "model.py",
-    "training",
-)  # what every run's numbers pass through
+from minigpt.run.identity import differing, settings_of
+from minigpt.run.sources import Sources
 
 
 def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> dict[str, Any]:
-    """Everything that is written to provenance.json when a run begins."""
+    """Everything that is written to provenance.json when a run begins.
+
+    Args:
+        experiment: As it is trained, but for its precision.
+        corpus: Its data.
+        device: Where it is trained.
+        precision: That is used.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    sources, document = Sources(), experiment.to_json()
+    document["training"]["precision"] = precision
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": started,
         "command": [os.fsencode(word).decode("utf-8", "backslashreplace") for word in sys.argv],
         "versions": {
             "minigpt": minigpt.__version__,
@@ -54,7 +56,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
             "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         },
         "precision": precision,
-        "experiment": experiment_fingerprint(experiment),
+        "experiment": settings_of(document),
         "data": {
             "fingerprint": corpus.fingerprint,
             "tokenizer": tokenizer_fingerprint(corpus),
@@ -70,19 +72,14 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
             "window": experiment.model.block_size,
             "stride": experiment.model.block_size,
         },
-        "core": plugins.combined_fingerprint([Path(__file__).parents[1] / name for name in _CORE]),
-        "components": components(experiment),
+        "core": sources.core_fingerprint,
+        "components": components(experiment, sources),
         "git": _git_state(),
+        "segments": [{"from_update": 0, "started": started, "changes": []}],
     }
 
 
-def experiment_fingerprint(experiment: Experiment) -> str:
-    """SHA-256 of everything the experiment says; plugin files have fingerprints of their own."""
-    document = {**experiment.to_json(), "plugins": []}
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def components(experiment: Experiment) -> list[dict[str, Any]]:
+def components(experiment: Experiment, sources: Sources) -> list[dict[str, Any]]:
     """For every component used, shipped ones too: its source file, the SHA-256 of its source, and its package."""
     rows = []
     for spec in experiment.specs():
@@ -91,7 +88,7 @@ def components(experiment: Experiment) -> list[dict[str, Any]]:
             "component": f"{spec.family}/{spec.name}",
             "file": str(file) if file else None,
             # None where the class was typed in: there is no file that could be compared later
-            "sha256": _source_fingerprint(spec.cls) if file else None,
+            "sha256": sources.part_fingerprint(spec.cls) if file else None,
             **_distribution(spec.cls),
         }
         if row not in rows:
@@ -99,17 +96,43 @@ def components(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between a run's provenance and the present that could change its numbers, a line each."""
-    lines = []
-    if recorded.get("experiment") != now["experiment"]:
-        lines.append("experiment.json")
+@dataclass(frozen=True)
+class Change:
+    """Something that a run's numbers follow from, and that is not what it was.
+
+    Attributes:
+        what: The path of a setting, or words.
+        before: As it was recorded.
+        now: As it is.
+        detail: Further words, in place of the two values.
+    """
+
+    what: str
+    before: Any = None
+    now: Any = None
+    detail: str | None = None
+
+    @property
+    def line(self) -> str:
+        """For messages, and for the run's history."""
+        if self.detail is not None:
+            return f"{self.what}{self.detail}"
+        before, now = (value if isinstance(value, str) else json.dumps(value) for value in (self.before, self.now))
+        return f"{self.what} ({before} then, {now} now)"
+
+
+def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+    """What differs between a run's provenance and the present that could change its numbers."""
+    if isinstance(recorded.get("experiment"), dict):
+        changes = [Change(*difference) for difference in differing(recorded["experiment"], now["experiment"])]
+    else:
+        changes = [Change("the experiment", detail=" (recorded by an older minigpt)")]
     sources = {row["component"]: row["sha256"] for row in now["components"]}
     for row in recorded["components"]:
-        if sources.get(row["component"]) != row["sha256"]:
-            lines.append(f"the source of {row['component']} ({row['file']})")
+        if row["component"] in sources and sources[row["component"]] != row["sha256"]:
+            changes.append(Change(f"the source of {row['component']}", detail=f" ({row['file']})"))
     if recorded["core"] != now["core"]:
-        lines.append("minigpt's model or training code")
+        changes.append(Change("minigpt's model or training code", detail=""))
     pairs = {
         "the data": ("data", "fingerprint"),
         "the tokenizer": ("data", "tokenizer"),
@@ -121,29 +144,8 @@ def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for words, (section, key) in pairs.items():
         before, after = recorded[section][key], now[section][key]
         if before != after:
-            lines.append(f"{words} ({before} then, {after} now)")
-    return lines
-
-
-def _source_fingerprint(cls: type) -> str:
-    """Of a plugin's class, what the whole plugin was when it was loaded; of another's, its files as they are."""
-    plugin = plugins.plugin_of(cls)
-    return plugin.sha256 if plugin else plugins.combined_fingerprint(_sources(cls))
-
-
-def _sources(cls: type) -> list[Path]:
-    """The files that a component's behaviour stands in: its class's and its base classes'; a foreign package whole."""
-    found: list[Path] = []
-    for kind in cls.__mro__:
-        top = kind.__module__.partition(".")[0]
-        if top in ("builtins", "abc", "typing", "torch"):
-            continue
-        package = sys.modules[top]
-        foreign = top not in ("minigpt", plugins.FILE_PACKAGE) and hasattr(package, "__path__")
-        place = Path(package.__file__).parent if foreign and package.__file__ else source_file(kind)
-        if place and place not in found:
-            found.append(place)
-    return found
+            changes.append(Change(words, before, after))
+    return changes
 
 
 def _distribution(cls: type) -> dict[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -72,6 +72,8 @@ class Trainer:
         observer: Told of everything.
         run: Where it is written.
         start: The checkpoint to go on from.
+        counted: Where the run is continued with changes, what the optimizer counts itself in each of its groups: all else
+            there is as the experiment says now. None where nothing changed.
         stop: Asked between any two updates, evaluation batches and sampled tokens.
     """
 
@@ -85,6 +87,7 @@ class Trainer:
         observer: Observer,
         run: RunFolder,
         start: Checkpoint | None = None,
+        counted: Sequence[frozenset[str]] | None = None,
         stop: Stop | None = None,
     ):
         self.stop = stop or Stop()
@@ -98,7 +101,7 @@ class Trainer:
         self.progress = Progress()
         if start is not None:
             start.load_weights(model)
-            start.load_optimizer(self.optimizer)
+            start.load_optimizer(self.optimizer, counted)
             if isinstance(self.optimizer, AveragingOptimizer):
                 self.optimizer.train()  # what was saved are the weights to be used
             self.progress = start.progress

@@ -12,6 +12,7 @@ from minigpt.contracts import MixedPrecisionOptimizer
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
+from minigpt.run.folder import MAX_THREADS
 
 _WORTH_IT = 1.25  # bf16 costs accuracy: it must be faster by more than the noise of the measurement
 _CACHED_TOKENS = 4096
@@ -23,13 +24,34 @@ def choose_device(wish: str = "auto") -> torch.device:
     Raises:
         MinigptError: The wish is none of auto, cpu, cuda, mps, or is not there.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = [name for name in ("cuda", "mps", "cpu") if is_present(name)]
     if wish == "auto":
-        return torch.device(next(name for name, there in present.items() if there))
-    if not present.get(wish, False):
-        there = ", ".join(name for name, yes in present.items() if yes)
+        return torch.device(present[0])
+    if wish not in present:
+        there = ", ".join(present)
         raise MinigptError(f'device "{wish}" is not available here; allowed: auto, {there}')
     return torch.device(wish)
+
+
+def is_present(device: str) -> bool:
+    """Whether this machine has such a device."""
+    match device:
+        case "cuda":
+            return torch.cuda.is_available()
+        case "mps":
+            return torch.backends.mps.is_available()
+    return device == "cpu"
+
+
+def use_threads(number: int) -> None:
+    """Compute with so many threads of the CPU.
+
+    Raises:
+        MinigptError: They are fewer than one, or more than any machine has.
+    """
+    if not 0 < number <= MAX_THREADS:
+        raise MinigptError(f"threads: found {number}; allowed: 1 to {MAX_THREADS}")
+    torch.set_num_threads(number)
 
 
 def choose_precision(wish: str, device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
+from minigpt.run.identity import differing
 from minigpt.run.provenance import changed_since, provenance
+from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
+from minigpt.training.continuing import Asked, changed_settings, check_state
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.fitting import refuse_what_cannot_fit
 from minigpt.training.loop import Outcome, Trainer
-from minigpt.training.machine import choose_device, choose_precision
+from minigpt.training.machine import choose_device, choose_precision, is_present, use_threads
 from minigpt.training.observer import Observer, PlainObserver, Plan
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
@@ -154,61 +158,112 @@ def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experimen
 def resume(
     run: str | Path,
     *,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    threads: int | None = None,
     accept_changes: bool = False,
     allow_plugins: bool = True,
     observer: Observer | None = None,
 ) -> Outcome:
-    """Go on with a run that was stopped or killed, bit for bit as if it had not been.
+    """Continue a run that was stopped or killed, bit for bit as if it had not been; or any run, with changes.
+
+    A change that could change the numbers begins another segment of the run, which its provenance records.
 
     Args:
         run: The run folder.
-        accept_changes: Go on although code, data or machine changed; the run is no longer reproducible then.
+        overrides: Settings to change, as for `load_experiment`. Each takes effect from here on, or is refused by name.
+        device: Where to continue; None is where the run was trained before.
+        threads: Of the CPU; None is as many as before.
+        accept_changes: Continue although code, data or machine changed.
         allow_plugins: False refuses a run that used plugin files.
         observer: Told of the progress; None prints plain lines.
 
     Raises:
-        RunError: Nothing to resume, something changed, or another process is at it.
+        RunError: Nothing to resume, something changed, a setting that is fixed, or another process is at it.
         CheckpointError: No checkpoint of it can be read.
     """
     observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
-    folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
+    begun = folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
+    asked = Asked(begun, tuple(overrides), device, threads, accept_changes, allow_plugins)
     with folder.locked(), stopped_by_signals(stop):
         try:
             with stop.breakable():
-                ready = _prepare_to_go_on(folder, observer, accept_changes, allow_plugins)
+                ready = _prepare_to_go_on(folder, observer, asked)
         except StopNow:
             return Outcome("stopped", folder, Progress(), stop_signal=stop.signal)
         return _sit(folder, observer, stop, ready)
 
 
-def _prepare_to_go_on(folder: RunFolder, observer: Observer, accept_changes: bool, allow_plugins: bool) -> _Ready:
-    experiment = folder.experiment(allow_plugins=allow_plugins)
-    folder.check_links()
+def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked) -> _Ready:
     recorded = folder.provenance()
-    machine = recorded["machine"]
-    where, precision = _machine(recorded["precision"], machine["device"], machine["threads"])
+    overrides = [*folder.moved_data(), *asked.overrides]
+    experiment = folder.experiment(overrides, allow_plugins=asked.allow_plugins)
+    folder.check_links()
+    where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
+    experiment = _with_training(experiment, {"precision": precision})
+    refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
     shapes = build_model_on_meta(experiment.model, folder.vocab_size())
     start = checkpoint.load(folder.checkpoints, "last", shapes)
-    if start is not None and start.progress.step >= experiment.training.max_iters and start.progress.pending is None:
-        raise RunError(f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}")
-    corpus = load_corpus(experiment, folder.learned()).to(where)
-    changes = changed_since(recorded, provenance(experiment, corpus, device=where, precision=precision))
-    if changes and not accept_changes:
+    step = start.progress.step if start else 0
+    refuse_beyond(str(folder.path), experiment.training.max_iters, step)
+    if start is not None and step == experiment.training.max_iters and start.progress.pending is None:
         raise RunError(
-            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(changes)}. "
+            f"{folder.path} is finished (step {step}); try: minigpt generate {folder.path}, "
+            f"or train it further: minigpt resume {folder.path} --set training.max_iters={2 * step}"
+        )
+    corpus = load_corpus(experiment, folder.learned()).to(where)
+    if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
+        raise RunError(
+            f"{folder.path} cannot be continued with these data: they have {count(corpus.vocab_size, 'token')}, and the "
+            f"model has {folder.vocab_size()}. Begin another run for them"
+        )
+    now = provenance(experiment, corpus, device=where, precision=precision)
+    changes = changed_since(recorded, now)
+    unasked = [change.line for change in changes if not asked.names(change)]
+    if unasked and not asked.accept_changes:
+        raise RunError(
+            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(unasked)}. "
             "Undo that, or give up exactness with --accept-changes"
         )
-    for note in (*(f"changed: {line}" for line in changes), *(start.notes if start else ())):
+    for note in start.notes if start else ():
         observer.note(note)
     there = len(checkpoint.available(folder.checkpoints))
     refuse_what_cannot_fit(experiment, corpus, folder.path, where, precision, checkpoints=there)
     model = build_model(experiment, corpus.vocab_size).to(where)
-    speed = measure_speed(experiment, corpus, model, precision, compiled=experiment.training.compile is True)
+    compiled, speed = _choose_compile(experiment, corpus, model, precision, None, observer)
+    experiment = _with_training(experiment, {"compile": compiled})
+    now["experiment"]["training"]["compile"] = compiled
+    changes = changed_since(recorded, now)
     if start is not None:
-        start.check_optimizer(speed.state)
-    seconds = speed.seconds(experiment, start.progress.step if start else 0)
-    return _Ready(experiment, corpus, model, precision, seconds, start=start)
+        check_state(folder, start, speed, changes)
+    for change in changes:
+        observer.note(f"changed: {change.line}")
+    if changes:
+        observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
+        now = continued(recorded, now, changes, step)
+    left_out = differing(asked.begun.to_json(), experiment.to_json())
+    return _Ready(
+        experiment,
+        corpus,
+        model,
+        precision,
+        speed.seconds(experiment, step),
+        start=start,
+        counted=speed.counted if changes else None,
+        continues_with=now if changes else recorded if left_out else None,
+    )
+
+
+def _machine_again(folder: RunFolder, precision: str, machine: dict[str, Any], asked: Asked) -> tuple[torch.device, str]:
+    """Device and precision to continue with: those of before, or others that were asked for."""
+    wish = asked.device or machine["device"]
+    if asked.device is None and not is_present(wish):
+        raise RunError(
+            f"{folder.path} was trained on {wish}, which is not here. To continue elsewhere, not bit for bit: "
+            f"minigpt resume {folder.path} --device auto"
+        )
+    return _machine(precision, wish, asked.threads or machine["threads"])
 
 
 def _refuse_existing(run: RunFolder) -> None:
@@ -231,7 +286,7 @@ def _check_prompt(tokenizer: Tokenizer, prompt: str) -> None:
 
 def _machine(precision: str, device: str, threads: int | None) -> tuple[torch.device, str]:
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     where = choose_device(device)
     return where, choose_precision(precision, where)
 
@@ -248,6 +303,8 @@ class _Ready:
         seconds: About how long it will take.
         start: The checkpoint to go on from; None at the beginning.
         begins_with: The provenance of a run that is about to begin; None for one that is there.
+        counted: As for the Trainer.
+        continues_with: The provenance of a run that is continued with other settings; None where there is none to write.
     """
 
     experiment: Experiment
@@ -257,12 +314,16 @@ class _Ready:
     seconds: float
     start: Checkpoint | None = None
     begins_with: dict[str, Any] | None = None
+    counted: Sequence[frozenset[str]] | None = None
+    continues_with: dict[str, Any] | None = None
 
 
 def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outcome:
     experiment, corpus, model, start = ready.experiment, ready.corpus, ready.model, ready.start
     if ready.begins_with is not None:
         run.begin(experiment, corpus.tokenizer, ready.begins_with)
+    if ready.continues_with is not None:
+        run.begin_segment(experiment, ready.continues_with)
     plan = Plan(
         name=experiment.name,
         folder=str(run.path),
@@ -279,7 +340,15 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outco
     )
     with torch.random.fork_rng():
         trainer = Trainer(
-            experiment, corpus, model, precision=ready.precision, observer=observer, run=run, start=start, stop=stop
+            experiment,
+            corpus,
+            model,
+            precision=ready.precision,
+            observer=observer,
+            run=run,
+            start=start,
+            counted=ready.counted,
+            stop=stop,
         )
         observer.begin(plan)
         try:

@@ -132,7 +132,7 @@ def test_each_change_that_could_change_the_numbers_is_named() -> None:
         return {
             "components": [{"component": "norm/a", "file": "a.py", "sha256": "1"}],
             "core": "c",
-            "experiment": "e",
+            "experiment": {"seed": 1, "training": {"grad_clip": 1.0, "schedule": {"name": "cosine", "warmup": 100}}},
             "data": {"fingerprint": "d", "tokenizer": "t"},
             "versions": {"torch": "2", "numpy": "1"},
             "machine": {"device": "cpu", "threads": 2},
@@ -141,12 +141,15 @@ def test_each_change_that_could_change_the_numbers_is_named() -> None:
     now = record()
     assert changed_since(record(), now) == []
     now["components"][0]["sha256"] = "2"
-    now["core"] = now["experiment"] = "x"
+    now["core"] = "x"
+    now["experiment"] = {"seed": 2, "training": {"grad_clip": None, "schedule": {"name": "constant"}}}
     now["data"] = {"fingerprint": "x", "tokenizer": "x"}
     now["versions"] = {"torch": "3", "numpy": "2"}
     now["machine"] = {"device": "cuda", "threads": 8}
-    assert changed_since(record(), now) == [
-        "experiment.json",
+    assert [change.line for change in changed_since(record(), now)] == [
+        "seed (1 then, 2 now)",
+        "training.grad_clip (1.0 then, null now)",
+        'training.schedule ({"name": "cosine", "warmup": 100} then, {"name": "constant"} now)',
         "the source of norm/a (a.py)",
         "minigpt's model or training code",
         "the data (d then, x now)",

@@ -13,7 +13,7 @@ import torch
 
 import minigpt
 from minigpt.run.provenance import processor
-from minigpt.training.machine import choose_device
+from minigpt.training.machine import choose_device, use_threads
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def prepare(device: str, threads: int | None) -> torch.device:
     """Set torch's threads (None leaves its choice) and find the device, as `minigpt run` does.
 
     Raises:
-        MinigptError: There is no such device here.
+        MinigptError: There is no such device here, or no machine has so many threads.
     """
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     return choose_device(device)
 
 

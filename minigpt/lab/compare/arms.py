@@ -11,6 +11,7 @@ from minigpt.errors import ExperimentError, MinigptError, nearest
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder
+from minigpt.run.identity import differing, settings_of
 
 Budget = Literal["tokens", "flops", "time", "steps"]
 Size = Literal["params", "flops", "state"]
@@ -135,24 +136,37 @@ def runs_in(folder: Path) -> tuple[RunFolder, ...]:
 
 
 def _of_runs(runs: tuple[RunFolder, ...], source: Path, allow_plugins: bool) -> tuple[Any, ...]:
+    for run in runs:
+        if later := run.later_segments():
+            raise MinigptError(
+                f"{run.path} was continued with changes ({'; '.join(later)}), so it stands for no experiment; name an "
+                "experiment file to train it anew"
+            )
     experiments = [run.experiment(allow_plugins=allow_plugins) for run in runs]
-    first = comparable_document(experiments[0])
+    first = settings_of({**experiments[0].to_json(), "seed": 0})
     for run, experiment in zip(runs, experiments, strict=True):
-        if comparable_document(experiment) != first:
-            raise MinigptError(f"{runs[0].path} and {run.path} differ in more than their seed: name one of them")
+        if differences := differing(first, settings_of({**experiment.to_json(), "seed": 0})):
+            paths = ", ".join(path for path, *_ in differences)
+            raise MinigptError(f"{runs[0].path} and {run.path} differ in more than their seed ({paths}): name one of them")
     return experiments[0], str(source), (), runs
 
 
-def comparable_document(experiment: Experiment) -> dict[str, Any]:
-    """What of an experiment its numbers follow from, but for the seed, and for what a machine settles."""
-    return comparable(experiment.to_json())
+def settled(arms: Sequence[Arm], precision: Callable[[], str]) -> list[Arm]:
+    """The arms with what a machine would choose chosen once for all of them, so that they differ in what was asked only.
 
-
-def comparable(document: dict[str, Any]) -> dict[str, Any]:
-    """The same of an experiment's JSON."""
-    apart = ("name", "description", "plugins", "seed", "sampling")
-    training = {key: value for key, value in document["training"].items() if key not in ("precision", "compile")}
-    return {**{key: value for key, value in document.items() if key not in apart}, "training": training}
+    Args:
+        arms: Any.
+        precision: What `auto` is; asked where it is needed. For torch.compile it is false: whether it pays depends on the
+            run, and it changes the rounding.
+    """
+    found = []
+    for arm in arms:
+        training = arm.experiment.training
+        changes: dict[str, Any] = {"precision": precision()} if training.precision == "auto" else {}
+        changes |= {"compile": False} if training.compile == "auto" else {}
+        training = training.model_copy(update=changes)
+        found.append(replace(arm, experiment=arm.experiment.model_copy(update={"training": training})))
+    return found
 
 
 def tokens_of(experiment: Experiment) -> int:

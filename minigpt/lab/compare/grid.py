@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -21,9 +20,10 @@ import torch
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
 from minigpt.files import read_object, write_json
-from minigpt.lab.compare.arms import Arm, comparable, comparable_document
+from minigpt.lab.compare.arms import Arm
 from minigpt.lab.compare.cell import SAVES_WITHIN, Job
 from minigpt.run import RunFolder
+from minigpt.run.identity import Identity
 from minigpt.run.lock import held
 from minigpt.run.provenance import provenance
 
@@ -99,51 +99,53 @@ class Grid:
         seeds: The same for each.
         corpora: Where their corpora come from.
         elsewhere: Folders of runs, to be looked through for finished ones that can be used.
+        device: Where cells are trained.
     """
 
     def __init__(
-        self, folder: Path, arms: Sequence[Arm], seeds: Sequence[int], corpora: Corpora, elsewhere: Sequence[Path] = ()
+        self,
+        folder: Path,
+        arms: Sequence[Arm],
+        seeds: Sequence[int],
+        corpora: Corpora,
+        elsewhere: Sequence[Path] = (),
+        *,
+        device: torch.device,
     ):
+        self.device = device
         self.folder, self.arms, self.seeds = folder, list(arms), list(seeds)
         self.corpora = corpora
         self.present: dict[str, dict[str, Any]] = {}  # what a run of each arm would record if it began now
         found = self._finished([*elsewhere, folder / "runs"])
         self.cells = [self._cell(arm, seed, found) for seed in seeds for arm in arms]
 
-    def _cell(self, arm: Arm, seed: int, found: dict[tuple[str, int], RunFolder]) -> Cell:
-        known, document = self._provenance(arm), comparable_document(arm.experiment)
+    def _cell(self, arm: Arm, seed: int, found: dict[str, RunFolder]) -> Cell:
+        identity = Identity.of(self._provenance(arm)).with_seed(seed)
         named = next((run for run in arm.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
-            identity = _identity(document, known)
-            run = found.get((identity, seed), RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}"))
+            run = found.get(identity.digest(), RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}"))
         else:
-            run, recorded = named, named.provenance()
-            _check_data(run, recorded, known)
-            identity = _identity(document, recorded)
-        key = hashlib.sha256(f"{identity} {seed} {torch.__version__}".encode()).hexdigest()
-        return Cell(arm, seed, run, self.folder / "cells" / f"{arm.name}-seed-{seed}.json", key)
+            run, identity = named, named.identity()
+            _check_data(run, named.provenance(), self._provenance(arm))
+        return Cell(arm, seed, run, self.folder / "cells" / f"{arm.name}-seed-{seed}.json", identity.digest())
 
     def _provenance(self, arm: Arm) -> dict[str, Any]:
         if arm.name not in self.present:
-            corpus = self.corpora.of(arm)
-            self.present[arm.name] = provenance(arm.experiment, corpus, device=torch.device("cpu"), precision="fp32")
+            corpus, precision = self.corpora.of(arm), arm.experiment.training.precision
+            self.present[arm.name] = provenance(arm.experiment, corpus, device=self.device, precision=precision)
         return self.present[arm.name]
 
-    def _finished(self, roots: Sequence[Path]) -> dict[tuple[str, int], RunFolder]:
-        """Finished runs by what their numbers follow from."""
-        found: dict[tuple[str, int], RunFolder] = {}
+    def _finished(self, roots: Sequence[Path]) -> dict[str, RunFolder]:
+        """Finished runs by what their numbers follow from; those of several segments follow from no one thing."""
+        found: dict[str, RunFolder] = {}
         for run in (RunFolder(file.parent) for root in roots for file in sorted(root.glob("*/seed-*/experiment.json"))):
             if ".old-" in run.path.name:
                 continue
             with contextlib.suppress(
                 MinigptError, KeyError, ValueError, TypeError, AttributeError
             ):  # a damaged run is not used, and is no obstacle
-                if not run.is_finished():
-                    continue
-                recorded = run.provenance()
-                document = read_object(run.path / "experiment.json")
-                if recorded["versions"]["torch"] == torch.__version__:
-                    found[_identity(comparable(document), recorded), document["seed"]] = run
+                if run.is_finished() and not run.later_segments():
+                    found[run.identity().digest()] = run
         return found
 
     def missing(self) -> list[Cell]:
@@ -220,9 +222,11 @@ class Grid:
 
     def _continues(self, cell: Cell) -> bool:
         """Whether what was begun in the cell's folder is the cell."""
-        recorded, experiment = cell.run.provenance(), cell.run.experiment()
-        same = _identity(comparable_document(experiment), recorded)
-        return same == _identity(comparable_document(cell.arm.experiment), self._provenance(cell.arm))
+        planned = Identity.of(self._provenance(cell.arm)).with_seed(cell.seed)
+        try:
+            return not cell.run.later_segments() and cell.run.identity().digest() == planned.digest()
+        except RunError:  # it was begun by an older minigpt, or edited
+            return False
 
 
 _LOOK_EVERY = 0.5
@@ -241,14 +245,6 @@ def _check_data(run: RunFolder, recorded: dict[str, Any], known: dict[str, Any])
             f"{run.path} was trained on data with the fingerprint {before}, and its experiment's data have {now} today: "
             "they cannot be mixed; name the experiment file to train it anew"
         )
-
-
-def _identity(document: dict[str, Any], recorded: dict[str, Any]) -> str:
-    """A digest of what a run's numbers follow from, but for its seed and the machine."""
-    sources = sorted((row["component"], row["sha256"] or "") for row in recorded["components"])
-    data = recorded["data"]["fingerprint"], recorded["data"]["tokenizer"]
-    whole = [document, sources, data, recorded["core"]]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 class _Running:

@@ -24,15 +24,16 @@ from minigpt.lab.compare.arms import (
     Size,
     Unit,
     check_comparable,
-    comparable_document,
     matched_budget,
     matched_size,
     read_arms,
+    settled,
 )
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.results import ArmResult, judge, to_json
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
+from minigpt.run.identity import settings_of
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.machine import choose_device, choose_precision
 
@@ -143,6 +144,8 @@ def make_plan(
     seeds = _seeds(arms, settings.seeds)
     check_comparable(arms, unit=settings.unit, budget=settings.budget)
     threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
+    device = choose_device(settings.device)
+    arms = settled(arms, lambda: _settled_precision(folder, device, threads))
     corpora = Corpora()
     if settings.match is not None:
         arms = _same_size(arms, settings, lambda arm: corpora.of(arm).vocab_size)
@@ -150,9 +153,21 @@ def make_plan(
         speeds = _Speeds(folder, settings.device, threads)
         each = _of_an_update(settings.budget, corpora, speeds)
         arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, each) for arm in arms[1:])]
-    grid = Grid(folder, arms, seeds, corpora, elsewhere=[runs])
+    grid = Grid(folder, arms, seeds, corpora, elsewhere=[runs], device=device)
     costs = tuple(_cost(arm.experiment, corpora.of(arm).vocab_size) for arm in arms)
     return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads, tuple(lost))
+
+
+def _settled_precision(folder: Path, device: torch.device, threads: int | None) -> str:
+    """What precision `auto` is in this comparison: measured when it is planned first, and kept in its folder."""
+    file = folder / "precision.json"
+    known = read_object(file) if file.is_file() else {}
+    if known.get(device.type) not in ("fp32", "bf16"):
+        with _threads(threads):
+            known[device.type] = choose_precision("auto", device)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, known)
+    return str(known[device.type])
 
 
 def _seeds(arms: Sequence[Arm], number: int | None) -> list[int]:
@@ -224,7 +239,7 @@ class _Speeds:
 
     def of(self, arm: Arm, corpus: Corpus) -> Speed:
         """Measured now, or before."""
-        document = comparable_document(arm.experiment)
+        document = settings_of(arm.experiment.to_json())
         del document["training"]["max_iters"], document["training"]["schedule"], document["training"]["eval_interval"]
         key = hashlib.sha256(json.dumps([document, self.device, self.threads], sort_keys=True).encode()).hexdigest()
         if key not in self.known:

@@ -27,7 +27,7 @@ class Result:
         seed: Of the cell.
         outcome: `finished`, `diverged` or `crashed`; `missing` while it has none, or has not come to its end.
         run: The run folder.
-        message: Of what went wrong.
+        message: Of what went wrong, or of what the run was continued with.
         loss: After the last update, in the comparison's unit.
         best: The best of all evaluations.
         seconds: Of training.
@@ -126,6 +126,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         seed,
         "finished" if run.is_finished() else "missing",
         str(run.path),
+        message="; ".join(f"continued with changes {line}" for line in run.later_segments()),
         loss=measured[-1] if measured else None,
         best=min(measured, default=None),
         seconds=rows[-1]["seconds"] if rows else None,

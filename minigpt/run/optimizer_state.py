@@ -1,0 +1,94 @@
+"""The state of an optimizer from a checkpoint: whether it fits, and how it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt.errors import CheckpointError
+from minigpt.run.packing import is_number, kind, restored
+
+
+def load(
+    optimizer: torch.optim.Optimizer, saved: dict[str, Any], path: Path, counted: Sequence[frozenset[str]] | None
+) -> None:
+    """Put a saved state_dict back, to the bit: torch's own loading casts it to the parameters' dtype.
+
+    Args:
+        optimizer: That it is for.
+        saved: The state_dict.
+        path: Of the checkpoint, for messages.
+        counted: Names of what the optimizer counts itself in each of its groups: only these are put back there. None for
+            all of each group.
+
+    Raises:
+        CheckpointError: It is another optimizer's.
+    """
+    built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        _check_groups(saved, optimizer.state_dict()["param_groups"], counted)
+        optimizer.load_state_dict(saved)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, state in saved.get("state", {}).items():
+            key = parameters[index] if isinstance(index, int) else index
+            optimizer.state[key] = restored(state, optimizer.state[key])
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} holds the state of another optimizer: {reason}") from error
+    if counted is not None:
+        for group, fresh, kept in zip(optimizer.param_groups, built, counted, strict=True):
+            group.update({key: value for key, value in fresh.items() if key not in kept})
+
+
+def _check_groups(saved: dict[str, Any], expected: list[dict[str, Any]], counted: Sequence[frozenset[str]] | None) -> None:
+    groups = saved["param_groups"]
+    if not isinstance(groups, list) or len(groups) != len(expected):
+        raise ValueError(f"{len(expected)} groups of parameters are expected")
+    for number, (group, there) in enumerate(zip(groups, expected, strict=True)):
+        names = there if counted is None else {"params", *counted[number]}
+        for name in names:
+            value = there[name]
+            if kind(group[name]) != kind(value) and not (is_number(group[name]) and is_number(value)):
+                raise ValueError(f"{name} of group {number} is {group[name]!r}")
+
+
+def check(saved: dict[str, Any], expected: Mapping[Any, Mapping[str, Any]], path: Path) -> None:
+    """Whether a saved state has the tensors that the optimizer makes itself.
+
+    Raises:
+        CheckpointError: It has not.
+    """
+    state = saved.get("state")
+    for index, parts in expected.items():
+        own = state.get(index) if isinstance(state, dict) else None
+        for name, there in parts.items() if isinstance(parts, dict) else ():
+            found = own.get(name) if isinstance(own, dict) else None
+            if kind(found) != kind(there) and not (is_number(found) and is_number(there)):
+                said = f"{name} of {index} is {kind(found)}, where {kind(there)} is expected"
+                raise CheckpointError(f"{path} holds the state of another optimizer: {said}")
+
+
+def continues(saved: dict[str, Any], sizes: Sequence[int], expected: Mapping[Any, Any]) -> bool:
+    """Whether an optimizer whose settings were changed can go on from a saved state.
+
+    Args:
+        saved: The state_dict, of the optimizer as it was.
+        sizes: Parameters in each group of the optimizer as it is.
+        expected: The `state` that it makes itself.
+    """
+    same_groups = [len(group["params"]) for group in saved["param_groups"]] == list(sizes)
+    return same_groups and all(
+        index in expected and _has_form_of(state, expected[index]) for index, state in saved.get("state", {}).items()
+    )
+
+
+def _has_form_of(saved: Any, expected: Any) -> bool:
+    """Whether a saved state is built as the expected one: the same names, and tensors of the same shapes and types."""
+    if isinstance(saved, dict) and isinstance(expected, dict):
+        return saved.keys() == expected.keys() and all(_has_form_of(saved[key], expected[key]) for key in saved)
+    if isinstance(saved, list | tuple) and isinstance(expected, list | tuple):
+        return len(saved) == len(expected) and all(map(_has_form_of, saved, expected))
+    return kind(saved) == kind(expected) or (is_number(saved) and is_number(expected))
