@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from minigpt import process
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
 from minigpt.files import read_object, write_json
@@ -261,16 +261,15 @@ class _Running:
         file = folder / f"{stem}.json"
         write_json(file, job)
         self.log = folder / f"{stem}.log"
-        environment = {**os.environ}
-        if job["threads"] is not None:  # torch reads it at its start; a later change leaves some pools as they are
-            environment["OMP_NUM_THREADS"] = str(job["threads"])
+        # torch reads it at its start; a later change leaves some pools as they are
+        threads = {} if job["threads"] is None else {"OMP_NUM_THREADS": str(job["threads"])}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "minigpt.lab.compare.cell", str(file)],
+                process.python("-m", "minigpt.lab.compare.cell", str(file)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=process.environment(**threads),
                 start_new_session=True,  # Ctrl-C reaches us, and we ask the processes to stop
             )
         self.read = 0
