@@ -82,9 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _command()(args=arguments)
     except MinigptError as error:
+        diverged = isinstance(error, DivergedError)
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, DivergedError) else 2)
+            print(f"{'diverged' if diverged else 'error'}: {line}", file=sys.stderr)
+        sys.exit(3 if diverged else 2)
     except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
         sys.stderr.close()
         sys.exit(0)
