@@ -62,7 +62,8 @@ class Cell:
         except UnreadableError as error:
             raise RunError(f"{error}; remove it, and the run is looked at again") from error
         is_ours = record.get("key") == self.key and record.get("run") == str(self.run.path)
-        return record if is_ours else None
+        is_gone = record.get("outcome") == Status.FINISHED and not self.run.exists()
+        return record if is_ours and not is_gone else None
 
     def status(self) -> Status:
         """How it stands. Where it has no record, as its run does; one that was not measured to the end was stopped."""
