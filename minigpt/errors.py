@@ -51,6 +51,10 @@ class TooLargeError(MinigptError):
     """More memory or disk is needed than there is."""
 
 
+class PlanError(MinigptError):
+    """A run cannot be trained as it was planned: minigpt's own source, or what the plan froze, was changed since."""
+
+
 class DivergedError(MinigptError):
     """Training produced a loss or gradient that is not finite. Exit code 3."""
 

@@ -82,9 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _command()(args=arguments)
     except MinigptError as error:
+        kind, code = _kind(error)
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, DivergedError) else 2)
+            print(f"{kind}: {line}", file=sys.stderr)
+        sys.exit(code)
     except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
         sys.stderr.close()
         sys.exit(0)
@@ -98,6 +99,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)
         print("error: MINIGPT_TRACEBACK=1 in the environment shows the whole traceback", file=sys.stderr)
         sys.exit(1)
+
+
+def _kind(error: MinigptError) -> tuple[str, int]:
+    """What a message begins with, and the exit code."""
+    if isinstance(error, DivergedError):
+        from minigpt.run.status import Status
+
+        return Status.DIVERGED, 3
+    return "error", 2
 
 
 def _place_in_plugin(error: Exception) -> str | None:

@@ -83,6 +83,7 @@ def compare(
             raise MinigptError(f"{file}: there is no folder {file.parent}")
 
     from minigpt.lab.compare.plan import Settings, make_plan
+    from minigpt.run.status import Status
 
     tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), device, 60 * patience)
     words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
@@ -100,7 +101,7 @@ def compare(
     if retry:
         for cell in plan.grid.cells:
             record = cell.outcome()
-            if record is not None and record["outcome"] != "finished":
+            if record is not None and record["outcome"] != Status.FINISHED:
                 cell.record.unlink()
 
     from rich.console import Console
@@ -258,7 +259,9 @@ class _Progress:
         self.steps[cell.name] = cell.arm.experiment.training.max_iters
         self.bars.remove_task(self.tasks.pop(cell.name))
         said = f": {outcome['message']}" if outcome.get("message") else ""
-        style = "" if outcome["outcome"] == "finished" else "red"
+        from minigpt.run.status import Status
+
+        style = "" if outcome["outcome"] == Status.FINISHED else "red"
         self.console.print(f"{cell.name}: {outcome['outcome']}{said}", style=style, soft_wrap=True)
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from minigpt.errors import count
 from minigpt.experiment import Experiment
+from minigpt.run.status import Status
 from minigpt.training import Observer, Outcome, PlainObserver
 from minigpt.training.observer import Pace, Plan, duration, loss_in_words
 
@@ -99,7 +100,7 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
         experiment: What was read from it.
     """
     progress, folder = outcome.progress, outcome.run.path
-    if outcome.status == "stopped":
+    if outcome.status is Status.STOPPED:
         if not progress.step:  # before training went on, or began
             way = f"nothing changed; go on with: minigpt resume {folder}" if outcome.run.exists() else "nothing was written"
             print(f"stopped before the first update: {way}")

@@ -15,6 +15,7 @@ from typing import TypedDict
 
 import typer
 
+from minigpt import process
 from minigpt.errors import MinigptError, PluginError
 
 
@@ -55,7 +56,8 @@ def rehearse(
         }
         job.write_text(json.dumps(said), encoding="utf-8")
         try:
-            done = subprocess.run([sys.executable, "-m", "minigpt.cli.rehearsal", str(job)], timeout=seconds)
+            command = process.python("-m", "minigpt.cli.rehearsal", str(job))
+            done = subprocess.run(command, env=process.environment(), timeout=seconds)
         except subprocess.TimeoutExpired:
             return f"it came to no end in {seconds:.0f} s when it was tried"
         if not answer.is_file():

@@ -22,6 +22,7 @@ def runs(
     """List runs: how far they are, their losses, age and size. Those set aside by --fresh are left out."""
     from minigpt.errors import RunError
     from minigpt.run import RunFolder
+    from minigpt.run.status import Status
 
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}; runs are made by: minigpt run experiments/quickstart.json")
@@ -46,7 +47,7 @@ def runs(
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         losses = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("last", "best"))
-        style = {"running": "green", "damaged": "red"}.get(row["state"], "")
+        style = {Status.RUNNING: "green", Status.FINISHED: "", Status.STOPPED: ""}.get(row["state"], "red")
         numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else "–"
         state = row["state"] + (f", {row['segments']} segments" if row["segments"] > 1 else "")
         table.add_row(row["run"], state, numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style)
@@ -56,6 +57,7 @@ def runs(
 def _row(run: RunFolder) -> dict[str, Any]:
     """One run; what cannot be read is told as damaged, for the others are to be seen all the same."""
     from minigpt.errors import MinigptError
+    from minigpt.run.status import Status
 
     sizes, times = [0], [0.0]
     for file in run.path.rglob("*"):
@@ -68,7 +70,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
             times.append(status.st_mtime)
     row: dict[str, Any] = {
         "run": str(run.path),
-        "state": "damaged",
+        "state": Status.DAMAGED,
         "step": 0,
         "max_iters": None,
         "last": None,
@@ -78,14 +80,14 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "bytes": sum(sizes),
     }
     try:
-        row["max_iters"], records, finished = run.max_iters(), run.rows(), run.is_finished()
+        row["max_iters"], records, stands = run.max_iters(), run.rows(), run.status()
         row["segments"] = 1 + len(run.later_segments())
     except MinigptError:
         return row
     losses = [each["val_loss"] for each in records if "val_loss" in each]
     row["step"] = records[-1]["step"] if records else 0
     row |= {
-        "state": "finished" if finished else "running" if run.is_in_use() else "stopped",
+        "state": stands,
         "last": losses[-1] if losses else None,
         "best": min(losses, default=None),
     }

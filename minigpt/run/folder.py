@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from minigpt import plugins
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
-from minigpt.errors import RunError, UnreadableError, WriteError
+from minigpt.errors import RunError, UnreadableError, WriteError, listing
 from minigpt.experiment import MAX_COUNT, Experiment
-from minigpt.files import read_object, write_json
+from minigpt.files import discard, read_object, write_json
 from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
@@ -27,6 +27,7 @@ from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.lock import held, is_held
 from minigpt.run.segments import later_segments
+from minigpt.run.status import RECORDED, Status
 
 MAX_THREADS = 1024
 """Of the CPU; with some ten thousand the system gives no more, and the process ends without a word."""
@@ -253,6 +254,44 @@ class RunFolder:
         rows, last = self.rows(), self.max_iters()
         saved = checkpoint.last_step(self.checkpoints)  # a kill may have come between the last record and its checkpoint
         return bool(rows) and rows[-1]["step"] >= last and "val_loss" in rows[-1] and saved is not None and saved >= last
+
+    def status(self) -> Status:
+        """How the run stands.
+
+        Raises:
+            RunError: Its files are damaged.
+        """
+        if not self.exists():
+            return Status.MISSING
+        if self.is_finished():
+            return Status.FINISHED
+        return Status.RUNNING if self.is_in_use() else self.ending() or Status.STOPPED
+
+    def record_ending(self, status: Status, message: str) -> None:
+        """Write down how a session ended, where nothing else in the folder shows it. Raises WriteError."""
+        assert status in RECORDED
+        write_json(self._ending, {"status": status, "message": message})
+
+    def forget_ending(self) -> None:
+        """A session begins: how the one before it ended is past."""
+        discard(self._ending)
+
+    def ending(self) -> Status | None:
+        """What `record_ending` wrote, if no session has begun since.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        if not self._ending.is_file():
+            return None
+        found = self._json(self._ending.name).get("status")
+        if found not in RECORDED:
+            raise RunError(f"{self._ending} is damaged: status is {found!r}; allowed: {listing(RECORDED)}")
+        return Status(found)
+
+    @property
+    def _ending(self) -> Path:
+        return self.path / "ending.json"
 
     def is_in_use(self) -> bool:
         """Whether a process holds the folder now."""

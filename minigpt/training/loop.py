@@ -21,6 +21,7 @@ from minigpt.model import GPT
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
+from minigpt.run.status import Status
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
@@ -41,7 +42,7 @@ class Outcome:
     """How a sitting ended.
 
     Attributes:
-        status: `finished`, or `stopped` before the last update.
+        status: FINISHED, or STOPPED before the last update.
         run: The run folder.
         progress: How far it came.
         val_loss: Validation loss after the last update, in nats a token; None if it was stopped.
@@ -49,7 +50,7 @@ class Outcome:
         stop_signal: The signal that stopped it.
     """
 
-    status: Literal["finished", "stopped"]
+    status: Literal[Status.FINISHED, Status.STOPPED]
     run: RunFolder
     progress: Progress
     val_loss: float | None = None
@@ -129,13 +130,13 @@ class Trainer:
                     if self.row is not None:
                         self._complete(self.row)
                     if self.progress.step >= self.experiment.training.max_iters:
-                        return Outcome("finished", self.run, self.progress, self.val_loss, self.sample)
+                        return Outcome(Status.FINISHED, self.run, self.progress, self.val_loss, self.sample)
                     self._check_stop()
                     self._update()
             except (_Stopped, StopNow):
                 self.observer.note("stopping, and saving what is done (once more to stop at once)")
                 self._save(best=False)
-                return Outcome("stopped", self.run, self.progress, stop_signal=self.stop.signal)
+                return Outcome(Status.STOPPED, self.run, self.progress, stop_signal=self.stop.signal)
 
     def _check_stop(self) -> None:
         if self.stop.signal is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, entropies, load_corpus, train_batch
 from minigpt.decoding import prompt_ids
-from minigpt.errors import RunError, TokenizerError, WriteError, count
+from minigpt.errors import DivergedError, MinigptError, RunError, TokenizerError, WriteError, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
@@ -22,6 +23,7 @@ from minigpt.run.folder import RunFolder
 from minigpt.run.identity import differing
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
+from minigpt.run.status import Status
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import Asked, changed_settings, check_state
@@ -42,6 +44,7 @@ def train(
     threads: int | None = None,
     fresh: bool = False,
     observer: Observer | None = None,
+    corpus: Corpus | None = None,
 ) -> Outcome:
     """Train an experiment from the beginning.
 
@@ -53,6 +56,7 @@ def train(
         threads: Of the CPU; None leaves torch's choice.
         fresh: Rename a run that is there already, and begin anew; False refuses.
         observer: Told of the progress; None prints plain lines.
+        corpus: Train on this one; None loads what the experiment names.
 
     Returns:
         How it ended. Ctrl-C ends it as `stopped`, saved at the update it had come to.
@@ -70,9 +74,9 @@ def train(
             _refuse_existing(run)
         try:
             with stop.breakable():
-                ready = _prepare_anew(experiment, run, observer, minutes, device, threads)
+                ready = _prepare_anew(experiment, run, observer, minutes, device, threads, corpus)
         except StopNow:
-            return Outcome("stopped", run, Progress(), stop_signal=stop.signal)
+            return Outcome(Status.STOPPED, run, Progress(), stop_signal=stop.signal)
         kept = run.set_aside() if fresh else None
         if kept:
             observer.note(f"the run that was there is kept as {kept}")
@@ -86,11 +90,12 @@ def _prepare_anew(
     minutes: float | None,
     device: str,
     threads: int | None,
+    corpus: Corpus | None,
 ) -> _Ready:
     """Everything that comes before a run is begun; nothing is written yet."""
     observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
     where, precision = _machine(experiment.training.precision, device, threads)
-    corpus = load_corpus(experiment).to(where)
+    corpus = (corpus or load_corpus(experiment)).to(where)
     for note in corpus.notes:
         observer.note(note)
     if corpus.tokenizer is not None:
@@ -164,6 +169,7 @@ def resume(
     accept_changes: bool = False,
     allow_plugins: bool = True,
     observer: Observer | None = None,
+    corpus: Corpus | None = None,
 ) -> Outcome:
     """Continue a run that was stopped or killed, bit for bit as if it had not been; or any run, with changes.
 
@@ -177,6 +183,7 @@ def resume(
         accept_changes: Continue although code, data or machine changed.
         allow_plugins: False refuses a run that used plugin files.
         observer: Told of the progress; None prints plain lines.
+        corpus: As for `train`.
 
     Raises:
         RunError: Nothing to resume, something changed, a setting that is fixed, or another process is at it.
@@ -189,13 +196,13 @@ def resume(
     with folder.locked(), stopped_by_signals(stop):
         try:
             with stop.breakable():
-                ready = _prepare_to_go_on(folder, observer, asked)
+                ready = _prepare_to_go_on(folder, observer, asked, corpus)
         except StopNow:
-            return Outcome("stopped", folder, Progress(), stop_signal=stop.signal)
+            return Outcome(Status.STOPPED, folder, Progress(), stop_signal=stop.signal)
         return _sit(folder, observer, stop, ready)
 
 
-def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked) -> _Ready:
+def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> _Ready:
     recorded = folder.provenance()
     overrides = [*folder.moved_data(), *asked.overrides]
     experiment = folder.experiment(overrides, allow_plugins=asked.allow_plugins)
@@ -212,7 +219,7 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked) -> _R
             f"{folder.path} is finished (step {step}); try: minigpt generate {folder.path}, "
             f"or train it further: minigpt resume {folder.path} --set training.max_iters={2 * step}"
         )
-    corpus = load_corpus(experiment, folder.learned()).to(where)
+    corpus = (corpus or load_corpus(experiment, folder.learned())).to(where)
     if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
         raise RunError(
             f"{folder.path} cannot be continued with these data: they have {count(corpus.vocab_size, 'token')}, and the "
@@ -324,6 +331,7 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outco
         run.begin(experiment, corpus.tokenizer, ready.begins_with)
     if ready.continues_with is not None:
         run.begin_segment(experiment, ready.continues_with)
+    run.forget_ending()
     plan = Plan(
         name=experiment.name,
         folder=str(run.path),
@@ -352,10 +360,26 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outco
         )
         observer.begin(plan)
         try:
-            return trainer.train()
+            with _ending_recorded(run):
+                return trainer.train()
         except WriteError as error:
             steps = checkpoint.available(run.checkpoints)
             sound = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
             raise WriteError(f"{error}; {sound}. When that is mended, go on with: minigpt resume {run.path}") from error
         finally:
             observer.end()
+
+
+@contextmanager
+def _ending_recorded(run: RunFolder) -> Iterator[None]:
+    """Write down that a run diverged or crashed; that it was stopped, or could not be written, its folder shows."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:  # a part may raise anything, and that is how the run ended
+        diverged = isinstance(error, DivergedError)
+        message = str(error) if isinstance(error, MinigptError) else f"{type(error).__name__}: {error}"
+        with suppress(WriteError):  # what happened is to be reported, and not that this could not be noted
+            run.record_ending(Status.DIVERGED if diverged else Status.CRASHED, message)
+        raise

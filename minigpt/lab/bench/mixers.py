@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from minigpt import process
 from minigpt.errors import MinigptError, listing, nearest
 from minigpt.lab.bench.timing import Timing, measure
 
@@ -97,8 +98,8 @@ class ChildFailed(Exception):
 
 
 def _in_child(function: str, *arguments: Any) -> Any:
-    command = [sys.executable, "-m", __name__, json.dumps([function, *arguments])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = process.python("-m", __name__, json.dumps([function, *arguments]))
+    done = subprocess.run(command, env=process.environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise ChildFailed(lines[-1] if lines else f"ended with code {done.returncode} and no word (out of memory?)")

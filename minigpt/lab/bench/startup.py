@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+from minigpt import process
 from minigpt.errors import MinigptError
 from minigpt.lab.bench.timing import Timing, measure
 
@@ -35,8 +35,15 @@ def measure_startup(repeats: int) -> dict[str, Timing]:
 
 
 def _run(words: str, code: tuple[str, ...], folder: str) -> None:
-    command = [sys.executable, "-c", *code]
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        process.python("-c", *code),
+        cwd=folder,
+        env=process.environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no word"]
         raise MinigptError(f"{words} ended with code {done.returncode}: {lines[-1]}")

@@ -6,12 +6,13 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from minigpt import process
 from minigpt.lab.check.suite import EXAMPLES, TargetReport, check
 from minigpt.lab.check.targets import EXPERIMENT, Target, find_targets
 
@@ -83,11 +84,14 @@ def check_all(
     of_label: dict[str, TargetReport] = {}
     # Not forked: a process that has used threads may not be copied safely.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(targets)), mp_context=context) as pool:
-        waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
-        futures = [
-            pool.submit(_check_elsewhere, target.label, target.plugin_files, target.changes, options) for target in waiting
-        ]
+    with ExitStack() as stack:
+        with process.spawning_isolated():  # a process is started when something is submitted, and never later
+            pool = stack.enter_context(ProcessPoolExecutor(min(jobs, len(targets)), mp_context=context))
+            waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
+            futures = [
+                pool.submit(_check_elsewhere, target.label, target.plugin_files, target.changes, options)
+                for target in waiting
+            ]
         try:
             for future in as_completed(futures):
                 report = future.result()

@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from minigpt import plugins
+from minigpt import plugins, process
 from minigpt.entries import is_shipped
 from minigpt.errors import ExperimentError
 from minigpt.lab.check.property import Unsuitable, Violation
@@ -106,15 +106,9 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> Any
         "installed": not is_shipped(cls),
         "params": dict(params),
     }
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
-    code = f"from {__name__} import answer; answer()"
-    answered = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(question), capture_output=True, text=True, env=environment
-    )
+    environment = process.environment(PYTHONHASHSEED="2" if os.environ.get("PYTHONHASHSEED") == "1" else "1")
+    command = process.python("-c", f"from {__name__} import answer; answer()")
+    answered = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, env=environment)
     if answered.returncode:
         reason = (answered.stderr.strip().splitlines() or ["no word"])[-1]
         raise Violation(f"in another process it fails: {reason}", cause="does it need something that only this process has?")

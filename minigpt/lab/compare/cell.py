@@ -15,100 +15,106 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from minigpt.data import Corpus, load_corpus
-from minigpt.errors import DivergedError, MinigptError
+from minigpt.data import Corpus
+from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
 from minigpt.files import write_json
+from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
+from minigpt.lab.compare.grid import present
+from minigpt.lab.compare.job import SAVES_WITHIN, Job
 from minigpt.model import GPT
-from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, open_run
+from minigpt.run.identity import Identity
+from minigpt.run.status import Status
 from minigpt.training import PlainObserver, resume, train
-from minigpt.training.machine import micro_batch_size
-
-SAVES_WITHIN = 60.0
-"""Seconds from being asked to stop to being gone: an update, and a checkpoint. A plugin that hangs never comes to it."""
+from minigpt.training.machine import choose_device, micro_batch_size
 
 _LOOK_EVERY, _SAY_EVERY = 0.2, 10.0
-
-
-class Job(TypedDict):
-    """What the process is told.
-
-    Attributes:
-        experiment: Its file.
-        seed: Of this run.
-        run: Its folder; trained there unless it is finished.
-        record: Where the outcome is to be written.
-        key: What the outcome follows from; copied into it.
-        device: As for `minigpt run`.
-        threads: Likewise.
-        allow_plugins: Likewise.
-    """
-
-    experiment: str
-    seed: int
-    run: str
-    record: str
-    key: str
-    device: str
-    threads: int | None
-    allow_plugins: bool
 
 
 def main() -> None:
     """Do the job in the file that the command line names."""
     job: Job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    do(job)
+    try:
+        do(job)
+    except PlanError as error:
+        write_json(Path(job["refusal"]), {"message": str(error)})
+        sys.exit(2)
 
 
 def do(job: Job) -> None:
-    """Train, measure, and write the record, whatever happens."""
+    """Train, measure, and write the record, whatever happens.
+
+    Raises:
+        PlanError: It cannot be trained as planned: that is no outcome.
+    """
     record: dict[str, Any] = {"key": job["key"], "run": job["run"]}
     try:
-        _train(job)
-        record |= {"outcome": "finished", "position_loss": _loss_by_position(job)}
+        experiment = frozen_experiment(Path(job["experiment"]), job["seed"], allow_plugins=job["allow_plugins"])
+        corpus = frozen_corpus(Path(job["corpus"]), experiment)
+        _train(job, experiment, corpus)
+        record |= {"outcome": Status.FINISHED, "position_loss": _loss_by_position(job, corpus)}
+    except PlanError:
+        raise
     except DivergedError as error:
-        record |= {"outcome": "diverged", "message": str(error)}
+        record |= {"outcome": Status.DIVERGED, "message": str(error)}
     except Exception as error:  # a plugin may raise anything, and whatever it is is the outcome
         traceback.print_exc()
         text = str(error).splitlines()
         said = text[0] if isinstance(error, MinigptError) and text else f"{type(error).__name__}: {text[0] if text else ''}"
-        record |= {"outcome": "crashed", "message": said}
+        record |= {"outcome": Status.CRASHED, "message": said}
     write_json(Path(job["record"]), record)
 
 
 def _stop_with_parent() -> None:
-    """The parent holds the other end of standard input; when it is gone, save and stop, and do not hang over that."""
-    while sys.stdin.buffer.read(1):
+    """The parent holds the other end of standard input; when it is gone, save and stop, and do not hang over that.
+
+    The descriptor is read, and not `sys.stdin`: a thread that waits in that one holds its lock, and the interpreter, which
+    wants it when it ends, would abort.
+    """
+    while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SAVES_WITHIN)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _train(job: Job) -> None:
+def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     run = RunFolder(Path(job["run"]))
     while run.is_in_use():  # by a process of a grid that was killed, which is saving
         time.sleep(_LOOK_EVERY)
     if run.is_finished():
         return
+    _check_as_planned(job, experiment, corpus)
     if run.exists():
-        outcome = resume(run.path, allow_plugins=job["allow_plugins"], observer=_Alive())
+        outcome = resume(run.path, allow_plugins=job["allow_plugins"], observer=_Alive(), corpus=corpus)
     else:
-        experiment = load_experiment(
-            job["experiment"], overrides=[f"seed={job['seed']}"], allow_plugins=job["allow_plugins"]
-        )
         out = run.path.parents[1]
         assert RunFolder.of(experiment, out) == run
-        outcome = train(experiment, out=out, device=job["device"], threads=job["threads"], observer=_Alive())
-    if outcome.status == "stopped":
+        device, threads = job["device"], job["threads"]
+        outcome = train(experiment, out=out, device=device, threads=threads, observer=_Alive(), corpus=corpus)
+    if outcome.status is Status.STOPPED:
         sys.exit(128 + (outcome.stop_signal or signal.SIGTERM))
+
+
+def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
+    """Experiment, plugins and corpus are the plan's own copies; what is left is the source of everything else.
+
+    Raises:
+        PlanError: It is not what it was when the plan was made.
+    """
+    now = present(experiment, corpus, choose_device(job["device"]))
+    if Identity.of(now).digest() != job["key"]:
+        raise PlanError(
+            f"{experiment.name}, seed {job['seed']}: the source of minigpt, or of an installed plugin, was edited since the "
+            "plan was made; give the same command again for a new plan"
+        )
 
 
 class _Alive(PlainObserver):
@@ -125,10 +131,9 @@ class _Alive(PlainObserver):
             self.note(f"evaluated {done:,} of {total:,} targets")
 
 
-def _loss_by_position(job: Job) -> list[float | None]:
+def _loss_by_position(job: Job, corpus: Corpus) -> list[float | None]:
     opened = open_run(job["run"], which="last", allow_plugins=job["allow_plugins"])
-    learned = RunFolder(Path(job["run"])).learned()
-    return loss_by_position(opened.model, load_corpus(opened.experiment, learned), opened.experiment)
+    return loss_by_position(opened.model, corpus, opened.experiment)
 
 
 @torch.no_grad()

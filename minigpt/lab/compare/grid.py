@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +15,17 @@ import torch
 
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
-from minigpt.files import read_object, write_json
+from minigpt.experiment import Experiment
+from minigpt.files import discard, read_object
 from minigpt.lab.compare.arms import Arm
-from minigpt.lab.compare.cell import SAVES_WITHIN, Job
+from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
+from minigpt.lab.compare.job import Job
+from minigpt.lab.compare.running import Running
 from minigpt.run import RunFolder
 from minigpt.run.identity import Identity
 from minigpt.run.lock import held
 from minigpt.run.provenance import provenance
+from minigpt.run.status import Status
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cell:
         seed: Of weights, data order and dropout.
         run: Where it is trained, or was.
         record: Where its outcome is written.
-        key: A digest of all that its numbers follow from.
+        key: Likewise, of all of it.
     """
 
     arm: Arm
@@ -59,7 +59,17 @@ class Cell:
             record = read_object(self.record)
         except UnreadableError as error:
             raise RunError(f"{error}; remove it, and the run is looked at again") from error
-        return record if record.get("key") == self.key else None
+        is_ours = record.get("key") == self.key and record.get("run") == str(self.run.path)
+        is_gone = record.get("outcome") == Status.FINISHED and not self.run.exists()
+        return record if is_ours and not is_gone else None
+
+    def status(self) -> Status:
+        """How it stands. Where it has no record, as its run does; one that was not measured to the end was stopped."""
+        record = self.outcome()
+        if record is not None:
+            return Status(record["outcome"])
+        status = self.run.status()
+        return Status.STOPPED if status is Status.FINISHED else status
 
 
 class Watcher(Protocol):
@@ -94,7 +104,7 @@ class Grid:
     """All cells of a comparison, in its folder.
 
     Args:
-        folder: `runs/`, `cells/` and `arms/` are made in it.
+        folder: `inputs/`, `runs/`, `cells/` and `logs/` are made in it.
         arms: The base first.
         seeds: The same for each.
         corpora: Where their corpora come from.
@@ -116,28 +126,41 @@ class Grid:
         self.folder, self.arms, self.seeds = folder, list(arms), list(seeds)
         self.corpora = corpora
         self.present: dict[str, dict[str, Any]] = {}  # what a run of each arm would record if it began now
+        self.frozen: dict[str, tuple[Path, Path]] = {}  # of each arm, the copies of its experiment and corpus
         found = self._finished([*elsewhere, folder / "runs"])
         self.cells = [self._cell(arm, seed, found) for seed in seeds for arm in arms]
 
-    def _cell(self, arm: Arm, seed: int, found: dict[str, RunFolder]) -> Cell:
-        identity = Identity.of(self._provenance(arm)).with_seed(seed)
+    def _cell(self, arm: Arm, seed: int, found: dict[str, list[RunFolder]]) -> Cell:
+        key = self._planned(arm, seed)
         named = next((run for run in arm.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
-            run = found.get(identity.digest(), RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}"))
+            own, there = self._folder(arm, seed), found.get(key, [])
+            run = own if own in there else next((run for run in there if self._stays(run, seed, key)), own)
         else:
-            run, identity = named, named.identity()
+            run, key = named, named.identity().digest()
             _check_data(run, named.provenance(), self._provenance(arm))
-        return Cell(arm, seed, run, self.folder / "cells" / f"{arm.name}-seed-{seed}.json", identity.digest())
+        return Cell(arm, seed, run, self.folder / "cells" / f"{arm.name}-seed-{seed}.json", key)
+
+    def _folder(self, arm: Arm, seed: int) -> RunFolder:
+        return RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}")
+
+    def _stays(self, run: RunFolder, seed: int, key: str) -> bool:
+        """Whether no other arm sets that run aside, for it is in the arm's folder and is not the arm's any more."""
+        owner = next((arm for arm in self.arms if self._folder(arm, seed) == run), None)
+        return owner is None or self._planned(owner, seed) == key
+
+    def _planned(self, arm: Arm, seed: int) -> str:
+        """What a run of the arm has as its identity if it begins now."""
+        return Identity.of(self._provenance(arm)).with_seed(seed).digest()
 
     def _provenance(self, arm: Arm) -> dict[str, Any]:
         if arm.name not in self.present:
-            corpus, precision = self.corpora.of(arm), arm.experiment.training.precision
-            self.present[arm.name] = provenance(arm.experiment, corpus, device=self.device, precision=precision)
+            self.present[arm.name] = present(arm.experiment, self.corpora.of(arm), self.device)
         return self.present[arm.name]
 
-    def _finished(self, roots: Sequence[Path]) -> dict[str, RunFolder]:
+    def _finished(self, roots: Sequence[Path]) -> dict[str, list[RunFolder]]:
         """Finished runs by what their numbers follow from; those of several segments follow from no one thing."""
-        found: dict[str, RunFolder] = {}
+        found: dict[str, list[RunFolder]] = {}
         for run in (RunFolder(file.parent) for root in roots for file in sorted(root.glob("*/seed-*/experiment.json"))):
             if ".old-" in run.path.name:
                 continue
@@ -145,7 +168,7 @@ class Grid:
                 MinigptError, KeyError, ValueError, TypeError, AttributeError
             ):  # a damaged run is not used, and is no obstacle
                 if run.is_finished() and not run.later_segments():
-                    found[run.identity().digest()] = run
+                    found.setdefault(run.identity().digest(), []).append(run)
         return found
 
     def missing(self) -> list[Cell]:
@@ -164,10 +187,12 @@ class Grid:
     ) -> None:
         """Train what is missing, some cells at a time, each in a process of its own.
 
-        One that gives no sign for `patience` seconds is killed, and has crashed. Raises RunError where another process is
-        at the same grid.
+        One that gives no sign for `patience` seconds is killed, and has crashed. When this process is interrupted the
+        others save and stop; when it is killed they notice, and do the same.
 
-        When it is interrupted the processes save and stop; when this process is killed they notice, and do the same.
+        Raises:
+            RunError: Another process is at the same grid.
+            PlanError: A cell cannot be trained as planned, for minigpt's own source was edited meanwhile.
         """
         with held(self.folder):
             self._run(watcher, jobs, device, threads, allow_plugins, patience)
@@ -175,15 +200,16 @@ class Grid:
     def _run(
         self, watcher: Watcher, jobs: int, device: str, threads: int | None, allow_plugins: bool, patience: float
     ) -> None:
-        for name in ("arms", "cells", "runs", "logs"):
+        for name in ("cells", "runs", "logs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         waiting = self.missing()
-        running: list[_Running] = []
+        self.freeze([cell.arm for cell in waiting])  # all of them before the first one begins
+        running: list[Running] = []
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     cell = waiting.pop(0)
-                    running.append(_Running(cell, self.job(cell, device, threads, allow_plugins)))
+                    running.append(Running(cell, self.job(cell, device, threads, allow_plugins)))
                     watcher.started(cell)
                 time.sleep(_LOOK_EVERY)
                 for process in list(running):
@@ -200,20 +226,29 @@ class Grid:
             for process in running:
                 process.stop()
 
+    def freeze(self, arms: Sequence[Arm]) -> None:
+        """Copy what cells are trained from, as it was when the plan was made. Raises PluginError, WriteError."""
+        inputs = self.folder / "inputs"
+        for arm in arms:
+            if arm.name not in self.frozen:
+                corpus = self.corpora.of(arm)
+                self.frozen[arm.name] = freeze_experiment(inputs, arm.experiment), freeze_corpus(inputs, corpus)
+
     def job(self, cell: Cell, device: str, threads: int | None, allow_plugins: bool) -> Job:
-        """What the process of a cell is told; a run in its folder that is another one is set aside."""
-        file = self.folder / "arms" / f"{cell.arm.name}.json"
-        document = cell.arm.experiment.to_json()
-        document["plugins"] = [str(Path(plugin).absolute()) for plugin in document["plugins"]]
-        write_json(file, document)
+        """What the process of a cell receives; a run in its folder that is another one is set aside, with its record."""
+        self.freeze([cell.arm])
+        experiment, corpus = self.frozen[cell.arm.name]
+        discard(cell.record)  # of another cell, or it would not be trained
         if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not self._continues(cell):
             with cell.run.locked():
                 cell.run.set_aside()
         return Job(
-            experiment=str(file),
+            experiment=str(experiment),
+            corpus=str(corpus),
             seed=cell.seed,
             run=str(cell.run.path),
             record=str(cell.record),
+            refusal=str(cell.record.with_suffix(".refused")),
             key=cell.key,
             device=device,
             threads=threads,
@@ -222,15 +257,13 @@ class Grid:
 
     def _continues(self, cell: Cell) -> bool:
         """Whether what was begun in the cell's folder is the cell."""
-        planned = Identity.of(self._provenance(cell.arm)).with_seed(cell.seed)
         try:
-            return not cell.run.later_segments() and cell.run.identity().digest() == planned.digest()
+            return not cell.run.later_segments() and cell.run.identity().digest() == cell.key
         except RunError:  # it was begun by an older minigpt, or edited
             return False
 
 
 _LOOK_EVERY = 0.5
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # by someone else: it was saved, and is no outcome
 
 
 def _check_data(run: RunFolder, recorded: dict[str, Any], known: dict[str, Any]) -> None:
@@ -239,93 +272,15 @@ def _check_data(run: RunFolder, recorded: dict[str, Any], known: dict[str, Any])
     Raises:
         MinigptError: It has not.
     """
-    before, now = (known["data"]["fingerprint"][:12] for known in (recorded, known))
-    if before != now:
-        raise MinigptError(
-            f"{run.path} was trained on data with the fingerprint {before}, and its experiment's data have {now} today: "
-            "they cannot be mixed; name the experiment file to train it anew"
-        )
-
-
-class _Running:
-    """A cell's process."""
-
-    def __init__(self, cell: Cell, job: Job):
-        self.cell = cell
-        stem = f"{cell.arm.name}-seed-{cell.seed}"
-        folder = cell.record.parents[1] / "logs"
-        file = folder / f"{stem}.json"
-        write_json(file, job)
-        self.log = folder / f"{stem}.log"
-        environment = {**os.environ}
-        if job["threads"] is not None:  # torch reads it at its start; a later change leaves some pools as they are
-            environment["OMP_NUM_THREADS"] = str(job["threads"])
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "minigpt.lab.compare.cell", str(file)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches us, and we ask the processes to stop
+    for what, key in (("data", "fingerprint"), ("a tokenizer", "tokenizer")):
+        before, now = (str(known["data"].get(key))[:12] for known in (recorded, known))
+        if before != now:
+            raise MinigptError(
+                f"{run.path} was trained on {what} with the fingerprint {before}, and its experiment gives {now} today: "
+                "they cannot be mixed; name the experiment file to train it anew"
             )
-        self.read = 0
-        self.hung, self.written, self.last_sign = False, 0, time.monotonic()
 
-    def step(self) -> int | None:
-        """The last update in its records, where there are new ones."""
-        metrics = self.cell.run.metrics
-        if not metrics.is_file() or metrics.stat().st_size == self.read:
-            return None
-        with metrics.open("rb") as file:
-            self.read = file.seek(0, os.SEEK_END)
-            file.seek(max(0, self.read - 2048))
-            lines = file.read().splitlines(keepends=True)
-        whole = [line for line in lines[1 if self.read > 2048 else 0 :] if line.endswith(b"\n")]
-        return int(json.loads(whole[-1])["step"]) if whole else None
 
-    def give_up_after(self, patience: float) -> None:
-        """Kill it if neither its records nor its log have grown for so many seconds."""
-        written = sum(file.stat().st_size for file in (self.cell.run.metrics, self.log) if file.is_file())
-        now = time.monotonic()
-        if written != self.written:
-            self.written, self.last_sign = written, now
-        if now - self.last_sign > patience and not self.is_over():
-            self.hung = True
-            self.process.kill()
-
-    def is_over(self) -> bool:
-        """Whether the process has ended."""
-        return self.process.poll() is not None
-
-    def outcome(self) -> dict[str, Any]:
-        """The cell's record; where the process left none, what its end says is written as one."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        record, code = self.cell.outcome(), self.process.returncode
-        if record is None and code in _STOPPED:
-            return {"outcome": "stopped"}
-        if record is None:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            how = "no sign of progress, and was killed" if self.hung else how
-            record = {
-                "key": self.cell.key,
-                "run": str(self.cell.run.path),
-                "outcome": "crashed",
-                "message": f"its process ended with {how}; see {self.log}",
-            }
-            write_json(self.cell.record, record)
-        return record
-
-    def ask_to_stop(self) -> None:
-        """Let it save and stop."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def stop(self) -> None:
-        """Wait for that; one that does not answer is killed."""
-        try:
-            self.process.wait(SAVES_WITHIN)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+def present(experiment: Experiment, corpus: Corpus, device: torch.device) -> dict[str, Any]:
+    """The provenance of a run that would begin now; its precision is settled."""
+    return provenance(experiment, corpus, device=device, precision=experiment.training.precision)

@@ -15,6 +15,7 @@ from minigpt.lab.compare.grid import Cell
 from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.run import RunFolder
+from minigpt.run.status import Status
 
 COLUMN = {"nats": "val_loss", "bits-per-byte": "val_bits_per_byte"}
 
@@ -25,7 +26,7 @@ class Result:
 
     Attributes:
         seed: Of the cell.
-        outcome: `finished`, `diverged` or `crashed`; `missing` while it has none, or has not come to its end.
+        outcome: How its run stands.
         run: The run folder.
         message: Of what went wrong, or of what the run was continued with.
         loss: After the last update, in the comparison's unit.
@@ -38,7 +39,7 @@ class Result:
     """
 
     seed: int
-    outcome: Literal["finished", "diverged", "crashed", "missing"]
+    outcome: Status
     run: str
     message: str = ""
     loss: float | None = None
@@ -109,14 +110,15 @@ def read_result(cell: Cell, unit: Unit) -> Result:
     """A cell's outcome, from its record and its run."""
     record = cell.outcome()
     if record is None:
-        return Result(cell.seed, "missing", str(cell.run.path))
-    if record["outcome"] != "finished":
-        return Result(cell.seed, record["outcome"], record["run"], message=record["message"])
+        return Result(cell.seed, cell.status(), str(cell.run.path))
+    status = Status(record["outcome"])
+    if status is not Status.FINISHED:
+        return Result(cell.seed, status, record["run"], message=record["message"])
     return result_of(RunFolder(Path(record["run"])), cell.seed, unit, tuple(record["position_loss"]))
 
 
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> Result:
-    """What a run's own records tell; one that has not come to its end is told as `missing`."""
+    """What a run's own records show; of one that has not come to its end, as far as it has come."""
     recorded, rows = run.provenance(), run.rows()
     for key in ("tokens", "seconds", "tokens_per_second"):
         if any(key not in row for row in rows):
@@ -124,7 +126,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
     measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
     return Result(
         seed,
-        "finished" if run.is_finished() else "missing",
+        run.status(),
         str(run.path),
         message="; ".join(f"continued with changes {line}" for line in run.later_segments()),
         loss=measured[-1] if measured else None,
@@ -167,7 +169,7 @@ def judge(arms: Sequence[Arm], costs: Sequence[Cost], cells: Sequence[Cell], *, 
 def _failed(result: ArmResult) -> str:
     """What went wrong with an arm's seeds, or nothing."""
     parts = []
-    for outcome in ("diverged", "crashed", "missing"):
+    for outcome in (status for status in Status if status is not Status.FINISHED):
         seeds = [str(each.seed) for each in result.results if each.outcome == outcome]
         if seeds:
             parts.append(f"{outcome} with seed {', '.join(seeds)}" if len(seeds) < len(result.results) else outcome)

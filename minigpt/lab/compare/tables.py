@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
 from minigpt.lab.compare.results import ArmResult
+from minigpt.run.status import Status
 
 UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
 
@@ -41,7 +42,7 @@ def verdict_table(results: Sequence[ArmResult], unit: Unit, lost: Sequence[Lost]
                 interval = f"{verdict.interval[0]:+.4f} to {verdict.interval[1]:+.4f}"
                 p = _probability(verdict.p)
         rows.append((result.arm.name, _spread(result), difference, interval, p, result.words))
-    rows += [(arm.name, "–", "–", "–", "–", "crashed") for arm in lost]
+    rows += [(arm.name, "–", "–", "–", "–", Status.CRASHED) for arm in lost]
     columns = ("arm", f"loss, {UNITS[unit]}", "difference", "95 % interval", "p", "verdict")
     return Table("Is it better than the base?", columns, tuple(rows))
 

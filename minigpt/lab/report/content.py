@@ -16,6 +16,7 @@ from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
 from minigpt.run import RunFolder
+from minigpt.run.status import Status
 
 _POINTS = 120  # of a training curve: more cannot be seen
 
@@ -69,7 +70,7 @@ class Shown:
     @property
     def finished(self) -> list[dict[str, Any]]:
         """Its finished runs."""
-        return [run for run in self.json["runs"] if run["outcome"] == "finished"]
+        return [run for run in self.json["runs"] if run["outcome"] == Status.FINISHED]
 
     def median(self, key: str) -> float | None:
         """Of a number over its finished runs."""
@@ -143,7 +144,7 @@ def content_of(document: dict[str, Any], folder: Path) -> Content:
 def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
     runs = []
     for each in arm["runs"]:
-        if each["outcome"] in ("finished", "missing") and each["loss"] is not None:
+        if each["loss"] is not None:
             run = RunFolder(folder / each["run"])
             if not run.exists():
                 raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")

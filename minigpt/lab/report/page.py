@@ -15,6 +15,7 @@ from minigpt.files import write_text
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report import figures
 from minigpt.lab.report.content import Content, Curve
+from minigpt.run.status import Status
 
 _AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
 
@@ -93,7 +94,7 @@ def _verdicts(content: Content) -> Rows:
                 "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
             ]
         rows.append((arm.name, _loss(arm.json["mean"], arm.json["sd"]), *cells, arm.json["verdict"]))
-    rows += [(arm["name"], *["–"] * 5, "crashed") for arm in content.lost]
+    rows += [(arm["name"], *["–"] * 5, Status.CRASHED) for arm in content.lost]
     columns = ("arm", "loss ± sd", "difference", "95 % interval", "p", "effect size", "verdict")
     return Rows("Losses, paired differences and verdicts", columns, rows)
 

@@ -47,7 +47,7 @@ def writer(folder: Path) -> Write:
 
 def train_here(grid: Grid) -> None:
     """What `Grid.run` does, without its processes."""
-    for name in ("arms", "cells", "runs"):
+    for name in ("cells", "runs"):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
     for cell in grid.missing():
         do(grid.job(cell, device="cpu", threads=None, allow_plugins=True))

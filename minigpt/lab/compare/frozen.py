@@ -1,0 +1,169 @@
+"""What a comparison is trained from, copied when its plan is carried out: experiments, plugin files, tokenized corpora.
+
+    COMPARISON/inputs/
+      experiments/SHA256.json     as planned; names the copies of its plugins
+      plugins/SHA256/NAME         a file, or a folder
+      corpora/SHA256.json         what the tokenizer learned, and the SHA-256 of:
+      tensors/SHA256.safetensors  both splits
+
+Each is named by the SHA-256 of its content, so that what several variants share is there once, and is looked at again when
+it is read. So a file that is edited while a comparison runs changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as serialized
+
+from minigpt import plugins
+from minigpt.data import Corpus, TokenRows, TokenStream, restore_tokenizer
+from minigpt.errors import PlanError, PluginError, UnreadableError, WriteError
+from minigpt.experiment import Experiment
+from minigpt.files import json_bytes, read_bytes, read_object, write_bytes
+from minigpt.reading import load_experiment
+from minigpt.run.packing import alone
+
+_MOST_BYTES = 1 << 40
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def freeze_experiment(folder: Path, experiment: Experiment) -> Path:
+    """Write an experiment that is as this one was read, with copies of its plugins.
+
+    Raises:
+        PluginError: A plugin was edited since it was loaded.
+        WriteError: The disk is full or failing.
+    """
+    document = experiment.to_json()
+    document["plugins"] = [
+        os.path.relpath(_freeze_plugin(folder, Path(file)), folder / "experiments") for file in experiment.plugins
+    ]
+    return _keep(folder / "experiments", json_bytes(document), ".json")
+
+
+def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
+    """Write a tokenized corpus. Raises WriteError."""
+    tensors = {
+        f"{split}.{name}": alone(tensor)
+        for split, stretch in (("train", corpus.train), ("val", corpus.val))
+        for name, tensor in vars(stretch).items()
+    }
+    document = {
+        "tensors": _keep(folder / "tensors", serialized(tensors), ".safetensors").stem,
+        "vocab_size": corpus.vocab_size,
+        "tokenizer": None if corpus.tokenizer is None else corpus.tokenizer.to_json(),
+        "fingerprint": corpus.fingerprint,
+        "val_bytes": corpus.val_bytes,
+    }
+    return _keep(folder / "corpora", json_bytes(document), ".json")
+
+
+def _keep(folder: Path, content: bytes, suffix: str) -> Path:
+    """The file with this content, written unless it is there."""
+    file = folder / f"{hashlib.sha256(content).hexdigest()}{suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content):
+        write_bytes(file, content)
+    return file
+
+
+def _freeze_plugin(folder: Path, file: Path) -> Path:
+    """The copy of a plugin as it was loaded."""
+    plugins.check_unchanged(file)
+    digest = plugins.fingerprint(file)
+    place = folder / "plugins" / digest
+    copy = place / file.name
+    if not (copy.exists() and plugins.fingerprint(copy) == digest):
+        new = place.with_name(f".{digest}.new")
+        try:
+            shutil.rmtree(new, ignore_errors=True)  # of a beginning that was cut short
+            new.mkdir(parents=True)
+            if file.is_dir():
+                shutil.copytree(file, new / file.name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copyfile(file, new / file.name)
+            if plugins.fingerprint(new / file.name) != digest:
+                raise PluginError(f"{file} changed while it was copied; give the command again")
+            shutil.rmtree(place, ignore_errors=True)  # a damaged copy
+            new.rename(place)
+        except OSError as error:
+            raise WriteError(f"{place} cannot be written: {error.strerror}") from error
+    return copy
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def frozen_experiment(file: Path, seed: int, *, allow_plugins: bool = True) -> Experiment:
+    """Read what `freeze_experiment` wrote, for one seed.
+
+    Raises:
+        PlanError: It, or a plugin, is not what was written.
+    """
+    _check(file, _content(file))
+    for named in read_object(file)["plugins"]:
+        copy = Path(os.path.normpath(file.parent / named))
+        if not copy.exists() or plugins.fingerprint(copy) != copy.parent.name:
+            raise PlanError(_changed(copy))
+    return load_experiment(file, overrides=[f"seed={seed}"], allow_plugins=allow_plugins)
+
+
+def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
+    """Read what `freeze_corpus` wrote.
+
+    Args:
+        file: That it returned.
+        experiment: For its tokenizer.
+
+    Raises:
+        PlanError: It is not what was written.
+    """
+    _check(file, _content(file))
+    document = read_object(file, _MOST_BYTES)
+    beside = file.parents[1] / "tensors" / f"{document['tensors']}.safetensors"
+    content = _content(beside)
+    _check(beside, content)
+    try:
+        tensors = tensors_of(content)
+    except SafetensorError as error:
+        raise PlanError(_changed(beside)) from error
+    learned = document["tokenizer"]
+    return Corpus(
+        train=_split(tensors, "train"),
+        val=_split(tensors, "val"),
+        vocab_size=document["vocab_size"],
+        tokenizer=None if learned is None else restore_tokenizer(experiment, learned),
+        fingerprint=document["fingerprint"],
+        val_bytes=document["val_bytes"],
+    )
+
+
+def _split(tensors: dict[str, torch.Tensor], name: str) -> TokenStream | TokenRows:
+    parts: dict[str, Any] = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    return TokenStream(**parts) if "ids" in parts else TokenRows(**parts)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return read_bytes(file, _MOST_BYTES)
+    except UnreadableError as error:
+        raise PlanError(f"{error}; give the command again, which copies it anew") from error
+
+
+def _check(file: Path, content: bytes) -> None:
+    if hashlib.sha256(content).hexdigest() != file.stem:
+        raise PlanError(_changed(file))
+
+
+def _changed(file: Path) -> str:
+    return f"{file} is not what the comparison put there; give the command again, which copies it anew"
