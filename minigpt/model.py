@@ -122,7 +122,7 @@ class GPT(nn.Module):
         targets: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy in nats a token over the targets that count, and the auxiliary losses' sum, in fp32 or better."""
+        """Mean cross-entropy in nats over the targets that count, and the auxiliary losses' sum, both in fp32 at least."""
         x, losses = self.hidden(tokens)
         logits = wide(self.logits(x)).flatten(0, 1)
         each = F.cross_entropy(logits, targets.flatten(), reduction="none")

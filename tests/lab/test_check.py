@@ -6,16 +6,13 @@ import enum
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-import minigpt.lab.check.compare as compare
 from minigpt import plugins, testing
 from minigpt.contracts import Context, Dims, FeedForward, Norm, NormSpec, State
 from minigpt.errors import CheckError, ExperimentError, PluginError, RegistryError
@@ -31,7 +28,6 @@ from minigpt.lab.check import (
 from minigpt.lab.check.parallel import Options, check_all
 from minigpt.lab.check.parameters import alternatives, parameter_sets
 from minigpt.lab.check.property import SUITE
-from minigpt.lab.check.subjects import Case, Stack, build, inputs
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, register
 from tests.broken import BROKEN, register_broken
@@ -105,63 +101,6 @@ def test_a_failure_only_of_a_fixed_case_is_told_with_that_case() -> None:
     (result,) = check_component("ffn", "long_leak", only=["causality"]).results
     assert result.failure is not None
     assert result.failure.example["time"] > 100
-
-
-# --------------------------------------------------------------------------------------------------------- rounding
-
-
-def _with(leak: Callable[[Tensor], Tensor]) -> Stack:
-    class Leaking(FeedForward):
-        def __init__(self, dims: Dims):
-            super().__init__()
-
-        def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
-            return leak(x)
-
-    with REGISTRY.temporarily():
-        register("ffn", "leaking")(Leaking)
-        subject = build(component_target("ffn", "leaking"), Case(n_layers=1, time=16))
-    assert isinstance(subject, Stack)
-    return subject
-
-
-def _last_changes(subject: Any, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-    x, tokens = inputs(subject, Case(n_layers=1, time=16), offset=repetition, dtype=dtype)
-    other = x.clone()
-    other[:, -1] += 3
-    return compare.run(subject, other, tokens)[:, :-1], compare.run(subject, x, tokens)[:, :-1]
-
-
-def _by_total_and_rest(x: Tensor) -> Tensor:
-    """A causal sum, as the total without what is later: exact but for rounding."""
-    return x.sum(1, keepdim=True) - (x.flip(1).cumsum(1).flip(1) - x)
-
-
-def test_rounding_is_no_leak_and_the_smallest_leak_is_one() -> None:
-    assert compare.disagreement(_with(_by_total_and_rest), _last_changes) is None
-    first, second = _last_changes(_with(_by_total_and_rest), torch.float32, 0)
-    assert not torch.equal(first, second), "the test would show nothing"
-    for size in (1.0, 1e-3, 1e-5):
-        leak = compare.disagreement(_with(lambda x, size=size: size * x.sum(1, keepdim=True)), _last_changes)
-        assert leak is not None
-        assert 0.1 * size < leak < 10 * size
-
-
-def test_a_leak_in_fp32_alone_is_one_too() -> None:
-    leak = _with(lambda x: x.sum(1, keepdim=True) if x.dtype == torch.float32 else torch.zeros_like(x))
-    assert compare.disagreement(leak, _last_changes) is not None
-
-
-def test_what_cannot_be_computed_in_float64_is_held_to_a_tolerance() -> None:
-    weight = torch.ones(8, 8)
-    assert compare.disagreement(_with(lambda x: _by_total_and_rest(x @ weight)), _last_changes, 1e-4) is None
-    assert compare.disagreement(_with(lambda x: (x @ weight).sum(1, keepdim=True)), _last_changes, 1e-4) is not None
-
-
-def test_one_not_finite_is_a_difference_and_two_are_none() -> None:
-    nan, one = torch.tensor([float("nan"), 1.0]), torch.tensor([0.0, 1.0])
-    assert compare.distance(nan, one) == float("inf")
-    assert compare.distance(nan, nan) == 0
 
 
 # ------------------------------------------------------------------------------------------------------- parameters

@@ -2,22 +2,26 @@
 
 Where fp32 gives not the same bits, both are repeated in float64: rounding all but vanishes there, a leak stays as large as
 it was. So the smallest leak is told from the largest rounding, without a tolerance that would have to suit every component.
+Only a part that makes narrower numbers of those it is given, which no shipped one does, gets fp32's tolerance.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from minigpt.contracts import State
 from minigpt.lab.check.subjects import Subject
 
 SAME, ANOTHER = 2e-6, 1e-4
-"""What rounding in fp32 may come to where one computation is repeated, and where two kinds of it are compared (a chunk, a
-step): for components that compute in fp32 whatever they are given."""
+"""What rounding in fp32 may reach where one computation is repeated, and where two kinds of it are compared (a chunk, a
+step): for components that compute in fp32 whatever they are given (`Narrowing`)."""
 
 EXTREME = 1e4
 """Size of inputs that make a weak leak strong; less for what multiplies inputs so often that it overflows."""
@@ -52,7 +56,9 @@ def disagreement(subject: Subject, computations: Computations, tolerance: float 
         if error < _TIE or any(distance(*computations(subject, torch.float32, again)) < _TIE for again in (1, 2)):
             return None
         return error
-    return error if max(error, exact) > tolerance else None
+    if max(error, exact) > tolerance:
+        return error
+    return None if _narrows(subject, computations) else exact
 
 
 def _exactly(subject: Subject, computations: Computations, repetition: int) -> float | None:
@@ -60,6 +66,43 @@ def _exactly(subject: Subject, computations: Computations, repetition: int) -> f
         return distance(*computations(copy.deepcopy(subject).double(), torch.float64, repetition))
     except RuntimeError:  # torch's, where a component makes fp32 tensors of its own and mixes them in
         return None
+
+
+class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
+    """Notes whether anything computed under it is a narrower number than float64.
+
+    Attributes:
+        operations: Those that gave such a number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if any(isinstance(part, Tensor) and part.dtype in _NARROWER for part in tree_leaves(results)):
+            self.operations.add(str(func))
+        return results
+
+
+_NARROWER = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
+
+
+def _narrows(subject: Subject, computations: Computations) -> bool:
+    """Whether the subject computes in less than the float64 that it is given."""
+    exact = copy.deepcopy(subject).double()
+    narrowing, forward = Narrowing(), exact.forward
+
+    def watched(*arguments: Any) -> Tensor:
+        with narrowing:
+            return forward(*arguments)
+
+    exact.forward = watched  # type: ignore[method-assign, assignment] # inputs are drawn in fp32, outside of it
+    computations(exact, torch.float64, 0)
+    return bool(narrowing.operations)
 
 
 def largest_scale(subject: Subject, x: Tensor, tokens: Tensor) -> float:
