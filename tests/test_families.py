@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ import torch
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT, build_model_on_meta
 from minigpt.reading import load_experiment
+from tests.families import HEAD_DIM, HEADS, KV_RANK, LAYERS, RULES, carried_over
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "families"
 TOLERANCE = 5e-5  # of a logit, in fp32: logits reach 2 to 11, and the largest difference seen is 7e-6
-VOCAB, TIME, LAYERS, HEADS, HEAD_DIM = 48, 30, 6, 6, 16
+VOCAB, TIME = 48, 30
 
 # What replaces the sizes in a shipped file, wherever they stand; the rest is as shipped.
 SMALL = {"d_model": HEADS * HEAD_DIM, "block_size": 2 * TIME, "dropout": 0.0, "window": 7}
-SMALL |= {"head_dim": 24, "kv_rank": 20, "q_rank": 28, "rope_dim": 8}
+SMALL |= {"head_dim": 24, "kv_rank": KV_RANK, "q_rank": 28, "rope_dim": 8}
 
 # ------------------------------------------------------------------------------------- the published settings, made small
 
@@ -94,190 +95,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0},  # before the context was extended
     },
 }
-
-# ---------------------------------------------------------------------------------------------- which weight goes where
-
-Change = Callable[[torch.Tensor], torch.Tensor]
-Rule = tuple[str, tuple[str, ...], Change]
-"""A module or tensor of ours, those of theirs that it is made of (concatenated), and what is done to them."""
-
-
-def same(weight: torch.Tensor) -> torch.Tensor:
-    return weight
-
-
-def transposed(weight: torch.Tensor) -> torch.Tensor:
-    """GPT-2's Conv1D has inputs by outputs."""
-    return weight.mT if weight.ndim > 1 else weight
-
-
-def gain_from_zero(weight: torch.Tensor) -> torch.Tensor:
-    """Gemma's norms multiply by 1 + weight."""
-    return 1 + weight
-
-
-def heads_inside(weight: torch.Tensor) -> torch.Tensor:
-    """GPT-NeoX has q, k and v for each head; we have each head for q, k and v."""
-    return weight.unflatten(0, (HEADS, 3, HEAD_DIM)).transpose(0, 1).flatten(0, 2)
-
-
-def evens_first(rows: torch.Tensor, dim: int) -> torch.Tensor:
-    """Neighbours that belong together come apart: the first of each pair, then the second of each."""
-    even = torch.arange(0, rows.shape[dim], 2)
-    return rows.index_select(dim, torch.cat((even, even + 1)))
-
-
-def turned_part(heads: int, still: int) -> Change:
-    """DeepSeek turns neighbours, we turn halves: what follows the first `still` rows of each head is put in our order."""
-
-    def change(weight: torch.Tensor) -> torch.Tensor:
-        by_head = weight.unflatten(0, (heads, -1))
-        return torch.cat((by_head[:, :still], evens_first(by_head[:, still:], 1)), 1).flatten(0, 1)
-
-    return change
-
-
-def gates_first(weight: torch.Tensor) -> torch.Tensor:
-    """gpt-oss has gate and value in turn, and inputs by outputs."""
-    return evens_first(transposed(weight) if weight.ndim == 3 else weight, 1)
-
-
-def in_layer(name: str, *rules: tuple[str, str | tuple[str, ...]] | Rule) -> list[Rule]:
-    """Rules with the prefixes of a layer."""
-    result = []
-    for here, there, *change in rules:
-        names = (there,) if isinstance(there, str) else there
-        result.append((f"blocks.{{}}.{here}", tuple(f"{name}.{{}}.{n}" for n in names), change[0] if change else same))
-    return result
-
-
-EMBED_HEAD: list[Rule] = [("embedding", ("model.embed_tokens",), same), ("head", ("lm_head",), same)]
-FINAL_NORM: list[Rule] = [("norm", ("model.norm",), same)]
-PRE_NORMS = in_layer("model.layers", ("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"))
-POST_NORMS = in_layer(
-    "model.layers", ("attention_norm", "post_attention_layernorm"), ("ffn_norm", "post_feedforward_layernorm")
-)
-QKV = in_layer(
-    "model.layers",
-    ("attention.qkv", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    ("attention.out", "self_attn.o_proj"),
-)
-QK_NORMS = in_layer("model.layers", ("attention.q_norm", "self_attn.q_norm"), ("attention.k_norm", "self_attn.k_norm"))
-GLU = in_layer("model.layers", ("ffn.into", ("mlp.gate_proj", "mlp.up_proj")), ("ffn.out", "mlp.down_proj"))
-
-RULES: dict[str, list[Rule]] = {
-    "gpt2": [
-        ("embedding", ("transformer.wte",), same),
-        ("positions.0.table", ("transformer.wpe",), same),
-        ("norm", ("transformer.ln_f",), same),
-        *in_layer(
-            "transformer.h",
-            ("attention_norm", "ln_1"),
-            ("attention.qkv", "attn.c_attn", transposed),
-            ("attention.out", "attn.c_proj", transposed),
-            ("ffn_norm", "ln_2"),
-            ("ffn.into", "mlp.c_fc", transposed),
-            ("ffn.out", "mlp.c_proj", transposed),
-        ),
-    ],
-    "llama": [*EMBED_HEAD, *FINAL_NORM, *PRE_NORMS, *QKV, *GLU],
-    "gpt_neox": [
-        ("embedding", ("gpt_neox.embed_in",), same),
-        ("norm", ("gpt_neox.final_layer_norm",), same),
-        ("head", ("lm_head",), same),
-        *in_layer(
-            "gpt_neox.layers",
-            ("attention_norm", "input_layernorm"),
-            ("attention.qkv", "attention.query_key_value", heads_inside),
-            ("attention.out", "attention.dense"),
-            ("ffn_norm", "post_attention_layernorm"),
-            ("ffn.into", "mlp.dense_h_to_4h"),
-            ("ffn.out", "mlp.dense_4h_to_h"),
-        ),
-    ],
-    "mpt": [
-        ("embedding", ("transformer.wte",), same),
-        ("norm", ("transformer.norm_f",), same),
-        *in_layer(
-            "transformer.blocks",
-            ("attention_norm", "norm_1"),
-            ("attention.qkv", "attn.Wqkv"),
-            ("attention.out", "attn.out_proj"),
-            ("ffn_norm", "norm_2"),
-            ("ffn.into", "ffn.up_proj"),
-            ("ffn.out", "ffn.down_proj"),
-        ),
-    ],
-    "gemma2": [
-        ("embedding", ("model.embed_tokens",), same),
-        ("norm", ("model.norm",), gain_from_zero),
-        *in_layer(
-            "model.layers",
-            ("attention_norm", "input_layernorm", gain_from_zero),
-            ("attention_out_norm", "post_attention_layernorm", gain_from_zero),
-            ("ffn_norm", "pre_feedforward_layernorm", gain_from_zero),
-            ("ffn_out_norm", "post_feedforward_layernorm", gain_from_zero),
-        ),
-        *QKV,
-        *GLU,
-    ],
-    "olmo2": [*EMBED_HEAD, *FINAL_NORM, *POST_NORMS, *QKV, *QK_NORMS, *GLU],
-    "qwen3": [EMBED_HEAD[0], *FINAL_NORM, *PRE_NORMS, *QKV, *QK_NORMS, *GLU],
-    "deepseek_v3": [
-        *EMBED_HEAD,
-        *FINAL_NORM,
-        *PRE_NORMS,
-        *in_layer(
-            "model.layers",
-            ("attention.q_down", "self_attn.q_a_proj"),
-            ("attention.q_gain", "self_attn.q_a_layernorm.weight"),
-            ("attention.q_up", "self_attn.q_b_proj", turned_part(HEADS, HEAD_DIM)),
-            ("attention.kv_down", "self_attn.kv_a_proj_with_mqa", turned_part(1, SMALL["kv_rank"])),
-            ("attention.kv_gain", "self_attn.kv_a_layernorm.weight"),
-            ("attention.kv_up", "self_attn.kv_b_proj"),
-            ("attention.out", "self_attn.o_proj"),
-        ),
-        *GLU,  # the first layer
-        *in_layer(
-            "model.layers",
-            ("ffn.router", "mlp.gate"),
-            ("ffn.choice_bias", "mlp.gate.e_score_correction_bias"),
-            ("ffn.into", "mlp.experts.gate_up_proj"),
-            ("ffn.out", "mlp.experts.down_proj"),
-            ("ffn.shared_into", ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj")),
-            ("ffn.shared_out", "mlp.shared_experts.down_proj"),
-        ),
-    ],
-    "gpt_oss": [
-        *EMBED_HEAD,
-        *FINAL_NORM,
-        *PRE_NORMS,
-        *QKV,
-        *in_layer(
-            "model.layers",
-            ("attention.sinks", "self_attn.sinks"),
-            ("ffn.router", "mlp.router"),
-            ("ffn.into", "mlp.experts.gate_up_proj", gates_first),
-            ("ffn.into_bias", "mlp.experts.gate_up_proj_bias", gates_first),
-            ("ffn.out", "mlp.experts.down_proj", transposed),
-            ("ffn.out_bias", "mlp.experts.down_proj_bias"),
-        ),
-    ],
-}
-
-
-def carried_over(theirs: dict[str, torch.Tensor], rules: list[Rule]) -> dict[str, torch.Tensor]:
-    """Our weights, made of theirs. Every one of theirs is used."""
-    theirs, ours = dict(theirs), {}
-    for here, there, change in rules:
-        for layer in range(LAYERS) if "{}" in here else [0]:
-            for kind in (".weight", ".bias", ""):
-                names = [name.format(layer) + kind for name in there]
-                if names[0] in theirs:
-                    ours[here.format(layer) + kind] = change(torch.cat([theirs.pop(name) for name in names]))
-    assert not theirs, f"no rule for {sorted(theirs)}"
-    return ours
-
 
 # --------------------------------------------------------------------------------------------------------- the two models
 

@@ -33,7 +33,7 @@ def show(
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Print an experiment with every default filled in, its model's modules and parameters, and where layers differ."""
+    """Print an experiment with every default filled in, and its model's modules with their parameters."""
     is_run = experiment.is_dir()
     loaded = load(experiment / "experiment.json" if is_run else experiment, changes, plugin, no_plugins)
     typer.echo(json.dumps(loaded.to_json(), indent=2, ensure_ascii=False))

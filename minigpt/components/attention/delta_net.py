@@ -26,7 +26,7 @@ class DeltaNet(RecurrentAttention):
 
     q and k are brought to length 1, x / sqrt(|x|^2 + 1e-6). As in the authors' code q is then scaled by K^-1/2, and the eps
     of the norm is 1e-5. It counts, because outputs are small: with d_model 128 and heads of 64 the norm first leaves an rms
-    of 0.76, and one of 0.39 in gated_delta_net.
+    of 0.77, and one of 0.43 in gated_delta_net.
 
     Args:
         expand_v: Width of a head's values, as a multiple of head_dim.
