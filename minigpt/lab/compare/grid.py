@@ -59,7 +59,17 @@ class Cell:
             record = read_object(self.record)
         except UnreadableError as error:
             raise RunError(f"{error}; remove it, and the run is looked at again") from error
-        return record if record.get("key") == self.key else None
+        if record.get("key") != self.key:
+            return None
+        return record if record.get("outcome") != "finished" or self._is_as_it_was(record) else None
+
+    def _is_as_it_was(self, record: dict[str, Any]) -> bool:
+        """Whether the finished run is the cell still: it may have been continued with other settings since, or edited."""
+        run = RunFolder(Path(record["run"]))
+        try:
+            return run.identity().digest() == self.key and not run.later_segments()
+        except RunError:  # or it is gone
+            return False
 
 
 class Watcher(Protocol):
