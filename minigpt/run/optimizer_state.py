@@ -48,11 +48,13 @@ def _check_groups(saved: dict[str, Any], expected: list[dict[str, Any]], counted
     if not isinstance(groups, list) or len(groups) != len(expected):
         raise ValueError(f"{len(expected)} groups of parameters are expected")
     for number, (group, there) in enumerate(zip(groups, expected, strict=True)):
-        names = there if counted is None else {"params", *counted[number]}
-        for name in names:
-            value = there[name]
-            if kind(group[name]) != kind(value) and not (is_number(group[name]) and is_number(value)):
-                raise ValueError(f"{name} of group {number} is {group[name]!r}")
+        for name, value in there.items():
+            found = group[name]
+            is_setting = counted is not None and name != "params" and name not in counted[number]
+            if is_setting and (found is None or value is None):
+                continue  # it was changed, and its saved value is not used
+            if kind(found) != kind(value) and not (is_number(found) and is_number(value)):
+                raise ValueError(f"{name} of group {number} is {found!r}")
 
 
 def check(saved: dict[str, Any], expected: Mapping[Any, Mapping[str, Any]], path: Path) -> None:
@@ -79,10 +81,11 @@ def continues(saved: dict[str, Any], sizes: Sequence[int], expected: Mapping[Any
         sizes: Parameters in each group of the optimizer as it is.
         expected: The `state` that it makes itself.
     """
-    same_groups = [len(group["params"]) for group in saved["param_groups"]] == list(sizes)
-    return same_groups and all(
-        index in expected and _has_form_of(state, expected[index]) for index, state in saved.get("state", {}).items()
-    )
+    groups, state = saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(state, dict) or not all(isinstance(group, dict) for group in groups):
+        return False
+    same_groups = [kind(group.get("params")) == "list" and len(group["params"]) for group in groups] == list(sizes)
+    return same_groups and all(index in expected and _has_form_of(parts, expected[index]) for index, parts in state.items())
 
 
 def _has_form_of(saved: Any, expected: Any) -> bool:

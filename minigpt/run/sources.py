@@ -83,9 +83,10 @@ class Sources:
             plugin, place = plugins.plugin_of(kind), _place(kind, top)
             if plugin is not None:
                 lines.append(f"plugin {plugin.sha256}")
+                references += _references_of_plugin(plugin.sha256, plugin.path)
             elif place is not None:
                 lines.append(f"{top} {plugins.fingerprint(place)}")
-            references += references_in(place) if place else ()
+                references += references_in(place)
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
 
     def closure(self, references: Iterable[str]) -> frozenset[str]:
@@ -143,14 +144,17 @@ def _path(module: str) -> Path:
 
 
 def _place(cls: type, top: str) -> Path | None:
-    """The file or folder that a class from outside came from: of a plugin its own, of a package the whole of it."""
-    plugin = plugins.plugin_of(cls)
-    if plugin is not None:
-        return plugin.path
+    """What a class from outside came from: the whole folder of a package, or its file."""
     package = sys.modules[top]
     if hasattr(package, "__path__") and package.__file__:
         return Path(package.__file__).parent
     return source_file(cls)
+
+
+@functools.cache
+def _references_of_plugin(sha256: str, place: Path) -> frozenset[str]:
+    """As when the plugin was first used: its file may be gone since, and the run has a copy."""
+    return frozenset(references_in(place))
 
 
 def references_in(place: Path) -> Iterator[str]:

@@ -38,7 +38,7 @@ BESIDE = ("minigpt.testing", "minigpt.cli", "minigpt.lab")
 
 def experiments(folder: Path) -> Iterator[Experiment]:
     """Every shipped part in one of them at least."""
-    (folder / "corpus.txt").write_text(TEXT[:3000])
+    (folder / "corpus.txt").write_text(TEXT[:1500])
     names = {
         family.name: [entry.name for entry in REGISTRY.entries(family.name) if entry.shipped]
         for family in REGISTRY.families()
@@ -133,7 +133,7 @@ def traced(experiment: Experiment, out: Path) -> Traced:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Traced]]:
     folder = tmp_path_factory.mktemp("traced")
-    content = TEXT[:3000].encode()
+    content = TEXT[:1500].encode()
     remote = cache.RemoteFile(
         name="small.txt",
         url="https://example.org/small.txt",
@@ -288,8 +288,8 @@ def test_a_name_leads_to_the_module_that_defines_it(text: str, leads_to: set[str
 def test_a_plugin_changes_with_what_it_imports_of_ours(tmp_path: Path) -> None:
     file = tmp_path / "wider.py"
     file.write_text(
-        "from minigpt import register\nfrom minigpt.components.ffn.glu import GLU\n\n"
-        '@register("ffn", "wider")\nclass Wider(GLU):\n    """A GLU."""\n'
+        "from minigpt import register\nfrom minigpt.components.ffn.glu import GatedLinearUnit\n\n"
+        '@register("ffn", "wider")\nclass Wider(GatedLinearUnit):\n    """A GLU."""\n'
     )
     cls = plugins.load_file(file).classes["ffn/wider"]
     for module, changes in (("ffn.glu", True), ("ffn.moe", False), ("attention.softmax", False)):

@@ -59,9 +59,16 @@ class Cell:
             record = read_object(self.record)
         except UnreadableError as error:
             raise RunError(f"{error}; remove it, and the run is looked at again") from error
-        is_ours = record.get("key") == self.key and record.get("run") == str(self.run.path)
-        is_gone = record.get("outcome") == Status.FINISHED and not self.run.exists()
-        return record if is_ours and not is_gone else None
+        if record.get("key") != self.key or record.get("run") != str(self.run.path):
+            return None
+        return record if record.get("outcome") != Status.FINISHED or self._is_as_it_was() else None
+
+    def _is_as_it_was(self) -> bool:
+        """Whether the finished run is the cell still: it may have been continued with other settings since, or edited."""
+        try:
+            return self.run.identity().digest() == self.key and not self.run.later_segments()
+        except RunError:  # or it is gone
+            return False
 
     def status(self) -> Status:
         """How it stands. Where it has no record, as its run does; one that was not measured to the end was stopped."""

@@ -18,6 +18,9 @@ from minigpt.model import build_model
 from minigpt.run import RunFolder
 from minigpt.run.status import Status
 
+NOT_COMPARED = "not compared"
+"""The verdict on runs that are only shown."""
+
 _POINTS = 120  # of a training curve: more cannot be seen
 
 
@@ -120,7 +123,7 @@ def content_of_runs(folders: Sequence[Path], *, allow_plugins: bool = True) -> C
         experiment = runs[0].experiment(allow_plugins=allow_plugins)
         cost = measure_cost(build_model(experiment, int(runs[0].provenance()["data"]["vocab_size"])))
         each = tuple(result_of(run, run.experiment(allow_plugins=allow_plugins).seed, "nats") for run in runs)
-        results.append(ArmResult(Arm(_name(folder), experiment, str(folder)), cost, each, why="not compared"))
+        results.append(ArmResult(Arm(_name(folder), experiment, str(folder)), cost, each, why=NOT_COMPARED))
     seeds = sorted({result.seed for arm in results for result in arm.results})
     settings = {"seeds": seeds, "unit": "nats", "delta": 0.01, "budget": None, "match": None}
     return content_of(to_json(results, {"name": ", ".join(arm.arm.name for arm in results), "settings": settings}), Path())
@@ -148,6 +151,8 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
             run = RunFolder(folder / each["run"])
             if not run.exists():
                 raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")
+            if run.later_segments() and arm["verdict"] != NOT_COMPARED:
+                raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
             runs.append(run)
     rows = [run.rows() for run in runs]
     of_a_token = arm["training_flops"] / max(1, arm["tokens"])

@@ -91,6 +91,24 @@ def test_a_run_of_several_segments_is_not_found_not_gone_on_with_and_not_taken_b
         plan(run.path, variant)
 
 
+def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write, minigpt: Any) -> None:
+    base, variant = write("base"), write("variant", model={"ffn": "glu"})
+    found = plan(base, variant)
+    train_here(found.grid)
+    losses = [result.losses for result in found.judge()]
+    found.write(found.judge())
+    run = found.grid.cells[0].run
+    resume(run.path, overrides=["training.max_iters=9"], observer=Watcher())
+    assert [cell.arm.name for cell in found.grid.missing()] == ["base"]
+    code, _, said = minigpt("report", "comparisons/base")
+    assert code == 2
+    assert "was continued with changes since it was compared; call minigpt compare again" in said.replace("\n", " ")
+    again = plan(base, variant)
+    assert [cell.arm.name for cell in again.grid.missing()] == ["base"]
+    train_here(again.grid)
+    assert [result.losses for result in again.judge()] == losses
+
+
 def test_a_run_whose_experiment_was_edited_is_not_what_it_says(write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
