@@ -236,10 +236,14 @@ class Grid:
     def freeze(self, arms: Sequence[Arm]) -> None:
         """Copy what cells are trained from, as it was when the plan was made. Raises PluginError, WriteError."""
         inputs = self.folder / "inputs"
+        corpora = {id(self.corpora.of(arm)): self.frozen[arm.name][1] for arm in self.arms if arm.name in self.frozen}
         for arm in arms:
-            if arm.name not in self.frozen:
-                corpus = self.corpora.of(arm)
-                self.frozen[arm.name] = freeze_experiment(inputs, arm.experiment), freeze_corpus(inputs, corpus)
+            if arm.name in self.frozen:
+                continue
+            corpus = self.corpora.of(arm)
+            if id(corpus) not in corpora:
+                corpora[id(corpus)] = freeze_corpus(inputs, corpus)
+            self.frozen[arm.name] = freeze_experiment(inputs, arm.experiment), corpora[id(corpus)]
 
     def job(self, cell: Cell, device: str, threads: int | None, allow_plugins: bool) -> Job:
         """What the process of a cell receives; a run in its folder that is another one is set aside, with its record."""

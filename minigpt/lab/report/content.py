@@ -153,6 +153,8 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
                 raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")
             if run.later_segments() and arm["verdict"] != NOT_COMPARED:
                 raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
+            if each["outcome"] == Status.FINISHED and each["loss"] != _last(run, column):
+                raise RunError(f"{run.path} is another run than {arm['name']} was measured in; call minigpt compare again")
             runs.append(run)
     rows = [run.rows() for run in runs]
     of_a_token = arm["training_flops"] / max(1, arm["tokens"])
@@ -165,6 +167,10 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
         sample=_sample(runs[0]) if runs else "",
         provenance=runs[0].provenance() if runs else {},
     )
+
+
+def _last(run: RunFolder, column: str) -> float | None:
+    return next((row[column] for row in reversed(run.rows()) if column in row), None)
 
 
 def _curve(rows: Sequence[Sequence[dict[str, Any]]], column: str, of_a_token: float) -> Curve | None:

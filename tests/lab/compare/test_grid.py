@@ -16,6 +16,7 @@ import torch
 from minigpt.data import load_corpus
 from minigpt.errors import MinigptError, RunError
 from minigpt.lab.compare import grid as grid_module
+from minigpt.lab.compare import running as running_module
 from minigpt.lab.compare.cell import loss_by_position
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.run import RunFolder, open_run
@@ -165,7 +166,7 @@ def test_ctrl_c_does_not_wait_for_an_arm_that_hangs(write: Write, tmp_path: Path
     hanging = write("hanging", plugins=["hanging.py"], training={"schedule": "hanging"})
     found = plan(write("base"), hanging, seeds=1)
     cell = found.grid.cells[1]
-    monkeypatch.setattr(grid_module, "SAVES_WITHIN", 1.0)
+    monkeypatch.setattr(running_module, "SAVES_WITHIN", 1.0)
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:

@@ -183,3 +183,13 @@ def test_a_browser_shows_every_section_and_finds_no_error(comparison: Path, mini
         for section in SECTIONS:
             assert f'<h2 id="{section}">' in shown.stdout
         assert shown.stdout.count("<svg") == 6
+
+
+def test_a_run_that_took_the_place_of_a_measured_one_is_not_drawn(comparison: Path, minigpt: Command) -> None:
+    metrics = comparison / "runs/same/seed-6/metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    row = json.loads(lines[-1])
+    metrics.write_text("\n".join([*lines[:-1], json.dumps({**row, "val_loss": row["val_loss"] + 1e-6})]) + "\n")
+    code, _, err = minigpt("report", comparison)
+    assert code == 2
+    assert "same/seed-6 is another run than same was measured in; call minigpt compare again" in err
