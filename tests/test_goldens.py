@@ -17,6 +17,7 @@ from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.schema import experiment_schema
 from minigpt.training.loop import compute_gradients
+from tests.rounding import gamma
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -67,14 +68,18 @@ def test_parameters_have_the_names_shapes_and_sizes_they_had(check: Check) -> No
     for file in EXPERIMENTS:
         model = build_model(load_experiment(file), 65)
         table[file.stem] = {
-            name: f"{' x '.join(map(str, tensor.shape))}, std {tensor.std(unbiased=False).item():.4g}"
+            name: f"{' x '.join(map(str, tensor.shape))}, std {tensor.double().std(unbiased=False).item():.4g}"
             for name, tensor in model.named_parameters()
         }
     check(GOLDEN / "parameters.json", table)
 
 
 def test_the_first_losses_are_what_they_were(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A refactoring leaves these alone. Within 1e-4, since processors round differently."""
+    """A refactoring leaves these alone. They depend on torch's random numbers, and on no processor's rounding.
+
+    Computed in float64, from weights and dropout that are drawn in fp32: processors draw the same numbers but for the last
+    rounding of each, which moves a loss by no more than some roundings of fp32.
+    """
     (tmp_path / "corpus.txt").write_text("".join(f"{n} is {n * n}; " for n in range(2000)))
     experiment = load_experiment(
         {
@@ -84,7 +89,7 @@ def test_the_first_losses_are_what_they_were(request: pytest.FixtureRequest, tmp
         }
     )
     corpus = load_corpus(experiment)
-    model = build_model(experiment, corpus.vocab_size)
+    model = build_model(experiment, corpus.vocab_size).double()
     optimizer = experiment.training.optimizer.build().build(list(model.named_roles()))
     losses = []
     for step in range(8):
@@ -95,4 +100,4 @@ def test_the_first_losses_are_what_they_were(request: pytest.FixtureRequest, tmp
     file = GOLDEN / "losses.json"
     if request.config.getoption("--update-goldens"):
         file.write_text(json.dumps(losses, indent=2) + "\n")
-    assert losses == pytest.approx(json.loads(file.read_text()), rel=1e-4)
+    assert losses == pytest.approx(json.loads(file.read_text()), rel=gamma(16))

@@ -15,6 +15,7 @@ import torch
 from minigpt.contracts import AveragingOptimizer
 from minigpt.data import Batch, Corpus, train_batch
 from minigpt.decoding import prompt_ids, sample_ids
+from minigpt.elementwise import wide_dtype
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
@@ -310,7 +311,8 @@ def compute_gradients(
         micro-batches, and the gradient's norm before clipping.
     """
     device = batch.tokens.device
-    total, auxiliary_total = torch.zeros((), device=device), torch.zeros((), device=device)
+    dtype = wide_dtype(model.embedding.weight.dtype)
+    total, auxiliary_total = torch.zeros(2, device=device, dtype=dtype).unbind()
     n_targets = batch.n_targets
     for part in batch.split(micro_batch_size(experiment, device)):
         share = part.n_targets / max(n_targets, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -91,15 +92,15 @@ PARTS = [(family, entry.name) for family in FAMILIES for entry in REGISTRY.entri
 def test_a_leak_below_the_rounding_of_fp32_is_found_in_every_shipped_part(family: str, name: str) -> None:
     subject = build(component_target(family, name), Case(n_layers=1, time=16))
     assert compare.disagreement(subject, _last_changes) is None
-    layers = list(subject.model.blocks if isinstance(subject, WholeModel) else subject.layers)
-    sizes: list[float] = []
-    measuring = layers[0].register_forward_hook(lambda _, given, y: sizes.append(y.abs().amax().item()))
-    _last_changes(subject, torch.float32, 0)
-    measuring.remove()
-    leak = (
-        5e-8 * sizes[0] * torch.linspace(-1, 1, subject.width, dtype=torch.float64)
-    )  # what all channels share, a norm may lose
-    layers[0].register_forward_hook(lambda _, given, y: y + leak.to(y.dtype) * given[0].sum(1, keepdim=True))
+    layer = (subject.model.blocks if isinstance(subject, WholeModel) else subject.layers)[0]
+    channels = torch.linspace(-1, 1, subject.width, dtype=torch.float64)  # what all channels share, a norm may lose
+    size = 1e-7
+
+    def leak(_: object, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        return y + size * channels.to(y.dtype) * given[0].sum(1, keepdim=True)
+
+    layer.register_forward_hook(leak)
+    size *= 5e-7 / compare.distance(*_last_changes(copy.deepcopy(subject).double(), torch.float64, 0))
     found = compare.disagreement(subject, _last_changes)
     assert found is not None
     assert found < compare.SAME, "it is one that fp32's tolerance would hide"

@@ -153,7 +153,7 @@ class NativeSparseAttention(SoftmaxCore):
         always = (blocks == 0) | ((blocks <= latest) & (blocks > latest - 2))
         # Two blocks of one summary that all heads look at are equally important, but for rounding: in steps of 1/1024 they
         # are equal, and of equal ones the later block is taken.
-        importance = (importance * 1024).round() + blocks.to(importance.dtype) / number
+        importance = (importance * 1024).round() + blocks.to(wide_dtype(importance.dtype)) / number
         importance = importance.masked_fill(always, torch.inf).masked_fill(blocks > latest, -torch.inf)
         best = importance.topk(min(self.selected, number), -1).indices
         picked = torch.zeros_like(importance, dtype=torch.bool).scatter_(-1, best, True) & (blocks <= latest)
