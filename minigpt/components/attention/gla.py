@@ -24,7 +24,7 @@ class GatedLinearAttention(RecurrentAttention):
 
     S_t = diag(d_t) S_(t-1) + k_t v_t^T;  d_t = sigmoid(W_2 W_1 x_t + b)^(1/temperature);  norm, then a swish gate
 
-    As in the authors' code q is scaled by K^-1/2, the norm's eps is 1e-5, and the gate has no bias.
+    As in the authors' layer q is scaled by K^-1/2, the norm's eps is 1e-5, and the gate has no bias.
 
     Args:
         expand_k: Width of a head's keys, as a multiple of head_dim.

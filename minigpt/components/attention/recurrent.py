@@ -16,7 +16,7 @@ from minigpt.recurrence import new_matrix
 Expansion = Annotated[float, Field(gt=0, le=64)]
 
 PUBLISHED_NORM: Any = {"name": "rmsnorm", "eps": 1e-5}
-"""The output norm of GLA, DeltaNet, Gated DeltaNet and Mamba-2 in their authors' code, as it would stand in the JSON.
+"""The output norm of GLA, DeltaNet, Gated DeltaNet and Mamba-2 in their authors' layers, as it would stand in the JSON.
 Outputs of the middle two start so small that the eps counts."""
 
 
