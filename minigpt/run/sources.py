@@ -80,11 +80,10 @@ class Sources:
             if top == "minigpt":
                 references.append(kind.__module__)
                 continue
-            plugin, place = plugins.plugin_of(kind), _place(kind, top)
-            if plugin is not None:
+            if plugin := plugins.plugin_of(kind):
                 lines.append(f"plugin {plugin.sha256}")
                 references += _references_of_plugin(plugin.sha256, plugin.path)
-            elif place is not None:
+            elif place := _place(kind, top):
                 lines.append(f"{top} {plugins.fingerprint(place)}")
                 references += references_in(place)
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
@@ -146,8 +145,9 @@ def _path(module: str) -> Path:
 def _place(cls: type, top: str) -> Path | None:
     """What a class from outside came from: the whole folder of a package, or its file."""
     package = sys.modules[top]
-    if hasattr(package, "__path__") and package.__file__:
-        return Path(package.__file__).parent
+    file = getattr(package, "__file__", None)
+    if hasattr(package, "__path__") and file:
+        return Path(file).parent
     return source_file(cls)
 
 
