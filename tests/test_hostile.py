@@ -369,10 +369,14 @@ RECORDED: list[tuple[str, Any]] = [
     *(("versions", value) for value in ([], {"torch": 1}, None)),
     *(("data", value) for value in (None, {}, [], {"fingerprint": 1, "vocab_size": 3})),
     *(("precision", value) for value in ("fp99", None)),
+    *(("experiment", value) for value in (3, [], json.loads('{"a":' * 400 + "1" + "}" * 400))),
+    *(("segments", value) for value in (3, [1], [{"from_update": -1, "started": "", "changes": []}], [{"changes": "x"}])),
+    ("folder", 3),
+    ("machine", {"device": "cpu", "threads": 1 << 16}),
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), RECORDED)
+@pytest.mark.parametrize(("key", "value"), RECORDED, ids=lambda value: str(value)[:60])
 def test_provenance_of_another_form_is_refused_by_every_command(key: str, value: Any, minigpt: Command, run: Path) -> None:
     _unfinished(run)
     file = run / "provenance.json"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from minigpt import plugins
 from minigpt.contracts import Tokenizer
@@ -350,6 +350,7 @@ class _Provenance(_Recorded):
     data: _Data
     core: str
     components: list[_Component]
+    experiment: dict[str, JsonValue] | str | None = None  # nested to a depth; a text where an older minigpt wrote it
     folder: str | None = None
     segments: list[_Segment] = []
 

@@ -74,7 +74,7 @@ def check(saved: dict[str, Any], expected: Mapping[Any, Mapping[str, Any]], path
 
 
 def continues(saved: dict[str, Any], sizes: Sequence[int], expected: Mapping[Any, Any]) -> bool:
-    """Whether an optimizer whose settings were changed can go on from a saved state.
+    """Whether an optimizer whose settings were changed can continue from a saved state.
 
     Args:
         saved: The state_dict, of the optimizer as it was.

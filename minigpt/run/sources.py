@@ -80,11 +80,10 @@ class Sources:
             if top == "minigpt":
                 references.append(kind.__module__)
                 continue
-            plugin, place = plugins.plugin_of(kind), _place(kind, top)
-            if plugin is not None:
+            if plugin := plugins.plugin_of(kind):
                 lines.append(f"plugin {plugin.sha256}")
                 references += _references_of_plugin(plugin.sha256, plugin.path)
-            elif place is not None:
+            elif place := _place(kind, top):
                 lines.append(f"{top} {plugins.fingerprint(place)}")
                 references += references_in(place)
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
@@ -146,8 +145,9 @@ def _path(module: str) -> Path:
 def _place(cls: type, top: str) -> Path | None:
     """What a class from outside came from: the whole folder of a package, or its file."""
     package = sys.modules[top]
-    if hasattr(package, "__path__") and package.__file__:
-        return Path(package.__file__).parent
+    file = getattr(package, "__file__", None)
+    if hasattr(package, "__path__") and file:
+        return Path(file).parent
     return source_file(cls)
 
 
@@ -177,44 +177,43 @@ def _imports_in(text: bytes, module: str, *, is_package: bool) -> _Imports:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):  # it could not be imported either; a foreign package may have such templates
         return _Imports(frozenset(), {})
-    bound: dict[str, str] = {}
-    imported: set[str] = set()
-    for node in _nodes(tree):
-        for name, target in _bindings(node, module, is_package):
-            bound[name] = target
-            imported.add(target)
-    used = imported | {reference for node in _nodes(tree) if (reference := _reached(node, bound))}
-    for node in ast.walk(tree):  # and what stands under TYPE_CHECKING, which only names where things are
-        for name, target in _bindings(node, module, is_package):
-            bound.setdefault(name, target)
-    ours = frozenset(reference for reference in used if reference.partition(".")[0] == "minigpt")
+    imports: list[tuple[str, str, bool]] = []
+    reaching: list[ast.AST] = []
+    for node, runs in _nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports += [(name, target, runs) for name, target in _bindings(node, module, is_package)]
+        elif runs and isinstance(node, ast.Attribute | ast.Call):
+            reaching.append(node)
+    # What stands under TYPE_CHECKING only names where things are, so what runs has the last word.
+    bound = {name: target for name, target, _ in sorted(imports, key=lambda each: each[2])}
+    used = {target for _, target, runs in imports if runs} | {_reached(node, bound) for node in reaching}
+    ours = frozenset(reference for reference in used if reference and reference.partition(".")[0] == "minigpt")
     return _Imports(ours, bound)
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run, so not those under `if TYPE_CHECKING:`."""
-    pending = [tree]
+def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """All nodes, each with whether it runs: what stands under `if TYPE_CHECKING:` does not."""
+    pending = [(tree, True)]
     while pending:
-        node = pending.pop()
-        yield node
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            pending += node.orelse
-        else:
-            pending += ast.iter_child_nodes(node)
+        node, runs = pending.pop()
+        yield node, runs
+        is_typing = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        skipped = node.body if is_typing and isinstance(node, ast.If) else []
+        pending += [(child, runs and child not in skipped) for child in ast.iter_child_nodes(node)]
 
 
-def _bindings(node: ast.AST, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
+def _bindings(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
     """The names that an import makes, each with the dotted name of what it stands for."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield alias.asname or alias.name, alias.name
-    elif isinstance(node, ast.ImportFrom):
-        package = module if is_package else module.rpartition(".")[0]
-        for _ in range(node.level - 1):
-            package = package.rpartition(".")[0]
-        origin = ".".join(filter(None, [package if node.level else "", node.module or ""]))
-        for alias in node.names:
-            yield alias.asname or alias.name, origin if alias.name == "*" else f"{origin}.{alias.name}"
+        return
+    package = module if is_package else module.rpartition(".")[0]
+    for _ in range(node.level - 1):
+        package = package.rpartition(".")[0]
+    origin = ".".join(filter(None, [package if node.level else "", node.module or ""]))
+    for alias in node.names:
+        yield alias.asname or alias.name, origin if alias.name == "*" else f"{origin}.{alias.name}"
 
 
 def _reached(node: ast.AST, bound: Mapping[str, str]) -> str | None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from minigpt.data import Corpus, train_batch
 from minigpt.errors import RunError
 from minigpt.experiment import Experiment
+from minigpt.model import GPT
 from minigpt.run import optimizer_state
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.provenance import Change
-from minigpt.training.estimate import Speed
+from minigpt.training.loop import compute_gradients, take_step
+from minigpt.training.machine import build_optimizer
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,54 @@ def changed_settings(recorded: dict[str, Any], begun: Experiment, experiment: Ex
     return list({change.what: change for change in found}.values())
 
 
-def check_state(folder: RunFolder, start: Checkpoint, speed: Speed, changes: Sequence[Change]) -> None:
-    """Whether the optimizer can continue from what it remembers.
+@dataclass(frozen=True)
+class OptimizerForm:
+    """What an optimizer holds once it has made its first updates.
+
+    Attributes:
+        counted: Of each of its groups, the names of what it changed itself: a count, and no hyperparameter.
+        sizes: Parameters in each of its groups.
+        state: What it remembers of each parameter, as in its state_dict.
+    """
+
+    counted: tuple[frozenset[str], ...]
+    sizes: tuple[int, ...]
+    state: dict[Any, Any]
+
+
+def form_of_optimizer(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> OptimizerForm:
+    """Make two updates of a copy: the model itself and the random state are left alone."""
+    with torch.random.fork_rng():
+        trial = copy.deepcopy(model).train()
+        optimizer = build_optimizer(experiment, trial, precision)
+        built = copy.deepcopy(optimizer.state_dict()["param_groups"])
+        for step in range(2):
+            compute_gradients(trial, train_batch(corpus, experiment, step), experiment, precision)
+            take_step(trial, optimizer)
+        after = optimizer.state_dict()
+        groups = list(zip(built, after["param_groups"], strict=True))
+        return OptimizerForm(
+            counted=tuple(frozenset(key for key in now if not _same(before.get(key), now[key])) for before, now in groups),
+            sizes=tuple(len(group["params"]) for group in built),
+            state=after["state"],
+        )
+
+
+def _same(before: Any, now: Any) -> bool:
+    if isinstance(before, torch.Tensor) and isinstance(now, torch.Tensor):
+        return torch.equal(before, now)
+    return type(before) is type(now) and bool(before == now)
+
+
+def refuse_other_form(folder: RunFolder, start: Checkpoint, form: OptimizerForm, changes: Sequence[Change]) -> None:
+    """Refuse to continue with what the optimizer cannot continue with.
 
     Raises:
-        RunError: A setting of it that was changed gives its state another form.
-        CheckpointError: It is another optimizer's.
+        RunError: A setting of it that was changed gives its memory another form.
     """
     settings = [change.line for change in changes if change.what.startswith("training.optimizer.")]
-    if settings and not optimizer_state.continues(start.optimizer, speed.sizes, speed.state):
+    if settings and not optimizer_state.continues(start.optimizer, form.sizes, form.state):
         raise RunError(
             f"{folder.path} cannot be continued with {'; '.join(settings)}: what the optimizer remembers has another form "
             "then. Begin another run for it"
         )
-    start.check_optimizer(speed.state)

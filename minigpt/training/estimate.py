@@ -29,15 +29,11 @@ class Speed:
         update: Seconds for an update.
         evaluation: Seconds for an evaluation of the whole validation split, with its sample.
         state: The optimizer's state after these updates, as in its state_dict: what a checkpoint of it looks like.
-        counted: What it changed itself in each of its groups, beside the parameters: no hyperparameter, but a count.
-        sizes: Parameters in each of its groups.
     """
 
     update: float
     evaluation: float
     state: dict[Any, Any] = field(default_factory=dict, repr=False)
-    counted: tuple[frozenset[str], ...] = ()
-    sizes: tuple[int, ...] = ()
 
     def seconds(self, experiment: Experiment, first_step: int = 0) -> float:
         """Estimated time from `first_step` to the end."""
@@ -58,7 +54,6 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
     with torch.random.fork_rng():
         trial = copy.deepcopy(model).train()
         optimizer = build_optimizer(experiment, trial, precision)
-        built = copy.deepcopy(optimizer.state_dict()["param_groups"])
         loss = loss_of(trial, compiled=compiled)
         updates: list[float] = []
         began = time.perf_counter()
@@ -72,20 +67,7 @@ def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision:
         state = optimizer.state_dict()
         pack(state, {})  # what could not be saved is refused now, and not at the first checkpoint
         seconds = _evaluation_seconds(trial, experiment, corpus, precision)
-        groups = list(zip(built, state["param_groups"], strict=True))
-        return Speed(
-            statistics.median(updates[1:]),
-            seconds,
-            state["state"],
-            counted=tuple(frozenset(key for key in now if not _same(before.get(key), now[key])) for before, now in groups),
-            sizes=tuple(len(group["params"]) for group in built),
-        )
-
-
-def _same(before: Any, now: Any) -> bool:
-    if isinstance(before, torch.Tensor) and isinstance(now, torch.Tensor):
-        return torch.equal(before, now)
-    return type(before) is type(now) and bool(before == now)
+        return Speed(statistics.median(updates[1:]), seconds, state["state"])
 
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:

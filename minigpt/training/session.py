@@ -26,7 +26,7 @@ from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.run.status import Status
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
-from minigpt.training.continuing import Asked, changed_settings, check_state
+from minigpt.training.continuing import Asked, changed_settings, form_of_optimizer, refuse_other_form
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.fitting import refuse_what_cannot_fit
 from minigpt.training.loop import Outcome, Trainer
@@ -242,8 +242,11 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked, corpu
     experiment = _with_training(experiment, {"compile": compiled})
     now["experiment"]["training"]["compile"] = compiled
     changes = changed_since(recorded, now)
+    form = form_of_optimizer(experiment, corpus, model, precision) if changes and start else None
+    if start is not None and form is not None:
+        refuse_other_form(folder, start, form, changes)
     if start is not None:
-        check_state(folder, start, speed, changes)
+        start.check_optimizer(speed.state)
     for change in changes:
         observer.note(f"changed: {change.line}")
     if changes:
@@ -257,7 +260,7 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked, corpu
         precision,
         speed.seconds(experiment, step),
         start=start,
-        counted=speed.counted if changes else None,
+        counted=form.counted if form else None,
         continues_with=now if changes else recorded if left_out else None,
     )
 

@@ -211,7 +211,7 @@ def test_every_parameter_of_an_optimizer_takes_effect(name: str, stopped: Stoppe
     values = {key: value for key, value in OPTIMIZERS[name].items() if value is not None}
     folder = stopped(tmp_path, optimizer=name)
     whole = continued_by_hand(folder, [f"training.optimizer={json.dumps(values)}"])
-    for left_out in values:  # each of them is seen in the result, so none can be lost without a word
+    for left_out in values:  # each of them is seen in the result, so none can be left out silently
         others = {key: value for key, value in values.items() if key != left_out}
         assert not equal(whole, continued_by_hand(folder, [f"training.optimizer={json.dumps(others)}"])), left_out
     resumed_as_by_hand(folder, [f"training.optimizer={json.dumps(values)}"])

@@ -152,10 +152,10 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, allow_plugins: bool) -> 
 
 
 def settled(arms: Sequence[Arm], precision: Callable[[], str]) -> list[Arm]:
-    """The arms with what a machine would choose chosen once for all of them, so that they differ in what was asked only.
+    """Base and variants with precision and compile settled once for all of them, so that they differ in what was asked only.
 
     Args:
-        arms: Any.
+        arms: Base and variants.
         precision: What `auto` is; asked where it is needed. For torch.compile it is false: whether it pays depends on the
             run, and it changes the rounding.
     """

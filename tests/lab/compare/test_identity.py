@@ -70,9 +70,7 @@ def test_the_same_text_elsewhere_is_the_same_run_and_another_text_is_not(write: 
     assert places(plan(base, variant))["base"] == "comparisons/base/runs/base/seed-5"
 
 
-def test_a_run_of_several_segments_is_not_found_not_gone_on_with_and_not_taken_by_its_name(
-    write: Write, minigpt: Any
-) -> None:
+def test_a_run_of_several_segments_is_not_found_not_continued_and_not_taken_by_its_name(write: Write, minigpt: Any) -> None:
     base, variant = write("base", training={"max_iters": 4}), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
     run = RunFolder(Path("runs/base/seed-5"))
