@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from minigpt.errors import DataError, WriteError, count
-from minigpt.files import write_bytes
+from minigpt.errors import DataError, UnreadableError, WriteError, count
+from minigpt.files import is_own, open_fresh, open_growing, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from requests import Response
@@ -42,6 +42,9 @@ _BACK_OFF_SECONDS = 1.0
 
 _LONGEST_WAIT_SECONDS = 30.0
 """A server that wants to be left alone for longer (Retry-After) is not asked again."""
+
+_LARGE = 1 << 26
+"""Bytes of a copy of the user's that are read to say how it differs; more is another file without reading."""
 
 _LOCK_SECONDS = 600.0
 """For another process that downloads the same file."""
@@ -141,9 +144,9 @@ def add(remote: RemoteFile, file: Path) -> Path:
         DataError: It cannot be read or is another file.
     """
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+        content = read_bytes(file, max(remote.size, _LARGE))
+    except UnreadableError as error:
+        raise DataError(str(error)) from error
     problem = _mismatch(remote, content)
     if problem:
         raise DataError(f"{file} is not {remote.name}: {problem}; nothing was added")
@@ -190,7 +193,7 @@ def _receive(remote: RemoteFile, part: Path) -> bool:
     start = _size(part)
     with _answer(remote.url, start) as response:
         pieced = _goes_on(remote, response, part, start)
-        with part.open("ab" if pieced else "wb") as file:
+        with os.fdopen(open_growing(part) if pieced and start else open_fresh(part), "ab") as file:
             for chunk in _chunks(response, remote.size - file.tell()):
                 if file.tell() + len(chunk) > remote.size:
                     part.unlink()
@@ -315,14 +318,15 @@ def _part(remote: RemoteFile) -> Path:
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    """Bytes that are there; a link is as if nothing were, so that nobody's file is added to through one."""
+    return os.lstat(file).st_size if is_own(file) else 0
 
 
 def _whole(remote: RemoteFile) -> bytes | None:
     """The content, if it is in the cache, readable and right."""
     try:
-        content = remote.path.read_bytes()
-    except OSError:
+        content = read_bytes(remote.path, remote.size)
+    except UnreadableError:
         return None
     return content if _mismatch(remote, content) is None else None
 

@@ -20,10 +20,14 @@ from torch import Tensor
 from minigpt.contracts import Sequences, Splits, Tokenizer
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
+from minigpt.memory import refuse_if_too_large
 from minigpt.overlap import rows_in_both, text_overlap
 
 _WORTH_SAYING, _NEARLY_ALL = 0.05, 0.9
 """Shares of the validation text that is training text: from which on it is reported, and refused."""
+
+_PAIR_BYTES = 32
+"""For each token: its id, and the pair that it ends, three times while pairs are sorted; 64 bits each."""
 
 _LONG = 2000
 """Characters of validation text below which it may well be a repetition of what was seen."""
@@ -273,6 +277,7 @@ def entropies(corpus: Corpus) -> dict[str, float] | None:
     """
     if not isinstance(corpus.train, TokenStream):
         return None
+    refuse_if_too_large("counting pairs of the training tokens", _PAIR_BYTES * len(corpus.train.ids))
     ids = corpus.train.ids.cpu().numpy().astype(np.int64)
     unigram = _entropy(np.bincount(ids))
     pairs = _entropy(np.unique(ids[:-1] * corpus.vocab_size + ids[1:], return_counts=True)[1])

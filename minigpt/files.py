@@ -25,12 +25,12 @@ _WRITING = os.O_WRONLY | os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_N
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file and force its content to the disk; a symbolic link of that name is not followed.
+    """Write a file that is not there yet, and force its content to the disk.
 
     Raises:
         OSError: Any step of it failed; what is there then is good for nothing.
     """
-    handle = _open(path, os.O_TRUNC)
+    handle = _open(path, os.O_EXCL)
     try:
         write_all(handle, content)
         os.fsync(handle)
@@ -48,6 +48,21 @@ def write_all(handle: int, content: bytes) -> None:
 def open_growing(path: Path) -> int:
     """A handle that writes to the end of a file, which is made if it is not there; a symbolic link is not followed."""
     return _open(path, os.O_APPEND)
+
+
+def open_fresh(path: Path) -> int:
+    """A handle that writes to a file that nobody had before: whatever is in its place, such as a link, is removed."""
+    path.unlink(missing_ok=True)
+    return _open(path, os.O_EXCL)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path is an ordinary file that no other name leads to: to write to it changes nothing else."""
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _open(path: Path, how: int) -> int:
@@ -76,6 +91,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         WriteError: It could not be; the old content is there still.
     """
     temporary = path.with_name(f".{path.name}.new")
+    discard(temporary)  # of a process that died; or a hard link to another file
     try:
         write_new(temporary, content)
         os.replace(temporary, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ def available_memory(device: torch.device | None = None) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     if device is not None and device.type == "mps":
         return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
-    rooms = [room for room in (_of_machine(Path("/proc/meminfo")), _of_container(_CGROUPS)) if room is not None]
-    return min(rooms, default=None)
+    rooms = (_of_machine(Path("/proc/meminfo")), _of_container(_CGROUPS), _of_process())
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def _of_machine(meminfo: Path) -> int | None:
@@ -43,6 +44,19 @@ def _of_container(files: tuple[tuple[str, str], ...]) -> int | None:
             if most.isdigit():  # "max" is none
                 rooms.append(int(most) - int(Path(use).read_text("ascii")))
     return min(rooms, default=None)
+
+
+def _of_process() -> int | None:
+    """What a limit on addresses leaves (`ulimit -v`)."""
+    use = Path("/proc/self/statm")
+    if sys.platform == "win32" or not use.is_file():
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - int(use.read_text("ascii").split()[0]) * resource.getpagesize())
 
 
 def free_disk(place: Path) -> int:

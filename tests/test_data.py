@@ -278,6 +278,7 @@ def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
     assert isinstance(corpus.val, TokenRows)
     assert corpus.vocab_size == 5
     assert corpus.tokenizer is None
+    assert corpus.notes == ("4 of 4 validation rows are training rows too",)
     batch = train_batch(corpus, one, 0)
     assert batch.tokens.shape == (3, 6)
     assert torch.equal((batch.tokens + 1) % 5, batch.targets)

@@ -94,6 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
         if place is None and isinstance(error, OSError):  # a full disk, a folder that may not be written: the machine's
             print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
             sys.exit(2)
+        if place is None and _is_out_of_memory(error):
+            print(f"error: {_out_of_memory()}", file=sys.stderr)
+            sys.exit(2)
         if place is None or "MINIGPT_TRACEBACK" in os.environ:
             raise
         print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -108,6 +111,21 @@ def _kind(error: MinigptError) -> tuple[str, int]:
 
         return Status.DIVERGED, 3
     return "error", 2
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python and numpy say it by a type of their own, torch of a GPU likewise, and of a CPU by a text."""
+    torch = sys.modules.get("torch")
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, MemoryError) or of_gpu or "can't allocate memory" in str(error)
+
+
+def _out_of_memory() -> str:
+    from minigpt.memory import available_memory, size
+
+    left = available_memory()
+    there = "" if left is None else f" ({size(left)} are free on the CPU now)"
+    return f"out of memory{there}; use a smaller corpus, model, block_size or micro_batch_size, or close other programs"
 
 
 def _place_in_plugin(error: Exception) -> str | None:

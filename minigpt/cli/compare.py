@@ -202,6 +202,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     for arm in plan.arms:
         for note in arm.adjusted:
             console.print(f"[yellow]{arm.name}: {note}[/yellow]", soft_wrap=True)
+    for note in plan.grid.corpora.notes():
+        console.print(note, style="yellow", soft_wrap=True, markup=False)
     if missing:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""

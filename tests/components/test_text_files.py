@@ -137,6 +137,21 @@ def test_what_is_left_out_is_reported_and_recorded(
     assert [note.startswith(line) for note, line in zip(recorded, lines, strict=True)] == [True, True]
 
 
+def test_a_comparison_reports_it_with_its_plan(minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "corpus", a_txt=words(1), b_pdf="not read")
+    document = {
+        "data": {"name": "text", "paths": ["corpus"]},
+        "model": {"d_model": 8, "n_heads": 1, "n_layers": 1, "block_size": 8},
+        "training": {"max_iters": 1, "batch_size": 2},
+    }
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    code, out, err = minigpt("compare", "one.json", "two.json", "--plan", "--seeds", "2")
+    assert code == 0, err
+    assert out.count("data.paths: 1 file skipped: 1 .pdf") == 1
+
+
 # ------------------------------------------------------------------------------------------------------- which files
 
 
@@ -171,7 +186,7 @@ def test_links_to_folders_are_followed_once_and_never_upwards(tmp_path: Path) ->
     splits = loaded(corpus)
     assert f"{splits.train}{splits.val}" == "y" * 30 + "\n" + "x" * 30
     assert splits.notes == (
-        "data.paths: 7 files skipped: 4 link to a folder around or before it, 2 broken link, 1 no ordinary file",
+        "data.paths: 7 files skipped: 4 link to a folder above it or read already, 2 broken link, 1 no ordinary file",
     )
 
 

@@ -93,7 +93,7 @@ class Search:
                 self.skipped["broken link"] += 1
             elif stat.S_ISDIR(status.st_mode):
                 if _identity(status) in visited:
-                    self.skipped["link to a folder around or before it"] += 1
+                    self.skipped["link to a folder above it or read already"] += 1
                     continue
                 visited.add(_identity(status))
                 pending += reversed(self._entries(place))

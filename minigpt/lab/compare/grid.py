@@ -106,6 +106,10 @@ class Corpora:
             self.loaded[key] = load_corpus(arm.experiment)
         return self.loaded[key]
 
+    def notes(self) -> list[str]:
+        """What the corpora say of themselves, each once."""
+        return list(dict.fromkeys(note for corpus in self.loaded.values() for note in corpus.notes))
+
 
 class Grid:
     """All cells of a comparison, in its folder.
