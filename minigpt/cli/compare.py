@@ -127,7 +127,7 @@ def compare(
         typer.echo("stopped, and what was under way is saved; the same command goes on", err=True)
         raise typer.Exit(130) from None
 
-    from minigpt.lab.compare.tables import cost_table, csv_text, unequal, verdict_table
+    from minigpt.lab.compare.tables import basis, cost_table, csv_text, unequal, verdict_table
 
     results = plan.judge()
     document = plan.write(results)
@@ -135,8 +135,7 @@ def compare(
     for table in tables:
         console.print(_rich(table))
     notes = [
-        f"differences are paired over {count(len(plan.grid.seeds), 'seed')}, the loss is of the whole validation split "
-        f"after the last update, and p is corrected for {count(len(results) - 1, 'variant')} (Holm)",
+        basis(results),
         *unequal(results),
         *(f"{arm.name}: {arm.message}" for arm in plan.lost),
         *(

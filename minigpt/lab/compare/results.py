@@ -13,6 +13,7 @@ from minigpt.errors import RunError
 from minigpt.lab.compare.arms import Arm, Unit, tokens_of
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.cost import Cost
+from minigpt.lab.rounding import as_typed
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.run import RunFolder
 
@@ -96,7 +97,7 @@ class ArmResult:
         verdict = self.verdict
         match verdict.kind:
             case "equivalent":
-                return f"equivalent within {verdict.delta:g}"
+                return f"equivalent within {as_typed(verdict.delta)}"
             case "cannot tell":
                 seeds = verdict.seeds
                 more = f"about {seeds} would" if seeds else "more than 10,000 would be needed"
@@ -163,6 +164,11 @@ def judge(arms: Sequence[Arm], costs: Sequence[Cost], cells: Sequence[Cell], *, 
     return results
 
 
+def family_size(results: Sequence[ArmResult]) -> int:
+    """Variants that are judged together: those with a verdict, which is what intervals and p-values are corrected for."""
+    return sum(result.verdict is not None and result.verdict.kind != "no verdict" for result in results)
+
+
 def _failed(result: ArmResult) -> str:
     """What went wrong with an arm's seeds, or nothing."""
     parts = []
@@ -204,7 +210,9 @@ def _arm_json(result: ArmResult) -> dict[str, Any]:
             "n": verdict.paired.n,
             "mean": verdict.paired.mean,
             "sd": verdict.paired.sd,
-            "interval": [bound if math.isfinite(bound) else None for bound in verdict.interval],
+            "interval": _bounds(verdict.interval),
+            "plain_interval": _bounds(verdict.plain_interval),
+            "family": verdict.family,
             "p": verdict.p,
             "p_equivalent": verdict.p_equivalent,
             "effect": verdict.paired.effect,
@@ -212,3 +220,7 @@ def _arm_json(result: ArmResult) -> dict[str, Any]:
         },
         "runs": [{**vars(each), "position_loss": list(each.position_loss)} for each in result.results],
     }
+
+
+def _bounds(interval: tuple[float, float]) -> list[float | None]:
+    return [bound if math.isfinite(bound) else None for bound in interval]

@@ -8,8 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minigpt.errors import count
 from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
-from minigpt.lab.compare.results import ArmResult
+from minigpt.lab.compare.results import ArmResult, family_size
+from minigpt.lab.rounding import shown_difference, shown_interval, shown_probability
 
 UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
 
@@ -36,14 +38,29 @@ def verdict_table(results: Sequence[ArmResult], unit: Unit, lost: Sequence[Lost]
         verdict = result.verdict
         difference = interval = p = "–"
         if verdict is not None:
-            difference = f"{verdict.paired.mean:+.4f}"
-            if verdict.paired.n > 1:
-                interval = f"{verdict.interval[0]:+.4f} to {verdict.interval[1]:+.4f}"
-                p = _probability(verdict.p)
+            difference = shown_difference(verdict.paired.mean, verdict.delta)
+            if verdict.kind != "no verdict":
+                interval, p = shown_interval(verdict.interval, verdict.delta), shown_probability(verdict.p)
         rows.append((result.arm.name, _spread(result), difference, interval, p, result.words))
     rows += [(arm.name, "–", "–", "–", "–", "crashed") for arm in lost]
-    columns = ("arm", f"loss, {UNITS[unit]}", "difference", "95 % interval", "p", "verdict")
+    columns = ("arm", f"loss, {UNITS[unit]}", "difference", interval_name(family_size(results)), "p", "verdict")
     return Table("Is it better than the base?", columns, tuple(rows))
+
+
+def interval_name(family: int) -> str:
+    """Of the intervals that the verdicts are read from."""
+    return "95 % interval" if family < 2 else f"95 % interval, all {family} together"
+
+
+def basis(results: Sequence[ArmResult]) -> str:
+    """What the verdicts rest on, in a sentence."""
+    seeds, family = len(results[0].results), family_size(results)
+    words = f"differences are paired over {count(seeds, 'seed')}"
+    words += ", and the loss is of the whole validation split after the last update"
+    if not family:
+        return words
+    together = f"all {family} variants with a verdict together" if family > 1 else "the one variant with a verdict"
+    return f"{words}; intervals and p-values hold for {together} (95 %, Bonferroni)"
 
 
 def cost_table(results: Sequence[ArmResult]) -> Table:
@@ -97,10 +114,6 @@ def _spread(result: ArmResult) -> str:
     if result.mean is None:
         return "–"
     return f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
-
-
-def _probability(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _beside(value: int, base: int) -> str:

@@ -87,6 +87,12 @@ class Content:
     changes: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
     lost: tuple[dict[str, str], ...] = ()
 
+    @property
+    def family(self) -> int:
+        """Variants whose intervals hold together."""
+        found = [arm.json["difference"] for arm in self.arms if arm.json["difference"] is not None]
+        return max((int(each["family"]) for each in found if None not in each["interval"]), default=0)
+
 
 _MAX_BYTES = 1 << 28  # of comparison.json: it has a loss for each place in the window, of each run
 

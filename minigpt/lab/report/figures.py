@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report.content import Content, Shown
+from minigpt.lab.rounding import as_typed
 
 # Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
@@ -53,15 +54,17 @@ def forest(content: Content) -> str | None:
         axes.axvline(0, color=_INK, lw=1)
         for place, (index, arm) in enumerate(rows):
             difference = arm.json["difference"]
-            low, high = difference["interval"]
             colour, _ = look(index)
-            axes.plot([low, high], [place, place], color=colour, lw=2, solid_capstyle="butt")
+            for bounds, width in ((difference["interval"], 1.2), (difference["plain_interval"], 3.5)):
+                axes.plot(bounds, [place, place], color=colour, lw=width, solid_capstyle="butt")
             axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
         axes.set_yticks(range(len(rows)), [arm.name for _, arm in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{delta:g})")
+        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{as_typed(delta)})")
         axes.grid(axis="y", visible=False)
-        return _svg(figure, "forest", "Each variant's mean difference to the base with its 95 % confidence interval.")
+        return _svg(
+            figure, "forest", "Each variant's mean difference to the base, with 95 % intervals: thin together, thick alone."
+        )
 
 
 def curves(content: Content, axis: str, label: str) -> str | None:

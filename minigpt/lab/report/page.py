@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from minigpt import __version__
 from minigpt.files import write_text
-from minigpt.lab.compare.tables import UNITS
+from minigpt.lab.compare.tables import UNITS, interval_name
 from minigpt.lab.report import figures
-from minigpt.lab.report.content import Content, Curve
+from minigpt.lab.report.content import Content, Curve, Shown
+from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
 
 _AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
 
@@ -46,6 +47,8 @@ def write_report(content: Content, file: Path) -> None:
         content=content,
         version=__version__,
         unit=UNITS[content.settings["unit"]],
+        delta=as_typed(content.settings["delta"]),
+        headlines=[_headline(arm, content.settings["delta"]) for arm in content.arms],
         verdicts=_verdicts(content),
         forest=_picture("Differences to the base", figures.forest(content), _verdicts(content)),
         curves=[
@@ -79,22 +82,34 @@ def _css_colour(index: int) -> str:
     return "currentColor" if index == 0 else figures.look(index)[0]
 
 
+def _headline(arm: Shown, delta: float) -> str:
+    """The number beside an arm's name: its difference with the interval that the verdict is read from, or its loss."""
+    difference = arm.json["difference"]
+    if difference is None or None in difference["interval"]:
+        return "" if arm.json["mean"] is None else f"{arm.json['mean']:.4f}"
+    return f"{shown_difference(difference['mean'], delta)} ({shown_interval(difference['interval'], delta)})"
+
+
+def _intervals(difference: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Those that hold together, and that of the variant alone."""
+    return difference["interval"], difference["plain_interval"]
+
+
 def _verdicts(content: Content) -> Rows:
-    rows = []
+    rows, delta = [], content.settings["delta"]
     for arm in content.arms:
         difference = arm.json["difference"]
-        cells = ["–", "–", "–", "–"]
+        cells = ["–"] * 5
         if difference is not None:
-            low, high = difference["interval"]
             cells = [
-                f"{difference['mean']:+.4f}",
-                "–" if low is None else f"{low:+.4f} to {high:+.4f}",
-                "–" if low is None else "< 0.001" if difference["p"] < 0.001 else f"{difference['p']:.3f}",
+                shown_difference(difference["mean"], delta),
+                *("–" if None in bounds else shown_interval(bounds, delta) for bounds in _intervals(difference)),
+                "–" if None in difference["interval"] else shown_probability(difference["p"]),
                 "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
             ]
         rows.append((arm.name, _loss(arm.json["mean"], arm.json["sd"]), *cells, arm.json["verdict"]))
-    rows += [(arm["name"], *["–"] * 5, "crashed") for arm in content.lost]
-    columns = ("arm", "loss ± sd", "difference", "95 % interval", "p", "effect size", "verdict")
+    rows += [(arm["name"], *["–"] * 6, "crashed") for arm in content.lost]
+    columns = ("arm", "loss ± sd", "difference", interval_name(content.family), "of it alone", "p", "effect size", "verdict")
     return Rows("Losses, paired differences and verdicts", columns, rows)
 
 
