@@ -203,7 +203,9 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     if missing:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""
-        console.print(f"[dim]{count(len(missing), 'run')} to train{at_once}: about {duration(plan.seconds())}[/dim]")
+        seconds, low, high = plan.seconds()
+        likely = f"about {duration(seconds)} ({duration(low)} to {duration(high)})"
+        console.print(f"[dim]{count(len(missing), 'run')} to train{at_once}: {likely}[/dim]")
     return missing
 
 

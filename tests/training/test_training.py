@@ -301,7 +301,9 @@ def test_minutes_fit_the_schedule_to_the_time(write_experiment: Write, tmp_path:
 
 def test_the_time_left_counts_updates_and_evaluations() -> None:
     experiment = load_experiment({"training": {"max_iters": 100, "eval_interval": 30}})
-    speed = Speed(update=2.0, evaluation=10.0)
+    speed = Speed(update=2.0, evaluation=10.0, spread=(1.9, 2.2))
+    assert speed.seconds(experiment, update=2.2) == 100 * 2.2 + 4 * 10
+    assert speed.margin == pytest.approx(0.1)
     assert speed.seconds(experiment) == 100 * 2 + 4 * 10
     assert speed.seconds(experiment, first_step=60) == 40 * 2 + 2 * 10
     assert speed.updates_within(experiment, 30 * 2 + 10 + 10.1) == 30
