@@ -21,7 +21,8 @@ from minigpt.training.interleaved import Ratio, measure_ratio, median_interval
 from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
-_AT_MOST_SECONDS, _ENOUGH_UPDATES = 3.0, 8
+_AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
+_FEWEST = 6  # updates that an interval for their median can be had from
 _RATIO_AT_MOST_SECONDS, _RATIO_WIDTH = 30.0, 0.02
 
 
@@ -135,10 +136,10 @@ def compare_compiled(experiment: Experiment, corpus: Corpus, model: GPT, precisi
 
 
 def _are_enough(updates: Sequence[float], width: float | None) -> bool:
-    if len(updates) < _ENOUGH_UPDATES - 1 or width is None:
-        return len(updates) >= _ENOUGH_UPDATES - 1
+    if width is None:
+        return len(updates) >= _AT_MOST_UPDATES - 1  # and the one to warm up
     low, high = median_interval(updates)
-    return high - low <= 2 * width * statistics.median(updates)
+    return len(updates) >= _FEWEST and high - low <= 2 * width * statistics.median(updates)
 
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:

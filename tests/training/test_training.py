@@ -41,7 +41,8 @@ def test_a_run_leaves_everything_it_should(write_experiment: Write, tmp_path: Pa
     fields = {"step", "tokens", "seconds", "wall", "train_loss", "lr", "grad_norm", "tokens_per_second"}
     evaluated = {"val_loss", "val_perplexity", "val_bits_per_byte"}
     for row in rows:
-        assert set(row) == (fields | evaluated if row["step"] in (15, 30, 40) else fields)
+        assert set(row) - {"other_cpu"} == (fields | evaluated if row["step"] in (15, 30, 40) else fields)
+    assert "other_cpu" in rows[-1] or not Path("/proc/stat").exists()
     assert rows[-1]["tokens"] == 40 * 8 * 32
     assert rows[-1]["lr"] == pytest.approx(0.005)
     assert rows[-1]["val_loss"] < rows[0]["train_loss"] - 1

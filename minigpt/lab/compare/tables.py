@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
 from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
 from minigpt.lab.compare.results import ArmResult, family_size
+from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.rounding import shown_difference, shown_interval, shown_probability
 
 UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
@@ -76,8 +76,8 @@ def cost_table(results: Sequence[ArmResult]) -> Table:
                 _beside(cost.train_flops, base.cost.train_flops),
                 _beside(tokens, tokens_of(base.arm.experiment)),
                 _beside(cost.state_bytes, base.cost.state_bytes),
-                _seconds(result.median("seconds")),
-                _number(result.median("tokens_per_second")),
+                "–" if (seconds := result.seconds) is None else seconds.shown(duration_of(seconds.median)),
+                "–" if (speed := result.tokens_per_second) is None else speed.shown("{:,.0f}".format),
             )
         )
     columns = ("arm", "parameters", "FLOP a token", "tokens", f"state at {base.cost.context}", "training", "tokens/s")
@@ -88,7 +88,19 @@ def csv_text(results: Sequence[ArmResult]) -> str:
     """One row a run."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = ["arm", "seed", "outcome", "loss", "best", "seconds", "tokens_per_second", "precision", "run", "message"]
+    columns = [
+        "arm",
+        "seed",
+        "outcome",
+        "loss",
+        "best",
+        "seconds",
+        "tokens_per_second",
+        "others",
+        "precision",
+        "run",
+        "message",
+    ]
     writer.writerow(columns)
     for result in results:
         for each in result.results:
@@ -107,6 +119,9 @@ def unequal(results: Sequence[ArmResult]) -> list[str]:
     code = {each.code for result in results for each in result.results if each.code}
     if len(code) > 1:
         lines.append(f"the runs were trained by different code: {'; '.join(sorted(code))}")
+    why = why_not_comparable({result.arm.name: [vars(each) for each in result.results] for result in results})
+    if why:
+        lines.append(f"seconds and tokens/s do not compare the variants: {why}")
     return lines
 
 
@@ -122,11 +137,8 @@ def _beside(value: int, base: int) -> str:
     return f"{value:,} ({value / base:.2f}×)" if base else f"{value:,}"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
+def duration_of(typical: float) -> Callable[[float], str]:
+    """How seconds of about that size are shown."""
+    if typical >= 120:
+        return lambda seconds: f"{seconds / 60:.1f} min"
+    return lambda seconds: f"{seconds:.1f} s" if typical < 10 else f"{seconds:.0f} s"

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from minigpt import __version__
 from minigpt.files import write_text
-from minigpt.lab.compare.tables import UNITS, interval_name
+from minigpt.lab.compare.tables import UNITS, duration_of, interval_name
 from minigpt.lab.report import figures
 from minigpt.lab.report.content import Content, Curve, Shown
 from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
@@ -54,7 +54,9 @@ def write_report(content: Content, file: Path) -> None:
         curves=[
             _picture(f"Against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
             for axis, label in _AXES
+            if axis != "seconds" or content.why_no_times is None
         ],
+        why_no_times=content.why_no_times,
         position=_picture("Loss by position", figures.by_position(content), _position_table(content)),
         cost=_picture("Loss against cost", figures.against_cost(content, _costs(content)), _cost_table(content)),
         runs=_run_table(content),
@@ -147,7 +149,7 @@ def _costs(content: Content) -> list[tuple[str, list[float | None]]]:
     return [
         ("parameters", [arm.json["cost"]["total"] for arm in arms]),
         ("training FLOPs", [arm.json["training_flops"] for arm in arms]),
-        ("seconds of training", [arm.median("seconds") for arm in arms]),
+        *([] if content.why_no_times else [("seconds of training", [arm.seconds and arm.seconds.median for arm in arms])]),
         (f"state of {arms[0].json['cost']['context']:,} tokens, bytes", [arm.json["cost"]["state_bytes"] for arm in arms]),
     ]
 
@@ -156,7 +158,7 @@ def _cost_table(content: Content) -> Rows:
     rows = []
     for arm in content.arms:
         cost = arm.json["cost"]
-        seconds, speed = arm.median("seconds"), arm.median("tokens_per_second")
+        seconds, speed = arm.seconds, arm.tokens_per_second
         rows.append(
             (
                 arm.name,
@@ -168,8 +170,8 @@ def _cost_table(content: Content) -> Rows:
                 f"{cost['activation_bytes']:,}",
                 f"{cost['state_bytes_token']:,}",
                 f"{cost['state_bytes']:,}",
-                "–" if seconds is None else f"{seconds:,.0f}",
-                "–" if speed is None else f"{speed:,.0f}",
+                "–" if seconds is None else seconds.shown(duration_of(seconds.median)),
+                "–" if speed is None else speed.shown("{:,.0f}".format),
             )
         )
     columns = (
@@ -182,7 +184,7 @@ def _cost_table(content: Content) -> Rows:
         "kept for backward, bytes a token",
         "state, bytes a token",
         f"state at {content.arms[0].json['cost']['context']:,}, bytes",
-        "seconds",
+        "training",
         "tokens/s",
     )
     return Rows("What each arm costs", columns, rows)
@@ -194,14 +196,18 @@ def _run_table(content: Content) -> Rows:
             f"{arm.name}, seed {run['seed']}",
             run["outcome"],
             *("–" if run[key] is None else f"{run[key]:.4f}" for key in ("loss", "best")),
-            *("–" if run[key] is None else f"{run[key]:,.0f}" for key in ("seconds", "tokens_per_second")),
+            *(
+                "–" if run[key] is None else f"{run[key]:,.{digits}f}"
+                for key, digits in (("seconds", 1), ("tokens_per_second", 0))
+            ),
+            "–" if run["others"] is None else f"{run['others']:.0%}",
             run["precision"] or "–",
             run["run"],
         )
         for arm in content.arms
         for run in arm.json["runs"]
     ]
-    columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "precision", "folder")
+    columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "others' share", "precision", "folder")
     return Rows("Every run", columns, rows)
 
 
