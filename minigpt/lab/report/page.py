@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 from minigpt import __version__
 from minigpt.files import write_text
+from minigpt.lab.compare.results import Spread
 from minigpt.lab.compare.tables import UNITS, duration_of, interval_name
 from minigpt.lab.report import figures
 from minigpt.lab.report.content import Content, Curve, Shown
 from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
 
-_AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
+_AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", figures.SECONDS))
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,23 @@ def write_report(content: Content, file: Path) -> None:
         position=_picture("Loss by position", figures.by_position(content), _position_table(content)),
         cost=_picture("Loss against cost", figures.against_cost(content, _costs(content)), _cost_table(content)),
         runs=_run_table(content),
-        troubles=[
-            *((f"{arm['name']}, {arm['source']}", arm["message"]) for arm in content.lost),
-            *(
-                (f"{arm.name}, seed {run['seed']}", run["message"])
-                for arm in content.arms
-                for run in arm.json["runs"]
-                if run["message"]
-            ),
-        ],
+        troubles=_troubles(content),
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.arms))],
     )
     write_text(file, page)
+
+
+def _troubles(content: Content) -> list[tuple[str, str]]:
+    """What went wrong, and with what: a message that several seeds have stands once."""
+    found = [(f"{arm['name']}, {arm['source']}", arm["message"]) for arm in content.lost]
+    for arm in content.arms:
+        seeds: dict[str, list[str]] = {}
+        for run in arm.json["runs"]:
+            if run["message"]:
+                seeds.setdefault(run["message"], []).append(str(run["seed"]))
+        found += [(f"{arm.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()]
+    return found
 
 
 def _picture(title: str, svg: str | None, table: Rows) -> Picture | None:
@@ -105,7 +110,7 @@ def _verdicts(content: Content) -> Rows:
         if difference is not None:
             cells = [
                 shown_difference(difference["mean"], delta),
-                *("–" if None in bounds else shown_interval(bounds, delta) for bounds in _intervals(difference)),
+                *("–" if None in bounds else _on_a_line(shown_interval(bounds, delta)) for bounds in _intervals(difference)),
                 "–" if None in difference["interval"] else shown_probability(difference["p"]),
                 "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
             ]
@@ -116,7 +121,12 @@ def _verdicts(content: Content) -> Rows:
 
 
 def _loss(mean: float | None, sd: float | None) -> str:
-    return "–" if mean is None else f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+    return "–" if mean is None else _on_a_line(f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}"))
+
+
+def _on_a_line(text: str) -> str:
+    """Not to be broken."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _curve_table(content: Content, axis: str, label: str) -> Rows:
@@ -144,13 +154,15 @@ def _position_table(content: Content) -> Rows:
     return Rows("Validation loss at some places", ("place", *(arm.name for arm in arms)), rows)
 
 
-def _costs(content: Content) -> list[tuple[str, list[float | None]]]:
+def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
+    """What is counted, and what is measured where that compares the variants."""
     arms = content.arms
+    state = f"state of {arms[0].json['cost']['context']:,} tokens, bytes"
     return [
-        ("parameters", [arm.json["cost"]["total"] for arm in arms]),
-        ("training FLOPs", [arm.json["training_flops"] for arm in arms]),
-        *([] if content.why_no_times else [("seconds of training", [arm.seconds and arm.seconds.median for arm in arms])]),
-        (f"state of {arms[0].json['cost']['context']:,} tokens, bytes", [arm.json["cost"]["state_bytes"] for arm in arms]),
+        ("parameters", [Spread.of([arm.json["cost"]["total"]]) for arm in arms]),
+        ("training FLOPs", [Spread.of([arm.json["training_flops"]]) for arm in arms]),
+        *([] if content.why_no_times else [(figures.SECONDS, [arm.seconds for arm in arms])]),
+        (state, [Spread.of([arm.json["cost"]["state_bytes"]]) for arm in arms]),
     ]
 
 

@@ -107,6 +107,9 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
             assert f"{arm['difference']['mean']:+.4f}" in words
     assert "equivalent within 0.01" in words
     assert "not finite" in words, "why the diverged arm has no loss"
+    assert "diverging, seeds 5, 6, 7:" in words, "once for all seeds"
+    assert "The verdicts are read from intervals that hold for all 2 variants together" in words
+    assert "95 % interval, all 2 together" in words
     assert "<script>alert(1)</script> & a gate" in words
     assert '"name": "glu"' in words
     assert '"name": "mlp"' in words
