@@ -6,6 +6,9 @@ import os
 import time
 from pathlib import Path
 
+ALONE = 0.1
+"""Of the processors: other processes that took no more of them leave the times of what ran meanwhile as they are."""
+
 _STAT = Path("/proc/stat")
 _EVERY = 0.25  # seconds: the system counts in hundredths, and to ask costs up to a millisecond
 
@@ -17,8 +20,14 @@ class OtherProcesses:
         self.began = time.perf_counter()
         self.before = _seconds_of_others()
 
+    def share(self) -> float | None:
+        """Of all processors, what others took since the last answer or the beginning; None where the system does not say."""
+        passed = time.perf_counter() - self.began
+        seconds = self.seconds(now=True)
+        return None if seconds is None else max(0.0, seconds / max(passed, 1e-9) / (os.cpu_count() or 1))
+
     def seconds(self, *, now: bool = False) -> float | None:
-        """CPU seconds that others took since this was last answered; None for "ask later", and where no system says.
+        """CPU seconds that others took since this was last answered; None where that was just now, or no system says it.
 
         Args:
             now: However short the time since then.
@@ -30,6 +39,11 @@ class OtherProcesses:
             return None
         passed, self.before, self.began = after - self.before, after, time.perf_counter()
         return passed
+
+
+def as_warning(share: float | None) -> str:
+    """That others took so much of the processors while something was timed; nothing where that does not matter."""
+    return "" if share is None or share <= ALONE else f"other processes took {share:.0%} of the processors meanwhile"
 
 
 def _seconds_of_others() -> float | None:

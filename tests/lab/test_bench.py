@@ -65,6 +65,7 @@ def test_what_warms_up_does_not_count() -> None:
     timing = measure(lambda: done.append(1), repeats=3, warmup=2, now=lambda: next(ticks))
     assert timing == Timing(median=3.0, low=1.0, high=8.0, n=3)
     assert len(done) == 5
+    assert timing.rates(24) == (8.0, 3.0, 24.0), "a second: the slowest time has the lowest"
 
 
 # --------------------------------------------------------------------------------------------------------------- flops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from minigpt.reading import load_experiment
 from minigpt.training import other_processes
-from minigpt.training.other_processes import OtherProcesses
+from minigpt.training.other_processes import OtherProcesses, as_warning
 from tests.training.conftest import Write, run
 
 
@@ -38,6 +39,19 @@ def test_what_the_machine_computed_less_what_this_process_did_is_that_of_others(
     assert others.seconds() is None, "a quarter of a second has not passed yet"
     assert others.seconds(now=True) == pytest.approx(1.0)
     assert others.seconds(now=True) == pytest.approx(0.0), "from the last answer on"
+
+
+def test_a_share_is_of_all_processors_and_small_ones_are_no_warning(
+    proc_stat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "perf_counter", iter([0.0, 10.0, 10.0, 10.0]).__next__)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    others = OtherProcesses()
+    stat(proc_stat, 110)
+    share = others.share()
+    assert share == pytest.approx(10 / 10 / 4)
+    assert as_warning(share) == "other processes took 25% of the processors meanwhile"
+    assert as_warning(0.1) == as_warning(None) == ""
 
 
 @pytest.mark.parametrize("content", [None, "", "cpu 1 2", "cpu a b c d e f g h i"])

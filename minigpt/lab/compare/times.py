@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigpt.errors import listing
-
-ALONE = 0.1
-"""Of the processors: other processes that took no more of them leave a run's times as they are."""
+from minigpt.training.other_processes import ALONE
 
 
 def share_of_others(rows: Sequence[Mapping[str, Any]], cores: object) -> float | None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from minigpt.lab.compare.results import Spread, speed_spread
-from minigpt.lab.compare.times import ALONE, share_of_others, why_not_comparable
+from minigpt.lab.compare.times import share_of_others, why_not_comparable
+from minigpt.training.other_processes import ALONE
 
 
 def finished(seed: int, others: float | None = 0.0, machine: str = "here") -> dict[str, Any]:
