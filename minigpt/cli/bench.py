@@ -193,6 +193,7 @@ def mixers(
         for length in lengths:
             console.print(f"{name}, T = {length}")
             rows.append(measure_mixer(name, length, settings))
+            _warn(rows[-1].warning)
     machine = next((row.machine for row in rows if row.machine), "nothing could be measured")
     _print(_mixer_table(rows, lengths), f"batch {batch}, {precision}; {machine}")
     _write(json_file, "mixers", {**asdict(settings), "rows": [asdict(row) for row in rows]})
