@@ -62,9 +62,12 @@ def train(
 
     from minigpt.lab.bench.machine import prepare
     from minigpt.lab.bench.train import measure_training
+    from minigpt.training.other_processes import OtherProcesses, as_warning
 
+    others = OtherProcesses()
     speed = measure_training(loaded, vocab_size=vocab_size, repeats=repeats, device=prepare(device, threads))
     _print_training(loaded.name, speed)
+    _warn(as_warning(others.share()))
     _write(json_file, "train", {"experiment": loaded.to_json(), "vocab_size": vocab_size, **speed.to_json()})
 
 
@@ -99,6 +102,7 @@ def decode(
     from minigpt.lab.bench.machine import peak_mib, prepare
     from minigpt.model import build_model
     from minigpt.run import open_run
+    from minigpt.training.other_processes import OtherProcesses, as_warning
 
     where = prepare(device, threads)
     imports, prompt = peak_mib(where), [0]
@@ -108,6 +112,7 @@ def decode(
         opened = open_run(run, allow_plugins=not no_plugins)
         loaded, model, vocab_size = opened.experiment, opened.model, opened.model.dims.vocab_size
         prompt = prompt_ids(opened.tokenizer, loaded.sampling.prompt) if opened.tokenizer else prompt
+    others = OtherProcesses()
     speed = measure_decoding(
         model.to(where),
         prompt,
@@ -119,6 +124,7 @@ def decode(
         imports_mib=imports,
     )
     _print_decoding(loaded.name, "random weights" if run is None else str(run), temperature, speed)
+    _warn(as_warning(others.share()))
     settings = {
         "experiment": loaded.to_json(),
         "run": run and str(run),
@@ -187,6 +193,7 @@ def mixers(
         for length in lengths:
             console.print(f"{name}, T = {length}")
             rows.append(measure_mixer(name, length, settings))
+            _warn(rows[-1].warning)
     machine = next((row.machine for row in rows if row.machine), "nothing could be measured")
     _print(_mixer_table(rows, lengths), f"batch {batch}, {precision}; {machine}")
     _write(json_file, "mixers", {**asdict(settings), "rows": [asdict(row) for row in rows]})
@@ -235,7 +242,7 @@ def _print_training(name: str, speed: TrainingSpeed) -> None:
     table.add_row("an update", *_told(speed.update))
     table.add_row("  batch, forward, backward, clipping", *_told(speed.gradients))
     table.add_row("  optimizer", *_told(speed.optimizer))
-    table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
+    table.add_row("tokens/s", *_speed(speed.tokens, speed.update))
     table.add_section()
     table.add_row("operations of an update", _operations(speed.flops.needed))
     table.add_row("achieved", _rates(speed.flops.needed / speed.update.median))
@@ -255,7 +262,7 @@ def _print_decoding(name: str, weights: str, temperature: float, speed: Decoding
     table = _table(title, "", "median", "from, to")
     table.add_row("all tokens", *_told(speed.whole))
     table.add_row("one by one, without reading ahead", *_told(speed.one_by_one))
-    table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
+    table.add_row("tokens/s", *_speed(speed.batch * speed.tokens, speed.whole))
     table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
     table.add_section()
     for window in (speed.windows[0], speed.windows[-1]):
@@ -308,6 +315,12 @@ def _told(timing: Timing) -> tuple[str, str]:
     return _seconds(timing.median), f"{_seconds(timing.low)}, {_seconds(timing.high)}"
 
 
+def _speed(tokens: int, timing: Timing) -> tuple[str, str]:
+    """Tokens/s: the median, and from the lowest to the highest."""
+    median, low, high = timing.rates(tokens)
+    return f"[bold]{median:,.0f}[/bold]", f"{low:,.0f}, {high:,.0f}"
+
+
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
@@ -338,6 +351,12 @@ def _print(table: Table, caption: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(table)
     console.print(Text(caption, "dim"))
+
+
+def _warn(words: str) -> None:
+    """On standard error, where tables do not go."""
+    if words:
+        typer.echo(words, err=True)
 
 
 def _write(file: Path | None, name: str, numbers: dict[str, Any]) -> None:

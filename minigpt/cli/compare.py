@@ -128,7 +128,7 @@ def compare(
         typer.echo("stopped, and what was under way is saved; the same command goes on", err=True)
         raise typer.Exit(130) from None
 
-    from minigpt.lab.compare.tables import cost_table, csv_text, unequal, verdict_table
+    from minigpt.lab.compare.tables import basis, cost_table, csv_text, unequal, verdict_table
 
     results = plan.judge()
     document = plan.write(results)
@@ -136,8 +136,7 @@ def compare(
     for table in tables:
         console.print(_rich(table))
     notes = [
-        f"differences are paired over {count(len(plan.grid.seeds), 'seed')}, the loss is of the whole validation split "
-        f"after the last update, and p is corrected for {count(len(results) - 1, 'variant')} (Holm)",
+        basis(results),
         *unequal(results),
         *(f"{arm.name}: {arm.message}" for arm in plan.lost),
         *(
@@ -207,7 +206,9 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     if missing:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""
-        console.print(f"[dim]{count(len(missing), 'run')} to train{at_once}: about {duration(plan.seconds())}[/dim]")
+        seconds, low, high = plan.seconds()
+        likely = f"about {duration(seconds)} ({duration(low)} to {duration(high)})"
+        console.print(f"[dim]{count(len(missing), 'run')} to train{at_once}: {likely}[/dim]")
     return missing
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from minigpt.model import GPT
 
 _STAND_IN = 256
+_REPEATS = 3  # of each speed that is measured: its spread says how well it is known
 
 
 def show(
@@ -68,7 +69,10 @@ def show(
     for line in _later_segments(experiment) if is_run else ():
         console.print(f"continued with changes: {line}", style="yellow", markup=False, soft_wrap=True)
     if cost:
-        console.print(_costs(loaded, size))
+        table, warning = _costs(loaded, size)
+        console.print(table)
+        if warning:
+            console.print(f"[yellow]{warning}[/yellow]", soft_wrap=True)
 
 
 def _layers(model: ModelSection) -> Table:
@@ -108,7 +112,8 @@ def _remembered(model: GPT) -> str:
     return f"decoding remembers {' and '.join(parts) or 'nothing'}: {model.state_bytes(length):,} at {length} tokens (fp32)"
 
 
-def _costs(experiment: Experiment, vocab_size: int) -> Table:
+def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
+    """The table, and a warning where others used the machine meanwhile."""
     from rich import box
     from rich.table import Table
 
@@ -117,12 +122,14 @@ def _costs(experiment: Experiment, vocab_size: int) -> Table:
     from minigpt.lab.bench.train import measure_training
     from minigpt.lab.cost import measure_cost
     from minigpt.model import build_model
+    from minigpt.training.other_processes import OtherProcesses, as_warning
 
     model, device = build_model(experiment, vocab_size), prepare("auto", None)
     counted = measure_cost(model)
-    training = measure_training(experiment, vocab_size=vocab_size, repeats=2, device=device)
+    others = OtherProcesses()
+    training = measure_training(experiment, vocab_size=vocab_size, repeats=_REPEATS, device=device)
     decoding = measure_decoding(
-        model.to(device), [0], temperature=1.0, tokens=100, batch=1, repeats=1, device=device, imports_mib=None
+        model.to(device), [0], temperature=1.0, tokens=100, batch=1, repeats=_REPEATS, device=device, imports_mib=None
     )
     table = Table(title="What it costs", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for title in ("", "counted, or measured on this machine"):
@@ -137,9 +144,13 @@ def _costs(experiment: Experiment, vocab_size: int) -> Table:
     table.add_row("kept for the backward pass, a token", f"{counted.activation_bytes:,} bytes")
     table.add_row("remembered of each further token", f"{counted.state_bytes_token:,} bytes")
     table.add_row(f"remembered of {counted.context:,} tokens", f"{counted.state_bytes:,} bytes")
-    table.add_row(f"training ({training.precision})", f"{training.tokens_per_second:,.0f} tokens/s")
-    table.add_row("decoding one sequence", f"{decoding.tokens / decoding.one_by_one.median:,.0f} tokens/s")
-    return table
+    for what, timing, tokens in (
+        (f"training ({training.precision})", training.update, training.tokens),
+        ("decoding one sequence", decoding.one_by_one, decoding.tokens),
+    ):
+        median, low, high = (f"{rate:,.0f}" for rate in timing.rates(tokens))
+        table.add_row(what, f"{median} tokens/s ({low} to {high})")
+    return table, as_warning(others.share())
 
 
 def _vocabulary(experiment: Experiment, run: Path | None) -> tuple[int, str]:

@@ -2,6 +2,9 @@
 
 Every arm was trained with the same seeds and the same data order, so arms are compared seed by seed: d = variant - base, in
 nats, and below zero is better. What varies from seed to seed alike in both cancels out.
+
+All verdicts are read from one set of intervals, each with 1 - 0.05 / variants (Bonferroni): all of them hold together in at
+least 95 % of comparisons, whatever the variants share. So verdict, interval and p-value cannot contradict each other.
 """
 
 from __future__ import annotations
@@ -65,28 +68,19 @@ class Paired:
         return 1.0 if self.n < 2 else 2 * self._below(-abs(self.mean))
 
     def p_equivalent(self, delta: float) -> float:
-        """Two one-sided t-tests (Schuirmann 1987) of a mean at -delta or below, or at +delta or above: the larger p.
+        """The least 1 - level at which the interval lies within delta; 1 for a single seed.
 
-        1 for a single seed.
+        Twice the larger p of two one-sided t-tests (Schuirmann 1987).
         """
         if self.n < 2:
             return 1.0
-        return max(self._below(-(self.mean + delta)), self._below(self.mean - delta))
+        return min(1.0, 2 * max(self._below(-(self.mean + delta)), self._below(self.mean - delta)))
 
     def _below(self, value: float) -> float:
         """P(T <= value / error), with n - 1 degrees of freedom."""
         if self.error == 0:  # a single seed, or no spread at all
             return 0.5 if value == 0 else float(value > 0)
         return float(special.stdtr(self.n - 1, value / self.error))
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): all below 0.05 hold together with an error of 5 % at most."""
-    corrected, largest = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) -> float:
@@ -100,12 +94,12 @@ def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) ->
 
 
 def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: float = ALPHA) -> float:
-    """How often n seeds show a true mean difference to be within delta: at least this often, by Bonferroni's bound."""
+    """How often the 1 - alpha interval of n seeds lies within delta: at least this often, by Bonferroni's bound."""
     if n < 2:
         return 0.0
     if sd == 0:
         return float(abs(mean) < delta)
-    critical, root = float(special.stdtrit(n - 1, 1 - alpha)), math.sqrt(n) / sd
+    critical, root = float(special.stdtrit(n - 1, 1 - alpha / 2)), math.sqrt(n) / sd
     above = 1 - _noncentral(n - 1, (mean + delta) * root, critical)
     below = _noncentral(n - 1, (mean - delta) * root, -critical)
     return max(0.0, above + below - 1)
@@ -144,14 +138,14 @@ class Verdict:
     """What can be said of one variant.
 
     Attributes:
-        kind: `better` or `worse` (the corrected p of the difference is below 0.05), `equivalent` (the corrected p of a
-            difference of delta or more is), `cannot tell`, or `no verdict` with fewer than 3 seeds.
+        kind: `better` or `worse` where the interval lies on one side of 0, `equivalent` where it holds 0 and lies within
+            delta, else `cannot tell`; `no verdict` with fewer than 3 seeds.
         paired: The differences.
-        interval: 95 % confidence, of this variant by itself.
-        p: Of no difference, corrected for the number of variants.
-        p_equivalent: Of a difference of delta or more, likewise.
+        interval: All variants' intervals hold together in 95 % of comparisons; without bounds with fewer than 3 seeds.
+        p: Of no difference, corrected for the family: below 0.05 exactly where 0 is outside of the interval.
+        p_equivalent: Of a difference of delta or more, likewise: below 0.05 exactly where the interval lies within delta.
         delta: What counts as equivalent.
-        variants: How many there are, for the correction.
+        family: Variants that are judged together, which is what is corrected for.
     """
 
     kind: Kind
@@ -160,12 +154,17 @@ class Verdict:
     p: float
     p_equivalent: float
     delta: float
-    variants: int = 1
+    family: int = 1
+
+    @property
+    def plain_interval(self) -> tuple[float, float]:
+        """95 % confidence for this variant alone, as if no other had been compared."""
+        return self.paired.interval()
 
     @property
     def seeds(self) -> int | None:
         """About how many seeds would tell, if the spread stays as it is; None where more than 10,000 would be needed."""
-        return seeds_needed(self.paired, self.delta, ALPHA / self.variants)
+        return seeds_needed(self.paired, self.delta, ALPHA / self.family)
 
 
 def verdicts(variants: Sequence[Sequence[float]], delta: float) -> list[Verdict]:
@@ -175,18 +174,22 @@ def verdicts(variants: Sequence[Sequence[float]], delta: float) -> list[Verdict]
         variants: Differences, at least one each, in nats (or in bits per byte, as `delta` is).
         delta: Differences smaller than this do not matter; above 0.
     """
-    seen = [Paired.of(differences) for differences in variants]
-    ps = holm([paired.p_different() for paired in seen])
-    equivalent = holm([paired.p_equivalent(delta) for paired in seen])
-    return [_verdict(*each, delta, len(seen)) for each in zip(seen, ps, equivalent, strict=True)]
+    return [_verdict(Paired.of(differences), delta, len(variants)) for differences in variants]
 
 
-def _verdict(seen: Paired, p: float, p_equivalent: float, delta: float, variants: int) -> Verdict:
-    kind: Kind = "cannot tell"
+def _verdict(seen: Paired, delta: float, family: int) -> Verdict:
     if seen.n < FEWEST:
-        kind = "no verdict"
-    elif p < ALPHA:
-        kind = "better" if seen.mean < 0 else "worse"
-    elif p_equivalent < ALPHA:
-        kind = "equivalent"
-    return Verdict(kind, seen, seen.interval(), p, p_equivalent, delta, variants)
+        return Verdict("no verdict", seen, (-math.inf, math.inf), 1.0, 1.0, delta, family)
+    low, high = seen.interval(1 - ALPHA / family)
+    differs, is_within = high < 0 or low > 0, -delta < low and high < delta
+    kind: Kind = "equivalent" if is_within else "cannot tell"
+    if differs:
+        kind = "better" if high < 0 else "worse"
+    p = _agreeing(family * seen.p_different(), differs)
+    p_equivalent = _agreeing(family * seen.p_equivalent(delta), is_within)
+    return Verdict(kind, seen, (low, high), p, p_equivalent, delta, family)
+
+
+def _agreeing(p: float, is_below: bool) -> float:
+    """The p-value, below 0.05 if the interval says so: scipy's quantiles and shares may differ in their last digit."""
+    return min(p, math.nextafter(ALPHA, 0)) if is_below else min(1.0, max(p, ALPHA))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,11 +16,14 @@ from minigpt.data import Corpus, train_batch
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
 from minigpt.run.packing import pack
-from minigpt.training.compiling import loss_of
+from minigpt.training.compiling import Loss, loss_of
+from minigpt.training.interleaved import Ratio, measure_ratio, median_interval
 from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
+_FEWEST = 6  # updates that an interval for their median can be had from
+_RATIO_AT_MOST_SECONDS, _RATIO_WIDTH = 30.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -28,19 +33,32 @@ class Speed:
     Attributes:
         update: Seconds for an update.
         evaluation: Seconds for an evaluation of the whole validation split, with its sample.
+        spread: From where to where the median of an update's seconds is likely to be (95 %).
         state: The optimizer's state after these updates, as in its state_dict: what a checkpoint of it looks like.
     """
 
     update: float
     evaluation: float
+    spread: tuple[float, float]
     state: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def seconds(self, experiment: Experiment, first_step: int = 0) -> float:
-        """Estimated time from `first_step` to the end."""
+    @property
+    def margin(self) -> float:
+        """How far the median update may be from the one that was measured, as a part of it."""
+        return max(self.spread[1] - self.update, self.update - self.spread[0]) / self.update
+
+    def times(self, ratio: float) -> Speed:
+        """The same with updates that take so many times as long."""
+        low, high = self.spread
+        return replace(self, update=ratio * self.update, spread=(ratio * low, ratio * high))
+
+    def seconds(self, experiment: Experiment, first_step: int = 0, update: float | None = None) -> float:
+        """Estimated time from `first_step` to the end; with another time for an update, if one is given."""
         training = experiment.training
         evaluations = training.max_iters // training.eval_interval - first_step // training.eval_interval
         evaluations += training.max_iters % training.eval_interval > 0
-        return (training.max_iters - first_step) * self.update + evaluations * self.evaluation
+        each = self.update if update is None else update
+        return (training.max_iters - first_step) * each + evaluations * self.evaluation
 
     def updates_within(self, experiment: Experiment, seconds: float) -> int:
         """How many updates fit into a time budget with their evaluations; at least one."""
@@ -49,25 +67,79 @@ class Speed:
         return max(1, min(int(room / each), MAX_COUNT))
 
 
-def measure_speed(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, *, compiled: bool = False) -> Speed:
-    """Time updates and a validation batch on a copy: the model itself and the random state are left alone."""
+class Trial:
+    """A copy of a model in training, to be timed; the model itself is left alone, and nothing is written.
+
+    To be used within `torch.random.fork_rng`: it draws random numbers.
+    """
+
+    def __init__(self, experiment: Experiment, corpus: Corpus, model: GPT, precision: str):
+        self.experiment, self.corpus, self.precision = experiment, corpus, precision
+        self.model = copy.deepcopy(model).train()
+        self.optimizer = build_optimizer(experiment, self.model, precision)
+        self.compiled: Loss | None = None
+        self.updates = 0
+
+    def update(self, *, compiled: bool = False) -> float:
+        """Make one, and return its seconds; the first one that is compiled takes a minute or more."""
+        if compiled and self.compiled is None:
+            self.compiled = loss_of(self.model, compiled=True)
+        start = time.perf_counter()
+        batch = train_batch(self.corpus, self.experiment, self.updates)
+        loss = self.compiled if compiled else None
+        measured = compute_gradients(self.model, batch, self.experiment, self.precision, loss)
+        take_step(self.model, self.optimizer)
+        measured.tolist()  # waits for the device
+        self.updates += 1
+        return time.perf_counter() - start
+
+    def evaluation(self) -> float:
+        """Seconds of an evaluation, from a part of one; the last thing to be asked for."""
+        return _evaluation_seconds(self.model, self.experiment, self.corpus, self.precision)
+
+    def state(self) -> dict[Any, Any]:
+        """The optimizer's; what could not be saved is refused now, and not at the first checkpoint."""
+        state = self.optimizer.state_dict()
+        pack(state, {})
+        return dict(state["state"])
+
+
+def measure_speed(
+    experiment: Experiment,
+    corpus: Corpus,
+    model: GPT,
+    precision: str,
+    *,
+    compiled: bool = False,
+    width: float | None = None,
+) -> Speed:
+    """Time updates and a validation batch on a copy: the model itself and the random state are left alone.
+
+    Up to eight updates, three seconds at most; with a `width`, as many as it takes to know their median to that part of it.
+    """
     with torch.random.fork_rng():
-        trial = copy.deepcopy(model).train()
-        optimizer = build_optimizer(experiment, trial, precision)
-        loss = loss_of(trial, compiled=compiled)
-        updates: list[float] = []
+        trial = Trial(experiment, corpus, model, precision)
         began = time.perf_counter()
-        while len(updates) < 2 or (len(updates) < _AT_MOST_UPDATES and time.perf_counter() - began < _AT_MOST_SECONDS):
-            start = time.perf_counter()
-            batch = train_batch(corpus, experiment, len(updates))
-            measured = compute_gradients(trial, batch, experiment, precision, loss)
-            take_step(trial, optimizer)
-            measured.tolist()  # waits for the device
-            updates.append(time.perf_counter() - start)
-        state = optimizer.state_dict()
-        pack(state, {})  # what could not be saved is refused now, and not at the first checkpoint
-        seconds = _evaluation_seconds(trial, experiment, corpus, precision)
-        return Speed(statistics.median(updates[1:]), seconds, state["state"])
+        trial.update(compiled=compiled)  # to warm up
+        updates = [trial.update(compiled=compiled)]
+        while time.perf_counter() - began < _AT_MOST_SECONDS and not _are_enough(updates, width):
+            updates.append(trial.update(compiled=compiled))
+        return Speed(statistics.median(updates), trial.evaluation(), median_interval(updates), trial.state())
+
+
+def compare_compiled(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> Ratio:
+    """What a compiled update takes, in parts of a plain one: both in turn, on one copy of the model."""
+    with torch.random.fork_rng():
+        trial = Trial(experiment, corpus, model, precision)
+        compiled = functools.partial(trial.update, compiled=True)
+        return measure_ratio(trial.update, compiled, width=_RATIO_WIDTH, at_most=_RATIO_AT_MOST_SECONDS)
+
+
+def _are_enough(updates: Sequence[float], width: float | None) -> bool:
+    if width is None:
+        return len(updates) >= _AT_MOST_UPDATES - 1  # and the one to warm up
+    low, high = median_interval(updates)
+    return len(updates) >= _FEWEST and high - low <= 2 * width * statistics.median(updates)
 
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:

@@ -28,6 +28,7 @@ from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 from minigpt.training.metrics import GrowingFile, evaluate
 from minigpt.training.observer import Observer
+from minigpt.training.other_processes import OtherProcesses
 from minigpt.training.stopping import Stop, StopNow
 
 _SKIPPED_IN_A_ROW = 20  # updates that were not finite, after which skipping will not help any more
@@ -121,6 +122,7 @@ class Trainer:
             WriteError: The disk is full or failing; likewise.
         """
         self.last_time = time.perf_counter()
+        self.others = OtherProcesses()
         self.model.train()
         with (
             GrowingFile(self.run.metrics, self.progress.metrics_bytes) as self.metrics,
@@ -170,6 +172,7 @@ class Trainer:
             self._refuse_update(step + 1, loss, norm, in_a_row)
             self.optimizer.zero_grad(set_to_none=True)
         seconds, n_tokens = time.perf_counter() - began, batch.tokens.numel()
+        others = self.others.seconds(now=step + 1 == self.experiment.training.max_iters)
         self.progress = replace(
             self.progress,
             step=step + 1,
@@ -190,6 +193,7 @@ class Trainer:
             **({"grad_norm": norm} if math.isfinite(norm) else {}),
             **({} if sound else {"skipped": self.progress.skipped}),
             "tokens_per_second": round(n_tokens / seconds, 1),
+            **({} if others is None else {"other_cpu": round(others, 3)}),
         }
 
     def _refuse_update(self, number: int, loss: float, norm: float, in_a_row: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -13,8 +14,10 @@ from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
 from minigpt.run.folder import MAX_THREADS
+from minigpt.training.interleaved import measure_ratio
 
-_WORTH_IT = 1.25  # bf16 costs accuracy: it must be faster by more than the noise of the measurement
+_WORTH_IT = 1.25  # bf16 costs accuracy, so it must be faster by a quarter
+_PRECISION_WIDTH, _PRECISION_AT_MOST_SECONDS = 0.1, 0.3
 _CACHED_TOKENS = 4096
 
 
@@ -55,14 +58,15 @@ def use_threads(number: int) -> None:
 
 
 def choose_precision(wish: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both, once in a process."""
+    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both, in turn, once in a process."""
     return _faster_precision(device, torch.get_num_threads()) if wish == "auto" else wish
 
 
 @functools.cache
 def _faster_precision(device: torch.device, threads: int) -> str:  # with other threads it is measured anew
-    fp32, bf16 = (_seconds(dtype, device) for dtype in (torch.float32, torch.bfloat16))
-    return "bf16" if fp32 / bf16 >= _WORTH_IT else "fp32"
+    fp32, bf16 = (_product(dtype, device) for dtype in (torch.float32, torch.bfloat16))
+    ratio = measure_ratio(bf16, fp32, width=_PRECISION_WIDTH, at_most=_PRECISION_AT_MOST_SECONDS)
+    return "bf16" if ratio.value >= _WORTH_IT else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -90,13 +94,14 @@ def micro_batch_size(experiment: Experiment, device: torch.device) -> int:
     return cached if device.type == "cpu" else experiment.training.batch_size
 
 
-def _seconds(dtype: torch.dtype, device: torch.device) -> float:
-    """The fastest of a few products of 2,048 x 384 by 384 x 1,536."""
-    a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((2048, 384), (384, 1536)))
-    best = float("inf")
-    for _ in range(6):
+def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
+    """Multiplies 512 x 384 by 384 x 1,536 and returns the seconds."""
+    a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((512, 384), (384, 1536)))
+
+    def multiply() -> float:
         start = time.perf_counter()
         product = a @ b
         product[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return best
+        return time.perf_counter() - start
+
+    return multiply

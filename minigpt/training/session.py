@@ -27,12 +27,14 @@ from minigpt.run.status import Status
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import Asked, changed_settings, form_of_optimizer, refuse_other_form
-from minigpt.training.estimate import Speed, measure_speed
+from minigpt.training.estimate import Speed, compare_compiled, measure_speed
 from minigpt.training.fitting import refuse_what_cannot_fit
 from minigpt.training.loop import Outcome, Trainer
 from minigpt.training.machine import choose_device, choose_precision, is_present, use_threads
 from minigpt.training.observer import Observer, PlainObserver, Plan
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
+
+_WIDTH = 0.03  # to which an update's time is wanted where the length of a training follows from it
 
 
 def train(
@@ -107,7 +109,8 @@ def _prepare_anew(
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
     if minutes is not None:
         settled["max_iters"] = speed.updates_within(experiment, minutes * 60)
-        observer.note(f"{minutes:g} min here are {count(settled['max_iters'], 'update')}")
+        precise = f"an update takes {speed.update:.3g} s, ± {speed.margin:.0%}"
+        observer.note(f"{minutes:g} min here are {count(settled['max_iters'], 'update')} ({precise})")
     experiment = _with_training(experiment, settled)
     for spec in experiment.specs():
         if spec.cls.__module__ == "__main__":
@@ -130,7 +133,8 @@ def _choose_compile(
     missing = missing_compiler(device)
     if wish is True and missing:
         raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
-    speed = measure_speed(experiment, corpus, model, precision, compiled=wish is True)
+    width = None if minutes is None else _WIDTH
+    speed = measure_speed(experiment, corpus, model, precision, compiled=wish is True, width=width)
     if wish != "auto":
         return wish, speed
     seconds = speed.seconds(experiment) if minutes is None else minutes * 60
@@ -143,13 +147,13 @@ def _choose_compile(
 
     observer.note("compiling the model, to see whether it is faster then")
     try:
-        tried = measure_speed(experiment, corpus, model, precision, compiled=True)
+        ratio = compare_compiled(experiment, corpus, model, precision)
     except TorchDynamoException as error:
         observer.note(f"torch.compile is left out: it cannot compile this model ({type(error).__name__})")
         return False, speed
-    faster = is_faster(tried.update, speed.update)
-    observer.note(f"compiled, an update takes {tried.update / speed.update:.2f} of the time: {'' if faster else 'not '}used")
-    return (True, tried) if faster else (False, speed)
+    faster = is_faster(ratio)
+    observer.note(f"compiled, an update takes {ratio} of the time: {'' if faster else 'not '}used")
+    return (True, speed.times(ratio.value)) if faster else (False, speed)
 
 
 def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:

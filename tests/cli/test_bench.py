@@ -11,6 +11,8 @@ import pytest
 
 from minigpt import __version__
 from minigpt.lab.bench import mixers, startup
+from minigpt.lab.bench import train as bench_train
+from minigpt.training import other_processes
 from tests.conftest import Command
 
 SMALL = [
@@ -34,6 +36,29 @@ def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixers, "_in_child", here)
 
 
+@pytest.fixture(autouse=True)
+def proc_stat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Stands for the system's account of its processors: there is none, so that other tests beside this one do not count."""
+    monkeypatch.setattr(other_processes, "_STAT", tmp_path / "stat")
+    return tmp_path / "stat"
+
+
+def test_a_machine_that_others_use_meanwhile_is_reported(
+    minigpt: Command, proc_stat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc_stat.write_text("cpu 100 0 0 0 0 0 0 0 0 0\n")
+    measured = bench_train.measure_training
+
+    def busy(*args: Any, **kwargs: Any) -> Any:
+        proc_stat.write_text("cpu 1000100 0 0 0 0 0 0 0 0 0\n")
+        return measured(*args, **kwargs)
+
+    monkeypatch.setattr(bench_train, "measure_training", busy)
+    code, _, err = minigpt("bench", "train", *SMALL)
+    assert code == 0
+    assert re.fullmatch(r"other processes took \d+% of the processors meanwhile\n", err)
+
+
 def written(file: str) -> dict[str, Any]:
     return dict(json.loads(Path(file).read_text("utf-8")))
 
@@ -44,6 +69,7 @@ def test_training_is_told_and_written(minigpt: Command) -> None:
     assert "An update of documented: 4,480 parameters, 16 tokens" in out
     for row in ("an update", "batch, forward, backward, clipping", "optimizer", "tokens/s", "share of the ceiling"):
         assert row in out
+    assert re.search(r"tokens/s +[\d,]+ +[\d,]+, [\d,]+", out), "with its spread"
     assert out.splitlines()[-1].startswith("fp32, 2 sequences at once, 2 updates after two to warm up, random ids; ")
     assert out.splitlines()[-1].endswith(f", minigpt {__version__}"), "not cut where there is no terminal"
     document = written("train.json")

@@ -307,7 +307,7 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
     assert re.search(r"parameters, attention +66,048", out)
     assert re.search(r"parameters in all +\d", out)
     assert "of which a token uses" not in out
-    assert len(re.findall(r"[\d,]+ tokens/s", out)) == 2
+    assert len(re.findall(r"[\d,]+ tokens/s \([\d,]+ to [\d,]+\)", out)) == 2
     moe = minigpt(
         "show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small, "--set", "model.ffn=moe"
     )

@@ -32,7 +32,7 @@ from minigpt.lab.flops import count_flops
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder
-from minigpt.training import Trainer
+from minigpt.training import Trainer, other_processes
 from tests.conftest import Command
 
 CPU = torch.device("cpu")
@@ -65,6 +65,7 @@ def test_what_warms_up_does_not_count() -> None:
     timing = measure(lambda: done.append(1), repeats=3, warmup=2, now=lambda: next(ticks))
     assert timing == Timing(median=3.0, low=1.0, high=8.0, n=3)
     assert len(done) == 5
+    assert timing.rates(24) == (8.0, 3.0, 24.0), "a second: the slowest time has the lowest"
 
 
 # --------------------------------------------------------------------------------------------------------------- flops
@@ -260,6 +261,13 @@ def test_a_mixer_is_measured(precision: str) -> None:
     assert row.seconds.n == 2
     assert row.tokens_per_second == 2 * 8 / row.seconds.median
     assert json.loads(json.dumps(asdict(row)))["seconds"]["n"] == 2
+
+
+@pytest.mark.usefixtures("_no_children")
+def test_a_mixer_that_was_measured_beside_others_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_processes.OtherProcesses, "share", lambda self: 0.5)
+    row = mixers.measure_mixer("mha", 8, mixers.Settings(batch=1, repeats=1, threads=1))
+    assert row.warning == "other processes took 50% of the processors meanwhile"
 
 
 @pytest.mark.usefixtures("_no_children")

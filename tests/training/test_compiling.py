@@ -14,7 +14,12 @@ from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.training import compiling, session
 from minigpt.training.estimate import Speed
+from minigpt.training.interleaved import Ratio
 from tests.training.conftest import Watcher, Write, run
+
+
+def ratio(value: float, width: float = 0.02) -> Ratio:
+    return Ratio(value, value / (1 + width), value * (1 + width), 9, 100.0, 100.0 * value, 0.1)
 
 
 @pytest.fixture
@@ -22,11 +27,16 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Measurements by the clock of a machine where a compiled update takes half of the time; what was asked for."""
     asked: list[bool] = []
 
-    def measure(*_: object, compiled: bool = False) -> Speed:
+    def measure(*_: object, compiled: bool = False, width: float | None = None) -> Speed:
         asked.append(compiled)
-        return Speed(update=50.0 if compiled else 100.0, evaluation=1.0)
+        return Speed(update=50.0 if compiled else 100.0, evaluation=1.0, spread=(90.0, 110.0))
+
+    def compare(*_: object) -> Ratio:
+        asked.append(True)
+        return ratio(0.5)
 
     monkeypatch.setattr(session, "measure_speed", measure)
+    monkeypatch.setattr(session, "compare_compiled", compare)
     return asked
 
 
@@ -42,14 +52,15 @@ def test_a_long_run_is_compiled_where_that_is_faster(write_experiment: Write, me
     compiled, speed = chosen(write_experiment, "auto", observer)
     assert compiled
     assert speed.update == 50.0
+    assert speed.spread == (45.0, 55.0)
     assert measured == [False, True]
-    assert "compiled, an update takes 0.50 of the time: used" in observer.out.getvalue()
+    assert "compiled, an update takes 0.500 ± 0.010 of the time: used" in observer.out.getvalue()
 
 
 def test_a_long_run_is_not_compiled_where_that_is_no_faster(
     write_experiment: Write, measured: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "is_faster", lambda compiled, eager: False)
+    monkeypatch.setattr(session, "is_faster", lambda compiled: False)
     compiled, speed = chosen(write_experiment, "auto", Watcher())
     assert not compiled
     assert speed.update == 100.0
@@ -78,8 +89,9 @@ def test_without_a_compiler_it_is_left_out_with_a_word_or_refused(
 
 
 def test_faster_is_more_than_noise() -> None:
-    assert compiling.is_faster(0.9, 1.0)
-    assert not compiling.is_faster(0.99, 1.0)
+    assert compiling.is_faster(ratio(0.9))
+    assert not compiling.is_faster(ratio(0.99))
+    assert not compiling.is_faster(ratio(0.9, width=0.2)), "it may as well be slower"
 
 
 def test_the_choice_is_written_into_the_run(write_experiment: Write, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class MixerSpeed:
         peak_mib: Memory beyond that of the imports; None if it failed, or where the system does not tell.
         parameters: Of the layer; None if it failed.
         machine: Where, in a line; None if it failed.
+        warning: That others used the machine meanwhile, in words; nothing where they did not.
         error: The last line of a process that failed.
     """
 
@@ -63,6 +64,7 @@ class MixerSpeed:
     peak_mib: float | None = None
     parameters: int | None = None
     machine: str | None = None
+    warning: str = ""
     error: str | None = None
 
 
@@ -120,6 +122,7 @@ def _measure(name: str, length: int, given: dict[str, Any]) -> dict[str, Any]:
     from minigpt.contracts import Component, Context, Dims
     from minigpt.lab.bench.machine import peak_mib, prepare, this_machine
     from minigpt.registry import REGISTRY
+    from minigpt.training.other_processes import OtherProcesses, as_warning
 
     settings = Settings(**given)
     device = prepare("cpu", settings.threads)
@@ -142,6 +145,7 @@ def _measure(name: str, length: int, given: dict[str, Any]) -> dict[str, Any]:
             y = mixer(x, ctx)
         torch.autograd.backward(y.float().square().mean() + sum(ctx.losses))
 
+    others = OtherProcesses()
     seconds = measure(work, repeats=settings.repeats, warmup=2)
     peak = peak_mib(device)
     return {
@@ -150,6 +154,7 @@ def _measure(name: str, length: int, given: dict[str, Any]) -> dict[str, Any]:
         "peak_mib": None if peak is None or baseline is None else peak - baseline,
         "parameters": sum(parameter.numel() for parameter in mixer.parameters()),
         "machine": str(this_machine(device)),
+        "warning": as_warning(others.share()),
     }
 
 

@@ -24,6 +24,10 @@ class Timing:
     high: float
     n: int
 
+    def rates(self, amount: float) -> tuple[float, float, float]:
+        """So much in these times, a second: the median, the lowest, the highest."""
+        return amount / self.median, amount / self.high, amount / self.low
+
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
         """Of at least one measurement."""

@@ -222,14 +222,15 @@ def _short(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------- matching the budget
 
 
-def matched_budget(base: Arm, variant: Arm, budget: Budget, costs: Callable[[Arm], float]) -> Arm:
+def matched_budget(base: Arm, variant: Arm, budget: Budget, ratio: float = 1.0, known: str = "") -> Arm:
     """The variant with as many updates as the base's budget gives it.
 
     Args:
         base: Sets the budget: what its own updates take.
         variant: Its max_iters, and with it its schedule, is changed.
         budget: What is made equal.
-        costs: What one update of an arm takes: operations for `flops`, seconds for `time`.
+        ratio: What an update of the variant takes, one of the base being 1: operations for `flops`, seconds for `time`.
+        known: How well the ratio is known, for the note of what was adjusted.
     """
     training, given = variant.experiment.training, base.experiment.training.max_iters
     match budget:
@@ -239,13 +240,13 @@ def matched_budget(base: Arm, variant: Arm, budget: Budget, costs: Callable[[Arm
             each = training.batch_size * variant.experiment.model.block_size
             updates = tokens_of(base.experiment) / each
         case "flops" | "time":
-            updates = given * costs(base) / costs(variant)
+            updates = given / ratio
     rounded = max(1, min(round(updates), MAX_COUNT))
-    if rounded == training.max_iters:
-        return variant
-    return variant.with_training(
-        {"max_iters": rounded}, f"training.max_iters {training.max_iters:,} → {rounded:,} (--budget {budget})"
-    )
+    how = f"(--budget {budget}{known and f'; {known}'})"
+    if rounded != training.max_iters:
+        note = f"training.max_iters {training.max_iters:,} → {rounded:,} {how}"
+        return variant.with_training({"max_iters": rounded}, note)
+    return variant.changed(variant.experiment, f"training.max_iters stays {rounded:,} {how}") if known else variant
 
 
 # --------------------------------------------------------------------------------------------------- matching the size

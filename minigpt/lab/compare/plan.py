@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minigpt.data import Corpus
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.files import read_object, write_json
@@ -31,10 +27,9 @@ from minigpt.lab.compare.arms import (
 )
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.results import ArmResult, judge, to_json
+from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
-from minigpt.run.identity import settings_of
-from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.machine import choose_device, choose_precision
 
 _SEEDS = 3
@@ -87,12 +82,22 @@ class ComparisonPlan:
     threads: int | None
     lost: tuple[Lost, ...] = ()
 
-    def seconds(self) -> float:
-        """About how long what is missing takes on this machine; a few updates of each arm concerned are timed, once."""
-        speeds = _Speeds(self.folder, self.settings.device, self.threads)
-        missing = self.grid.missing()
-        each = [speeds.of(cell.arm, self.grid.corpora.of(cell.arm)).seconds(cell.arm.experiment) for cell in missing]
-        return sum(each) / min(self.settings.jobs, max(1, len(each)))
+    def seconds(self) -> tuple[float, float, float]:
+        """About how long what is missing takes on this machine, and from where to where that may be.
+
+        A few updates of each arm concerned are timed, once.
+        """
+        speeds, missing = self._speeds(), self.grid.missing()
+        at_once = min(self.settings.jobs, max(1, len(missing)))
+        median, low, high = 0.0, 0.0, 0.0
+        for experiment, speed in ((cell.arm.experiment, speeds.of(cell.arm)) for cell in missing):
+            median += speed.seconds(experiment) / at_once
+            low += speed.seconds(experiment, update=speed.spread[0]) / at_once
+            high += speed.seconds(experiment, update=speed.spread[1]) / at_once
+        return median, low, high
+
+    def _speeds(self) -> Speeds:
+        return _speeds(self.folder, self.settings, self.grid.corpora, self.threads)
 
     def judge(self) -> list[ArmResult]:
         """Results and verdicts, as far as the grid has come."""
@@ -150,9 +155,8 @@ def make_plan(
     if settings.match is not None:
         arms = _same_size(arms, settings, lambda arm: corpora.of(arm).vocab_size)
     if settings.budget is not None:
-        speeds = _Speeds(folder, settings.device, threads)
-        each = _of_an_update(settings.budget, corpora, speeds)
-        arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, each) for arm in arms[1:])]
+        each = _of_an_update(settings.budget, corpora, _speeds(folder, settings, corpora, threads))
+        arms = [arms[0], *(matched_budget(arms[0], arm, settings.budget, *each(arms[0], arm)) for arm in arms[1:])]
     grid = Grid(folder, arms, seeds, corpora, elsewhere=[runs], device=device)
     costs = tuple(_cost(arm.experiment, corpora.of(arm).vocab_size) for arm in arms)
     return ComparisonPlan(folder, settings, tuple(arms), grid, costs, threads, tuple(lost))
@@ -163,7 +167,7 @@ def _settled_precision(folder: Path, device: torch.device, threads: int | None) 
     file = folder / "precision.json"
     known = read_object(file) if file.is_file() else {}
     if known.get(device.type) not in ("fp32", "bf16"):
-        with _threads(threads):
+        with using_threads(threads):
             known[device.type] = choose_precision("auto", device)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, known)
@@ -214,53 +218,30 @@ def _same_size(arms: Sequence[Arm], settings: Settings, vocab_size: Callable[[Ar
     return [base, *(matched_size(aim, arm, settings.knobs, size_of(arm), settings.match) for arm in variants)]
 
 
-def _of_an_update(budget: Budget, corpora: Corpora, speeds: _Speeds) -> Callable[[Arm], float]:
-    def cost(arm: Arm) -> float:
-        corpus = corpora.of(arm)
-        if budget == "time":
-            return speeds.of(arm, corpus).update
+def _speeds(folder: Path, settings: Settings, corpora: Corpora, threads: int | None) -> Speeds:
+    return Speeds(folder / "speeds.json", corpora.of, settings.device, threads)
+
+
+def _of_an_update(budget: Budget, corpora: Corpora, speeds: Speeds) -> Callable[[Arm, Arm], tuple[float, str]]:
+    """What an update of a variant takes, one of the base being 1; and how well that is known, where it was measured."""
+
+    def flops(arm: Arm) -> float:
         experiment = arm.experiment
         tokens = experiment.training.batch_size * experiment.model.block_size
-        return tokens * _cost(experiment, corpus.vocab_size).train_flops
+        return tokens * _cost(experiment, corpora.of(arm).vocab_size).train_flops
 
-    return cost
+    def ratio(base: Arm, variant: Arm) -> tuple[float, str]:
+        match budget:
+            case "time":
+                measured = speeds.ratio(base, variant)
+                return measured.value, described(measured)
+            case "flops":
+                return flops(variant) / flops(base), ""
+            case _:
+                return 1.0, ""
+
+    return ratio
 
 
 def _cost(experiment: Experiment, vocab_size: int) -> Cost:
     return measure_cost(build_model(experiment, vocab_size))
-
-
-class _Speeds:
-    """How fast arms train here with so many threads, measured once and kept, so that a plan stays what it was."""
-
-    def __init__(self, folder: Path, device: str, threads: int | None):
-        self.file, self.device, self.threads = folder / "speeds.json", device, threads
-        self.known: dict[str, list[float]] = read_object(self.file) if self.file.is_file() else {}
-
-    def of(self, arm: Arm, corpus: Corpus) -> Speed:
-        """Measured now, or before."""
-        document = settings_of(arm.experiment.to_json())
-        del document["training"]["max_iters"], document["training"]["schedule"], document["training"]["eval_interval"]
-        key = hashlib.sha256(json.dumps([document, self.device, self.threads], sort_keys=True).encode()).hexdigest()
-        if key not in self.known:
-            where = choose_device(self.device)
-            precision = choose_precision(arm.experiment.training.precision, where)
-            model = build_model(arm.experiment, corpus.vocab_size).to(where)
-            with _threads(self.threads):
-                speed = measure_speed(arm.experiment, corpus.to(where), model, precision)
-            self.known[key] = [speed.update, speed.evaluation]
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, self.known)
-        update, evaluation = self.known[key]
-        return Speed(update, evaluation)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """So many threads of torch's, and then as many as before; None leaves them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from minigpt.errors import RunError
+from minigpt.errors import RunError, count
 from minigpt.lab.compare.arms import Arm, Unit, tokens_of
 from minigpt.lab.compare.grid import Cell
+from minigpt.lab.compare.times import share_of_others
 from minigpt.lab.cost import Cost
+from minigpt.lab.rounding import as_typed
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.run import RunFolder
 from minigpt.run.status import Status
 
 COLUMN = {"nats": "val_loss", "bits-per-byte": "val_bits_per_byte"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Something measured several times: its median, and from where to where it goes."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """From the smallest to the largest; None of nothing."""
+        return cls(statistics.median(values), min(values), max(values)) if values else None
+
+    def shown(self, form: Callable[[float], str]) -> str:
+        """`45 s (41 s to 52 s)`; the median alone where the ends look like it."""
+        median, low, high = form(self.median), form(self.low), form(self.high)
+        return median if low == median == high else f"{median} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,9 @@ class Result:
         best: The best of all evaluations.
         seconds: Of training.
         tokens_per_second: Median over updates.
+        speed_quartiles: Of tokens/s over updates.
+        others: What other processes took of the machine's processors meanwhile, as a part; None where that is not known.
+        machine: Processor, device and threads.
         precision: `fp32` or `bf16`.
         code: Fingerprint of minigpt's model and training code that trained it, and torch's version.
         position_loss: By place in the window, in nats.
@@ -46,6 +70,9 @@ class Result:
     best: float | None = None
     seconds: float | None = None
     tokens_per_second: float | None = None
+    speed_quartiles: tuple[float, float] | None = None
+    others: float | None = None
+    machine: str | None = None
     precision: str | None = None
     code: str | None = None
     position_loss: tuple[float | None, ...] = ()
@@ -84,10 +111,15 @@ class ArmResult:
         """Standard deviation over finished seeds; None for fewer than two."""
         return statistics.stdev(self.losses) if len(self.losses) > 1 else None
 
-    def median(self, of: Literal["seconds", "tokens_per_second"]) -> float | None:
-        """Of finished seeds."""
-        values = [value for result in self.results if (value := getattr(result, of)) is not None]
-        return statistics.median(values) if values else None
+    @property
+    def seconds(self) -> Spread | None:
+        """Of training, over finished seeds."""
+        return Spread.of([result.seconds for result in self.results if result.seconds is not None])
+
+    @property
+    def tokens_per_second(self) -> Spread | None:
+        """The median over seeds, and from the lowest quartile over updates to the highest."""
+        return speed_spread([vars(result) for result in self.results])
 
     @property
     def words(self) -> str:
@@ -97,13 +129,27 @@ class ArmResult:
         verdict = self.verdict
         match verdict.kind:
             case "equivalent":
-                return f"equivalent within {verdict.delta:g}"
+                return f"equivalent within {as_typed(verdict.delta)}"
             case "cannot tell":
                 seeds = verdict.seeds
                 more = f"about {seeds} would" if seeds else "more than 10,000 would be needed"
                 return f"cannot tell at {verdict.paired.n} seeds; {more}"
             case kind:
                 return kind
+
+
+def speed_spread(runs: Sequence[Mapping[str, Any]]) -> Spread | None:
+    """Of tokens/s over runs, as in comparison.json, and over the updates of each."""
+    speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"] is not None]
+    quartiles = [bound for run in runs if run["speed_quartiles"] is not None for bound in run["speed_quartiles"]]
+    return Spread(statistics.median(speeds), min(quartiles), max(quartiles)) if speeds else None
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def read_result(cell: Cell, unit: Unit) -> Result:
@@ -124,6 +170,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         if any(key not in row for row in rows):
             raise RunError(f"{run.metrics} is damaged: a record lacks {key}")
     measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
+    speeds, machine = [row["tokens_per_second"] for row in rows], recorded["machine"]
     return Result(
         seed,
         run.status(),
@@ -132,7 +179,10 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         loss=measured[-1] if measured else None,
         best=min(measured, default=None),
         seconds=rows[-1]["seconds"] if rows else None,
-        tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows) if rows else None,
+        tokens_per_second=statistics.median(speeds) if speeds else None,
+        speed_quartiles=_quartiles(speeds) if speeds else None,
+        others=share_of_others(rows, machine.get("cores")),
+        machine=f"{machine.get('processor')}, {machine['device']}, {count(machine['threads'], 'thread')}",
         precision=recorded["precision"],
         code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
         position_loss=position_loss,
@@ -164,6 +214,11 @@ def judge(arms: Sequence[Arm], costs: Sequence[Cost], cells: Sequence[Cell], *, 
             why = f"no verdict: {number} seed{'s' * (number != 1)} cannot show how much chance there is; {FEWEST} can"
         results.append(ArmResult(variant.arm, variant.cost, variant.results, verdict, why))
     return results
+
+
+def family_size(results: Sequence[ArmResult]) -> int:
+    """Variants that are judged together: those with a verdict, which is what intervals and p-values are corrected for."""
+    return sum(result.verdict is not None and result.verdict.kind != "no verdict" for result in results)
 
 
 def _failed(result: ArmResult) -> str:
@@ -207,7 +262,9 @@ def _arm_json(result: ArmResult) -> dict[str, Any]:
             "n": verdict.paired.n,
             "mean": verdict.paired.mean,
             "sd": verdict.paired.sd,
-            "interval": [bound if math.isfinite(bound) else None for bound in verdict.interval],
+            "interval": _bounds(verdict.interval),
+            "plain_interval": _bounds(verdict.plain_interval),
+            "family": verdict.family,
             "p": verdict.p,
             "p_equivalent": verdict.p_equivalent,
             "effect": verdict.paired.effect,
@@ -215,3 +272,7 @@ def _arm_json(result: ArmResult) -> dict[str, Any]:
         },
         "runs": [{**vars(each), "position_loss": list(each.position_loss)} for each in result.results],
     }
+
+
+def _bounds(interval: tuple[float, float]) -> list[float | None]:
+    return [bound if math.isfinite(bound) else None for bound in interval]

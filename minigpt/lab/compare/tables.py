@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from minigpt.errors import count
 from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
-from minigpt.lab.compare.results import ArmResult
+from minigpt.lab.compare.results import ArmResult, family_size
+from minigpt.lab.compare.times import why_not_comparable
+from minigpt.lab.rounding import shown_difference, shown_interval, shown_probability
 from minigpt.run.status import Status
 
 UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
@@ -37,14 +39,29 @@ def verdict_table(results: Sequence[ArmResult], unit: Unit, lost: Sequence[Lost]
         verdict = result.verdict
         difference = interval = p = "–"
         if verdict is not None:
-            difference = f"{verdict.paired.mean:+.4f}"
-            if verdict.paired.n > 1:
-                interval = f"{verdict.interval[0]:+.4f} to {verdict.interval[1]:+.4f}"
-                p = _probability(verdict.p)
+            difference = shown_difference(verdict.paired.mean, verdict.delta)
+            if verdict.kind != "no verdict":
+                interval, p = shown_interval(verdict.interval, verdict.delta), shown_probability(verdict.p)
         rows.append((result.arm.name, _spread(result), difference, interval, p, result.words))
     rows += [(arm.name, "–", "–", "–", "–", Status.CRASHED) for arm in lost]
-    columns = ("arm", f"loss, {UNITS[unit]}", "difference", "95 % interval", "p", "verdict")
+    columns = ("arm", f"loss, {UNITS[unit]}", "difference", interval_name(family_size(results)), "p", "verdict")
     return Table("Is it better than the base?", columns, tuple(rows))
+
+
+def interval_name(family: int) -> str:
+    """Of the intervals that the verdicts are read from."""
+    return "95 % interval" if family < 2 else f"95 % interval, all {family} together"
+
+
+def basis(results: Sequence[ArmResult]) -> str:
+    """What the verdicts rest on, in a sentence."""
+    seeds, family = len(results[0].results), family_size(results)
+    words = f"differences are paired over {count(seeds, 'seed')}"
+    words += ", and the loss is of the whole validation split after the last update"
+    if not family:
+        return words
+    together = f"all {family} variants with a verdict together" if family > 1 else "the one variant with a verdict"
+    return f"{words}; intervals and p-values hold for {together} (95 %, Bonferroni)"
 
 
 def cost_table(results: Sequence[ArmResult]) -> Table:
@@ -60,8 +77,8 @@ def cost_table(results: Sequence[ArmResult]) -> Table:
                 _beside(cost.train_flops, base.cost.train_flops),
                 _beside(tokens, tokens_of(base.arm.experiment)),
                 _beside(cost.state_bytes, base.cost.state_bytes),
-                _seconds(result.median("seconds")),
-                _number(result.median("tokens_per_second")),
+                "–" if (seconds := result.seconds) is None else seconds.shown(duration_of(seconds.median)),
+                "–" if (speed := result.tokens_per_second) is None else speed.shown("{:,.0f}".format),
             )
         )
     columns = ("arm", "parameters", "FLOP a token", "tokens", f"state at {base.cost.context}", "training", "tokens/s")
@@ -72,7 +89,19 @@ def csv_text(results: Sequence[ArmResult]) -> str:
     """One row a run."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = ["arm", "seed", "outcome", "loss", "best", "seconds", "tokens_per_second", "precision", "run", "message"]
+    columns = [
+        "arm",
+        "seed",
+        "outcome",
+        "loss",
+        "best",
+        "seconds",
+        "tokens_per_second",
+        "others",
+        "precision",
+        "run",
+        "message",
+    ]
     writer.writerow(columns)
     for result in results:
         for each in result.results:
@@ -91,6 +120,9 @@ def unequal(results: Sequence[ArmResult]) -> list[str]:
     code = {each.code for result in results for each in result.results if each.code}
     if len(code) > 1:
         lines.append(f"the runs were trained by different code: {'; '.join(sorted(code))}")
+    why = why_not_comparable({result.arm.name: [vars(each) for each in result.results] for result in results})
+    if why:
+        lines.append(f"seconds and tokens/s do not compare the variants: {why}")
     return lines
 
 
@@ -100,21 +132,14 @@ def _spread(result: ArmResult) -> str:
     return f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
 
 
-def _probability(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _beside(value: int, base: int) -> str:
     if base == value or abs(value - base) <= TOLERANCE * base:
         return f"{value:,}"
     return f"{value:,} ({value / base:.2f}×)" if base else f"{value:,}"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
+def duration_of(typical: float) -> Callable[[float], str]:
+    """How seconds of about that size are shown."""
+    if typical >= 120:
+        return lambda seconds: f"{seconds / 60:.1f} min"
+    return lambda seconds: f"{seconds:.1f} s" if typical < 10 else f"{seconds:.0f} s"

@@ -11,7 +11,8 @@ from typing import Any
 from minigpt.errors import RunError
 from minigpt.files import read_object
 from minigpt.lab.compare.arms import Arm, runs_in
-from minigpt.lab.compare.results import COLUMN, ArmResult, result_of, to_json
+from minigpt.lab.compare.results import COLUMN, ArmResult, Spread, result_of, speed_spread, to_json
+from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
@@ -75,10 +76,15 @@ class Shown:
         """Its finished runs."""
         return [run for run in self.json["runs"] if run["outcome"] == Status.FINISHED]
 
-    def median(self, key: str) -> float | None:
-        """Of a number over its finished runs."""
-        values = [run[key] for run in self.finished if run[key] is not None]
-        return statistics.median(values) if values else None
+    @property
+    def seconds(self) -> Spread | None:
+        """Of training, over its finished runs."""
+        return Spread.of([run["seconds"] for run in self.finished if run["seconds"] is not None])
+
+    @property
+    def tokens_per_second(self) -> Spread | None:
+        """Over its finished runs, and the updates of each."""
+        return speed_spread(self.finished)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,17 @@ class Content:
     arms: tuple[Shown, ...]
     changes: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
     lost: tuple[dict[str, str], ...] = ()
+
+    @property
+    def why_no_times(self) -> str | None:
+        """Why nothing is drawn against seconds, in a sentence; None where they can be compared."""
+        return why_not_comparable({arm.name: arm.json["runs"] for arm in self.arms})
+
+    @property
+    def family(self) -> int:
+        """Variants whose intervals hold together."""
+        found = [arm.json["difference"] for arm in self.arms if arm.json["difference"] is not None]
+        return max((int(each["family"]) for each in found if None not in each["interval"]), default=0)
 
 
 _MAX_BYTES = 1 << 28  # of comparison.json: it has a loss for each place in the window, of each run

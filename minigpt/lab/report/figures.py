@@ -10,15 +10,19 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
+from minigpt.lab.compare.results import Spread
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report.content import Content, Shown
+from minigpt.lab.rounding import as_typed
 
 # Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
 _DASHES = ("-", "--", "-.", ":")
 _INK = "#010203"  # stands for the page's colour until the SVG is written
+
+SECONDS = "seconds of training"
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -53,15 +57,17 @@ def forest(content: Content) -> str | None:
         axes.axvline(0, color=_INK, lw=1)
         for place, (index, arm) in enumerate(rows):
             difference = arm.json["difference"]
-            low, high = difference["interval"]
             colour, _ = look(index)
-            axes.plot([low, high], [place, place], color=colour, lw=2, solid_capstyle="butt")
+            for bounds, width in ((difference["interval"], 1.2), (difference["plain_interval"], 3.5)):
+                axes.plot(bounds, [place, place], color=colour, lw=width, solid_capstyle="butt")
             axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
         axes.set_yticks(range(len(rows)), [arm.name for _, arm in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{delta:g})")
+        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{as_typed(delta)})")
         axes.grid(axis="y", visible=False)
-        return _svg(figure, "forest", "Each variant's mean difference to the base with its 95 % confidence interval.")
+        return _svg(
+            figure, "forest", "Each variant's mean difference to the base, with 95 % intervals: thin together, thick alone."
+        )
 
 
 def curves(content: Content, axis: str, label: str) -> str | None:
@@ -83,8 +89,7 @@ def curves(content: Content, axis: str, label: str) -> str | None:
             return None
         room = 0.08 * (max(heights) - min(heights)) or 0.05
         axes.set_ylim(min(heights) - 3 * room, max(heights) + room)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel(label)
+        _name_axis(axes, label)
         axes.set_ylabel(f"validation loss, {UNITS[content.settings['unit']]}")
         _legend(figure, axes)
         return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each arm.")
@@ -109,9 +114,9 @@ def by_position(content: Content) -> str | None:
         return _svg(figure, "position", "Validation loss at each place in the window.")
 
 
-def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[float | None]]]) -> str | None:
-    """Loss against each cost, with the front of arms that no other beats in both."""
-    usable = [(label, values) for label, values in costs if any(value for value in values)]
+def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | None]]]) -> str | None:
+    """Loss against each cost with its spread, and the front of arms whose medians no other beats in both."""
+    usable = [(label, values) for label, values in costs if any(value and value.high for value in values)]
     losses = [arm.json["mean"] for arm in content.arms]
     if not usable or sum(loss is not None for loss in losses) < 2:
         return None
@@ -127,19 +132,28 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[float | N
                 for index, (value, loss) in enumerate(zip(values, losses, strict=True))
                 if value is not None and loss is not None
             ]
-            front = pareto([(value, loss) for value, loss, _ in points])
+            front = pareto([(value.median, loss) for value, loss, _ in points])
             axes.step([value for value, _ in front], [loss for _, loss in front], where="post", color=_INK, lw=0.8, ls=":")
             for value, loss, index in points:
-                axes.plot([value], [loss], "o" if index else "D", color=look(index)[0], ms=6, label=content.arms[index].name)
+                colour = look(index)[0]
+                axes.plot([value.low, value.high], [loss, loss], color=colour, lw=1.2)
+                axes.plot([value.median], [loss], "o" if index else "D", color=colour, ms=6, label=content.arms[index].name)
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.set_xlabel(label)
+            _name_axis(axes, label)
         _legend(figure, axes)
         figure.supylabel(f"loss, {UNITS[content.settings['unit']]}", color=_INK, fontsize=10)
         return _svg(
             figure, "cost", "Loss of each arm against what it costs; the dotted line joins those that none beats in both."
         )
+
+
+def _name_axis(axes: Axes, label: str) -> None:
+    """Large numbers as 2k and 3M; seconds as they are."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}") if label == SECONDS else EngFormatter(sep="")
+    )
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -12,12 +12,14 @@ from markupsafe import Markup
 
 from minigpt import __version__
 from minigpt.files import write_text
-from minigpt.lab.compare.tables import UNITS
+from minigpt.lab.compare.results import Spread
+from minigpt.lab.compare.tables import UNITS, duration_of, interval_name
 from minigpt.lab.report import figures
-from minigpt.lab.report.content import Content, Curve
+from minigpt.lab.report.content import Content, Curve, Shown
+from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
 from minigpt.run.status import Status
 
-_AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
+_AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", figures.SECONDS))
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,36 @@ def write_report(content: Content, file: Path) -> None:
         content=content,
         version=__version__,
         unit=UNITS[content.settings["unit"]],
+        delta=as_typed(content.settings["delta"]),
+        headlines=[_headline(arm, content.settings["delta"]) for arm in content.arms],
         verdicts=_verdicts(content),
         forest=_picture("Differences to the base", figures.forest(content), _verdicts(content)),
         curves=[
             _picture(f"Against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
             for axis, label in _AXES
+            if axis != "seconds" or content.why_no_times is None
         ],
+        why_no_times=content.why_no_times,
         position=_picture("Loss by position", figures.by_position(content), _position_table(content)),
         cost=_picture("Loss against cost", figures.against_cost(content, _costs(content)), _cost_table(content)),
         runs=_run_table(content),
-        troubles=[
-            *((f"{arm['name']}, {arm['source']}", arm["message"]) for arm in content.lost),
-            *(
-                (f"{arm.name}, seed {run['seed']}", run["message"])
-                for arm in content.arms
-                for run in arm.json["runs"]
-                if run["message"]
-            ),
-        ],
+        troubles=_troubles(content),
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.arms))],
     )
     write_text(file, page)
+
+
+def _troubles(content: Content) -> list[tuple[str, str]]:
+    """What went wrong, and with what: a message that several seeds have stands once."""
+    found = [(f"{arm['name']}, {arm['source']}", arm["message"]) for arm in content.lost]
+    for arm in content.arms:
+        seeds: dict[str, list[str]] = {}
+        for run in arm.json["runs"]:
+            if run["message"]:
+                seeds.setdefault(run["message"], []).append(str(run["seed"]))
+        found += [(f"{arm.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()]
+    return found
 
 
 def _picture(title: str, svg: str | None, table: Rows) -> Picture | None:
@@ -80,27 +90,44 @@ def _css_colour(index: int) -> str:
     return "currentColor" if index == 0 else figures.look(index)[0]
 
 
+def _headline(arm: Shown, delta: float) -> str:
+    """The number beside an arm's name: its difference with the interval that the verdict is read from, or its loss."""
+    difference = arm.json["difference"]
+    if difference is None or None in difference["interval"]:
+        return "" if arm.json["mean"] is None else f"{arm.json['mean']:.4f}"
+    return f"{shown_difference(difference['mean'], delta)} ({shown_interval(difference['interval'], delta)})"
+
+
+def _intervals(difference: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Those that hold together, and that of the variant alone."""
+    return difference["interval"], difference["plain_interval"]
+
+
 def _verdicts(content: Content) -> Rows:
-    rows = []
+    rows, delta = [], content.settings["delta"]
     for arm in content.arms:
         difference = arm.json["difference"]
-        cells = ["–", "–", "–", "–"]
+        cells = ["–"] * 5
         if difference is not None:
-            low, high = difference["interval"]
             cells = [
-                f"{difference['mean']:+.4f}",
-                "–" if low is None else f"{low:+.4f} to {high:+.4f}",
-                "–" if low is None else "< 0.001" if difference["p"] < 0.001 else f"{difference['p']:.3f}",
+                shown_difference(difference["mean"], delta),
+                *("–" if None in bounds else _on_a_line(shown_interval(bounds, delta)) for bounds in _intervals(difference)),
+                "–" if None in difference["interval"] else shown_probability(difference["p"]),
                 "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
             ]
         rows.append((arm.name, _loss(arm.json["mean"], arm.json["sd"]), *cells, arm.json["verdict"]))
-    rows += [(arm["name"], *["–"] * 5, Status.CRASHED) for arm in content.lost]
-    columns = ("arm", "loss ± sd", "difference", "95 % interval", "p", "effect size", "verdict")
+    rows += [(arm["name"], *["–"] * 6, Status.CRASHED) for arm in content.lost]
+    columns = ("arm", "loss ± sd", "difference", interval_name(content.family), "of it alone", "p", "effect size", "verdict")
     return Rows("Losses, paired differences and verdicts", columns, rows)
 
 
 def _loss(mean: float | None, sd: float | None) -> str:
-    return "–" if mean is None else f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+    return "–" if mean is None else _on_a_line(f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}"))
+
+
+def _on_a_line(text: str) -> str:
+    """Not to be broken."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _curve_table(content: Content, axis: str, label: str) -> Rows:
@@ -128,13 +155,15 @@ def _position_table(content: Content) -> Rows:
     return Rows("Validation loss at some places", ("place", *(arm.name for arm in arms)), rows)
 
 
-def _costs(content: Content) -> list[tuple[str, list[float | None]]]:
+def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
+    """What is counted, and what is measured where that compares the variants."""
     arms = content.arms
+    state = f"state of {arms[0].json['cost']['context']:,} tokens, bytes"
     return [
-        ("parameters", [arm.json["cost"]["total"] for arm in arms]),
-        ("training FLOPs", [arm.json["training_flops"] for arm in arms]),
-        ("seconds of training", [arm.median("seconds") for arm in arms]),
-        (f"state of {arms[0].json['cost']['context']:,} tokens, bytes", [arm.json["cost"]["state_bytes"] for arm in arms]),
+        ("parameters", [Spread.of([arm.json["cost"]["total"]]) for arm in arms]),
+        ("training FLOPs", [Spread.of([arm.json["training_flops"]]) for arm in arms]),
+        *([] if content.why_no_times else [(figures.SECONDS, [arm.seconds for arm in arms])]),
+        (state, [Spread.of([arm.json["cost"]["state_bytes"]]) for arm in arms]),
     ]
 
 
@@ -142,7 +171,7 @@ def _cost_table(content: Content) -> Rows:
     rows = []
     for arm in content.arms:
         cost = arm.json["cost"]
-        seconds, speed = arm.median("seconds"), arm.median("tokens_per_second")
+        seconds, speed = arm.seconds, arm.tokens_per_second
         rows.append(
             (
                 arm.name,
@@ -154,8 +183,8 @@ def _cost_table(content: Content) -> Rows:
                 f"{cost['activation_bytes']:,}",
                 f"{cost['state_bytes_token']:,}",
                 f"{cost['state_bytes']:,}",
-                "–" if seconds is None else f"{seconds:,.0f}",
-                "–" if speed is None else f"{speed:,.0f}",
+                "–" if seconds is None else seconds.shown(duration_of(seconds.median)),
+                "–" if speed is None else speed.shown("{:,.0f}".format),
             )
         )
     columns = (
@@ -168,7 +197,7 @@ def _cost_table(content: Content) -> Rows:
         "kept for backward, bytes a token",
         "state, bytes a token",
         f"state at {content.arms[0].json['cost']['context']:,}, bytes",
-        "seconds",
+        "training",
         "tokens/s",
     )
     return Rows("What each arm costs", columns, rows)
@@ -180,14 +209,18 @@ def _run_table(content: Content) -> Rows:
             f"{arm.name}, seed {run['seed']}",
             run["outcome"],
             *("–" if run[key] is None else f"{run[key]:.4f}" for key in ("loss", "best")),
-            *("–" if run[key] is None else f"{run[key]:,.0f}" for key in ("seconds", "tokens_per_second")),
+            *(
+                "–" if run[key] is None else f"{run[key]:,.{digits}f}"
+                for key, digits in (("seconds", 1), ("tokens_per_second", 0))
+            ),
+            "–" if run["others"] is None else f"{run['others']:.0%}",
             run["precision"] or "–",
             run["run"],
         )
         for arm in content.arms
         for run in arm.json["runs"]
     ]
-    columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "precision", "folder")
+    columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "others' share", "precision", "folder")
     return Rows("Every run", columns, rows)
 
 

@@ -90,17 +90,21 @@ def flops(experiment: Experiment) -> int:
 def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: Any, updates: int) -> None:
     base, variant = arms(write, training={"batch_size": 8})
     base = base.with_training({"max_iters": 60}, "longer")
-    each = {"time": {"base": 1.0, "variant": 3.0}, "flops": {"base": 10.0, "variant": 40.0}}.get(budget, {})
-    matched = matched_budget(base, variant, budget, lambda arm: each[arm.name])
+    ratio = {"time": 3.0, "flops": 4.0}.get(budget, 1.0)
+    matched = matched_budget(base, variant, budget, ratio, "3.0 ± 0.1" if budget == "time" else "")
     assert matched.experiment.training.max_iters == updates
-    assert matched.adjusted == (f"training.max_iters 6 → {updates} (--budget {budget})",)
+    measured = "; 3.0 ± 0.1" if budget == "time" else ""
+    assert matched.adjusted == (f"training.max_iters 6 → {updates} (--budget {budget}{measured})",)
     if budget == "tokens":
         assert tokens_of(matched.experiment) == tokens_of(base.experiment)
 
 
 def test_a_variant_that_has_the_budget_is_left_alone(write: Write) -> None:
     base, variant = arms(write)
-    assert matched_budget(base, variant, "tokens", lambda arm: 1.0) is variant
+    assert matched_budget(base, variant, "tokens") is variant
+    assert matched_budget(base, variant, "time", 1.001, "1.001 ± 0.020").adjusted == (
+        "training.max_iters stays 6 (--budget time; 1.001 ± 0.020)",
+    )
 
 
 def parameters(experiment: Experiment) -> int:

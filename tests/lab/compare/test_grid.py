@@ -19,6 +19,7 @@ from minigpt.lab.compare import grid as grid_module
 from minigpt.lab.compare import running as running_module
 from minigpt.lab.compare.cell import loss_by_position
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
+from minigpt.lab.compare.tables import basis
 from minigpt.run import RunFolder, open_run
 from minigpt.run.lock import held
 from tests.lab.compare.conftest import Write, train_here
@@ -202,6 +203,8 @@ def test_an_arm_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(writ
     assert "not finite" in by_name["diverging"].results[0].message
     assert by_name["same"].words == "equivalent within 0.01"
     assert by_name["wide"].verdict is not None
+    assert by_name["wide"].verdict.family == 2, "those that failed are not corrected for"
+    assert "hold for all 2 variants with a verdict together" in basis(found.judge())
     assert by_name["wide"].cost.total > 2 * by_name["base"].cost.total
     assert not found.grid.missing(), "an outcome is not tried again"
 

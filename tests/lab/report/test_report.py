@@ -16,10 +16,19 @@ from minigpt.lab.compare.plan import Settings, make_plan
 from minigpt.lab.differences import differences
 from minigpt.lab.report.content import content_of, content_of_runs, read_content
 from minigpt.lab.report.figures import pareto
+from minigpt.run import RunFolder
+from minigpt.training import loop
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer
 
 SECTIONS = ["verdicts", "differences", "curves", "cost", "position", "changes", "samples", "runs", "provenance"]
+
+
+class Quiet:
+    """A machine that nobody else uses."""
+
+    def seconds(self, *, now: bool) -> float:
+        return 0.0
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write("diverging", **diverging),
     ]
     plan = make_plan(files, Settings(seeds=3), out=folder / "comparisons", runs=folder / "runs")
-    train_here(plan.grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "OtherProcesses", Quiet)
+        train_here(plan.grid)
     plan.write(plan.judge())
     return plan.folder
 
@@ -96,6 +107,9 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
             assert f"{arm['difference']['mean']:+.4f}" in words
     assert "equivalent within 0.01" in words
     assert "not finite" in words, "why the diverged arm has no loss"
+    assert "diverging, seeds 5, 6, 7:" in words, "once for all seeds"
+    assert "The verdicts are read from intervals that hold for all 2 variants together" in words
+    assert "95 % interval, all 2 together" in words
     assert "<script>alert(1)</script> & a gate" in words
     assert '"name": "glu"' in words
     assert '"name": "mlp"' in words
@@ -119,6 +133,48 @@ def test_curves_are_means_and_ranges_over_seeds(comparison: Path) -> None:
     assert base.sample
     assert content.arms[3].validation is None
     assert content.changes["same"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"others": 0.5}, "other processes were at the machine while same (seed 6) trained, and took 50% of its processors"),
+        ({"others": None}, "it was not recorded whether other processes were at the machine while same (seed 6) trained"),
+        ({"machine": "another"}, "the runs were trained on different machines: "),
+    ],
+)
+def test_times_of_a_shared_machine_are_not_drawn_as_facts(
+    comparison: Path, minigpt: Command, changes: dict[str, object], words: str
+) -> None:
+    file = comparison / "comparison.json"
+    document = json.loads(file.read_text())
+    document["arms"][2]["runs"][1] |= changes
+    file.write_text(json.dumps(document))
+    assert minigpt("report", comparison)[0] == 0
+    page = Page((comparison / "report.html").read_text("utf-8"))
+    text = " ".join(" ".join(page.words).split())
+    assert f"There is no curve against seconds: {words}" in text
+    assert f"the loss is not drawn against seconds: {words}" in text
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert len(labels) == 5
+    assert not any("seconds" in (label or "") for label in labels)
+    assert text.count("seconds of training") == 0, "nor in the pictures of costs, and FLOPs stay"
+    assert text.count("training FLOPs") >= 2
+
+
+def test_times_come_with_their_spread(comparison: Path) -> None:
+    content = read_content(comparison)
+    assert content.why_no_times is None
+    base = content.arms[0]
+    seconds = [run["seconds"] for run in base.finished]
+    assert base.seconds is not None
+    assert (base.seconds.low, base.seconds.high) == (min(seconds), max(seconds))
+    assert base.tokens_per_second is not None
+    rows = [RunFolder(comparison / run["run"]).rows() for run in base.finished]
+    speeds = [row["tokens_per_second"] for each in rows for row in each]
+    assert min(speeds) <= base.tokens_per_second.low <= base.tokens_per_second.median <= base.tokens_per_second.high
+    assert base.tokens_per_second.high <= max(speeds)
+    assert content.arms[3].seconds is None, "nothing of it finished"
 
 
 def test_a_folder_without_a_comparison_or_with_lost_runs_says_so(comparison: Path, minigpt: Command, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""The tables say what the numbers say, in the digits that are shown."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from minigpt.lab.compare.results import ArmResult, family_size
+from minigpt.lab.compare.tables import basis, verdict_table
+from minigpt.lab.statistics import verdicts
+
+
+def arm_results(*differences: list[float] | None) -> list[ArmResult]:
+    """The base, and variants with these differences; None is one that failed."""
+    answers = iter(verdicts([each for each in differences if each is not None], 0.01))
+    parts: Any = SimpleNamespace(name="base"), SimpleNamespace(), tuple(SimpleNamespace(loss=1.0) for _ in range(3))
+    found = [ArmResult(*parts)]
+    for each in differences:
+        verdict = None if each is None else next(answers)
+        found.append(ArmResult(*parts, verdict=verdict, why="crashed" if each is None else ""))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ([3.0e-5, 3.1e-5, 3.2e-5], "worse"),
+        ([-1.0e-5, -1.01e-5, -1.02e-5], "better"),
+        ([-1.0e-5, 1.0e-5, 0.9e-5], "equivalent within 0.01"),
+        ([0.0097, 0.0098, 0.0099], "worse"),
+    ],
+)
+def test_digits_are_as_many_as_the_verdict_needs(differences: list[float], words: str) -> None:
+    *_, row = verdict_table(arm_results(differences), "nats").rows
+    low, high = (float(bound) for bound in row[3].split(" to "))
+    assert (low > 0) == (words == "worse")
+    assert (high < 0) == (words == "better")
+    assert row[5] == words
+
+
+def test_the_number_that_is_corrected_for_stands_in_one_place() -> None:
+    results = arm_results([0.1, 0.2, 0.3], None, [0.0, 0.1, -0.1], None)
+    assert family_size(results) == 2
+    assert {result.verdict.family for result in results if result.verdict is not None} == {2}
+    assert verdict_table(results, "nats").columns[3] == "95 % interval, all 2 together"
+    assert "hold for all 2 variants with a verdict together" in basis(results)
+    assert verdict_table(arm_results([0.1, 0.2, 0.3], None), "nats").columns[3] == "95 % interval"
+    assert "interval" not in basis(arm_results(None))
+
+
+def test_without_a_verdict_there_is_neither_interval_nor_p() -> None:
+    """Two seeds with one difference have an interval that leaves 0 out, and a p-value of 0."""
+    results = arm_results([0.1, 0.1])
+    *_, row = verdict_table(results, "nats").rows
+    assert row[2:5] == ("+0.1000", "–", "–")
+    assert family_size(results) == 0

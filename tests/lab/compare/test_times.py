@@ -1,0 +1,61 @@
+"""Seconds and tokens/s say something of a variant only where nothing else was at the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from minigpt.lab.compare.results import Spread, speed_spread
+from minigpt.lab.compare.times import share_of_others, why_not_comparable
+from minigpt.training.other_processes import ALONE
+
+
+def finished(seed: int, others: float | None = 0.0, machine: str = "here") -> dict[str, Any]:
+    return {"outcome": "finished", "seed": seed, "others": others, "machine": machine}
+
+
+def test_what_others_took_is_added_up_over_the_run() -> None:
+    """Also over sessions: `wall` counts on, and what is recorded in the rows was measured since the row before."""
+    rows = [{"wall": 1.0}, {"wall": 2.0, "other_cpu": 1.6}, {"wall": 4.0, "other_cpu": -0.02}, {"wall": 9.0}]
+    assert share_of_others(rows, 2) == pytest.approx(1.58 / 4 / 2)
+    assert share_of_others(rows, None) == pytest.approx(1.58 / 4)
+    assert share_of_others([{"wall": 1.0, "other_cpu": -0.02}], 2) == 0
+    assert share_of_others([{"wall": 1.0}], 2) is None
+    assert share_of_others([], 2) is None
+
+
+@pytest.mark.parametrize(
+    ("arms", "why"),
+    [
+        ({"base": [finished(1), finished(2)], "other": [finished(1, ALONE)]}, None),
+        ({"base": [finished(1)], "other": [{**finished(1, 0.9), "outcome": "diverged"}]}, None),
+        (
+            {"base": [finished(1, 0.4)], "other": [finished(1, 0.25)]},
+            "while all runs trained, and took 25% to 40% of its proc",
+        ),
+        (
+            {"base": [finished(1)], "other": [finished(1, 0.4)]},
+            "while other (seed 1) trained, and took 40% of its processors",
+        ),
+        ({"base": [finished(n) for n in range(6)], "o": [finished(n, 0.5) for n in range(6)]}, "while 6 of 12 runs trained"),
+        ({"base": [finished(1)], "other": [finished(1, None)]}, "it was not recorded whether other processes were at the"),
+        ({"base": [finished(1)], "other": [finished(1, 0.0, "there")]}, "trained on different machines: here; there"),
+    ],
+)
+def test_why_times_cannot_be_compared_is_a_sentence(arms: dict[str, list[dict[str, Any]]], why: str | None) -> None:
+    found = why_not_comparable(arms)
+    assert found == why if why is None or found is None else why in found
+
+
+def test_a_spread_covers_seeds_and_the_middle_half_of_updates() -> None:
+    runs = [
+        {"tokens_per_second": 100.0, "speed_quartiles": (90.0, 130.0)},
+        {"tokens_per_second": 120.0, "speed_quartiles": (95.0, 125.0)},
+        {"tokens_per_second": None, "speed_quartiles": None},
+    ]
+    spread = speed_spread(runs)
+    assert spread == Spread(110.0, 90.0, 130.0)
+    assert spread.shown("{:.0f}".format) == "110 (90 to 130)"
+    assert Spread(1.0, 0.99, 1.01).shown("{:.0f}".format) == "1"
+    assert speed_spread(runs[2:]) is None

@@ -1,0 +1,125 @@
+"""The ratio of two times on a machine that others use too: a simulated one, with jitter, bursts and drift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from minigpt.training.interleaved import measure_ratio, median_interval
+
+WIDTH = 0.03
+
+
+class Machine:
+    """A clock that work moves: by its own time, with jitter, and slowed down by bursts of others' work and by a drift.
+
+    Args:
+        seed: Of the noise.
+        jitter: Standard deviation of the logarithm of a work's time.
+        burst: How much slower work is while something else runs.
+        drift: How much slower or faster it becomes, to and fro in two minutes.
+    """
+
+    def __init__(self, seed: int, *, jitter: float = 0.1, burst: float = 3.0, drift: float = 2.0):
+        self.random = np.random.default_rng(seed)
+        self.jitter, self.burst, self.drift = jitter, burst, drift
+        self.time, self.is_busy, self.until = 0.0, False, 0.0
+
+    def work(self, seconds: float) -> Callable[[], float]:
+        """Work that takes so long on a quiet machine."""
+
+        def do() -> float:
+            while self.time >= self.until:
+                self.is_busy = not self.is_busy
+                self.until += self.random.exponential(0.7 if self.is_busy else 1.5)
+            slower = (self.burst if self.is_busy else 1.0) * self.drift ** math.sin(self.time / 20)
+            took = seconds * slower * math.exp(self.random.normal(0, self.jitter))
+            self.time += took
+            return took
+
+        return do
+
+    def now(self) -> float:
+        return self.time
+
+
+@pytest.mark.parametrize("noise", [{}, {"burst": 10.0}, {"jitter": 0.02, "drift": 5.0}, {"jitter": 0.15, "burst": 1.5}])
+def test_the_ratio_is_within_the_stated_width_in_ninety_five_of_a_hundred_cases(noise: dict[str, float]) -> None:
+    random, within, settled = np.random.default_rng(0), 0, 0
+    for seed in range(100):
+        machine, first, ratio = Machine(seed, **noise), random.uniform(0.03, 0.2), math.exp(random.uniform(-1, 1))
+        found = measure_ratio(machine.work(first), machine.work(ratio * first), width=WIDTH, at_most=1000.0, now=machine.now)
+        settled += found.width <= WIDTH
+        within += found.width <= WIDTH and abs(math.log(found.value / ratio)) <= math.log(1 + WIDTH)
+    assert settled > 90
+    assert within >= 0.95 * settled
+
+
+def test_timed_one_after_another_the_same_machine_says_anything() -> None:
+    """What the ratio is measured in turn for: this simulation is not too kind."""
+    ratios = []
+    for seed in range(100):
+        machine = Machine(seed)
+        first, second = ([machine.work(0.1)() for _ in range(7)] for _ in range(2))
+        ratios.append(np.median(second) / np.median(first))
+    assert max(ratios) / min(ratios) > 5
+
+
+def test_equal_work_has_a_ratio_of_one_whichever_is_first() -> None:
+    one, other = Machine(1), Machine(1)
+    found = measure_ratio(one.work(0.05), one.work(0.1), width=WIDTH, at_most=60, now=one.now)
+    turned = measure_ratio(other.work(0.1), other.work(0.05), width=WIDTH, at_most=60, now=other.now)
+    assert found.value == pytest.approx(1 / turned.value, rel=2 * WIDTH)
+    still = Machine(2, jitter=0.0, burst=1.0, drift=1.0)
+    same = measure_ratio(still.work(0.05), still.work(0.05), width=WIDTH, at_most=60, now=still.now)
+    assert (same.value, same.low, same.high, same.pairs) == pytest.approx((1, 1, 1, 9))
+    assert same.variation == pytest.approx(0)
+    assert str(same) == "1.000 ± 0.000"
+
+
+def test_a_machine_too_busy_to_measure_is_found_out_when_the_time_is_over() -> None:
+    machine = Machine(3, jitter=1.0, burst=20.0)
+    found = measure_ratio(machine.work(0.1), machine.work(0.1), width=WIDTH, at_most=60, now=machine.now)
+    assert found.width > WIDTH
+    assert found.variation > 1
+    assert machine.time < 600, "nine pairs at least, each a hundred times as long as they could be"
+
+
+def test_short_work_is_repeated_and_slow_work_is_not_timed_for_ever() -> None:
+    still = Machine(4, jitter=0.0, burst=1.0, drift=1.0)
+    done: list[int] = []
+    short = still.work(0.001)
+
+    def counted() -> float:
+        done.append(1)
+        return short()
+
+    measure_ratio(counted, still.work(0.1), width=WIDTH, at_most=60, now=still.now)
+    assert len(done) >= 9 * 20
+    noisy = Machine(5, jitter=1.0)
+    assert measure_ratio(noisy.work(100), noisy.work(100), width=WIDTH, at_most=1, now=noisy.now).pairs == 9
+
+
+@given(st.integers(1, 200), st.sampled_from((0.05, 0.005)))
+def test_the_interval_of_a_median_has_the_error_it_should(n: int, error: float) -> None:
+    """By its order: the median is outside with the probability of so many heads or tails in a row of n."""
+    low, high = median_interval(list(range(n)), error)
+    rank = int(low) + 1
+    assert high == n - rank
+    outside = 2 * stats.binom.cdf(rank - 1, n, 0.5)
+    assert outside <= error or rank == 1
+    if rank < n // 2:
+        assert 2 * stats.binom.cdf(rank, n, 0.5) > error, "not wider than it must be"
+
+
+def test_more_measurements_make_the_interval_narrower() -> None:
+    draw = np.random.default_rng(0).normal(0, 1, 2000).tolist()
+    widths = [high - low for n in (20, 100, 500, 2000) for low, high in [median_interval(draw[:n])]]
+    assert all(wider > narrower for wider, narrower in pairwise(widths))
