@@ -51,11 +51,15 @@ def runs(
         table.add_row(
             row["run"], row["state"], numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style
         )
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table)
+    for row in rows:
+        if row["problem"] is not None:
+            console.print(row["problem"], style="red", markup=False, soft_wrap=True)
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
-    """One run; what cannot be read is told as damaged, for the others are to be seen all the same."""
+    """One run. One that cannot be read is a row that says so, and the rest is listed."""
     from minigpt.errors import MinigptError
 
     sizes, times = [0], [0.0]
@@ -76,15 +80,17 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "best": None,
         "age": time.time() - max(times),
         "bytes": sum(sizes),
+        "problem": None,
     }
     try:
         row["max_iters"], records, finished = run.max_iters(), run.rows(), run.is_finished()
-    except MinigptError:
-        return row
+        in_use = run.is_in_use()
+    except MinigptError as error:
+        return {**row, "problem": str(error)}
     losses = [each["val_loss"] for each in records if "val_loss" in each]
     row["step"] = records[-1]["step"] if records else 0
     row |= {
-        "state": "finished" if finished else "running" if run.is_in_use() else "stopped",
+        "state": "finished" if finished else "running" if in_use else "stopped",
         "last": losses[-1] if losses else None,
         "best": min(losses, default=None),
     }

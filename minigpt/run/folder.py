@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from minigpt import plugins
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
-from minigpt.errors import RunError, UnreadableError, WriteError
+from minigpt.errors import RunError, UnreadableError, WriteError, command_line
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.files import read_object, write_json
 from minigpt.memory import refuse_if_too_large
@@ -309,7 +309,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     refuse_if_too_large(f"{run.path}: the model", sum(value.nbytes for value in shapes.state_dict().values()))
     found = checkpoint.load(run.checkpoints, which, shapes)
     if found is None:
-        raise RunError(f"{run.path} has no checkpoint yet; go on with: minigpt resume {run.path}")
+        raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
     model = build_model(experiment, vocab_size)
     found.load_weights(model)
     return OpenRun(experiment, model.eval(), tokenizer, found)

@@ -12,7 +12,7 @@ import torch
 from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, entropies, load_corpus, train_batch
 from minigpt.decoding import prompt_ids
-from minigpt.errors import RunError, TokenizerError, WriteError, count
+from minigpt.errors import RunError, TokenizerError, WriteError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
@@ -189,7 +189,9 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, accept_changes: boo
     shapes = build_model_on_meta(experiment.model, folder.vocab_size())
     start = checkpoint.load(folder.checkpoints, "last", shapes)
     if start is not None and start.progress.step >= experiment.training.max_iters and start.progress.pending is None:
-        raise RunError(f"{folder.path} is finished (step {start.progress.step}); try: minigpt generate {folder.path}")
+        raise RunError(
+            f"{folder.path} is finished (step {start.progress.step}); try: {command_line('generate', folder.path)}"
+        )
     corpus = load_corpus(experiment, folder.learned()).to(where)
     changes = changed_since(recorded, provenance(experiment, corpus, device=where, precision=precision))
     if changes and not accept_changes:
@@ -214,7 +216,7 @@ def _refuse_existing(run: RunFolder) -> None:
         raise RunError(f"{run.path} has checkpoints and no experiment.json: it is no run; move it away, or give --fresh")
     if run.exists():
         raise RunError(
-            f"{run.path} holds a run already; go on with it: minigpt resume {run.path}, "
+            f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "
             "or begin another with --name, --seed, --out, or --fresh (which keeps the old one under another name)"
         )
 
@@ -285,6 +287,8 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outco
         except WriteError as error:
             steps = checkpoint.available(run.checkpoints)
             sound = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
-            raise WriteError(f"{error}; {sound}. When that is mended, go on with: minigpt resume {run.path}") from error
+            raise WriteError(
+                f"{error}; {sound}. When that is fixed, continue with: {command_line('resume', run.path)}"
+            ) from error
         finally:
             observer.end()
