@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,14 @@ from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError, command_line
 from minigpt.experiment import MAX_COUNT, Experiment
-from minigpt.files import read_object, write_json
+from minigpt.files import json_bytes, parse_object, write_bytes
 from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
 from minigpt.run import checkpoint
 from minigpt.run.lock import held, is_held
+from minigpt.run.manifest import checked_bytes, is_expected, write_manifest
+from minigpt.run.records import last_sample, read_records
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ class RunFolder:
             document["plugins"] = self._copy_plugins(experiment.plugins)
         except OSError as error:
             raise WriteError(f"{self.path} cannot be written: {error.strerror}") from error
+        contents = {"provenance.json": json_bytes(provenance), "experiment.json": json_bytes(document)}
         if tokenizer is not None:
-            write_json(self.path / "tokenizer.json", tokenizer.to_json())
-        write_json(self.path / "provenance.json", provenance)
-        write_json(self.path / "experiment.json", document)  # last: a folder with this file is a run
+            contents["tokenizer.json"] = json_bytes(tokenizer.to_json())
+        write_manifest(self.path, contents)
+        for name in sorted(contents, key="experiment.json".__eq__):  # it is the last: a folder with this file is a run
+            write_bytes(self.path / name, contents[name])
 
     def _copy_plugins(self, files: Sequence[str]) -> list[str]:
         names = [Path(file).name for file in files]
@@ -113,11 +116,12 @@ class RunFolder:
         """The run's resolved experiment; loads the copies of its plugins.
 
         Raises:
-            RunError: There is no run here.
+            RunError: There is no run here, or its experiment.json is not what was written when it began.
         """
         if not self.exists():
             reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
+        checked_bytes(self.path, "experiment.json")
         return load_experiment(self.path / "experiment.json", allow_plugins=allow_plugins)
 
     def provenance(self) -> dict[str, Any]:
@@ -148,32 +152,20 @@ class RunFolder:
 
     def learned(self) -> dict[str, Any] | None:
         """What the tokenizer learned; None for a synthetic task."""
-        return self._json("tokenizer.json") if (self.path / "tokenizer.json").is_file() else None
+        return self._json("tokenizer.json") if is_expected(self.path, "tokenizer.json") else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """All metrics, in order; a torn last line (the machine went down) is left out.
+        """All metrics, in order. Raises RunError as `read_records` does."""
+        return read_records(self.metrics, self.checkpoints)
 
-        Raises:
-            RunError: A line is no record.
-        """
-        if not self.metrics.is_file():
-            return []
-        found = []
-        for number, line in enumerate(_lines(self.metrics), 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise RunError(f"{self.metrics} is damaged: line {number} is not JSON") from error
-            if not (isinstance(row, dict) and "step" in row and all(isinstance(n, int | float) for n in row.values())):
-                raise RunError(f"{self.metrics} is damaged: line {number} is no record")
-            found.append(row)
-        return found
+    def last_sample(self) -> str:
+        """The text that was drawn last; nothing where none was. Raises RunError where samples.txt is damaged."""
+        return last_sample(self.samples, self.checkpoints)
 
     def _json(self, name: str) -> dict[str, Any]:
+        content = checked_bytes(self.path, name)
         try:
-            return read_object(self.path / name)
+            return parse_object(content, self.path / name)
         except UnreadableError as error:
             raise RunError(str(error)) from error
 
@@ -248,16 +240,6 @@ class _Provenance(_Recorded):
     data: _Data
     core: str
     components: list[_Component]
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        if not path.is_file():
-            raise RunError(f"{path} is no ordinary file")
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _near(path: Path) -> str:

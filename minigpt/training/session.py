@@ -18,6 +18,7 @@ from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint, Progress
 from minigpt.run.folder import RunFolder
+from minigpt.run.manifest import accept_edits
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
@@ -170,6 +171,8 @@ def resume(
     """
     observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
+    if accept_changes:
+        accept_edits(folder.path)
     folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
     with folder.locked(), stopped_by_signals(stop):
         try:

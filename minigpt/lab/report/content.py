@@ -156,7 +156,7 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
         validation=_curve([[row for row in each if column in row] for each in rows], column, of_a_token),
         training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
-        sample=_sample(runs[0]) if runs else "",
+        sample=runs[0].last_sample() if runs else "",
         provenance=runs[0].provenance() if runs else {},
     )
 
@@ -191,10 +191,3 @@ def _averaged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _sample(run: RunFolder) -> str:
-    if not run.samples.is_file():
-        return ""
-    last = run.samples.read_text("utf-8").rpartition("--- step ")[2]
-    return last.partition("\n")[2].strip("\n")
