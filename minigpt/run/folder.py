@@ -131,7 +131,7 @@ class RunFolder:
             RunError: It cannot be read, or is not all there.
         """
         recorded = self._json("provenance.json")
-        missing = {"versions", "machine", "precision", "data", "core", "components"} - set(recorded)
+        missing = {"started", "versions", "machine", "precision", "data", "core", "components"} - set(recorded)
         if missing:
             raise RunError(f"{self.path / 'provenance.json'} is damaged: it lacks {', '.join(sorted(missing))}")
         try:
@@ -215,7 +215,20 @@ class _Recorded(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class _Versions(_Recorded):
+    minigpt: str
+    python: str
+    torch: str
+    numpy: str
+
+
+class _Git(_Recorded):
+    commit: str
+    uncommitted: str | None
+
+
 class _Machine(_Recorded):
+    processor: str
     device: Literal["cpu", "cuda", "mps"]
     threads: Annotated[int, Field(gt=0, le=1 << 16)]
 
@@ -234,7 +247,9 @@ class _Component(_Recorded):
 
 
 class _Provenance(_Recorded):
-    versions: dict[str, str]
+    started: str
+    versions: _Versions
+    git: _Git | None = None
     machine: _Machine
     precision: Literal["fp32", "bf16"]
     data: _Data

@@ -35,7 +35,9 @@ def check_beginning(path: Path, length: int, sha256: str | None) -> hashlib._Has
     if there < length:
         raise RunError(f"{path} is shorter than the checkpoint says: {there:,} of {length:,} bytes are left")
     if sha256 is not None and found.hexdigest() != sha256:
-        raise RunError(f"{path} is damaged or was edited: its first {length:,} bytes are not those that the checkpoint recorded")
+        raise RunError(
+            f"{path} is damaged or was edited: its first {length:,} bytes are not those that the checkpoint recorded"
+        )
     return found
 
 

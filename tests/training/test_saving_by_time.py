@@ -78,7 +78,9 @@ def test_what_an_update_computes_does_not_depend_on_when_it_was_saved(
 ) -> None:
     named = {"name": optimizer, "learning_rate": 1e-2}
     never, often = (
-        run(load_experiment(write_experiment(optimizer=named, **RARELY, checkpoint_minutes=minutes)), tmp_path / str(minutes))
+        run(
+            load_experiment(write_experiment(optimizer=named, **RARELY, checkpoint_minutes=minutes)), tmp_path / str(minutes)
+        )
         for minutes in (None, 1.0)
     )
     assert not differences(never.run, often.run)

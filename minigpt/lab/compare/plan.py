@@ -30,6 +30,7 @@ from minigpt.lab.compare.arms import (
     read_arms,
 )
 from minigpt.lab.compare.grid import Corpora, Grid
+from minigpt.lab.compare.record import write_record
 from minigpt.lab.compare.results import ArmResult, judge, to_json
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
@@ -105,8 +106,7 @@ class ComparisonPlan:
         for arm in document["arms"]:
             for run in arm["runs"]:
                 run["run"] = Path(os.path.relpath(run["run"], self.folder)).as_posix()
-        write_json(self.folder / "comparison.json", document)
-        return document
+        return write_record(self.folder / "comparison.json", document)
 
 
 def make_plan(

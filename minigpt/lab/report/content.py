@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError
-from minigpt.files import read_object
 from minigpt.lab.compare.arms import Arm, runs_in
-from minigpt.lab.compare.results import COLUMN, ArmResult, result_of, to_json
+from minigpt.lab.compare.record import read_record
+from minigpt.lab.compare.results import COLUMN, ArmResult, result_of, rows_of, to_json
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
@@ -88,9 +88,6 @@ class Content:
     lost: tuple[dict[str, str], ...] = ()
 
 
-_MAX_BYTES = 1 << 28  # of comparison.json: it has a loss for each place in the window, of each run
-
-
 def read_content(folder: Path) -> Content:
     """Gather what a comparison's folder tells.
 
@@ -100,11 +97,7 @@ def read_content(folder: Path) -> Content:
     file = folder / "comparison.json"
     if not file.is_file():
         raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
-    document = read_object(file, _MAX_BYTES)
-    try:
-        return content_of(document, folder)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RunError(f"{file}, or a run that it names, is damaged: {type(error).__name__}: {error}") from error
+    return content_of(read_record(file), folder)
 
 
 def content_of_runs(folders: Sequence[Path], *, allow_plugins: bool = True) -> Content:
@@ -148,7 +141,7 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
             if not run.exists():
                 raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")
             runs.append(run)
-    rows = [run.rows() for run in runs]
+    rows = [rows_of(run) for run in runs]
     of_a_token = arm["training_flops"] / max(1, arm["tokens"])
     positions = [each["position_loss"] for each in arm["runs"] if each["position_loss"]]
     return Shown(
