@@ -293,7 +293,7 @@ def point_at(root: Path, checkpoint: Path) -> None:
 
 
 def recorded(root: Path) -> Progress:
-    """What the last checkpoint recorded of the run; of a run without a whole one, as at its beginning. Weights are not read."""
+    """What the last whole checkpoint recorded of the run, its weights unread; a run without one is at its beginning."""
     named = [name for name in (_pointed_at(root, "last"),) if name]
     for name in [*named, *(path.name for path in _checkpoints(root) if path.name not in named)]:
         state = root / name / _FILES[2]

@@ -28,19 +28,19 @@ class _File(_Strict):
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
-    @classmethod
-    def of(cls, content: bytes) -> _File:
-        return cls(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
 
 class _Manifest(_Strict):
     format: Literal[1] = 1
     files: dict[str, _File]
 
 
+def _file(content: bytes) -> _File:
+    return _File(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
 def write_manifest(folder: Path, contents: dict[str, bytes]) -> None:
     """Vouch for files by their names. Raises WriteError where it cannot be written."""
-    files = {name: _File.of(content) for name, content in contents.items()}
+    files = {name: _file(content) for name, content in contents.items()}
     write_json(_place(folder), _Manifest(files=files).model_dump())
 
 
@@ -55,7 +55,7 @@ def checked_bytes(folder: Path, name: str, most: int = MAX_JSON_BYTES) -> bytes:
         content = read_bytes(folder / name, most)
     except UnreadableError as error:
         raise RunError(str(error)) from error
-    if expected is not None and _File.of(content) != expected:
+    if expected is not None and _file(content) != expected:
         said = f"{folder / name} is damaged or was edited: it is not what {_place(folder).name} recorded"
         accept = command_line("resume", folder, "--accept-changes")
         raise RunError(f"{said}. {'Undo that, or accept it: ' + accept if name == EDITABLE else 'Restore it from a copy'}")
@@ -78,7 +78,7 @@ def accept_edits(folder: Path) -> None:
     if EDITABLE not in files:
         return
     try:
-        now = _File.of(read_bytes(folder / EDITABLE, MAX_JSON_BYTES))
+        now = _file(read_bytes(folder / EDITABLE, MAX_JSON_BYTES))
     except UnreadableError as error:
         raise RunError(str(error)) from error
     if now != files[EDITABLE]:

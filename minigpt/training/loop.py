@@ -19,8 +19,9 @@ from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
+from minigpt.run.progress import Progress
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size

@@ -1,4 +1,4 @@
-"""What a training writes into its run folder: records as they come, checkpoints when they are due, wherever the folder is."""
+"""What a training writes into its run folder: records as they come, checkpoints when they are due."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from minigpt.errors import RunError, WriteError, command_line
 from minigpt.experiment import TrainingSection
 from minigpt.model import GPT
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.growing import GrowingFile
 from minigpt.run.place import Place
+from minigpt.run.progress import Progress
 from minigpt.training.observer import Observer
 
 

@@ -16,9 +16,10 @@ from minigpt.errors import RunError, TokenizerError, WriteError, command_line, c
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.manifest import accept_edits
+from minigpt.run.progress import Progress
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
