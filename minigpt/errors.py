@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -113,6 +115,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def listing(names: Iterable[str]) -> str:
     """Known names for an error message, sorted and separated by commas; `none` when there are none."""
     return ", ".join(sorted(names)) or "none"
+
+
+def command_line(*words: str | os.PathLike[str]) -> str:
+    """A command of ours as one types it in a shell: `minigpt resume 'my runs/small/seed-1'`.
+
+    Args:
+        words: What follows `minigpt`. A path that begins with a dash is no option.
+    """
+    typed = (f"./{word}" if not isinstance(word, str) and str(word).startswith("-") else str(word) for word in words)
+    return shlex.join(["minigpt", *typed])
 
 
 def count(number: int, noun: str) -> str:

@@ -165,6 +165,11 @@ class TrainingSection(Section):
     checkpoint_interval: Count | None = Field(
         default=None, description="Updates between checkpoints; null saves at each evaluation."
     )
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=5.0,
+        description="Minutes after which a checkpoint is written whatever the number of updates, so that a slow model "
+        "loses little; null saves by updates only.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto measures: bf16 where this machine is fast at it, else fp32."
     )

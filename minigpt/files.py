@@ -18,7 +18,7 @@ MAX_JSON_BYTES = 1 << 24
 """What a file of JSON may have, unless more is expected; read, it may take thirty times as much."""
 
 # Links are not followed, and a pipe is not waited for.
-_WRITING = os.O_WRONLY | os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+_CAREFULLY = os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -30,7 +30,7 @@ def write_new(path: Path, content: bytes) -> None:
     Raises:
         OSError: Any step of it failed; what is there then is good for nothing.
     """
-    handle = _open(path, os.O_EXCL)
+    handle = _open(path, os.O_WRONLY | os.O_EXCL)
     try:
         write_all(handle, content)
         os.fsync(handle)
@@ -46,14 +46,14 @@ def write_all(handle: int, content: bytes) -> None:
 
 
 def open_growing(path: Path) -> int:
-    """A handle that writes to the end of a file, which is made if it is not there; a symbolic link is not followed."""
-    return _open(path, os.O_APPEND)
+    """A handle that reads a file and writes to its end; it is made if it is not there, and a link is not followed."""
+    return _open(path, os.O_RDWR | os.O_APPEND)
 
 
 def open_fresh(path: Path) -> int:
     """A handle that writes to a file that nobody had before: whatever is in its place, such as a link, is removed."""
     path.unlink(missing_ok=True)
-    return _open(path, os.O_EXCL)
+    return _open(path, os.O_WRONLY | os.O_EXCL)
 
 
 def is_own(path: Path) -> bool:
@@ -66,7 +66,7 @@ def is_own(path: Path) -> bool:
 
 
 def _open(path: Path, how: int) -> int:
-    handle = os.open(path, _WRITING | how, 0o666)
+    handle = os.open(path, _CAREFULLY | how, 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "no ordinary file")
@@ -152,7 +152,10 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
     Raises:
         UnreadableError: As for `read_bytes`; or it is no JSON, or nested beyond reason.
     """
-    content = read_bytes(path, most)
+    return _parsed(read_bytes(path, most), path)
+
+
+def _parsed(content: bytes, path: Path) -> Any:
     try:
         return json.loads(content.decode("utf-8"))
     except RecursionError as error:
@@ -163,7 +166,12 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
 
 def read_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object. Raises as `read_json` does, and for another kind of document."""
-    value = read_json(path, most)
+    return parse_object(read_bytes(path, most), path)
+
+
+def parse_object(content: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object that is a file's content, `path` for messages. Raises UnreadableError for anything else."""
+    value = _parsed(content, path)
     if not isinstance(value, dict):
         raise UnreadableError(f"{path} is damaged: found {type(value).__name__}; allowed: an object")
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minigpt.cli.options import PluginFile, Set
+from minigpt.errors import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -223,7 +223,7 @@ def print_failure(report: TargetReport, result: Result, console: Console, option
         ("found", f"{failure.message}{size}"),
         ("smallest example", ", ".join(f"{key}={json.dumps(value)}" for key, value in failure.example.items())),
         ("usual cause", failure.cause),
-        ("again", f"minigpt check {_again(report, result, options)}"),
+        ("again", _again(report, result, options)),
     ]
     for name, text in rows:
         if text:
@@ -234,7 +234,7 @@ def _again(report: TargetReport, result: Result, options: Options) -> str:
     words = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
     words += [word for change in report.changes for word in ("--set", change)]
     words += [word for file in report.plugin_files for word in ("--plugin", _short(file))]
-    return shlex.join(words)
+    return command_line("check", *words)
 
 
 def _short(file: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from minigpt.errors import count
+from minigpt.cli.outliving import outlive_the_terminal
+from minigpt.errors import command_line, count
 from minigpt.experiment import Experiment
 from minigpt.run.status import Status
 from minigpt.training import Observer, Outcome, PlainObserver
@@ -21,7 +21,8 @@ from minigpt.training.observer import Pace, Plan, duration, loss_in_words
 
 
 def observer_for_terminal() -> Observer:
-    """The live display where there is a terminal to draw on, else plain lines."""
+    """The live display where there is a terminal to draw on, else plain lines. Training outlives either."""
+    outlive_the_terminal()
     return LiveObserver() if sys.stdout.isatty() else PlainObserver()
 
 
@@ -101,11 +102,12 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     """
     progress, folder = outcome.progress, outcome.run.path
     if outcome.status is Status.STOPPED:
+        again = command_line("resume", folder)
         if not progress.step:  # before training went on, or began
-            way = f"nothing changed; go on with: minigpt resume {folder}" if outcome.run.exists() else "nothing was written"
+            way = f"nothing changed; continue with: {again}" if outcome.run.exists() else "nothing was written"
             print(f"stopped before the first update: {way}")
             sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
-        print(f"stopped after update {progress.step}, saved; go on with: minigpt resume {folder}")
+        print(f"stopped after update {progress.step}, saved; continue with: {again}")
         sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
     row = next(row for row in reversed(outcome.run.rows()) if "val_loss" in row)
     bits = f", {row['val_bits_per_byte']:.3f} bits a byte" if "val_bits_per_byte" in row else ""
@@ -121,12 +123,13 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     if progress.skipped:
         print(f"{count(progress.skipped, 'update')} left out: loss or gradient was not finite (training.non_finite)")
     print(f"run folder: {folder}\n\nNext:")
-    steps = [(f"minigpt generate {folder} --max-new-tokens 300", "let it write")] if outcome.sample else []
+    steps = [(command_line("generate", folder, "--max-new-tokens", "300"), "let it write")] if outcome.sample else []
     if file is not None and experiment is not None:
         # What was asked for, and one part changed: a later option overrides an earlier one.
         other = "mlp" if experiment.model.ffn.name == "glu" else "glu"
-        asked = shlex.join(argument for argument in sys.argv[1:] if argument != "--fresh")
-        steps.append((f"minigpt {asked} --set model.ffn={other} --name {file.stem}-{other}", "change one part and see"))
-    steps.append(("minigpt list", "the parts there are"))
+        asked = (argument for argument in sys.argv[1:] if argument != "--fresh")
+        variant = command_line(*asked, "--set", f"model.ffn={other}", "--name", f"{file.stem}-{other}")
+        steps.append((variant, "change one part and see"))
+    steps.append((command_line("list"), "the parts there are"))
     for command, meaning in steps:
         print(f"    # {meaning}\n    {command}")

@@ -51,11 +51,15 @@ def runs(
         numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else "–"
         state = row["state"] + (f", {row['segments']} segments" if row["segments"] > 1 else "")
         table.add_row(row["run"], state, numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table)
+    for row in rows:
+        if row["problem"] is not None:
+            console.print(row["problem"], style="red", markup=False, soft_wrap=True)
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
-    """One run; what cannot be read is told as damaged, for the others are to be seen all the same."""
+    """One run. One that cannot be read is a row that says so, and the rest is listed."""
     from minigpt.errors import MinigptError
     from minigpt.run.status import Status
 
@@ -78,12 +82,13 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "segments": 1,
         "age": time.time() - max(times),
         "bytes": sum(sizes),
+        "problem": None,
     }
     try:
         row["max_iters"], records, stands = run.max_iters(), run.rows(), run.status()
         row["segments"] = 1 + len(run.later_segments())
-    except MinigptError:
-        return row
+    except MinigptError as error:
+        return {**row, "problem": str(error)}
     losses = [each["val_loss"] for each in records if "val_loss" in each]
     row["step"] = records[-1]["step"] if records else 0
     row |= {

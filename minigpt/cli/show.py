@@ -36,6 +36,10 @@ def show(
 ) -> None:
     """Print an experiment with every default filled in, and its model's modules with their parameters."""
     is_run = experiment.is_dir()
+    if is_run:
+        from minigpt.run.manifest import checked_bytes
+
+        checked_bytes(experiment, "experiment.json")
     loaded = load(experiment / "experiment.json" if is_run else experiment, changes, plugin, no_plugins)
     typer.echo(json.dumps(loaded.to_json(), indent=2, ensure_ascii=False))
     if as_json:

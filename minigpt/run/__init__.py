@@ -1,6 +1,8 @@
 """A run folder: what a training run leaves behind, and how it is read again."""
 
-from minigpt.run.checkpoint import Checkpoint, Progress
-from minigpt.run.folder import OpenRun, RunFolder, open_run
+from minigpt.run.checkpoint import Checkpoint
+from minigpt.run.folder import RunFolder
+from minigpt.run.opening import OpenRun, open_run
+from minigpt.run.progress import Progress
 
 __all__ = ["Checkpoint", "OpenRun", "Progress", "RunFolder", "open_run"]

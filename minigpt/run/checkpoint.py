@@ -30,44 +30,14 @@ from torch import Tensor, nn
 from minigpt.errors import CheckpointError, MinigptError, UnreadableError, WriteError
 from minigpt.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
 from minigpt.run import optimizer_state
-from minigpt.run.packing import alone, is_number, pack, unpack
+from minigpt.run.packing import alone, pack, unpack
+from minigpt.run.progress import Progress, read_progress
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SPARE = 1
 KEPT = 3 + SPARE
 """Checkpoints that are on the disk at once: the best, the last, the spare ones, and the one being written."""
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training has come; together with the weights and the optimizer, all that resuming needs.
-
-    Attributes:
-        step: Updates done. Data order, dropout and samples follow from it and the seed.
-        tokens: Tokens seen.
-        seconds: Training time, evaluation and saving left out.
-        wall: Time since the run began, all sittings added up.
-        best_step: Step of the lowest validation loss so far.
-        best_val_loss: That loss, in nats a token.
-        metrics_bytes: Length of metrics.jsonl that belongs to these steps.
-        samples_bytes: Length of samples.txt that belongs to these steps.
-        skipped: Updates whose loss or gradient was not finite, and which changed nothing (`training.non_finite`).
-        skipped_in_a_row: Of these the last ones, that no other came between.
-        pending: The record of the last update where it is not in metrics.jsonl yet (stopped before its evaluation).
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    wall: float = 0.0
-    best_step: int | None = None
-    best_val_loss: float | None = None
-    metrics_bytes: int = 0
-    samples_bytes: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    pending: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,10 +111,10 @@ def save(
         spare: How many older ones to keep beside `best` and `last`, should a disk damage those.
 
     Raises:
-        WriteError: The disk is full or failing; the checkpoints that were there are there still.
+        WriteError: The disk is full or failing, or the run folder is gone; the checkpoints that were there are there still.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(exist_ok=True)  # its parent is the run's folder, which is never made anew
         target = _write(root, progress.step, _contents(model, optimizer, progress))
         if best:  # before `last`: a run that resumes from there must not miss its best
             write_text(root / "best", target.name + "\n")
@@ -211,14 +181,18 @@ def _order(path: Path) -> tuple[int, int]:
 
 def _checkpoints(root: Path) -> list[Path]:
     """All there are, the newest first."""
-    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name)] if root.is_dir() else []
+    try:
+        found = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    except OSError:  # none yet, or no folder
+        found = []
     return sorted(found, key=_order, reverse=True)
 
 
 def load(root: Path, which: str = "last", model: nn.Module | None = None) -> Checkpoint | None:
     """Read a checkpoint, checking every byte; None if there is none yet.
 
-    If `last` is damaged, the newest whole one before it is taken, and `notes` says so.
+    If `last` is damaged, the newest whole one before it is taken, and `notes` says so. A run that saves meanwhile may remove
+    what is being read: where the checkpoints have changed since, they are looked at again.
 
     Args:
         root: The run's `checkpoints` folder.
@@ -228,6 +202,27 @@ def load(root: Path, which: str = "last", model: nn.Module | None = None) -> Che
     Raises:
         CheckpointError: What was asked for is not there, or all there is is damaged.
     """
+    for _ in range(_LOOKS - 1):
+        before = _listing(root)
+        try:
+            found = _load(root, which, model)
+        except CheckpointError:
+            if _listing(root) == before:
+                raise
+        else:
+            if found is None or not found.notes or _listing(root) == before:
+                return found
+    return _load(root, which, model)
+
+
+_LOOKS = 5  # a run that saves more often than it can be read five times over is not waited for
+
+
+def _listing(root: Path) -> tuple[str | None, ...]:
+    return (_pointed_at(root, "best"), _pointed_at(root, "last"), *(path.name for path in _checkpoints(root)))
+
+
+def _load(root: Path, which: str, model: nn.Module | None) -> Checkpoint | None:
     there = _checkpoints(root)
     if re.fullmatch("[0-9]{1,18}", which):
         name = next((path.name for path in there if _order(path)[0] == int(which)), None)
@@ -267,6 +262,29 @@ def last_step(root: Path) -> int | None:
     return _order(root / name)[0] if name else None
 
 
+def point_at(root: Path, checkpoint: Path) -> None:
+    """Let `last` name the checkpoint that training continues from, where a damaged one was passed over.
+
+    Raises:
+        WriteError: The disk is full or failing.
+    """
+    if _pointed_at(root, "last") != checkpoint.name:
+        write_text(root / "last", checkpoint.name + "\n")
+
+
+def recorded(root: Path) -> Progress:
+    """What the last whole checkpoint recorded of the run, its weights unread; a run without one is at its beginning."""
+    named = [name for name in (_pointed_at(root, "last"),) if name]
+    for name in [*named, *(path.name for path in _checkpoints(root) if path.name not in named)]:
+        state = root / name / _FILES[2]
+        try:
+            if read_object(root / name / "manifest.json")[_FILES[2]] == _digest_of(state):
+                return read_progress(read_object(state)["progress"])
+        except (MinigptError, OSError, ValueError, KeyError, TypeError):
+            continue  # whoever wants its weights says what is wrong with it
+    return Progress()
+
+
 def _pointed_at(root: Path, pointer: str) -> str | None:
     try:
         name = read_bytes(root / pointer, _MAX_POINTER).decode("utf-8").strip()
@@ -288,7 +306,7 @@ def _read(path: Path, model: nn.Module | None) -> Checkpoint:
                 raise CheckpointError(f"{path / name} is damaged: it is not what the manifest says")
         weights, tensors = load_file(path / _FILES[0]), load_file(path / _FILES[1])
         state = read_object(path / _FILES[2])
-        progress = _progress(state["progress"])
+        progress = read_progress(state["progress"])
         optimizer = unpack(state["optimizer"], tensors)
         if not isinstance(optimizer, dict):
             raise CheckpointError(f"{path / _FILES[2]} is damaged: the optimizer's state is no object")
@@ -342,27 +360,6 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-def _progress(value: Any) -> Progress:
-    """A damaged one is refused here, and not where a number of it is used.
-
-    Raises:
-        ValueError: A number is missing, of another kind, or below zero.
-    """
-    progress = Progress(**value)
-    for name in ("step", "tokens", "metrics_bytes", "samples_bytes", "seconds", "wall", "skipped", "skipped_in_a_row"):
-        number = getattr(progress, name)
-        kinds = (int, float) if name in ("seconds", "wall") else (int,)
-        if isinstance(number, bool) or not isinstance(number, kinds) or not 0 <= number < float("inf"):
-            raise ValueError(f"progress.{name} is {number!r}")
-    for name, allowed in (("best_step", int), ("best_val_loss", float), ("pending", dict)):
-        if not isinstance(getattr(progress, name), allowed | None):
-            raise ValueError(f"progress.{name} is {getattr(progress, name)!r}")
-    row = progress.pending
-    if row is not None and (row.get("step") != progress.step or not all(map(is_number, row.values()))):
-        raise ValueError(f"progress.pending is no record of update {progress.step}")
-    return progress
 
 
 def _digest(content: bytes) -> dict[str, Any]:

@@ -6,31 +6,26 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from typing import Any
 
 from minigpt import plugins
 from minigpt.contracts import Tokenizer
-from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError, listing
-from minigpt.experiment import MAX_COUNT, Experiment
-from minigpt.files import discard, read_object, write_json
-from minigpt.memory import refuse_if_too_large
-from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.experiment import Experiment
+from minigpt.files import discard, json_bytes, parse_object, write_bytes, write_json
 from minigpt.reading import load_experiment
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.lock import held, is_held
+from minigpt.run.manifest import checked_bytes, is_expected, replace_files, write_manifest
+from minigpt.run.recorded import check_recorded
+from minigpt.run.records import last_sample, read_records
 from minigpt.run.segments import later_segments
 from minigpt.run.status import RECORDED, Status
-
-MAX_THREADS = 1024
-"""Of the CPU; with some ten thousand the system gives no more, and the process ends without a word."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +72,12 @@ class RunFolder:
             document["plugins"] = self._copy_plugins(experiment.plugins)
         except OSError as error:
             raise WriteError(f"{self.path} cannot be written: {error.strerror}") from error
+        contents = {"provenance.json": self._placed(provenance), "experiment.json": json_bytes(document)}
         if tokenizer is not None:
-            write_json(self.path / "tokenizer.json", tokenizer.to_json())
-        self._write_provenance(provenance)
-        write_json(self.path / "experiment.json", document)  # last: a folder with this file is a run
+            contents["tokenizer.json"] = json_bytes(tokenizer.to_json())
+        write_manifest(self.path, contents)
+        for name in sorted(contents, key="experiment.json".__eq__):  # it is the last: a folder with this file is a run
+            write_bytes(self.path / name, contents[name])
 
     def begin_segment(self, experiment: Experiment, provenance: dict[str, Any]) -> None:
         """Write what the run is continued with; its earlier segments are in the provenance.
@@ -89,11 +86,13 @@ class RunFolder:
             WriteError: The disk is full or failing.
         """
         document = {**experiment.to_json(), "plugins": self._json("experiment.json").get("plugins", [])}
-        self._write_provenance(provenance)  # first: once the settings are others, the history says so already
-        write_json(self.path / "experiment.json", document)
+        # The provenance first: once the settings are others, the history says so already.
+        contents = {"provenance.json": self._placed(provenance), "experiment.json": json_bytes(document)}
+        replace_files(self.path, contents)
 
-    def _write_provenance(self, provenance: dict[str, Any]) -> None:
-        write_json(self.path / "provenance.json", {**provenance, "folder": str(self.path.absolute())})
+    def _placed(self, provenance: dict[str, Any]) -> bytes:
+        """A provenance with the folder's place, from which a run that was moved finds its data."""
+        return json_bytes({**provenance, "folder": str(self.path.absolute())})
 
     def _copy_plugins(self, files: Sequence[str]) -> list[str]:
         names = [Path(file).name for file in files]
@@ -136,11 +135,12 @@ class RunFolder:
             allow_plugins: False refuses a run that used plugin files.
 
         Raises:
-            RunError: There is no run here.
+            RunError: There is no run here, or its experiment.json is not what was written when it began.
         """
         if not self.exists():
             reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
+        checked_bytes(self.path, "experiment.json")
         return load_experiment(self.path / "experiment.json", overrides=overrides, allow_plugins=allow_plugins)
 
     def moved_data(self) -> list[str]:
@@ -185,15 +185,7 @@ class RunFolder:
             RunError: It cannot be read, or is not all there.
         """
         recorded = self._json("provenance.json")
-        missing = {"versions", "machine", "precision", "data", "core", "components"} - set(recorded)
-        if missing:
-            raise RunError(f"{self.path / 'provenance.json'} is damaged: it lacks {', '.join(sorted(missing))}")
-        try:
-            _Provenance.model_validate(recorded)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise RunError(f"{self.path / 'provenance.json'} is damaged: {where}: {first['msg']}") from error
+        check_recorded(recorded, self.path / "provenance.json")
         return recorded
 
     def vocab_size(self) -> int:
@@ -206,32 +198,20 @@ class RunFolder:
 
     def learned(self) -> dict[str, Any] | None:
         """What the tokenizer learned; None for a synthetic task."""
-        return self._json("tokenizer.json") if (self.path / "tokenizer.json").is_file() else None
+        return self._json("tokenizer.json") if is_expected(self.path, "tokenizer.json") else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """All metrics, in order; a torn last line (the machine went down) is left out.
+        """All metrics, in order. Raises RunError as `read_records` does."""
+        return read_records(self.metrics, self.checkpoints)
 
-        Raises:
-            RunError: A line is no record.
-        """
-        if not self.metrics.is_file():
-            return []
-        found = []
-        for number, line in enumerate(_lines(self.metrics), 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise RunError(f"{self.metrics} is damaged: line {number} is not JSON") from error
-            if not (isinstance(row, dict) and "step" in row and all(isinstance(n, int | float) for n in row.values())):
-                raise RunError(f"{self.metrics} is damaged: line {number} is no record")
-            found.append(row)
-        return found
+    def last_sample(self) -> str:
+        """The text that was drawn last; nothing where none was. Raises RunError where samples.txt is damaged."""
+        return last_sample(self.samples, self.checkpoints)
 
     def _json(self, name: str) -> dict[str, Any]:
+        content = checked_bytes(self.path, name)
         try:
-            return read_object(self.path / name)
+            return parse_object(content, self.path / name)
         except UnreadableError as error:
             raise RunError(str(error)) from error
 
@@ -313,58 +293,6 @@ class RunFolder:
                     raise RunError(f"{Path(folder) / name} is a symbolic link; a run is written into its own folder only")
 
 
-class _Recorded(BaseModel):
-    """A part of provenance.json that is used later; what stands beside it is left alone."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Machine(_Recorded):
-    device: Literal["cpu", "cuda", "mps"]
-    threads: Annotated[int, Field(gt=0, le=MAX_THREADS)]
-
-
-class _Data(_Recorded):
-    fingerprint: str
-    tokenizer: str | None = None
-    vocab_size: Annotated[int, Field(gt=0, le=MAX_COUNT)]
-    entropies: dict[str, float] | None = None
-
-
-class _Component(_Recorded):
-    component: str
-    file: str | None
-    sha256: str | None
-
-
-class _Segment(_Recorded):
-    from_update: Annotated[int, Field(ge=0, le=MAX_COUNT)]
-    started: str
-    changes: list[str]
-
-
-class _Provenance(_Recorded):
-    versions: dict[str, str]
-    machine: _Machine
-    precision: Literal["fp32", "bf16"]
-    data: _Data
-    core: str
-    components: list[_Component]
-    experiment: dict[str, JsonValue] | str | None = None  # nested to a depth; a text where an older minigpt wrote it
-    folder: str | None = None
-    segments: list[_Segment] = []
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        if not path.is_file():
-            raise RunError(f"{path} is no ordinary file")
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def _moved(value: Any, before: str, now: Path) -> Any:
     """Paths that are gone, where they are now if a folder above both them and the run was moved."""
     if isinstance(value, list):
@@ -380,51 +308,3 @@ def _near(path: Path) -> str:
     around = [folder for folder in path.parents if RunFolder(folder).exists()]
     below = [file.parent for pattern in ("*/experiment.json", "*/*/experiment.json") for file in sorted(path.glob(pattern))]
     return "".join(f"; did you mean {run}?" for run in [*around, *below][:1])
-
-
-@dataclass(frozen=True)
-class OpenRun:
-    """A trained model, ready for use.
-
-    Attributes:
-        experiment: As it was resolved.
-        model: With the checkpoint's weights, in eval mode, on the CPU.
-        tokenizer: As it was fitted; None for a synthetic task.
-        checkpoint: Where the weights came from.
-    """
-
-    experiment: Experiment
-    model: GPT
-    tokenizer: Tokenizer | None
-    checkpoint: checkpoint.Checkpoint
-
-
-def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True) -> OpenRun:
-    """Open a run's model.
-
-    Args:
-        path: The run folder.
-        which: `best`, `last`, or a step number.
-        allow_plugins: False refuses a run that used plugin files.
-
-    Raises:
-        RunError: No run there, or nothing saved yet.
-        CheckpointError: The checkpoint is damaged.
-    """
-    run = RunFolder(Path(path))
-    experiment = run.experiment(allow_plugins=allow_plugins)
-    learned = run.learned()
-    tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
-    vocab_size = run.vocab_size()
-    if (tokenizer is None) != (run.provenance()["data"].get("tokenizer") is None):
-        raise RunError(f"{run.path / 'tokenizer.json'} is missing")
-    if tokenizer is not None and tokenizer.vocab_size != vocab_size:
-        raise RunError(f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {vocab_size}")
-    shapes = build_model_on_meta(experiment.model, vocab_size)  # before memory is asked for, in case it is absurd
-    refuse_if_too_large(f"{run.path}: the model", sum(value.nbytes for value in shapes.state_dict().values()))
-    found = checkpoint.load(run.checkpoints, which, shapes)
-    if found is None:
-        raise RunError(f"{run.path} has no checkpoint yet; go on with: minigpt resume {run.path}")
-    model = build_model(experiment, vocab_size)
-    found.load_weights(model)
-    return OpenRun(experiment, model.eval(), tokenizer, found)

@@ -25,6 +25,7 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises:
         RunError: Another process holds it; the message names it.
+        WriteError: The lock cannot be made or opened.
     """
     owner = _beside(folder, "owner")
     lock = FileLock(_beside(folder, "lock"), timeout=_LOOKED_AT_FOR)
@@ -60,7 +61,11 @@ def _acquire(lock: FileLock, beside: Path) -> None:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder now."""
+    """Whether a process holds the folder now.
+
+    Raises:
+        RunError: The lock cannot be opened.
+    """
     if not _beside(folder, "lock").exists():
         return False
     lock = FileLock(_beside(folder, "lock"), timeout=0)
@@ -68,6 +73,8 @@ def is_held(folder: Path) -> bool:
         lock.acquire()
     except Timeout:
         return True
+    except OSError as error:
+        raise RunError(f"{_beside(folder, 'lock')} cannot be opened: {error.strerror}") from error
     lock.release()
     return False
 

@@ -20,15 +20,17 @@ from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
+from minigpt.run.progress import Progress
 from minigpt.run.status import Status
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
-from minigpt.training.metrics import GrowingFile, evaluate
+from minigpt.training.metrics import evaluate
 from minigpt.training.observer import Observer
 from minigpt.training.other_processes import OtherProcesses
+from minigpt.training.saving import Saver
 from minigpt.training.stopping import Stop, StopNow
 
 _SKIPPED_IN_A_ROW = 20  # updates that were not finite, after which skipping will not help any more
@@ -78,6 +80,7 @@ class Trainer:
         counted: Where the run is continued with changes, what the optimizer counts itself in each of its groups: all else
             there is as the experiment says now. None where nothing changed.
         stop: Asked between any two updates, evaluation batches and sampled tokens.
+        clock: Seconds, for the saves that go by time.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Trainer:
         start: Checkpoint | None = None,
         counted: Sequence[frozenset[str]] | None = None,
         stop: Stop | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         self.stop = stop or Stop()
         self.experiment, self.corpus, self.model = experiment, corpus, model
@@ -110,6 +114,7 @@ class Trainer:
             self.progress = start.progress
         self.loss = loss_of(model, compiled=training.compile is True)
         self.compiles = training.compile is True  # in the next update, for a minute or more
+        self.saver = Saver(run, training, start, observer, clock)
         self.row = self.progress.pending  # the last update's record, until it is complete and written
         self.sample: str | None = None
         self.val_loss: float | None = None
@@ -120,14 +125,12 @@ class Trainer:
         Raises:
             DivergedError: A loss or gradient is not finite; the last checkpoint is sound.
             WriteError: The disk is full or failing; likewise.
+            RunError: The run folder was moved or removed, or its records were damaged or replaced.
         """
         self.last_time = time.perf_counter()
         self.others = OtherProcesses()
         self.model.train()
-        with (
-            GrowingFile(self.run.metrics, self.progress.metrics_bytes) as self.metrics,
-            GrowingFile(self.run.samples, self.progress.samples_bytes) as self.samples,
-        ):
+        with self.saver:
             try:
                 while True:
                     if self.row is not None:
@@ -224,6 +227,8 @@ class Trainer:
 
     def _complete(self, row: dict[str, float]) -> None:
         """Evaluate, sample and save where they are due, and write the record."""
+        if self.saver.has_moved():
+            self._save(best=False)  # where it is now, which ends the session
         training, step = self.experiment.training, self.progress.step
         last = step == training.max_iters
         due = last or step % training.eval_interval == 0
@@ -231,12 +236,11 @@ class Trainer:
         if due:
             row = {**row, **self._answer()}
             best = self.progress.best_val_loss is None or row["val_loss"] < self.progress.best_val_loss
-        self.metrics.append_json(row)
+        self.saver.metrics.append_json(row)
         self.row = None
         if best:
             self.progress = replace(self.progress, best_step=step, best_val_loss=row["val_loss"])
-        save_every = training.checkpoint_interval
-        if (due and (save_every is None or best)) or last or (save_every is not None and step % save_every == 0):
+        if last or best or self.saver.is_due(step, evaluated=due):
             self._save(best=best)
         if due:
             self.observer.evaluated(row, best, self.sample)
@@ -252,7 +256,7 @@ class Trainer:
                 raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")
             self.sample = self._draw()
         if self.sample is not None:
-            self.samples.append(f"--- step {step}, validation loss {self.val_loss:.4f}\n{self.sample}\n")
+            self.saver.samples.append(f"--- step {step}, validation loss {self.val_loss:.4f}\n{self.sample}\n")
         return measured
 
     def _evaluating(self, done: int, total: int) -> None:
@@ -272,16 +276,10 @@ class Trainer:
         return sampling.prompt.lstrip("\n") + tokenizer.decode(ids)
 
     def _save(self, *, best: bool) -> None:
-        self.progress = replace(
-            self.progress,
-            wall=self._wall(),
-            metrics_bytes=self.metrics.length,
-            samples_bytes=self.samples.length,
-            pending=self.row,
-        )
+        progress = replace(self.progress, wall=self._wall(), pending=self.row)
         with answering(self.optimizer):
             self._check_weights()
-            checkpoint.save(self.run.checkpoints, self.model, self.optimizer, self.progress, best=best)
+            self.progress = self.saver.save(self.model, self.optimizer, progress, best=best)
 
     def _check_weights(self) -> None:
         """A step may overflow weights whose gradient was finite; they must not take the place of sound ones.

@@ -13,7 +13,7 @@ from minigpt.contracts import MixedPrecisionOptimizer
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
-from minigpt.run.folder import MAX_THREADS
+from minigpt.run.recorded import MAX_THREADS
 from minigpt.training.interleaved import measure_ratio
 
 _WORTH_IT = 1.25  # bf16 costs accuracy, so it must be faster by a quarter

@@ -1,19 +1,14 @@
-"""Whole-split evaluation, and the files that grow line by line."""
+"""Whole-split evaluation."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from minigpt.data import Corpus
-from minigpt.errors import RunError, WriteError
 from minigpt.experiment import Experiment
-from minigpt.files import open_growing, write_all
 from minigpt.model import GPT
 from minigpt.training.machine import autocast, micro_batch_size
 
@@ -56,66 +51,3 @@ def evaluate(
     if corpus.val_bytes:
         result["val_bits_per_byte"] = total / math.log(2) / corpus.val_bytes
     return result
-
-
-class GrowingFile:
-    """A file that is appended to, and cut back to a known length when a run is resumed.
-
-    Args:
-        path: Made if it is not there.
-        length: What precedes belongs to the steps done; what follows is cut off.
-
-    Raises:
-        RunError: The file has lost some of it.
-        WriteError: It cannot be written.
-    """
-
-    def __init__(self, path: Path, length: int):
-        self.path, self._length = path, length
-        try:
-            self._handle = open_growing(path)
-        except OSError as error:
-            raise self._failed(error) from error
-        there = os.fstat(self._handle).st_size
-        if there < length:
-            os.close(self._handle)
-            raise RunError(f"{path} is shorter than the checkpoint says: {there:,} of {length:,} bytes are left")
-        try:
-            os.ftruncate(self._handle, length)
-        except OSError as error:
-            os.close(self._handle)
-            raise self._failed(error) from error
-
-    def append(self, text: str) -> None:
-        """Write to the end; a reader sees it at once."""
-        content = text.encode("utf-8", "backslashreplace")
-        try:
-            write_all(self._handle, content)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._length += len(content)
-
-    def append_json(self, row: dict[str, float]) -> None:
-        """A JSON object on a line of its own."""
-        self.append(json.dumps(row, allow_nan=False) + "\n")
-
-    @property
-    def length(self) -> int:
-        """Bytes written so far, synced to the disk."""
-        try:
-            os.fsync(self._handle)
-        except OSError as error:
-            raise self._failed(error) from error
-        return self._length
-
-    def __enter__(self) -> GrowingFile:
-        return self
-
-    def __exit__(self, *of_error: object) -> None:
-        try:
-            os.close(self._handle)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> WriteError:
-        return WriteError(f"{self.path} cannot be written: {error.strerror}")

@@ -143,7 +143,7 @@ class PlainObserver:
     def _print(self, text: str) -> None:
         try:
             print(text, file=self.stream, flush=True)
-        except BrokenPipeError:  # nobody reads any more; training goes on
+        except OSError:  # a closed terminal or pipe, a log on a full disk: training continues without a reader
             self.stream = io.StringIO()
 
 

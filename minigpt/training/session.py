@@ -14,13 +14,15 @@ import torch
 from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, entropies, load_corpus, train_batch
 from minigpt.decoding import prompt_ids
-from minigpt.errors import DivergedError, MinigptError, RunError, TokenizerError, WriteError, count
+from minigpt.errors import DivergedError, MinigptError, RunError, TokenizerError, WriteError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.identity import differing
+from minigpt.run.manifest import accept_edits
+from minigpt.run.progress import Progress
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.run.status import Status
@@ -195,6 +197,8 @@ def resume(
     """
     observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
+    if accept_changes:
+        accept_edits(folder.path)
     begun = folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
     asked = Asked(begun, tuple(overrides), device, threads, accept_changes, allow_plugins)
     with folder.locked(), stopped_by_signals(stop):
@@ -220,8 +224,8 @@ def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked, corpu
     refuse_beyond(str(folder.path), experiment.training.max_iters, step)
     if start is not None and step == experiment.training.max_iters and start.progress.pending is None:
         raise RunError(
-            f"{folder.path} is finished (step {step}); try: minigpt generate {folder.path}, "
-            f"or train it further: minigpt resume {folder.path} --set training.max_iters={2 * step}"
+            f"{folder.path} is finished (step {step}); try: {command_line('generate', folder.path)}, or train it further: "
+            f"{command_line('resume', folder.path, '--set', f'training.max_iters={2 * step}')}"
         )
     corpus = (corpus or load_corpus(experiment, folder.learned())).to(where)
     if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
@@ -285,7 +289,7 @@ def _refuse_existing(run: RunFolder) -> None:
         raise RunError(f"{run.path} has checkpoints and no experiment.json: it is no run; move it away, or give --fresh")
     if run.exists():
         raise RunError(
-            f"{run.path} holds a run already; go on with it: minigpt resume {run.path}, "
+            f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "
             "or begin another with --name, --seed, --out, or --fresh (which keeps the old one under another name)"
         )
 
@@ -372,7 +376,9 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outco
         except WriteError as error:
             steps = checkpoint.available(run.checkpoints)
             sound = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
-            raise WriteError(f"{error}; {sound}. When that is mended, go on with: minigpt resume {run.path}") from error
+            raise WriteError(
+                f"{error}; {sound}. When that is fixed, continue with: {command_line('resume', run.path)}"
+            ) from error
         finally:
             observer.end()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the update and save, or stop at once where there is nothing to finish."""
+"""Signals that ask a training to stop: finish the update and save, or stop at once where there is nothing to finish."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+_BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
+"""A second one of these ends the process at once."""
+
+_BY_THE_SYSTEM = tuple(
+    number for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if (number := getattr(signal, name, None)) is not None
+)
+"""A closed terminal, a batch system's warning, and the limit of processor time; Windows has none of them.
+
+They may come many times for one cause (a terminal and its shell both send SIGHUP; SIGXCPU comes every second), so a second
+one ends nothing. Whoever handles one of them, or ignores it as nohup does, keeps it.
+"""
 
 
 class StopNow(BaseException):
@@ -45,7 +57,7 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask to stop; a second one ends the process at once, which harms nothing that is saved.
+    """Signals ask to stop; a second SIGINT or SIGTERM ends the process at once, which harms nothing that is saved.
 
     A handler runs between any two steps of the interpreter, so it prints nothing: whoever looks at `stop` does.
     """
@@ -54,14 +66,22 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.signal is not None:
+        if number in _BY_THE_SYSTEM and stop.signal is not None:
+            return  # it is stopping already
+        if stop.signal in _BY_A_PERSON:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         stop.ask(number)
 
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in _taken_over()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _taken_over() -> list[int]:
+    """The signals that nobody has a use for: an ignored one stays ignored."""
+    theirs = [number for number in _BY_A_PERSON if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    return [*theirs, *(number for number in _BY_THE_SYSTEM if signal.getsignal(number) is signal.SIG_DFL)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import MinigptError
@@ -78,12 +79,16 @@ class TensorBoardObserver:
         """Settings and result, and all of it to the disk."""
         self.observer.end()
         writer = self._open()
+        if not _is_there(writer):
+            return
         if self.val_loss is not None:
             writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
         writer.close()
 
     def _scalars(self, row: dict[str, float]) -> None:
         writer = self._open()
+        if not _is_there(writer):
+            return
         for key, tag in _SCALARS.items():
             if key in row:
                 writer.add_scalar(tag, row[key], int(row["step"]))
@@ -91,6 +96,11 @@ class TensorBoardObserver:
     def _open(self) -> SummaryWriter:
         assert self.writer is not None, "begin comes first"
         return self.writer
+
+
+def _is_there(writer: SummaryWriter) -> bool:
+    """Whether the run folder is where it was: TensorBoard writes by the path, and would make it anew."""
+    return Path(writer.log_dir).is_dir()
 
 
 def settings(experiment: Experiment) -> dict[str, bool | str | float | int]:

@@ -267,6 +267,7 @@ def test_runs_tells_how_far_each_run_is(minigpt: Command, trained: Path) -> None
     stopped = shutil.copytree(trained, trained.with_name("seed-3"))
     lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text("".join(lines[:3]))
+    shutil.rmtree(stopped / "checkpoints/step-00000004")  # which had recorded a fourth line
     losses = [row["val_loss"] for row in RunFolder(trained).rows() if "val_loss" in row]
     rows = {row["run"]: row for row in json.loads(minigpt("runs", "--json")[1])}
     assert {name: (row["state"], row["step"]) for name, row in rows.items()} == {
@@ -329,6 +330,7 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
 def test_a_damaged_run_folder_is_answered_with_a_line(
     file: str, content: str, message: str, minigpt: Command, trained: Path
 ) -> None:
+    (trained / "manifest.json").unlink()  # without it, what each file says is looked at
     (trained / file).write_text(content)
     last = json.loads((trained / "checkpoints/step-00000004/state.json").read_text())
     assert last["progress"]["step"] == 4

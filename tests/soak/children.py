@@ -98,7 +98,7 @@ class Child:
         os.close(handle)
 
     def _do(self, work: Callable[[], int], handle: int) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

@@ -7,11 +7,11 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import ExperimentError, MinigptError
+from minigpt.errors import ExperimentError, MinigptError, RunError
 from minigpt.experiment import Experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint
@@ -71,7 +71,7 @@ def what_is_damaged(run: RunFolder) -> list[str]:
 
 
 class Signals:
-    """SIGINT and SIGTERM at random moments: saved and gone within ten seconds with the right code; a second one is at once."""
+    """SIGINT, SIGTERM and SIGHUP at random moments: saved and gone within ten seconds with the right code; a second one is at once."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -86,7 +86,7 @@ class Signals:
         run = RunFolder.of(self.experiment, out)
         sent, wrong = 0, []
         for _ in range(5):
-            number = chance.choice([signal.SIGINT, signal.SIGTERM])
+            number = chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
             ready = self.folder / f"ready-{sent}"
             ready.unlink(missing_ok=True)
             child = Child(lambda ready=ready: sit(self.experiment, out, announce=ready))
@@ -165,8 +165,17 @@ def _has_ended(pid: int) -> bool:
     return state == "Z"
 
 
+READ_BY: dict[str, Callable[[RunFolder], object]] = {
+    "experiment.json": RunFolder.experiment,
+    "provenance.json": RunFolder.provenance,
+    "tokenizer.json": RunFolder.learned,
+    "metrics.jsonl": RunFolder.rows,
+    "samples.txt": RunFolder.last_sample,
+}
+
+
 class Damage:
-    """Bits flipped in, and pieces cut off, any file of a checkpoint: found, told, and the one before it is used."""
+    """Bits flipped in, and pieces cut off, any file of a run: found and named; of a damaged checkpoint the one before is used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -178,7 +187,8 @@ class Damage:
         """One file damaged, and mended again."""
         last = checkpoint.load(self.run.checkpoints)
         assert last is not None
-        file = chance.choice(sorted(last.path.iterdir()))
+        others = [self.run.path / name for name in READ_BY]
+        file = chance.choice([*sorted(last.path.iterdir()), *others])
         sound = file.read_bytes()
         content = bytearray(sound)
         if chance.random() < 0.5:
@@ -190,6 +200,14 @@ class Damage:
             return 1, []
         file.write_bytes(content)
         wrong = []
+        if file in others:
+            try:
+                READ_BY[file.name](self.run)
+                wrong.append(f"{file.name}: not found out")
+            except RunError as error:
+                wrong += [] if str(file) in str(error) else [f"{file.name}: {error}"]
+            file.write_bytes(sound)
+            return 1, wrong
         try:
             found = checkpoint.load(self.run.checkpoints)
         except MinigptError as error:

@@ -21,7 +21,7 @@ from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint
-from minigpt.run.folder import MAX_THREADS
+from minigpt.run.recorded import MAX_THREADS
 from minigpt.training import resume, session, train
 from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
 from minigpt.training.machine import build_optimizer

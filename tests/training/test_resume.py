@@ -77,7 +77,7 @@ def test_signals_save_exit_with_their_code_and_name_the_way_on(write_experiment:
     run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
     stopped = minigpt("run", file, "--no-check", "--threads", "1", cwd=tmp_path, end_at=16, end_by="SIGTERM")
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
-    assert "stopped after update 17, saved; go on with: minigpt resume runs/small/seed-1337" in stopped.stdout
+    assert "stopped after update 17, saved; continue with: minigpt resume runs/small/seed-1337" in stopped.stdout
     assert checkpoint.available(run.checkpoints)[-1] == 17
     again = minigpt("resume", run.path, cwd=tmp_path, end_at=29, end_by="SIGINT")
     assert again.returncode == 128 + signal.SIGINT, again.stderr

@@ -88,7 +88,9 @@ def test_in_an_update_an_evaluation_or_a_sample_what_is_done_is_saved(
 
 def test_while_saving_the_save_is_finished(write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(write_experiment())
-    signalling(monkeypatch, os, "replace", 5)  # tokenizer, provenance, experiment, then the first checkpoint's
+    signalling(
+        monkeypatch, os, "replace", 6
+    )  # owner, manifest, tokenizer, provenance, experiment, then the first checkpoint's
     part = run(experiment, tmp_path)
     assert part.status == "stopped"
     assert checkpoint.available(part.run.checkpoints)[-1] == part.progress.step == 10

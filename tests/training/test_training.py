@@ -330,7 +330,7 @@ def test_measuring_leaves_model_and_random_state_alone(write_experiment: Write) 
 def test_a_run_that_is_there_is_not_overwritten(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(max_iters=1))
     run(experiment, tmp_path)
-    with pytest.raises(RunError, match=r"holds a run already; go on with it: minigpt resume .*--fresh"):
+    with pytest.raises(RunError, match=r"holds a run already; continue it: minigpt resume .*--fresh"):
         run(experiment, tmp_path)
 
 

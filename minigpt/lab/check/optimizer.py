@@ -20,8 +20,9 @@ from minigpt.lab.check.parameters import parameter_sets, parameters
 from minigpt.lab.check.property import Violation, property_of
 from minigpt.lab.check.surroundings import built, elsewhere, random_states, random_states_kept, refusals
 from minigpt.lab.check.targets import Target
-from minigpt.run.checkpoint import Checkpoint, Progress
+from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.packing import pack, unpack
+from minigpt.run.progress import Progress
 
 Role = Literal["matrix", "embedding", "head", "vector"]
 

@@ -26,6 +26,7 @@ from minigpt.lab.compare.arms import (
     settled,
 )
 from minigpt.lab.compare.grid import Corpora, Grid
+from minigpt.lab.compare.record import write_record
 from minigpt.lab.compare.results import ArmResult, judge, to_json
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.cost import Cost, measure_cost
@@ -111,8 +112,7 @@ class ComparisonPlan:
         for arm in document["arms"]:
             for run in arm["runs"]:
                 run["run"] = Path(os.path.relpath(run["run"], self.folder)).as_posix()
-        write_json(self.folder / "comparison.json", document)
-        return document
+        return write_record(self.folder / "comparison.json", document)
 
 
 def make_plan(

@@ -165,10 +165,7 @@ def read_result(cell: Cell, unit: Unit) -> Result:
 
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> Result:
     """What a run's own records show; of one that has not come to its end, as far as it has come."""
-    recorded, rows = run.provenance(), run.rows()
-    for key in ("tokens", "seconds", "tokens_per_second"):
-        if any(key not in row for row in rows):
-            raise RunError(f"{run.metrics} is damaged: a record lacks {key}")
+    recorded, rows = run.provenance(), rows_of(run)
     measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
     speeds, machine = [row["tokens_per_second"] for row in rows], recorded["machine"]
     return Result(
@@ -187,6 +184,15 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
         position_loss=position_loss,
     )
+
+
+def rows_of(run: RunFolder) -> list[dict[str, Any]]:
+    """A run's records, each with what a report needs. Raises RunError where one lacks it."""
+    rows = run.rows()
+    for key in ("tokens", "seconds", "tokens_per_second"):
+        if any(key not in row for row in rows):
+            raise RunError(f"{run.metrics} is damaged: a record lacks {key}")
+    return rows
 
 
 def judge(arms: Sequence[Arm], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float) -> list[ArmResult]:

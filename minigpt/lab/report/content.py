@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError
-from minigpt.files import read_object
 from minigpt.lab.compare.arms import Arm, runs_in
-from minigpt.lab.compare.results import COLUMN, ArmResult, Spread, result_of, speed_spread, to_json
+from minigpt.lab.compare.record import read_record
+from minigpt.lab.compare.results import COLUMN, ArmResult, Spread, result_of, rows_of, speed_spread, to_json
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
@@ -109,9 +109,6 @@ class Content:
         return max((int(each["family"]) for each in found if None not in each["interval"]), default=0)
 
 
-_MAX_BYTES = 1 << 28  # of comparison.json: it has a loss for each place in the window, of each run
-
-
 def read_content(folder: Path) -> Content:
     """Gather what a comparison's folder tells.
 
@@ -121,11 +118,7 @@ def read_content(folder: Path) -> Content:
     file = folder / "comparison.json"
     if not file.is_file():
         raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
-    document = read_object(file, _MAX_BYTES)
-    try:
-        return content_of(document, folder)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RunError(f"{file}, or a run that it names, is damaged: {type(error).__name__}: {error}") from error
+    return content_of(read_record(file), folder)
 
 
 def content_of_runs(folders: Sequence[Path], *, allow_plugins: bool = True) -> Content:
@@ -173,7 +166,7 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
             if each["outcome"] == Status.FINISHED and each["loss"] != _last(run, column):
                 raise RunError(f"{run.path} is another run than {arm['name']} was measured in; call minigpt compare again")
             runs.append(run)
-    rows = [run.rows() for run in runs]
+    rows = [rows_of(run) for run in runs]
     of_a_token = arm["training_flops"] / max(1, arm["tokens"])
     positions = [each["position_loss"] for each in arm["runs"] if each["position_loss"]]
     return Shown(
@@ -181,7 +174,7 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
         validation=_curve([[row for row in each if column in row] for each in rows], column, of_a_token),
         training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
-        sample=_sample(runs[0]) if runs else "",
+        sample=runs[0].last_sample() if runs else "",
         provenance=runs[0].provenance() if runs else {},
     )
 
@@ -220,10 +213,3 @@ def _averaged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _sample(run: RunFolder) -> str:
-    if not run.samples.is_file():
-        return ""
-    last = run.samples.read_text("utf-8").rpartition("--- step ")[2]
-    return last.partition("\n")[2].strip("\n")

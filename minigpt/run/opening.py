@@ -1,0 +1,63 @@
+"""From a run folder to its trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpt.contracts import Tokenizer
+from minigpt.data import restore_tokenizer
+from minigpt.errors import RunError, command_line
+from minigpt.experiment import Experiment
+from minigpt.memory import refuse_if_too_large
+from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.run import checkpoint
+from minigpt.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A trained model, ready for use.
+
+    Attributes:
+        experiment: As it was resolved.
+        model: With the checkpoint's weights, in eval mode, on the CPU.
+        tokenizer: As it was fitted; None for a synthetic task.
+        checkpoint: Where the weights came from.
+    """
+
+    experiment: Experiment
+    model: GPT
+    tokenizer: Tokenizer | None
+    checkpoint: checkpoint.Checkpoint
+
+
+def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True) -> OpenRun:
+    """Open a run's model.
+
+    Args:
+        path: The run folder.
+        which: `best`, `last`, or a step number.
+        allow_plugins: False refuses a run that used plugin files.
+
+    Raises:
+        RunError: No run there, or nothing saved yet.
+        CheckpointError: The checkpoint is damaged.
+    """
+    run = RunFolder(Path(path))
+    experiment = run.experiment(allow_plugins=allow_plugins)
+    learned = run.learned()
+    tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
+    vocab_size = run.vocab_size()
+    if (tokenizer is None) != (run.provenance()["data"].get("tokenizer") is None):
+        raise RunError(f"{run.path / 'tokenizer.json'} is missing")
+    if tokenizer is not None and tokenizer.vocab_size != vocab_size:
+        raise RunError(f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {vocab_size}")
+    shapes = build_model_on_meta(experiment.model, vocab_size)  # before memory is asked for, in case it is absurd
+    refuse_if_too_large(f"{run.path}: the model", sum(value.nbytes for value in shapes.state_dict().values()))
+    found = checkpoint.load(run.checkpoints, which, shapes)
+    if found is None:
+        raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
+    model = build_model(experiment, vocab_size)
+    found.load_weights(model)
+    return OpenRun(experiment, model.eval(), tokenizer, found)

@@ -1,0 +1,71 @@
+"""Commands that we print: given to a shell as they stand, they work, whatever a folder is called."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minigpt.errors import command_line
+from minigpt.reading import load_experiment
+from tests.conftest import Command
+from tests.training.conftest import Watcher, run, writer
+
+FOLDER = """it's "mine" $HOME `x` &; """
+
+
+def words_of_the_shell(command: str) -> list[str]:
+    """What a shell makes of a command's words."""
+    script = f'minigpt() {{ printf "%s\\0" "$@"; }}\n{command}'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize("word", ["plain", "two words", "it's", "$HOME", "*", "a\nb", "", '"', "\\"])
+def test_a_word_is_a_word(word: str) -> None:
+    assert words_of_the_shell(command_line("resume", word)) == ["resume", word]
+
+
+def test_a_path_that_begins_with_a_dash_is_no_option() -> None:
+    assert words_of_the_shell(command_line("resume", Path("-x"), "--accept-changes")) == [
+        "resume",
+        "./-x",
+        "--accept-changes",
+    ]
+
+
+def test_every_command_in_advice_works(minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = writer(tmp_path)("small", max_iters=6, checkpoint_interval=2, eval_interval=3)
+    experiment = load_experiment(file, overrides=["plugins=[]", "training.schedule=constant"])
+    folder = run(experiment, Path(FOLDER), Watcher(("updated", 3))).run.path
+
+    code, _, err = minigpt("run", file, "--out", FOLDER, "--no-check")
+    assert code == 2
+    shutil.copytree(folder, tmp_path / "kept")
+    shutil.rmtree(folder / "checkpoints")
+    _, _, nothing_yet = minigpt("generate", folder)
+    shutil.copytree(tmp_path / "kept" / "checkpoints", folder / "checkpoints")
+    advised = [
+        _found(r"continue it: (minigpt .*), or begin", err),
+        _found(r"continue with: (minigpt .*)", nothing_yet),
+    ]
+    for command in advised:
+        assert words_of_the_shell(command) == ["resume", str(folder)]
+    code, out, err = minigpt(*words_of_the_shell(advised[0]))
+    assert code == 0, err
+    code, _, err = minigpt(*words_of_the_shell(_found(r"\n    (minigpt generate .*)\n", out)))
+    assert code == 0, err
+    code, _, err = minigpt(*words_of_the_shell(advised[0]))
+    assert code == 2
+    code, _, err = minigpt(*words_of_the_shell(_found(r"is finished \(step 6\); try: (minigpt .*)", err)))
+    assert code == 0, err
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match is not None, text
+    return match[1]

@@ -1,0 +1,172 @@
+"""comparison.json, damaged or made by a stranger: the same page, or one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minigpt.errors import RunError
+from minigpt.lab.compare.plan import Settings, make_plan
+from minigpt.lab.compare.record import read_record, seal
+from minigpt.lab.report.content import read_content
+from minigpt.lab.report.page import write_report
+from tests.conftest import Command
+from tests.lab.compare.conftest import train_here, writer
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants and two seeds; one variant diverges."""
+    folder = tmp_path_factory.mktemp("recorded")
+    write = writer(folder)
+    diverging = {"training": {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None}}
+    files = [write("base"), write("variant", model={"ffn": "glu"}), write("diverging", **diverging)]
+    plan = make_plan(files, Settings(seeds=2), out=folder / "comparisons", runs=folder / "runs")
+    train_here(plan.grid)
+    plan.write(plan.judge())
+    shutil.copy2(plan.folder / "comparison.json", plan.folder / "kept.json")
+    return plan.folder
+
+
+_PAGES = settings.default.max_examples // 2  # each takes most of a second
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a document; of a long list the ends."""
+    yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from paths(item, (*path, key))
+    elif isinstance(value, list):
+        for index in sorted({0, len(value) - 1} if value else ()):
+            yield from paths(value[index], (*path, index))
+
+
+DEEP: Any = []
+for _ in range(200):
+    DEEP = [DEEP]
+VALUES: list[Any] = [
+    *(None, True, False, 0, -1, 1, 10**400, -(10**19), 1e308, -1e308, float("nan"), float("inf"), 0.5),
+    *("", "x", "\ud800", "../../../etc/passwd", "/dev/zero", "nul\0", "$\\frac", "a\nb", "[/red]", "x" * 70_000),
+    *([], {}, [1, 2], {"a": 1}, [None, None], DEEP),
+]
+DELETE, WRAP, DOUBLE = "delete it", "wrap it in a list", "double it"
+
+
+def mutated(document: Any, path: tuple[Any, ...], how: Any) -> Any:
+    copy = json.loads(json.dumps(document))
+    if not path:
+        return how if how not in (DELETE, WRAP, DOUBLE) else [copy]
+    parent = copy
+    for step in path[:-1]:
+        parent = parent[step]
+    if how == DELETE:
+        del parent[path[-1]]
+    elif how == WRAP:
+        parent[path[-1]] = [parent[path[-1]]]
+    elif how == DOUBLE:
+        old = parent[path[-1]]
+        parent[path[-1]] = old * 2 if isinstance(old, str | list | int | float) and not isinstance(old, bool) else [old, old]
+    else:
+        parent[path[-1]] = how
+    return copy
+
+
+def page(folder: Path, file: Path) -> str:
+    write_report(read_content(folder), file)
+    return file.read_text("utf-8")
+
+
+def answer(folder: Path) -> str:
+    """The page, or the one line that is said in its place; anything else that is raised is a failure."""
+    try:
+        return page(folder, folder / "page.html")
+    except RunError as error:
+        said = str(error)
+        assert len(said.splitlines()) == 1, said
+        assert str(folder) in said, "it names the file"
+        return "refused"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=_PAGES)
+@given(data=st.data())
+def test_whatever_a_stranger_writes_into_it_is_a_page_or_a_line(data: st.DataObject, comparison: Path) -> None:
+    """With a digest that fits, so that only the types stand in the way."""
+    document = json.loads((comparison / "kept.json").read_text())
+    path = data.draw(st.sampled_from(list(paths(document))))
+    how = data.draw(st.sampled_from([DELETE, WRAP, DOUBLE, *VALUES]))
+    changed = mutated(document, path, how)
+    if isinstance(changed, dict):
+        changed.pop("sha256", None)
+        sealed = seal(changed)
+        changed = {**sealed, "format": changed["format"]} if path == ("format",) and how != DELETE else sealed
+    (comparison / "comparison.json").write_text(json.dumps(changed))
+    answer(comparison)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(data=st.data())
+def test_any_change_to_it_is_found(data: st.DataObject, comparison: Path) -> None:
+    document = json.loads((comparison / "kept.json").read_text())
+    path = data.draw(st.sampled_from(list(paths(document))))
+    changed = mutated(document, path, data.draw(st.sampled_from([DELETE, WRAP, DOUBLE, *VALUES])))
+    (comparison / "comparison.json").write_text(json.dumps(changed))
+    if changed == document and json.dumps(changed) == json.dumps(document):
+        assert read_record(comparison / "comparison.json")
+    else:
+        assert answer(comparison) == "refused"
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [_cut, _flip, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"[]")], ids=range(4)
+)
+def test_damage_is_one_line_of_the_command(damage: Callable[[Path], Any], comparison: Path, minigpt: Command) -> None:
+    file = comparison / "comparison.json"
+    shutil.copy2(comparison / "kept.json", file)
+    damage(file)
+    code, _, err = minigpt("report", comparison)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert str(file) in err
+
+
+def test_it_has_a_format_number_and_what_was_written_is_read(comparison: Path) -> None:
+    shutil.copy2(comparison / "kept.json", comparison / "comparison.json")
+    document = json.loads((comparison / "kept.json").read_text())
+    assert document["format"] == 1
+    del document["sha256"]
+    assert read_record(comparison / "comparison.json") == document
+    later = seal({**document, "format": 2})
+    (comparison / "comparison.json").write_text(json.dumps(later))
+    with pytest.raises(RunError, match="has the format 2; this version reads 1. Call minigpt compare again"):
+        read_record(comparison / "comparison.json")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "provenance.json"])
+def test_damage_to_a_run_of_it_is_one_line_too(name: str, comparison: Path, minigpt: Command) -> None:
+    shutil.copy2(comparison / "kept.json", comparison / "comparison.json")
+    file = sorted(comparison.glob(f"runs/base/seed-*/{name}"))[0]  # whose text and origin are shown
+    kept = file.read_bytes()
+    _flip(file)
+    code, _, err = minigpt("report", comparison)
+    file.write_bytes(kept)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert name in err
