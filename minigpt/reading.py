@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from minigpt import plugins
+from minigpt import plugins, trust
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
 from minigpt.model import build_model_on_meta
@@ -34,6 +34,7 @@ def load_experiment(
     overrides: Sequence[str] = (),
     plugin_files: Sequence[str | Path] = (),
     allow_plugins: bool = True,
+    trust: bool = False,
 ) -> Experiment:
     """Read an experiment and check all of it.
 
@@ -42,21 +43,42 @@ def load_experiment(
         overrides: `model.attention.name=gqa` and the like; the value is JSON, or text where it is no JSON.
         plugin_files: Plugins to load beside those that the experiment names.
         allow_plugins: False loads no plugin, and refuses an experiment that names one.
+        trust: Execute plugins that a run folder's file names, and trust them from now on; known ones need no word.
 
     Raises:
         ExperimentError: Anything wrong with it, a line each.
         PluginError: A plugin cannot be loaded.
+        TrustError: A run folder's file names a plugin that is not trusted.
     """
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
-        document: Any = _over_parent(json.loads(json.dumps(source, default=str)), Path("experiment"), ())
+        document: Any = _over_parent(json.loads(json.dumps(source, default=str)), Path("experiment"), (), False)
     else:
         document = _read_chain(Path(source), ())
+    return _resolved(document, where, overrides, plugin_files, allow_plugins, trust)
+
+
+def load_recorded(file: Path, *, allow_plugins: bool = True, trust: bool = False) -> Experiment:
+    """Read the experiment of a run folder; whatever plugins it names, nobody here has named them.
+
+    Arguments and errors as for `load_experiment`.
+    """
+    return _resolved(_read_chain(file, (), of_run=True), str(file), (), (), allow_plugins, trust)
+
+
+def _resolved(
+    document: dict[str, Any],
+    where: str,
+    overrides: Sequence[str],
+    plugin_files: Sequence[str | Path],
+    allow_plugins: bool,
+    trusted: bool,
+) -> Experiment:
     for override in overrides:
         document = lay_over(document, _override(override))
     document.pop("$schema", None)
     try:
-        named = _load_plugins(document, plugin_files, allow_plugins)
+        named = _load_plugins(document, plugin_files, allow_plugins, trusted)
         experiment = _with_plugins_used(_validate({**document, "plugins": named}), allow_plugins)
         _build_on_meta(experiment)
     except ExperimentError as error:
@@ -149,8 +171,32 @@ def _override(text: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a file and what it extends; the furthest ancestor comes first, each laid over the one before."""
+class _OfRun(str):
+    """A plugin file that a run folder names, itself or through what it extends: no person here has named it."""
+
+    __slots__ = ()
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run's, or comparison's, folder that a file lies in; None outside of one."""
+    for folder in dict.fromkeys((*path.absolute().parents, *Path(os.path.realpath(path)).parents)):
+        records = [name for name in _RECORDS if os.path.lexists(folder / name)]
+        if (records and os.path.lexists(folder / "experiment.json")) or os.path.lexists(folder / "comparison.json"):
+            return folder
+    return None
+
+
+_RECORDS = ("provenance.json", "metrics.jsonl", "checkpoints", "tokenizer.json")
+
+
+def _read_chain(path: Path, seen: tuple[Path, ...], of_run: bool = False) -> dict[str, Any]:
+    """Read a file and what it extends; the furthest ancestor comes first, each laid over the one before.
+
+    Args:
+        path: The file.
+        seen: Those that led to it.
+        of_run: Whether one of those, or it, lies in a run folder.
+    """
     here = Path(os.path.realpath(path))  # and not Path.resolve, which raises on a loop of links
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
@@ -158,10 +204,10 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if len(seen) >= _MAX_CHAIN:
         raise ExperimentError([Problem(("extends",), f"goes over more than {_MAX_CHAIN} files")], str(path))
     document = _read_file(path)
-    return _over_parent(document, path, (*seen, here))
+    return _over_parent(document, path, (*seen, here), of_run or run_folder_of(path) is not None)
 
 
-def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...], of_run: bool) -> dict[str, Any]:
     """Lay a document, said in the file `path`, over the one it extends, if it extends one."""
     parent = document.pop("extends", None)
     document.setdefault("description", "")  # a parent's would not be true of its child
@@ -169,7 +215,8 @@ def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -
         document["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "experiment"
     plugin_files = document.get("plugins", [])
     if isinstance(plugin_files, list):
-        document["plugins"] = [_beside(path, file) if isinstance(file, str) else file for file in plugin_files]
+        kind = _OfRun if of_run else str
+        document["plugins"] = [kind(_beside(path, file)) if isinstance(file, str) else file for file in plugin_files]
     if parent is None:
         return document
     if not isinstance(parent, str):
@@ -177,10 +224,10 @@ def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -
     parent_path = Path(_beside(path, parent))
     if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
         raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
-    base = _read_chain(parent_path, seen)
+    base = _read_chain(parent_path, seen, of_run)
     merged = lay_over(base, document)
     if isinstance(base["plugins"], list) and isinstance(document["plugins"], list):
-        merged["plugins"] = list(dict.fromkeys([*base["plugins"], *document["plugins"]]))  # a parent's parts need them
+        merged["plugins"] = [*base["plugins"], *document["plugins"]]  # a parent's parts need its plugins
     return merged
 
 
@@ -277,23 +324,36 @@ def named_plugins(path: Path) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
-def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed: bool) -> Any:
-    """Load installed plugins, those the experiment names, and `extra`; returns the absolute paths of all files."""
+def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed: bool, trusted: bool) -> Any:
+    """Load installed plugins, those the experiment names, and `extra`; returns the absolute paths of all files.
+
+    All are read and asked for before the first is executed.
+    """
     named = document.get("plugins", [])
     if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
         return named  # validation says what is wrong with it
     for file in named:
         if "\0" in file:
             raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
-    files = list(dict.fromkeys(os.path.realpath(os.path.expanduser(file)) for file in (*named, *extra)))
+    by_person = {_place(file): not isinstance(file, _OfRun) for file in named}
+    by_person |= {_place(file): True for file in (*named, *extra) if not isinstance(file, _OfRun)}
     if not allowed:
-        if files:
-            raise PluginError(f"plugins are refused (--no-plugins), but it names {files[0]}")
+        if by_person:
+            raise PluginError(f"plugins are refused (--no-plugins), but it names {next(iter(by_person))}")
         return []
+    sources = [plugins.read_plugin(Path(file)) for file in by_person]
+    trust.allow([(each.path, each.sha256) for each in sources if not by_person[str(each.path)]], trust=trusted)
     plugins.load_installed()
-    for file in files:
-        plugins.load_file(Path(file))
-    return files
+    for source in sources:
+        if by_person[str(source.path)]:
+            trust.announce([(source.path, source.sha256)])
+            trust.remember(source.sha256, source.path)
+        plugins.load(source)
+    return list(by_person)
+
+
+def _place(file: str | Path) -> str:
+    return os.path.realpath(os.path.expanduser(file))
 
 
 def _build_on_meta(experiment: Experiment) -> None:

@@ -22,7 +22,7 @@ from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.files import read_object, write_json
 from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
-from minigpt.reading import load_experiment
+from minigpt.reading import load_recorded
 from minigpt.run import checkpoint
 from minigpt.run.lock import held, is_held
 
@@ -84,13 +84,7 @@ class RunFolder:
         shutil.rmtree(self.path / "plugins", ignore_errors=True)  # of a beginning that was cut short
         copies = []
         for file in map(Path, files):
-            plugins.check_unchanged(file)
-            target = self.path / "plugins" / file.name
-            target.parent.mkdir(exist_ok=True)
-            if file.is_dir():
-                shutil.copytree(file, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(file, target)
+            plugins.write_copy(file, self.path / "plugins" / file.name)
             copies.append(f"plugins/{file.name}")
         return copies
 
@@ -109,16 +103,21 @@ class RunFolder:
         """Whether a run has begun here."""
         return (self.path / "experiment.json").is_file()
 
-    def experiment(self, *, allow_plugins: bool = True) -> Experiment:
-        """The run's resolved experiment; loads the copies of its plugins.
+    def experiment(self, *, allow_plugins: bool = True, trust: bool = False) -> Experiment:
+        """The run's resolved experiment; executes the copies of its plugins, where they are trusted.
+
+        Args:
+            allow_plugins: False refuses a run that names plugin files.
+            trust: Trust them from now on.
 
         Raises:
             RunError: There is no run here.
+            TrustError: A plugin is not trusted.
         """
         if not self.exists():
             reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
-        return load_experiment(self.path / "experiment.json", allow_plugins=allow_plugins)
+        return load_recorded(self.path / "experiment.json", allow_plugins=allow_plugins, trust=trust)
 
     def provenance(self) -> dict[str, Any]:
         """What was recorded when the run began.
@@ -284,20 +283,22 @@ class OpenRun:
     checkpoint: checkpoint.Checkpoint
 
 
-def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True) -> OpenRun:
+def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True, trust: bool = False) -> OpenRun:
     """Open a run's model.
 
     Args:
         path: The run folder.
         which: `best`, `last`, or a step number.
         allow_plugins: False refuses a run that used plugin files.
+        trust: Execute the run's own plugins, and trust them from now on; known ones need no word.
 
     Raises:
         RunError: No run there, or nothing saved yet.
+        TrustError: A plugin of the run is not trusted.
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
-    experiment = run.experiment(allow_plugins=allow_plugins)
+    experiment = run.experiment(allow_plugins=allow_plugins, trust=trust)
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()
