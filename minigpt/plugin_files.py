@@ -52,6 +52,11 @@ class PluginFiles:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
 
+    def code(self) -> CodeType:
+        """Of the file, or of the package's start."""
+        name = _START if self.is_folder else self.path.name
+        return compile(self.files[name], str(self.path / name if self.is_folder else self.path), "exec", dont_inherit=True)
+
     def source(self, words: Sequence[str]) -> tuple[str, bytes] | None:
         """The file of a module, and its source; None if there is none.
 

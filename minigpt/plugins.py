@@ -1,6 +1,7 @@
 """Components from outside: plugin files, and installed packages in the entry-point group `minigpt.plugins`.
 
-Loading a plugin executes it: a person named it, or it is trusted (trust.py). A plugin that fails leaves nothing registered and nothing half imported.
+Loading a plugin executes it, so it is named by a person or trusted (trust.py). A plugin that fails leaves nothing
+registered and nothing half imported.
 """
 
 from __future__ import annotations
@@ -98,9 +99,8 @@ def _execute(files: PluginFiles, module_name: str) -> None:
     parent.__path__ = []
     module = module_of(module_name, files)
     sys.modules[module_name] = module  # dataclasses and get_type_hints look a class's module up by name
-    assert module.__loader__ is not None
     try:
-        module.__loader__.exec_module(module)
+        exec(files.code(), module.__dict__)
     except MinigptError as error:
         _unload(module_name)
         raise PluginError(f"plugin {path}: {error}") from error

@@ -22,7 +22,8 @@ from minigpt import plugins, trust
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
 from minigpt.model import build_model_on_meta
-from minigpt.paths import LocatedText
+from minigpt.paths import LocatedText, NamedByRun, run_folder_of
+from minigpt.plugin_files import read_plugin
 from minigpt.problems import found, problems_of
 
 _MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
@@ -58,12 +59,39 @@ def load_experiment(
     return _resolved(document, where, overrides, plugin_files, allow_plugins, trust)
 
 
-def load_recorded(file: Path, *, allow_plugins: bool = True, trust: bool = False) -> Experiment:
+def load_recorded(
+    file: Path,
+    *,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[str | Path] = (),
+    allow_plugins: bool = True,
+    trust: bool = False,
+) -> Experiment:
     """Read the experiment of a run folder; whatever plugins it names, nobody here has named them.
 
     Arguments and errors as for `load_experiment`.
     """
-    return _resolved(_read_chain(file, (), of_run=True), str(file), (), (), allow_plugins, trust)
+    document = _read_chain(file, (), of_run=True)
+    return _resolved(document, str(file), overrides, plugin_files, allow_plugins, trust)
+
+
+def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment | None:
+    """A run's recorded experiment from parts that are shipped or installed; None where it needs its own plugins.
+
+    Args:
+        document: What was recorded; nothing that it names is executed.
+        file: Where, for messages.
+
+    Raises:
+        ExperimentError: It names no plugins, and something is wrong with it.
+    """
+    alone = {**{key: value for key, value in document.items() if key != "extends"}, "plugins": []}
+    try:
+        return _resolved(alone, str(file), (), (), True, False)
+    except (ExperimentError, PluginError):
+        if document.get("plugins") or document.get("extends"):
+            return None
+        raise
 
 
 def _resolved(
@@ -171,24 +199,6 @@ def _override(text: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-class _OfRun(str):
-    """A plugin file that a run folder names, itself or through what it extends: no person here has named it."""
-
-    __slots__ = ()
-
-
-def run_folder_of(path: Path) -> Path | None:
-    """The run's, or comparison's, folder that a file lies in; None outside of one."""
-    for folder in dict.fromkeys((*path.absolute().parents, *Path(os.path.realpath(path)).parents)):
-        records = [name for name in _RECORDS if os.path.lexists(folder / name)]
-        if (records and os.path.lexists(folder / "experiment.json")) or os.path.lexists(folder / "comparison.json"):
-            return folder
-    return None
-
-
-_RECORDS = ("provenance.json", "metrics.jsonl", "checkpoints", "tokenizer.json")
-
-
 def _read_chain(path: Path, seen: tuple[Path, ...], of_run: bool = False) -> dict[str, Any]:
     """Read a file and what it extends; the furthest ancestor comes first, each laid over the one before.
 
@@ -215,7 +225,7 @@ def _over_parent(document: dict[str, Any], path: Path, seen: tuple[Path, ...], o
         document["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "experiment"
     plugin_files = document.get("plugins", [])
     if isinstance(plugin_files, list):
-        kind = _OfRun if of_run else str
+        kind = NamedByRun if of_run else str
         document["plugins"] = [kind(_beside(path, file)) if isinstance(file, str) else file for file in plugin_files]
     if parent is None:
         return document
@@ -335,13 +345,13 @@ def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed
     for file in named:
         if "\0" in file:
             raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
-    by_person = {_place(file): not isinstance(file, _OfRun) for file in named}
-    by_person |= {_place(file): True for file in (*named, *extra) if not isinstance(file, _OfRun)}
+    by_person = {_place(file): not isinstance(file, NamedByRun) for file in named}
+    by_person |= {_place(file): True for file in (*named, *extra) if not isinstance(file, NamedByRun)}
     if not allowed:
         if by_person:
             raise PluginError(f"plugins are refused (--no-plugins), but it names {next(iter(by_person))}")
         return []
-    sources = [plugins.read_plugin(Path(file)) for file in by_person]
+    sources = [read_plugin(Path(file)) for file in by_person]
     trust.allow([(each.path, each.sha256) for each in sources if not by_person[str(each.path)]], trust=trusted)
     plugins.load_installed()
     for source in sources:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.errors import MinigptError, count
 
 if TYPE_CHECKING:
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from minigpt.lab.bench.train import TrainingSpeed
 
 bench_app = typer.Typer(
-    help="Measure speed and memory on this machine: medians and spread, after a warm-up.", no_args_is_help=True
+    help="Measure speed and memory on this machine: medians and spread, after a warm-up.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 ExperimentFile = Annotated[
@@ -51,6 +52,7 @@ def train(
     json_file: JsonFile = None,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Time updates of training, whole and in parts, and set them against the fastest matrix product of this machine.
 
@@ -58,7 +60,7 @@ def train(
     """
     _check_place(json_file)
     overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
-    loaded = _load(experiment, overrides, plugin, no_plugins)
+    loaded = _load(experiment, overrides, plugin, no_plugins, trust)
 
     from minigpt.lab.bench.machine import prepare
     from minigpt.lab.bench.train import measure_training
@@ -83,6 +85,7 @@ def decode(
     json_file: JsonFile = None,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Time decoding from the model's state, and against computing the whole window again for every token.
 
@@ -92,7 +95,7 @@ def decode(
     _check_place(json_file)
     if run is not None and (experiment is not None or changes):
         raise MinigptError("--run: the run says what the model is; leave out the experiment and --set")
-    loaded = _load(experiment, changes or [], plugin, no_plugins)
+    loaded = _load(experiment, changes or [], plugin, no_plugins, trust)
 
     from minigpt.decoding import prompt_ids
     from minigpt.lab.bench.decode import measure_decoding
@@ -105,7 +108,7 @@ def decode(
     if run is None:
         model = build_model(loaded, vocab_size)
     else:
-        opened = open_run(run, allow_plugins=not no_plugins)
+        opened = open_run(run, allow_plugins=not no_plugins, trust=trust)
         loaded, model, vocab_size = opened.experiment, opened.model, opened.model.dims.vocab_size
         prompt = prompt_ids(opened.tokenizer, loaded.sampling.prompt) if opened.tokenizer else prompt
     speed = measure_decoding(
@@ -172,8 +175,7 @@ def mixers(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from minigpt.cli.drawing import terminal
     from minigpt.lab.bench.mixers import Settings, choose, measure_mixer
 
     _check_place(json_file)
@@ -182,7 +184,7 @@ def mixers(
     lengths = _lengths(times)
     settings = Settings(batch, precision, repeats, threads)
     chosen = choose(names.split(",") if names else None)
-    console, rows = Console(stderr=True, highlight=False), []
+    console, rows = terminal(err=True), []
     for name in chosen:
         for length in lengths:
             console.print(f"{name}, T = {length}")
@@ -195,7 +197,7 @@ def mixers(
 # -------------------------------------------------------------------------------------------------------- what is given
 
 
-def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, no_plugins: bool) -> Experiment:
+def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, no_plugins: bool, trust: bool) -> Experiment:
     """The experiment of a file, or the documented one."""
     from minigpt.reading import load_experiment
 
@@ -204,6 +206,7 @@ def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, 
         overrides=changes,
         plugin_files=plugin or (),
         allow_plugins=not no_plugins,
+        trust=trust,
     )
 
 
@@ -332,10 +335,11 @@ def _memory(peak: float | None, imports: float | None) -> tuple[str, str]:
 
 def _print(table: Table, caption: str) -> None:
     """To the width of a terminal; where there is none, nothing is cut."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    from minigpt.cli.drawing import terminal
+
+    console = terminal(width=200)
     console.print(table)
     console.print(Text(caption, "dim"))
 

@@ -23,11 +23,12 @@ class _Job(TypedDict):
     overrides: list[str]
     plugin_files: list[str]
     device: str
+    trust: bool
     answer: str
 
 
 def rehearse(
-    source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, seconds: float
+    source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, trust: bool, seconds: float
 ) -> str | None:
     """Do everything with an arm that planning a comparison does, elsewhere.
 
@@ -36,6 +37,7 @@ def rehearse(
         overrides: As for `load_experiment`.
         plugin_files: Likewise.
         device: Where it would be trained.
+        trust: As for `load_experiment`.
         seconds: After which it counts as hung.
 
     Returns:
@@ -51,6 +53,7 @@ def rehearse(
             "overrides": list(overrides),
             "plugin_files": [str(file) for file in plugin_files],
             "device": device,
+            "trust": trust,
             "answer": str(answer),
         }
         job.write_text(json.dumps(said), encoding="utf-8")
@@ -93,7 +96,8 @@ def _try(job: _Job) -> tuple[str, str]:
     from minigpt.training.machine import choose_device, choose_precision
 
     try:
-        arm = read_arm(Path(job["source"]), job["overrides"], [Path(file) for file in job["plugin_files"]])
+        files = [Path(file) for file in job["plugin_files"]]
+        arm = read_arm(Path(job["source"]), job["overrides"], files, trust=job["trust"])
         check_before_training(arm.experiment, arm.source, job["overrides"], in_full=False)
         corpus = load_corpus(arm.experiment)
         where = choose_device(job["device"])

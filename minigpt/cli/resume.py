@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins, RunArgument, TensorBoard
+from minigpt.cli.options import NoPlugins, RunArgument, TensorBoard, Trust
 
 
 def resume(
@@ -16,6 +16,7 @@ def resume(
     ] = False,
     tensorboard: TensorBoard = False,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Go on with a run that was stopped or killed, bit for bit as if it had not been."""
     from minigpt import training
@@ -24,6 +25,9 @@ def resume(
 
     observer = observer_for_terminal()
     if tensorboard or (run / "tensorboard").is_dir():
-        observer = training.TensorBoardObserver(observer, RunFolder(run).experiment(allow_plugins=not no_plugins))
-    outcome = training.resume(run, accept_changes=accept_changes, allow_plugins=not no_plugins, observer=observer)
+        experiment = RunFolder(run).experiment(allow_plugins=not no_plugins, trust=trust)
+        observer = training.TensorBoardObserver(observer, experiment)
+    outcome = training.resume(
+        run, accept_changes=accept_changes, allow_plugins=not no_plugins, trust=trust, observer=observer
+    )
     report(outcome)

@@ -22,7 +22,7 @@ from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.files import read_object, write_json
 from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
-from minigpt.reading import load_recorded
+from minigpt.reading import load_recorded, load_without_plugins
 from minigpt.run import checkpoint
 from minigpt.run.lock import held, is_held
 
@@ -103,10 +103,19 @@ class RunFolder:
         """Whether a run has begun here."""
         return (self.path / "experiment.json").is_file()
 
-    def experiment(self, *, allow_plugins: bool = True, trust: bool = False) -> Experiment:
+    def experiment(
+        self,
+        *,
+        overrides: Sequence[str] = (),
+        plugin_files: Sequence[Path] = (),
+        allow_plugins: bool = True,
+        trust: bool = False,
+    ) -> Experiment:
         """The run's resolved experiment; executes the copies of its plugins, where they are trusted.
 
         Args:
+            overrides: As for `load_experiment`.
+            plugin_files: Likewise.
             allow_plugins: False refuses a run that names plugin files.
             trust: Trust them from now on.
 
@@ -114,10 +123,25 @@ class RunFolder:
             RunError: There is no run here.
             TrustError: A plugin is not trusted.
         """
+        self._check_exists()
+        file = self.path / "experiment.json"
+        return load_recorded(file, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
+
+    def without_plugins(self) -> Experiment | None:
+        """The run's experiment from parts that are shipped or installed; None where it needs its own plugins.
+
+        Nothing of the run is executed.
+
+        Raises:
+            ExperimentError: It needs none, and something is wrong with it.
+            RunError: There is no run here.
+        """
+        return load_without_plugins(self.document(), self.path / "experiment.json")
+
+    def _check_exists(self) -> None:
         if not self.exists():
             reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
-        return load_recorded(self.path / "experiment.json", allow_plugins=allow_plugins, trust=trust)
 
     def provenance(self) -> dict[str, Any]:
         """What was recorded when the run began.
@@ -175,6 +199,15 @@ class RunFolder:
             return read_object(self.path / name)
         except UnreadableError as error:
             raise RunError(str(error)) from error
+
+    def document(self) -> dict[str, Any]:
+        """The recorded experiment as plain data: nothing is executed to read it.
+
+        Raises:
+            RunError: There is no run here, or it cannot be read.
+        """
+        self._check_exists()
+        return self._json("experiment.json")
 
     def max_iters(self) -> int:
         """How many updates there are to be, without loading the experiment and its plugins.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from minigpt.errors import count
+from minigpt.printable import printable
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class PlainObserver:
 
     def _print(self, text: str) -> None:
         try:
-            print(text, file=self.stream, flush=True)
+            print(printable(text), file=self.stream, flush=True)
         except BrokenPipeError:  # nobody reads any more; training goes on
             self.stream = io.StringIO()
 

@@ -154,6 +154,7 @@ def resume(
     *,
     accept_changes: bool = False,
     allow_plugins: bool = True,
+    trust: bool = False,
     observer: Observer | None = None,
 ) -> Outcome:
     """Go on with a run that was stopped or killed, bit for bit as if it had not been.
@@ -162,15 +163,17 @@ def resume(
         run: The run folder.
         accept_changes: Go on although code, data or machine changed; the run is no longer reproducible then.
         allow_plugins: False refuses a run that used plugin files.
+        trust: Execute the run's own plugins, and trust them from now on; known ones need no word.
         observer: Told of the progress; None prints plain lines.
 
     Raises:
         RunError: Nothing to resume, something changed, or another process is at it.
         CheckpointError: No checkpoint of it can be read.
+        TrustError: A plugin of the run is not trusted.
     """
     observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
-    folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
+    folder.experiment(allow_plugins=allow_plugins, trust=trust)  # says that there is no run, before a lock is made beside it
     with folder.locked(), stopped_by_signals(stop):
         try:
             with stop.breakable():

@@ -220,8 +220,7 @@ class Grid:
 
     def _continues(self, cell: Cell) -> bool:
         """Whether what was begun in the cell's folder is the cell."""
-        recorded, experiment = cell.run.provenance(), cell.run.experiment()
-        same = _identity(comparable_document(experiment), recorded)
+        same = _identity(comparable(cell.run.document()), cell.run.provenance())
         return same == _identity(comparable_document(cell.arm.experiment), self._provenance(cell.arm))
 
 

@@ -71,10 +71,10 @@ def curves(content: Content, axis: str, label: str) -> str | None:
         heights: list[float] = []
         for index, arm in enumerate(content.arms):
             colour, dashes = look(index)
-            if arm.training is not None and content.settings["unit"] == "nats":
+            if arm.training is not None and getattr(arm.training, axis) and content.settings["unit"] == "nats":
                 axes.plot(getattr(arm.training, axis), arm.training.mean, color=colour, lw=0.8, alpha=0.35)
-            if arm.validation is None:
-                continue
+            if arm.validation is None or getattr(arm.validation, axis) is None:
+                continue  # nothing was measured, or its operations were not counted
             xs = getattr(arm.validation, axis)
             axes.fill_between(xs, arm.validation.low, arm.validation.high, color=colour, alpha=0.15, lw=0)
             axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=arm.name)

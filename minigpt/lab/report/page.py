@@ -106,7 +106,7 @@ def _curve_table(content: Content, axis: str, label: str) -> Rows:
     rows = []
     for arm in content.arms:
         curve: Curve | None = arm.validation
-        if curve is None:
+        if curve is None or getattr(curve, axis) is None:
             continue
         for place, low, mean, high in zip(getattr(curve, axis), curve.low, curve.mean, curve.high, strict=True):
             rows.append(
@@ -145,16 +145,12 @@ def _cost_table(content: Content) -> Rows:
         rows.append(
             (
                 arm.name,
-                f"{cost['total']:,}",
-                f"{cost['active']:,}",
-                f"{cost['train_flops']:,}",
-                f"{arm.json['training_flops']:.3e}",
-                f"{arm.json['tokens']:,}",
-                f"{cost['activation_bytes']:,}",
-                f"{cost['state_bytes_token']:,}",
-                f"{cost['state_bytes']:,}",
-                "–" if seconds is None else f"{seconds:,.0f}",
-                "–" if speed is None else f"{speed:,.0f}",
+                *(_number(cost[key], ",") for key in ("total", "active", "train_flops")),
+                _number(arm.json["training_flops"], ".3e"),
+                _number(arm.json["tokens"], ","),
+                *(_number(cost[key], ",") for key in ("activation_bytes", "state_bytes_token", "state_bytes")),
+                _number(seconds, ",.0f"),
+                _number(speed, ",.0f"),
             )
         )
     columns = (
@@ -171,6 +167,10 @@ def _cost_table(content: Content) -> Rows:
         "tokens/s",
     )
     return Rows("What each arm costs", columns, rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _run_table(content: Content) -> Rows:
