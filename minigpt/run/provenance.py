@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
 from minigpt.entries import source_file
 from minigpt.experiment import Experiment
+from minigpt.run import git
 
 _CORE = (
     "contracts",
@@ -71,7 +71,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         },
         "core": plugins.combined_fingerprint([Path(__file__).parents[1] / name for name in _CORE]),
         "components": components(experiment),
-        "git": _git_state(),
+        "git": git.state(),
     }
 
 
@@ -161,21 +161,3 @@ def processor() -> str:
         if names:
             return names[0]
     return platform.processor() or platform.machine()
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the working folder's checkout, and the SHA-256 of what is not committed; None outside of one."""
-
-    def ask(*words: str) -> bytes | None:
-        try:
-            answer = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout
-
-    commit = ask("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    difference = ask("diff", "HEAD")
-    digest = hashlib.sha256(difference).hexdigest() if difference else None
-    return {"commit": commit.decode("ascii").strip(), "uncommitted": digest}
