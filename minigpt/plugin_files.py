@@ -134,8 +134,9 @@ class _FromMemory(MetaPathFinder, ExecutionLoader):
         if plugin.source(words) is not None:
             return importlib.util.spec_from_loader(fullname, self, is_package=self.is_package(fullname))
         compiled = plugin.compiled(words)
-        why = f"{compiled} has no source, and only source is imported from a plugin" if compiled else f"no module {fullname}"
-        raise ModuleNotFoundError(f"{plugin.path}: {why}", name=fullname)
+        if compiled:
+            raise ImportError(f"{compiled} has no source, and only source is imported from a plugin", name=fullname)
+        raise ModuleNotFoundError(f"No module named '{fullname}'", name=fullname)
 
     def _found(self, fullname: str) -> tuple[str, bytes]:
         place = self._place(fullname)

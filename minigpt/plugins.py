@@ -18,7 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 from minigpt import trust
-from minigpt.errors import MinigptError, PluginError
+from minigpt.errors import MinigptError, PluginError, UnreadableError
+from minigpt.files import read_bytes
 from minigpt.plugin_files import PluginFiles, forget, module_of, read_plugin
 from minigpt.registry import REGISTRY
 
@@ -228,11 +229,14 @@ def _plugin_file_hint(family: str, name: str) -> str | None:
     return None
 
 
+_MOST_READ = 1 << 20  # bytes of a file that is only looked into
+
+
 def _registrations(file: Path) -> Iterator[tuple[str, str]]:
     """(family, name) of each `@register("family", "name")` in a source file."""
     try:
-        tree = ast.parse(file.read_text("utf-8"))
-    except (SyntaxError, ValueError, OSError):
+        tree = ast.parse(read_bytes(file, _MOST_READ))
+    except (SyntaxError, ValueError, UnreadableError, RecursionError, MemoryError):
         return  # a file that cannot be read registers nothing
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):

@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from minigpt import plugins, trust
+from minigpt import plugins
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
 from minigpt.model import build_model_on_meta
+from minigpt.named_plugins import is_list_of_paths, load_named, read_named
 from minigpt.paths import LocatedText, NamedByRun, run_folder_of
-from minigpt.plugin_files import read_plugin
 from minigpt.problems import found, problems_of
 
 _MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
@@ -106,7 +106,9 @@ def _resolved(
         document = lay_over(document, _override(override))
     document.pop("$schema", None)
     try:
-        named = _load_plugins(document, plugin_files, allow_plugins, trusted)
+        named = document.get("plugins", [])
+        if is_list_of_paths(named):  # else validation says what is wrong with it
+            named = load_named(named, plugin_files, allowed=allow_plugins, trusted=trusted)
         experiment = _with_plugins_used(_validate({**document, "plugins": named}), allow_plugins)
         _build_on_meta(experiment)
     except ExperimentError as error:
@@ -321,49 +323,26 @@ def _locate(value: Any, folder: Path) -> Any:
     return value
 
 
-def named_plugins(path: Path) -> list[Any]:
+def named_plugins(path: Path, *, of_run: bool = False, trusted: bool = False) -> list[Any]:
     """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
+
+    Args:
+        path: The file.
+        of_run: Whether it is a run's.
+        trusted: As for `load_experiment`.
 
     Raises:
         ExperimentError: It cannot be read.
+        TrustError: A run folder's file names a plugin that is not trusted.
     """
-    named = _read_chain(path, ()).get("plugins", [])
+    document = _read_chain(path, (), of_run)
+    named = document.get("plugins", [])
+    if is_list_of_paths(named):
+        read_named(named, (), trusted=trusted)
     return named if isinstance(named, list) else [named]
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
-
-
-def _load_plugins(document: dict[str, Any], extra: Sequence[str | Path], allowed: bool, trusted: bool) -> Any:
-    """Load installed plugins, those the experiment names, and `extra`; returns the absolute paths of all files.
-
-    All are read and asked for before the first is executed.
-    """
-    named = document.get("plugins", [])
-    if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
-        return named  # validation says what is wrong with it
-    for file in named:
-        if "\0" in file:
-            raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
-    by_person = {_place(file): not isinstance(file, NamedByRun) for file in named}
-    by_person |= {_place(file): True for file in (*named, *extra) if not isinstance(file, NamedByRun)}
-    if not allowed:
-        if by_person:
-            raise PluginError(f"plugins are refused (--no-plugins), but it names {next(iter(by_person))}")
-        return []
-    sources = [read_plugin(Path(file)) for file in by_person]
-    trust.allow([(each.path, each.sha256) for each in sources if not by_person[str(each.path)]], trust=trusted)
-    plugins.load_installed()
-    for source in sources:
-        if by_person[str(source.path)]:
-            trust.announce([(source.path, source.sha256)])
-            trust.remember(source.sha256, source.path)
-        plugins.load(source)
-    return list(by_person)
-
-
-def _place(file: str | Path) -> str:
-    return os.path.realpath(os.path.expanduser(file))
 
 
 def _build_on_meta(experiment: Experiment) -> None:

@@ -97,6 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
         error.show(shown)
         warn(shown.getvalue(), end="")
         sys.exit(error.exit_code)
+    except typer.Abort:  # Ctrl-C, in some versions of typer
+        sys.exit(130)
     except MinigptError as error:
         for line in str(error).splitlines():
             warn(f"error: {line}")

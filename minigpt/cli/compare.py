@@ -168,8 +168,9 @@ def _rehearse(
     from minigpt.lab.compare.arms import Lost
 
     tried, lost = [], []
+    naming = {source for source in dict.fromkeys(sources) if names_plugins(source, trust=trust)}  # before any is executed
     for source in dict.fromkeys(sources):
-        if not plugin and not names_plugins(source):
+        if not plugin and source not in naming:
             continue
         tried.append(str(source))
         message = rehearse(source, changes, plugin, device=device, trust=trust, seconds=seconds)

@@ -70,13 +70,20 @@ def rehearse(
     return text or None
 
 
-def names_plugins(source: Path) -> bool:
-    """Whether a file, or what it extends, or a run, names plugin files; none is loaded."""
+def names_plugins(source: Path, *, trust: bool) -> bool:
+    """Whether a file, or what it extends, or a run, names plugin files; none is loaded.
+
+    Raises:
+        TrustError: A run names one that is not trusted.
+    """
     from minigpt.lab.compare.arms import runs_in
     from minigpt.reading import named_plugins
 
-    files = [run.path / "experiment.json" for run in runs_in(source)] if source.is_dir() else [source]
-    return any(named_plugins(file) for file in files)
+    if not source.is_dir():
+        return bool(named_plugins(source, trusted=trust))
+    files = [run.path / "experiment.json" for run in runs_in(source)]
+    named = [named_plugins(file, of_run=True, trusted=trust) for file in files]
+    return any(named)
 
 
 def main() -> None:
