@@ -19,3 +19,14 @@ def printable(text: str) -> str:
 def printable_line(text: str) -> str:
     """The same on one line: a newline is escaped too."""
     return printable(text).replace("\n", "\\u000a")
+
+
+def as_markdown(text: str) -> str:
+    """The text in Markdown, letter for letter: no emphasis, link, code, formula or HTML in it."""
+    return re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", printable_line(text))
+
+
+def as_spreadsheet(text: str) -> str:
+    """The text in a cell of a spreadsheet, which takes what begins like a formula for one: an apostrophe goes before it."""
+    safe = printable(text)
+    return f"'{safe}" if safe.lstrip().startswith(("=", "+", "-", "@")) else safe

@@ -11,6 +11,7 @@ import typer
 
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.errors import MinigptError, count
+from minigpt.files import json_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -346,4 +347,4 @@ def _print(table: Table, caption: str) -> None:
 
 def _write(file: Path | None, name: str, numbers: dict[str, Any]) -> None:
     if file is not None:
-        file.write_text(json.dumps({"bench": name, **numbers}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_bytes(json_bytes({"bench": name, **numbers}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from minigpt.cli.check import check_before_training
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count, listing, nearest
+from minigpt.files import json_bytes
+from minigpt.printable import as_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,12 +152,12 @@ def compare(
     for note in notes:
         console.print(note, style="dim", soft_wrap=True)
     if json_file is not None:
-        json_file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        json_file.write_bytes(json_bytes(document))
     if csv_file is not None:
         csv_file.write_text(csv_text(results), encoding="utf-8")
     if markdown is not None:
         text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
-        markdown.write_text(text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n", encoding="utf-8")
+        markdown.write_text(text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes) + "\n", encoding="utf-8")
     console.print(f"\nkept in {plan.folder}")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from minigpt.cli.options import PluginFile
 from minigpt.cli.terminal import say
+from minigpt.printable import printable
 
 
 def schema(
@@ -30,4 +31,4 @@ def schema(
     if out is None:
         say(text, end="")
     else:
-        out.write_text(text, encoding="utf-8", newline="\n")
+        out.write_text(printable(text), encoding="utf-8", newline="\n")

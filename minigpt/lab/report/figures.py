@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report.content import Content, Shown
+from minigpt.printable import printable_line
 
 # Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
@@ -22,6 +23,7 @@ _INK = "#010203"  # stands for the page's colour until the SVG is written
 
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.usetex": False,  # a matplotlibrc in the working folder may ask for it, and LaTeX is a program
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -32,6 +34,11 @@ _STYLE: Any = {
     **{f"{thing}.color": _INK for thing in ("text", "xtick", "ytick")},
     **{f"axes.{thing}": _INK for thing in ("edgecolor", "labelcolor")},
 }
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it letter for letter: it would take $ for the beginning of a formula."""
+    return printable_line(name).replace("$", "\\$")
 
 
 def look(index: int) -> tuple[str, str]:
@@ -57,9 +64,9 @@ def forest(content: Content) -> str | None:
             colour, _ = look(index)
             axes.plot([low, high], [place, place], color=colour, lw=2, solid_capstyle="butt")
             axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
-        axes.set_yticks(range(len(rows)), [arm.name for _, arm in rows])
+        axes.set_yticks(range(len(rows)), [_plain(arm.name) for _, arm in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{delta:g})")
+        axes.set_xlabel(f"difference to {_plain(content.arms[0].name)}, {unit} (left is better; shaded: within ±{delta:g})")
         axes.grid(axis="y", visible=False)
         return _svg(figure, "forest", "Each variant's mean difference to the base with its 95 % confidence interval.")
 
@@ -77,7 +84,7 @@ def curves(content: Content, axis: str, label: str) -> str | None:
                 continue  # nothing was measured, or its operations were not counted
             xs = getattr(arm.validation, axis)
             axes.fill_between(xs, arm.validation.low, arm.validation.high, color=colour, alpha=0.15, lw=0)
-            axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=arm.name)
+            axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=_plain(arm.name))
             heights += [*arm.validation.high, arm.validation.low[-1]]
         if not heights:
             return None
@@ -100,7 +107,7 @@ def by_position(content: Content) -> str | None:
         for index, arm in arms:
             colour, dashes = look(index)
             places, values = _in_stretches(arm.position)
-            axes.plot(places, values, dashes, color=colour, lw=1.6, label=arm.name)
+            axes.plot(places, values, dashes, color=colour, lw=1.6, label=_plain(arm.name))
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("place in the window (tokens seen before, and one)")
@@ -130,7 +137,14 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[float | N
             front = pareto([(value, loss) for value, loss, _ in points])
             axes.step([value for value, _ in front], [loss for _, loss in front], where="post", color=_INK, lw=0.8, ls=":")
             for value, loss, index in points:
-                axes.plot([value], [loss], "o" if index else "D", color=look(index)[0], ms=6, label=content.arms[index].name)
+                axes.plot(
+                    [value],
+                    [loss],
+                    "o" if index else "D",
+                    color=look(index)[0],
+                    ms=6,
+                    label=_plain(content.arms[index].name),
+                )
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -15,6 +15,7 @@ from minigpt.files import write_text
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report import figures
 from minigpt.lab.report.content import Content, Curve
+from minigpt.printable import printable
 
 _AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", "seconds of training"))
 
@@ -40,7 +41,11 @@ class Picture:
 def write_report(content: Content, file: Path) -> None:
     """Write the page, whole or not at all."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("minigpt.lab.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("minigpt.lab.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_without_controls,
     )
     page = environment.get_template("report.html.j2").render(
         content=content,
@@ -68,6 +73,11 @@ def write_report(content: Content, file: Path) -> None:
         colours=[_css_colour(index) for index in range(len(content.arms))],
     )
     write_text(file, page)
+
+
+def _without_controls(value: Any) -> Any:
+    """Control characters have no place in HTML; our own markup, pictures above all, stays as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _picture(title: str, svg: str | None, table: Rows) -> Picture | None:
