@@ -239,13 +239,13 @@ def _print_training(name: str, speed: TrainingSpeed) -> None:
     table.add_row("an update", *_told(speed.update))
     table.add_row("  batch, forward, backward, clipping", *_told(speed.gradients))
     table.add_row("  optimizer", *_told(speed.optimizer))
-    table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
+    table.add_row("tokens/s", _bold(f"{speed.tokens_per_second:,.0f}"))
     table.add_section()
     table.add_row("operations of an update", _operations(speed.flops.needed))
     table.add_row("achieved", _rates(speed.flops.needed / speed.update.median))
     table.add_row("matrix products, before and after", _rates(speed.before.best, speed.after.best))
     share = speed.share(speed.flops.needed, speed.update)
-    table.add_row("share of the ceiling", f"[bold]{share:.0%}[/bold]", "of the faster of the two")
+    table.add_row("share of the ceiling", _bold(f"{share:.0%}"), "of the faster of the two")
     table.add_row("  without the optimizer", f"{speed.share(speed.flops.needed, speed.gradients):.0%}")
     square = f"{speed.share(speed.flops.square, speed.update):.0%}"
     table.add_row("  with masked scores counted", square, _operations(speed.flops.square))
@@ -259,14 +259,14 @@ def _print_decoding(name: str, weights: str, temperature: float, speed: Decoding
     table = _table(title, "", "median", "from, to")
     table.add_row("all tokens", *_told(speed.whole))
     table.add_row("one by one, without reading ahead", *_told(speed.one_by_one))
-    table.add_row("tokens/s", f"[bold]{speed.tokens_per_second:,.0f}[/bold]")
+    table.add_row("tokens/s", _bold(f"{speed.tokens_per_second:,.0f}"))
     table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
     table.add_section()
     for window in (speed.windows[0], speed.windows[-1]):
         table.add_row(f"computing a window of {window.length:,} again", *_told(window.seconds))
     table.add_row("all tokens so", _seconds(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
-    table.add_row("decoding from the state is faster by", f"[bold]{speed.ratio:.1f}[/bold]")
-    table.add_row("one by one", f"[bold]{speed.ratio_one_by_one:.1f}[/bold]")
+    table.add_row("decoding from the state is faster by", _bold(f"{speed.ratio:.1f}"))
+    table.add_row("one by one", _bold(f"{speed.ratio_one_by_one:.1f}"))
     how = "greedy" if temperature == 0 else f"temperature {temperature:g}"
     _print(table, f"fp32, {how}, {count(speed.whole.n, 'repeat')} after a warm-up, {weights}; {speed.machine}")
 
@@ -306,6 +306,12 @@ def _table(title: str, first: str, *others: str) -> Table:
     for other in others:
         table.add_column(other, justify="right")
     return table
+
+
+def _bold(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, "bold")
 
 
 def _told(timing: Timing) -> tuple[str, str]:
