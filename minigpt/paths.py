@@ -47,7 +47,7 @@ def mentions_path(annotation: Any) -> bool:
     return any(isinstance(item, _PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
 
 
-_RECORDS = ("provenance.json", "metrics.jsonl", "checkpoints", "tokenizer.json")
+_RECORDS = ("provenance.json", "metrics.jsonl")
 
 
 class NamedByRun(str):
