@@ -236,6 +236,7 @@ def generate(
     min_p: float | None = None,
     num_samples: int = 1,
     seed: int = 0,
+    trust: bool = False,
 ) -> list[str]:
     """Continue a prompt with a trained model.
 
@@ -251,6 +252,7 @@ def generate(
         min_p: Keep tokens at least this share as likely as the likeliest.
         num_samples: How many continuations.
         seed: Equal seeds give equal text.
+        trust: As for `open_run`.
 
     Returns:
         The continuations, without the prompt.
@@ -260,7 +262,7 @@ def generate(
         TokenizerError: The prompt has something that the tokenizer lacks.
     """
     opened, sampling = _prepare(
-        run, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+        run, trust, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
     tokenizer = text_tokenizer(opened)
     text = sampling.prompt if prompt is None else prompt
@@ -277,10 +279,11 @@ def stream(
     top_p: float | None = None,
     min_p: float | None = None,
     seed: int = 0,
+    trust: bool = False,
 ) -> Iterator[str]:
     """The same text as `generate` gives for one sample, piece by piece as it is decoded. Arguments as there."""
     opened, sampling = _prepare(
-        run, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+        run, trust, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
     tokenizer = text_tokenizer(opened)
     ids = prompt_ids(tokenizer, sampling.prompt if prompt is None else prompt)
@@ -288,8 +291,8 @@ def stream(
     return stream_text((int(token[0]) for token in drawn), tokenizer)
 
 
-def _prepare(run: str | Path | OpenRun, **changes: Any) -> tuple[OpenRun, SamplingSection]:
-    opened = run if isinstance(run, OpenRun) else open_run(run)
+def _prepare(run: str | Path | OpenRun, trust: bool, **changes: Any) -> tuple[OpenRun, SamplingSection]:
+    opened = run if isinstance(run, OpenRun) else open_run(run, trust=trust)
     return opened, sampling_with(opened.experiment.sampling, **changes)
 
 

@@ -21,6 +21,10 @@ class PluginError(MinigptError):
     """A plugin file or package could not be loaded."""
 
 
+class TrustError(MinigptError):
+    """A run folder brings code along that nobody here has trusted."""
+
+
 class DataError(MinigptError):
     """A corpus is missing, is not what was promised, or is too small."""
 

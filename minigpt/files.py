@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import UnreadableError, WriteError
+from minigpt.printable import printable
 
 MAX_JSON_BYTES = 1 << 24
 """What a file of JSON may have, unless more is expected; read, it may take thirty times as much."""
@@ -115,9 +116,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """A JSON document as a file has it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # half a character, as names of files may have: JSON's own escape
+    """A JSON document as a file has it; control characters and half characters in texts have JSON's own escapes."""
+    return printable(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Paths in an experiment start from the file that says them."""
+"""Paths in an experiment start from the file that says them, and a plugin in a run folder is named by nobody here."""
 
 from __future__ import annotations
 
@@ -45,3 +45,21 @@ def mentions_path(annotation: Any) -> bool:
     """Whether an annotation has `UserPath` in it anywhere."""
     metadata = getattr(annotation, "__metadata__", ())
     return any(isinstance(item, _PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
+
+
+_RECORDS = ("provenance.json", "metrics.jsonl")
+
+
+class NamedByRun(str):
+    """A plugin file that a run folder names, itself or through what it extends: no person here has named it."""
+
+    __slots__ = ()
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run's, or comparison's, folder that a file lies in; None outside of one."""
+    for folder in dict.fromkeys((*path.absolute().parents, *Path(os.path.realpath(path)).parents)):
+        records = [name for name in _RECORDS if os.path.lexists(folder / name)]
+        if (records and os.path.lexists(folder / "experiment.json")) or os.path.lexists(folder / "comparison.json"):
+            return folder
+    return None

@@ -1,6 +1,7 @@
 """Components from outside: plugin files, and installed packages in the entry-point group `minigpt.plugins`.
 
-Loading a plugin executes it. A plugin that fails leaves nothing registered and nothing half imported.
+Loading a plugin executes it, so it is named by a person or trusted (trust.py). A plugin that fails leaves nothing
+registered and nothing half imported.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,10 @@ from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from types import ModuleType
 
-from minigpt.errors import MinigptError, PluginError
+from minigpt import trust
+from minigpt.errors import MinigptError, PluginError, UnreadableError
+from minigpt.files import read_bytes
+from minigpt.plugin_files import PluginFiles, forget, module_of, read_plugin
 from minigpt.registry import REGISTRY
 
 ENTRY_POINT_GROUP = "minigpt.plugins"
@@ -32,11 +35,13 @@ class Plugin:
         path: The file, or the folder of a package.
         sha256: Of its source.
         classes: What it registered, by `family/name`.
+        files: As they were executed.
     """
 
     path: Path
     sha256: str
     classes: Mapping[str, type]
+    files: PluginFiles
 
     @property
     def registered(self) -> tuple[str, ...]:
@@ -50,18 +55,25 @@ _installed_asked = False
 
 
 def load_file(path: Path) -> Plugin:
-    """Execute a plugin file, or a folder with an `__init__.py`, once for each content.
-
-    An edited file replaces what it registered before.
+    """Execute a plugin file, or a folder with an `__init__.py`, that a person named; it is trusted from then on.
 
     Raises:
         PluginError: It cannot be read, it raises, or it registers nothing.
     """
-    source = path / "__init__.py" if path.is_dir() else path
-    if not source.is_file():
-        what = f"the folder {path} has no __init__.py" if path.is_dir() else f"there is no plugin file {path}"
-        raise PluginError(what)
-    digest = fingerprint(path)
+    files = read_plugin(path)
+    trust.remember(files.sha256, path)
+    return load(files)
+
+
+def load(files: PluginFiles) -> Plugin:
+    """Execute a plugin as it was read, once for each content. Whether it may be is asked before: see `trust`.
+
+    An edited file replaces what it registered before.
+
+    Raises:
+        PluginError: It raises, or it registers nothing.
+    """
+    path, digest = files.path, files.sha256
     known = _loaded.get(digest)
     if known and all(_registered().get(label) is cls for label, cls in known.classes.items()):
         return known
@@ -71,43 +83,37 @@ def load_file(path: Path) -> Plugin:
             REGISTRY.remove(*label.split("/", 1))
         before = _registered()
         module_name = f"{FILE_PACKAGE}.{path.stem.replace('.', '_')}_{digest[:12]}"
-        _execute(path, source, module_name)
+        _execute(files, module_name)
         classes = {label: cls for label, cls in _registered().items() if before.get(label) is not cls}
         if not classes:
             _unload(module_name)
             raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
     for key in outdated:
         del _loaded[key]
-    _loaded[digest] = Plugin(path, digest, classes)
+    _loaded[digest] = Plugin(path, digest, classes, files)
     return _loaded[digest]
 
 
-def _execute(path: Path, source: Path, module_name: str) -> None:
-    spec = importlib.util.spec_from_file_location(
-        module_name, source, submodule_search_locations=[str(path)] if path.is_dir() else None
-    )
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is not a Python file")
+def _execute(files: PluginFiles, module_name: str) -> None:
+    path = files.path
     parent = sys.modules.setdefault(FILE_PACKAGE, ModuleType(FILE_PACKAGE))
     parent.__path__ = []
-    module = importlib.util.module_from_spec(spec)
+    module = module_of(module_name, files)
     sys.modules[module_name] = module  # dataclasses and get_type_hints look a class's module up by name
-    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a cache could give an edited file its old code
     try:
-        exec(compile(source.read_bytes(), str(source), "exec"), module.__dict__)
+        exec(files.code(), module.__dict__)
     except MinigptError as error:
         _unload(module_name)
         raise PluginError(f"plugin {path}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a stranger's file may raise, told as theirs
         _unload(module_name)
         raise PluginError(f"plugin {path} failed to load: {_told(error, path)}") from error
-    finally:
-        sys.dont_write_bytecode = kept
 
 
 def _unload(module_name: str) -> None:
     for name in [name for name in sys.modules if name == module_name or name.startswith(f"{module_name}.")]:
         del sys.modules[name]
+    forget(module_name)
 
 
 def _told(error: BaseException, path: Path) -> str:
@@ -167,18 +173,26 @@ def is_copy_of(file: str, plugin: Plugin) -> bool:
     return fingerprint(Path(file)) == plugin.sha256
 
 
-def check_unchanged(path: Path) -> None:
-    """See that a plugin file is still what was loaded from it.
+def write_copy(path: Path, target: Path) -> None:
+    """Write a copy of a plugin as it was executed.
 
     Raises:
-        PluginError: It was edited since.
+        PluginError: The file was edited since.
+        OSError: The copy cannot be written.
     """
-    if fingerprint(path) not in _loaded:
+    loaded = _loaded.get(fingerprint(path))
+    if loaded is None:
         raise PluginError(f"{path} changed since it was loaded: load the experiment again")
+    loaded.files.write(target)
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a source file, or of all Python files of a folder with their names."""
+    """SHA-256 of a plugin file, or of all files of a plugin folder with their names. Raises PluginError."""
+    return read_plugin(path).sha256
+
+
+def source_fingerprint(path: Path) -> str:
+    """SHA-256 of a source file, or of the Python files of an installed package with their names."""
     if not path.is_dir():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
@@ -211,11 +225,14 @@ def _plugin_file_hint(family: str, name: str) -> str | None:
     return None
 
 
+_MOST_READ = 1 << 20  # bytes of a file that is only looked into
+
+
 def _registrations(file: Path) -> Iterator[tuple[str, str]]:
     """(family, name) of each `@register("family", "name")` in a source file."""
     try:
-        tree = ast.parse(file.read_text("utf-8"))
-    except (SyntaxError, ValueError, OSError):
+        tree = ast.parse(read_bytes(file, _MOST_READ))
+    except (SyntaxError, ValueError, UnreadableError, RecursionError, MemoryError):
         return  # a file that cannot be read registers nothing
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):

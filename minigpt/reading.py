@@ -23,7 +23,8 @@ from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment
 from minigpt.merging import lay_over, merged
 from minigpt.model import build_model_on_meta
-from minigpt.paths import LocatedText
+from minigpt.named_plugins import is_list_of_paths, load_named, read_named
+from minigpt.paths import LocatedText, NamedByRun, run_folder_of
 from minigpt.problems import found, problems_of
 
 _MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
@@ -35,6 +36,7 @@ def load_experiment(
     overrides: Sequence[str] = (),
     plugin_files: Sequence[str | Path] = (),
     allow_plugins: bool = True,
+    trust: bool = False,
 ) -> Experiment:
     """Read an experiment and check all of it.
 
@@ -43,21 +45,71 @@ def load_experiment(
         overrides: `model.attention.name=gqa` and the like; the value is JSON, or text where it is no JSON.
         plugin_files: Plugins to load beside those that the experiment names.
         allow_plugins: False loads no plugin, and refuses an experiment that names one.
+        trust: Execute plugins that a run folder's file names, and trust them from now on; known ones need no word.
 
     Raises:
         ExperimentError: Anything wrong with it, a line each.
         PluginError: A plugin cannot be loaded.
+        TrustError: A run folder's file names a plugin that is not trusted.
     """
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
-        documents = _with_parents(json.loads(json.dumps(source, default=str)), Path("experiment"), ())
+        documents = _with_parents(json.loads(json.dumps(source, default=str)), Path("experiment"), (), of_run=False)
     else:
         documents = _read_chain(Path(source), ())
+    return _resolved(documents, where, overrides, plugin_files, allow_plugins, trust)
+
+
+def load_recorded(
+    file: Path,
+    *,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[str | Path] = (),
+    allow_plugins: bool = True,
+    trust: bool = False,
+) -> Experiment:
+    """Read the experiment of a run folder; whatever plugins it names, nobody here has named them.
+
+    Arguments and errors as for `load_experiment`.
+    """
+    documents = _read_chain(file, (), of_run=True)
+    return _resolved(documents, str(file), overrides, plugin_files, allow_plugins, trust)
+
+
+def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment | None:
+    """A run's recorded experiment from parts that are shipped or installed; None where it needs its own plugins.
+
+    Args:
+        document: What was recorded; nothing that it names is executed.
+        file: Where, for messages.
+
+    Raises:
+        ExperimentError: It names no plugins, and something is wrong with it.
+    """
+    alone = {key: value for key, value in document.items() if key not in Experiment.file_keys}
+    try:
+        return _resolved([{**alone, "plugins": []}], str(file), (), (), True, False)
+    except (ExperimentError, PluginError):
+        if document.get("plugins") or document.get("extends"):
+            return None
+        raise
+
+
+def _resolved(
+    documents: Sequence[dict[str, Any]],
+    where: str,
+    overrides: Sequence[str],
+    plugin_files: Sequence[str | Path],
+    allow_plugins: bool,
+    trusted: bool,
+) -> Experiment:
     changes: dict[str, Any] = {}
     for override in overrides:  # one document: a name may come after the parameters
         changes = lay_over(changes, _override(override))
     try:
-        named = _load_plugins(changes.get("plugins", _named_in(documents)), plugin_files, allow_plugins)
+        named = changes.get("plugins", _named_in(documents))
+        if is_list_of_paths(named):  # else validation says what is wrong with it
+            named = load_named(named, plugin_files, allowed=allow_plugins, trusted=trusted)
         experiment = _with_plugins_used(_validate([*documents, changes, {"plugins": named}]), allow_plugins)
         _build_on_meta(experiment)
     except ExperimentError as error:
@@ -108,8 +160,14 @@ def _override(text: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """Read a file and what it extends; the furthest ancestor comes first."""
+def _read_chain(path: Path, seen: tuple[Path, ...], of_run: bool = False) -> list[dict[str, Any]]:
+    """Read a file and what it extends; the furthest ancestor comes first.
+
+    Args:
+        path: The file.
+        seen: Those that led to it.
+        of_run: Whether one of those, or it, lies in a run folder.
+    """
     here = Path(os.path.realpath(path))  # and not Path.resolve, which raises on a loop of links
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
@@ -117,10 +175,10 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[dict[str, Any]]:
     if len(seen) >= _MAX_CHAIN:
         raise ExperimentError([Problem(("extends",), f"goes over more than {_MAX_CHAIN} files")], str(path))
     document = _read_file(path)
-    return _with_parents(document, path, (*seen, here))
+    return _with_parents(document, path, (*seen, here), of_run or run_folder_of(path) is not None)
 
 
-def _with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> list[dict[str, Any]]:
+def _with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...], of_run: bool) -> list[dict[str, Any]]:
     """A document, said in the file `path`, after those it extends."""
     parent = document.pop("extends", None)
     document.pop("$schema", None)
@@ -129,7 +187,8 @@ def _with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) 
         document["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "experiment"
     plugin_files = document.get("plugins", [])
     if isinstance(plugin_files, list):
-        document["plugins"] = [_beside(path, file) if isinstance(file, str) else file for file in plugin_files]
+        kind = NamedByRun if of_run else str
+        document["plugins"] = [kind(_beside(path, file)) if isinstance(file, str) else file for file in plugin_files]
     if parent is None:
         return [document]
     if not isinstance(parent, str):
@@ -137,7 +196,7 @@ def _with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...]) 
     parent_path = Path(_beside(path, parent))
     if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
         raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
-    return [*_read_chain(parent_path, seen), document]
+    return [*_read_chain(parent_path, seen, of_run), document]
 
 
 def _named_in(documents: Sequence[dict[str, Any]]) -> Any:
@@ -145,8 +204,7 @@ def _named_in(documents: Sequence[dict[str, Any]]) -> Any:
     named: Any = []
     for document in documents:
         files = document["plugins"]
-        both = isinstance(named, list) and isinstance(files, list)
-        named = [*named, *(file for file in files if file not in named)] if both else files
+        named = [*named, *files] if isinstance(named, list) and isinstance(files, list) else files
     return named
 
 
@@ -230,35 +288,25 @@ def _locate(value: Any, folder: Path) -> Any:
     return value
 
 
-def named_plugins(path: Path) -> list[Any]:
+def named_plugins(path: Path, *, of_run: bool = False, trusted: bool = False) -> list[Any]:
     """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
+
+    Args:
+        path: The file.
+        of_run: Whether it is a run's.
+        trusted: As for `load_experiment`.
 
     Raises:
         ExperimentError: It cannot be read.
+        TrustError: A run folder's file names a plugin that is not trusted.
     """
-    named = _named_in(_read_chain(path, ()))
+    named = _named_in(_read_chain(path, (), of_run))
+    if is_list_of_paths(named):
+        read_named(named, (), trusted=trusted)
     return named if isinstance(named, list) else [named]
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
-
-
-def _load_plugins(named: Any, extra: Sequence[str | Path], allowed: bool) -> Any:
-    """Load installed plugins, those the experiment names, and `extra`; returns the absolute paths of all files."""
-    if not isinstance(named, list) or not all(isinstance(file, str) for file in named):
-        return named  # validation says what is wrong with it
-    for file in named:
-        if "\0" in file:
-            raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
-    files = list(dict.fromkeys(os.path.realpath(os.path.expanduser(file)) for file in (*named, *extra)))
-    if not allowed:
-        if files:
-            raise PluginError(f"plugins are refused (--no-plugins), but it names {files[0]}")
-        return []
-    plugins.load_installed()
-    for file in files:
-        plugins.load_file(Path(file))
-    return files
 
 
 def _build_on_meta(experiment: Experiment) -> None:

@@ -79,6 +79,14 @@ def _own_registry() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests do not touch the plugins that the user trusts; fixtures of modules and classes need that as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIGPT_CONFIG", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 _NUMBERS = itertools.count()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
+import traceback
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +27,7 @@ from minigpt.cli.run import run
 from minigpt.cli.runs import runs
 from minigpt.cli.schema import schema
 from minigpt.cli.show import show
+from minigpt.cli.terminal import say, warn
 from minigpt.errors import DivergedError, MinigptError
 
 app = typer.Typer(
@@ -32,6 +36,7 @@ app = typer.Typer(
     epilog="Start with: minigpt run experiments/quickstart.json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a name in [ ] is a name
 )
 app.command()(run)
 app.command()(resume)
@@ -51,7 +56,7 @@ app.add_typer(data_app, name="data")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"minigpt {__version__}")
+        say(f"minigpt {__version__}")
         raise typer.Exit
 
 
@@ -62,6 +67,10 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+# What typer raises for a wrong command line; its class is click's in one version of typer, and typer's own in another.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
 @functools.cache
@@ -79,12 +88,21 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character must not end a run
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _print_traceback
     try:
-        _command()(args=arguments)
+        code = _command()(args=arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except _UsageError as error:
+        shown = io.StringIO()
+        error.show(shown)
+        warn(shown.getvalue(), end="")
+        sys.exit(error.exit_code)
+    except typer.Abort:  # Ctrl-C, in some versions of typer
+        sys.exit(130)
     except MinigptError as error:
         kind, code = _kind(error)
         for line in str(error).splitlines():
-            print(f"{kind}: {line}", file=sys.stderr)
+            warn(f"{kind}: {line}")
         sys.exit(code)
     except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
         sys.stderr.close()
@@ -92,15 +110,15 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # a plugin's code may raise anything: its own line is what its author needs
         place = _place_in_plugin(error)
         if place is None and isinstance(error, OSError):  # a full disk, a folder that may not be written: the machine's
-            print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+            warn(f"error: {error.filename or 'the system'}: {error.strerror or error}")
             sys.exit(2)
         if place is None and _is_out_of_memory(error):
-            print(f"error: {_out_of_memory()}", file=sys.stderr)
+            warn(f"error: {_out_of_memory()}")
             sys.exit(2)
         if place is None or "MINIGPT_TRACEBACK" in os.environ:
             raise
-        print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)
-        print("error: MINIGPT_TRACEBACK=1 in the environment shows the whole traceback", file=sys.stderr)
+        warn(f"error: {place}: {type(error).__name__}: {error}")
+        warn("error: MINIGPT_TRACEBACK=1 in the environment shows the whole traceback")
         sys.exit(1)
 
 
@@ -126,6 +144,10 @@ def _out_of_memory() -> str:
     left = available_memory()
     there = "" if left is None else f" ({size(left)} are free on the CPU now)"
     return f"out of memory{there}; use a smaller corpus, model, block_size or micro_batch_size, or close other programs"
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    warn("".join(traceback.format_exception(kind, error, trace)), end="")
 
 
 def _place_in_plugin(error: Exception) -> str | None:

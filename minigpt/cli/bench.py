@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.errors import MinigptError, count
+from minigpt.files import json_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from minigpt.lab.bench.train import TrainingSpeed
 
 bench_app = typer.Typer(
-    help="Measure speed and memory on this machine: medians and spread, after a warm-up.", no_args_is_help=True
+    help="Measure speed and memory on this machine: medians and spread, after a warm-up.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 ExperimentFile = Annotated[
@@ -51,6 +53,7 @@ def train(
     json_file: JsonFile = None,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Time updates of training, whole and in parts, and set them against the fastest matrix product of this machine.
 
@@ -58,7 +61,7 @@ def train(
     """
     _check_place(json_file)
     overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
-    loaded = _load(experiment, overrides, plugin, no_plugins)
+    loaded = _load(experiment, overrides, plugin, no_plugins, trust)
 
     from minigpt.lab.bench.machine import prepare
     from minigpt.lab.bench.train import measure_training
@@ -86,6 +89,7 @@ def decode(
     json_file: JsonFile = None,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Time decoding from the model's state, and against computing the whole window again for every token.
 
@@ -95,7 +99,7 @@ def decode(
     _check_place(json_file)
     if run is not None and (experiment is not None or changes):
         raise MinigptError("--run: the run says what the model is; leave out the experiment and --set")
-    loaded = _load(experiment, changes or [], plugin, no_plugins)
+    loaded = _load(experiment, changes or [], plugin, no_plugins, trust)
 
     from minigpt.decoding import prompt_ids
     from minigpt.lab.bench.decode import measure_decoding
@@ -109,7 +113,7 @@ def decode(
     if run is None:
         model = build_model(loaded, vocab_size)
     else:
-        opened = open_run(run, allow_plugins=not no_plugins)
+        opened = open_run(run, allow_plugins=not no_plugins, trust=trust)
         loaded, model, vocab_size = opened.experiment, opened.model, opened.model.dims.vocab_size
         prompt = prompt_ids(opened.tokenizer, loaded.sampling.prompt) if opened.tokenizer else prompt
     others = OtherProcesses()
@@ -178,8 +182,7 @@ def mixers(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from minigpt.cli.drawing import terminal
     from minigpt.lab.bench.mixers import Settings, choose, measure_mixer
 
     _check_place(json_file)
@@ -188,7 +191,7 @@ def mixers(
     lengths = _lengths(times)
     settings = Settings(batch, precision, repeats, threads)
     chosen = choose(names.split(",") if names else None)
-    console, rows = Console(stderr=True, highlight=False), []
+    console, rows = terminal(err=True), []
     for name in chosen:
         for length in lengths:
             console.print(f"{name}, T = {length}")
@@ -202,7 +205,7 @@ def mixers(
 # -------------------------------------------------------------------------------------------------------- what is given
 
 
-def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, no_plugins: bool) -> Experiment:
+def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, no_plugins: bool, trust: bool) -> Experiment:
     """The experiment of a file, or the documented one."""
     from minigpt.reading import load_experiment
 
@@ -211,6 +214,7 @@ def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, 
         overrides=changes,
         plugin_files=plugin or (),
         allow_plugins=not no_plugins,
+        trust=trust,
     )
 
 
@@ -248,7 +252,7 @@ def _print_training(name: str, speed: TrainingSpeed) -> None:
     table.add_row("achieved", _rates(speed.flops.needed / speed.update.median))
     table.add_row("matrix products, before and after", _rates(speed.before.best, speed.after.best))
     share = speed.share(speed.flops.needed, speed.update)
-    table.add_row("share of the ceiling", f"[bold]{share:.0%}[/bold]", "of the faster of the two")
+    table.add_row("share of the ceiling", _bold(f"{share:.0%}"), "of the faster of the two")
     table.add_row("  without the optimizer", f"{speed.share(speed.flops.needed, speed.gradients):.0%}")
     square = f"{speed.share(speed.flops.square, speed.update):.0%}"
     table.add_row("  with masked scores counted", square, _operations(speed.flops.square))
@@ -268,8 +272,8 @@ def _print_decoding(name: str, weights: str, temperature: float, speed: Decoding
     for window in (speed.windows[0], speed.windows[-1]):
         table.add_row(f"computing a window of {window.length:,} again", *_told(window.seconds))
     table.add_row("all tokens so", _seconds(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
-    table.add_row("decoding from the state is faster by", f"[bold]{speed.ratio:.1f}[/bold]")
-    table.add_row("one by one", f"[bold]{speed.ratio_one_by_one:.1f}[/bold]")
+    table.add_row("decoding from the state is faster by", _bold(f"{speed.ratio:.1f}"))
+    table.add_row("one by one", _bold(f"{speed.ratio_one_by_one:.1f}"))
     how = "greedy" if temperature == 0 else f"temperature {temperature:g}"
     _print(table, f"fp32, {how}, {count(speed.whole.n, 'repeat')} after a warm-up, {weights}; {speed.machine}")
 
@@ -311,6 +315,12 @@ def _table(title: str, first: str, *others: str) -> Table:
     return table
 
 
+def _bold(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, "bold")
+
+
 def _told(timing: Timing) -> tuple[str, str]:
     return _seconds(timing.median), f"{_seconds(timing.low)}, {_seconds(timing.high)}"
 
@@ -345,10 +355,11 @@ def _memory(peak: float | None, imports: float | None) -> tuple[str, str]:
 
 def _print(table: Table, caption: str) -> None:
     """To the width of a terminal; where there is none, nothing is cut."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    from minigpt.cli.drawing import terminal
+
+    console = terminal(width=200)
     console.print(table)
     console.print(Text(caption, "dim"))
 
@@ -361,4 +372,4 @@ def _warn(words: str) -> None:
 
 def _write(file: Path | None, name: str, numbers: dict[str, Any]) -> None:
     if file is not None:
-        file.write_text(json.dumps({"bench": name, **numbers}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_bytes(json_bytes({"bench": name, **numbers}))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minigpt.cli.options import PluginFile, Set
+from minigpt.cli.options import PluginFile, Set, Trust
+from minigpt.cli.terminal import say, warn
 from minigpt.errors import command_line
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     plugin: PluginFile = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Try to break the contract of components: are they causal, shaped, decodable, alive, deterministic?
 
@@ -64,6 +66,7 @@ def check(
         plugin_files=plugin or (),
         changes=changes or (),
         allow_plugins=not no_plugins,
+        trust=trust,
     )
     options = Options(
         only=tuple(only or ()),
@@ -73,13 +76,13 @@ def check(
         examples=examples or EXAMPLES,
         allow_plugins=not no_plugins,
     )
-    from rich.console import Console
+    from minigpt.cli.drawing import terminal
 
-    console = Console(highlight=False)
+    console = terminal(width=None)
     with _Progress(found) as progress:
         reports = check_all(found, options, jobs=jobs or default_jobs(found), done=progress.done)
     if as_json:
-        typer.echo(json.dumps(_document(reports, options), indent=2, ensure_ascii=False))
+        say(json.dumps(_document(reports, options), indent=2, ensure_ascii=False))
     else:
         print_reports(reports, console, options)
     raise typer.Exit(exit_code(reports))
@@ -99,8 +102,7 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
     if not in_full and all(is_shipped(spec.cls) for spec in experiment.specs()):
         return
 
-    from rich.console import Console
-
+    from minigpt.cli.drawing import terminal
     from minigpt.lab.check import experiment_target, plugin_targets
     from minigpt.lab.check.parallel import Options
 
@@ -111,17 +113,17 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
     reports = [options.check(target) for target in targets]
     seconds = sum(report.seconds for report in reports)
     broken = [report for report in reports if report.failures]
-    console = Console(stderr=True, highlight=False)
+    console = terminal(err=True, width=None)
     for report in broken:
         first, *others = report.failures
         print_failure(report, first, console, options)
         if others:
             console.print(f"  and also:         {', '.join(result.property for result in others)}", style="dim")
     if broken:
-        typer.echo("\nerror: not trained, since what is above makes its loss mean nothing; --no-check trains it", err=True)
+        warn("\nerror: not trained, since what is above makes its loss mean nothing; --no-check trains it")
         raise typer.Exit(1)
     names = ", ".join(report.target for report in reports)
-    typer.echo(f"checked in {seconds:.1f} s, {'in full' if in_full else 'the quick part'}: {names}")
+    say(f"checked in {seconds:.1f} s, {'in full' if in_full else 'the quick part'}: {names}")
 
 
 def exit_code(reports: Sequence[TargetReport]) -> int:
@@ -134,15 +136,16 @@ class _Progress:
     """A bar on a terminal, nothing elsewhere; gone when all is done."""
 
     def __init__(self, targets: Sequence[Target]):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+        from minigpt.cli.drawing import column, terminal
 
         self.bar = Progress(
-            TextColumn("checking {task.fields[latest]}"),
+            column("checking {task.fields[latest]}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=terminal(err=True),
             transient=True,
         )
         self.task = self.bar.add_task("", total=len(targets), latest=targets[0].label if len(targets) == 1 else "")

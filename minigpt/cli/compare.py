@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from minigpt.cli.check import check_before_training
-from minigpt.cli.options import NoPlugins, PluginFile, Set
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
+from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count, listing, nearest
+from minigpt.files import json_bytes
+from minigpt.printable import as_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +70,7 @@ def compare(
     ] = 15.0,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Say whether variants are better than a base, from runs with the same seeds, data and budget.
 
@@ -85,7 +87,7 @@ def compare(
     from minigpt.lab.compare.plan import Settings, make_plan
     from minigpt.run.status import Status
 
-    tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), device, 60 * patience)
+    tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), device, trust, 60 * patience)
     words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
     knobs = tuple(knob or ["model.ffn.expansion"])
     plan = make_plan(
@@ -96,6 +98,7 @@ def compare(
         overrides=changes or (),
         plugin_files=plugin or (),
         allow_plugins=not no_plugins,
+        trust=trust,
         lost=lost,
     )
     if retry:
@@ -104,9 +107,9 @@ def compare(
             if record is not None and record["outcome"] != Status.FINISHED:
                 cell.record.unlink()
 
-    from rich.console import Console
+    from minigpt.cli.drawing import terminal
 
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = terminal()
     missing = _print_plan(plan, console)
     if plan_only:
         return
@@ -125,7 +128,7 @@ def compare(
                 patience=60 * patience,
             )
     except KeyboardInterrupt:
-        typer.echo("stopped, and what was under way is saved; the same command goes on", err=True)
+        warn("stopped, and what was under way is saved; the same command goes on")
         raise typer.Exit(130) from None
 
     from minigpt.lab.compare.tables import basis, cost_table, csv_text, unequal, verdict_table
@@ -147,30 +150,31 @@ def compare(
         ),
     ]
     for note in notes:
-        console.print(f"[dim]{note}[/dim]", soft_wrap=True)
+        console.print(note, style="dim", soft_wrap=True)
     if json_file is not None:
-        json_file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        json_file.write_bytes(json_bytes(document))
     if csv_file is not None:
         csv_file.write_text(csv_text(results), encoding="utf-8")
     if markdown is not None:
         text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
-        markdown.write_text(text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n", encoding="utf-8")
+        markdown.write_text(text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes) + "\n", encoding="utf-8")
     console.print(f"\nkept in {plan.folder}")
 
 
 def _rehearse(
-    sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], device: str, seconds: float
+    sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], device: str, trust: bool, seconds: float
 ) -> tuple[list[str], list[Lost]]:
     """The sources that were tried elsewhere, for their plugins could do anything here; and which of them are lost."""
     from minigpt.cli.rehearsal import names_plugins, rehearse
     from minigpt.lab.compare.arms import Lost
 
     tried, lost = [], []
+    naming = {source for source in dict.fromkeys(sources) if names_plugins(source, trust=trust)}  # before any is executed
     for source in dict.fromkeys(sources):
-        if not plugin and not names_plugins(source):
+        if not plugin and source not in naming:
             continue
         tried.append(str(source))
-        message = rehearse(source, changes, plugin, device=device, seconds=seconds)
+        message = rehearse(source, changes, plugin, device=device, trust=trust, seconds=seconds)
         if message is not None and source == sources[0]:
             raise MinigptError(f"{source}, the base: {message}")
         if message is not None:
@@ -187,28 +191,29 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
 
 def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     """What there is, what is missing, how long that takes."""
+    from rich.text import Text
+
     from minigpt.training.observer import duration
 
     missing = plan.grid.missing()
     seeds = plan.grid.seeds
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    console.print(
-        f"[bold]{plan.folder.name}[/bold]: {count(len(plan.arms), 'arm')}, seeds {numbers}: "
-        f"{count(len(plan.grid.cells), 'run')}, {len(plan.grid.cells) - len(missing)} there already"
-    )
+    there = len(plan.grid.cells) - len(missing)
+    runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
+    console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.arms), 'arm')}, {runs}", "not bold"))
     for lost in plan.lost:
         console.print(f"{lost.name}: {lost.message}; the others go on", style="red", soft_wrap=True)
     for arm in plan.arms:
         for note in arm.adjusted:
-            console.print(f"[yellow]{arm.name}: {note}[/yellow]", soft_wrap=True)
+            console.print(f"{arm.name}: {note}", style="yellow", soft_wrap=True)
     for note in plan.grid.corpora.notes():
-        console.print(note, style="yellow", soft_wrap=True, markup=False)
+        console.print(note, style="yellow", soft_wrap=True)
     if missing:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""
         seconds, low, high = plan.seconds()
         likely = f"about {duration(seconds)} ({duration(low)} to {duration(high)})"
-        console.print(f"[dim]{count(len(missing), 'run')} to train{at_once}: {likely}[/dim]")
+        console.print(f"{count(len(missing), 'run')} to train{at_once}: {likely}", style="dim")
     return missing
 
 
@@ -216,16 +221,18 @@ class _Progress:
     """One display over the whole grid: a bar for it, and one for each run under way; lines where there is no terminal."""
 
     def __init__(self, plan: ComparisonPlan, missing: list[Cell], console: Console):
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TimeElapsedColumn
+
+        from minigpt.cli.drawing import column
 
         self.console = console
         self.steps = {cell.name: 0 for cell in missing}
         self.total = sum(cell.arm.experiment.training.max_iters for cell in missing)
         self.began = time.monotonic()
         columns = (
-            TextColumn("{task.description}"),
+            column("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
+            column("{task.fields[figures]}"),
             TimeElapsedColumn(),
         )
         self.bars = Progress(*columns, console=console, disable=not console.is_terminal)

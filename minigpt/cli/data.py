@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minigpt.cli.terminal import say
+
 if TYPE_CHECKING:
     from minigpt.cache import RemoteFile
 
-data_app = typer.Typer(help="Corpora: what there is, what is downloaded.", no_args_is_help=True)
+data_app = typer.Typer(help="Corpora: what there is, what is downloaded.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @data_app.command("list")
@@ -32,7 +34,7 @@ def list_datasets() -> None:
             state = f"here: {remote.path}"
         else:
             state = f"not here; minigpt data fetch {entry.name}, or: minigpt data add {entry.name} FILE"
-        typer.echo(f"{entry.name:<{width}}  {state}\n{'':<{width}}  {entry.summary}")
+        say(f"{entry.name:<{width}}  {state}\n{'':<{width}}  {entry.summary}")
 
 
 @data_app.command()
@@ -43,7 +45,7 @@ def add(
     """Put a copy that you have into the cache, for machines without a network."""
     from minigpt import cache
 
-    typer.echo(f"added: {cache.add(_remote(name), file)}")
+    say(f"added: {cache.add(_remote(name), file)}")
 
 
 @data_app.command()
@@ -53,7 +55,7 @@ def fetch(name: Annotated[str, typer.Argument(help="Of a dataset that is downloa
 
     remote = _remote(name)
     cache.read(remote, f"off line, add a copy you have: minigpt data add {name} FILE")
-    typer.echo(f"here: {remote.path}")
+    say(f"here: {remote.path}")
 
 
 def _register_all() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from minigpt.cli.options import run_at
+from minigpt.cli.terminal import say
 
 if TYPE_CHECKING:
     from minigpt.run import RunFolder
@@ -15,32 +17,38 @@ Run = Annotated[Path, typer.Argument(help="A run folder, or an experiment file."
 
 
 def diff(one: Run, other: Run) -> None:
-    """Say in what two runs or experiments differ: settings; of runs also code, data, machine and losses."""
+    """Say in what two runs or experiments differ: settings; of runs also code, data, machine and losses.
+
+    Nothing of a run is executed: its settings are those that it recorded.
+    """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from minigpt.cli.drawing import terminal
     from minigpt.lab.differences import differences
-    from minigpt.reading import load_experiment
-    from minigpt.run import RunFolder
 
-    runs = [RunFolder(path) if path.is_dir() else None for path in (one, other)]
-    first, second = (
-        load_experiment(path) if run is None else run.experiment() for path, run in zip((one, other), runs, strict=True)
-    )
-    rows = [("seed", str(first.seed), str(second.seed))] if first.seed != second.seed else []
-    rows += differences(first.to_json(), second.to_json())
+    runs = [run_at(path) for path in (one, other)]
+    first, second = (_document(path, run) for path, run in zip((one, other), runs, strict=True))
+    seeds = first.get("seed"), second.get("seed")
+    rows = [("seed", str(seeds[0]), str(seeds[1]))] if seeds[0] != seeds[1] else []
+    rows += differences(first, second)
     if runs[0] and runs[1]:
         rows += _of_runs(runs[0], runs[1])
     if not rows:
-        typer.echo("they do not differ")
+        say("they do not differ")
         return
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("what", str(one), str(other)):
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    terminal().print(table)
+
+
+def _document(path: Path, run: RunFolder | None) -> dict[str, Any]:
+    from minigpt.reading import load_experiment
+
+    return load_experiment(path).to_json() if run is None else run.document()
 
 
 def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:

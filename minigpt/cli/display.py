@@ -9,10 +9,12 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress
 from rich.text import Text
 
+from minigpt.cli.drawing import column, terminal
 from minigpt.cli.outliving import outlive_the_terminal
+from minigpt.cli.terminal import say
 from minigpt.errors import command_line, count
 from minigpt.experiment import Experiment
 from minigpt.run.status import Status
@@ -30,12 +32,12 @@ class LiveObserver:
     """A progress bar with the latest figures and the latest sample; a line stays for each evaluation."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or terminal()
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            column("{task.description}"),
             BarColumn(bar_width=14),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
+            column("{task.completed:.0f}/{task.total:.0f}"),
+            column("{task.fields[figures]}"),
             console=self.console,
         )
         self.live: Live | None = None
@@ -74,9 +76,9 @@ class LiveObserver:
         """Leave a line, and show the sample beneath the bar."""
         self.val_loss = row["val_loss"]
         self.updated(row)
-        mark = "  [green]best so far[/green]" if best else ""
         figures = f"val {row['val_loss']:.4f}  perplexity {row['val_perplexity']:.2f}"
-        self.console.print(f"step {int(row['step'])}  {loss_in_words(row)}  [bold]{figures}[/bold]{mark}")
+        line = Text(f"step {int(row['step'])}  {loss_in_words(row)}  ").append(figures, "bold")
+        self.console.print(line.append("  best so far", "green") if best else line)
         if self.live and sample:
             self.sample = sample
             lines = sample.splitlines()[:8]
@@ -105,24 +107,24 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
         again = command_line("resume", folder)
         if not progress.step:  # before training went on, or began
             way = f"nothing changed; continue with: {again}" if outcome.run.exists() else "nothing was written"
-            print(f"stopped before the first update: {way}")
+            say(f"stopped before the first update: {way}")
             sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
-        print(f"stopped after update {progress.step}, saved; continue with: {again}")
+        say(f"stopped after update {progress.step}, saved; continue with: {again}")
         sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
     row = next(row for row in reversed(outcome.run.rows()) if "val_loss" in row)
     bits = f", {row['val_bits_per_byte']:.3f} bits a byte" if "val_bits_per_byte" in row else ""
-    print(
+    say(
         f"\nvalidation loss {row['val_loss']:.4f} nats a token (perplexity {row['val_perplexity']:.2f}{bits}) "
         f"after {progress.step:,} updates, {duration(progress.seconds)} of training"
     )
     entropies = outcome.run.provenance()["data"]["entropies"]
     if entropies:
-        print(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
+        say(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
     if progress.best_step != progress.step and progress.best_val_loss is not None:
-        print(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
+        say(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
     if progress.skipped:
-        print(f"{count(progress.skipped, 'update')} left out: loss or gradient was not finite (training.non_finite)")
-    print(f"run folder: {folder}\n\nNext:")
+        say(f"{count(progress.skipped, 'update')} left out: loss or gradient was not finite (training.non_finite)")
+    say(f"run folder: {folder}\n\nNext:")
     steps = [(command_line("generate", folder, "--max-new-tokens", "300"), "let it write")] if outcome.sample else []
     if file is not None and experiment is not None:
         # What was asked for, and one part changed: a later option overrides an earlier one.
@@ -132,4 +134,4 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
         steps.append((variant, "change one part and see"))
     steps.append((command_line("list"), "the parts there are"))
     for command, meaning in steps:
-        print(f"    # {meaning}\n    {command}")
+        say(f"    # {meaning}\n    {command}")

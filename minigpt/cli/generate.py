@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, RunArgument
+from minigpt.cli.options import NoPlugins, RunArgument, Trust
+from minigpt.cli.terminal import warn, write_generated
 from minigpt.errors import TokenizerError
 
 
@@ -28,36 +28,39 @@ def generate(
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal text; drawn and told if left out.")] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
-    """Continue a prompt with a trained model, streaming as it is decoded."""
+    """Continue a prompt with a trained model, streaming as it is decoded.
+
+    Control characters in what it writes are escaped on a terminal; a file or a pipe gets the text exactly as it is.
+    """
     from minigpt import decoding
     from minigpt.run import open_run
 
-    opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins)
+    opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins, trust=trust)
     text = opened.experiment.sampling.prompt if prompt is None else prompt
-    for note in (*(f"plugin: {file}" for file in opened.experiment.plugins), *opened.checkpoint.notes):
-        print(note, file=sys.stderr)
+    for note in opened.checkpoint.notes:
+        warn(note)
     try:
         tokens = len(decoding.prompt_ids(decoding.text_tokenizer(opened), text))
     except TokenizerError as error:
         raise TokenizerError(f"the prompt: {error}") from error
     block_size = opened.experiment.model.block_size
     if tokens > block_size and not opened.model.decodes_without_end:
-        print(f"the prompt has {tokens} tokens; the model sees the last {block_size}", file=sys.stderr)
+        warn(f"the prompt has {tokens} tokens; the model sees the last {block_size}")
     filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     settings = {"max_new_tokens": max_new_tokens, **filters}
     sampling = decoding.sampling_with(opened.experiment.sampling, **settings)  # refused before anything is printed
     if seed is None:
         seed = secrets.randbelow(2**31)
         if sampling.temperature > 0:
-            print(f"seed {seed}", file=sys.stderr)
+            warn(f"seed {seed}")
     if num_samples == 1:
-        sys.stdout.write(text)
+        write_generated(text)
         for piece in decoding.stream(opened, text, seed=seed, **settings):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+            write_generated(piece)
+        write_generated("\n")
         return
     samples = decoding.generate(opened, text, num_samples=num_samples, seed=seed, **settings)
     for number, sample in enumerate(samples, 1):
-        print(f"--- sample {number} of {num_samples}\n{text}{sample}")
+        write_generated(f"--- sample {number} of {num_samples}\n{text}{sample}\n")

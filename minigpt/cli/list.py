@@ -10,6 +10,7 @@ import typer
 
 from minigpt import __version__
 from minigpt.cli.options import PluginFile
+from minigpt.cli.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,11 +26,11 @@ def list_components(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As a page of documentation.")] = False,
 ) -> None:
     """List the components: what each is, its parameters with defaults, and where it comes from."""
-    from rich.console import Console
     from rich.text import Text
 
     import minigpt.components  # noqa: F401 - registers the shipped ones
     from minigpt import plugins
+    from minigpt.cli.drawing import terminal
     from minigpt.registry import REGISTRY
 
     plugins.load_installed()
@@ -38,12 +39,12 @@ def list_components(
     families = [REGISTRY.family(family)] if family else REGISTRY.families()
     if as_json:
         rows = [_as_json(entry) for each in families for entry in REGISTRY.entries(each.name)]
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        say(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     if as_markdown:
-        typer.echo("\n".join(line for each in families for line in _as_markdown(each)), nl=False)
+        say("\n".join(line for each in families for line in _as_markdown(each)), end="")
         return
-    console = Console(highlight=False)
+    console = terminal(width=None)
     for each in families:
         console.print(Text.assemble((each.name, "bold"), f"  {_about(each)}"))
         console.print(_table(REGISTRY.entries(each.name), detailed=family is not None))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minigpt.cli.terminal import say
+
 if TYPE_CHECKING:
     from minigpt.lab.scaffold import Scaffold
 
@@ -32,9 +34,9 @@ def new(
     from minigpt.lab.scaffold import create
 
     written = create(family, name, into=into, base=base)
-    print(f"wrote {written.plugin}\nwrote {written.experiment}: {_extends(written)}\nwrote {written.test}\n\nNext:")
+    say(f"wrote {written.plugin}\nwrote {written.experiment}: {_extends(written)}\nwrote {written.test}\n\nNext:")
     for command, meaning in _next(written):
-        print(f"    # {meaning}\n    {shlex.join(map(str, command))}")
+        say(f"    # {meaning}\n    {shlex.join(map(str, command))}")
 
 
 def _extends(written: Scaffold) -> str:

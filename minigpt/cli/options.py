@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from minigpt.experiment import Experiment
+    from minigpt.run import RunFolder
 
 ExperimentFile = Annotated[Path, typer.Argument(help="An experiment file, such as experiments/quickstart.json.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/seed-1337.")]
@@ -21,11 +22,29 @@ PluginFile = Annotated[
     typer.Option("--plugin", metavar="FILE", help="Load a plugin file as well; it is executed. Repeatable."),
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard as well, to RUN/tensorboard.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Execute the plugins that a run folder brings along, and trust them from now on.")
+]
 NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all, and refuse what needs one.")]
 
 
-def load(file: Path, changes: list[str] | None, plugin: list[Path] | None, no_plugins: bool) -> Experiment:
+def load(
+    file: Path, changes: list[str] | None, plugin: list[Path] | None, no_plugins: bool, trust: bool = False
+) -> Experiment:
     """The experiment that the options describe."""
     from minigpt.reading import load_experiment
 
-    return load_experiment(file, overrides=changes or (), plugin_files=plugin or (), allow_plugins=not no_plugins)
+    return load_experiment(
+        file, overrides=changes or (), plugin_files=plugin or (), allow_plugins=not no_plugins, trust=trust
+    )
+
+
+def run_at(path: Path) -> RunFolder | None:
+    """The run in a folder, or the one that an experiment.json belongs to; None for another file."""
+    from minigpt.paths import run_folder_of
+    from minigpt.run import RunFolder
+
+    if path.is_dir():
+        return RunFolder(path)
+    of_run = path.name == "experiment.json" and run_folder_of(path) is not None
+    return RunFolder(path.parent) if of_run else None

@@ -24,11 +24,12 @@ class _Job(TypedDict):
     overrides: list[str]
     plugin_files: list[str]
     device: str
+    trust: bool
     answer: str
 
 
 def rehearse(
-    source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, seconds: float
+    source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, trust: bool, seconds: float
 ) -> str | None:
     """Do everything with an arm that planning a comparison does, elsewhere.
 
@@ -37,6 +38,7 @@ def rehearse(
         overrides: As for `load_experiment`.
         plugin_files: Likewise.
         device: Where it would be trained.
+        trust: As for `load_experiment`.
         seconds: After which it counts as hung.
 
     Returns:
@@ -52,6 +54,7 @@ def rehearse(
             "overrides": list(overrides),
             "plugin_files": [str(file) for file in plugin_files],
             "device": device,
+            "trust": trust,
             "answer": str(answer),
         }
         job.write_text(json.dumps(said), encoding="utf-8")
@@ -69,13 +72,20 @@ def rehearse(
     return text or None
 
 
-def names_plugins(source: Path) -> bool:
-    """Whether a file, or what it extends, or a run, names plugin files; none is loaded."""
+def names_plugins(source: Path, *, trust: bool) -> bool:
+    """Whether a file, or what it extends, or a run, names plugin files; none is loaded.
+
+    Raises:
+        TrustError: A run names one that is not trusted.
+    """
     from minigpt.lab.compare.arms import runs_in
     from minigpt.reading import named_plugins
 
-    files = [run.path / "experiment.json" for run in runs_in(source)] if source.is_dir() else [source]
-    return any(named_plugins(file) for file in files)
+    if not source.is_dir():
+        return bool(named_plugins(source, trusted=trust))
+    files = [run.path / "experiment.json" for run in runs_in(source)]
+    named = [named_plugins(file, of_run=True, trusted=trust) for file in files]
+    return any(named)
 
 
 def main() -> None:
@@ -95,7 +105,8 @@ def _try(job: _Job) -> tuple[str, str]:
     from minigpt.training.machine import choose_device, choose_precision
 
     try:
-        arm = read_arm(Path(job["source"]), job["overrides"], [Path(file) for file in job["plugin_files"]])
+        files = [Path(file) for file in job["plugin_files"]]
+        arm = read_arm(Path(job["source"]), job["overrides"], files, trust=job["trust"])
         check_before_training(arm.experiment, arm.source, job["overrides"], in_full=False)
         corpus = load_corpus(arm.experiment)
         where = choose_device(job["device"])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins
+from minigpt.cli.terminal import say
 from minigpt.errors import MinigptError, listing
 
 
@@ -19,11 +19,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The page; report.html in the comparison's folder, or here.")
     ] = None,
-    no_plugins: NoPlugins = False,
 ) -> None:
     """Write a comparison, or some runs, as one HTML page: verdicts, curves, costs, differences, samples, provenance.
 
-    Needs the extra "report": pip install 'minigpt-lab[report]'.
+    Nothing of a run is executed. Needs the extra "report": pip install 'minigpt-lab[report]'.
     """
     missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
@@ -36,6 +35,6 @@ def report(
     file = out or (folders[0] / "report.html" if compared else Path("report.html"))
     if not file.parent.is_dir():
         raise MinigptError(f"{file}: there is no folder {file.parent}")
-    content = read_content(folders[0]) if compared else content_of_runs(folders, allow_plugins=not no_plugins)
+    content = read_content(folders[0]) if compared else content_of_runs(folders)
     write_report(content, file)
-    typer.echo(f"{file} ({file.stat().st_size / 1e6:.2f} MB); open it in a browser, or mail it")
+    say(f"{file} ({file.stat().st_size / 1e6:.2f} MB); open it in a browser, or mail it")

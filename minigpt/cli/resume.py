@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins, RunArgument, Set, TensorBoard
+from minigpt.cli.options import NoPlugins, RunArgument, Set, TensorBoard, Trust
 
 
 def resume(
@@ -23,6 +23,7 @@ def resume(
     ] = False,
     tensorboard: TensorBoard = False,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Continue a run that was stopped or killed, bit for bit as if it had not been; or any run with changed settings.
 
@@ -35,7 +36,8 @@ def resume(
 
     observer = observer_for_terminal()
     if tensorboard or (run / "tensorboard").is_dir():
-        observer = training.TensorBoardObserver(observer, RunFolder(run).experiment(allow_plugins=not no_plugins))
+        experiment = RunFolder(run).experiment(allow_plugins=not no_plugins, trust=trust)
+        observer = training.TensorBoardObserver(observer, experiment)
     outcome = training.resume(
         run,
         overrides=changes or (),
@@ -43,6 +45,7 @@ def resume(
         threads=threads,
         accept_changes=accept_changes,
         allow_plugins=not no_plugins,
+        trust=trust,
         observer=observer,
     )
     report(outcome)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from minigpt.cli.check import check_before_training
-from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, load
+from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, load
 
 
 def run(
@@ -36,6 +36,7 @@ def run(
     tensorboard: TensorBoard = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
     """Train an experiment; everything it leaves goes to runs/NAME/seed-N.
 
@@ -46,7 +47,7 @@ def run(
         overrides.append(f"seed={seed}")
     if name is not None:
         overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
-    loaded = load(experiment, overrides, plugin, no_plugins)
+    loaded = load(experiment, overrides, plugin, no_plugins, trust)
     if check is not False:
         check_before_training(loaded, str(experiment), overrides, in_full=check is True)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from minigpt.cli.terminal import say
 
 if TYPE_CHECKING:
     from minigpt.run import RunFolder
@@ -30,15 +31,16 @@ def runs(
     found = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
     rows = [_row(run) for run in found]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     if not rows:
-        typer.echo(f"no run in {folder}")
+        say(f"no run in {folder}")
         return
 
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from minigpt.cli.drawing import terminal
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("run", "state"):
@@ -51,11 +53,11 @@ def runs(
         numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else "–"
         state = row["state"] + (f", {row['segments']} segments" if row["segments"] > 1 else "")
         table.add_row(row["run"], state, numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style)
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = terminal()
     console.print(table)
     for row in rows:
         if row["problem"] is not None:
-            console.print(row["problem"], style="red", markup=False, soft_wrap=True)
+            console.print(row["problem"], style="red", soft_wrap=True)
 
 
 def _row(run: RunFolder) -> dict[str, Any]:

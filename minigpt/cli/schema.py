@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from minigpt.cli.options import PluginFile
+from minigpt.cli.terminal import say
+from minigpt.printable import printable
 
 
 def schema(
@@ -27,6 +29,6 @@ def schema(
         plugins.load_file(file)
     text = json.dumps(experiment_schema(), indent=2, ensure_ascii=False) + "\n"
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, end="")
     else:
-        out.write_text(text, encoding="utf-8", newline="\n")
+        out.write_text(printable(text), encoding="utf-8", newline="\n")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set, load
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, load, run_at
+from minigpt.cli.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from minigpt.experiment import Experiment, ModelSection
     from minigpt.model import GPT
+    from minigpt.run import RunFolder
 
 _STAND_IN = 256
 _REPEATS = 3  # of each speed that is measured: its spread says how well it is known
@@ -33,25 +35,59 @@ def show(
     ] = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
+    trust: Trust = False,
 ) -> None:
-    """Print an experiment with every default filled in, and its model's modules with their parameters."""
-    is_run = experiment.is_dir()
-    if is_run:
-        from minigpt.run.manifest import checked_bytes
+    """Print an experiment with every default filled in, and its model's modules with their parameters.
 
-        checked_bytes(experiment, "experiment.json")
-    loaded = load(experiment / "experiment.json" if is_run else experiment, changes, plugin, no_plugins)
-    typer.echo(json.dumps(loaded.to_json(), indent=2, ensure_ascii=False))
+    Of a run, print what was recorded. None of its plugins is executed, unless --trust, --set or --plugin asks for it.
+    """
+    run = run_at(experiment)
+    loaded = _loaded(experiment, run, changes, plugin, no_plugins, trust)
+    document = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
+    say(json.dumps(document, indent=2, ensure_ascii=False))
     if as_json:
         return
+    if run is not None:
+        _print_provenance(run)
+    if loaded is None:
+        files = ", ".join(map(str, document.get("plugins", [])))
+        say(f"its modules have parts of the run's own plugins, which are not executed ({files}); --trust shows them")
+        return
+    _print_model(loaded, run, vocab_size, cost)
 
+
+def _loaded(
+    file: Path, run: RunFolder | None, changes: Set, plugin: PluginFile, no_plugins: bool, trust: bool
+) -> Experiment | None:
+    """What can be built; None where a run needs plugins of its own, and nobody asked for them."""
+    if run is None:
+        return load(file, changes, plugin, no_plugins, trust)
+    if not (trust or changes or plugin):
+        return run.without_plugins()
+    return run.experiment(overrides=changes or (), plugin_files=plugin or (), allow_plugins=not no_plugins, trust=trust)
+
+
+def _print_provenance(run: RunFolder) -> None:
+    """When, with what and where a run was begun."""
+    recorded = run.provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in recorded["versions"].items())
+    machine = ", ".join(f"{name} {value}" for name, value in recorded["machine"].items() if value is not None)
+    say(f"\nstarted: {recorded.get('started', '?')}\nversions: {versions}\nmachine: {machine}")
+    say(f"precision: {recorded['precision']}\ndata: {recorded['data']['fingerprint']}\ncode: {recorded['core']}")
+    for row in recorded["components"]:
+        if row.get("distribution") != "minigpt-lab":
+            say(f"{row['component']}: {row['file']} (SHA-256 {row['sha256']})")
+
+
+def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | None, cost: bool) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from minigpt.cli.drawing import terminal
     from minigpt.model import build_model_on_meta
 
-    size, source = (vocab_size, "as asked") if vocab_size else _vocabulary(loaded, experiment if is_run else None)
+    size, source = (vocab_size, "as asked") if vocab_size else _vocabulary(loaded, run)
     model = build_model_on_meta(loaded.model, size)
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("module", "what it is"):
@@ -63,20 +99,20 @@ def show(
     if model.head is None:
         table.add_row("head", "the embedding's weights (tied_head)", "")
     table.add_section()
-    table.add_row("in all", "", f"[bold]{model.n_parameters():,}[/bold]")
-    console = Console(highlight=False)
+    table.add_row("in all", "", Text(f"{model.n_parameters():,}", "bold"))
+    console = terminal(width=None)
     console.print(table)
     if loaded.model.layers:
         console.print(_layers(loaded.model))
-    console.print(f"[dim]vocabulary: {size:,} tokens ({source})[/dim]")
-    console.print(f"[dim]{_remembered(model)}[/dim]", soft_wrap=True)
-    for line in _later_segments(experiment) if is_run else ():
-        console.print(f"continued with changes: {line}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"vocabulary: {size:,} tokens ({source})", style="dim")
+    console.print(_remembered(model), style="dim", soft_wrap=True)
+    for line in run.later_segments() if run is not None else ():
+        console.print(f"continued with changes: {line}", style="yellow", soft_wrap=True)
     if cost:
         table, warning = _costs(loaded, size)
         console.print(table)
         if warning:
-            console.print(f"[yellow]{warning}[/yellow]", soft_wrap=True)
+            console.print(warning, style="yellow", soft_wrap=True)
 
 
 def _layers(model: ModelSection) -> Table:
@@ -97,12 +133,6 @@ def _layers(model: ModelSection) -> Table:
         if not choices:
             table.add_row(spans(layers), "", "nothing: as model says")
     return table
-
-
-def _later_segments(run: Path) -> list[str]:
-    from minigpt.run import RunFolder
-
-    return RunFolder(run).later_segments()
 
 
 def _remembered(model: GPT) -> str:
@@ -157,14 +187,13 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
     return table, as_warning(others.share())
 
 
-def _vocabulary(experiment: Experiment, run: Path | None) -> tuple[int, str]:
+def _vocabulary(experiment: Experiment, run: RunFolder | None) -> tuple[int, str]:
     """How many tokens the model has: from the run, else from the corpus, else a stand-in where that is out of reach."""
     from minigpt.data import load_corpus
     from minigpt.errors import DataError
-    from minigpt.run import RunFolder
 
     if run is not None:
-        return int(RunFolder(run).provenance()["data"]["vocab_size"]), "of this run"
+        return run.vocab_size(), "of this run"
     try:
         return load_corpus(experiment).vocab_size, f"{experiment.tokenizer.name} on {experiment.data.name}"
     except DataError:

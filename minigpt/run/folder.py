@@ -17,7 +17,7 @@ from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError, listing
 from minigpt.experiment import Experiment
 from minigpt.files import discard, json_bytes, parse_object, write_bytes, write_json
-from minigpt.reading import load_experiment
+from minigpt.reading import load_recorded, load_without_plugins
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.lock import held, is_held
@@ -102,13 +102,7 @@ class RunFolder:
         shutil.rmtree(self.path / "plugins", ignore_errors=True)  # of a beginning that was cut short
         copies = []
         for file in map(Path, files):
-            plugins.check_unchanged(file)
-            target = self.path / "plugins" / file.name
-            target.parent.mkdir(exist_ok=True)
-            if file.is_dir():
-                shutil.copytree(file, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(file, target)
+            plugins.write_copy(file, self.path / "plugins" / file.name)
             copies.append(f"plugins/{file.name}")
         return copies
 
@@ -127,21 +121,46 @@ class RunFolder:
         """Whether a run has begun here."""
         return (self.path / "experiment.json").is_file()
 
-    def experiment(self, overrides: Sequence[str] = (), *, allow_plugins: bool = True) -> Experiment:
-        """The run's resolved experiment; loads the copies of its plugins.
+    def experiment(
+        self,
+        *,
+        overrides: Sequence[str] = (),
+        plugin_files: Sequence[Path] = (),
+        allow_plugins: bool = True,
+        trust: bool = False,
+    ) -> Experiment:
+        """The run's resolved experiment; executes the copies of its plugins, where they are trusted.
 
         Args:
-            overrides: Settings to change, as for `load_experiment`.
-            allow_plugins: False refuses a run that used plugin files.
+            overrides: As for `load_experiment`.
+            plugin_files: Likewise.
+            allow_plugins: False refuses a run that names plugin files.
+            trust: Trust them from now on.
 
         Raises:
             RunError: There is no run here, or its experiment.json is not what was written when it began.
+            TrustError: A plugin is not trusted.
         """
+        self._check_exists()
+        checked_bytes(self.path, "experiment.json")
+        file = self.path / "experiment.json"
+        return load_recorded(file, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
+
+    def without_plugins(self) -> Experiment | None:
+        """The run's experiment from parts that are shipped or installed; None where it needs its own plugins.
+
+        Nothing of the run is executed.
+
+        Raises:
+            ExperimentError: It needs none, and something is wrong with it.
+            RunError: There is no run here.
+        """
+        return load_without_plugins(self.document(), self.path / "experiment.json")
+
+    def _check_exists(self) -> None:
         if not self.exists():
             reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
-        checked_bytes(self.path, "experiment.json")
-        return load_experiment(self.path / "experiment.json", overrides=overrides, allow_plugins=allow_plugins)
 
     def moved_data(self) -> list[str]:
         """Overrides that lead to the data of a run that was moved together with it.
@@ -214,6 +233,15 @@ class RunFolder:
             return parse_object(content, self.path / name)
         except UnreadableError as error:
             raise RunError(str(error)) from error
+
+    def document(self) -> dict[str, Any]:
+        """The recorded experiment as plain data: nothing is executed to read it.
+
+        Raises:
+            RunError: There is no run here, or it cannot be read.
+        """
+        self._check_exists()
+        return self._json("experiment.json")
 
     def max_iters(self) -> int:
         """How many updates there are to be, without loading the experiment and its plugins.

@@ -32,20 +32,22 @@ class OpenRun:
     checkpoint: checkpoint.Checkpoint
 
 
-def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True) -> OpenRun:
+def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True, trust: bool = False) -> OpenRun:
     """Open a run's model.
 
     Args:
         path: The run folder.
         which: `best`, `last`, or a step number.
         allow_plugins: False refuses a run that used plugin files.
+        trust: Execute the run's own plugins, and trust them from now on; known ones need no word.
 
     Raises:
         RunError: No run there, or nothing saved yet.
+        TrustError: A plugin of the run is not trusted.
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
-    experiment = run.experiment(allow_plugins=allow_plugins)
+    experiment = run.experiment(allow_plugins=allow_plugins, trust=trust)
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()

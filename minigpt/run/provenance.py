@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +20,7 @@ from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
 from minigpt.entries import source_file
 from minigpt.experiment import Experiment
+from minigpt.run import git
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.sources import Sources
 
@@ -74,7 +73,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         },
         "core": sources.core_fingerprint,
         "components": components(experiment, sources),
-        "git": _git_state(),
+        "git": git.state(),
         "segments": [{"from_update": 0, "started": started, "changes": []}],
     }
 
@@ -164,21 +163,3 @@ def processor() -> str:
         if names:
             return names[0]
     return platform.processor() or platform.machine()
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the working folder's checkout, and the SHA-256 of what is not committed; None outside of one."""
-
-    def ask(*words: str) -> bytes | None:
-        try:
-            answer = subprocess.run(["git", *words], capture_output=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout
-
-    commit = ask("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    difference = ask("diff", "HEAD")
-    digest = hashlib.sha256(difference).hexdigest() if difference else None
-    return {"commit": commit.decode("ascii").strip(), "uncommitted": digest}

@@ -84,7 +84,7 @@ class Sources:
                 lines.append(f"plugin {plugin.sha256}")
                 references += _references_of_plugin(plugin.sha256, plugin.path)
             elif place := _place(kind, top):
-                lines.append(f"{top} {plugins.fingerprint(place)}")
+                lines.append(f"{top} {plugins.source_fingerprint(place)}")
                 references += references_in(place)
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
 

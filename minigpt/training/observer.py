@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from minigpt.errors import count
+from minigpt.printable import printable
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class PlainObserver:
 
     def _print(self, text: str) -> None:
         try:
-            print(text, file=self.stream, flush=True)
+            print(printable(text), file=self.stream, flush=True)
         except OSError:  # a closed terminal or pipe, a log on a full disk: training continues without a reader
             self.stream = io.StringIO()
 

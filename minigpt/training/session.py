@@ -174,6 +174,7 @@ def resume(
     threads: int | None = None,
     accept_changes: bool = False,
     allow_plugins: bool = True,
+    trust: bool = False,
     observer: Observer | None = None,
     corpus: Corpus | None = None,
 ) -> Outcome:
@@ -188,18 +189,21 @@ def resume(
         threads: Of the CPU; None is as many as before.
         accept_changes: Continue although code, data or machine changed.
         allow_plugins: False refuses a run that used plugin files.
+        trust: Execute the run's own plugins, and trust them from now on; known ones need no word.
         observer: Told of the progress; None prints plain lines.
         corpus: As for `train`.
 
     Raises:
         RunError: Nothing to resume, something changed, a setting that is fixed, or another process is at it.
         CheckpointError: No checkpoint of it can be read.
+        TrustError: A plugin of the run is not trusted.
     """
     observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
     if accept_changes:
         accept_edits(folder.path)
-    begun = folder.experiment(allow_plugins=allow_plugins)  # says that there is no run, before a lock is made beside it
+    # Says that there is no run, before a lock is made beside it.
+    begun = folder.experiment(allow_plugins=allow_plugins, trust=trust)
     asked = Asked(begun, tuple(overrides), device, threads, accept_changes, allow_plugins)
     with folder.locked(), stopped_by_signals(stop):
         try:
@@ -213,7 +217,7 @@ def resume(
 def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> _Ready:
     recorded = folder.provenance()
     overrides = [*folder.moved_data(), *asked.overrides]
-    experiment = folder.experiment(overrides, allow_plugins=asked.allow_plugins)
+    experiment = folder.experiment(overrides=overrides, allow_plugins=asked.allow_plugins)
     folder.check_links()
     where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
     experiment = _with_training(experiment, {"precision": precision})

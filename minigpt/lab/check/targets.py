@@ -70,6 +70,7 @@ def find_targets(
     plugin_files: Sequence[Path] = (),
     changes: Sequence[str] = (),
     allow_plugins: bool = True,
+    trust: bool = False,
 ) -> list[Target]:
     """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file; each target once.
 
@@ -79,6 +80,7 @@ def find_targets(
         plugin_files: To be loaded beforehand.
         changes: To be made to experiments, as `path=value`.
         allow_plugins: False loads no plugin, and refuses what needs one.
+        trust: As for `load_experiment`.
 
     Raises:
         CheckError: A word means none of these.
@@ -95,7 +97,7 @@ def find_targets(
         plugins.load_file(file)
     targets = list(_every_component(plugin_files)) if everything else []
     for word in words:
-        targets += _meaning(word, plugin_files, changes, allow_plugins)
+        targets += _meaning(word, plugin_files, changes, allow_plugins, trust)
     return list({target.label: target for target in targets}.values())
 
 
@@ -106,13 +108,17 @@ def _every_component(plugin_files: Sequence[Path], family: str | None = None) ->
                 yield component_target(each.name, entry.name, plugin_files)
 
 
-def _meaning(word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool) -> list[Target]:
+def _meaning(
+    word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool, trust: bool
+) -> list[Target]:
     families = [family.name for family in REGISTRY.families()]
     path = Path(word)
     if word in families:
         return list(_every_component(plugin_files, word))
     if path.suffix == ".json":
-        experiment = load_experiment(path, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins)
+        experiment = load_experiment(
+            path, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
+        )
         return [experiment_target(experiment, word, changes)]
     if path.suffix == ".py" or path.is_dir():
         if not allow_plugins:

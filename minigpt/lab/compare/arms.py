@@ -76,6 +76,7 @@ def read_arms(
     overrides: Sequence[str] = (),
     plugin_files: Sequence[Path] = (),
     allow_plugins: bool = True,
+    trust: bool = False,
 ) -> list[Arm]:
     """Read experiment files and run folders; the first is the base.
 
@@ -84,6 +85,7 @@ def read_arms(
         overrides: Settings of every file, as for `load_experiment`; not of runs, which are what they are.
         plugin_files: Plugins to load beside those that the experiments name.
         allow_plugins: False refuses whatever needs one.
+        trust: As for `load_experiment`.
 
     Raises:
         MinigptError: One cannot be read, two have one name, or there is nothing to compare with.
@@ -95,7 +97,7 @@ def read_arms(
         raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
     arms: list[Arm] = []
     for source in sources:
-        arm = read_arm(source, overrides, plugin_files, allow_plugins=allow_plugins)
+        arm = read_arm(source, overrides, plugin_files, allow_plugins=allow_plugins, trust=trust)
         for other in arms:
             if other.name == arm.name:
                 raise MinigptError(
@@ -106,7 +108,12 @@ def read_arms(
 
 
 def read_arm(
-    source: Path, overrides: Sequence[str] = (), plugin_files: Sequence[Path] = (), *, allow_plugins: bool = True
+    source: Path,
+    overrides: Sequence[str] = (),
+    plugin_files: Sequence[Path] = (),
+    *,
+    allow_plugins: bool = True,
+    trust: bool = False,
 ) -> Arm:
     """Read one experiment file or run folder. Arguments as for `read_arms`.
 
@@ -115,8 +122,11 @@ def read_arm(
     """
     if source.is_dir():
         runs = runs_in(source)
-        return Arm(runs[0].experiment(allow_plugins=allow_plugins).name, *_of_runs(runs, source, allow_plugins))
-    experiment = load_experiment(source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
+        experiments = [run.experiment(allow_plugins=allow_plugins, trust=trust) for run in runs]
+        return Arm(experiments[0].name, *_of_runs(runs, source, experiments))
+    experiment = load_experiment(
+        source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
+    )
     return Arm(experiment.name, experiment, str(source))
 
 
@@ -135,14 +145,13 @@ def runs_in(folder: Path) -> tuple[RunFolder, ...]:
     return runs
 
 
-def _of_runs(runs: tuple[RunFolder, ...], source: Path, allow_plugins: bool) -> tuple[Any, ...]:
+def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Experiment]) -> tuple[Any, ...]:
     for run in runs:
         if later := run.later_segments():
             raise MinigptError(
                 f"{run.path} was continued with changes ({'; '.join(later)}), so it stands for no experiment; name an "
                 "experiment file to train it anew"
             )
-    experiments = [run.experiment(allow_plugins=allow_plugins) for run in runs]
     first = settings_of({**experiments[0].to_json(), "seed": 0})
     for run, experiment in zip(runs, experiments, strict=True):
         if differences := differing(first, settings_of({**experiment.to_json(), "seed": 0})):

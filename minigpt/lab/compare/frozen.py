@@ -79,26 +79,28 @@ def _keep(folder: Path, content: bytes, suffix: str) -> Path:
 
 def _freeze_plugin(folder: Path, file: Path) -> Path:
     """The copy of a plugin as it was loaded."""
-    plugins.check_unchanged(file)
     digest = plugins.fingerprint(file)
     place = folder / "plugins" / digest
     copy = place / file.name
-    if not (copy.exists() and plugins.fingerprint(copy) == digest):
+    if not _is_whole(copy):
         new = place.with_name(f".{digest}.new")
         try:
             shutil.rmtree(new, ignore_errors=True)  # of a beginning that was cut short
             new.mkdir(parents=True)
-            if file.is_dir():
-                shutil.copytree(file, new / file.name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copyfile(file, new / file.name)
-            if plugins.fingerprint(new / file.name) != digest:
-                raise PluginError(f"{file} changed while it was copied; give the command again")
+            plugins.write_copy(file, new / file.name)
             shutil.rmtree(place, ignore_errors=True)  # a damaged copy
             new.rename(place)
         except OSError as error:
             raise WriteError(f"{place} cannot be written: {error.strerror}") from error
     return copy
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether the copy of a plugin is what its folder's name says."""
+    try:
+        return plugins.fingerprint(copy) == copy.parent.name
+    except PluginError:  # it is not there, or not readable
+        return False
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -113,7 +115,7 @@ def frozen_experiment(file: Path, seed: int, *, allow_plugins: bool = True) -> E
     _check(file, _content(file))
     for named in read_object(file)["plugins"]:
         copy = Path(os.path.normpath(file.parent / named))
-        if not copy.exists() or plugins.fingerprint(copy) != copy.parent.name:
+        if not _is_whole(copy):
             raise PlanError(_changed(copy))
     return load_experiment(file, overrides=[f"seed={seed}"], allow_plugins=allow_plugins)
 

@@ -124,6 +124,7 @@ def make_plan(
     overrides: Sequence[str] = (),
     plugin_files: Sequence[Path] = (),
     allow_plugins: bool = True,
+    trust: bool = False,
     runs: Path = Path("runs"),
     lost: Sequence[Lost] = (),
 ) -> ComparisonPlan:
@@ -137,13 +138,14 @@ def make_plan(
         overrides: As for `load_experiment`.
         plugin_files: Likewise.
         allow_plugins: Likewise.
+        trust: Likewise.
         runs: Where finished runs are looked for.
         lost: Arms that were named and are left out, to be told with the results.
 
     Raises:
         MinigptError: They cannot be compared.
     """
-    arms = read_arms(sources, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins)
+    arms = read_arms(sources, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
     _check_runs_are_left_alone(arms, settings)
     folder = out / (name or arms[0].name)
     seeds = _seeds(arms, settings.seeds)

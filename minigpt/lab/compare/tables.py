@@ -12,6 +12,7 @@ from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
 from minigpt.lab.compare.results import ArmResult, family_size
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.rounding import shown_difference, shown_interval, shown_probability
+from minigpt.printable import as_markdown, as_spreadsheet
 from minigpt.run.status import Status
 
 UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
@@ -28,7 +29,7 @@ class Table:
     def markdown(self) -> str:
         """As GitHub shows it."""
         lines = [" | ".join(self.columns), " | ".join(["---", *["---:"] * (len(self.columns) - 1)])]
-        lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in self.rows]
+        lines += [" | ".join([as_markdown(row[0]), *row[1:]]) for row in self.rows]
         return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -105,9 +106,8 @@ def csv_text(results: Sequence[ArmResult]) -> str:
     writer.writerow(columns)
     for result in results:
         for each in result.results:
-            writer.writerow(
-                [result.arm.name, *("" if (value := getattr(each, name)) is None else value for name in columns[1:])]
-            )
+            values = [result.arm.name, *(getattr(each, name) for name in columns[1:])]
+            writer.writerow([as_spreadsheet(value) if isinstance(value, str) else value for value in values])
     return stream.getvalue()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError
-from minigpt.lab.compare.arms import Arm, runs_in
+from minigpt.lab.compare.arms import runs_in
 from minigpt.lab.compare.record import read_record
-from minigpt.lab.compare.results import COLUMN, ArmResult, Spread, result_of, rows_of, speed_spread, to_json
+from minigpt.lab.compare.results import COLUMN, Spread, result_of, rows_of, speed_spread
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
@@ -32,14 +32,14 @@ class Curve:
     Attributes:
         steps: Updates.
         tokens: Tokens seen by then.
-        flops: Operations by then.
+        flops: Operations by then; None where they were not counted.
         seconds: Of training by then, the median over seeds.
         low, mean, high: Over seeds.
     """
 
     steps: tuple[int, ...]
     tokens: tuple[float, ...]
-    flops: tuple[float, ...]
+    flops: tuple[float, ...] | None
     seconds: tuple[float, ...]
     low: tuple[float, ...]
     mean: tuple[float, ...]
@@ -121,22 +121,51 @@ def read_content(folder: Path) -> Content:
     return content_of(read_record(file), folder)
 
 
-def content_of_runs(folders: Sequence[Path], *, allow_plugins: bool = True) -> Content:
+def content_of_runs(folders: Sequence[Path]) -> Content:
     """Gather runs that nobody compared: each folder, of one run or of several seeds, is an arm without a verdict.
+
+    Nothing of a run is executed. What a model with parts of a plugin costs is unknown, therefore.
 
     Raises:
         RunError: One of them is no run.
     """
-    results = []
-    for folder in folders:
-        runs = runs_in(folder)
-        experiment = runs[0].experiment(allow_plugins=allow_plugins)
-        cost = measure_cost(build_model(experiment, int(runs[0].provenance()["data"]["vocab_size"])))
-        each = tuple(result_of(run, run.experiment(allow_plugins=allow_plugins).seed, "nats") for run in runs)
-        results.append(ArmResult(Arm(_name(folder), experiment, str(folder)), cost, each, why=NOT_COMPARED))
-    seeds = sorted({result.seed for arm in results for result in arm.results})
+    arms = [_uncompared(folder) for folder in folders]
+    seeds = sorted({run["seed"] for arm in arms for run in arm["runs"]})
     settings = {"seeds": seeds, "unit": "nats", "delta": 0.01, "budget": None, "match": None}
-    return content_of(to_json(results, {"name": ", ".join(arm.arm.name for arm in results), "settings": settings}), Path())
+    return content_of({"name": ", ".join(arm["name"] for arm in arms), "settings": settings, "arms": arms}, Path())
+
+
+def _uncompared(folder: Path) -> dict[str, Any]:
+    """An arm as comparison.json has it, from what its runs recorded."""
+    runs = runs_in(folder)
+    document = runs[0].document()
+    try:
+        training, context = document["training"], int(document["model"]["block_size"])
+        tokens = int(training["max_iters"]) * int(training["batch_size"]) * context
+        results = [result_of(run, run.document()["seed"], "nats") for run in runs]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {type(error).__name__}: {error}") from error
+    experiment = runs[0].without_plugins()
+    cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()))
+    losses = [result.loss for result in results if result.loss is not None]
+    return {
+        "name": _name(folder),
+        "source": str(folder),
+        "description": document.get("description", ""),
+        "adjusted": [],
+        "experiment": document,
+        "tokens": tokens,
+        "training_flops": None if cost is None else cost.train_flops * tokens,
+        "cost": {**dict.fromkeys(_COSTS), "context": context} if cost is None else cost.to_json(),
+        "mean": statistics.fmean(losses) if losses else None,
+        "sd": statistics.stdev(losses) if len(losses) > 1 else None,
+        "verdict": NOT_COMPARED,
+        "difference": None,
+        "runs": [{**vars(result), "position_loss": []} for result in results],
+    }
+
+
+_COSTS = ("total", "active", "train_flops", "activation_bytes", "state_bytes_token", "state_bytes")
 
 
 def _name(folder: Path) -> str:
@@ -167,7 +196,7 @@ def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
                 raise RunError(f"{run.path} is another run than {arm['name']} was measured in; call minigpt compare again")
             runs.append(run)
     rows = [rows_of(run) for run in runs]
-    of_a_token = arm["training_flops"] / max(1, arm["tokens"])
+    of_a_token = None if arm["training_flops"] is None else arm["training_flops"] / max(1, arm["tokens"])
     positions = [each["position_loss"] for each in arm["runs"] if each["position_loss"]]
     return Shown(
         arm,
@@ -183,7 +212,7 @@ def _last(run: RunFolder, column: str) -> float | None:
     return next((row[column] for row in reversed(run.rows()) if column in row), None)
 
 
-def _curve(rows: Sequence[Sequence[dict[str, Any]]], column: str, of_a_token: float) -> Curve | None:
+def _curve(rows: Sequence[Sequence[dict[str, Any]]], column: str, of_a_token: float | None) -> Curve | None:
     """Over the updates that every seed has."""
     shared = sorted(set.intersection(*({row["step"] for row in each} for each in rows))) if rows else []
     if not shared:
@@ -194,7 +223,7 @@ def _curve(rows: Sequence[Sequence[dict[str, Any]]], column: str, of_a_token: fl
     return Curve(
         steps=tuple(shared),
         tokens=tuple(tokens),
-        flops=tuple(of_a_token * seen for seen in tokens),
+        flops=None if of_a_token is None else tuple(of_a_token * seen for seen in tokens),
         seconds=tuple(statistics.median(each[step]["seconds"] for each in by_step) for step in shared),
         low=tuple(map(min, values)),
         mean=tuple(map(statistics.fmean, values)),

@@ -16,6 +16,7 @@ from minigpt.lab.compare.results import Spread
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report.content import Content, Shown
 from minigpt.lab.rounding import as_typed
+from minigpt.printable import printable_line
 
 # Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
@@ -26,6 +27,7 @@ SECONDS = "seconds of training"
 
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.usetex": False,  # a matplotlibrc in the working folder may ask for it, and LaTeX is a program
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -36,6 +38,11 @@ _STYLE: Any = {
     **{f"{thing}.color": _INK for thing in ("text", "xtick", "ytick")},
     **{f"axes.{thing}": _INK for thing in ("edgecolor", "labelcolor")},
 }
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it letter for letter: it would take $ for the beginning of a formula."""
+    return printable_line(name).replace("$", "\\$")
 
 
 def look(index: int) -> tuple[str, str]:
@@ -61,9 +68,11 @@ def forest(content: Content) -> str | None:
             for bounds, width in ((difference["interval"], 1.2), (difference["plain_interval"], 3.5)):
                 axes.plot(bounds, [place, place], color=colour, lw=width, solid_capstyle="butt")
             axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
-        axes.set_yticks(range(len(rows)), [arm.name for _, arm in rows])
+        axes.set_yticks(range(len(rows)), [_plain(arm.name) for _, arm in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"difference to {content.arms[0].name}, {unit} (left is better; shaded: within ±{as_typed(delta)})")
+        axes.set_xlabel(
+            f"difference to {_plain(content.arms[0].name)}, {unit} (left is better; shaded: within ±{as_typed(delta)})"
+        )
         axes.grid(axis="y", visible=False)
         return _svg(
             figure, "forest", "Each variant's mean difference to the base, with 95 % intervals: thin together, thick alone."
@@ -77,13 +86,13 @@ def curves(content: Content, axis: str, label: str) -> str | None:
         heights: list[float] = []
         for index, arm in enumerate(content.arms):
             colour, dashes = look(index)
-            if arm.training is not None and content.settings["unit"] == "nats":
+            if arm.training is not None and getattr(arm.training, axis) and content.settings["unit"] == "nats":
                 axes.plot(getattr(arm.training, axis), arm.training.mean, color=colour, lw=0.8, alpha=0.35)
-            if arm.validation is None:
-                continue
+            if arm.validation is None or getattr(arm.validation, axis) is None:
+                continue  # nothing was measured, or its operations were not counted
             xs = getattr(arm.validation, axis)
             axes.fill_between(xs, arm.validation.low, arm.validation.high, color=colour, alpha=0.15, lw=0)
-            axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=arm.name)
+            axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=_plain(arm.name))
             heights += [*arm.validation.high, arm.validation.low[-1]]
         if not heights:
             return None
@@ -105,7 +114,7 @@ def by_position(content: Content) -> str | None:
         for index, arm in arms:
             colour, dashes = look(index)
             places, values = _in_stretches(arm.position)
-            axes.plot(places, values, dashes, color=colour, lw=1.6, label=arm.name)
+            axes.plot(places, values, dashes, color=colour, lw=1.6, label=_plain(arm.name))
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("place in the window (tokens seen before, and one)")
@@ -137,7 +146,9 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | 
             for value, loss, index in points:
                 colour = look(index)[0]
                 axes.plot([value.low, value.high], [loss, loss], color=colour, lw=1.2)
-                axes.plot([value.median], [loss], "o" if index else "D", color=colour, ms=6, label=content.arms[index].name)
+                axes.plot(
+                    [value.median], [loss], "o" if index else "D", color=colour, ms=6, label=_plain(content.arms[index].name)
+                )
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             _name_axis(axes, label)

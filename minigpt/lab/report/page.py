@@ -17,6 +17,7 @@ from minigpt.lab.compare.tables import UNITS, duration_of, interval_name
 from minigpt.lab.report import figures
 from minigpt.lab.report.content import Content, Curve, Shown
 from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
+from minigpt.printable import printable
 from minigpt.run.status import Status
 
 _AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", figures.SECONDS))
@@ -43,7 +44,11 @@ class Picture:
 def write_report(content: Content, file: Path) -> None:
     """Write the page, whole or not at all."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("minigpt.lab.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("minigpt.lab.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_without_controls,
     )
     page = environment.get_template("report.html.j2").render(
         content=content,
@@ -79,6 +84,11 @@ def _troubles(content: Content) -> list[tuple[str, str]]:
                 seeds.setdefault(run["message"], []).append(str(run["seed"]))
         found += [(f"{arm.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()]
     return found
+
+
+def _without_controls(value: Any) -> Any:
+    """Control characters have no place in HTML; our own markup, pictures above all, stays as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _picture(title: str, svg: str | None, table: Rows) -> Picture | None:
@@ -134,7 +144,7 @@ def _curve_table(content: Content, axis: str, label: str) -> Rows:
     rows = []
     for arm in content.arms:
         curve: Curve | None = arm.validation
-        if curve is None:
+        if curve is None or getattr(curve, axis) is None:
             continue
         for place, low, mean, high in zip(getattr(curve, axis), curve.low, curve.mean, curve.high, strict=True):
             rows.append(
@@ -175,14 +185,10 @@ def _cost_table(content: Content) -> Rows:
         rows.append(
             (
                 arm.name,
-                f"{cost['total']:,}",
-                f"{cost['active']:,}",
-                f"{cost['train_flops']:,}",
-                f"{arm.json['training_flops']:.3e}",
-                f"{arm.json['tokens']:,}",
-                f"{cost['activation_bytes']:,}",
-                f"{cost['state_bytes_token']:,}",
-                f"{cost['state_bytes']:,}",
+                *(_number(cost[key], ",") for key in ("total", "active", "train_flops")),
+                _number(arm.json["training_flops"], ".3e"),
+                _number(arm.json["tokens"], ","),
+                *(_number(cost[key], ",") for key in ("activation_bytes", "state_bytes_token", "state_bytes")),
                 "–" if seconds is None else seconds.shown(duration_of(seconds.median)),
                 "–" if speed is None else speed.shown("{:,.0f}".format),
             )
@@ -201,6 +207,10 @@ def _cost_table(content: Content) -> Rows:
         "tokens/s",
     )
     return Rows("What each arm costs", columns, rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _run_table(content: Content) -> Rows:

@@ -1,0 +1,332 @@
+"""Text of strangers comes out letter for letter: no markup, and no control character reaches a terminal raw."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+import minigpt as package
+from minigpt import decoding
+from minigpt.cli.compare import _Progress
+from minigpt.cli.display import LiveObserver
+from minigpt.cli.drawing import Terminal, column, terminal
+from minigpt.cli.terminal import say, warn, write_generated
+from minigpt.files import json_bytes
+from minigpt.lab.compare.tables import Table as Comparison
+from minigpt.lab.compare.tables import csv_text
+from minigpt.printable import as_markdown, as_spreadsheet, printable, printable_line
+from minigpt.reading import load_experiment
+from minigpt.training import PlainObserver, train
+from minigpt.training.observer import Plan
+from tests.conftest import Command
+
+SOURCE = Path(package.__file__).parent
+MARKUP = "[/x] [bold]b[/bold] :smile: `c` $d$ {e}"
+CONTROLS = "\x1b[31m\x07\x08\r\x0b\x7f\x9b\u202e\u2066\u200f\u2028"
+RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+ESCAPED = r"\u001b[31m\u0007\u0008\u000d\u000b\u007f\u009b\u202e\u2066\u200f\u2028"
+any_text = st.text(st.characters(codec=None))
+
+
+@given(any_text, any_text)
+def test_what_is_printed_has_no_controls_and_keeps_everything_else(one: str, other: str) -> None:
+    shown = printable(one)
+    assert not RAW.search(shown)
+    assert shown == one or RAW.search(one)
+    assert printable(one + other) == shown + printable(other), "in whatever pieces it comes"
+    assert "\n" not in printable_line(one)
+
+
+@given(st.recursive(any_text | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(any_text, inner)))
+def test_json_that_is_made_printable_says_the_same(value: Any) -> None:
+    assert json.loads(printable(json.dumps(value, ensure_ascii=False))) == value
+    assert json.loads(json_bytes(value)) == value
+    assert not RAW.search(json_bytes(value).decode("utf-8"))
+
+
+# ----------------------------------------------------------------------------------------------------- one place prints
+
+ALONE = {"terminal.py": ("print", "sys.stdout.write"), "drawing.py": ("TextColumn",)}
+OTHERS = ("print", "input", "typer.echo", "typer.secho", "click.echo", "rich.print", "sys.stdout.write", "sys.stderr.write")
+DRAWN = ("Console", "TextColumn", "Text.from_markup", "Text.from_ansi")
+
+
+def test_the_commands_print_in_one_place() -> None:
+    found = []
+    for file in (SOURCE / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in (*OTHERS, *DRAWN):
+                found += [(file.name, name)] if name not in ALONE.get(file.name, ()) else []
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found += [(file.name, tag) for tag in re.findall(r"\[/(?:bold|dim|red|green|yellow)\]", node.value)]
+    assert found == []
+
+
+def test_no_command_line_of_typer_reads_markup() -> None:
+    for file in (SOURCE / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "typer.Typer":
+                assert "rich_markup_mode=None" in ast.unparse(node), file
+
+
+@pytest.mark.parametrize("write", [say, warn])
+def test_lines_are_escaped(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    write(MARKUP + CONTROLS)
+    assert "".join(capsys.readouterr()) == MARKUP + ESCAPED + "\n"
+
+
+def _drawn(thing: Any, **options: Any) -> str:
+    stream = io.StringIO()
+    Terminal(file=stream, width=200, **options).print(thing)
+    return stream.getvalue()
+
+
+def _table(text: str) -> Table:
+    table = Table(text, title=text, caption=text)
+    table.add_row(text)
+    return table
+
+
+@pytest.mark.parametrize("kind", ["str", "Text", "Table", "Panel"])
+def test_what_is_drawn_is_escaped_and_no_markup(kind: str) -> None:
+    kinds = {"str": str, "Text": Text, "Table": _table, "Panel": lambda text: Panel(Text(text))}
+    shown = _drawn(kinds[kind](MARKUP + CONTROLS))
+    assert MARKUP in shown
+    assert not RAW.search(shown)
+    assert r"\u001b[31m" in shown
+
+
+def test_a_consoles_own_signs_stay() -> None:
+    coloured = _drawn(Text("red\x1b[0m", "red"), force_terminal=True, color_system="standard")
+    assert coloured.startswith("\x1b[31mred\\u001b[0m\x1b[0m")
+    stream = io.StringIO()
+    console = Terminal(file=stream, force_terminal=True, width=60)
+    with Live(Text("a\x1b]0;b"), console=console, refresh_per_second=1):
+        pass
+    assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
+    assert "\x1b]0;" not in stream.getvalue()
+
+
+def test_a_column_of_a_display_is_no_markup() -> None:
+    text = column("{task.description}").render(SimpleNamespace(description=MARKUP))  # type: ignore[arg-type]
+    assert text.plain == MARKUP
+
+
+# --------------------------------------------------------------------------------------------------------- the commands
+
+PLUGIN = '''
+from minigpt import register
+from minigpt.contracts import Norm
+
+@register("norm", "odd")
+class Odd(Norm):
+    """[/x] [bold]b[/bold] :smile: \\x1b]0;title\\x07 is what it says. More.
+
+    Args:
+        eps: [/y] \\x1b[31m of it.
+    """
+    def __init__(self, width: int, *, eps: float = 1.0):
+        super().__init__()
+    def forward(self, x):
+        if x.device.type != "meta":
+            raise RuntimeError("cache [/mnt/data] is :full: \\x1b]0;x\\x07")
+        return x
+'''
+ODD = "a [x] [slash] :smile: \x1b]0;t\x07"
+ODD_SHOWN = "a [x] [slash] :smile: \\u001b]0;t\\u0007"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in a folder of an odd name, and an experiment with a plugin that raises."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "corpus.txt").write_text("ROMEO: It was the lark, [b]the herald[/b]\x1b]0;t\x07 of the morn.\n" * 40)
+    training = {"max_iters": 2, "eval_interval": 2, "batch_size": 2, "compile": False, "precision": "fp32"}
+    document = {"data": {"name": "text", "paths": ["corpus.txt"]}, "training": training, "description": MARKUP + CONTROLS}
+    document |= {"model": {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16}, "sampling": {"max_new_tokens": 4}}
+    (folder / "small.json").write_text(json.dumps(document))
+    (folder / "odd.py").write_text(PLUGIN)
+    (folder / "raises.json").write_text(
+        json.dumps({"extends": "small.json", "model": {"norm": "odd"}, "plugins": ["odd.py"], "name": "raises"})
+    )
+    train(load_experiment(folder / "small.json"), out=folder / ODD, device="cpu", observer=PlainObserver(io.StringIO()))
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RUN = f"{ODD}/small/seed-1337"
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "an experiment": (["show", "small.json"], "[/x] [bold]b[/bold] :smile: `c` $d$ {e}\\u001b[31m"),
+    "a run": (["show", RUN], "[/x] [bold]b[/bold] :smile:"),
+    "runs": (["runs", ODD], ODD_SHOWN),
+    "runs in JSON": (["runs", ODD, "--json"], ODD_SHOWN),
+    "a difference": (["diff", RUN, "small.json"], ODD_SHOWN),
+    "an experiment that is not there": (["show", f"{ODD}.json"], f"error: {ODD_SHOWN}.json: "),
+    "a run that is not there": (["generate", f"{ODD}/nothing"], f"error: {ODD_SHOWN}/nothing is not a run folder"),
+    "an unknown name": (["show", "small.json", "--set", f"model.norm={ODD}"], f'"{ODD_SHOWN}"'),
+    "an option that is none": (["show", f"--{ODD}"], "No such option: --a [x] [slash] :smile: "),
+    "a plugin's docstring": (["list", "norm", "--plugin", "odd.py"], "[/x] [bold]b[/bold] :smile: \\u001b]0;title\\u0007"),
+    "a parameter's": (["list", "norm", "--plugin", "odd.py"], "[/y] \\u001b[31m of it."),
+    "in Markdown": (["list", "norm", "--plugin", "odd.py", "--markdown"], "[/x] [bold]b[/bold] :smile: \\u001b"),
+    "in a schema": (["schema", "--plugin", "odd.py"], "[/x] [bold]b[/bold] :smile: \\u001b"),
+    "an exception in a check": (["check", "odd.py", "--quick"], "cache [/mnt/data] is :full: \\u001b]0;x\\u0007"),
+    "an exception in a run": (["run", "raises.json", "--no-check"], "cache [/mnt/data] is :full: \\u001b]0;x\\u0007"),
+    "a path that a report is written to": (["report", RUN, "--out", "[x]\x1b.html"], "[x]\\u001b.html ("),
+    "a word to check": (["check", ODD], ODD_SHOWN),
+    "a comparison's mistake": (["compare", "small.json", f"{ODD}.json", "--plan"], f"{ODD_SHOWN}.json"),
+    "the help of the report": (["report", "--help"], "pip install 'minigpt-lab[report]'"),
+}
+
+
+def _letters(text: str) -> str:
+    """Without the frames and breaks of tables, and what rich itself leaves out of a table (a bell)."""
+    return "".join(text.split()).replace("│", "").replace("\\u0007", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_foreign_text_letter_for_letter_and_escaped(
+    command: str, minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    words, expected = COMMANDS[command]
+    _, out, err = minigpt(*words)
+    shown = out + err
+    assert not RAW.search(shown)
+    assert "Traceback" not in shown
+    assert _letters(expected) in _letters(shown), shown
+
+
+def test_a_traceback_is_escaped_too(minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIGPT_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="mnt") as error:
+        minigpt("run", "raises.json", "--no-check", "--device", "cpu")
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    sys.excepthook(error.type, error.value, error.tb)
+    assert "Traceback" in shown.getvalue()
+    assert "cache [/mnt/data] is :full: \\u001b]0;x\\u0007" in shown.getvalue()
+    assert not RAW.search(shown.getvalue())
+
+
+# ---------------------------------------------------------------------------------------------------- what a model wrote
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_model_writes_is_escaped_on_a_terminal_and_exact_in_a_file(
+    minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pieces(*_: object, **__: object) -> Iterator[str]:
+        yield from ("a\x1b", "]0;t", "\x07[b]\u202e", ":smile:")
+
+    monkeypatch.setattr(decoding, "stream", pieces)
+    _, out, _ = minigpt("generate", RUN, "R", "--seed", "1")
+    assert out == "Ra\x1b]0;t\x07[b]\u202e:smile:\n"
+    screen = _Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    for piece in pieces():
+        write_generated(piece)
+    assert screen.getvalue() == "a\\u001b]0;t\\u0007[b]\\u202e:smile:"
+
+
+PLAN = Plan(f"{MARKUP}{CONTROLS}", "f", 1, 2, 0, 1, 1.0, "cpu", "fp32", 1, None, (f"{MARKUP}{CONTROLS}.py",))
+ROW = {"step": 1, "train_loss": 1.0, "lr": 0.1, "tokens_per_second": 1.0, "wall": 0.0, "val_loss": 1.0}
+
+
+@pytest.mark.parametrize("kind", ["plain", "live"])
+def test_those_who_watch_a_training_show_samples_names_and_notes_escaped(kind: str) -> None:
+    stream = io.StringIO()
+    live = LiveObserver(Terminal(file=stream, width=300, force_terminal=True, color_system=None))
+    observer = PlainObserver(stream) if kind == "plain" else live
+    observer.note(MARKUP + CONTROLS)
+    observer.begin(PLAN)
+    observer.evaluated({**ROW, "val_perplexity": 2.0}, True, MARKUP + CONTROLS.replace("\u2028", ""))
+    observer.end()
+    shown = re.sub(r"\x1b\[[0-9?]*[A-Zhl]", "", stream.getvalue()).replace("\r", "")  # the display's own movements
+    assert not RAW.search(shown)
+    assert shown.count(MARKUP) >= 4
+    assert "val 1.0000" in shown
+    assert "best so far" in shown
+
+
+def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
+    stream = io.StringIO()
+    experiment = SimpleNamespace(training=SimpleNamespace(max_iters=2))
+    cell: Any = SimpleNamespace(name="v [x], seed 1", arm=SimpleNamespace(experiment=experiment))
+    for forced in (False, True):
+        progress = _Progress(None, [cell], Terminal(file=stream, width=200, force_terminal=forced))  # type: ignore[arg-type]
+        with progress:
+            progress.started(cell)
+            progress.progressed(cell, 1)
+            progress.ended(cell, {"outcome": "crashed", "message": "RuntimeError: cache [/mnt/data] is :full: \x1b]0;x"})
+    assert stream.getvalue().count("v [x], seed 1: crashed: RuntimeError: cache [/mnt/data] is :full: \\u001b]0;x") == 2
+
+
+# ------------------------------------------------------------------------------------- pages, spreadsheets, pull requests
+
+
+def test_a_page_has_no_control_characters_and_its_pictures_names_as_they_are(
+    minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Path("$\\frac{}$ <b>\x1b")
+    shutil.copytree(RUN, odd / "seed-1")
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    code, _, err = minigpt("report", odd, RUN, "--out", "page.html")
+    assert code == 0, err
+    page = Path("page.html").read_text("utf-8")
+    assert not RAW.search(page)
+    assert page.count("$\\frac{}$ &lt;b&gt;\\u001b") >= 3
+    assert "[/x] [bold]b[/bold] :smile: `c` $d$ {e}\\u001b[31m" in page
+
+
+@given(any_text)
+def test_no_cell_of_a_spreadsheet_is_a_formula_and_none_of_markdown_is_markup(text: str) -> None:
+    cell = as_spreadsheet(text)
+    assert not cell.lstrip().startswith(("=", "+", "-", "@"))
+    assert cell in (printable(text), f"'{printable(text)}")
+    assert not re.search(r"(?<!\\)(\\\\)*[`*_\[\]<>|~$]", as_markdown(text))
+    assert re.sub(r"\\([\\`*_\[\]<>|~$])", r"\1", as_markdown(text)) == printable_line(text)
+
+
+def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
+    names = ("arm", "seed", "outcome", "loss", "best", "seconds", "tokens_per_second", "precision", "run", "message")
+    values = (1, "crashed", -0.5, None, None, None, None, "+runs/x", "=HYPERLINK(1)")
+    result: Any = SimpleNamespace(
+        arm=SimpleNamespace(name="x"), results=[SimpleNamespace(**dict(zip(names[1:], values, strict=True)))]
+    )
+    (row,) = csv.DictReader(io.StringIO(csv_text([result])))
+    assert (row["message"], row["run"], row["loss"]) == ("'=HYPERLINK(1)", "'+runs/x", "-0.5")
+    table = Comparison("t", ("arm", "p"), (("a|b <img src=x> [y](z) `c`\nd", "< 0.001"),))
+    assert table.markdown().splitlines()[-1] == r"| a\|b \<img src=x\> \[y\](z) \`c\`\\u000ad | < 0.001 |"
+
+
+def test_tables_are_as_wide_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal().width == 160
+    assert terminal(width=200).width == 200
