@@ -122,7 +122,8 @@ def test_an_expert_outside_the_best_groups_is_not_chosen_however_good_it_is() ->
     with torch.no_grad():
         moe.router.weight.zero_()
         moe.router.bias[:] = torch.tensor([2.0, -9, 1, 1, 0, 0])  # the best expert is alone in its group
-    assert (moe._route(torch.ones(5, 12), context())[0].sort(-1).values == torch.tensor([2, 3])).all()
+    tokens = torch.ones(5, 12, dtype=moe.router.weight.dtype)
+    assert (moe._route(tokens, context())[0].sort(-1).values == torch.tensor([2, 3])).all()
 
 
 def test_no_token_is_dropped_however_full_an_expert_is() -> None:
