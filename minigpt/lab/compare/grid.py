@@ -142,7 +142,7 @@ class Grid:
         return RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}")
 
     def _stays(self, run: RunFolder, identity: str, seed: int) -> bool:
-        """Whether no other arm sets that run aside, for it is in the arm's folder and is not the arm's any more."""
+        """Whether no other variant sets that run aside, for it is in its folder and is not its own any more."""
         owner = next((arm for arm in self.arms if self._folder(arm, seed) == run), None)
         return owner is None or _identity(comparable_document(owner.experiment), self._provenance(owner)) == identity
 
