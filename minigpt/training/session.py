@@ -1,42 +1,26 @@
-"""A sitting: set everything up, train, and say how it ended."""
+"""A session: from the first preparations, or from a checkpoint, to how it ended."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from minigpt.contracts import Tokenizer
-from minigpt.data import Corpus, entropies, load_corpus, train_batch
-from minigpt.decoding import prompt_ids
-from minigpt.errors import DivergedError, MinigptError, RunError, TokenizerError, WriteError, command_line, count
+from minigpt.data import Corpus, entropies, train_batch
+from minigpt.errors import DivergedError, MinigptError, RunError, WriteError, command_line
 from minigpt.experiment import Experiment
-from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
-from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
-from minigpt.run.identity import differing
 from minigpt.run.manifest import accept_edits
 from minigpt.run.progress import Progress
-from minigpt.run.provenance import changed_since, provenance
-from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.run.status import Status
-from minigpt.training.averaging import refuse_constrained_weights
-from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
-from minigpt.training.continuing import Asked, changed_settings, form_of_optimizer, refuse_other_form
-from minigpt.training.estimate import Speed, compare_compiled, measure_speed
-from minigpt.training.fitting import refuse_what_cannot_fit
+from minigpt.training.continuing import Asked
 from minigpt.training.loop import Outcome, Trainer
-from minigpt.training.machine import choose_device, choose_precision, is_present, use_threads
 from minigpt.training.observer import Observer, PlainObserver, Plan
+from minigpt.training.preparing import Ready, prepare_anew, prepare_to_continue
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
-
-_WIDTH = 0.03  # to which an update's time is wanted where the length of a training follows from it
 
 
 def train(
@@ -78,7 +62,7 @@ def train(
             _refuse_existing(run)
         try:
             with stop.breakable():
-                ready = _prepare_anew(experiment, run, observer, minutes, device, threads, corpus)
+                ready = prepare_anew(experiment, run, observer, minutes, device, threads, corpus)
         except StopNow:
             return Outcome(Status.STOPPED, run, Progress(), stop_signal=stop.signal)
         kept = run.set_aside() if fresh else None
@@ -87,83 +71,14 @@ def train(
         return _sit(run, observer, stop, ready)
 
 
-def _prepare_anew(
-    experiment: Experiment,
-    run: RunFolder,
-    observer: Observer,
-    minutes: float | None,
-    device: str,
-    threads: int | None,
-    corpus: Corpus | None,
-) -> _Ready:
-    """Everything that comes before a run is begun; nothing is written yet."""
-    observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
-    where, precision = _machine(experiment.training.precision, device, threads)
-    corpus = (corpus or load_corpus(experiment)).to(where)
-    for note in corpus.notes:
-        observer.note(note)
-    if corpus.tokenizer is not None:
-        _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
-    refuse_what_cannot_fit(experiment, corpus, run.path, where, precision)
-    model = build_model(experiment, corpus.vocab_size).to(where)
-    refuse_constrained_weights(experiment, model)
-    compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
-    settled: dict[str, Any] = {"precision": precision, "compile": compiled}
-    if minutes is not None:
-        settled["max_iters"] = speed.updates_within(experiment, minutes * 60)
-        precise = f"an update takes {speed.update:.3g} s, ± {speed.margin:.0%}"
-        observer.note(f"{minutes:g} min here are {count(settled['max_iters'], 'update')} ({precise})")
-    experiment = _with_training(experiment, settled)
-    for spec in experiment.specs():
-        if spec.cls.__module__ == "__main__":
-            observer.note(
-                f"{spec.family} {spec.name} is not in a file: only this process can open the run; a plugin file mends that"
-            )
-    found = provenance(experiment, corpus, device=where, precision=precision)
-    return _Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=found)
-
-
-def _choose_compile(
-    experiment: Experiment, corpus: Corpus, model: GPT, precision: str, minutes: float | None, observer: Observer
-) -> tuple[bool, Speed]:
-    """Whether to compile, and how fast training is then.
-
-    Raises:
-        RunError: It is asked for, and there is no compiler.
-    """
-    wish, device = experiment.training.compile, model.embedding.weight.device
-    missing = missing_compiler(device)
-    if wish is True and missing:
-        raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
-    width = None if minutes is None else _WIDTH
-    speed = measure_speed(experiment, corpus, model, precision, compiled=wish is True, width=width)
-    if wish != "auto":
-        return wish, speed
-    seconds = speed.seconds(experiment) if minutes is None else minutes * 60
-    if seconds < PAYS_AFTER.get(device.type, math.inf):
-        return False, speed
-    if missing:
-        observer.note(f"torch.compile is left out: {missing}")
-        return False, speed
-    from torch._dynamo.exc import TorchDynamoException  # a second to import, so not before it is needed
-
-    observer.note("compiling the model, to see whether it is faster then")
-    try:
-        ratio = compare_compiled(experiment, corpus, model, precision)
-    except TorchDynamoException as error:
-        observer.note(f"torch.compile is left out: it cannot compile this model ({type(error).__name__})")
-        return False, speed
-    faster = is_faster(ratio)
-    observer.note(f"compiled, an update takes {ratio} of the time: {'' if faster else 'not '}used")
-    return (True, speed.times(ratio.value)) if faster else (False, speed)
-
-
-def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
-    """The experiment with settings that were found out on this machine."""
-    # A copy and no new reading: a component stays the class it was, whatever has been registered since.
-    training = experiment.training.model_copy(update=changes)
-    training.schedule.at("training.schedule").build(training.max_iters)
-    return experiment.model_copy(update={"training": training})
+def _refuse_existing(run: RunFolder) -> None:
+    if run.checkpoints.exists() and not run.exists():
+        raise RunError(f"{run.path} has checkpoints and no experiment.json: it is no run; move it away, or give --fresh")
+    if run.exists():
+        raise RunError(
+            f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "
+            "or begin another with --name, --seed, --out, or --fresh (which keeps the old one under another name)"
+        )
 
 
 def resume(
@@ -208,139 +123,13 @@ def resume(
     with folder.locked(), stopped_by_signals(stop):
         try:
             with stop.breakable():
-                ready = _prepare_to_go_on(folder, observer, asked, corpus)
+                ready = prepare_to_continue(folder, observer, asked, corpus)
         except StopNow:
             return Outcome(Status.STOPPED, folder, Progress(), stop_signal=stop.signal)
         return _sit(folder, observer, stop, ready)
 
 
-def _prepare_to_go_on(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> _Ready:
-    recorded = folder.provenance()
-    overrides = [*folder.moved_data(), *asked.overrides]
-    experiment = folder.experiment(overrides=overrides, allow_plugins=asked.allow_plugins)
-    folder.check_links()
-    where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
-    experiment = _with_training(experiment, {"precision": precision})
-    refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
-    shapes = build_model_on_meta(experiment.model, folder.vocab_size())
-    start = checkpoint.load(folder.checkpoints, "last", shapes)
-    step = start.progress.step if start else 0
-    refuse_beyond(str(folder.path), experiment.training.max_iters, step)
-    if start is not None and step == experiment.training.max_iters and start.progress.pending is None:
-        raise RunError(
-            f"{folder.path} is finished (step {step}); try: {command_line('generate', folder.path)}, or train it further: "
-            f"{command_line('resume', folder.path, '--set', f'training.max_iters={2 * step}')}"
-        )
-    corpus = (corpus or load_corpus(experiment, folder.learned())).to(where)
-    if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
-        raise RunError(
-            f"{folder.path} cannot be continued with these data: they have {count(corpus.vocab_size, 'token')}, and the "
-            f"model has {folder.vocab_size()}. Begin another run for them"
-        )
-    now = provenance(experiment, corpus, device=where, precision=precision)
-    changes = changed_since(recorded, now)
-    unasked = [change.line for change in changes if not asked.names(change)]
-    if unasked and not asked.accept_changes:
-        raise RunError(
-            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(unasked)}. "
-            "Undo that, or give up exactness with --accept-changes"
-        )
-    for note in start.notes if start else ():
-        observer.note(note)
-    there = len(checkpoint.available(folder.checkpoints))
-    refuse_what_cannot_fit(experiment, corpus, folder.path, where, precision, checkpoints=there)
-    model = build_model(experiment, corpus.vocab_size).to(where)
-    compiled, speed = _choose_compile(experiment, corpus, model, precision, None, observer)
-    experiment = _with_training(experiment, {"compile": compiled})
-    now["experiment"]["training"]["compile"] = compiled
-    changes = changed_since(recorded, now)
-    form = form_of_optimizer(experiment, corpus, model, precision) if changes and start else None
-    if start is not None and form is not None:
-        refuse_other_form(folder, start, form, changes)
-    if start is not None:
-        start.check_optimizer(speed.state)
-    for change in changes:
-        observer.note(f"changed: {change.line}")
-    if changes:
-        observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
-        now = continued(recorded, now, changes, step)
-    left_out = differing(asked.begun.to_json(), experiment.to_json())
-    return _Ready(
-        experiment,
-        corpus,
-        model,
-        precision,
-        speed.seconds(experiment, step),
-        start=start,
-        counted=form.counted if form else None,
-        continues_with=now if changes else recorded if left_out else None,
-    )
-
-
-def _machine_again(folder: RunFolder, precision: str, machine: dict[str, Any], asked: Asked) -> tuple[torch.device, str]:
-    """Device and precision to continue with: those of before, or others that were asked for."""
-    wish = asked.device or machine["device"]
-    if asked.device is None and not is_present(wish):
-        raise RunError(
-            f"{folder.path} was trained on {wish}, which is not here. To continue elsewhere, not bit for bit: "
-            f"minigpt resume {folder.path} --device auto"
-        )
-    return _machine(precision, wish, asked.threads or machine["threads"])
-
-
-def _refuse_existing(run: RunFolder) -> None:
-    if run.checkpoints.exists() and not run.exists():
-        raise RunError(f"{run.path} has checkpoints and no experiment.json: it is no run; move it away, or give --fresh")
-    if run.exists():
-        raise RunError(
-            f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "
-            "or begin another with --name, --seed, --out, or --fresh (which keeps the old one under another name)"
-        )
-
-
-def _check_prompt(tokenizer: Tokenizer, prompt: str) -> None:
-    """Find out before training, and not at its first sample."""
-    try:
-        prompt_ids(tokenizer, prompt)
-    except TokenizerError as error:
-        raise TokenizerError(f"sampling.prompt: {error}") from error
-
-
-def _machine(precision: str, device: str, threads: int | None) -> tuple[torch.device, str]:
-    if threads is not None:
-        use_threads(threads)
-    where = choose_device(device)
-    return where, choose_precision(precision, where)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """Everything that a sitting needs.
-
-    Attributes:
-        experiment: As it will be trained.
-        corpus: On the device.
-        model: Likewise.
-        precision: `fp32` or `bf16`.
-        seconds: About how long it will take.
-        start: The checkpoint to go on from; None at the beginning.
-        begins_with: The provenance of a run that is about to begin; None for one that is there.
-        counted: As for the Trainer.
-        continues_with: The provenance of a run that is continued with other settings; None where there is none to write.
-    """
-
-    experiment: Experiment
-    corpus: Corpus
-    model: GPT
-    precision: str
-    seconds: float
-    start: Checkpoint | None = None
-    begins_with: dict[str, Any] | None = None
-    counted: Sequence[frozenset[str]] | None = None
-    continues_with: dict[str, Any] | None = None
-
-
-def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: _Ready) -> Outcome:
+def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -> Outcome:
     experiment, corpus, model, start = ready.experiment, ready.corpus, ready.model, ready.start
     if ready.begins_with is not None:
         run.begin(experiment, corpus.tokenizer, ready.begins_with)

@@ -12,7 +12,7 @@ from minigpt.data import load_corpus
 from minigpt.errors import RunError
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
-from minigpt.training import compiling, session
+from minigpt.training import compiling, preparing
 from minigpt.training.estimate import Speed
 from minigpt.training.interleaved import Ratio
 from tests.training.conftest import Watcher, Write, run
@@ -35,8 +35,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         asked.append(True)
         return ratio(0.5)
 
-    monkeypatch.setattr(session, "measure_speed", measure)
-    monkeypatch.setattr(session, "compare_compiled", compare)
+    monkeypatch.setattr(preparing, "measure_speed", measure)
+    monkeypatch.setattr(preparing, "compare_compiled", compare)
     return asked
 
 
@@ -44,7 +44,7 @@ def chosen(write: Write, wish: object, observer: Watcher, minutes: float | None 
     experiment = load_experiment(write(compile=wish))
     corpus = load_corpus(experiment)
     model = build_model(experiment, corpus.vocab_size)
-    return session._choose_compile(experiment, corpus, model, "fp32", minutes, observer)
+    return preparing._choose_compile(experiment, corpus, model, "fp32", minutes, observer)
 
 
 def test_a_long_run_is_compiled_where_that_is_faster(write_experiment: Write, measured: list[bool]) -> None:
@@ -60,7 +60,7 @@ def test_a_long_run_is_compiled_where_that_is_faster(write_experiment: Write, me
 def test_a_long_run_is_not_compiled_where_that_is_no_faster(
     write_experiment: Write, measured: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "is_faster", lambda compiled: False)
+    monkeypatch.setattr(preparing, "is_faster", lambda compiled: False)
     compiled, speed = chosen(write_experiment, "auto", Watcher())
     assert not compiled
     assert speed.update == 100.0

@@ -22,7 +22,7 @@ from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint
 from minigpt.run.recorded import MAX_THREADS
-from minigpt.training import resume, session, train
+from minigpt.training import preparing, resume, train
 from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
 from minigpt.training.machine import build_optimizer
 from tests.training.conftest import TEXT, Watcher, run
@@ -283,7 +283,7 @@ def test_torch_compile_is_tried_anew_where_it_is_asked_for(
     stopped: Stopped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stopped(tmp_path)
-    monkeypatch.setattr(session, "missing_compiler", lambda _: "there is no compiler")
+    monkeypatch.setattr(preparing, "missing_compiler", lambda _: "there is no compiler")
     with pytest.raises(RunError, match=r"training.compile: there is no compiler"):
         resume(folder.path, overrides=["training.compile=true"], observer=Watcher())
     resume(folder.path, overrides=["training.compile=auto"], observer=Watcher())

@@ -16,7 +16,7 @@ import torch
 
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, checkpoint
-from minigpt.training import loop, resume, session
+from minigpt.training import loop, preparing, resume, session
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 
@@ -39,7 +39,7 @@ def test_in_the_preparations_it_stops_at_once_and_nothing_is_written(
     name: str, write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = load_experiment(write_experiment())
-    signalling(monkeypatch, session, name, 1)
+    signalling(monkeypatch, preparing, name, 1)
     outcome = run(experiment, tmp_path / "runs")
     assert (outcome.status, outcome.stop_signal, outcome.progress.step) == ("stopped", signal.SIGINT, 0)
     assert not (tmp_path / "runs").exists(), "neither the run's folder nor a lock beside it"
@@ -57,7 +57,7 @@ def test_in_the_preparations_of_going_on_nothing_changes(
 ) -> None:
     experiment = load_experiment(write_experiment())
     part = run(experiment, tmp_path / "part", Watcher(("updated", 14))).run
-    signalling(monkeypatch, session, name, 1)
+    signalling(monkeypatch, preparing, name, 1)
     assert resume(part.path, observer=Watcher()).status == "stopped"
     monkeypatch.undo()
     assert resume(part.path, observer=Watcher()).status == "finished"

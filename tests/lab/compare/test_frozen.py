@@ -231,7 +231,7 @@ def test_a_run_elsewhere_that_is_replaced_does_not_stand_for_what_it_was(write: 
     assert losses(again) == expected
 
 
-def test_a_variant_that_was_another_ones_equal_does_not_lose_it_its_run(write: Write) -> None:
+def test_a_run_that_its_own_variant_will_set_aside_is_not_used_for_another(write: Write) -> None:
     train_here(plan(write("base"), write("variant"), seeds=1).grid)
     shutil.rmtree("comparisons/base/runs/base")
     changed = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
