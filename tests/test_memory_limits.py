@@ -41,7 +41,7 @@ def test_memory_that_runs_out_anywhere_is_one_line(
     def fails(*arguments: object, **others: object) -> None:
         raise error
 
-    monkeypatch.setattr(f"minigpt.training.session.{where}", fails)
+    monkeypatch.setattr(f"minigpt.training.preparing.{where}", fails)
     code, _, err = minigpt("run", "one.json")
     assert code == 2
     (line,) = err.splitlines()
@@ -58,7 +58,7 @@ def test_another_error_of_torch_is_not_taken_for_it(
     def fails(*arguments: object, **others: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("minigpt.training.session.load_corpus", fails)
+    monkeypatch.setattr("minigpt.training.preparing.load_corpus", fails)
     with pytest.raises(RuntimeError, match="mat1"):
         minigpt("run", "one.json")
 
