@@ -211,7 +211,11 @@ CASES: list[tuple[str, dict[str, Any], Reference]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "params", "reference"), CASES, ids=lambda value: str(getattr(value, "__name__", value)))
+@pytest.mark.parametrize(
+    ("name", "params", "reference"),
+    CASES,
+    ids=lambda value: getattr(value, "__name__", "sharpened") if callable(value) else str(value),
+)
 def test_it_is_its_papers_formula_and_so_are_its_gradients(name: str, params: dict[str, Any], reference: Reference) -> None:
     dims = Dims(**{**vars(DIMS), "layer": 2})
     module = build("attention", name, dims, **params)
