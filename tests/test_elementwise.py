@@ -47,7 +47,8 @@ SIZES = given(seed=SEEDS, time=st.integers(1, 9), pairs=st.integers(1, 8), beyon
 
 @SIZES
 def test_values_and_gradients_are_those_of_the_formula(seed, time, pairs, beyond, across):
-    x, g = drawn(seed, time, pairs, beyond, across)
+    x, g = (part.detach() / 3 for part in drawn(seed, time, pairs, beyond, across))  # numbers that fp32 does not have
+    x.requires_grad_()
     for name, y, formula in cases(x, *angles(time, pairs, torch.float64)):
         expected = formula(x)
         assert_formula(y, expected, name, roundings=1000)
@@ -152,7 +153,7 @@ def test_a_rate_near_one_gives_zeros_and_no_infinity():
 
 def test_without_gradients_the_values_are_the_same():
     """In float64 to 1e-14: neither path narrows what it is given."""
-    x = normal(2, 3, 5, 16, seed=3)
+    x = normal(2, 3, 5, 16, seed=3) / 3  # numbers that fp32 does not have
     with_gradients = [y.detach() for _, y, _ in cases(x.clone().requires_grad_(), *angles(5, 8, torch.float64))]
     with torch.no_grad():
         without = [y for _, y, _ in cases(x, *angles(5, 8, torch.float64))]
