@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minigpt.data import Corpus, train_batch
-from minigpt.errors import RunError
+from minigpt.errors import RunError, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
 from minigpt.run import optimizer_state
@@ -57,6 +57,33 @@ def changed_settings(recorded: dict[str, Any], begun: Experiment, experiment: Ex
     if isinstance(trained, dict):
         found += [Change(*difference) for difference in differing(trained, settings_of(after))]
     return list({change.what: change for change in found}.values())
+
+
+def refuse_unasked(folder: RunFolder, asked: Asked, changes: Sequence[Change]) -> None:
+    """Refuse to continue where something changed that nobody asked for.
+
+    Raises:
+        RunError: Naming all of it.
+    """
+    unasked = [change.line for change in changes if not asked.names(change)]
+    if unasked and not asked.accept_changes:
+        raise RunError(
+            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(unasked)}. "
+            "Undo that, or give up exactness with --accept-changes"
+        )
+
+
+def refuse_other_vocabulary(folder: RunFolder, corpus: Corpus) -> None:
+    """Refuse data that the model has no tokens for.
+
+    Raises:
+        RunError: They have another number of tokens, or are rows where the run had text, or text where it had rows.
+    """
+    if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
+        raise RunError(
+            f"{folder.path} cannot be continued with these data: they have {count(corpus.vocab_size, 'token')}, and the "
+            f"model has {folder.vocab_size()}. Begin another run for them"
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,14 @@ from minigpt.run.provenance import changed_since, provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
-from minigpt.training.continuing import Asked, changed_settings, form_of_optimizer, refuse_other_form
+from minigpt.training.continuing import (
+    Asked,
+    changed_settings,
+    form_of_optimizer,
+    refuse_other_form,
+    refuse_other_vocabulary,
+    refuse_unasked,
+)
 from minigpt.training.estimate import Speed, compare_compiled, measure_speed
 from minigpt.training.fitting import refuse_what_cannot_fit
 from minigpt.training.machine import choose_device, choose_precision, is_present, use_threads
@@ -147,29 +154,12 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
     experiment = _with_training(experiment, {"precision": precision})
     refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
-    shapes = build_model_on_meta(experiment.model, folder.vocab_size())
-    start = checkpoint.load(folder.checkpoints, "last", shapes)
+    start = _start_of(folder, experiment)
     step = start.progress.step if start else 0
-    refuse_beyond(str(folder.path), experiment.training.max_iters, step)
-    if start is not None and step == experiment.training.max_iters and start.progress.pending is None:
-        raise RunError(
-            f"{folder.path} is finished (step {step}); try: {command_line('generate', folder.path)}, or train it further: "
-            f"{command_line('resume', folder.path, '--set', f'training.max_iters={2 * step}')}"
-        )
     corpus = (corpus or load_corpus(experiment, folder.learned())).to(where)
-    if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
-        raise RunError(
-            f"{folder.path} cannot be continued with these data: they have {count(corpus.vocab_size, 'token')}, and the "
-            f"model has {folder.vocab_size()}. Begin another run for them"
-        )
+    refuse_other_vocabulary(folder, corpus)
     now = provenance(experiment, corpus, device=where, precision=precision)
-    changes = changed_since(recorded, now)
-    unasked = [change.line for change in changes if not asked.names(change)]
-    if unasked and not asked.accept_changes:
-        raise RunError(
-            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(unasked)}. "
-            "Undo that, or give up exactness with --accept-changes"
-        )
+    refuse_unasked(folder, asked, changed_since(recorded, now))
     for note in start.notes if start else ():
         observer.note(note)
     there = len(checkpoint.available(folder.checkpoints))
@@ -186,6 +176,8 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
         start.check_optimizer(speed.state)
     for change in changes:
         observer.note(f"changed: {change.line}")
+    if any(change.what == "training.max_iters" for change in changes):
+        observer.note(f"from here on the schedule is the one over {count(experiment.training.max_iters, 'update')}")
     if changes:
         observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
         now = continued(recorded, now, changes, step)
@@ -200,6 +192,20 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
         counted=form.counted if form else None,
         continues_with=now if changes else recorded if left_out else None,
     )
+
+
+def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
+    """The checkpoint to continue from; None where there is none yet."""
+    shapes = build_model_on_meta(experiment.model, folder.vocab_size())
+    start, max_iters = checkpoint.load(folder.checkpoints, "last", shapes), experiment.training.max_iters
+    step = start.progress.step if start else 0
+    refuse_beyond(str(folder.path), max_iters, step)
+    if start is not None and step == max_iters and start.progress.pending is None:
+        raise RunError(
+            f"{folder.path} is finished (step {step}); try: {command_line('generate', folder.path)}, or train it further: "
+            f"{command_line('resume', folder.path, '--set', f'training.max_iters={2 * step}')}"
+        )
+    return start
 
 
 def _machine_again(folder: RunFolder, precision: str, machine: dict[str, Any], asked: Asked) -> tuple[torch.device, str]:

@@ -353,6 +353,7 @@ def test_a_finished_run_is_trained_further_and_its_history_says_so(stopped: Stop
     assert recorded["experiment"]["training"]["max_iters"] == 10
     said = observer.out.getvalue()
     assert "changed: training.max_iters (6 then, 9 now)" in said
+    assert "from here on the schedule is the one over 9 updates" in said
     assert "from update 6 on this is another segment of the run, and compare will not use the run" in said
 
 
