@@ -441,12 +441,20 @@ def test_a_comparison_of_another_form_is_refused(minigpt: Command, run: Path) ->
         refused(minigpt, "report", file.parent)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "checkpoints/.last.new"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt"])
 def test_a_pipe_where_a_file_should_be_is_not_waited_for(name: str, minigpt: Command, run: Path) -> None:
     _unfinished(run)
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     refused(minigpt, "resume", run, "--accept-changes")
+
+
+def test_a_pipe_where_a_new_file_is_begun_is_removed(minigpt: Command, run: Path) -> None:
+    _unfinished(run)
+    os.mkfifo(run / "checkpoints" / ".last.new")
+    code, _, err = minigpt("resume", run, "--accept-changes")
+    assert code == 0, err
+    assert not (run / "checkpoints" / ".last.new").exists()
 
 
 def test_checkpoints_without_an_experiment_are_not_begun_in(minigpt: Command, run: Path) -> None:
