@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,14 @@ from minigpt.run import RunFolder, checkpoint
 from minigpt.training import loop, preparing, resume, session
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_arrive() -> Iterator[None]:
+    """As in a terminal, wherever the tests run: a script's `pytest &` ignores SIGINT, and what is ignored stays ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def signalling(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, at_call: int) -> None:
