@@ -29,7 +29,9 @@ from tests.conftest import Command
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("where", ["load_corpus", "entropies", "build_model", "measure_speed"])
+@pytest.mark.parametrize(
+    "where", ["preparing.load_corpus", "session.entropies", "preparing.build_model", "preparing.measure_speed"]
+)
 def test_memory_that_runs_out_anywhere_is_one_line(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
@@ -41,7 +43,7 @@ def test_memory_that_runs_out_anywhere_is_one_line(
     def fails(*arguments: object, **others: object) -> None:
         raise error
 
-    monkeypatch.setattr(f"minigpt.training.preparing.{where}", fails)
+    monkeypatch.setattr(f"minigpt.training.{where}", fails)
     code, _, err = minigpt("run", "one.json")
     assert code == 2
     (line,) = err.splitlines()

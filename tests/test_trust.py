@@ -22,6 +22,7 @@ from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder
 from minigpt.training import PlainObserver, train
 from tests.conftest import Command
+from tests.forging import forge
 
 TINY = {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16}
 TEXT = "ROMEO: It was the lark, The herald of the morn.\n" * 40
@@ -78,7 +79,7 @@ OWN, PLAIN = Path("runs/own/seed-1337"), Path("runs/plain/seed-1337")
 
 
 def edit_json(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    forge(file, {**json.loads(file.read_text()), **changes})
 
 
 # ------------------------------------------------------------------------------------ nothing is executed unless asked

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
+from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
 from minigpt.files import json_bytes
 
@@ -325,10 +326,10 @@ def _told(timing: Timing) -> tuple[str, str]:
     return _seconds(timing.median), f"{_seconds(timing.low)}, {_seconds(timing.high)}"
 
 
-def _speed(tokens: int, timing: Timing) -> tuple[str, str]:
+def _speed(tokens: int, timing: Timing) -> tuple[Text, str]:
     """Tokens/s: the median, and from the lowest to the highest."""
     median, low, high = timing.rates(tokens)
-    return f"[bold]{median:,.0f}[/bold]", f"{low:,.0f}, {high:,.0f}"
+    return _bold(f"{median:,.0f}"), f"{low:,.0f}, {high:,.0f}"
 
 
 def _seconds(seconds: float) -> str:
@@ -367,7 +368,7 @@ def _print(table: Table, caption: str) -> None:
 def _warn(words: str) -> None:
     """On standard error, where tables do not go."""
     if words:
-        typer.echo(words, err=True)
+        warn(words)
 
 
 def _write(file: Path | None, name: str, numbers: dict[str, Any]) -> None:

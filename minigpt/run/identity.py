@@ -17,6 +17,7 @@ LEFT_OUT: Mapping[str, str] = {
     "data": "counts by its content, the text or rows of both splits: the same text may lie elsewhere",
     "sampling": "is for text that is drawn after the loss was measured, from random numbers of its own",
     "training.checkpoint_interval": "says when the state is saved, which changes nothing in it",
+    "training.checkpoint_minutes": "likewise",
     "the number of threads": "changes the order of sums and no random number; resuming compares it all the same",
     "the processor": "likewise changes rounding only, and a run says on which it was trained",
     "the version of Python": "computes nothing: torch and numpy do",

@@ -181,7 +181,7 @@ def _ending_recorded(run: RunFolder) -> Iterator[None]:
     """Write down that a run diverged or crashed; that it was stopped, or could not be written, its folder shows."""
     try:
         yield
-    except WriteError:
+    except (WriteError, RunError):  # the folder is not what it was: nothing is to be written there
         raise
     except Exception as error:  # a part may raise anything, and that is how the run ended
         diverged = isinstance(error, DivergedError)

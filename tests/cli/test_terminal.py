@@ -160,7 +160,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "corpus.txt").write_text("ROMEO: It was the lark, [b]the herald[/b]\x1b]0;t\x07 of the morn.\n" * 40)
     training = {"max_iters": 2, "eval_interval": 2, "batch_size": 2, "compile": False, "precision": "fp32"}
-    document = {"data": {"name": "text", "paths": ["corpus.txt"]}, "training": training, "description": MARKUP + CONTROLS}
+    document = {
+        "data": {"name": "text", "paths": ["corpus.txt"], "errors": "any"},
+        "training": training,
+        "description": MARKUP + CONTROLS,
+    }
     document |= {"model": {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16}, "sampling": {"max_new_tokens": 4}}
     (folder / "small.json").write_text(json.dumps(document))
     (folder / "odd.py").write_text(PLUGIN)

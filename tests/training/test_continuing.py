@@ -25,6 +25,7 @@ from minigpt.run.recorded import MAX_THREADS
 from minigpt.training import preparing, resume, train
 from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
 from minigpt.training.machine import build_optimizer
+from tests.forging import forge
 from tests.training.conftest import TEXT, Watcher, run
 
 _CPU = torch.device("cpu")
@@ -72,6 +73,7 @@ TAKES_EFFECT: list[tuple[str, Any, bool]] = [
     ("training.max_iters", 9, True),
     ("training.eval_interval", 1, False),
     ("training.checkpoint_interval", 1, False),
+    ("training.checkpoint_minutes", 1.0, False),
     ("training.non_finite", "skip", False),
     ("model.dropout", 0.5, True),
     ("model.z_loss", 0.5, True),
@@ -154,7 +156,7 @@ def document(place: Path, optimizer: str, schedule: str) -> dict[str, Any]:
 def continued_by_hand(folder: RunFolder, overrides: list[str]) -> dict[str, Tensor]:
     """The weights after the last update: everything is built from the settings as they are now, and only tensors and counts
     come from the checkpoint."""
-    experiment = folder.experiment(overrides)
+    experiment = folder.experiment(overrides=overrides)
     corpus, start = load_corpus(experiment, folder.learned()), checkpoint.load(folder.checkpoints)
     assert start is not None
     precision = experiment.training.precision
@@ -241,7 +243,7 @@ def test_a_setting_takes_effect(path: str, value: Any, changes_weights: bool, st
     for word in path.split("."):
         setting = setting[word]
     assert setting == value, "the run's experiment says it"
-    left_out = path.startswith(("sampling", "description", "training.checkpoint_interval"))
+    left_out = path.startswith(("sampling", "description", "training.checkpoint_"))
     assert bool(folder.later_segments()) != left_out
     rows = folder.rows()
     assert ("val_loss" in rows[3]) == (path == "training.eval_interval")
@@ -264,8 +266,8 @@ def test_a_setting_that_was_edited_in_the_folder_is_refused_by_name_too(
 ) -> None:
     path, value, message = REFUSED[number]
     folder = stopped(tmp_path)
-    changed = {**folder.experiment([f"{path}={json.dumps(value)}"]).to_json(), "plugins": []}
-    (folder.path / "experiment.json").write_text(json.dumps(changed))
+    changed = {**folder.experiment(overrides=[f"{path}={json.dumps(value)}"]).to_json(), "plugins": []}
+    forge(folder.path / "experiment.json", changed)
     with pytest.raises(RunError) as refused:
         resume(folder.path, accept_changes=True, observer=Watcher())
     assert message in str(refused.value)
@@ -321,7 +323,7 @@ def test_an_accepted_change_of_code_takes_effect_in_the_optimizer_too(
     monkeypatch.setattr(adamw, "decay_groups", all_alike)
     recorded = json.loads((folder.path / "provenance.json").read_text())
     recorded["core"] = "other"
-    (folder.path / "provenance.json").write_text(json.dumps(recorded))
+    forge(folder.path / "provenance.json", recorded)
     expected = continued_by_hand(folder, [])
     with pytest.raises(RunError, match="these changed: minigpt's model or training code. Undo that"):
         resume(folder.path, observer=Watcher())
@@ -379,7 +381,7 @@ def test_the_same_text_elsewhere_is_no_change_and_another_text_is(stopped: Stopp
     file = folder.path / "experiment.json"
     edited = json.loads(file.read_text())
     edited["data"]["paths"] = [str(tmp_path / "other.txt")]
-    file.write_text(json.dumps(edited))
+    forge(file, edited)
     with pytest.raises(RunError, match=r"cannot be continued exactly, for these changed: the data \("):
         resume(folder.path, observer=Watcher())
     resume(folder.path, overrides=[f'data.paths=["{tmp_path / "same.txt"}"]'], observer=Watcher())
@@ -394,7 +396,7 @@ def test_a_run_of_another_device_or_another_number_of_threads_can_be_continued_h
     recorded = json.loads(file.read_text())
     missing = "cuda" if not torch.cuda.is_available() else "mps"
     recorded["machine"] |= {"device": missing, "threads": 1}
-    file.write_text(json.dumps(recorded))
+    forge(file, recorded)
     with pytest.raises(RunError, match=f"was trained on {missing}, which is not here. .*minigpt resume .* --device auto"):
         resume(folder.path, observer=Watcher())
     before = torch.get_num_threads()
@@ -414,6 +416,6 @@ def test_a_number_of_threads_that_ends_the_process_is_refused(number: int, stopp
     file = folder.path / "provenance.json"
     recorded = json.loads(file.read_text())
     recorded["machine"]["threads"] = number
-    file.write_text(json.dumps(recorded))
+    forge(file, recorded)
     with pytest.raises(RunError, match="provenance.json is damaged: machine.threads"):
         resume(folder.path, observer=Watcher())

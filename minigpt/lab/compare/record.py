@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from minigpt.errors import RunError, UnreadableError
 from minigpt.files import read_object, write_json
+from minigpt.run.status import Status
 
 FORMAT = 1
 _MAX_BYTES = 1 << 28  # it has a loss for each place in the window, of each run
@@ -85,7 +86,7 @@ class _Difference(_Part):
 
 class _Run(_Part):
     seed: _Count
-    outcome: Literal["running", "stopped", "finished", "diverged", "crashed", "missing"]
+    outcome: Annotated[Status, Field(strict=False)]
     run: _Text
     message: _Text
     loss: _Number | None

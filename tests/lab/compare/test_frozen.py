@@ -20,6 +20,7 @@ from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.reading import load_experiment
 from minigpt.run.status import Status
 from tests.conftest import Command
+from tests.forging import forge
 from tests.lab.compare.conftest import TEXT, Write, train_here
 
 SCALED = '''
@@ -246,7 +247,7 @@ def test_named_runs_of_another_tokenizer_are_refused(write: Write, minigpt: Comm
     recorded = Path("runs/variant/seed-5/provenance.json")
     document = json.loads(recorded.read_text())
     document["data"]["tokenizer"] = "0" * 64
-    recorded.write_text(json.dumps(document))
+    forge(recorded, document)
     with pytest.raises(MinigptError, match=r"seed-5 was trained on a tokenizer with the fingerprint 000000000000"):
         plan(Path("runs/base"), Path("runs/variant"))
     assert isinstance(load_corpus(load_experiment(file)), Corpus)

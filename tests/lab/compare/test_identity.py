@@ -14,6 +14,7 @@ from minigpt.lab.compare import plan as plan_module
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.run import RunFolder
 from minigpt.training import resume
+from tests.forging import forge_text
 from tests.lab.compare.conftest import Write, train_here
 from tests.training.conftest import Watcher
 
@@ -111,7 +112,7 @@ def test_a_run_whose_experiment_was_edited_is_not_what_it_says(write: Write, min
     base, variant = write("base"), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
     file = Path("runs/base/seed-5/experiment.json")
-    file.write_text(file.read_text().replace('"grad_clip": 1.0', '"grad_clip": 0.5'))
+    forge_text(file, file.read_text().replace('"grad_clip": 1.0', '"grad_clip": 0.5'))
     with pytest.raises(
         RunError, match=r"experiment.json was edited: it was trained with other values of training.grad_clip"
     ):

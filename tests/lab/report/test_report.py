@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from minigpt.lab.compare.plan import Settings, make_plan
+from minigpt.lab.compare.record import write_record
 from minigpt.lab.differences import differences
 from minigpt.lab.report.content import content_of, content_of_runs, read_content
 from minigpt.lab.report.figures import pareto
@@ -149,7 +150,7 @@ def test_times_of_a_shared_machine_are_not_drawn_as_facts(
     file = comparison / "comparison.json"
     document = json.loads(file.read_text())
     document["arms"][2]["runs"][1] |= changes
-    file.write_text(json.dumps(document))
+    write_record(file, document)
     assert minigpt("report", comparison)[0] == 0
     page = Page((comparison / "report.html").read_text("utf-8"))
     text = " ".join(" ".join(page.words).split())
@@ -242,10 +243,8 @@ def test_a_browser_shows_every_section_and_finds_no_error(comparison: Path, mini
 
 
 def test_a_run_that_took_the_place_of_a_measured_one_is_not_drawn(comparison: Path, minigpt: Command) -> None:
-    metrics = comparison / "runs/same/seed-6/metrics.jsonl"
-    lines = metrics.read_text().splitlines()
-    row = json.loads(lines[-1])
-    metrics.write_text("\n".join([*lines[:-1], json.dumps({**row, "val_loss": row["val_loss"] + 1e-6})]) + "\n")
+    shutil.rmtree(comparison / "runs/same/seed-6")
+    shutil.copytree(comparison / "runs/variant-b/seed-6", comparison / "runs/same/seed-6")
     code, _, err = minigpt("report", comparison)
     assert code == 2
     assert "same/seed-6 is another run than same was measured in; call minigpt compare again" in err
