@@ -320,8 +320,20 @@ def test_no_cell_of_a_spreadsheet_is_a_formula_and_none_of_markdown_is_markup(te
 
 
 def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
-    names = ("arm", "seed", "outcome", "loss", "best", "seconds", "tokens_per_second", "precision", "run", "message")
-    values = (1, "crashed", -0.5, None, None, None, None, "+runs/x", "=HYPERLINK(1)")
+    names = (
+        "arm",
+        "seed",
+        "outcome",
+        "loss",
+        "best",
+        "seconds",
+        "tokens_per_second",
+        "others",
+        "precision",
+        "run",
+        "message",
+    )
+    values = (1, "crashed", -0.5, None, None, None, None, None, "+runs/x", "=HYPERLINK(1)")
     result: Any = SimpleNamespace(
         arm=SimpleNamespace(name="x"), results=[SimpleNamespace(**dict(zip(names[1:], values, strict=True)))]
     )

@@ -70,17 +70,22 @@ class _Cost(_Part):
     state_bytes: _Count
 
 
+_Interval = Annotated[list[_Number | None], Field(min_length=2, max_length=2)]
+
+
 class _Difference(_Part):
     mean: _Number
-    interval: Annotated[list[_Number | None], Field(min_length=2, max_length=2)]
+    interval: _Interval
+    plain_interval: _Interval
+    family: _Count
     p: _Number | None
     effect: _Number | None
 
     @model_validator(mode="after")
     def _interval_is_whole(self) -> _Difference:
-        known = [number is not None for number in (*self.interval, self.p)]
+        known = [number is not None for number in (*self.interval, *self.plain_interval, self.p)]
         if any(known[:2]) and not all(known):
-            raise ValueError("an interval has two ends and a p")
+            raise ValueError("an interval has two ends, the plain one beside it, and a p")
         return self
 
 
@@ -93,6 +98,9 @@ class _Run(_Part):
     best: _Number | None
     seconds: _Number | None
     tokens_per_second: _Number | None
+    speed_quartiles: Annotated[list[_Number], Field(min_length=2, max_length=2)] | None
+    others: Annotated[float, Field(ge=0, le=1e100)] | None
+    machine: _Text | None
     precision: _Text | None
     position_loss: list[_Number | None]
 
@@ -142,7 +150,7 @@ def write_record(file: Path, document: dict[str, Any]) -> dict[str, Any]:
 
 def seal(document: dict[str, Any]) -> dict[str, Any]:
     """The document with its format number and digest; a number that is not finite, which JSON does not have, is null."""
-    plain = {"format": FORMAT, **_finite(document)}
+    plain = {"format": FORMAT, **{key: value for key, value in _finite(document).items() if key != "sha256"}}
     return {**plain, "sha256": _digest(plain)}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigpt.errors import listing
+from minigpt.run.status import Status
 from minigpt.training.other_processes import ALONE
 
 
@@ -34,7 +35,7 @@ def why_not_comparable(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> str |
     Args:
         arms: Runs by their arm's name, as in comparison.json.
     """
-    finished = [(name, run) for name, runs in arms.items() for run in runs if run["outcome"] == "finished"]
+    finished = [(name, run) for name, runs in arms.items() for run in runs if run["outcome"] == Status.FINISHED]
     shared = [(name, run) for name, run in finished if run["others"] is not None and run["others"] > ALONE]
     if shared:
         shares = [run["others"] for _, run in shared]

@@ -170,11 +170,16 @@ def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
     arms = content.arms
     state = f"state of {arms[0].json['cost']['context']:,} tokens, bytes"
     return [
-        ("parameters", [Spread.of([arm.json["cost"]["total"]]) for arm in arms]),
-        ("training FLOPs", [Spread.of([arm.json["training_flops"]]) for arm in arms]),
+        ("parameters", [_counted(arm.json["cost"]["total"]) for arm in arms]),
+        ("training FLOPs", [_counted(arm.json["training_flops"]) for arm in arms]),
         *([] if content.why_no_times else [(figures.SECONDS, [arm.seconds for arm in arms])]),
-        (state, [Spread.of([arm.json["cost"]["state_bytes"]]) for arm in arms]),
+        (state, [_counted(arm.json["cost"]["state_bytes"]) for arm in arms]),
     ]
+
+
+def _counted(number: float | None) -> Spread | None:
+    """What has no spread; None where it is unknown, because the model has parts that are not executed."""
+    return None if number is None else Spread.of([number])
 
 
 def _cost_table(content: Content) -> Rows:
