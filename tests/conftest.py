@@ -8,9 +8,11 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # in commands that tests run, too: xdist runs a process a core, and threads would fight
+# One thread, in commands that tests run too: xdist runs a process a core, and threads would fight. Sums round otherwise with more.
+THREADS = int(os.environ.get("MINIGPT_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
-import jaxtyping
+import jaxtyping  # noqa: E402
 
 # Before they are imported: in these modules shape annotations are checked.
 _SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "recurrence")
@@ -26,7 +28,7 @@ import minigpt.training.estimate  # noqa: E402
 from minigpt.cli import main  # noqa: E402
 from minigpt.registry import REGISTRY  # noqa: E402
 
-torch.set_num_threads(1)  # small tensors: threads only cost; and xdist runs a process a core
+torch.set_num_threads(THREADS)
 
 minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and few care how well their time is estimated
 
