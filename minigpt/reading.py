@@ -54,7 +54,12 @@ def load_experiment(
     """
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
-        documents = _with_parents(json.loads(json.dumps(source, default=str)), Path("experiment"), (), of_run=False)
+        document = json.loads(json.dumps(source, default=str))
+        try:
+            _check_characters(document)
+        except ValueError as error:
+            raise ExperimentError([Problem((), str(error))], where) from error
+        documents = _with_parents(document, Path("experiment"), (), of_run=False)
     else:
         documents = _read_chain(Path(source), ())
     return _resolved(documents, where, overrides, plugin_files, allow_plugins, trust)
@@ -105,7 +110,7 @@ def _resolved(
 ) -> Experiment:
     changes: dict[str, Any] = {}
     for override in overrides:  # one document: a name may come after the parameters
-        changes = lay_over(changes, _override(override))
+        changes = lay_over(changes, _spelled_out(changes, _override(override)))
     try:
         named = changes.get("plugins", _named_in(documents))
         if is_list_of_paths(named):  # else validation says what is wrong with it
@@ -138,6 +143,13 @@ def _validate(documents: Sequence[dict[str, Any]]) -> Experiment:
         raise ExperimentError([Problem((), "nested too deeply")]) from error
 
 
+def _spelled_out(before: Any, said: Any) -> Any:
+    """A component's name in its short form, spelled out where its parameters were set before: both are of one component."""
+    if isinstance(before, dict) and isinstance(said, dict):
+        return {key: _spelled_out(before.get(key), value) for key, value in said.items()}
+    return {"name": said} if isinstance(before, dict) and isinstance(said, str) else said
+
+
 def _override(text: str) -> dict[str, Any]:
     """`a.b=1` as `{"a": {"b": 1}}`."""
     path, equals, raw = text.partition("=")
@@ -149,9 +161,9 @@ def _override(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = raw
     try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ExperimentError([Problem((), f"{'.'.join(keys)} has half a character in it")], "--set") from error
+        _check_characters([keys, value])
+    except ValueError as error:
+        raise ExperimentError([Problem((), f"{'.'.join(map(repr, keys))}: {error}")], "--set") from error
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
@@ -255,7 +267,7 @@ def _no_such_file(path: Path) -> str:
 
 
 def _strict_json(text: str) -> Any:
-    """JSON to the letter: no duplicate keys, no NaN, no numbers that overflow to infinity."""
+    """JSON to the letter: no duplicate keys, no NaN, no numbers that overflow to infinity, no halves of characters."""
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
@@ -274,7 +286,21 @@ def _strict_json(text: str) -> Any:
             raise ValueError(f"{digits} is too large a number")
         return number
 
-    return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants, parse_float=finite)
+    value = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants, parse_float=finite)
+    _check_characters(value)
+    return value
+
+
+def _check_characters(value: Any) -> None:
+    """Refuse halves of characters (lone surrogates), which JSON can escape and no file or terminal can hold.
+
+    Raises:
+        ValueError: There is one.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it has half a character in it (\\u{ord(error.object[error.start]):04x})") from error
 
 
 def _locate(value: Any, folder: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 # One thread, in commands that tests run too: xdist runs a process a core, and threads would fight. Sums round otherwise with more.
 THREADS = int(os.environ.get("MINIGPT_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
+
+# As in a terminal, wherever the tests run: a script's `pytest &` and nohup ignore these, and what is ignored stays ignored.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 import jaxtyping  # noqa: E402
 

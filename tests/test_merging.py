@@ -132,8 +132,9 @@ def test_a_default_inside_of_a_component_has_a_name_and_parameters_too(tmp_path:
         assert params["learning_rate"] == (muon.params["rest"].params if kept else own)["learning_rate"]
 
 
+@pytest.mark.parametrize("name", ["model.attention.name=gqa", "model.attention=gqa", 'model.attention={"name": "gqa"}'])
 @pytest.mark.parametrize("order", [1, -1])
-def test_settings_of_one_command_are_one_document_in_any_order(order: int) -> None:
-    overrides = ["model.attention.n_kv_heads=2", "model.attention.name=gqa"][::order]
+def test_settings_of_one_command_are_one_document_in_any_order(order: int, name: str) -> None:
+    overrides = ["model.attention.n_kv_heads=2", name][::order]
     attention = load_experiment({"model": {"attention": {"window": 8}}}, overrides=overrides).model.attention
     assert (attention.name, attention.params["n_kv_heads"], attention.params["window"]) == ("gqa", 2, None)

@@ -233,6 +233,12 @@ BROKEN: list[tuple[Any, str]] = [
         {"model": {"layers": [{"attention": {"name": "gqa", "n_kv_heads": 4}}]}},
         "model.layers[0].attention: gqa: n_kv_heads 4",
     ),
+    # half characters, wherever they stand
+    ({"model": {"ffn": "\ud800"}}, "not JSON as experiments use it: it has half a character in it (\\ud800)"),
+    ({"tokenizer": "\udc00"}, "half a character in it (\\udc00)"),
+    ({"plugins": ["\ud800"]}, "half a character"),
+    ({"model": {"ffn": {"name": "glu", "\ud800": 1}}}, "half a character"),
+    ({"data": {"name": "text", "paths": ["\ud800"]}}, "half a character"),
     # extends
     ({"extends": "nowhere.json"}, 'broken.json: extends: "nowhere.json" (text): there is no such file'),
     ({"extends": "brokn.json"}, '"brokn.json" (text): there is no such file; did you mean "broken.json"?'),

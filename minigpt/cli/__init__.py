@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -135,14 +136,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     """Python and numpy say it by a type of their own, torch of a GPU likewise, and of a CPU by a text."""
     torch = sys.modules.get("torch")
     of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return isinstance(error, MemoryError) or of_gpu or "can't allocate memory" in str(error)
+    of_loader = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    return isinstance(error, MemoryError) or of_gpu or of_loader or "can't allocate memory" in str(error)
 
 
 def _out_of_memory() -> str:
-    from minigpt.memory import available_memory, size
+    there = ""
+    with contextlib.suppress(MemoryError, ImportError):  # there may be too little left to say how much it is
+        from minigpt.memory import available_memory, size
 
-    left = available_memory()
-    there = "" if left is None else f" ({size(left)} are free on the CPU now)"
+        left = available_memory()
+        there = "" if left is None else f" ({size(left)} are free on the CPU now)"
     return f"out of memory{there}; use a smaller corpus, model, block_size or micro_batch_size, or close other programs"
 
 

@@ -315,10 +315,19 @@ class RunFolder:
         Raises:
             RunError: There is one, in the folder or among its checkpoints.
         """
-        for folder, folders, files in os.walk(self.path):
-            for name in (*folders, *files):
-                if os.path.islink(os.path.join(folder, name)):
-                    raise RunError(f"{Path(folder) / name} is a symbolic link; a run is written into its own folder only")
+        check_links(self.path)
+
+
+def check_links(path: Path) -> None:
+    """Refuse to write below a folder where a symbolic link would lead out of it.
+
+    Raises:
+        RunError: There is one.
+    """
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if os.path.islink(os.path.join(folder, name)):
+                raise RunError(f"{Path(folder) / name} is a symbolic link; {path} is written into itself only")
 
 
 def _moved(value: Any, before: str, now: Path) -> Any:

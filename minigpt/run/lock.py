@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.files import discard, read_bytes, write_text
 
+_ATTEMPTS = 20  # to make the folder of the lock while others, whose runs came to nothing, remove it
 _OWNER_WRITES_WITHIN = 0.5  # seconds from taking the lock to saying who has it
 _LOOKED_AT_FOR = 0.3  # seconds that one who only looks whether it is held may have it
 
@@ -27,6 +28,7 @@ def held(folder: Path) -> Iterator[None]:
         RunError: Another process holds it; the message names it.
         WriteError: The lock cannot be made or opened.
     """
+    _check_name(folder)
     owner = _beside(folder, "owner")
     lock = FileLock(_beside(folder, "lock"), timeout=_LOOKED_AT_FOR)
     absent = [above for above in folder.parents if not above.exists()]
@@ -49,10 +51,18 @@ def held(folder: Path) -> Iterator[None]:
                 above.rmdir()
 
 
+def _check_name(folder: Path) -> None:
+    """Refuse a path that safetensors could write to and not read from."""
+    try:
+        str(folder.absolute()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RunError(f"{folder} cannot be used: its path is not UTF-8. Choose another place with --out") from error
+
+
 def _acquire(lock: FileLock, beside: Path) -> None:
-    for attempts_left in (2, 1, 0):
-        beside.mkdir(parents=True, exist_ok=True)
+    for attempts_left in reversed(range(_ATTEMPTS)):
         try:
+            beside.mkdir(parents=True, exist_ok=True)  # which fails if a folder above is removed in between
             lock.acquire()
             return
         except FileNotFoundError:  # another process that held it has just removed the folder, which was empty

@@ -105,6 +105,9 @@ class Saver:
         for file, path in ((self.metrics, folder.metrics), (self.samples, folder.samples)):
             if file.restore_if_deleted(path):
                 self._observer.note(f"{path} was deleted while the run wrote to it; it is written again")
+        if folder.checkpoints.is_symlink() or not folder.exists():
+            lost = "its experiment.json was removed" if not folder.exists() else "checkpoints was replaced by a link"
+            raise RunError(f"{folder.path} was changed while it trained: {lost}. {self._left_behind()}")
         saved = replace(
             progress,
             metrics_bytes=self.metrics.length,

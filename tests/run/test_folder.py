@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -42,6 +43,14 @@ def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
         assert RunFolder(tmp_path / "link").is_in_use()
         with pytest.raises(RunError, match="is in use by process"), RunFolder(tmp_path / "link").locked():
             pass
+
+
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """safetensors writes below such a path, and cannot read what it wrote."""
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/\xff"))
+    with pytest.raises(RunError, match="its path is not UTF-8. Choose another place"), RunFolder(odd / "seed-1").locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_was_begun_nothing_is_left(tmp_path: Path) -> None:

@@ -136,6 +136,26 @@ def test_what_is_deleted_meanwhile_is_written_again(
         assert f"{place} was deleted while the run wrote to it; it is written again" in watcher.out.getvalue()
 
 
+def test_a_run_that_could_not_be_resumed_ends_and_says_so(write_experiment: Write, tmp_path: Path) -> None:
+    action = (folder(tmp_path) / "experiment.json").unlink
+    expected = r"was changed while it trained: its experiment.json was removed. .* its last checkpoint is of update 15"
+    with pytest.raises(RunError, match=expected):
+        run(load_experiment(write_experiment()), tmp_path / "runs", Doing(17, action))
+
+
+def test_a_link_in_the_place_of_the_checkpoints_is_not_written_through(write_experiment: Write, tmp_path: Path) -> None:
+    place, elsewhere = folder(tmp_path) / "checkpoints", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def action() -> None:
+        shutil.rmtree(place)
+        place.symlink_to(elsewhere)
+
+    with pytest.raises(RunError, match="checkpoints was replaced by a link"):
+        run(load_experiment(write_experiment()), tmp_path / "runs", Doing(17, action))
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt"])
 @pytest.mark.parametrize("how", ["replaced", "cut"])
 def test_records_that_are_replaced_or_cut_meanwhile_end_the_run(

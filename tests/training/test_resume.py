@@ -94,7 +94,10 @@ def test_a_changed_plugin_or_corpus_is_refused_unless_accepted(write_experiment:
     copy.write_text(copy.read_text() + "# edited\n")
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(corpus.read_text().replace("4", "5"))
-    refused = minigpt("resume", run.path, cwd=tmp_path)
+    unknown = minigpt("resume", run.path, cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "not executed: " in unknown.stderr
+    refused = minigpt("resume", run.path, "--trust", cwd=tmp_path)
     assert refused.returncode == 2
     assert "cannot be continued exactly" in refused.stderr
     for changed in ("the source of schedule/interrupting", "the data ("):

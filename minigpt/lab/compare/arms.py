@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from minigpt.data import Corpus, tokenizer_fingerprint
 from minigpt.errors import ExperimentError, MinigptError, nearest
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.reading import load_experiment
@@ -218,6 +219,26 @@ def check_comparable(arms: Sequence[Arm], *, unit: Unit, budget: Budget | None) 
             )
     if lines:
         raise MinigptError("\n".join(lines))
+
+
+def check_same_data(arms: Sequence[Arm], corpus_of: Callable[[Arm], Corpus], unit: Unit) -> None:
+    """Refuse variants whose data, or in nats whose tokenizer, have other content although their settings are the same.
+
+    Raises:
+        MinigptError: Naming the variants: a dataset's or tokenizer's plugin, or a file, was edited between them.
+    """
+    base, *variants = arms
+    data = {arm.name: corpus_of(arm) for arm in arms}
+    for variant in variants:
+        pairs = [("data", *(data[arm.name].fingerprint for arm in (variant, base)))]
+        if unit == "nats":
+            pairs.append(("tokenizers", *(str(tokenizer_fingerprint(data[arm.name])) for arm in (variant, base))))
+        for what, ours, theirs in pairs:
+            if ours != theirs:
+                raise MinigptError(
+                    f"{variant.name} and {base.name} have different {what}: their content has the fingerprints "
+                    f"{ours[:12]} and {theirs[:12]}. Name experiment files that use the same"
+                )
 
 
 def _short(value: Any) -> str:

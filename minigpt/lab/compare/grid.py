@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
@@ -22,9 +23,11 @@ from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
 from minigpt.lab.compare.job import Job
 from minigpt.lab.compare.running import Running
 from minigpt.run import RunFolder
+from minigpt.run.folder import check_links
 from minigpt.run.identity import Identity
 from minigpt.run.lock import held
 from minigpt.run.provenance import provenance
+from minigpt.run.sources import Sources
 from minigpt.run.status import Status
 
 
@@ -56,12 +59,13 @@ class Cell:
         if not self.record.is_file():
             return None
         try:
-            record = read_object(self.record)
-        except UnreadableError as error:
-            raise RunError(f"{error}; remove it, and the run is looked at again") from error
-        if record.get("key") != self.key or record.get("run") != str(self.run.path):
+            record = _Record.model_validate(read_object(self.record)).model_dump()
+        except (UnreadableError, ValidationError) as error:
+            reason = str(error) if isinstance(error, UnreadableError) else f"{self.record} is damaged"
+            raise RunError(f"{reason}; remove it, and the run is looked at again") from error
+        if record["key"] != self.key or record["run"] != str(self.run.path):
             return None
-        return record if record.get("outcome") != Status.FINISHED or self._is_as_it_was() else None
+        return record if record["outcome"] is not Status.FINISHED or self._is_as_it_was() else None
 
     def _is_as_it_was(self) -> bool:
         """Whether the finished run is the cell still: it may have been continued with other settings since, or edited."""
@@ -77,6 +81,18 @@ class Cell:
             return Status(record["outcome"])
         status = self.run.status()
         return Status.STOPPED if status is Status.FINISHED else status
+
+
+class _Record(BaseModel):
+    """What a cell's process writes when it has come to an end."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    key: str
+    run: str
+    outcome: Literal[Status.FINISHED, Status.DIVERGED, Status.CRASHED]
+    message: str = ""
+    position_loss: list[float | None] = []
 
 
 class Watcher(Protocol):
@@ -97,11 +113,14 @@ class Corpora:
 
     def __init__(self) -> None:
         self.loaded: dict[str, Corpus] = {}
+        self.sources = Sources()
 
     def of(self, arm: Arm) -> Corpus:
         """An arm's corpus."""
-        document = arm.experiment.to_json()
-        key = json.dumps([document["data"], document["tokenizer"], document["model"]["block_size"]], sort_keys=True)
+        experiment, document = arm.experiment, arm.experiment.to_json()
+        specs = [*experiment.data.nested(), *experiment.tokenizer.nested()]
+        sources = [self.sources.part_fingerprint(spec.cls) for spec in specs]  # two versions of a plugin may have one name
+        key = json.dumps([document["data"], document["tokenizer"], sources, experiment.model.block_size], sort_keys=True)
         if key not in self.loaded:
             self.loaded[key] = load_corpus(arm.experiment)
         return self.loaded[key]
@@ -206,6 +225,7 @@ class Grid:
             PlanError: A cell cannot be trained as planned, for minigpt's own source was edited meanwhile.
         """
         with held(self.folder):
+            check_links(self.folder)
             self._run(watcher, jobs, device, threads, allow_plugins, patience)
 
     def _run(

@@ -20,6 +20,7 @@ from minigpt.lab.compare.arms import (
     Size,
     Unit,
     check_comparable,
+    check_same_data,
     matched_budget,
     matched_size,
     read_arms,
@@ -154,6 +155,7 @@ def make_plan(
     device = choose_device(settings.device)
     arms = settled(arms, lambda: _settled_precision(folder, device, threads))
     corpora = Corpora()
+    check_same_data(arms, corpora.of, settings.unit)
     if settings.match is not None:
         arms = _same_size(arms, settings, lambda arm: corpora.of(arm).vocab_size)
     if settings.budget is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt import process
 from minigpt.errors import PlanError
-from minigpt.files import discard, read_object, write_json
+from minigpt.files import discard, open_growing, read_object, write_json
 from minigpt.lab.compare.job import SAVES_WITHIN, Job
 from minigpt.run.status import Status
 
@@ -38,7 +38,7 @@ class Running:
         self.log = folder / f"{stem}.log"
         # torch reads it at its start; a later change leaves some pools as they are
         threads = {} if job["threads"] is None else {"OMP_NUM_THREADS": str(job["threads"])}
-        with self.log.open("ab") as log:
+        with os.fdopen(open_growing(self.log), "ab") as log:
             self.process = subprocess.Popen(
                 process.python("-m", "minigpt.lab.compare.cell", str(file)),
                 stdin=subprocess.PIPE,

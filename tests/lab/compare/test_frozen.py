@@ -6,13 +6,14 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from minigpt.components.dataset.text import TextFiles
 from minigpt.data import Corpus, load_corpus, tokenizer_fingerprint
-from minigpt.errors import MinigptError, PlanError, PluginError
+from minigpt.errors import MinigptError, PlanError, PluginError, RunError
 from minigpt.lab.compare import cell as cell_module
 from minigpt.lab.compare import grid as grid_module
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment, frozen_corpus, frozen_experiment
@@ -251,3 +252,49 @@ def test_named_runs_of_another_tokenizer_are_refused(write: Write, minigpt: Comm
     with pytest.raises(MinigptError, match=r"seed-5 was trained on a tokenizer with the fingerprint 000000000000"):
         plan(Path("runs/base"), Path("runs/variant"))
     assert isinstance(load_corpus(load_experiment(file)), Corpus)
+
+
+LETTERS = """
+import random
+from minigpt import register
+from minigpt.contracts import Dataset, Splits
+@register("dataset", "letters")
+class Letters(Dataset):
+    \"\"\"Random letters.\"\"\"
+    def load(self):
+        text = "".join(random.Random(7).choices("{alphabet}", k=4000))
+        return Splits(text[:3000], text[3000:])
+"""
+
+
+def test_the_data_of_two_versions_of_a_plugin_are_not_taken_for_each_other(write: Write, minigpt: Command) -> None:
+    letters: dict[str, Any] = {"plugins": ["letters.py"], "data": {"name": "letters"}}
+    Path("letters.py").write_text(LETTERS.format(alphabet="abcdefghij"))
+    assert minigpt("run", write("base", **letters), "--no-check")[0] == 0
+    Path("letters.py").write_text(LETTERS.format(alphabet="abc"))
+    with pytest.raises(MinigptError, match="variant and base have different data: their content has the fingerprints"):
+        plan(Path("runs/base"), write("variant", **letters))
+
+
+@pytest.mark.parametrize("damage", [{"outcome": "nope"}, {"position_loss": "xyz"}, {"run": 3}, {"message": None}])
+def test_a_damaged_record_of_a_cell_is_one_line(write: Write, damage: dict[str, Any]) -> None:
+    base, variant = write("base"), write("variant", model={"norm": "rmsnorm"})
+    comparison = plan(base, variant, seeds=1)
+    record = comparison.grid.cells[0].record
+    record.parent.mkdir(parents=True)
+    sound = {"key": comparison.grid.cells[0].key, "run": str(comparison.grid.cells[0].run.path), "outcome": "crashed"}
+    record.write_text(json.dumps({**sound, **damage}))
+    with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it"):
+        comparison.grid.missing()
+
+
+@pytest.mark.parametrize("where", ["logs/base-seed-5.log", "runs"])
+def test_a_comparison_is_written_into_its_own_folder_only(write: Write, tmp_path: Path, where: str) -> None:
+    comparison = plan(write("base"), write("variant", model={"norm": "rmsnorm"}), seeds=1)
+    link = comparison.folder / where
+    link.parent.mkdir(parents=True)
+    (tmp_path / "precious").mkdir()
+    link.symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match=r"is a symbolic link; .* is written into itself only"):
+        comparison.grid.run(Mock(), jobs=1, device="cpu", threads=1)
+    assert list((tmp_path / "precious").iterdir()) == []
