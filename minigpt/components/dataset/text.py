@@ -122,7 +122,8 @@ class _Texts:
             raw = read_unpacked(file.path, self.room)
             self.room -= len(raw)
             text = decode(raw, self.dataset.encoding, self.dataset.errors, file.path)
-            content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            lines = text.replace("\r\n", "\n").replace("\r", "\n")  # a copy with other line ends is a copy
+            content = hashlib.sha256(lines.encode("utf-8", "surrogatepass")).digest()
             if self._is_known(self._contents, content, file):
                 continue
             self._contents[content] = file.path
