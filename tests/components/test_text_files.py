@@ -84,6 +84,18 @@ def test_a_training_file_that_is_the_validation_file_is_refused(tmp_path: Path, 
         loaded(tmp_path / "a.txt", tmp_path / "b.txt", val_path=tmp_path / ("c.txt" if copied else "b.txt"))
 
 
+def test_a_copy_of_the_validation_file_that_is_named_after_its_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, val_txt=words(2))
+    folder = tmp_path / "trd"
+    write(folder, a_txt=words(1), z_txt=words(2))
+    with pytest.raises(DataError, match=r"data.paths: .*z.txt, a copy of .*val.txt, is validation text"):
+        loaded(folder, folder / "z.txt", val_path=tmp_path / "val.txt")
+    assert loaded(folder, folder, val_path=tmp_path / "val.txt").notes == (
+        f"left out of training because it is validation text: {folder / 'z.txt'}",
+        f"read once because the content is the same: {folder / 'a.txt'} is {folder / 'a.txt'}",
+    )
+
+
 def test_a_folder_that_is_all_validation_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path, a_txt=words(1), b_txt=words(2))
     with pytest.raises(DataError, match="data.paths: every file of it is validation text"):
