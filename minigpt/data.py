@@ -128,7 +128,7 @@ class Corpus:
         val: What the model is measured on, whole.
         vocab_size: Number of token ids.
         tokenizer: Fitted; None for a synthetic task.
-        fingerprint: SHA-256 of both splits' content.
+        fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size.
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
         notes: What whoever trains on it should know, a line each.
     """
@@ -254,11 +254,12 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
         if rows.tokens.shape[1] > block_size:
             raise DataError(f"data: rows of {rows.tokens.shape[1]} tokens are longer than model.block_size {block_size}")
         for array in (rows.tokens, rows.targets, rows.mask):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(f"{array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
         tensors = (torch.from_numpy(np.asarray(array)) for array in (rows.tokens, rows.targets, rows.mask))
         places.append(TokenRows(*tensors))
     if splits.vocab_size is None:
         raise DataError("data: rows without vocab_size, and no tokenizer could say it: Splits(train, val, vocab_size)")
+    digest.update(f"vocab_size {splits.vocab_size}".encode())
     largest = 1 + max(int(max(rows.tokens.max(), rows.targets.max())) for rows in (train, val))
     smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
     if smallest < 0 or largest > splits.vocab_size:

@@ -256,8 +256,8 @@ def rows(count: int, time: int, **changes: Any) -> Sequences:
     return made
 
 
-def synthetic(train: Any, val: Any, vocab_size: int | None = None) -> Experiment:
-    @register("dataset", "task")
+def synthetic(train: Any, val: Any, vocab_size: int | None = None, name: str = "task") -> Experiment:
+    @register("dataset", name)
     class Task(Dataset):
         """A task."""
 
@@ -268,7 +268,7 @@ def synthetic(train: Any, val: Any, vocab_size: int | None = None) -> Experiment
             return Splits(train, val, vocab_size)
 
     return load_experiment(
-        {"data": "task", "model": {"d_model": 8, "n_heads": 2, "block_size": 8}, "training": {"batch_size": 3}}
+        {"data": name, "model": {"d_model": 8, "n_heads": 2, "block_size": 8}, "training": {"batch_size": 3}}
     )
 
 
@@ -302,3 +302,14 @@ def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
 def test_a_synthetic_task_that_does_not_fit_is_told(train: Any, val: Any, vocab_size: int | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_corpus(synthetic(train, val, vocab_size))
+
+
+def test_synthetic_tasks_of_the_same_bytes_are_distinguished_by_shape_dtype_and_vocab_size() -> None:
+    fingerprints = []
+    variants = [(4, 5, "i1", "i2"), (8, 5, "i1", "i2"), (4, 6, "i1", "i2"), (4, 5, "i2", "i1"), (4, 5, "i1", "i2")]
+    for number, (time, vocab_size, tokens, targets) in enumerate(variants):
+        zeros = np.zeros((64 // time, time))
+        part = Sequences(zeros.astype(tokens), zeros.astype(targets), zeros == 0)
+        fingerprints.append(load_corpus(synthetic(part, part, vocab_size, name=f"task-{number}")).fingerprint)
+    assert fingerprints[0] == fingerprints[-1]
+    assert len(set(fingerprints)) == 4

@@ -64,6 +64,10 @@ CODECS = [
 ]
 
 
+def is_utf8(raw: bytes) -> bool:
+    return raw.decode("utf-8", "ignore").encode() == raw
+
+
 @given(PLAIN, st.sampled_from(CODECS))
 def test_text_is_read_in_the_encoding_that_is_set(text: str, encoding: str) -> None:
     try:
@@ -71,7 +75,9 @@ def test_text_is_read_in_the_encoding_that_is_set(text: str, encoding: str) -> N
         assume(raw.decode(encoding) == text)  # shift_jis has two signs for one byte
     except UnicodeEncodeError:
         assume(False)
-    assume(not raw.startswith(b"%PDF-"))
+    assume(not raw.startswith((b"%PDF-", *MARKED.values())) or encoding == "utf-16")
+    wide = encoding.startswith(("utf-16", "utf-32"))
+    assume(encoding == "utf-8" or not is_utf8(raw) or b"\0" in raw or (raw.isascii() and not wide))
     assert decode(raw, encoding, "strict", FILE) == text
 
 
@@ -99,6 +105,57 @@ def test_the_first_advice_is_the_encoding_that_the_file_is_in(text: str, encodin
     assert shown[:5] in line
     assert "replace" not in line
     assert decode(text.encode(encoding), advised, "strict", FILE) == text
+
+
+OTHERS = ["latin-1", "cp1252", "cp1251", "gbk", "gb18030", "big5", "shift_jis", "utf-16", "utf-16-be", "utf-32", "utf-7"]
+
+
+@pytest.mark.parametrize("encoding", OTHERS)
+@pytest.mark.parametrize("errors", ["strict", "replace", "any"])
+@pytest.mark.parametrize("text", [FRENCH, RUSSIAN, CHINESE, ENGLISH + "\u201cone\u201d"])
+def test_utf8_read_as_another_encoding_is_refused_unless_any_is_taken(encoding: str, errors: str, text: str) -> None:
+    if errors == "any":
+        assert decode(text.encode(), encoding, errors, FILE) != text
+        return
+    line = refusal(text.encode(), encoding, errors)
+    assert line.startswith(f'corpus.txt is UTF-8, and data.encoding is {encoding}; set data.encoding to "utf-8", ')
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_ascii_read_as_utf16_or_utf32_is_refused(encoding: str) -> None:
+    for text in (ENGLISH, "abcdefgh"):
+        assert "is UTF-8, and data.encoding is utf-" in refusal(text.encode(), encoding)
+        assert decode(text.encode(encoding), encoding, "strict", FILE) == text
+    assert decode(RUSSIAN.encode("utf-16-be"), "utf-16-be", "strict", FILE) == RUSSIAN, "its bytes are nearly all ASCII"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "gbk", "utf-16", "utf-32-be", "koi8_r", "ascii"])
+@pytest.mark.parametrize("marked", MARKED)
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE])
+def test_a_mark_that_contradicts_the_encoding_is_refused(encoding: str, marked: str, text: str) -> None:
+    raw = MARKED[marked] + text.encode(marked)
+    if marked.startswith(encoding):
+        assert decode(raw, encoding, "strict", FILE) == text
+        return
+    line = refusal(raw, encoding)
+    assert f'the mark of {marked.upper()}, and data.encoding is {encoding}; set data.encoding to "{marked}"' in line
+
+
+@pytest.mark.parametrize(
+    ("text", "saved_in", "advised"),
+    [
+        (JAPANESE, "iso2022_jp", "iso2022_jp"),
+        ("\uff76\uff85 " + JAPANESE, "iso2022_jp_ext", "iso2022_jp_ext"),
+        ("안녕하세요\n" * 20, "iso2022_kr", "iso2022_kr"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk"])
+def test_escapes_of_iso2022_are_refused(text: str, saved_in: str, advised: str, encoding: str) -> None:
+    line = refusal(text.encode(saved_in), encoding)
+    assert f'is not {encoding.upper()} but ISO-2022; set data.encoding to "{advised}" if this is right: ' in line
+    assert text[:5] in line
+    assert decode(text.encode(saved_in), advised, "strict", FILE) == text
+    assert "convert the file to UTF-8" in refusal(b"\x1b$)A\x0e=;\x0f\n", encoding), "Python has no ISO-2022-CN"
 
 
 def test_one_damaged_place_in_utf8_is_not_taken_for_another_encoding() -> None:

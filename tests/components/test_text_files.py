@@ -8,6 +8,8 @@ import json
 import lzma
 import os
 import random
+import textwrap
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +51,26 @@ def write(folder: Path, **files: str | bytes) -> None:
 # ------------------------------------------------------------------------------------------- validation is not training
 
 
-@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link", "copy", "packed copy", "copy with a mark"])
+@pytest.mark.parametrize(
+    "how", ["itself", "symbolic link", "hard link", "copy", "packed copy", "copy with a mark", "CRLF", "CR"]
+)
 def test_validation_text_inside_a_training_folder_is_left_out_with_a_line(tmp_path: Path, how: str) -> None:
     write(tmp_path / "corpus", a_txt=words(1))
     val = tmp_path / ("corpus" if how == "itself" else ".") / "val.txt"
-    val.write_text(words(2))
+    val.write_text(text := words(2).replace("a ", "a\n"))
     other = tmp_path / "corpus" / ("other.txt.gz" if how == "packed copy" else "other.txt")
     {
         "itself": lambda: None,
         "symbolic link": lambda: other.symlink_to(val),
         "hard link": lambda: other.hardlink_to(val),
-        "copy": lambda: other.write_text(words(2)),
-        "packed copy": lambda: other.write_bytes(gzip.compress(words(2).encode())),
-        "copy with a mark": lambda: other.write_text(words(2), "utf-16"),
+        "copy": lambda: other.write_text(text),
+        "packed copy": lambda: other.write_bytes(gzip.compress(text.encode())),
+        "copy with a mark": lambda: other.write_text(text, "utf-16"),
+        "CRLF": lambda: other.write_bytes(text.replace("\n", "\r\n").encode()),
+        "CR": lambda: other.write_bytes(text.replace("\n", "\r").encode()),
     }[how]()
     splits = loaded(tmp_path / "corpus", val_path=val)
-    assert (splits.train, splits.val) == (words(1), words(2))
+    assert (splits.train, splits.val) == (words(1), text)
     left_out = val if how == "itself" else other
     assert splits.notes == (f"left out of training because it is validation text: {left_out}",)
 
@@ -78,6 +84,18 @@ def test_a_training_file_that_is_the_validation_file_is_refused(tmp_path: Path, 
         loaded(tmp_path / "a.txt", tmp_path / "b.txt", val_path=tmp_path / ("c.txt" if copied else "b.txt"))
 
 
+def test_a_copy_of_the_validation_file_that_is_named_after_its_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, val_txt=words(2))
+    folder = tmp_path / "trd"
+    write(folder, a_txt=words(1), z_txt=words(2))
+    with pytest.raises(DataError, match=r"data.paths: .*z.txt, a copy of .*val.txt, is validation text"):
+        loaded(folder, folder / "z.txt", val_path=tmp_path / "val.txt")
+    assert loaded(folder, folder, val_path=tmp_path / "val.txt").notes == (
+        f"left out of training because it is validation text: {folder / 'z.txt'}",
+        f"read once because the content is the same: {folder / 'a.txt'} is {folder / 'a.txt'}",
+    )
+
+
 def test_a_folder_that_is_all_validation_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path, a_txt=words(1), b_txt=words(2))
     with pytest.raises(DataError, match="data.paths: every file of it is validation text"):
@@ -89,6 +107,24 @@ def test_validation_text_inside_of_a_training_file_is_refused(tmp_path: Path, wr
     write(tmp_path, val_txt=words(2), train_txt=wrapped.format(words(2) + ".", words(1)))
     with pytest.raises(DataError, match=r"data.val_path: (9\d|100)% of the validation text is in the training text too"):
         loaded(tmp_path / "train.txt", val_path=tmp_path / "val.txt")
+
+
+@pytest.mark.parametrize("how", ["CRLF", "trailing spaces", "wrapped", "one line", "indented", "decomposed", "no spaces"])
+@pytest.mark.parametrize("number", [60, 30_000])
+def test_a_copy_with_other_white_space_or_decomposed_accents_is_a_copy(how: str, number: int) -> None:
+    text = textwrap.fill(words(2, number).replace("c", "\u00e7"), 40) + "\n"
+    copy = {
+        "CRLF": lambda: text.replace("\n", "\r\n"),
+        "trailing spaces": lambda: text.replace("\n", "  \n"),
+        "wrapped": lambda: textwrap.fill(text, 31),
+        "one line": lambda: " ".join(text.split()),
+        "indented": lambda: textwrap.indent(text, "\t"),
+        "decomposed": lambda: unicodedata.normalize("NFD", text),
+        "no spaces": lambda: "".join(text.split()),  # as Chinese lines are joined
+    }[how]()
+    assert text_overlap(words(1) + copy + words(3), text).shared > 0.95
+    assert text_overlap(words(1) + text + words(3), copy).shared > 0.95
+    assert text_overlap(words(1, 30_000), copy).shared == 0
 
 
 @given(st.integers(0, 1), st.integers(0, 100), st.integers(2, 60))

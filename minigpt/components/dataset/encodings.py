@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from encodings.aliases import aliases
 from pathlib import Path
@@ -56,6 +57,12 @@ _FORMATS = (  # offset, bytes, and what the file is then
 _NOISE = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0xFFFD) if chr(code) not in "\t\n\v\f\r\b\x1b\x85"]
 _MOST_NOISE = 0.01
 
+_ESCAPES = re.compile(rb"\x1b(\$[@AB]|\$\([CDOPQ]|\$\)[ACEG]|\([IJ])")
+"""How ISO-2022 begins Japanese, Korean or Chinese: in bytes that are all ASCII."""
+
+_ESCAPED = ("iso2022_jp", "iso2022_jp_ext", "iso2022_jp_2", "iso2022_jp_3")
+"""What Python can read of it but for Korean, simplest first."""
+
 _BEFORE, _SAMPLE = 1 << 12, 1 << 15
 """What an encoding is guessed from: so many bytes before the place where another failed, and so many in all."""
 
@@ -94,13 +101,14 @@ def decode(raw: bytes, encoding: str, errors: str, file: Path) -> str:
     """
     if errors != "any":
         _refuse_formats(raw, file)
+        _refuse_contradictions(raw, encoding, file)
     mark, encoding = _mark(raw, encoding)
     try:
         text = raw[len(mark) :].decode(encoding, "strict" if errors == "strict" else "replace")
     except UnicodeError as error:
         start = len(mark) + getattr(error, "start", 0)
         raise DataError(_advice(raw, encoding, mark, start, file)) from error
-    noise = sum(text.count(sign) for sign in _NOISE) if errors != "any" else 0
+    noise = _noise(text) if errors != "any" else 0
     if noise > 1 and noise > _MOST_NOISE * len(text):
         raise DataError(_advice_on_noise(raw, encoding, noise / len(text), file))
     return text
@@ -120,6 +128,48 @@ def _refuse_formats(raw: bytes, file: Path) -> None:
         certain = not magic.decode("latin-1").isprintable() or magic in (b"%PDF-", b"{\\rtf")
         if raw.startswith(magic, offset) and (certain or b"\0" in raw[:1024]):  # text may begin with "ID3" too
             raise DataError(f"{file} is {what}, not text; save its text as a plain text file, or leave it out of data.paths")
+
+
+def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
+    """Refuse bytes that another encoding reads, and that show it: by a mark, by escapes, or because they are UTF-8."""
+    name = codecs.lookup(encoding).name
+    marked = [marked for mark, marked in _MARKS if raw.startswith(mark)]
+    if marked and name not in ("utf-8", "utf-8-sig") and not marked[0].startswith(name):
+        raise DataError(
+            f"{file} begins with the mark of {marked[0].upper()}, and data.encoding is {encoding}; "
+            f'set data.encoding to "{marked[0]}"'
+        )
+    if not name.startswith(("utf-8", "iso2022")) and not marked and _is_utf8(raw, name.startswith(("utf-16", "utf-32"))):
+        raise DataError(
+            f'{file} is UTF-8, and data.encoding is {encoding}; set data.encoding to "utf-8", '
+            'or data.errors to "any" to take it as it is'
+        )
+    if not name.startswith(("utf-16", "utf-32", "iso2022")) and (escape := _ESCAPES.search(raw)) and raw.isascii():
+        problem = f"{file}: the escape sequence at offset {escape.start()} is not {encoding.upper()} but ISO-2022"
+        able = _ESCAPED if b")" not in escape[0] else ("iso2022_kr",)
+        if (guess := next((one for one in able if _reads(raw, one)), None)) is None:
+            raise DataError(f'{problem}; convert the file to UTF-8, or set data.errors to "any" to take it as it is')
+        raise DataError(f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, escape.start())}')
+
+
+def _is_utf8(raw: bytes, ascii_too: bool) -> bool:
+    """Whether bytes are UTF-8 with a character of several bytes; or, where that says something, only ASCII."""
+    if not raw or (raw.isascii() and not ascii_too) or not _reads(raw, "utf-8"):
+        return False
+    text = raw[:_SAMPLE].decode("utf-8", "ignore")
+    return _noise(text) <= _MOST_NOISE * len(text)
+
+
+def _reads(raw: bytes, encoding: str) -> bool:
+    try:
+        raw.decode(encoding)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _noise(text: str) -> int:
+    return sum(text.count(sign) for sign in _NOISE)
 
 
 def _advice(raw: bytes, encoding: str, mark: bytes, start: int, file: Path) -> str:

@@ -114,20 +114,20 @@ class _Texts:
     def read(self, files: Iterable[Found]) -> None:
         """Read files, but for those that are the same as others, by their names or by their content."""
         for file in files:
-            if self._is_known(self._files, file.identity, file):
-                continue
-            self._files[file.identity] = file.path
             if self.kept_out and self._is_kept_out(self.kept_out._files, file.identity, file):
                 continue
-            raw = read_unpacked(file.path, self.room)
-            self.room -= len(raw)
-            text = decode(raw, self.dataset.encoding, self.dataset.errors, file.path)
-            content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-            if self._is_known(self._contents, content, file):
+            if self._is_known(self._files, file.identity, file):
                 continue
-            self._contents[content] = file.path
+            raw = read_unpacked(file.path, self.room)
+            text = decode(raw, self.dataset.encoding, self.dataset.errors, file.path)
+            lines = text.replace("\r\n", "\n").replace("\r", "\n")  # a copy with other line ends is a copy
+            content = hashlib.sha256(lines.encode("utf-8", "surrogatepass")).digest()
             if text and self.kept_out and self._is_kept_out(self.kept_out._contents, content, file):
                 continue
+            if self._is_known(self._contents, content, file):
+                continue
+            self.room -= len(raw)
+            self._files[file.identity] = self._contents[content] = file.path
             self.texts.append(text)
 
     def _is_known(self, known: Mapping[_Key, Path], key: _Key, file: Found) -> bool:
@@ -146,9 +146,9 @@ class _Texts:
     def notes(self) -> Iterator[str]:
         """What was not read, in lines."""
         if self._left_out:
-            yield f"left out of training because it is validation text: {_some(self._left_out)}"
+            yield f"left out of training because it is validation text: {_some([*dict.fromkeys(self._left_out)])}"
         if self._repeated:
-            yield f"read once because the content is the same: {_some(self._repeated)}"
+            yield f"read once because the content is the same: {_some([*dict.fromkeys(self._repeated)])}"
 
 
 _Key = TypeVar("_Key")
