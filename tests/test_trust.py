@@ -247,6 +247,65 @@ def test_a_comparison_that_was_mailed_names_no_plugins_either(minigpt: Command, 
     assert not mark.exists()
 
 
+def _nothing_else(run: Path) -> str:
+    return "experiment.json"
+
+
+def _another_file(name: str) -> Callable[[Path], str]:
+    def plant(run: Path) -> str:
+        (run / "experiment.json").rename(run / "other.json")
+        (run / "experiment.json").write_text("{}")
+        (run / name).mkdir() if "." not in name else (run / name).touch()
+        return "other.json"
+
+    return plant
+
+
+def _linked(run: Path) -> str:
+    (run / "elsewhere").mkdir()
+    (run / "experiment.json").rename(run / "elsewhere/experiment.json")
+    (run / "harmless.json").symlink_to("elsewhere/experiment.json")
+    return "harmless.json"
+
+
+def _link_of_that_name(run: Path) -> str:
+    (run / "experiment.json").rename(run / "other.json")
+    (run / "experiment.json").symlink_to("other.json")
+    return "experiment.json"
+
+
+def _of_a_stopped_comparison(run: Path) -> str:
+    (run / "inputs/experiments").mkdir(parents=True)
+    (run / "experiment.json").rename(run / "inputs/experiments/0123.json")
+    return "inputs/experiments/0123.json"
+
+
+SPARSE: dict[str, Callable[[Path], str]] = {
+    "nothing else": _nothing_else,
+    "a link to one": _linked,
+    "a link that is named so": _link_of_that_name,
+    "a stopped comparison": _of_a_stopped_comparison,
+    **{f"a file beside one and {name}": _another_file(name) for name in ("manifest.json", "tokenizer.json", "checkpoints")},
+    **{f"a file beside one and {name} too": _another_file(name) for name in ("samples.txt", "metrics.jsonl", "plugins")},
+}
+
+
+@pytest.mark.parametrize("sparse", SPARSE)
+def test_a_run_folder_in_which_files_are_missing_names_no_plugins_either(sparse: str, minigpt: Command, here: Path) -> None:
+    """Who mails a folder chooses what is in it."""
+    mark, run = here.parent / "executed", Path("mailed")
+    run.mkdir()
+    Path("evil.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
+    (run / "experiment.json").write_text(json.dumps({"plugins": [str(here / "evil.py")]}))
+    file = run / SPARSE[sparse](run)
+    for words in (["show"], ["diff", "plain.json"], ["check", "--quick"], ["compare", "plain.json", "--plan"]):
+        assert minigpt(words[0], file, *words[1:])[0] in ((0, 2) if words[0] in ("show", "diff") else (2,))
+        assert not mark.exists(), words
+    with pytest.raises(TrustError, match="not executed: "):
+        package.load_experiment(file)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "call",
     [
