@@ -306,6 +306,21 @@ def test_a_run_folder_in_which_files_are_missing_names_no_plugins_either(sparse:
     assert not mark.exists()
 
 
+def test_a_run_folder_is_checked_as_a_run_and_never_executed_as_a_plugin(minigpt: Command, here: Path) -> None:
+    mark = here.parent / "executed"
+    (PLAIN / "__init__.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
+    (OWN / "__init__.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
+    some = ("--only", "shape")
+    code, out, err = minigpt("check", PLAIN, *some)
+    assert code == 0, err
+    assert str(PLAIN) in out
+    assert minigpt("check", PLAIN, *some, "--no-plugins")[0] == 0
+    code, _, err = minigpt("check", OWN, *some)
+    assert (code, "not executed: " in err) == (2, True)
+    assert minigpt("check", OWN, "norm/none", *some, "--trust", "--jobs", "2")[0] == 0
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from minigpt.errors import CheckError, PluginError, listing, nearest
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, Spec
+from minigpt.run import RunFolder
 
 EXPERIMENT = "experiment"
 PARTS_OF_A_MODEL = ("attention", "position", "norm", "ffn", "block")
@@ -72,7 +75,7 @@ def find_targets(
     allow_plugins: bool = True,
     trust: bool = False,
 ) -> list[Target]:
-    """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file; each target once.
+    """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file, a run; each target once.
 
     Args:
         words: As on the command line.
@@ -87,6 +90,8 @@ def find_targets(
         RegistryError: A component that is not registered.
         PluginError: A plugin file does not load.
         ExperimentError: An experiment cannot be read.
+        RunError: A run cannot be read.
+        TrustError: A run's plugin is not trusted.
     """
     plugin_files = [file.absolute() for file in plugin_files]
     _load(plugin_files, allow_plugins)
@@ -124,10 +129,9 @@ def _load(plugin_files: Sequence[Path], allow_plugins: bool) -> None:
 
 
 def _experiment(word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool, trust: bool) -> Target:
-    """The model of an experiment file."""
-    experiment = load_experiment(
-        word, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
-    )
+    """The model of an experiment file, or of a run folder."""
+    load = RunFolder(Path(word)).experiment if os.path.isdir(word) else functools.partial(load_experiment, word)
+    experiment = load(overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
     return experiment_target(experiment, word, changes)
 
 
@@ -149,7 +153,7 @@ def _meaning(
     if family in families and REGISTRY.has(family, name):
         return [component_target(family, name, plugin_files)]
     path = Path(word)
-    if path.suffix == ".json":
+    if os.path.lexists(path / "experiment.json") or path.suffix == ".json":
         return [_experiment(word, plugin_files, changes, allow_plugins, trust)]
     if path.suffix == ".py" or path.is_dir():
         if not allow_plugins:
