@@ -8,13 +8,14 @@ import json
 import os
 import py_compile
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import minigpt as package
-from minigpt import plugins, trust
+from minigpt import plugins, process, trust
 from minigpt.errors import MinigptError, PluginError, TrustError
 from minigpt.plugin_files import read_plugin
 from minigpt.reading import load_experiment
@@ -407,6 +408,26 @@ def test_a_person_who_names_a_plugin_beside_a_mailed_run_names_that_one_alone(mi
     assert code == 2
     assert "not executed: " in err
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "--plugin", "said.py"],
+        ["schema", "--plugin", "said.py"],
+        ["check", "said.py", "norm/rmsnorm", "--only", "shape", "--jobs", "2"],
+    ],
+)
+def test_path_and_hash_of_a_plugin_are_printed_before_it_is_executed_and_once(
+    words: list[str], capfd: pytest.CaptureFixture[str], here: Path
+) -> None:
+    source = f"import sys\nsys.stderr.write('executed' + chr(10))\n{PART}".replace('"own"', '"said"')
+    Path("said.py").write_text(source)
+    assert subprocess.run(process.python("-m", "minigpt", *words), env=process.environment()).returncode == 0
+    line = f"plugin: {os.path.realpath('said.py')} (SHA-256 {hashlib.sha256(source.encode()).hexdigest()})"
+    err = capfd.readouterr().err
+    assert err.count("plugin: ") == 1, err
+    assert err.startswith(f"{line}\nexecuted\n"), err
 
 
 def test_an_experiment_outside_of_a_run_folder_is_named_by_a_person_and_its_plugins_are_shown(

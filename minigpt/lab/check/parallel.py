@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from minigpt import process
+from minigpt import process, trust
 from minigpt.lab.check.suite import EXAMPLES, TargetReport, check
 from minigpt.lab.check.targets import EXPERIMENT, Target, find_again
 
@@ -86,7 +86,14 @@ def check_all(
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         with process.spawning_isolated():  # a process is started when something is submitted, and never later
-            pool = stack.enter_context(ProcessPoolExecutor(min(jobs, len(targets)), mp_context=context))
+            pool = stack.enter_context(
+                ProcessPoolExecutor(
+                    min(jobs, len(targets)),
+                    mp_context=context,
+                    initializer=trust.announced_by_parent,
+                    initargs=(trust.announced(),),
+                )
+            )
             waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
             futures = [
                 pool.submit(_check_elsewhere, target.family, _name(target), target.plugin_files, target.changes, options)
