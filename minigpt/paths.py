@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,9 @@ def mentions_path(annotation: Any) -> bool:
     return any(isinstance(item, _PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
 
 
-_RECORDS = ("provenance.json", "metrics.jsonl")
+_RECORD = "experiment.json"
+_BESIDE_IT = ("provenance.json", "metrics.jsonl", "manifest.json", "tokenizer.json", "samples.txt", "checkpoints", "plugins")
+_OF_COMPARISONS = ("comparison.json", "inputs/experiments")
 
 
 class NamedByRun(str):
@@ -57,9 +60,23 @@ class NamedByRun(str):
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The run's, or comparison's, folder that a file lies in; None outside of one."""
-    for folder in dict.fromkeys((*path.absolute().parents, *Path(os.path.realpath(path)).parents)):
-        records = [name for name in _RECORDS if os.path.lexists(folder / name)]
-        if (records and os.path.lexists(folder / "experiment.json")) or os.path.lexists(folder / "comparison.json"):
+    """The run's, or comparison's, folder that a file lies in; None outside of one.
+
+    A file named `experiment.json`, itself or where a link to it leads, is always a run's record, whatever else is or is
+    not there: who mails a folder chooses what is in it. Another file is of a run where a folder above it has an
+    `experiment.json` and anything else that a run leaves; of a comparison where one has `comparison.json` or
+    `inputs/experiments`.
+    """
+    places = (path.absolute(), Path(os.path.realpath(path)))
+    for place in places:
+        if place.name.lower() == _RECORD:  # some file systems know no other case
+            return place.parent
+    for folder in dict.fromkeys(folder for place in places for folder in place.parents):
+        begun = os.path.lexists(folder / _RECORD) and _has_any(folder, _BESIDE_IT)
+        if begun or _has_any(folder, _OF_COMPARISONS):
             return folder
     return None
+
+
+def _has_any(folder: Path, names: Iterable[str]) -> bool:
+    return any(os.path.lexists(folder / name) for name in names)

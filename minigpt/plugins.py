@@ -57,10 +57,13 @@ _installed_asked = False
 def load_file(path: Path) -> Plugin:
     """Execute a plugin file, or a folder with an `__init__.py`, that a person named; it is trusted from then on.
 
+    Its path and SHA-256 are printed before.
+
     Raises:
         PluginError: It cannot be read, it raises, or it registers nothing.
     """
     files = read_plugin(path)
+    trust.announce([(path, files.sha256)])
     trust.remember(files.sha256, path)
     return load(files)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -77,9 +77,20 @@ def allow(plugins: Sequence[tuple[Path, str]], *, trust: bool) -> None:
 def announce(plugins: Sequence[tuple[Path, str]]) -> None:
     """Print the names and hashes of plugins before they are executed, each once in a process."""
     for path, sha256 in plugins:
-        if (str(path), sha256) not in _announced:
-            _announced.add((str(path), sha256))
-            _report(f"plugin: {path} (SHA-256 {sha256})")
+        place = os.path.realpath(path)
+        if (place, sha256) not in _announced:
+            _announced.add((place, sha256))
+            _report(f"plugin: {place} (SHA-256 {sha256})")
+
+
+def announced() -> frozenset[tuple[str, str]]:
+    """Paths and SHA-256 of the plugins that this process has announced."""
+    return frozenset(_announced)
+
+
+def announced_by_parent(plugins: Iterable[tuple[str, str]]) -> None:
+    """Do not announce again what the process that started this one has announced."""
+    _announced.update(plugins)
 
 
 def _report(line: str) -> None:

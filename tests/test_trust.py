@@ -8,13 +8,14 @@ import json
 import os
 import py_compile
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import minigpt as package
-from minigpt import plugins, trust
+from minigpt import plugins, process, trust
 from minigpt.errors import MinigptError, PluginError, TrustError
 from minigpt.plugin_files import read_plugin
 from minigpt.reading import load_experiment
@@ -247,6 +248,80 @@ def test_a_comparison_that_was_mailed_names_no_plugins_either(minigpt: Command, 
     assert not mark.exists()
 
 
+def _nothing_else(run: Path) -> str:
+    return "experiment.json"
+
+
+def _another_file(name: str) -> Callable[[Path], str]:
+    def plant(run: Path) -> str:
+        (run / "experiment.json").rename(run / "other.json")
+        (run / "experiment.json").write_text("{}")
+        (run / name).mkdir() if "." not in name else (run / name).touch()
+        return "other.json"
+
+    return plant
+
+
+def _linked(run: Path) -> str:
+    (run / "elsewhere").mkdir()
+    (run / "experiment.json").rename(run / "elsewhere/experiment.json")
+    (run / "harmless.json").symlink_to("elsewhere/experiment.json")
+    return "harmless.json"
+
+
+def _link_of_that_name(run: Path) -> str:
+    (run / "experiment.json").rename(run / "other.json")
+    (run / "experiment.json").symlink_to("other.json")
+    return "experiment.json"
+
+
+def _of_a_stopped_comparison(run: Path) -> str:
+    (run / "inputs/experiments").mkdir(parents=True)
+    (run / "experiment.json").rename(run / "inputs/experiments/0123.json")
+    return "inputs/experiments/0123.json"
+
+
+SPARSE: dict[str, Callable[[Path], str]] = {
+    "nothing else": _nothing_else,
+    "a link to one": _linked,
+    "a link that is named so": _link_of_that_name,
+    "a stopped comparison": _of_a_stopped_comparison,
+    **{f"a file beside one and {name}": _another_file(name) for name in ("manifest.json", "tokenizer.json", "checkpoints")},
+    **{f"a file beside one and {name} too": _another_file(name) for name in ("samples.txt", "metrics.jsonl", "plugins")},
+}
+
+
+@pytest.mark.parametrize("sparse", SPARSE)
+def test_a_run_folder_in_which_files_are_missing_names_no_plugins_either(sparse: str, minigpt: Command, here: Path) -> None:
+    """Who mails a folder chooses what is in it."""
+    mark, run = here.parent / "executed", Path("mailed")
+    run.mkdir()
+    Path("evil.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
+    (run / "experiment.json").write_text(json.dumps({"plugins": [str(here / "evil.py")]}))
+    file = run / SPARSE[sparse](run)
+    for words in (["show"], ["diff", "plain.json"], ["check", "--quick"], ["compare", "plain.json", "--plan"]):
+        assert minigpt(words[0], file, *words[1:])[0] in ((0, 2) if words[0] in ("show", "diff") else (2,))
+        assert not mark.exists(), words
+    with pytest.raises(TrustError, match="not executed: "):
+        package.load_experiment(file)
+    assert not mark.exists()
+
+
+def test_a_run_folder_is_checked_as_a_run_and_never_executed_as_a_plugin(minigpt: Command, here: Path) -> None:
+    mark = here.parent / "executed"
+    (PLAIN / "__init__.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
+    (OWN / "__init__.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
+    some = ("--only", "shape")
+    code, out, err = minigpt("check", PLAIN, *some)
+    assert code == 0, err
+    assert str(PLAIN) in out
+    assert minigpt("check", PLAIN, *some, "--no-plugins")[0] == 0
+    code, _, err = minigpt("check", OWN, *some)
+    assert (code, "not executed: " in err) == (2, True)
+    assert minigpt("check", OWN, "norm/none", *some, "--trust", "--jobs", "2")[0] == 0
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -333,6 +408,26 @@ def test_a_person_who_names_a_plugin_beside_a_mailed_run_names_that_one_alone(mi
     assert code == 2
     assert "not executed: " in err
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "--plugin", "said.py"],
+        ["schema", "--plugin", "said.py"],
+        ["check", "said.py", "norm/rmsnorm", "--only", "shape", "--jobs", "2"],
+    ],
+)
+def test_path_and_hash_of_a_plugin_are_printed_before_it_is_executed_and_once(
+    words: list[str], capfd: pytest.CaptureFixture[str], here: Path
+) -> None:
+    source = f"import sys\nsys.stderr.write('executed' + chr(10))\n{PART}".replace('"own"', '"said"')
+    Path("said.py").write_text(source)
+    assert subprocess.run(process.python("-m", "minigpt", *words), env=process.environment()).returncode == 0
+    line = f"plugin: {os.path.realpath('said.py')} (SHA-256 {hashlib.sha256(source.encode()).hexdigest()})"
+    err = capfd.readouterr().err
+    assert err.count("plugin: ") == 1, err
+    assert err.startswith(f"{line}\nexecuted\n"), err
 
 
 def test_an_experiment_outside_of_a_run_folder_is_named_by_a_person_and_its_plugins_are_shown(

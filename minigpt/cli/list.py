@@ -11,6 +11,7 @@ import typer
 from minigpt import __version__
 from minigpt.cli.options import PluginFile
 from minigpt.cli.terminal import say
+from minigpt.printable import as_markdown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,12 +64,15 @@ def _as_markdown(family: Family) -> Iterator[str]:
 
     yield from (f"## {family.name}", "", f"{_about(family)}.", "")
     for entry in REGISTRY.entries(family.name):
-        yield from (f"### {entry.name}", "", entry.summary, "")
+        text = str if entry.shipped else as_markdown  # of strangers; ours is written in Markdown
+        yield from (f"### {text(entry.name)}", "", text(entry.summary), "")
         if parameters := _parameters(entry):
             yield from ("| parameter | default | meaning |", "|---|---|---|")
             for name, default, meaning in parameters:
-                cells = (f"`{name}`", f"`{default}`", meaning)
-                yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+                cells = [cell.replace("|", "\\|") for cell in (f"`{name}`", f"`{default}`", meaning)]
+                if not entry.shipped:
+                    cells = [as_markdown(cell) for cell in (name, default, meaning)]
+                yield f"| {' | '.join(cells)} |"
             yield ""
 
 

@@ -6,8 +6,10 @@ import ast
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 import minigpt as package
-from minigpt import decoding
+from minigpt import decoding, process
 from minigpt.cli.compare import _Progress
 from minigpt.cli.display import LiveObserver
 from minigpt.cli.drawing import Terminal, column, terminal
@@ -34,6 +36,7 @@ from minigpt.lab.compare.tables import Table as Comparison
 from minigpt.lab.compare.tables import csv_text
 from minigpt.printable import as_markdown, as_spreadsheet, printable, printable_line
 from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
 from minigpt.training import PlainObserver, train
 from minigpt.training.observer import Plan
 from tests.conftest import Command
@@ -308,6 +311,42 @@ def test_a_page_has_no_control_characters_and_its_pictures_names_as_they_are(
     assert not RAW.search(page)
     assert page.count("$\\frac{}$ &lt;b&gt;\\u001b") >= 3
     assert "[/x] [bold]b[/bold] :smile: `c` $d$ {e}\\u001b[31m" in page
+
+
+def test_settings_of_matplotlib_in_the_working_folder_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("matplotlibrc").write_text("\x1b[31mno key: 1\nfont.size: 33\n")
+    code = "import minigpt.lab.report.figures, matplotlib, os; print(matplotlib.rcParams['font.size'], os.getcwd())"
+    assert subprocess.run(process.python("-c", code), env=process.environment()).returncode == 0
+    assert capfd.readouterr() == (f"10.0 {os.path.realpath(tmp_path)}\n", "")
+
+
+def test_a_strangers_component_is_no_markup_in_a_page_of_documentation(minigpt: Command, here: Path) -> None:
+    plugin = """
+from minigpt import register
+from minigpt.contracts import Norm
+
+@register("norm", "foreign")
+class Foreign(Norm):
+    \"\"\"<script>alert(1)</script> [here](https://example.org) $x$.
+
+    Args:
+        kind: <img src=x> | *b*
+    \"\"\"
+    def __init__(self, width: int, *, kind: str = "`|<b>"):
+        super().__init__()
+    def forward(self, x):
+        return x
+"""
+    Path("foreign.py").write_text(plugin)
+    with REGISTRY.temporarily():
+        code, out, err = minigpt("list", "norm", "--markdown", "--plugin", "foreign.py")
+    assert code == 0, err
+    chapter = out.partition("### foreign\n")[2].partition("###")[0]
+    assert r"\<script\>alert(1)\</script\> \[here\](https://example.org) \$x\$" in chapter
+    assert r'| kind | "\`\|\<b\>" | \<img src=x\> \| \*b\* |' in chapter
 
 
 @given(any_text)

@@ -235,6 +235,22 @@ def test_plugins_can_be_refused(plugin: Path) -> None:
             find_targets(words, plugin_files=files, allow_plugins=False)
 
 
+def test_a_folder_of_the_same_name_is_never_taken_for_what_is_registered(
+    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither here nor in the processes that are started; a person who means the folder writes ./norm/none."""
+    monkeypatch.chdir(tmp_path)
+    for word in ("norm/none", "norm"):
+        Path(word).mkdir(parents=True, exist_ok=True)
+        Path(word, "__init__.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'executed')!r})\n{PLUGIN}")
+    for words in (["norm/none"], ["norm"], ["norm/none", "norm/rmsnorm", "--no-plugins"]):
+        code, out, err = minigpt("check", *words, "--only", "shape", "--jobs", "2")
+        assert code == 0, (words, err)
+        assert "halved" not in out
+        assert not Path("executed").exists(), words
+    assert [target.label for target in find_targets(["./norm/none"])] == ["norm/halved", "norm/over_time"]
+
+
 def test_an_unknown_property_is_told() -> None:
     with pytest.raises(CheckError, match='there is no property "causalty"; .*did you mean "causality"'):
         check_component("norm", "none", only=["causalty"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from minigpt import process
+from minigpt import process, trust
 from minigpt.lab.check.suite import EXAMPLES, TargetReport, check
-from minigpt.lab.check.targets import EXPERIMENT, Target, find_targets
+from minigpt.lab.check.targets import EXPERIMENT, Target, find_again
 
 _LONGEST_FIRST = (EXPERIMENT, "dataset", "attention", "block", "ffn", "position")
 """Families whose members take the longest; what is short comes last, so that all processes end at about one time."""
@@ -86,10 +86,17 @@ def check_all(
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         with process.spawning_isolated():  # a process is started when something is submitted, and never later
-            pool = stack.enter_context(ProcessPoolExecutor(min(jobs, len(targets)), mp_context=context))
+            pool = stack.enter_context(
+                ProcessPoolExecutor(
+                    min(jobs, len(targets)),
+                    mp_context=context,
+                    initializer=trust.announced_by_parent,
+                    initargs=(trust.announced(),),
+                )
+            )
             waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
             futures = [
-                pool.submit(_check_elsewhere, target.label, target.plugin_files, target.changes, options)
+                pool.submit(_check_elsewhere, target.family, _name(target), target.plugin_files, target.changes, options)
                 for target in waiting
             ]
         try:
@@ -112,6 +119,12 @@ def _cores() -> range | set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def _check_elsewhere(label: str, plugin_files: tuple[Path, ...], changes: tuple[str, ...], options: Options) -> TargetReport:
-    (target,) = find_targets([label], plugin_files=plugin_files, changes=changes, allow_plugins=options.allow_plugins)
+def _name(target: Target) -> str:
+    return target.entry.name if target.entry else target.label
+
+
+def _check_elsewhere(
+    family: str, name: str, plugin_files: tuple[Path, ...], changes: tuple[str, ...], options: Options
+) -> TargetReport:
+    target = find_again(family, name, plugin_files=plugin_files, changes=changes, allow_plugins=options.allow_plugins)
     return options.check(target)

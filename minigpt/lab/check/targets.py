@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from minigpt.errors import CheckError, PluginError, listing, nearest
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, Spec
+from minigpt.run import RunFolder
 
 EXPERIMENT = "experiment"
 PARTS_OF_A_MODEL = ("attention", "position", "norm", "ffn", "block")
@@ -72,7 +75,7 @@ def find_targets(
     allow_plugins: bool = True,
     trust: bool = False,
 ) -> list[Target]:
-    """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file; each target once.
+    """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file, a run; each target once.
 
     Args:
         words: As on the command line.
@@ -87,18 +90,49 @@ def find_targets(
         RegistryError: A component that is not registered.
         PluginError: A plugin file does not load.
         ExperimentError: An experiment cannot be read.
+        RunError: A run cannot be read.
+        TrustError: A run's plugin is not trusted.
     """
     plugin_files = [file.absolute() for file in plugin_files]
+    _load(plugin_files, allow_plugins)
+    targets = list(_every_component(plugin_files)) if everything else []
+    for word in words:
+        targets += _meaning(word, plugin_files, changes, allow_plugins, trust)
+    return list({target.label: target for target in targets}.values())
+
+
+def find_again(
+    family: str, name: str, *, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool
+) -> Target:
+    """The target that another process found by a word; what the word means is not asked again.
+
+    Args:
+        family: The target's.
+        name: The component's, or the file or folder of an experiment.
+        plugin_files: As the target has them.
+        changes: Likewise.
+        allow_plugins: As for `find_targets`.
+    """
+    _load(plugin_files, allow_plugins)
+    if family != EXPERIMENT:
+        return component_target(family, name, plugin_files)
+    return _experiment(name, plugin_files, changes, allow_plugins, trust=False)
+
+
+def _load(plugin_files: Sequence[Path], allow_plugins: bool) -> None:
     if allow_plugins:
         plugins.load_installed()
     elif plugin_files:
         raise PluginError(f"plugins are refused (--no-plugins), and {plugin_files[0]} is one")
     for file in plugin_files:
         plugins.load_file(file)
-    targets = list(_every_component(plugin_files)) if everything else []
-    for word in words:
-        targets += _meaning(word, plugin_files, changes, allow_plugins, trust)
-    return list({target.label: target for target in targets}.values())
+
+
+def _experiment(word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool, trust: bool) -> Target:
+    """The model of an experiment file, or of a run folder."""
+    load = RunFolder(Path(word)).experiment if os.path.isdir(word) else functools.partial(load_experiment, word)
+    experiment = load(overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
+    return experiment_target(experiment, word, changes)
 
 
 def _every_component(plugin_files: Sequence[Path], family: str | None = None) -> Iterator[Target]:
@@ -111,21 +145,21 @@ def _every_component(plugin_files: Sequence[Path], family: str | None = None) ->
 def _meaning(
     word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool, trust: bool
 ) -> list[Target]:
+    """What is registered always wins over what lies in the working folder: `./norm/none` is the folder."""
     families = [family.name for family in REGISTRY.families()]
-    path = Path(word)
     if word in families:
         return list(_every_component(plugin_files, word))
-    if path.suffix == ".json":
-        experiment = load_experiment(
-            path, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
-        )
-        return [experiment_target(experiment, word, changes)]
+    family, slash, name = word.partition("/")
+    if family in families and REGISTRY.has(family, name):
+        return [component_target(family, name, plugin_files)]
+    path = Path(word)
+    if os.path.lexists(path / "experiment.json") or path.suffix == ".json":
+        return [_experiment(word, plugin_files, changes, allow_plugins, trust)]
     if path.suffix == ".py" or path.is_dir():
         if not allow_plugins:
             raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
         labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
         return [component_target(family, name, [*plugin_files, path.absolute()]) for family, name in labels]
-    family, slash, name = word.partition("/")
     if slash and family in families:
         return [component_target(family, name, plugin_files)]
     if slash:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from minigpt.lab.compare.results import Spread
 from minigpt.lab.compare.tables import UNITS
 from minigpt.lab.report.content import Content, Shown
 from minigpt.lab.rounding import as_typed
 from minigpt.printable import printable_line
+
+
+def _settings_of_matplotlib() -> Path:
+    """The folder with the matplotlibrc that matplotlib brings along."""
+    place = importlib.util.find_spec("matplotlib")
+    if place is None or place.origin is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    return Path(place.origin).with_name("mpl-data")
+
+
+# When it is imported, matplotlib reads the matplotlibrc of the working folder before all others, and prints what is wrong
+# with it letter for letter: it may come from a stranger, so matplotlib finds its own there.
+with contextlib.chdir(_settings_of_matplotlib()):
+    import matplotlib
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator  # noqa: E402
 
 # Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
@@ -27,7 +43,7 @@ SECONDS = "seconds of training"
 
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "text.usetex": False,  # a matplotlibrc in the working folder may ask for it, and LaTeX is a program
+    "text.usetex": False,  # whoever imported matplotlib before may have asked for it, and LaTeX is a program
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
