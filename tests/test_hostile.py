@@ -469,10 +469,10 @@ def test_names_that_are_no_text_are_kept_as_they_are(minigpt: Command, run: Path
     """An argument may be any bytes."""
     odd = os.fsdecode(b"caf\xe9.json")
     shutil.copy("small.json", odd)
-    command = [sys.executable, "-m", "minigpt", "run", odd, "--name", "odd", "--out", os.fsdecode(b"r\xfcns")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "minigpt", "run", odd, "--name", "odd"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    refused(minigpt, "run", odd, "--name", "odd", "--out", os.fsdecode(b"r\xfcns"))
     refused(minigpt, "run", "small.json", "--set", 'description="\\ud800"')
 
 

@@ -51,7 +51,7 @@ class Saver:
     def __enter__(self) -> Saver:
         done = self._start.progress if self._start else Progress()
         with self._stack as opened:
-            self._place = opened.enter_context(Place(self._run.path))
+            self._place, self._began = opened.enter_context(Place(self._run.path)), self._run.exists()
             metrics = GrowingFile(self._run.metrics, done.metrics_bytes, done.metrics_sha256)
             self.metrics = opened.enter_context(metrics)
             samples = GrowingFile(self._run.samples, done.samples_bytes, done.samples_sha256)
@@ -96,7 +96,7 @@ class Saver:
         Raises:
             WriteError: The disk is full or failing.
             RunError: The folder was moved: everything is saved where it is now, and the message says where. Or it cannot
-                be found, or one of the records was replaced.
+                be found, one of the records was replaced, or it could not be resumed.
         """
         where = self._place.now()
         if where is None:
@@ -105,8 +105,9 @@ class Saver:
         for file, path in ((self.metrics, folder.metrics), (self.samples, folder.samples)):
             if file.restore_if_deleted(path):
                 self._observer.note(f"{path} was deleted while the run wrote to it; it is written again")
-        if folder.checkpoints.is_symlink() or not folder.exists():
-            lost = "its experiment.json was removed" if not folder.exists() else "checkpoints was replaced by a link"
+        has_lost_its_experiment = self._began and not folder.exists()
+        if folder.checkpoints.is_symlink() or has_lost_its_experiment:
+            lost = "its experiment.json was removed" if has_lost_its_experiment else "checkpoints was replaced by a link"
             raise RunError(f"{folder.path} was changed while it trained: {lost}. {self._left_behind()}")
         saved = replace(
             progress,
