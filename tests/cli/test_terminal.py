@@ -198,7 +198,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "an option that is none": (["show", f"--{ODD}"], "No such option: --a [x] [slash] :smile: "),
     "a plugin's docstring": (["list", "norm", "--plugin", "odd.py"], "[/x] [bold]b[/bold] :smile: \\u001b]0;title\\u0007"),
     "a parameter's": (["list", "norm", "--plugin", "odd.py"], "[/y] \\u001b[31m of it."),
-    "in Markdown": (["list", "norm", "--plugin", "odd.py", "--markdown"], "[/x] [bold]b[/bold] :smile: \\u001b"),
+    "in Markdown": (["list", "norm", "--plugin", "odd.py", "--markdown"], r"\[/x\] \[bold\]b\[/bold\] :smile: \\u001b"),
     "in a schema": (["schema", "--plugin", "odd.py"], "[/x] [bold]b[/bold] :smile: \\u001b"),
     "an exception in a check": (["check", "odd.py", "--quick"], "cache [/mnt/data] is :full: \\u001b]0;x\\u0007"),
     "an exception in a run": (["run", "raises.json", "--no-check"], "cache [/mnt/data] is :full: \\u001b]0;x\\u0007"),
