@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,10 +42,9 @@ def load(
 
 def run_at(path: Path) -> RunFolder | None:
     """The run in a folder, or the one that an experiment.json belongs to; None for another file."""
-    from minigpt.paths import run_folder_of
     from minigpt.run import RunFolder
 
     if path.is_dir():
         return RunFolder(path)
-    of_run = path.name == "experiment.json" and run_folder_of(path) is not None
+    of_run = path.name == "experiment.json" and os.path.lexists(path.parent / "provenance.json")
     return RunFolder(path.parent) if of_run else None
