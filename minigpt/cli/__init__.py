@@ -83,7 +83,7 @@ def _command() -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. What a user can mend is told in a line each, without a traceback.
 
-    Exit codes: 0 done; 2 something to mend in what was asked; 3 training diverged; 128 + N stopped by signal N (Ctrl-C: 130,
+    Exit codes: 0 done; 2 something to fix in what was asked; 3 training diverged; 128 + N stopped by signal N (Ctrl-C: 130,
     SIGTERM: 143, a closed terminal: 129), saved; 1 a plugin failed, or a defect of ours.
     """
     for stream in (sys.stdout, sys.stderr):

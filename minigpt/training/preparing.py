@@ -96,7 +96,7 @@ def prepare_anew(
     for spec in experiment.specs():
         if spec.cls.__module__ == "__main__":
             observer.note(
-                f"{spec.family} {spec.name} is not in a file: only this process can open the run; a plugin file mends that"
+                f"{spec.family} {spec.name} is not in a file: only this process can open the run; write it to a plugin file"
             )
     found = provenance(experiment, corpus, device=where, precision=precision)
     return Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=found)

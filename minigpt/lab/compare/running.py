@@ -79,7 +79,7 @@ class Running:
     def outcome(self) -> dict[str, Any]:
         """The cell's record; where the process left none, what its end says is written as one.
 
-        To be stopped is no outcome, and is not written down: the next comparison goes on with the run.
+        To be stopped is no outcome, and is not written down: the next comparison continues the run.
 
         Raises:
             PlanError: It could not be trained as planned.
