@@ -64,6 +64,7 @@ def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
         "tokenizer": None if corpus.tokenizer is None else corpus.tokenizer.to_json(),
         "fingerprint": corpus.fingerprint,
         "val_bytes": corpus.val_bytes,
+        "notes": corpus.notes,
     }
     return _keep(folder / "corpora", json_bytes(document), ".json")
 
@@ -147,6 +148,7 @@ def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
         tokenizer=None if learned is None else restore_tokenizer(experiment, learned),
         fingerprint=document["fingerprint"],
         val_bytes=document["val_bytes"],
+        notes=tuple(document["notes"]),
     )
 
 
