@@ -32,12 +32,10 @@ def resume(
     """
     from minigpt import training
     from minigpt.cli.display import observer_for_terminal, report
-    from minigpt.run import RunFolder
 
     observer = observer_for_terminal()
     if tensorboard or (run / "tensorboard").is_dir():
-        experiment = RunFolder(run).experiment(allow_plugins=not no_plugins, trust=trust)
-        observer = training.TensorBoardObserver(observer, experiment)
+        observer = training.TensorBoardObserver(observer)
     outcome = training.resume(
         run,
         overrides=changes or (),

@@ -56,6 +56,6 @@ def run(
 
     observer = observer_for_terminal()
     if tensorboard:
-        observer = TensorBoardObserver(observer, loaded)
+        observer = TensorBoardObserver(observer)
     outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
     report(outcome, experiment, loaded)

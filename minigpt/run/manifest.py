@@ -1,8 +1,9 @@
-"""The manifest of a run folder: size and SHA-256 of the files that are written once, when the run begins.
+"""The manifest of a run folder: size and SHA-256 of the files that say what the run is.
 
-It is written before experiment.json, whose presence makes a folder a run. Each file is checked when it is read. Files that
-grow are vouched for by the checkpoints (`growing.py`), checkpoints by manifests of their own, and plugins by the hashes in
-provenance.json. A run that an earlier version began has none, and is read without it.
+They are written when it begins, and anew with each segment. It is written before experiment.json, whose presence makes a
+folder a run. Each file is checked when it is read. Files that grow are vouched for by the checkpoints (`growing.py`),
+checkpoints by manifests of their own, and plugins by the hashes in provenance.json. A run that an earlier version began has
+none, and is read without it.
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     """
     run = RunFolder(Path(path))
     experiment = run.experiment(allow_plugins=allow_plugins, trust=trust)
+    if isinstance(run.provenance().get("experiment"), dict):
+        run.identity()  # an edit that was accepted, and not trained with, is another model's
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from minigpt.errors import count
+from minigpt.experiment import Experiment
 from minigpt.printable import printable
 
 
@@ -29,6 +30,7 @@ class Plan:
         threads: Of the CPU.
         entropies: Yardsticks in nats a token; None for a synthetic task.
         plugin_files: Plugin files in use.
+        experiment: As it is trained.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Plan:
     threads: int
     entropies: dict[str, float] | None
     plugin_files: tuple[str, ...] = ()
+    experiment: Experiment | None = None
 
     def lines(self) -> list[str]:
         """The plan in words: what runs where, how big, how long; and the yardsticks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
+from minigpt.run.growing import check_beginning
 from minigpt.run.identity import differing
+from minigpt.run.progress import Progress
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
@@ -169,11 +171,16 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     experiment = _with_training(experiment, {"compile": compiled})
     now["experiment"]["training"]["compile"] = compiled
     changes = changed_since(recorded, now)
-    form = form_of_optimizer(experiment, corpus, model, precision) if changes and start else None
+    segments = recorded.get("segments", [])
+    is_unsaved = len(segments) > 1 and step <= segments[-1]["from_update"]  # a kill came before its first checkpoint
+    form = form_of_optimizer(experiment, corpus, model, precision) if start and (changes or is_unsaved) else None
     if start is not None and form is not None:
         refuse_other_form(folder, start, form, changes)
     if start is not None:
         start.check_optimizer(speed.state)
+        _check_records(folder, start.progress)
+        if any(change.what == "the data" for change in changes):  # losses on other text are no yardstick for the best
+            start = replace(start, progress=replace(start.progress, best_step=None, best_val_loss=None))
     for change in changes:
         observer.note(f"changed: {change.line}")
     if any(change.what == "training.max_iters" for change in changes):
@@ -206,6 +213,16 @@ def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
             f"{command_line('resume', folder.path, '--set', f'training.max_iters={2 * step}')}"
         )
     return start
+
+
+def _check_records(folder: RunFolder, done: Progress) -> None:
+    """See that the records can be continued, before anything is written. Raises RunError."""
+    for path, length, sha256 in (
+        (folder.metrics, done.metrics_bytes, done.metrics_sha256),
+        (folder.samples, done.samples_bytes, done.samples_sha256),
+    ):
+        if length:
+            check_beginning(path, length, sha256)
 
 
 def _machine_again(folder: RunFolder, precision: str, machine: dict[str, Any], asked: Asked) -> tuple[torch.device, str]:

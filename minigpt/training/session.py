@@ -115,8 +115,9 @@ def resume(
     """
     observer, stop = observer or PlainObserver(), Stop()
     folder = RunFolder(Path(run))
-    if accept_changes:
-        accept_edits(folder.path)
+    if accept_changes and folder.exists():
+        with folder.locked():
+            accept_edits(folder.path)
     # Says that there is no run, before a lock is made beside it.
     begun = folder.experiment(allow_plugins=allow_plugins, trust=trust)
     asked = Asked(begun, tuple(overrides), device, threads, accept_changes, allow_plugins)
@@ -149,6 +150,7 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -> Outcom
         threads=torch.get_num_threads(),
         entropies=entropies(corpus),
         plugin_files=tuple(experiment.plugins),
+        experiment=experiment,
     )
     with torch.random.fork_rng():
         trainer = Trainer(

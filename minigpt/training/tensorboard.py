@@ -33,16 +33,16 @@ class TensorBoardObserver:
 
     Args:
         observer: Told first.
-        experiment: For its settings.
 
     Raises:
         MinigptError: The extra is not installed.
     """
 
-    def __init__(self, observer: Observer, experiment: Experiment):
+    def __init__(self, observer: Observer):
         if importlib.util.find_spec("tensorboard") is None:
             raise MinigptError("--tensorboard needs the extra of that name: pip install 'minigpt-lab[tensorboard]'")
-        self.observer, self.experiment = observer, experiment
+        self.observer = observer
+        self.experiment: Experiment | None = None
         self.writer: SummaryWriter | None = None
         self.val_loss: float | None = None
 
@@ -55,6 +55,7 @@ class TensorBoardObserver:
         from torch.utils.tensorboard.writer import SummaryWriter  # a second to import
 
         self.observer.begin(plan)
+        self.experiment = plan.experiment
         self.writer = SummaryWriter(f"{plan.folder}/tensorboard", purge_step=plan.first_step + 1)
 
     def updated(self, row: dict[str, float]) -> None:
@@ -81,7 +82,7 @@ class TensorBoardObserver:
         writer = self._open()
         if not _is_there(writer):
             return
-        if self.val_loss is not None:
+        if self.val_loss is not None and self.experiment is not None:
             writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
         writer.close()
 

@@ -20,9 +20,9 @@ from minigpt.experiment import Experiment
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
-from minigpt.run import RunFolder, checkpoint
+from minigpt.run import RunFolder, checkpoint, open_run
 from minigpt.run.recorded import MAX_THREADS
-from minigpt.training import preparing, resume, train
+from minigpt.training import preparing, resume, session, train
 from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
 from minigpt.training.machine import build_optimizer
 from tests.forging import forge
@@ -419,3 +419,36 @@ def test_a_number_of_threads_that_ends_the_process_is_refused(number: int, stopp
     forge(file, recorded)
     with pytest.raises(RunError, match="provenance.json is damaged: machine.threads"):
         resume(folder.path, observer=Watcher())
+
+
+def test_a_change_takes_effect_though_its_first_session_was_killed_before_it_saved(
+    stopped: Stopped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, changes = stopped(tmp_path), ["training.optimizer.weight_decay=0.7"]
+    expected = continued_by_hand(folder, changes)
+    with monkeypatch.context() as killed:
+        killed.setattr(session, "Trainer", lambda *of, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            resume(folder.path, overrides=changes, observer=Watcher())
+    resume(folder.path, observer=Watcher())
+    assert equal(weights(folder), expected)
+
+
+def test_nothing_is_changed_by_a_command_that_is_refused(stopped: Stopped, tmp_path: Path) -> None:
+    folder = stopped(tmp_path)
+    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b"1", b"2"))
+    with pytest.raises(RunError, match="metrics.jsonl is damaged or was edited"):
+        resume(folder.path, overrides=["training.grad_clip=0.5"], observer=Watcher())
+    assert folder.later_segments() == []
+
+
+def test_an_edit_that_was_accepted_and_not_trained_with_is_not_generated_from(stopped: Stopped, tmp_path: Path) -> None:
+    folder = stopped(tmp_path)
+    file = folder.path / "experiment.json"
+    document = json.loads(file.read_text())
+    document["model"]["logit_softcap"] = 5.0
+    file.write_text(json.dumps(document))
+    with pytest.raises(RunError, match=r"model.logit_softcap"):
+        resume(folder.path, accept_changes=True, observer=Watcher())
+    with pytest.raises(RunError, match=r"was edited: it was trained with other values of model.logit_softcap"):
+        open_run(folder.path)

@@ -117,7 +117,7 @@ def test_a_move_in_the_middle_of_a_save_is_noticed_too(
 
 def test_tensorboard_does_not_make_the_old_path_again(write_experiment: Write, tmp_path: Path) -> None:
     experiment, old = load_experiment(write_experiment()), folder(tmp_path)
-    observer = TensorBoardObserver(Doing(17, lambda: old.rename(tmp_path / "new")), experiment)
+    observer = TensorBoardObserver(Doing(17, lambda: old.rename(tmp_path / "new")))
     with pytest.raises(RunError, match="was moved to"):
         train(experiment, out=tmp_path / "runs", device="cpu", observer=observer)
     assert not old.exists()

@@ -28,7 +28,7 @@ def read(run: RunFolder) -> EventAccumulator:
 
 
 def trained(experiment: Experiment, out: Path, interrupt: tuple[str, int] | None = None) -> RunFolder:
-    observer = TensorBoardObserver(Watcher(interrupt), experiment)
+    observer = TensorBoardObserver(Watcher(interrupt))
     return train(experiment, out=out, device="cpu", observer=observer).run
 
 
@@ -69,10 +69,10 @@ def test_a_run_that_is_resumed_goes_on_in_the_same_plots(write_experiment: Write
             super().updated(row)
 
     with pytest.raises(ZeroDivisionError):
-        train(experiment, out=tmp_path, device="cpu", observer=TensorBoardObserver(Failing(), experiment))
+        train(experiment, out=tmp_path, device="cpu", observer=TensorBoardObserver(Failing()))
     run = RunFolder.of(experiment, tmp_path)
     assert read(run).Scalars("loss/train")[-1].step == 6, "two updates beyond the checkpoint"
-    resume(run.path, observer=TensorBoardObserver(Watcher(), experiment))
+    resume(run.path, observer=TensorBoardObserver(Watcher()))
     assert [event.step for event in read(run).Scalars("loss/train")] == list(range(1, 13))
 
 
@@ -84,17 +84,16 @@ def test_settings_are_flat_and_of_types_that_tensorboard_knows(write_experiment:
     assert all(type(value) in (bool, str, float, int) for value in found.values())
 
 
-def test_without_the_extra_it_says_what_to_install(write_experiment: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = load_experiment(write_experiment())
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     missing: Any = lambda name, *others: None if name == "tensorboard" else find(name, *others)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", missing)
     with pytest.raises(MinigptError, match=r"pip install 'minigpt-lab\[tensorboard\]'"):
-        TensorBoardObserver(Watcher(), experiment)
+        TensorBoardObserver(Watcher())
 
 
 def test_signals_stop_as_before(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment())
-    observer = TensorBoardObserver(Watcher(("updated", 3)), experiment)
+    observer = TensorBoardObserver(Watcher(("updated", 3)))
     outcome = train(experiment, out=tmp_path, device="cpu", observer=observer)
     assert (outcome.status, outcome.stop_signal) == ("stopped", signal.SIGTERM)

@@ -70,7 +70,8 @@ class Cell:
     def _is_as_it_was(self) -> bool:
         """Whether the finished run is the cell still: it may have been continued with other settings since, or edited."""
         try:
-            return self.run.identity().digest() == self.key and not self.run.later_segments()
+            is_same = self.run.identity().digest() == self.key and not self.run.later_segments()
+            return is_same and self.run.is_finished()  # its checkpoints may have been removed
         except RunError:  # or it is gone
             return False
 

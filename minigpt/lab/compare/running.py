@@ -60,7 +60,10 @@ class Running:
             file.seek(max(0, self.read - 2048))
             lines = file.read().splitlines(keepends=True)
         whole = [line for line in lines[1 if self.read > 2048 else 0 :] if line.endswith(b"\n")]
-        return int(json.loads(whole[-1])["step"]) if whole else None
+        try:
+            return int(json.loads(whole[-1])["step"]) if whole else None
+        except (ValueError, KeyError, TypeError):  # damaged, which is for the cell to say
+            return None
 
     def give_up_after(self, patience: float) -> None:
         """Kill it if neither its records nor its log have grown for so many seconds."""

@@ -95,6 +95,12 @@ class Speeds:
 
     def _key(self, arm: Arm) -> str:
         """What an arm's speed follows from: settings but for the length, sources, data, torch, machine, device, threads."""
+        said = json.dumps([arm.name, arm.experiment.to_json()], sort_keys=True)
+        if said not in self.keys:
+            self.keys[said] = self._digest(arm)
+        return self.keys[said]
+
+    def _digest(self, arm: Arm) -> str:
         with using_threads(self.threads):
             precision = self._precision(arm)
             recorded = provenance(arm.experiment, self.corpus_of(arm), device=self.device, precision=precision)
