@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from minigpt import plugins, trust
 from minigpt.errors import ExperimentError, PluginError, Problem
+from minigpt.experiment import Experiment
 from minigpt.paths import NamedByRun
 from minigpt.plugin_files import PluginFiles, read_plugin
 from minigpt.problems import found
@@ -52,6 +53,18 @@ def read_named(named: Sequence[str], extra: Sequence[str | Path], *, trusted: bo
     sources = [read_plugin(Path(file)) for file in files]
     trust.allow([(each.path, each.sha256) for each in sources if not files[str(each.path)]], trust=trusted)
     return sources
+
+
+def refuse_edited(experiment: Experiment) -> None:
+    """See that the experiment's plugin files are still those that its parts came from.
+
+    Raises:
+        PluginError: One was edited since, and perhaps loaded again by another experiment.
+    """
+    for spec in experiment.specs():
+        plugin = plugins.plugin_of(spec.cls)
+        if plugin is not None and not any(plugins.is_copy_of(file, plugin) for file in experiment.plugins):
+            raise PluginError(f"{plugin.path} changed since it was loaded: load the experiment again")
 
 
 def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, bool]:

@@ -50,6 +50,9 @@ class Plugin:
 
 
 _loaded: dict[str, Plugin] = {}  # by fingerprint: a copy in a run folder is the same plugin as its original
+_replaced: dict[
+    str, Plugin
+] = {}  # likewise, of files that were edited and loaded again: their classes may be in use
 _failed_packages: dict[str, str] = {}  # entry point to reason, told when a name turns out to be unknown
 _installed_asked = False
 
@@ -92,7 +95,7 @@ def load(files: PluginFiles) -> Plugin:
             _unload(module_name)
             raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
     for key in outdated:
-        del _loaded[key]
+        _replaced[key] = _loaded.pop(key)
     _loaded[digest] = Plugin(path, digest, classes, files)
     return _loaded[digest]
 
@@ -157,7 +160,8 @@ def load_installed() -> None:
 def plugin_of(cls: type) -> Plugin | None:
     """The plugin file that a class came from, if it came from one."""
     module = cls.__module__.partition(f"{FILE_PACKAGE}.")[2].partition(".")[0]
-    return next((plugin for digest, plugin in _loaded.items() if module.endswith(f"_{digest[:12]}")), None)
+    known = {**_replaced, **_loaded}
+    return next((plugin for digest, plugin in known.items() if module.endswith(f"_{digest[:12]}")), None)
 
 
 def distributions_of(module: str) -> list[str]:

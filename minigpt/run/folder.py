@@ -17,6 +17,7 @@ from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError, listing
 from minigpt.experiment import Experiment
 from minigpt.files import discard, json_bytes, parse_object, write_bytes, write_json
+from minigpt.named_plugins import refuse_edited
 from minigpt.reading import load_recorded, load_without_plugins
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
@@ -66,6 +67,7 @@ class RunFolder:
             RunError: Something in the folder leads out of it.
         """
         document = experiment.to_json()
+        refuse_edited(experiment)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.check_links()

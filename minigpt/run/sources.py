@@ -82,10 +82,12 @@ class Sources:
                 continue
             if plugin := plugins.plugin_of(kind):
                 lines.append(f"plugin {plugin.sha256}")
-                references += _references_of_plugin(plugin.sha256, plugin.path)
+                texts = (content for name, content in sorted(plugin.files.files.items()) if name.endswith(".py"))
+                references += references_in(texts)  # as they were executed: the file may be another since, or gone
             elif place := _place(kind, top):
                 lines.append(f"{top} {plugins.source_fingerprint(place)}")
-                references += references_in(place)
+                files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+                references += references_in(file.read_bytes() for file in files if file.is_file())
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
 
     def closure(self, references: Iterable[str]) -> frozenset[str]:
@@ -151,17 +153,10 @@ def _place(cls: type, top: str) -> Path | None:
     return source_file(cls)
 
 
-@functools.cache
-def _references_of_plugin(sha256: str, place: Path) -> frozenset[str]:
-    """As when the plugin was first used: its file may be gone since, and the run has a copy."""
-    return frozenset(references_in(place))
-
-
-def references_in(place: Path) -> Iterator[str]:
-    """What a file from outside, or all files of a folder, import of ours, as dotted names."""
-    for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-        if file.is_file():
-            yield from _imports_in(file.read_bytes(), "", is_package=False).used
+def references_in(texts: Iterable[bytes]) -> Iterator[str]:
+    """What files from outside import of ours, as dotted names."""
+    for text in texts:
+        yield from _imports_in(text, "", is_package=False).used
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -143,10 +143,14 @@ def test_an_edited_experiment_is_not_resumed_as_if_it_were_the_same(write_experi
         resume(part.run.path, observer=Watcher())
 
 
-def test_a_plugin_edited_after_loading_is_refused(write_experiment: Write, tmp_path: Path) -> None:
-    experiment = load_experiment(write_experiment())
+@pytest.mark.parametrize("is_loaded_again", [False, True])
+def test_a_plugin_edited_after_loading_is_refused(write_experiment: Write, tmp_path: Path, is_loaded_again: bool) -> None:
+    file = write_experiment()
+    experiment = load_experiment(file)
     plugin = tmp_path / "interrupting.py"
     plugin.write_text(plugin.read_text() + "# edited\n")
+    if is_loaded_again:
+        load_experiment(file)
     with pytest.raises(PluginError, match=r"interrupting.py changed since it was loaded: load the experiment again"):
         run(experiment, tmp_path)
 

@@ -28,6 +28,7 @@ from minigpt.data import Corpus, TokenRows, TokenStream, restore_tokenizer
 from minigpt.errors import PlanError, PluginError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
 from minigpt.files import json_bytes, read_bytes, read_object, write_bytes
+from minigpt.named_plugins import refuse_edited
 from minigpt.reading import load_experiment
 from minigpt.run.packing import alone
 
@@ -44,6 +45,7 @@ def freeze_experiment(folder: Path, experiment: Experiment) -> Path:
         PluginError: A plugin was edited since it was loaded.
         WriteError: The disk is full or failing.
     """
+    refuse_edited(experiment)
     document = experiment.to_json()
     document["plugins"] = [
         os.path.relpath(_freeze_plugin(folder, Path(file)), folder / "experiments") for file in experiment.plugins
