@@ -249,10 +249,12 @@ def test_ten_gigabytes_are_refused_without_reading_or_taking_them(minigpt: Comma
 def test_an_experiment_that_claims_more_than_its_weights_takes_no_memory(
     name: str, value: int, minigpt: Command, run: Path
 ) -> None:
-    file = run / "experiment.json"
-    document = json.loads(file.read_text())
-    document["model"] |= {name: value, "head_dim": 8}
-    file.write_text(json.dumps(document))
+    recorded = json.loads((run / "provenance.json").read_text())
+    for file, edited in ((run / "experiment.json", {}), (run / "provenance.json", recorded)):
+        document = edited or json.loads(file.read_text())
+        model = document["experiment"]["model"] if edited else document["model"]
+        model |= {name: value, "head_dim": 8}  # in both, for they have to agree
+        file.write_text(json.dumps(document))
     began = time.monotonic()
     said = refused(minigpt, "generate", run)
     assert "needs" in said or "another model" in said
