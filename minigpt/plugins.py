@@ -50,9 +50,7 @@ class Plugin:
 
 
 _loaded: dict[str, Plugin] = {}  # by fingerprint: a copy in a run folder is the same plugin as its original
-_replaced: dict[
-    str, Plugin
-] = {}  # likewise, of files that were edited and loaded again: their classes may be in use
+_replaced: dict[str, Plugin] = {}  # likewise, of files that were edited and loaded again: their classes may be in use
 _failed_packages: dict[str, str] = {}  # entry point to reason, told when a name turns out to be unknown
 _installed_asked = False
 
