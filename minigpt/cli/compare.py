@@ -116,9 +116,13 @@ def compare(
     for arm in plan.arms:
         if arm.source not in tried and any(cell.arm is arm for cell in missing):
             check_before_training(arm.experiment, arm.source, changes or (), in_full=False)
-    watcher = _Progress(plan, missing, console)
+    from minigpt.cli.outliving import outlive_the_terminal
+    from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
+
+    outlive_the_terminal()
+    watcher, stop = _Progress(plan, missing, console), Stop()
     try:
-        with watcher:
+        with stopped_by_signals(stop), stop.breakable(), watcher:
             plan.grid.run(
                 watcher,
                 jobs=jobs,
@@ -127,9 +131,9 @@ def compare(
                 allow_plugins=not no_plugins,
                 patience=60 * patience,
             )
-    except KeyboardInterrupt:
-        warn("stopped, and what was under way is saved; the same command goes on")
-        raise typer.Exit(130) from None
+    except StopNow:
+        warn("stopped, and what was under way is saved; the same command continues")
+        raise typer.Exit(128 + (stop.signal or 0)) from None
 
     from minigpt.lab.compare.tables import basis, cost_table, csv_text, unequal, verdict_table
 

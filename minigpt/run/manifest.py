@@ -31,8 +31,11 @@ class _File(_Strict):
 
 
 class _Manifest(_Strict):
+    """Files by name; `next` has those that are being replaced, as they will be."""
+
     format: Literal[1] = 1
     files: dict[str, _File]
+    next: dict[str, _File] = {}
 
 
 def _file(content: bytes) -> _File:
@@ -41,8 +44,7 @@ def _file(content: bytes) -> _File:
 
 def write_manifest(folder: Path, contents: dict[str, bytes]) -> None:
     """Vouch for files by their names. Raises WriteError where it cannot be written."""
-    files = {name: _file(content) for name, content in contents.items()}
-    write_json(_place(folder), _Manifest(files=files).model_dump())
+    _write(folder, _Manifest(files={name: _file(content) for name, content in contents.items()}))
 
 
 def checked_bytes(folder: Path, name: str, most: int = MAX_JSON_BYTES) -> bytes:
@@ -51,12 +53,13 @@ def checked_bytes(folder: Path, name: str, most: int = MAX_JSON_BYTES) -> bytes:
     Raises:
         RunError: It is missing, unreadable, damaged or edited; so is the manifest.
     """
-    expected = _read(folder).get(name)
+    manifest = _read(folder)
+    expected = [files[name] for files in (manifest.files, manifest.next) if name in files]
     try:
         content = read_bytes(folder / name, most)
     except UnreadableError as error:
         raise RunError(str(error)) from error
-    if expected is not None and _file(content) != expected:
+    if expected and _file(content) not in expected:
         said = f"{folder / name} is damaged or was edited: it is not what {_place(folder).name} recorded"
         accept = command_line("resume", folder, "--accept-changes")
         raise RunError(f"{said}. {'Undo that, or accept it: ' + accept if name == EDITABLE else 'Restore it from a copy'}")
@@ -64,8 +67,8 @@ def checked_bytes(folder: Path, name: str, most: int = MAX_JSON_BYTES) -> bytes:
 
 
 def is_expected(folder: Path, name: str) -> bool:
-    """Whether the run has such a file: by its manifest, or where that does not say, by the folder."""
-    return name in _read(folder) or (folder / name).is_file()
+    """Whether the run has such a file: by its manifest, or where it has none, by the folder."""
+    return name in _read(folder).files if _place(folder).exists() else (folder / name).is_file()
 
 
 def accept_edits(folder: Path) -> None:
@@ -75,44 +78,47 @@ def accept_edits(folder: Path) -> None:
         RunError: The manifest is damaged, or experiment.json cannot be read.
         WriteError: The disk is full or failing.
     """
-    files = _read(folder)
-    if EDITABLE not in files:
+    manifest = _read(folder)
+    if EDITABLE not in manifest.files:
         return
     try:
         now = _file(read_bytes(folder / EDITABLE, MAX_JSON_BYTES))
     except UnreadableError as error:
         raise RunError(str(error)) from error
-    if now != files[EDITABLE]:
-        write_json(_place(folder), _Manifest(files={**files, EDITABLE: now}).model_dump())
+    if now != manifest.files[EDITABLE]:
+        _write(folder, _Manifest(files={**manifest.files, EDITABLE: now}))
 
 
 def replace_files(folder: Path, contents: dict[str, bytes]) -> None:
     """Write some of the files anew, in the order given, and vouch for them.
 
-    Where a kill comes in between, nothing vouches for these files, and they are read all the same.
+    Where a kill comes in between, the manifest vouches for each of them as it was and as it is to be.
 
     Raises:
         RunError: The manifest is damaged.
         WriteError: The disk is full or failing.
     """
-    others = {name: file for name, file in _read(folder).items() if name not in contents}
+    before, after = _read(folder).files, {name: _file(content) for name, content in contents.items()}
     if _place(folder).exists():
-        write_json(_place(folder), _Manifest(files=others).model_dump())
+        _write(folder, _Manifest(files=before, next=after))
     for name, content in contents.items():
         write_bytes(folder / name, content)
-    files = {**others, **{name: _file(content) for name, content in contents.items()}}
-    write_json(_place(folder), _Manifest(files=files).model_dump())
+    _write(folder, _Manifest(files={**before, **after}))
 
 
 def _place(folder: Path) -> Path:
     return folder / "manifest.json"
 
 
-def _read(folder: Path) -> dict[str, _File]:
+def _write(folder: Path, manifest: _Manifest) -> None:
+    write_json(_place(folder), manifest.model_dump(exclude=None if manifest.next else {"next"}))
+
+
+def _read(folder: Path) -> _Manifest:
     if not _place(folder).exists():
-        return {}
+        return _Manifest(files={})
     try:
-        return _Manifest.model_validate(read_object(_place(folder))).files
+        return _Manifest.model_validate(read_object(_place(folder)))
     except UnreadableError as error:
         raise RunError(str(error)) from error
     except ValidationError as error:

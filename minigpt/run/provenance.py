@@ -23,6 +23,7 @@ from minigpt.experiment import Experiment
 from minigpt.run import git
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.sources import Sources
+from minigpt.run.typed_in import typed_fingerprint
 
 
 def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> dict[str, Any]:
@@ -86,8 +87,7 @@ def components(experiment: Experiment, sources: Sources) -> list[dict[str, Any]]
         row: dict[str, Any] = {
             "component": f"{spec.family}/{spec.name}",
             "file": str(file) if file else None,
-            # None where the class was typed in: there is no file that could be compared later
-            "sha256": sources.part_fingerprint(spec.cls) if file else None,
+            "sha256": sources.part_fingerprint(spec.cls) if file else typed_fingerprint(spec.cls),
             **_distribution(spec.cls),
         }
         if row not in rows:

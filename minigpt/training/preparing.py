@@ -92,8 +92,9 @@ def prepare_anew(
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
     if minutes is not None:
         settled["max_iters"] = speed.updates_within(experiment, minutes * 60)
-        precise = f"an update takes {speed.update:.3g} s, ± {speed.margin:.0%}"
-        observer.note(f"{minutes:g} min here are {count(settled['max_iters'], 'update')} ({precise})")
+        precise = f"± {speed.margin:.0%}" if speed.margin else "measured once"
+        fits = count(settled["max_iters"], "update")
+        observer.note(f"{minutes:g} min here are {fits} (an update takes {speed.update:.3g} s, {precise})")
     experiment = _with_training(experiment, settled)
     for spec in experiment.specs():
         if spec.cls.__module__ == "__main__":

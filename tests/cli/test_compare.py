@@ -160,7 +160,8 @@ def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Wr
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_what_is_under_way(write: Write) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) -> None:
     long = {"training": {"max_iters": 3000, "eval_interval": 1000}}
     write("base", **long)
     write("variant", **{**long, "model": {"ffn": "glu"}})
@@ -173,10 +174,10 @@ def test_ctrl_c_saves_what_is_under_way(write: Write) -> None:
     metrics = Path("comparisons/base/runs/base/seed-5/metrics.jsonl")
     while not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped, and what was under way is saved; the same command goes on" in err
+    assert process.returncode == 128 + number
+    assert "stopped, and what was under way is saved; the same command continues" in err
     last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1]["step"]
     assert checkpoint.available(metrics.parent / "checkpoints")[-1] >= last, "an update's record may wait for the next one"
 

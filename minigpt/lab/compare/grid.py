@@ -20,7 +20,7 @@ from minigpt.experiment import Experiment
 from minigpt.files import discard, read_object
 from minigpt.lab.compare.arms import Arm
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
-from minigpt.lab.compare.job import Job
+from minigpt.lab.compare.job import SAVES_WITHIN, Job
 from minigpt.lab.compare.running import Running
 from minigpt.run import RunFolder
 from minigpt.run.folder import check_links
@@ -276,6 +276,7 @@ class Grid:
         experiment, corpus = self.frozen[cell.arm.name]
         discard(cell.record)  # of another cell, or it would not be trained
         if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not self._continues(cell):
+            _wait_until_free(cell.run)
             with cell.run.locked():
                 cell.run.set_aside()
         return Job(
@@ -300,6 +301,13 @@ class Grid:
 
 
 _LOOK_EVERY = 0.5
+
+
+def _wait_until_free(run: RunFolder) -> None:
+    """A process of a grid that was killed may still be saving there; whoever stays longer is somebody else."""
+    until = time.monotonic() + SAVES_WITHIN
+    while run.is_in_use() and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY)
 
 
 def _check_data(run: RunFolder, recorded: dict[str, Any], known: dict[str, Any]) -> None:

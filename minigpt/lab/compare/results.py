@@ -59,6 +59,7 @@ class Result:
         machine: Processor, device and threads.
         precision: `fp32` or `bf16`.
         code: Fingerprint of minigpt's model and training code that trained it, and torch's version.
+        parts: Each part of the experiment, with the fingerprint of its source.
         position_loss: By place in the window, in nats.
     """
 
@@ -75,6 +76,7 @@ class Result:
     machine: str | None = None
     precision: str | None = None
     code: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
     position_loss: tuple[float | None, ...] = ()
 
 
@@ -182,6 +184,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         machine=f"{machine.get('processor')}, {machine['device']}, {count(machine['threads'], 'thread')}",
         precision=recorded["precision"],
         code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
+        parts=run.identity().parts,
         position_loss=position_loss,
     )
 
@@ -276,7 +279,9 @@ def _arm_json(result: ArmResult) -> dict[str, Any]:
             "effect": verdict.paired.effect,
             "seeds_needed": verdict.seeds if verdict.kind == "cannot tell" else None,
         },
-        "runs": [{**vars(each), "position_loss": list(each.position_loss)} for each in result.results],
+        "runs": [
+            {**vars(each), "position_loss": list(each.position_loss), "parts": dict(each.parts)} for each in result.results
+        ],
     }
 
 

@@ -120,10 +120,18 @@ def unequal(results: Sequence[ArmResult]) -> list[str]:
     code = {each.code for result in results for each in result.results if each.code}
     if len(code) > 1:
         lines.append(f"the runs were trained by different code: {'; '.join(sorted(code))}")
+    lines += [f"the source of {part} is not the same in all runs" for part in _differing_parts(results)]
     why = why_not_comparable({result.arm.name: [vars(each) for each in result.results] for result in results})
     if why:
         lines.append(f"seconds and tokens/s do not compare the variants: {why}")
     return lines
+
+
+def _differing_parts(results: Sequence[ArmResult]) -> list[str]:
+    """Parts that runs name alike and that were trained from different source."""
+    sources = {part for result in results for each in result.results for part in each.parts}
+    names = [name for name, _ in sources]
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _spread(result: ArmResult) -> str:

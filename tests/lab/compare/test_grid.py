@@ -161,6 +161,17 @@ def test_a_run_that_a_killed_grid_is_still_saving_is_waited_for(write: Write) ->
     assert outcome["outcome"] == "finished"
 
 
+def test_a_run_of_before_an_edit_that_is_still_being_saved_is_waited_for(write: Write) -> None:
+    train_here(plan(write("base"), write("variant"), seeds=1).grid)
+    shorter = {"training": {"max_iters": 4}}
+    edited = plan(write("base", **shorter), write("variant", **shorter), seeds=1).grid
+    holding = edited.cells[0].run.locked()
+    holding.__enter__()
+    threading.Timer(1, lambda: holding.__exit__(None, None, None)).start()
+    train_here(edited)
+    assert [row["step"] for row in edited.cells[0].run.rows()] == [1, 2, 3, 4]
+
+
 @pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_an_arm_that_hangs(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hanging.py").write_text(HANGING)

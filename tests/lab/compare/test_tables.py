@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from minigpt.lab.compare.results import ArmResult, family_size
-from minigpt.lab.compare.tables import basis, verdict_table
+from minigpt.lab.compare.results import ArmResult, Result, family_size
+from minigpt.lab.compare.tables import basis, unequal, verdict_table
 from minigpt.lab.statistics import verdicts
+from minigpt.run.status import Status
 
 
 def arm_results(*differences: list[float] | None) -> list[ArmResult]:
@@ -48,6 +49,17 @@ def test_the_number_that_is_corrected_for_stands_in_one_place() -> None:
     assert "hold for all 2 variants with a verdict together" in basis(results)
     assert verdict_table(arm_results([0.1, 0.2, 0.3], None), "nats").columns[3] == "95 % interval"
     assert "interval" not in basis(arm_results(None))
+
+
+def test_parts_that_were_edited_between_runs_are_named() -> None:
+    norm, ffn = ("norm/mine", "1"), ("ffn/glu", "3")
+    for edited, notes in ((("norm/mine", "1"), []), (("norm/mine", "2"), ["norm/mine"])):
+        runs = [
+            Result(5, Status.FINISHED, "a", parts=(norm,), others=0.0),
+            Result(5, Status.FINISHED, "b", parts=(edited, ffn), others=0.0),
+        ]
+        results: Any = [ArmResult(SimpleNamespace(name=run.run, adjusted=()), SimpleNamespace(), (run,)) for run in runs]  # type: ignore[arg-type]
+        assert unequal(results) == [f"the source of {part} is not the same in all runs" for part in notes]
 
 
 def test_without_a_verdict_there_is_neither_interval_nor_p() -> None:
