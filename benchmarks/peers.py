@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from minigpt import MinigptError, build_model, load_experiment
 from minigpt.data import Batch
-from minigpt.decoding import sample_ids
 from minigpt.experiment import Experiment, SamplingSection
 from minigpt.lab.bench.machine import this_machine
+from minigpt.model.decoding import sample_ids
 from minigpt.training.loop import compute_gradients
 
 REPOSITORY = Path(__file__).parents[1]

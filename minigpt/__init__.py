@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minigpt.contracts import Context, Dims, State
     from minigpt.data import load_corpus
-    from minigpt.decoding import generate, stream
     from minigpt.errors import MinigptError
     from minigpt.experiment import Experiment
     from minigpt.model import GPT, build_model
     from minigpt.reading import load_experiment
     from minigpt.registry import register
     from minigpt.run import open_run
+    from minigpt.run.generating import generate, stream
     from minigpt.training import resume, train
 
 __version__ = "0.1.0"
@@ -32,13 +32,13 @@ _HOMES = {
     "MinigptError": "errors",
     "State": "contracts",
     "build_model": "model",
-    "generate": "decoding",
+    "generate": "run.generating",
     "load_corpus": "data",
     "load_experiment": "reading",
     "open_run": "run",
     "register": "registry",
     "resume": "training",
-    "stream": "decoding",
+    "stream": "run.generating",
     "train": "training",
 }
 __all__ = [

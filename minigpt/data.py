@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from minigpt.components.dataset.overlap import rows_in_both, text_overlap
 from minigpt.contracts import Sequences, Splits, Tokenizer
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
-from minigpt.memory import refuse_if_too_large
-from minigpt.overlap import rows_in_both, text_overlap
+from minigpt.system.memory import refuse_if_too_large
 
 _WORTH_SAYING, _NEARLY_ALL = 0.05, 0.9
 """Shares of the validation text that is training text: from which on it is reported, and refused."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from minigpt import plugins
-from minigpt.lab.check import Result, component_target
-from minigpt.lab.check.parallel import Options
-from minigpt.lab.check.suite import property_names
+from minigpt.check import Result, component_target
+from minigpt.check.parallel import Options
+from minigpt.check.suite import property_names
+from minigpt.registry import plugins
 
 __all__ = ["assert_conforms", "conformance"]
 

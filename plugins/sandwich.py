@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import wide
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -53,7 +53,7 @@ class Sandwich(Position):
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        heads = wide(self.heads) * (self.ratio / len(self.heads))
+        heads = upcast(self.heads) * (self.ratio / len(self.heads))
         distance = (q_positions[:, None] - k_positions[None, :]).to(heads.dtype)
         index = torch.arange(2, self.width + 1, 2, device=distance.device, dtype=heads.dtype) / self.width
         cosines = torch.cos(distance[:, :, None] * self.base**-index)

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State
-from minigpt.elementwise import wide
 from minigpt.kernels import new_cache, remember, visible
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -56,7 +56,7 @@ class TalkingHeadsAttention(Attention):
         scores = scores if bias is None else scores + bias
         # The mask comes after the mixing: minus infinity times a negative weight would let the future in.
         scores = scores.masked_fill(~visible(ctx.positions, k_positions), -torch.inf)
-        weights = wide(scores).softmax(-1).to(v.dtype)
+        weights = upcast(scores).softmax(-1).to(v.dtype)
         if self.weight_mix is not None:
             weights = torch.einsum("gh,bhts->bgts", self.weight_mix, weights)
         return self.out((weights @ v).transpose(1, 2).reshape(batch, time, -1))

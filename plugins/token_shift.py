@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
-from minigpt.elementwise import squared_relu
+from minigpt.kernels.fused import squared_relu
 from minigpt.registry import register
 
 

@@ -28,8 +28,8 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-import minigpt.cache  # noqa: E402
 import minigpt.components  # noqa: E402
+import minigpt.system.download  # noqa: E402
 import minigpt.training.estimate  # noqa: E402
 from minigpt.cli import main  # noqa: E402
 from minigpt.registry import REGISTRY  # noqa: E402
@@ -38,7 +38,7 @@ torch.set_num_threads(THREADS)
 
 minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and few care how well their time is estimated
 
-minigpt.cache._BACK_OFF_SECONDS = 0.0
+minigpt.system.download._BACK_OFF_SECONDS = 0.0
 
 hypothesis.settings.register_profile("dev", max_examples=10, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("deep", max_examples=300, deadline=None)
@@ -63,7 +63,7 @@ def _shapes_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
     What these checks would catch, the lab is to catch for users, who have none; and torch.compile cannot trace them.
     """
-    if request.path.relative_to(Path(__file__).parent).parts[0] in ("cli", "lab", "training"):
+    if request.path.relative_to(Path(__file__).parent).parts[0] in ("check", "cli", "lab", "training"):
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

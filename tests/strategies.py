@@ -10,11 +10,11 @@ from hypothesis import reject
 from hypothesis import strategies as st
 
 from minigpt.contracts import Attention, Position
-from minigpt.entries import Entry
 from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
+from minigpt.registry.entry import Entry
 
 VOCAB = 23
 BLOCK_SIZE = 24

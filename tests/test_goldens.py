@@ -15,7 +15,7 @@ from minigpt.cli import app
 from minigpt.data import load_corpus, train_batch
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
-from minigpt.schema import experiment_schema
+from minigpt.reading.schema import experiment_schema
 from minigpt.training.loop import compute_gradients
 from tests.rounding import gamma
 

@@ -19,13 +19,13 @@ import torch
 import typer
 from typer.core import TyperGroup
 
-from minigpt import build_model, contracts, load_experiment, plugins
+from minigpt import build_model, contracts, load_experiment
+from minigpt.check import check_component, property_names
+from minigpt.check.property import SUITE
+from minigpt.check.targets import PARTS_OF_A_MODEL
 from minigpt.cli import app
-from minigpt.lab.check import check_component, property_names
-from minigpt.lab.check.property import SUITE
-from minigpt.lab.check.targets import PARTS_OF_A_MODEL
 from minigpt.lab.scaffold import create
-from minigpt.registry import REGISTRY
+from minigpt.registry import REGISTRY, plugins
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "writing-a-plugin.md").read_text("utf-8")

@@ -143,7 +143,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _out_of_memory() -> str:
     there = ""
     with contextlib.suppress(MemoryError, ImportError):  # there may be too little left to say how much it is
-        from minigpt.memory import available_memory, size
+        from minigpt.system.memory import available_memory, size
 
         left = available_memory()
         there = "" if left is None else f" ({size(left)} are free on the CPU now)"
@@ -156,6 +156,6 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
 
 def _place_in_plugin(error: Exception) -> str | None:
     """The last line of a plugin file that an exception passed through, if it passed through one."""
-    from minigpt.plugins import last_place
+    from minigpt.registry.plugins import last_place
 
     return last_place(error)

@@ -12,7 +12,7 @@ import typer
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
-from minigpt.files import json_bytes
+from minigpt.system.files import json_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,10 +102,10 @@ def decode(
         raise MinigptError("--run: the run says what the model is; leave out the experiment and --set")
     loaded = _load(experiment, changes or [], plugin, no_plugins, trust)
 
-    from minigpt.decoding import prompt_ids
     from minigpt.lab.bench.decode import measure_decoding
     from minigpt.lab.bench.machine import peak_mib, prepare
     from minigpt.model import build_model
+    from minigpt.model.decoding import prompt_ids
     from minigpt.run import open_run
     from minigpt.training.other_processes import OtherProcesses, as_warning
 

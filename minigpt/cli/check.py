@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minigpt.cli.options import PluginFile, Set, Trust
 from minigpt.cli.terminal import say, warn
-from minigpt.errors import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from minigpt.experiment import Experiment
-    from minigpt.lab.check import Result, Target, TargetReport
-    from minigpt.lab.check.parallel import Options
+    from minigpt.check import Result, Target, TargetReport
+    from minigpt.check.gate import GateReport
+    from minigpt.check.parallel import Options
 
 
 def check(
@@ -54,9 +52,9 @@ def check(
 
     Exit code 0: no case that was tried breaks a property; 1: one does; 2: it could not be tried.
     """
-    from minigpt.lab.check import find_targets
-    from minigpt.lab.check.parallel import Options, check_all, default_jobs
-    from minigpt.lab.check.suite import EXAMPLES
+    from minigpt.check import find_targets
+    from minigpt.check.parallel import Options, check_all, default_jobs
+    from minigpt.check.suite import EXAMPLES
 
     if not targets and not everything:
         raise typer.BadParameter("name a component, a family, a plugin file or an experiment; or give --all")
@@ -88,42 +86,23 @@ def check(
     raise typer.Exit(exit_code(reports))
 
 
-def check_before_training(experiment: Experiment, label: str, changes: Sequence[str], *, in_full: bool) -> None:
-    """Check what is not shipped of an experiment, and its model; end with exit code 1 where a property does not hold.
-
-    Args:
-        experiment: What is about to be trained.
-        label: Its file.
-        changes: What it has otherwise than the file says.
-        in_full: Every property, and the model even if all its parts are shipped; else the quick part, for plugins only.
-    """
-    from minigpt.entries import is_shipped
-
-    if not in_full and all(is_shipped(spec.cls) for spec in experiment.specs()):
+def pass_gate(report: GateReport | None) -> None:
+    """Print what the check before a run found; end with exit code 1 where a property does not hold."""
+    if report is None:
         return
-
     from minigpt.cli.drawing import terminal
-    from minigpt.lab.check import experiment_target, plugin_targets
-    from minigpt.lab.check.parallel import Options
 
-    targets = plugin_targets(experiment, label, changes)
-    if in_full and all(target.experiment is None for target in targets):
-        targets.append(experiment_target(experiment, label, changes))
-    options = Options(quick=not in_full)
-    reports = [options.check(target) for target in targets]
-    seconds = sum(report.seconds for report in reports)
-    broken = [report for report in reports if report.failures]
     console = terminal(err=True, width=None)
-    for report in broken:
-        first, *others = report.failures
-        print_failure(report, first, console, options)
+    for broken in report.broken:
+        first, *others = broken.failures
+        print_failure(broken, first, console, report.options)
         if others:
             console.print(f"  and also:         {', '.join(result.property for result in others)}", style="dim")
-    if broken:
+    if report.broken:
         warn("\nerror: not trained, since what is above makes its loss mean nothing; --no-check trains it")
         raise typer.Exit(1)
-    names = ", ".join(report.target for report in reports)
-    say(f"checked in {seconds:.1f} s, {'in full' if in_full else 'the quick part'}: {names}")
+    names = ", ".join(each.target for each in report.reports)
+    say(f"checked in {report.seconds:.1f} s, {'the quick part' if report.options.quick else 'in full'}: {names}")
 
 
 def exit_code(reports: Sequence[TargetReport]) -> int:
@@ -217,6 +196,8 @@ def print_failure(report: TargetReport, result: Result, console: Console, option
     """What was found, the smallest example, the usual cause, and how to see it again."""
     from rich.text import Text
 
+    from minigpt.check.gate import again
+
     failure = result.failure
     assert failure is not None
     size = "" if failure.size is None else f" (by {failure.size:.2g} of its size)"
@@ -226,23 +207,11 @@ def print_failure(report: TargetReport, result: Result, console: Console, option
         ("found", f"{failure.message}{size}"),
         ("smallest example", ", ".join(f"{key}={json.dumps(value)}" for key, value in failure.example.items())),
         ("usual cause", failure.cause),
-        ("again", _again(report, result, options)),
+        ("again", again(report, result, options)),
     ]
     for name, text in rows:
         if text:
             console.print(Text.assemble((f"  {name + ':':<18}", "dim"), text), soft_wrap=True)
-
-
-def _again(report: TargetReport, result: Result, options: Options) -> str:
-    words = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
-    words += [word for change in report.changes for word in ("--set", change)]
-    words += [word for file in report.plugin_files for word in ("--plugin", _short(file))]
-    return command_line("check", *words)
-
-
-def _short(file: Path) -> str:
-    """From here where it is below, as people type it."""
-    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def _print_sum(reports: Sequence[TargetReport], console: Console) -> None:

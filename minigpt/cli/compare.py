@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from minigpt.cli.check import check_before_training
+from minigpt.cli.check import pass_gate
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count, listing, nearest
-from minigpt.files import json_bytes
 from minigpt.printable import as_markdown
+from minigpt.system.files import json_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,6 +84,7 @@ def compare(
         if file is not None and not file.parent.is_dir():
             raise MinigptError(f"{file}: there is no folder {file.parent}")
 
+    from minigpt.check.gate import check_before_training
     from minigpt.lab.compare.plan import Settings, make_plan
     from minigpt.run.status import Status
 
@@ -115,7 +116,7 @@ def compare(
         return
     for arm in plan.arms:
         if arm.source not in tried and any(cell.arm is arm for cell in missing):
-            check_before_training(arm.experiment, arm.source, changes or (), in_full=False)
+            pass_gate(check_before_training(arm.experiment, arm.source, changes or (), in_full=False))
     from minigpt.cli.outliving import outlive_the_terminal
     from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
@@ -169,8 +170,8 @@ def _rehearse(
     sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], device: str, trust: bool, seconds: float
 ) -> tuple[list[str], list[Lost]]:
     """The sources that were tried elsewhere, for their plugins could do anything here; and which of them are lost."""
-    from minigpt.cli.rehearsal import names_plugins, rehearse
     from minigpt.lab.compare.arms import Lost
+    from minigpt.lab.compare.rehearsal import names_plugins, rehearse
 
     tried, lost = [], []
     naming = {source for source in dict.fromkeys(sources) if names_plugins(source, trust=trust)}  # before any is executed

@@ -10,7 +10,7 @@ import typer
 from minigpt.cli.terminal import say
 
 if TYPE_CHECKING:
-    from minigpt.cache import RemoteFile
+    from minigpt.system.download import RemoteFile
 
 data_app = typer.Typer(help="Corpora: what there is, what is downloaded.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,9 +18,9 @@ data_app = typer.Typer(help="Corpora: what there is, what is downloaded.", no_ar
 @data_app.command("list")
 def list_datasets() -> None:
     """List the datasets and whether the files of those that are downloaded are here."""
-    from minigpt.cache import cached
     from minigpt.contracts import Dataset
     from minigpt.registry import REGISTRY
+    from minigpt.system.download import cached
 
     _register_all()
     entries = REGISTRY.entries("dataset")
@@ -43,7 +43,7 @@ def add(
     file: Annotated[Path, typer.Argument(help="A copy that you have; its SHA-256 is checked.")],
 ) -> None:
     """Put a copy that you have into the cache, for machines without a network."""
-    from minigpt import cache
+    from minigpt.system import download as cache
 
     say(f"added: {cache.add(_remote(name), file)}")
 
@@ -51,7 +51,7 @@ def add(
 @data_app.command()
 def fetch(name: Annotated[str, typer.Argument(help="Of a dataset that is downloaded, such as tinyshakespeare.")]) -> None:
     """Download a dataset into the cache; its SHA-256 is checked."""
-    from minigpt import cache
+    from minigpt.system import download as cache
 
     remote = _remote(name)
     cache.read(remote, f"off line, add a copy you have: minigpt data add {name} FILE")
@@ -60,7 +60,7 @@ def fetch(name: Annotated[str, typer.Argument(help="Of a dataset that is downloa
 
 def _register_all() -> None:
     import minigpt.components  # noqa: F401
-    from minigpt import plugins
+    from minigpt.registry import plugins
 
     plugins.load_installed()
 

@@ -34,15 +34,15 @@ def generate(
 
     Control characters in what it writes are escaped on a terminal; a file or a pipe gets the text exactly as it is.
     """
-    from minigpt import decoding
-    from minigpt.run import open_run
+    from minigpt.model.decoding import prompt_ids, sampling_with
+    from minigpt.run import generating, open_run
 
     opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins, trust=trust)
     text = opened.experiment.sampling.prompt if prompt is None else prompt
     for note in opened.checkpoint.notes:
         warn(note)
     try:
-        tokens = len(decoding.prompt_ids(decoding.text_tokenizer(opened), text))
+        tokens = len(prompt_ids(generating.text_tokenizer(opened), text))
     except TokenizerError as error:
         raise TokenizerError(f"the prompt: {error}") from error
     block_size = opened.experiment.model.block_size
@@ -50,17 +50,17 @@ def generate(
         warn(f"the prompt has {tokens} tokens; the model sees the last {block_size}")
     filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     settings = {"max_new_tokens": max_new_tokens, **filters}
-    sampling = decoding.sampling_with(opened.experiment.sampling, **settings)  # refused before anything is printed
+    sampling = sampling_with(opened.experiment.sampling, **settings)  # refused before anything is printed
     if seed is None:
         seed = secrets.randbelow(2**31)
         if sampling.temperature > 0:
             warn(f"seed {seed}")
     if num_samples == 1:
         write_generated(text)
-        for piece in decoding.stream(opened, text, seed=seed, **settings):
+        for piece in generating.stream(opened, text, seed=seed, **settings):
             write_generated(piece)
         write_generated("\n")
         return
-    samples = decoding.generate(opened, text, num_samples=num_samples, seed=seed, **settings)
+    samples = generating.generate(opened, text, num_samples=num_samples, seed=seed, **settings)
     for number, sample in enumerate(samples, 1):
         write_generated(f"--- sample {number} of {num_samples}\n{text}{sample}\n")

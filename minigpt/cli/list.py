@@ -16,8 +16,8 @@ from minigpt.printable import as_markdown
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from minigpt.entries import Entry
     from minigpt.registry import Family
+    from minigpt.registry.entry import Entry
 
 
 def list_components(
@@ -30,9 +30,8 @@ def list_components(
     from rich.text import Text
 
     import minigpt.components  # noqa: F401 - registers the shipped ones
-    from minigpt import plugins
     from minigpt.cli.drawing import terminal
-    from minigpt.registry import REGISTRY
+    from minigpt.registry import REGISTRY, plugins
 
     plugins.load_installed()
     for file in plugin or []:

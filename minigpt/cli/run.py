@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli.check import check_before_training
+from minigpt.cli.check import pass_gate
 from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, load
 
 
@@ -49,7 +49,9 @@ def run(
         overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
     loaded = load(experiment, overrides, plugin, no_plugins, trust)
     if check is not False:
-        check_before_training(loaded, str(experiment), overrides, in_full=check is True)
+        from minigpt.check.gate import check_before_training
+
+        pass_gate(check_before_training(loaded, str(experiment), overrides, in_full=check is True))
 
     from minigpt.cli.display import observer_for_terminal, report
     from minigpt.training import TensorBoardObserver, train

@@ -21,8 +21,8 @@ def schema(
 
     An editor that finds it under "$schema" in an experiment file completes names and explains parameters.
     """
-    from minigpt import plugins
-    from minigpt.schema import experiment_schema
+    from minigpt.reading.schema import experiment_schema
+    from minigpt.registry import plugins
 
     plugins.load_installed()
     for file in plugin or []:

@@ -33,7 +33,7 @@ from minigpt.contracts.parts import (
     Position,
     ResidualLinear,
 )
-from minigpt.contracts.state import State, substate
+from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
 from minigpt.registry import REGISTRY, Spec
 
@@ -53,6 +53,7 @@ __all__ = [
     "AveragingOptimizer",
     "Block",
     "BlockSpec",
+    "Cache",
     "Component",
     "Context",
     "Dataset",
@@ -63,6 +64,7 @@ __all__ = [
     "InnerLinear",
     "Layer",
     "MixedPrecisionOptimizer",
+    "ModelState",
     "NamedParameter",
     "Norm",
     "NormSpec",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from minigpt.cache import RemoteFile
+from minigpt.system.download import RemoteFile
 
 
 class Tokenizer(ABC):

@@ -28,10 +28,10 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from minigpt.errors import CheckpointError, MinigptError, UnreadableError, WriteError
-from minigpt.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
 from minigpt.run import optimizer_state
 from minigpt.run.packing import alone, pack, unpack
 from minigpt.run.progress import Progress, read_progress
+from minigpt.system.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SPARE = 1

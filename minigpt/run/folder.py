@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import plugins
 from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError, listing
 from minigpt.experiment import Experiment
-from minigpt.files import discard, json_bytes, parse_object, write_bytes, write_json
-from minigpt.named_plugins import refuse_edited
 from minigpt.reading import load_recorded, load_without_plugins
+from minigpt.reading.plugins import refuse_edited
+from minigpt.registry import plugins
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
-from minigpt.run.lock import held, is_held
 from minigpt.run.manifest import checked_bytes, is_expected, replace_files, write_manifest
 from minigpt.run.recorded import check_recorded
 from minigpt.run.records import last_sample, read_records
 from minigpt.run.segments import later_segments
 from minigpt.run.status import RECORDED, Status
+from minigpt.system.files import discard, json_bytes, parse_object, write_bytes, write_json
+from minigpt.system.lock import held, is_held
 
 
 @dataclass(frozen=True)

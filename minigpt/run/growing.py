@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from minigpt.errors import RunError, WriteError
-from minigpt.files import open_growing, write_all, write_new
+from minigpt.system.files import open_growing, write_all, write_new
 
 _CHUNK = 1 << 20
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minigpt.errors import RunError, UnreadableError, command_line
-from minigpt.files import MAX_JSON_BYTES, read_bytes, read_object, write_bytes, write_json
+from minigpt.system.files import MAX_JSON_BYTES, read_bytes, read_object, write_bytes, write_json
 
 EDITABLE = "experiment.json"
 """The file that a person may change, and then accept."""

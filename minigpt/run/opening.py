@@ -9,10 +9,10 @@ from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, command_line
 from minigpt.experiment import Experiment
-from minigpt.memory import refuse_if_too_large
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
+from minigpt.system.memory import refuse_if_too_large
 
 
 @dataclass(frozen=True)

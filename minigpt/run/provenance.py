@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import minigpt
-from minigpt import plugins
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
-from minigpt.entries import source_file
 from minigpt.experiment import Experiment
+from minigpt.registry import plugins
+from minigpt.registry.spec import source_file
 from minigpt.run import git
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.sources import Sources

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import minigpt
-from minigpt import plugins
-from minigpt.entries import source_file
+from minigpt.registry import plugins
+from minigpt.registry.spec import source_file
 
 PACKAGE = Path(minigpt.__file__).parent
 CORE_ROOT = "minigpt.training.session"
@@ -26,7 +26,7 @@ CORE_ROOT = "minigpt.training.session"
 NO_NUMBERS: Mapping[str, str] = {
     "minigpt.training.observer": "prints what it is given",
     "minigpt.training.tensorboard": "writes down what it is given",
-    "minigpt.run.lock": "holds the folder against other processes",
+    "minigpt.system.lock": "holds the folder against other processes",
 }
 """Modules that a training executes and that change none of its numbers, each with the reason."""
 

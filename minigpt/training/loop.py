@@ -14,11 +14,11 @@ import torch
 
 from minigpt.contracts import AveragingOptimizer
 from minigpt.data import Batch, Corpus, train_batch
-from minigpt.decoding import prompt_ids, sample_ids
-from minigpt.elementwise import wide_dtype
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
+from minigpt.kernels.fused import wide_dtype
 from minigpt.model import GPT
+from minigpt.model.decoding import prompt_ids, sample_ids
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder

@@ -11,10 +11,10 @@ import torch
 
 from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, load_corpus
-from minigpt.decoding import prompt_ids
 from minigpt.errors import RunError, TokenizerError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.model.decoding import prompt_ids
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder

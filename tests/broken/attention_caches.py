@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.contracts import Context, Dims, State
+from minigpt.contracts import Cache, Context, Dims, State
 from minigpt.kernels import new_cache, remember, visible
 from tests.broken import broken
 from tests.broken.attention import Plain, Windowed
@@ -150,11 +150,12 @@ class SummaryBesideTheWindow(Windowed):
 
 @broken("attention", "states", "keys are kept on the module: a second sequence finds those of the first")
 class CacheOnTheModule(Plain):
-    cache: State | None = None
+    cache: Cache | None = None
 
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is not None:
-            self.cache = state = self.cache or State(dict(state.tensors), state.positions)
+            assert isinstance(state, Cache)
+            self.cache = state = self.cache or Cache(dict(state.tensors), positions=state.positions)
         return super().remember(state, k, v, ctx)
 
 
@@ -162,12 +163,13 @@ class CacheOnTheModule(Plain):
     "attention", "states", "keys are kept in an attribute of the class, by the shape they have: all sequences meet there"
 )
 class CacheOnTheClass(Plain):
-    caches: dict[tuple[int, ...], State] = {}  # noqa: RUF012 - the mistake
+    caches: dict[tuple[int, ...], Cache] = {}  # noqa: RUF012 - the mistake
 
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is not None:
+            assert isinstance(state, Cache)
             key = (id(self), len(k), state.tensors["0"].shape[2])
-            state = self.caches.setdefault(key, State(dict(state.tensors), state.positions))
+            state = self.caches.setdefault(key, Cache(dict(state.tensors), positions=state.positions))
             state.length = int(ctx.positions[0])
         return super().remember(state, k, v, ctx)
 
@@ -189,7 +191,12 @@ class CacheHeadsFirst(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is None:
             return super().remember(None, k, v, ctx)
-        turned = State({name: cache.transpose(0, 1) for name, cache in state.tensors.items()}, state.positions, state.length)
+        assert isinstance(state, Cache)
+        turned = Cache(
+            {name: cache.transpose(0, 1) for name, cache in state.tensors.items()},
+            positions=state.positions,
+            length=state.length,
+        )
         k, v, places = super().remember(turned, k, v, ctx)
         state.length = turned.length
         return k, v, places
@@ -197,7 +204,7 @@ class CacheHeadsFirst(Plain):
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         room = (self.n_heads, batch, capacity, self.head_dim)
         tensors = {name: torch.zeros(room, device=device, dtype=dtype) for name in "01"}
-        return State(tensors, torch.zeros(capacity, dtype=torch.long, device=device))
+        return Cache(tensors, positions=torch.zeros(capacity, dtype=torch.long, device=device))
 
 
 @dataclass

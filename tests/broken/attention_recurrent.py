@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, ResidualLinear, State
-from minigpt.elementwise import wide
 from minigpt.kernels import new_cache, remember
+from minigpt.kernels.fused import upcast
 from tests.broken import broken, correct
 
 
@@ -32,7 +32,7 @@ class Decaying(Attention):
         self.out = ResidualLinear(dims.n_heads * dims.head_dim, dims.d_model, bias=False)
 
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
-        q, k, v = wide(self.qkv(x)).unflatten(-1, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q, k, v = upcast(self.qkv(x)).unflatten(-1, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         log_decay = -F.softplus(self.decay)[:, None, None]
         before = q.new_zeros(len(x), self.n_heads, self.head_dim, self.head_dim)
         if state is not None:
@@ -128,7 +128,7 @@ class RunningMean(Attention):
 
     def values(self, x: Tensor) -> Tensor:
         """What is added up, in fp32 at least."""
-        return wide(self.value(x))
+        return upcast(self.value(x))
 
     def sums(self, values: Tensor) -> Tensor:
         """The sum of all values up to each token, [B, T, D]."""
@@ -285,5 +285,5 @@ class CircularConvolution(LongConvolution):
         if len(positions) != len(places):
             return super().mix(inputs, positions, places)
         response = self.response(places[:, None] - places[0])
-        spectrum = torch.fft.rfft(wide(inputs), dim=1) * torch.fft.rfft(wide(response), dim=0)
+        spectrum = torch.fft.rfft(upcast(inputs), dim=1) * torch.fft.rfft(upcast(response), dim=0)
         return torch.fft.irfft(spectrum, n=len(places), dim=1).to(inputs.dtype)

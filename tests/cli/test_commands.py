@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from minigpt import __version__, cache
+from minigpt import __version__
 from minigpt.components.dataset.tinyshakespeare import TinyShakespeare
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder
+from minigpt.system import download as cache
 from tests.conftest import Command
 
 ROOT = Path(__file__).parents[2]

@@ -26,17 +26,18 @@ from rich.table import Table
 from rich.text import Text
 
 import minigpt as package
-from minigpt import decoding, process
 from minigpt.cli.compare import _Progress
 from minigpt.cli.display import LiveObserver
 from minigpt.cli.drawing import Terminal, column, terminal
 from minigpt.cli.terminal import say, warn, write_generated
-from minigpt.files import json_bytes
 from minigpt.lab.compare.tables import Table as Comparison
 from minigpt.lab.compare.tables import csv_text
+from minigpt.model import decoding
 from minigpt.printable import as_markdown, as_spreadsheet, printable, printable_line
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.system import process
+from minigpt.system.files import json_bytes
 from minigpt.training import PlainObserver, train
 from minigpt.training.observer import Plan
 from tests.conftest import Command

@@ -12,8 +12,8 @@ import torch
 
 from minigpt.components.block import ngpt as ngpt_module
 from minigpt.contracts import Block, Dims, Layer
-from minigpt.elementwise import rms_norm
 from minigpt.experiment import ModelSection
+from minigpt.kernels.fused import rms_norm
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 from tests.components.test_formulas import DIMS, build, context, turned

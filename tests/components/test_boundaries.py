@@ -11,7 +11,17 @@ import minigpt.components
 from minigpt.registry import REGISTRY
 
 FOLDER = Path(minigpt.components.__file__).parent
-OF_FILES = {"glob", "io", "os", "pathlib", "shutil", "tempfile", "minigpt.cache", "minigpt.files", "minigpt.paths"}
+OF_FILES = {
+    "glob",
+    "io",
+    "os",
+    "pathlib",
+    "shutil",
+    "tempfile",
+    "minigpt.system.download",
+    "minigpt.system.files",
+    "minigpt.registry.paths",
+}
 
 
 def knows_files(file: Path) -> set[str]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from minigpt.check import check_component
 from minigpt.experiment import ModelSection
-from minigpt.lab.check import check_component
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 from tests.strategies import BLOCK_SIZE, VOCAB, tokens

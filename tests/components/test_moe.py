@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from minigpt.contracts import INIT_STD
 from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
-from minigpt.model import GPT, INIT_STD
+from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 from tests.components.test_formulas import ACTIVATIONS, DIMS, build, context, linear
 from tests.rounding import assert_formula, normal

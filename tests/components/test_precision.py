@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from minigpt.check.agreement import Narrowing
 from minigpt.contracts import Context, Dims, Layer
-from minigpt.lab.check.compare import Narrowing
 from minigpt.registry import REGISTRY
 from tests.rounding import assert_formula, assert_stable, normal
 from tests.strategies import allowed, choices

@@ -18,10 +18,10 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigpt.components.dataset.overlap import text_overlap
 from minigpt.contracts import Splits
 from minigpt.data import load_corpus
 from minigpt.errors import DataError, ExperimentError, MinigptError, TooLargeError
-from minigpt.overlap import text_overlap
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from tests.conftest import Command
@@ -295,7 +295,7 @@ def test_a_file_that_unpacks_to_more_than_text_does_is_refused_early(tmp_path: P
 @pytest.mark.parametrize("packed", [False, True])
 def test_text_that_memory_cannot_hold_is_refused(tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minigpt.components.dataset.text.available_memory", lambda: 30_000)
-    monkeypatch.setattr("minigpt.memory.available_memory", lambda device=None: 30_000)
+    monkeypatch.setattr("minigpt.system.memory.available_memory", lambda device=None: 30_000)
     text = words(1, 4000).encode()
     (tmp_path / "a.txt").write_bytes(lzma.compress(b"many words " * 4000) if packed else text)
     with pytest.raises(TooLargeError, match="no memory for more" if packed else "reading the text of data.paths needs 7"):

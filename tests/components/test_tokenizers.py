@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from minigpt.components.tokenizer.utf8 import from_utf8, to_utf8
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
-from minigpt.decoding import stream_text
 from minigpt.errors import ExperimentError, TokenizerError
+from minigpt.model.decoding import stream_text
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 

@@ -17,7 +17,6 @@ import torch
 
 from minigpt import __version__
 from minigpt.data import Corpus, TokenStream
-from minigpt.decoding import sample_ids
 from minigpt.errors import DivergedError, MinigptError
 from minigpt.experiment import Experiment, SamplingSection
 from minigpt.lab.bench import decode as bench_decode
@@ -30,6 +29,7 @@ from minigpt.lab.bench.timing import Timing, measure
 from minigpt.lab.bench.train import measure_training
 from minigpt.lab.flops import count_flops
 from minigpt.model import build_model
+from minigpt.model.decoding import sample_ids
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder
 from minigpt.training import Trainer, other_processes

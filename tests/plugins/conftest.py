@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from minigpt import plugins
 from minigpt.reading import load_experiment
-from minigpt.registry import REGISTRY
+from minigpt.registry import REGISTRY, plugins
 from minigpt.training import Outcome, PlainObserver, train
 
 ROOT = Path(__file__).parents[2]

@@ -21,13 +21,13 @@ from typing import Any
 import jaxtyping
 import pytest
 
-from minigpt import cache, plugins
 from minigpt.components.dataset.tinyshakespeare import TinyShakespeare
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.registry import REGISTRY
+from minigpt.registry import REGISTRY, plugins
 from minigpt.run import sources
 from minigpt.run.sources import NO_NUMBERS, PACKAGE, Sources
+from minigpt.system import download as cache
 from minigpt.training import train
 from tests.strategies import allowed
 from tests.training.conftest import TEXT, Watcher

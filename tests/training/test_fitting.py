@@ -109,7 +109,7 @@ def test_too_little_disk_is_refused_with_the_size_of_a_checkpoint(
 
 
 def test_a_container_has_less_memory_than_its_machine(tmp_path: Path) -> None:
-    from minigpt import memory
+    from minigpt.system import memory
 
     (tmp_path / "max").write_text("1000\n")
     (tmp_path / "current").write_text("400\n")

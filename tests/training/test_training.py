@@ -13,9 +13,9 @@ import torch
 from minigpt.components.ffn.mlp import MLP
 from minigpt.contracts import NamedParameter
 from minigpt.data import TokenStream, load_corpus
-from minigpt.decoding import sample_text
 from minigpt.errors import DivergedError, ExperimentError, MinigptError, PluginError, RunError
 from minigpt.model import build_model
+from minigpt.model.decoding import sample_text
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint, open_run

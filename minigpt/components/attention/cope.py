@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.elementwise import wide
 from minigpt.kernels import remember, visible
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -41,11 +41,11 @@ class ContextualPositionAttention(SoftmaxAttention):
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        scores = wide(q @ k.mT) / self.head_dim**0.5
+        scores = upcast(q @ k.mT) / self.head_dim**0.5
         gates = scores.sigmoid().masked_fill(~visible(ctx.positions, k_positions, self.window), 0.0)
         # Summed from the query back to the key. A sum from the left would carry the rounding of what is masked.
         distance = gates.flip(-1).cumsum(-1).flip(-1).clamp(max=self.max_distance)
-        by_distance = wide(q @ self.distances.to(q.dtype))  # [B, H, T, max_distance + 1]
+        by_distance = upcast(q @ self.distances.to(q.dtype))  # [B, H, T, max_distance + 1]
         below = distance.detach().floor().long()
         share = distance - below
         near, far = by_distance.gather(-1, below), by_distance.gather(-1, (below + 1).clamp(max=self.max_distance))

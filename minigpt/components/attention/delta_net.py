@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.components.attention.recurrent import PUBLISHED_NORM, Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, NormSpec, State, substate
-from minigpt.elementwise import wide
-from minigpt.recurrence import recur
+from minigpt.kernels.fused import upcast
+from minigpt.kernels.recurrence import recur
 from minigpt.registry import register
 
 
@@ -65,7 +65,7 @@ class DeltaNet(RecurrentAttention):
             projected = self.convolution(projected, substate(state, "convolution"))
         q, k, v = self.queries_keys_values(F.silu(projected))
         q, k = _of_length_1(q) * self.key_dim**-0.5, _of_length_1(k)
-        beta = self.largest_beta * wide(self.heads(self.beta(x))).sigmoid()
+        beta = self.largest_beta * upcast(self.heads(self.beta(x))).sigmoid()
         log_decay = self.log_decay(x)
         erased = beta if log_decay is None else beta * log_decay.exp()  # it decays before it is erased
         return self.finish(recur(state, q, beta * k, v, log_decay=log_decay, correction=(k, -erased * k)), x)
@@ -73,5 +73,5 @@ class DeltaNet(RecurrentAttention):
 
 def _of_length_1(x: Tensor) -> Tensor:
     """In fp32: a key of a length above 1 makes what is stored grow."""
-    x = wide(x)
+    x = upcast(x)
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)

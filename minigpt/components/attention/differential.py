@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.elementwise import wide
 from minigpt.kernels import remember
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -50,8 +50,8 @@ class DifferentialAttention(SoftmaxAttention):
         q, k, v = self.queries_keys_values(x, ctx)
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
         maps = self.attend(q, k, v.repeat_interleave(2, 1), ctx, k_positions, window=self.window)
-        first, second = wide(maps[:, :, 0::2]), wide(maps[:, :, 1::2])
+        first, second = upcast(maps[:, :, 0::2]), upcast(maps[:, :, 1::2])
         of_first, of_second = (self.lambda_q1 * self.lambda_k1).sum(), (self.lambda_q2 * self.lambda_k2).sum()
         difference = first - (of_first.exp() - of_second.exp() + self.lambda_init) * second
-        normed = F.rms_norm(difference, difference.shape[-1:], wide(self.head_gain), 1e-5)
+        normed = F.rms_norm(difference, difference.shape[-1:], upcast(self.head_gain), 1e-5)
         return self.finish(((1 - self.lambda_init) * normed).to(maps.dtype), x)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxAttention
 from minigpt.contracts import Context, Dims, State
-from minigpt.elementwise import wide
 from minigpt.kernels import remember
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -33,9 +33,9 @@ class ForgettingAttention(SoftmaxAttention):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
-        log_f = F.logsigmoid(wide(self.forget(x))).transpose(1, 2)[..., None]  # [B, H, T, 1]
+        log_f = F.logsigmoid(upcast(self.forget(x))).transpose(1, 2)[..., None]  # [B, H, T, 1]
         (k, v, log_f), k_positions = remember(state, (k, v, log_f), ctx.positions, self.window)
-        total = wide(log_f).cumsum(2)  # from the first key on that is left: a sum that was remembered would only grow
+        total = upcast(log_f).cumsum(2)  # from the first key on that is left: a sum that was remembered would only grow
         bias = total[:, :, -x.shape[1] :] - total.mT
         return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias), x)
 

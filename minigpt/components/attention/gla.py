@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.recurrent import PUBLISHED_NORM, Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, InnerLinear, NormSpec, State
-from minigpt.elementwise import wide
-from minigpt.recurrence import recur
+from minigpt.kernels.fused import upcast
+from minigpt.kernels.recurrence import recur
 from minigpt.registry import register
 
 _LEAST_LOGIT = -40.0  # a sigmoid of 4e-18: what is below is taken for that, so that chunks can be large
@@ -54,6 +54,6 @@ class GatedLinearAttention(RecurrentAttention):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(self.qkv(x))
-        log_decay = self.heads(F.logsigmoid(wide(self.decay(x)))) / self.temperature
+        log_decay = self.heads(F.logsigmoid(upcast(self.decay(x)))) / self.temperature
         least = max(_LEAST_LOGIT / self.temperature, -10.0)
         return self.finish(recur(state, q * self.key_dim**-0.5, k, v, log_decay=log_decay, least_log_decay=least), x)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.contracts import Attention, Context, Dims, InnerLinear, ResidualLinear, State, substate
-from minigpt.elementwise import wide
 from minigpt.kernels import new_cache, remember
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 _CHUNK = 64
@@ -72,7 +72,7 @@ class Hyena(Attention):
 
     def filters(self, time: int) -> Float[Tensor, "order time channels"]:
         """h_n at the lags 0 to time - 1, in fp32 at least."""
-        device, dtype = self.direct.device, wide(self.direct).dtype
+        device, dtype = self.direct.device, upcast(self.direct).dtype
         with torch.autocast(device.type, enabled=False):
             lag = torch.arange(time, device=device, dtype=dtype)[:, None] / self.length
             # bands from 1e-4 to bands - 1 whole turns over block_size tokens, as published
@@ -103,7 +103,7 @@ class Hyena(Attention):
         return self.out(z)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        caches = {
+        caches: dict[str, State] = {
             str(number): new_cache(batch, [(1, self.channels)], capacity, None, device, dtype)
             for number in range(self.order)
         }
@@ -122,7 +122,7 @@ def convolve(
     """
     dtype = x.dtype
     with torch.autocast(x.device.type, enabled=False):
-        x, taps, source = wide(x), wide(taps), x.shape[1]
+        x, taps, source = upcast(x), upcast(taps), x.shape[1]
         if time == 1:
             return torch.einsum("bsc,sc->bc", x, taps.flip(0))[:, None].to(dtype)
         chunk = min(_CHUNK, source)

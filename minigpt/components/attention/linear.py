@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State
-from minigpt.elementwise import wide
-from minigpt.recurrence import new_matrix, recur
+from minigpt.kernels.fused import upcast
+from minigpt.kernels.recurrence import new_matrix, recur
 from minigpt.registry import register
 
 _EPS = 1e-6  # of the paper's code: where every feature of a query is 0, its output is 0
@@ -39,7 +39,7 @@ class LinearAttention(Attention):
 
     def features(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """phi, in fp32: what is near 0 decides about the quotient."""
-        x = wide(x)
+        x = upcast(x)
         if self.feature_map == "elu":
             return x.clamp(max=0).exp() + F.relu(x)  # elu(x) + 1 would round e^x away
         return F.relu(x) if self.feature_map == "relu" else x
@@ -52,7 +52,7 @@ class LinearAttention(Attention):
         if self.norm is not None:
             y = self.norm(recur(state, q, k, v))
         else:  # a column of ones beside the values adds up to what they are divided by
-            sums = recur(state, q, k, F.pad(wide(v), (0, 1), value=1.0))
+            sums = recur(state, q, k, F.pad(upcast(v), (0, 1), value=1.0))
             y = (sums[..., :-1] / (sums[..., -1:] + _EPS)).to(v.dtype)
         return self.out(y.transpose(1, 2).flatten(2))
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from minigpt.components.attention.convolution import CausalConvolution
 from minigpt.components.attention.recurrent import PUBLISHED_NORM
 from minigpt.contracts import Attention, Context, Dims, NormSpec, ResidualLinear, State, substate
-from minigpt.elementwise import wide
-from minigpt.recurrence import new_matrix, recur
+from minigpt.kernels.fused import upcast
+from minigpt.kernels.recurrence import new_matrix, recur
 from minigpt.registry import register
 
 
@@ -39,8 +39,8 @@ class StepDecay(nn.Module):
         self, x: Float[Tensor, "batch time heads"]
     ) -> tuple[Float[Tensor, "batch time heads"], Float[Tensor, "batch time heads"]]:
         """Dt and log d, in fp32."""
-        dt = F.softplus(wide(x) + wide(self.dt_bias))
-        return dt, -wide(self.A_log).exp() * dt
+        dt = F.softplus(upcast(x) + upcast(self.dt_bias))
+        return dt, -upcast(self.A_log).exp() * dt
 
 
 @register("attention", "mamba2")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from minigpt.components.attention.softmax import SoftmaxCore
 from minigpt.contracts import Context, Dims, InnerLinear, State
-from minigpt.elementwise import wide_dtype
 from minigpt.kernels import attention_weights, new_cache, remember, visible
+from minigpt.kernels.fused import wide_dtype
 from minigpt.registry import register
 
 Count = Annotated[int, Field(gt=0, le=1 << 17)]

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Dims, NormSpec, ResidualLinear, State
-from minigpt.recurrence import new_matrix
+from minigpt.kernels.recurrence import new_matrix
 
 Expansion = Annotated[float, Field(gt=0, le=64)]
 
@@ -21,7 +21,7 @@ Outputs of the middle two start so small that the eps counts."""
 
 
 class RecurrentAttention(Attention):
-    """H heads, each with a matrix S [K, V] for a memory; see minigpt/recurrence.py.
+    """H heads, each with a matrix S [K, V] for a memory; see minigpt/kernels/recurrence.py.
 
     q, k, v = split(W_qkv x);  y = W_out concat_h norm(S_h^T q_h) * silu(W_gate x)_h, the gate where there is one
 

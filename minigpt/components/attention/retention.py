@@ -11,8 +11,8 @@ from torch import Tensor
 
 from minigpt.components.attention.recurrent import Expansion, RecurrentAttention
 from minigpt.contracts import Context, Dims, NormSpec, State
-from minigpt.elementwise import wide_dtype
-from minigpt.recurrence import recur
+from minigpt.kernels.fused import wide_dtype
+from minigpt.kernels.recurrence import recur
 from minigpt.registry import register
 
 

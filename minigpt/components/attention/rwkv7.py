@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Attention, Context, Dims, InnerLinear, ResidualLinear, State
-from minigpt.elementwise import wide
-from minigpt.recurrence import new_matrix, recur
+from minigpt.kernels.fused import upcast
+from minigpt.kernels.recurrence import new_matrix, recur
 from minigpt.registry import register
 
 _LEAST_LOG_DECAY = -math.exp(-0.5)
@@ -134,9 +134,9 @@ class RWKV7(Attention):
         first = ctx.shared.setdefault("values of rwkv7", v)
         if self.value is not None:
             v = v + (first - v) * self.value(for_v).sigmoid()
-        log_decay = _LEAST_LOG_DECAY * wide(self.decay(for_w)).sigmoid()
-        rate = wide(self.rate(for_a)).sigmoid()
-        unlearned = F.normalize(self.heads(wide(k) * self.unlearn_scale), dim=-1)
+        log_decay = _LEAST_LOG_DECAY * upcast(self.decay(for_w)).sigmoid()
+        rate = upcast(self.rate(for_a)).sigmoid()
+        unlearned = F.normalize(self.heads(upcast(k) * self.unlearn_scale), dim=-1)
         learned = k * (1 + (rate - 1) * self.rate_scale)
         r, learned, v = self.heads(r), self.heads(learned), self.heads(v)
         y = recur(
@@ -169,7 +169,7 @@ class RWKV7(Attention):
 
     def normed(self, y: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch time width"]:
         """Each head to mean 0 and variance 1, then gain and bias; eps is the published 64e-5 for heads of width 64."""
-        y = F.layer_norm(wide(y), (self.head_dim,), eps=1e-5 * self.head_dim)
+        y = F.layer_norm(upcast(y), (self.head_dim,), eps=1e-5 * self.head_dim)
         return self.merged(y) * self.norm_weight + self.norm_bias
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, Layer, State, substate
-from minigpt.elementwise import Dropout
+from minigpt.kernels.fused import Dropout
 from minigpt.registry import register
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minigpt.contracts import Block, Context, Dims, Layer, State, substate
-from minigpt.elementwise import Dropout
+from minigpt.kernels.fused import Dropout
 from minigpt.registry import register
 
 

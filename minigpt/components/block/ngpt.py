@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Block, Context, Dims, InnerLinear, Layer, ResidualLinear, State, substate
-from minigpt.elementwise import Dropout, rms_norm
+from minigpt.kernels.fused import Dropout, rms_norm
 from minigpt.registry import register
 
 

@@ -13,12 +13,12 @@ from pydantic import Field
 from minigpt.components.dataset.compressed import read_unpacked
 from minigpt.components.dataset.encodings import check_encoding, decode
 from minigpt.components.dataset.folders import Found, Identity, Search
+from minigpt.components.dataset.overlap import text_overlap
 from minigpt.contracts import Dataset, Splits
 from minigpt.errors import DataError
-from minigpt.memory import available_memory, refuse_if_too_large
-from minigpt.overlap import text_overlap
-from minigpt.paths import UserPath
 from minigpt.registry import register
+from minigpt.registry.paths import UserPath
+from minigpt.system.memory import available_memory, refuse_if_too_large
 
 _MEMORY = 3
 """Bytes of memory for a byte of text while it is read: as bytes, as text, and joined with the others."""

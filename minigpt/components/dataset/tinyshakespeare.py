@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from minigpt import cache
 from minigpt.contracts import Dataset, Splits
 from minigpt.registry import register
+from minigpt.system import download as cache
 
 
 @register("dataset", "tinyshakespeare")

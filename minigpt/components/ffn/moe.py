@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minigpt.components.ffn.glu import GATES, Gate
 from minigpt.components.ffn.mlp import ACTIVATIONS, Activation
 from minigpt.contracts import INIT_STD, Context, Dims, FeedForward, ResidualLinear, State
-from minigpt.elementwise import wide
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -129,8 +129,8 @@ class MixtureOfExperts(FeedForward):
     ) -> tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
         """The experts of each token and their weights, in fp32 at least, whatever the model's precision."""
         with torch.autocast(tokens.device.type, enabled=False):
-            bias = None if self.router.bias is None else wide(self.router.bias)
-            logits = F.linear(wide(tokens), wide(self.router.weight), bias)
+            bias = None if self.router.bias is None else upcast(self.router.bias)
+            logits = F.linear(upcast(tokens), upcast(self.router.weight), bias)
         scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
         chosen = self._chosen(logits, scores)
         if self.training and self.balance != "none":

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Norm
-from minigpt.elementwise import rms_norm
+from minigpt.kernels.fused import rms_norm
 from minigpt.registry import register
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Norm
-from minigpt.elementwise import wide
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -31,5 +31,5 @@ class ScaleNorm(Norm):
         self.weight = nn.Parameter(torch.tensor(math.sqrt(width)))
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        squared = wide(x).square().sum(dim=-1, keepdim=True)
+        squared = upcast(x).square().sum(dim=-1, keepdim=True)
         return (self.weight * x * (squared + self.eps).rsqrt()).to(x.dtype)

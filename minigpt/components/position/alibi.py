@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import wide
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -32,7 +32,7 @@ class ALiBi(Position):
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        slopes = wide(self.exponents).exp2()
+        slopes = upcast(self.exponents).exp2()
         distance = (q_positions[:, None] - k_positions[None, :]).to(slopes.dtype)
         return -slopes[:, None, None] * distance
 

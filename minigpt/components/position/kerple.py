@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import wide_dtype
+from minigpt.kernels.fused import wide_dtype
 from minigpt.registry import register
 
 

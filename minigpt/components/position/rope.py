@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import turn, wide_dtype
+from minigpt.kernels.fused import turn, wide_dtype
 from minigpt.registry import register
 
 Factor = Annotated[float, Field(ge=1)]

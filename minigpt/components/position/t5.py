@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Dims, Position
-from minigpt.elementwise import wide_dtype
+from minigpt.kernels.fused import wide_dtype
 from minigpt.registry import register
 
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from minigpt.decoding import sample_ids
 from minigpt.experiment import SamplingSection
 from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing, measure
 from minigpt.model import GPT
+from minigpt.model.decoding import sample_ids
 
 _LENGTHS = 9  # windows at which the slow way is timed; what is between them is interpolated
 _WARMUP_TOKENS = 32

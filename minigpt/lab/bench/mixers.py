@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from minigpt import process
 from minigpt.errors import MinigptError, listing, nearest
 from minigpt.lab.bench.timing import Timing, measure
+from minigpt.system import process
 
 # What is measured runs in child processes. torch is imported there only: a child's peak is never below its parent's
 # memory at the fork, so the parent stays small.

@@ -7,9 +7,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from minigpt import process
 from minigpt.errors import MinigptError
 from minigpt.lab.bench.timing import Timing, measure
+from minigpt.system import process
 
 _SCRIPT = "import sys; from minigpt.cli import main; sys.exit(main())"  # what the installed script `minigpt` does
 

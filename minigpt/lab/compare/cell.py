@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
-from minigpt.files import write_json
 from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
 from minigpt.lab.compare.grid import present
 from minigpt.lab.compare.job import SAVES_WITHIN, Job
@@ -31,6 +30,7 @@ from minigpt.model import GPT
 from minigpt.run import RunFolder, open_run
 from minigpt.run.identity import Identity
 from minigpt.run.status import Status
+from minigpt.system.files import write_json
 from minigpt.training import PlainObserver, resume, train
 from minigpt.training.machine import choose_device, micro_batch_size
 

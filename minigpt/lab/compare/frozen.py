@@ -23,14 +23,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as serialized
 
-from minigpt import plugins
 from minigpt.data import Corpus, TokenRows, TokenStream, restore_tokenizer
 from minigpt.errors import PlanError, PluginError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
-from minigpt.files import json_bytes, read_bytes, read_object, write_bytes
-from minigpt.named_plugins import refuse_edited
 from minigpt.reading import load_experiment
+from minigpt.reading.plugins import refuse_edited
+from minigpt.registry import plugins
 from minigpt.run.packing import alone
+from minigpt.system.files import json_bytes, read_bytes, read_object, write_bytes
 
 _MOST_BYTES = 1 << 40
 

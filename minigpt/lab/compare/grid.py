@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
 from minigpt.experiment import Experiment
-from minigpt.files import discard, read_object
 from minigpt.lab.compare.arms import Arm
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
 from minigpt.lab.compare.job import SAVES_WITHIN, Job
@@ -25,10 +24,11 @@ from minigpt.lab.compare.running import Running
 from minigpt.run import RunFolder
 from minigpt.run.folder import check_links
 from minigpt.run.identity import Identity
-from minigpt.run.lock import held
 from minigpt.run.provenance import provenance
 from minigpt.run.sources import Sources
 from minigpt.run.status import Status
+from minigpt.system.files import discard, read_object
+from minigpt.system.lock import held
 
 
 @dataclass(frozen=True)

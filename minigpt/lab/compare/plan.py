@@ -12,7 +12,6 @@ import torch
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
-from minigpt.files import read_object, write_json
 from minigpt.lab.compare.arms import (
     Arm,
     Budget,
@@ -32,6 +31,7 @@ from minigpt.lab.compare.results import ArmResult, judge, to_json
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
+from minigpt.system.files import read_object, write_json
 from minigpt.training.machine import choose_device, choose_precision
 
 _SEEDS = 3

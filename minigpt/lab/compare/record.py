@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from minigpt.errors import RunError, UnreadableError
-from minigpt.files import read_object, write_json
 from minigpt.run.status import Status
+from minigpt.system.files import read_object, write_json
 
 FORMAT = 1
 _MAX_BYTES = 1 << 28  # it has a loss for each place in the window, of each run

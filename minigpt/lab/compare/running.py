@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import process
 from minigpt.errors import PlanError
-from minigpt.files import discard, open_growing, read_object, write_json
 from minigpt.lab.compare.job import SAVES_WITHIN, Job
 from minigpt.run.status import Status
+from minigpt.system import process
+from minigpt.system.files import discard, open_growing, read_object, write_json
 
 if TYPE_CHECKING:
     from minigpt.lab.compare.grid import Cell

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minigpt.data import Corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError, count
-from minigpt.files import read_object, write_json
 from minigpt.lab.compare.arms import Arm
 from minigpt.model import build_model
 from minigpt.run.provenance import provenance
+from minigpt.system.files import read_object, write_json
 from minigpt.training.estimate import Speed, Trial, measure_speed
 from minigpt.training.interleaved import Ratio, measure_ratio
 from minigpt.training.machine import choose_device, choose_precision

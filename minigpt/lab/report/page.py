@@ -11,7 +11,6 @@ import jinja2
 from markupsafe import Markup
 
 from minigpt import __version__
-from minigpt.files import write_text
 from minigpt.lab.compare.results import Spread
 from minigpt.lab.compare.tables import UNITS, duration_of, interval_name
 from minigpt.lab.report import figures
@@ -19,6 +18,7 @@ from minigpt.lab.report.content import Content, Curve, Shown
 from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
 from minigpt.printable import printable
 from minigpt.run.status import Status
+from minigpt.system.files import write_text
 
 _AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", figures.SECONDS))
 

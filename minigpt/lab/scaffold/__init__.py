@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import plugins
 from minigpt.errors import MinigptError, nearest
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.registry import REGISTRY
+from minigpt.registry import REGISTRY, plugins
 
 _SCHEMA = Path("docs/experiment.schema.json")
 _BASELINE = Path("experiments/baseline.json")

@@ -21,7 +21,7 @@ from minigpt.lab.compare.cell import loss_by_position
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.tables import basis
 from minigpt.run import RunFolder, open_run
-from minigpt.run.lock import held
+from minigpt.system.lock import held
 from tests.lab.compare.conftest import Write, train_here
 from tests.training.conftest import INTERRUPTING
 

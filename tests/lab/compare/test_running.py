@@ -10,14 +10,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from minigpt import process
 from minigpt.errors import PlanError
-from minigpt.files import write_json
 from minigpt.lab.compare import running as running_module
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.plan import Settings, make_plan
 from minigpt.lab.compare.running import Running
 from minigpt.run.status import Status
+from minigpt.system import process
+from minigpt.system.files import write_json
 from tests.lab.compare.conftest import Write
 from tests.training.conftest import INTERRUPTING
 

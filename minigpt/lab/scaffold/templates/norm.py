@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from minigpt.contracts import Norm
-from minigpt.elementwise import wide
+from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
 
@@ -55,5 +55,5 @@ class MyPart(Norm):
         self.gain = nn.Parameter(torch.full((width,), gain))
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        size = wide(x).abs().mean(dim=-1, keepdim=True)  # in fp32 under bf16 too
+        size = upcast(x).abs().mean(dim=-1, keepdim=True)  # in fp32 under bf16 too
         return (self.gain * (x / (size + self.eps))).to(x.dtype)

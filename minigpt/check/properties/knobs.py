@@ -1,0 +1,117 @@
+"""Every keyword parameter must change the computation for some value: a knob that does nothing is a bug."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minigpt.check.agreement import run
+from minigpt.check.parameters import alternatives, required
+from minigpt.check.probe import Case, build, inputs, positions_for
+from minigpt.check.properties import dataset, optimizer, schedule, tokenizer
+from minigpt.check.property import Unsuitable, Violation, property_of
+from minigpt.check.targets import PARTS_OF_A_MODEL, Target
+from minigpt.errors import ExperimentError
+from minigpt.model import after_step
+
+_OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
+    "tokenizer": tokenizer.outcome,
+    "dataset": dataset.outcome,
+    "optimizer": optimizer.outcome,
+    "schedule": schedule.outcome,
+}
+"""What a component with these parameters comes to, to be compared; parts of a model have one in common."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A parameter.
+
+    Attributes:
+        parameter: Its name.
+    """
+
+    parameter: str
+
+
+def _knobs(target: Target) -> list[Knob]:
+    assert target.entry is not None
+    return [Knob(name) for name in target.entry.params.model_fields]
+
+
+@property_of(*PARTS_OF_A_MODEL, "tokenizer", "dataset", "optimizer", "schedule", cases=_knobs)
+def knobs(target: Target, knob: Knob) -> None:
+    """Every keyword parameter changes the computation for some value."""
+    assert target.entry is not None
+    values = alternatives(target.entry)[knob.parameter]
+    if not values:
+        raise Unsuitable(f"no value to try is known for {knob.parameter}: give some, Field(examples=[...])")
+    outcomes: dict[str, object] = {}
+
+    def outcome(params: Mapping[str, Any]) -> object:
+        key = json.dumps(params, sort_keys=True, default=str)
+        if key not in outcomes:
+            try:
+                outcomes[key] = _OUTCOMES.get(target.family, _of_part)(target, params)
+            except (Unsuitable, ExperimentError) as refusal:
+                outcomes[key] = refusal
+        return outcomes[key]
+
+    compared = 0
+    for base in itertools.islice(_bases(target, knob), 200):
+        before = outcome(base)
+        for value in values:
+            after = outcome({**base, knob.parameter: value})
+            if isinstance(before, Exception) or isinstance(after, Exception):
+                continue
+            if before != after:
+                return
+            compared += 1
+        if compared > 150:
+            break
+    if not compared:
+        raise Unsuitable(f"no value of {knob.parameter} that was tried is allowed: give some, Field(examples=[...])")
+    raise Violation(
+        f"{knob.parameter} changes nothing: {len(values)} values ({values[0]!r}, …) were tried, in {compared} comparisons",
+        cause="is it stored and then forgotten, or does a condition never hold?",
+    )
+
+
+def _bases(target: Target, knob: Knob) -> Iterator[dict[str, Any]]:
+    """The defaults; then one other parameter changed; then any number of them: a knob may need others beside it."""
+    assert target.entry is not None
+    base = required(target.entry)
+    yield base
+    others = {name: values for name, values in alternatives(target.entry).items() if name != knob.parameter and values}
+    for name, values in others.items():
+        yield from ({**base, name: value} for value in values[:4])
+    rng = random.Random(0)
+    while others:
+        some = rng.sample(sorted(others), rng.randint(2, max(2, len(others) // 2))) if len(others) > 1 else list(others)
+        yield {**base, **{name: rng.choice(others[name]) for name in some}}
+
+
+def _of_part(target: Target, params: Mapping[str, Any]) -> str:
+    """A digest of the initial weights' shapes, of an output in train mode, and of what a step leaves behind.
+
+    As initialised, since a knob may be about that; in training, since it may be a dropout.
+    """
+    position = positions_for(target)[-1]
+    case = Case(dict(params), 4, 4, 16, time=40, position=position, training=True, seed=1)
+    subject = build(target, case, initial=True)
+    digest = hashlib.sha256()
+    for name, parameter in subject.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+    x, tokens = inputs(subject, case)
+    for _ in range(2):
+        digest.update(run(subject, x, tokens).contiguous().numpy().tobytes())
+        digest.update(subject.auxiliary().detach().numpy().tobytes())
+        after_step(subject)
+        for _, buffer in subject.named_buffers():
+            digest.update(buffer.contiguous().float().numpy().tobytes())
+    return digest.hexdigest()

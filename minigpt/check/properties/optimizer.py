@@ -1,0 +1,336 @@
+"""What every optimizer must satisfy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from minigpt.check.parameters import parameter_sets, parameters
+from minigpt.check.properties.surroundings import built, elsewhere, random_states, random_states_kept, refusals
+from minigpt.check.property import Violation, property_of
+from minigpt.check.targets import Target
+from minigpt.contracts import AveragingOptimizer, NamedParameter
+from minigpt.errors import CheckpointError
+from minigpt.run.checkpoint import Checkpoint
+from minigpt.run.packing import pack, unpack
+from minigpt.run.progress import Progress
+
+Role = Literal["matrix", "embedding", "head", "vector"]
+
+_ALL: tuple[Role, ...] = ("matrix", "embedding", "head", "vector")
+_SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
+    ("embedding", (7, 4)),
+    ("embedding", (9, 4)),
+    ("matrix", (4, 6)),
+    ("matrix", (6, 4)),
+    ("matrix", (5, 5)),
+    ("matrix", (5, 5)),
+    ("matrix", (3, 4, 5)),  # a stack, as experts have it
+    ("matrix", (1, 4)),
+    ("vector", (4,)),
+    ("vector", (6,)),
+    ("vector", ()),
+    ("vector", (4, 1, 3)),  # the kernels of a depthwise convolution
+    ("head", (7, 4)),
+)
+_ORDINARY = (1.0, 1.0, 1.0, 1.0, 1.0)
+_SCALES = (1.0, 0.0, 1e-20, 1e4, 1e-3)
+_FACTORS = (0.5, 1.0, 0.25)  # of a schedule, again and again
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to try an optimizer with.
+
+    Attributes:
+        params: Parameters that are not the defaults.
+        scales: Size of the gradients at each step.
+        roles: What parameters there are.
+        missing: Whether every other parameter gets no gradient in these steps.
+        seed: Of weights and gradients.
+    """
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    scales: tuple[float, ...] = _ORDINARY
+    roles: tuple[Role, ...] = _ALL
+    missing: bool = False
+    seed: int = 0
+
+
+def _cases(target: Target) -> list[Case]:
+    base, *changed = parameter_sets(target)
+    return [
+        Case(base),
+        Case(base, (0.0, 1.0, 1e4, 1e-20, 1.0), missing=True),
+        Case(base, (0.0,) * 5),
+        Case(base, (1e4,) * 5, missing=True),
+        Case(base, (1e-20,) * 5),
+        Case(base, roles=("matrix", "embedding")),
+        Case(base, (), seed=1),
+        *(Case(params, seed=number) for number, params in enumerate(changed)),
+        *(Case(params, (0.0, 1e4, 1e-20), missing=True) for params in changed),
+    ]
+
+
+def _any_case(target: Target) -> st.SearchStrategy[Case]:
+    roles: list[tuple[Role, ...]] = [("matrix", "embedding"), ("matrix", "embedding", "vector"), _ALL]
+    return st.builds(
+        Case,
+        params=parameters(target),
+        scales=st.lists(st.sampled_from(_SCALES), max_size=7).map(tuple),
+        roles=st.sampled_from(roles),
+        missing=st.booleans(),
+        seed=st.integers(0, 99),
+    )
+
+
+class _Run:
+    """An optimizer, the parameters it was built for, and the gradients they get."""
+
+    def __init__(self, target: Target, case: Case, *, weights: Sequence[Tensor] | None = None):
+        self.case = case
+        self.parameters = _parameters(case, weights)
+        recipe = built(target, case.params)
+        with refusals():
+            self.optimizer: torch.optim.Optimizer = recipe.build(self.parameters)
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise Violation(f"build gives a {type(self.optimizer).__name__}", cause="a torch.optim.Optimizer is wanted")
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def step(self, number: int, scale: float = 1.0, *, missing: bool = False, factor: float | None = None) -> None:
+        """One update, as the trainer makes it; with `missing` every other parameter has no gradient."""
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * (_FACTORS[number % len(_FACTORS)] if factor is None else factor)
+        generator = torch.Generator().manual_seed(1000 * self.case.seed + number)
+        for index, parameter in enumerate(self.parameters):
+            gradient = scale * torch.randn(parameter.tensor.shape, generator=generator)
+            if gradient.ndim and number % 2:
+                gradient[0] = 0  # as in the row of a token that the batch does not have
+            parameter.tensor.grad = None if missing and index % 2 else gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def steps(self) -> None:
+        """All those of the case."""
+        for number, scale in enumerate(self.case.scales):
+            self.step(number, scale, missing=self.case.missing)
+
+    def weights(self) -> list[Tensor]:
+        """Copies of them as they are."""
+        return [parameter.tensor.detach().clone() for parameter in self.parameters]
+
+    def differing(self, weights: Sequence[Tensor]) -> str | None:
+        """The first parameter that is not, bit for bit, what it was."""
+        pairs = zip(self.parameters, weights, strict=True)
+        return next((p.name for p, before in pairs if not torch.equal(p.tensor.detach(), before)), None)
+
+    def average(self, weights: Literal["used", "trained"]) -> None:
+        """Change over, if it is an optimizer that answers with other weights than it trains at."""
+        if isinstance(self.optimizer, AveragingOptimizer):
+            self.optimizer.eval() if weights == "used" else self.optimizer.train()
+
+
+def _parameters(case: Case, weights: Sequence[Tensor] | None) -> list[NamedParameter]:
+    generator = torch.Generator().manual_seed(case.seed)
+    shapes = [(role, shape) for role, shape in _SHAPES if role in case.roles]
+    drawn = [torch.randn(shape, generator=generator) for _, shape in shapes] if weights is None else weights
+    return [
+        NamedParameter(f"{role}.{index} {list(shape)}", nn.Parameter(tensor.clone()), role)
+        for index, ((role, shape), tensor) in enumerate(zip(shapes, drawn, strict=True))
+    ]
+
+
+@property_of("optimizer", cases=_cases, strategy=_any_case, quick=True)
+@random_states_kept()
+def groups(target: Target, case: Case) -> None:
+    """Every parameter is in one group, and each group has a learning rate."""
+    run = _Run(target, case)
+    names = {id(parameter.tensor): parameter.name for parameter in run.parameters}
+    grouped = [id(tensor) for group in run.optimizer.param_groups for tensor in group["params"]]
+    for key, name in names.items():
+        if grouped.count(key) != 1:
+            found = "in no group" if key not in grouped else f"in {grouped.count(key)} groups"
+            raise Violation(f"{name} is {found}", cause="does a filter by role or by shape leave it out?")
+    if len(grouped) != len(names):
+        raise Violation(
+            f"{len(grouped) - len(names)} tensors in the groups are none of the parameters",
+            cause="what is no parameter of the model is not saved with it",
+        )
+    for number, peak in enumerate(run.peaks):
+        if not (math.isfinite(peak) and peak > 0):
+            raise Violation(
+                f"the learning rate of group {number} is {peak}",
+                at=number,
+                cause='the schedule multiplies each group\'s "lr": it is the peak',
+            )
+
+
+@property_of("optimizer", cases=_cases, strategy=_any_case, quick=True)
+@random_states_kept()
+def finite(target: Target, case: Case) -> None:
+    """Weights stay finite for gradients of zero and of any size; they move with a gradient, and only with one."""
+    run = _Run(target, case)
+    start = run.weights()
+    run.steps()
+    for weights in ("trained", "used"):
+        run.average("used" if weights == "used" else "trained")
+        bad = next((p.name for p in run.parameters if not torch.isfinite(p.tensor).all()), None)
+        if bad is not None:
+            raise Violation(
+                f"{bad} is not finite after steps with gradients of size {', '.join(f'{x:g}' for x in case.scales)}",
+                cause="is something divided by a norm or a root that may be zero, or squared until it overflows?",
+            )
+    run.average("trained")
+    for index, (parameter, before) in enumerate(zip(run.parameters, start, strict=True)):
+        moved = not torch.equal(parameter.tensor.detach(), before)
+        if moved and case.missing and index % 2:
+            raise Violation(
+                f"{parameter.name} moves, and has no gradient", cause="a step leaves what has p.grad None as it is"
+            )
+        if not moved and case.scales == _ORDINARY and not (case.missing and index % 2):
+            raise Violation(
+                f"{parameter.name} does not move in {len(case.scales)} steps",
+                cause="is a new tensor made where p is to be changed in place?",
+            )
+
+
+@property_of("optimizer", cases=_cases, strategy=_any_case, quick=True)
+@random_states_kept()
+def resumable(target: Target, case: Case) -> None:
+    """What state_dict holds can be saved, and with it another optimizer goes on bit for bit."""
+    _check_neighbours(target, case)
+    whole, saved = _Run(target, case), _Run(target, case)
+    for run in (whole, saved):
+        run.steps()
+    saved.average("used")
+    checkpoint = _checkpoint(saved.optimizer)
+    resumed = _Run(target, case, weights=saved.weights())
+    saved.average("trained")
+    resumed_before = resumed.weights()
+    checkpoint.load_optimizer(resumed.optimizer)
+    if (name := resumed.differing(resumed_before)) is not None:
+        raise Violation(f"load_state_dict moves {name}", cause="the weights are loaded by the trainer")
+    resumed.average("trained")
+    _check_equal(resumed, whole, "with the state loaded, eval and train do not give the weights back", _LEFT_OUT)
+    for number in range(len(case.scales), len(case.scales) + 3):
+        for run in (whole, saved, resumed):
+            run.step(number)
+        _check_equal(saved, whole, "after it was saved, it steps otherwise", "does state_dict change the state?")
+        _check_equal(resumed, whole, "resumed from its state, it steps otherwise", _LEFT_OUT)
+    for run in (whole, resumed):
+        run.average("used")
+    _check_equal(resumed, whole, "resumed from its state, it averages otherwise", _LEFT_OUT)
+
+
+_SHARED = "is a state kept by the class or the module, and not in self.state? a random number, or the clock?"
+_LEFT_OUT = (
+    "is something kept outside of self.state and the groups, or rounded when it is saved? is a tensor of the state a "
+    "transposed one? Files keep no strides, and products round otherwise: .contiguous()"
+)
+
+
+def _check_equal(run: _Run, other: _Run, what: str, cause: str) -> None:
+    if (name := run.differing(other.weights())) is not None:
+        raise Violation(f"{what}: {name} differs", cause=cause)
+
+
+def _checkpoint(optimizer: torch.optim.Optimizer) -> Checkpoint:
+    """What is read from a file after it was written."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        packed = json.dumps(pack(optimizer.state_dict(), tensors))
+    except CheckpointError as error:
+        raise Violation(
+            f"its state_dict cannot be saved: {error}",
+            cause="tensors, numbers, text, lists and dicts can be: does self.state hold anything else?",
+        ) from error
+    return Checkpoint(Path("checkpoint"), {}, unpack(json.loads(packed), load(save(tensors))), Progress())
+
+
+def _check_neighbours(target: Target, case: Case) -> None:
+    """Two that are built alike step alike, also where a third one steps between."""
+    alone, one, other = _Run(target, case), _Run(target, case), _Run(target, replace(case, seed=case.seed + 1))
+    for number in range(3):
+        alone.step(number)
+    for number in range(3):
+        other.step(number, 3.0)
+        one.step(number)
+    _check_equal(one, alone, "built for equal weights once more, it steps otherwise", _SHARED)
+
+
+@property_of("optimizer", cases=_cases, strategy=_any_case)
+@random_states_kept()
+def step(target: Target, case: Case) -> None:
+    """Only a step moves weights, none does at a learning rate of zero, and no random number or clock has a part in it."""
+    _check_calls(target, case)
+    _check_no_rate(target, case)
+    before = random_states()
+    run = _Run(target, case)
+    run.steps()
+    drawn = [name for name, state in random_states().items() if state != before[name]]
+    if drawn:
+        raise Violation(
+            f"it draws or seeds {drawn[0]}'s global random numbers",
+            cause="noise needs a generator of its own, seeded from the state that is saved",
+        )
+    with elsewhere():
+        other = _Run(target, case)
+        other.steps()
+    _check_equal(other, run, "with other random seeds and another time it steps otherwise", "a random number, or the clock?")
+
+
+def _check_calls(target: Target, case: Case) -> None:
+    start = [parameter.tensor.detach().clone() for parameter in _parameters(case, None)]
+    run = _Run(target, case)
+    if (name := run.differing(start)) is not None:
+        raise Violation(f"build moves {name}", cause="weights are initialised by the model")
+    for time in ("before the first step", "after some steps"):
+        start = run.weights()
+        calls: dict[str, Callable[[], object]] = {
+            "zero_grad": run.optimizer.zero_grad,
+            "state_dict": run.optimizer.state_dict,
+            "load_state_dict": lambda: run.optimizer.load_state_dict(run.optimizer.state_dict()),
+        }
+        for call, make in calls.items():
+            make()
+            if (name := run.differing(start)) is not None:
+                raise Violation(f"{call} moves {name} {time}", cause="only step() may")
+        run.steps()
+
+
+def _check_no_rate(target: Target, case: Case) -> None:
+    for steps in (0, len(case.scales)):
+        run = _Run(target, replace(case, scales=case.scales[:steps]))
+        run.steps()
+        for number in (steps, steps + 1):
+            before = run.weights()
+            run.step(number, factor=0.0)
+            if (name := run.differing(before)) is not None:
+                raise Violation(
+                    f"after {steps} steps a learning rate of 0 moves {name}",
+                    cause='is weight decay multiplied by the learning rate, and is it group["lr"] that is used?',
+                )
+
+
+@random_states_kept()
+def outcome(target: Target, params: Mapping[str, Any]) -> bytes:
+    """All weights, those to be used, after a number of steps with gradients of several sizes.
+
+    Raises:
+        Unsuitable: It refuses these parameters.
+    """
+    scales = (1.0, 0.1, 3.0, 0.0, 1.0, 1e-3)
+    run = _Run(target, Case(params, (*scales, *scales, *scales)))
+    run.steps()
+    trained = run.weights()
+    run.average("used")
+    return b"".join(weight.numpy().tobytes() for weight in (*trained, *run.weights()))

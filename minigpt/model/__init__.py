@@ -1,0 +1,5 @@
+"""The model: token embedding, blocks, head; and decoding from it, one token after another."""
+
+from minigpt.model.gpt import GPT, after_step, build_model, build_model_on_meta, init_weights
+
+__all__ = ["GPT", "after_step", "build_model", "build_model_on_meta", "init_weights"]

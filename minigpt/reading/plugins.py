@@ -1,0 +1,80 @@
+"""The plugins that an experiment names: all are read, and asked for, before the first is executed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from minigpt.errors import ExperimentError, PluginError, Problem
+from minigpt.experiment import Experiment
+from minigpt.registry import plugins, trust
+from minigpt.registry.paths import NamedByRun
+from minigpt.registry.plugin_files import PluginFiles, read_plugin
+from minigpt.registry.problems import found
+
+
+def is_list_of_paths(named: Any) -> TypeGuard[list[str]]:
+    """Whether what stands under "plugins" has the right form."""
+    return isinstance(named, list) and all(isinstance(file, str) for file in named)
+
+
+def load_named(named: Sequence[str], extra: Sequence[str | Path], *, allowed: bool, trusted: bool) -> list[str]:
+    """Load installed plugins, those that an experiment names, and `extra`; returns the absolute paths of all files.
+
+    Raises:
+        PluginError: One cannot be loaded, or none is `allowed`.
+        TrustError: A run folder's file names one that is not trusted.
+    """
+    files = _by_person(named, extra)
+    if not allowed:
+        if files:
+            raise PluginError(f"plugins are refused (--no-plugins), but it names {next(iter(files))}")
+        return []
+    sources = read_named(named, extra, trusted=trusted)
+    plugins.load_installed()
+    for source in sources:
+        if files[str(source.path)]:
+            trust.announce([(source.path, source.sha256)])
+            trust.remember(source.sha256, source.path)
+        plugins.load(source)
+    return list(files)
+
+
+def read_named(named: Sequence[str], extra: Sequence[str | Path], *, trusted: bool) -> list[PluginFiles]:
+    """Read plugins, and see that those which no person named may be executed; nothing is, yet.
+
+    Raises:
+        PluginError: One cannot be read.
+        TrustError: A run folder's file names one that is not trusted.
+    """
+    files = _by_person(named, extra)
+    sources = [read_plugin(Path(file)) for file in files]
+    trust.allow([(each.path, each.sha256) for each in sources if not files[str(each.path)]], trust=trusted)
+    return sources
+
+
+def refuse_edited(experiment: Experiment) -> None:
+    """See that the experiment's plugin files are still those that its parts came from.
+
+    Raises:
+        PluginError: One was edited since, and perhaps loaded again by another experiment.
+    """
+    for spec in experiment.specs():
+        plugin = plugins.plugin_of(spec.cls)
+        if plugin is not None and not any(plugins.is_copy_of(file, plugin) for file in experiment.plugins):
+            raise PluginError(f"{plugin.path} changed since it was loaded: load the experiment again")
+
+
+def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, bool]:
+    """The real paths of plugins, each with whether a person named it, on the command line or in a file of theirs."""
+    for file in named:
+        if "\0" in file:
+            raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
+    files = {_place(file): False for file in (*named, *extra)}
+    return files | {_place(file): True for file in (*named, *extra) if not isinstance(file, NamedByRun)}
+
+
+def _place(file: str | Path) -> str:
+    return os.path.realpath(os.path.expanduser(file))

@@ -1,0 +1,220 @@
+"""From a class to a registry entry: is it of its family, and what parameters does its constructor declare?"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
+
+from minigpt.errors import ExperimentError, RegistryError, listing
+from minigpt.registry.family import Family
+from minigpt.registry.paths import absolute, mentions_path
+from minigpt.registry.problems import problems_of
+from minigpt.registry.spec import is_shipped, source_file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component.
+
+    Attributes:
+        family: Name of its family.
+        name: Its name in that family.
+        cls: The class.
+        params: Strict pydantic model of its keyword-only arguments.
+        path_params: Those that hold paths of the user's.
+        summary: First sentence of its docstring.
+        descriptions: Parameter name to its line in the docstring.
+        file: Source file of the class; None where it was typed into a console.
+    """
+
+    family: str
+    name: str
+    cls: type
+    params: type[BaseModel]
+    path_params: frozenset[str]
+    summary: str
+    descriptions: Mapping[str, str]
+    file: Path | None
+
+    @property
+    def place(self) -> str:
+        """`file:line (Class)`, for messages."""
+        where = f"{self.file}:{_line(self.cls)}" if self.file else "typed in"
+        return f"{where} ({self.cls.__qualname__})"
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is of this package, and not of a plugin."""
+        return is_shipped(self.cls)
+
+    def validate(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Check JSON parameters and fill in defaults.
+
+        Raises:
+            ExperimentError: Each wrong parameter, its path relative to this component.
+        """
+        located = {key: absolute(value) if key in self.path_params else value for key, value in raw.items()}
+        located = {key: self.completed(key, value) for key, value in located.items()}
+        try:
+            parsed = self.params.model_validate(located)
+        except ValidationError as error:
+            raise ExperimentError(problems_of(error, self.params)) from error
+        values = {key: getattr(parsed, key) for key in self.params.model_fields}
+        return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
+
+    def completed(self, key: str, value: Any) -> Any:
+        """A parameter's value; `{"eps": 0.1}` for a component is the default one with that changed."""
+        default = self._default_component(key) if isinstance(value, dict) and "name" not in value else None
+        return {**default, **value} if default else value
+
+    def _default_component(self, key: str) -> dict[str, Any] | None:
+        """A parameter's default as it would stand in the JSON, where it is a component."""
+        field = self.params.model_fields.get(key)
+        if field is None or not any(hasattr(part, "receives") for part in field.metadata):  # its family
+            return None
+        return {"name": field.default} if isinstance(field.default, str) else field.default
+
+
+def entry_of(family: Family, name: str, cls: type) -> Entry:
+    """Check a class against its family and read its schema from its constructor."""
+    place = f"{cls.__qualname__} ({cls.__module__})"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+        raise RegistryError(f'{place}: the name "{name}" must be lower-case letters, digits, ".", "_" or "-"')
+    if not issubclass(cls, family.base):
+        raise RegistryError(f"{place}: {family.name} components inherit from {_importable(family.base)}")
+    missing: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
+    if missing:
+        raise RegistryError(f"{place}: the {family.name} contract also needs {listing(missing)}")
+    _check_methods(family, cls, place)
+    params, path_params, descriptions = _params_of(family, name, cls, place)
+    doc = inspect.getdoc(cls) if cls.__doc__ else None
+    summary = " ".join((doc or "").split("\n\n")[0].split())
+    return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls))
+
+
+def _importable(cls: type) -> str:
+    """Where people import a class from: the package that exports it, where one does."""
+    package = cls.__module__.rpartition(".")[0]
+    exported = getattr(sys.modules.get(package), cls.__qualname__, None) is cls
+    return f"{package if exported else cls.__module__}.{cls.__qualname__}"
+
+
+def _line(cls: type) -> int:
+    """Where a class begins in its file. Searching it takes longer than all the rest of registering a component."""
+    try:
+        return inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError):
+        return 0
+
+
+def _check_methods(family: Family, cls: type, place: str) -> None:
+    """Every method of the contract must accept what the contract's own accepts."""
+    contract = [kind for kind in family.base.__mro__ if kind.__module__ == family.base.__module__]
+    methods = {name: member for kind in reversed(contract) for name, member in vars(kind).items()}
+    for method, original in methods.items():
+        if not inspect.isfunction(original) or method.startswith("_"):
+            continue
+        expected = inspect.signature(original)
+        positional = [p for p in expected.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        keywords = {p.name: None for p in expected.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        try:
+            inspect.signature(getattr(cls, method)).bind(*positional, **keywords)
+        except TypeError as error:
+            raise RegistryError(
+                f"{place}: {method}{inspect.signature(getattr(cls, method))} does not fit the {family.name} contract "
+                f"{method}{expected}: {error}"
+            ) from error
+
+
+def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[BaseModel], frozenset[str], dict[str, str]]:
+    descriptions: dict[str, str] = {}
+    fields: dict[str, Any] = {}
+    path_params: set[str] = set()
+    for kind, parameters in _constructors(family, cls, place):
+        descriptions = {**_args_in(inspect.cleandoc(kind.__doc__ or "")), **descriptions}
+        keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_")]
+        keyword = [p for p in keyword if p.name not in fields]  # a subclass has the last word
+        try:
+            hints = typing.get_type_hints(vars(kind)["__init__"], include_extras=True) if keyword else {}
+        except NameError as error:
+            raise RegistryError(
+                f"{place}: an annotation of __init__ cannot be read: {error}; import it at run time"
+            ) from error
+        for p in keyword:
+            if p.name == "name" or hasattr(BaseModel, p.name):
+                raise RegistryError(f'{place}: the parameter name "{p.name}" is reserved; choose another')
+            if p.name not in hints:
+                raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
+            fields[p.name] = (_from_json(hints[p.name]), ... if p.default is p.empty else p.default)
+            if mentions_path(hints[p.name]):
+                path_params.add(p.name)
+    config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True
+    )
+    described: dict[str, Any] = {  # a parent describes what a subclass only gives another default
+        key: (annotation, Field(default=default, description=descriptions.get(key)))
+        for key, (annotation, default) in fields.items()
+    }
+    try:
+        params = create_model(f"{family.name}.{name}", __config__=config, **described)
+    except Exception as error:  # pydantic's errors for impossible annotations share no base class
+        raise RegistryError(f"{place}: the constructor's annotations make no schema: {error}") from error
+    return params, frozenset(path_params), {key: text for key, text in descriptions.items() if key in fields}
+
+
+def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type, list[inspect.Parameter]]]:
+    """The class whose constructor counts, with its parameters; and its parents', as long as each hands `**shared` on.
+
+    A keyword-only parameter that begins with "_" is between a class and its subclasses: it is not for the JSON.
+    """
+    for kind in cls.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        own = kind is not object and kind.__module__ != "torch.nn.modules.module"
+        parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:] if own else []
+        received = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        hands_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if tuple(received) != family.receives or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            wanted = ", ".join(("self", *family.receives, "*", "..."))
+            raise RegistryError(
+                f"{place}: a {family.name} constructor is __init__({wanted}): parameters are keyword-only, and there are "
+                "no **kwargs but to hand on to a parent of that form"
+            )
+        yield kind, parameters
+        if not hands_on:
+            return
+
+
+def _from_json(annotation: Any) -> Any:
+    """JSON has lists and no tuples, texts and no enumerations: these alone are not read strictly."""
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return Annotated[annotation, Strict(False)]
+    parts = tuple(_from_json(part) for part in typing.get_args(annotation))
+    if parts == typing.get_args(annotation) and typing.get_origin(annotation) not in (tuple, set, frozenset):
+        return annotation
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return Annotated.__class_getitem__(parts)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[parts]  # noqa: UP007 - made at run time
+    rebuilt = origin[parts]
+    return Annotated[rebuilt, Strict(False)] if origin in (tuple, set, frozenset) else rebuilt
+
+
+def _args_in(doc: str) -> dict[str, str]:
+    """Parameter descriptions from the `Args:` section of a Google-style docstring."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", doc, re.MULTILINE)
+    if not section:
+        return {}
+    found_args = re.findall(r"^ {4}(\w+):\s*(.*(?:\n {5,}.*)*)", section[1], re.MULTILINE)
+    return {key: " ".join(text.split()) for key, text in found_args}

@@ -1,0 +1,112 @@
+"""A component chosen by name, with its parameters: what an experiment is made of."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic_core import to_jsonable_python
+
+from minigpt.errors import ExperimentError, Problem
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Spec(Generic[T_co]):
+    """A component chosen by name, its parameters validated and complete.
+
+    Attributes:
+        family: Such as `attention`.
+        name: Such as `gqa`.
+        params: Every keyword argument of its constructor, defaults filled in, nested components as Specs.
+        cls: The class of that name when the spec was made: a plugin that is edited later does not change it.
+        where: Path in the experiment, for error messages.
+    """
+
+    family: str
+    name: str
+    params: Mapping[str, Any]
+    cls: type[T_co] = field(compare=False, repr=False)
+    where: str = field(default="", compare=False)
+
+    def build(self, *received: Any) -> T_co:
+        """Construct the component; `received` is what its family hands over (`dims`, a width, …).
+
+        Raises:
+            ExperimentError: The constructor refused the combination with a ValueError, or a plugin's failed otherwise.
+        """
+        try:
+            return self.cls(*received, **self.params)
+        except ExperimentError:
+            raise
+        except ValueError as error:
+            raise ExperimentError([Problem((self.where or self.family,), f"{self.name}: {error}")]) from error
+        except Exception as error:  # a stranger's constructor may raise anything; ours may not
+            if is_shipped(self.cls):
+                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            own = str(source_file(self.cls))
+            frame = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
+            text = f"{self.name}: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+            raise ExperimentError([Problem((self.where or self.family,), text)]) from error
+
+    def at(self, where: str) -> Spec[T_co]:
+        """The same spec, told where in the experiment it and its nested components stand."""
+        return replace(self, params=_located_at(dict(self.params), where), where=where)
+
+    def nested(self) -> Iterator[Spec[Any]]:
+        """This spec and every component among its parameters, depth first."""
+        yield self
+        pending = list(self.params.values())
+        while pending:
+            value = pending.pop(0)
+            if isinstance(value, Spec):
+                yield from value.nested()
+            elif isinstance(value, list | tuple | dict):
+                pending += value.values() if isinstance(value, dict) else value
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"name": ..., **params}`, as it would stand in an experiment file."""
+        return {"name": self.name, **{key: _to_json(value) for key, value in self.params.items()}}
+
+
+def _located_at(value: Any, where: str) -> Any:
+    if isinstance(value, Spec):
+        return value.at(where)
+    if isinstance(value, dict):
+        return {key: _located_at(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_located_at(item, f"{where}[{index}]") for index, item in enumerate(value))
+    return value
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_json()
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(_to_json, value), key=json.dumps)  # in an order that is the same in every process
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    return to_jsonable_python(value)
+
+
+def is_shipped(cls: type) -> bool:
+    """Whether a class is of this package, and not of a plugin."""
+    return cls.__module__.startswith("minigpt.")
+
+
+def source_file(cls: type) -> Path | None:
+    """The file a class stands in; None for one that was typed into a console."""
+    try:
+        file = inspect.getsourcefile(cls)
+    except (OSError, TypeError):
+        return None
+    return Path(file) if file and Path(file).is_file() else None

@@ -1,0 +1,425 @@
+"""The properties of tokenizers, datasets, optimizers and schedules."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import Field
+
+from minigpt.check import Result, check, component_target, find_targets
+from minigpt.check.properties import dataset as dataset_check
+from minigpt.check.properties import optimizer as optimizer_check
+from minigpt.check.properties import schedule as schedule_check
+from minigpt.check.properties import tokenizer as tokenizer_check
+from minigpt.check.properties.surroundings import outcome_in_another_process, random_states
+from minigpt.components.optimizer.sgd import SGD
+from minigpt.components.tokenizer.byte import ByteTokenizer
+from minigpt.components.tokenizer.char import CharTokenizer
+from minigpt.contracts import Dataset, NamedParameter, Optimizer, Schedule, Sequences, Splits
+from minigpt.errors import TokenizerError
+from minigpt.registry import REGISTRY
+
+PROPERTIES = {
+    "tokenizer": ("lossless", "ids", "byte_counts", "tolerance", "fitting"),
+    "dataset": ("splits", "repeatable"),
+    "optimizer": ("groups", "finite", "resumable", "step"),
+    "schedule": ("function", "finite"),
+}
+NAMES = [(family, entry.name) for family in PROPERTIES for entry in REGISTRY.entries(family)]
+
+
+def results_of(family: str, name: str) -> list[Result]:
+    report = check(component_target(family, name), only=PROPERTIES[family])
+    assert [result.property for result in report.results] == list(PROPERTIES[family])
+    return list(report.results)
+
+
+@pytest.mark.slow  # scripts/check runs `minigpt check --all`, which comes to the same
+@pytest.mark.parametrize(("family", "name"), [names for names in NAMES if names[1] != "tinyshakespeare"])
+def test_every_shipped_component_has_the_properties_of_its_family(family: str, name: str) -> None:
+    for result in results_of(family, name):
+        assert result.verdict == "pass", (result.property, result.note, result.failure)
+        assert result.tried > (0 if family == "dataset" else 10)
+
+
+def test_a_corpus_that_is_not_here_is_not_downloaded_to_be_checked() -> None:
+    for result in results_of("dataset", "tinyshakespeare"):
+        assert (result.verdict, result.note) == (
+            "skip",
+            "tinyshakespeare.txt is not here: minigpt data fetch tinyshakespeare",
+        )
+
+
+# ------------------------------------------------------------------------------------------------- one mistake in each
+
+
+class TabsBecomeBlanks(ByteTokenizer):
+    def encode(self, text: str) -> np.ndarray:
+        return super().encode(text.replace("\t", " "))
+
+
+class RefusesDigits(CharTokenizer):
+    def fit(self, text: str) -> None:
+        super().fit("".join(character for character in text if not character.isdigit()))
+
+
+class NothingIsAFloat(CharTokenizer):
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(super().encode(text).tolist())
+
+
+class IdForTheEnd(CharTokenizer):
+    @property
+    def vocab_size(self) -> int:
+        return super().vocab_size + 1
+
+
+class InTheOrderOfASet(CharTokenizer):
+    def fit(self, text: str) -> None:
+        self._order = "".join(set(text))
+        super().fit(text)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "order": list(map(ord, self._order))}
+
+    def from_json(self, learned: dict[str, Any]) -> None:
+        self._order = "".join(map(chr, learned["order"]))
+        super().from_json(learned)
+
+
+class KeepsASurrogate(CharTokenizer):
+    def to_json(self) -> dict[str, Any]:
+        return {"text": "".join(map(chr, super().to_json()["code_points"]))}
+
+    def from_json(self, learned: dict[str, Any]) -> None:
+        super().from_json({"code_points": list(map(ord, learned["text"]))})
+
+
+class HalfIsRestored(CharTokenizer):
+    def from_json(self, learned: dict[str, Any]) -> None:
+        super().from_json({"code_points": learned["code_points"][::2]})
+
+
+class Squares(Dataset):
+    def __init__(self) -> None:
+        pass
+
+    def load(self) -> Splits:
+        return Splits.of_text("".join(f"{n} squared: {n * n}.\n" for n in self.numbers()), 0.1)
+
+    def numbers(self) -> list[int]:
+        return list(range(1000))
+
+
+class OverlappingSquares(Squares):
+    def load(self) -> Splits:
+        splits = super().load()
+        assert isinstance(splits.train, str)
+        assert isinstance(splits.val, str)
+        return Splits(splits.train + splits.val, splits.val)
+
+
+class SquaresInTime(Squares):
+    def numbers(self) -> list[int]:
+        return random.Random(int(time.time() // 1000)).sample(range(1000), 1000)
+
+
+class SquaresInTheOrderOfASet(Squares):
+    def numbers(self) -> list[int]:
+        return list(map(int, set(map(str, range(1000)))))
+
+
+class Reversal(Dataset):
+    """Rows to be said backwards.
+
+    Args:
+        ignored: What stands where a target does not count.
+    """
+
+    def __init__(self, *, ignored: Annotated[int, Field(ge=-100, le=8)] = 0):
+        self.ignored = ignored
+
+    def load(self) -> Splits:
+        rows = np.random.default_rng(0).permuted(np.tile(np.arange(8), (300, 1)), axis=1)
+        rows = np.unique(rows, axis=0)
+        tokens = np.concatenate((rows, rows[:, ::-1]), axis=1)
+        mask = np.zeros(tokens.shape, dtype=bool)
+        mask[:, 7:-1] = True
+        targets = np.where(mask, np.roll(tokens, -1, 1), self.ignored)
+        train, val = (Sequences(tokens[part], targets[part], mask[part]) for part in (slice(200), slice(200, None)))
+        return Splits(train, val, 8)
+
+
+class IgnoresLikeTorch(Reversal):
+    def __init__(self, *, ignored: Annotated[int, Field(ge=-100, le=8)] = -100):
+        super().__init__(ignored=ignored)
+
+
+class StacksForgotten(SGD):
+    def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
+        return super().build([p for p in parameters if p.tensor.ndim <= 2])
+
+
+class Rule(torch.optim.Optimizer):
+    """A plain step of each parameter; the mistakes are made in `direction`."""
+
+    def __init__(self, tensors: list[torch.Tensor]):
+        super().__init__(tensors, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(group["lr"] * self.direction(p, p.grad))
+
+    def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+class Plain(Optimizer):
+    rule: type[Rule] = Rule
+
+    def __init__(self) -> None:
+        pass
+
+    def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
+        return self.rule([p.tensor for p in parameters])
+
+
+class DividesBySize(Plain):
+    class rule(Rule):
+        def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient / gradient.abs().amax()
+
+
+class CountsBesideTheState(Plain):
+    class rule(Rule):
+        calls = 0
+
+        def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return gradient / self.calls
+
+
+class Transposes(Plain):
+    """What it keeps is right, and comes back from a file in another layout, in which products are rounded otherwise."""
+
+    class rule(Rule):
+        def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            if p.ndim != 2:
+                return gradient
+            basis = self.state[p].setdefault("basis", torch.linalg.qr(gradient.mT @ gradient).Q)
+            return gradient @ basis
+
+
+class KeepsAGenerator(Plain):
+    class rule(Rule):
+        def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            self.state[p]["generator"] = torch.Generator()
+            return gradient
+
+
+class NoiseForAll(Plain):
+    class rule(Rule):
+        def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient + torch.randn(p.shape)
+
+
+class DecaysAnyway(Plain):
+    class rule(Rule):
+        def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            p.mul_(0.999)
+            return gradient
+
+
+class Hyperbola(Schedule):
+    def __init__(self, max_iters: int):
+        self.max_iters = max_iters
+
+    def factor(self, step: int) -> float:
+        return 1 / (step + 1)
+
+
+class NumbersOfNumpys(Hyperbola):
+    def factor(self, step: int) -> float:
+        return np.float32(1) / np.float32(step + 1)  # type: ignore[return-value]
+
+
+class EndsTooEarly(Hyperbola):
+    def factor(self, step: int) -> float:
+        return 1 - step / 20
+
+
+class FallsWithEveryCall(Hyperbola):
+    now = 1.0
+
+    def factor(self, step: int) -> float:
+        self.now *= 0.99
+        return self.now
+
+
+class LengthOfZero(Hyperbola):
+    def __init__(self, max_iters: int):
+        super().__init__(max_iters)
+        self.share = 1 / (max_iters - 1)
+
+
+MISTAKES = [
+    (TabsBecomeBlanks, "lossless", "'\\t' (U+0009) at "),
+    (RefusesDigits, "lossless", "it refuses the text that it was fitted on: character '"),
+    (NothingIsAFloat, "ids", "the ids of '' are float64"),
+    (IdForTheEnd, "tolerance", "raise IndexError: index "),
+    (InTheOrderOfASet, "fitting", "in another process the same text gives something else: learned.order[0] is "),
+    (KeepsASurrogate, "fitting", "to_json has a lone surrogate, '\\ud"),
+    (HalfIsRestored, "fitting", "from_json restores something else: code_points has 2 items, then 1"),
+    (OverlappingSquares, "splits", "100% of the validation text, in windows of 64 characters, is training text too"),
+    (IgnoresLikeTorch, "splits", "targets of the training rows have -100"),
+    (SquaresInTime, "repeatable", "loaded by another instance, train is another from character "),
+    (SquaresInTheOrderOfASet, "repeatable", "in another process the splits are others"),
+    (StacksForgotten, "groups", "matrix.6 [3, 4, 5] is in no group"),
+    (DividesBySize, "finite", "is not finite after steps with gradients of size "),
+    (CountsBesideTheState, "resumable", "resumed from its state, it steps otherwise: "),
+    (Transposes, "resumable", "resumed from its state, it steps otherwise: "),
+    (KeepsAGenerator, "resumable", "its state_dict cannot be saved: an optimizer's state may not hold a Generator"),
+    (NoiseForAll, "step", "it draws or seeds torch's global random numbers"),
+    (DecaysAnyway, "step", "steps a learning rate of 0 moves "),
+    (NumbersOfNumpys, "finite", "the factor of step 0 of 1 is "),
+    (EndsTooEarly, "finite", "the factor of step 21 of "),
+    (LengthOfZero, "finite", "raises ZeroDivisionError: "),
+    (FallsWithEveryCall, "function", "the factor of step 0 of 1 is 0.99, and 0.9801 when it is asked again"),
+]
+
+
+def family_of(cls: type) -> str:
+    return next(family.name for family in REGISTRY.families() if issubclass(cls, family.base))
+
+
+@pytest.mark.parametrize(("cls", "name", "message"), MISTAKES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_mistake_is_told_by_the_property_it_breaks(cls: type, name: str, message: str) -> None:
+    REGISTRY.register(family_of(cls), "mistaken")(cls)
+    (result,) = check(component_target(family_of(cls), "mistaken"), only=[name]).results
+    assert result.failure is not None, result
+    assert message in result.failure.message
+    assert result.failure.cause
+
+
+@pytest.mark.parametrize("cls", [Squares, Reversal, Plain, Hyperbola])
+def test_what_the_mistakes_are_made_in_is_right(cls: type) -> None:
+    REGISTRY.register(family_of(cls), "right")(cls)
+    for result in results_of(family_of(cls), "right"):
+        assert result.verdict == "pass", (result.property, result.note, result.failure)
+
+
+# ------------------------------------------------------------------------------------------------ what is not a mistake
+
+
+def test_a_tokenizer_for_another_alphabet_may_refuse_to_be_fitted() -> None:
+    @REGISTRY.register("tokenizer", "bases")
+    class Bases(CharTokenizer):
+        def fit(self, text: str) -> None:
+            if set(text) - set("acgt"):
+                raise TokenizerError("a, c, g and t are all there is")
+            super().fit("acgt")
+
+    for result in results_of("tokenizer", "bases"):
+        assert result.verdict == "pass", (result.property, result.note, result.failure)
+        assert 0 < result.tried < 10, "most texts have other letters"
+
+
+def test_a_schedule_may_refuse_a_training_too_short_for_it() -> None:
+    @REGISTRY.register("schedule", "long")
+    class Long(Hyperbola):
+        def __init__(self, max_iters: int):
+            if max_iters < 50:
+                raise ValueError("50 updates at least")
+            super().__init__(max_iters)
+
+    for result in results_of("schedule", "long"):
+        assert result.verdict == "pass"
+        assert result.tried >= 3
+
+
+def test_validation_in_a_file_of_its_own_is_not_training() -> None:
+    target = component_target("dataset", "text")
+    cases = [case.params for case in dataset_check._cases(target) if "val_path" in case.params]
+    assert cases
+    for params in cases:
+        assert params["val_path"] not in params["paths"]
+        assert Path(params["val_path"]).is_file()
+
+
+# ------------------------------------------------------------------------------------------------------- surroundings
+
+
+def test_a_check_leaves_the_global_random_numbers_as_they_were() -> None:
+    @REGISTRY.register("dataset", "seeding")
+    class Seeding(Squares):
+        def load(self) -> Splits:
+            random.seed(1), np.random.seed(1), torch.manual_seed(1)
+            return super().load()
+
+    before = random.getstate(), random_states()
+    results_of("dataset", "seeding")
+    for family, name in (("tokenizer", "char"), ("optimizer", "soap"), ("schedule", "cosine")):
+        check(component_target(family, name), quick=True)
+    assert (random.getstate(), random_states()) == before
+
+
+def test_another_process_knows_components_of_modules_and_of_plugin_files(tmp_path: Path) -> None:
+    REGISTRY.register("dataset", "squares")(Squares)
+    file = tmp_path / "cubes.py"
+    file.write_text(
+        "from minigpt.contracts import Dataset, Splits\n"
+        "from minigpt.registry import register\n"
+        "@register('dataset', 'cubes')\n"
+        "class Cubes(Dataset):\n"
+        "    def __init__(self, *, start: int = 0):\n"
+        "        self.start = start\n"
+        "    def load(self) -> Splits:\n"
+        "        print('cubes')\n"
+        "        return Splits.of_text(' '.join(str(n**3) for n in range(self.start, 999)), 0.1)\n"
+    )
+    (cubes,) = find_targets([str(file)])
+    for target, chosen in ((cubes, {"start": 5}), (component_target("dataset", "squares"), {})):
+        outcome = outcome_in_another_process(target, chosen)
+        assert outcome is not None
+        assert outcome == dataset_check.outcome(target, chosen)
+
+
+def test_a_class_made_in_a_function_is_not_looked_for_in_another_process() -> None:
+    @REGISTRY.register("dataset", "local")
+    class Local(Squares):
+        pass
+
+    assert outcome_in_another_process(component_target("dataset", "local"), {}) is None
+    assert all(result.verdict == "pass" for result in results_of("dataset", "local"))
+
+
+# ------------------------------------------------------------------------------------------------ what knobs compares
+
+
+@pytest.mark.parametrize(
+    ("outcome", "label", "one", "other"),
+    [
+        (tokenizer_check.outcome, "tokenizer/bpe", {"vocab_size": 1024}, {"vocab_size": 1025}),
+        (tokenizer_check.outcome, "tokenizer/word", {"max_vocab": None}, {"max_vocab": 500}),
+        (optimizer_check.outcome, "optimizer/soap", {}, {"precondition_frequency": 8}),
+        (optimizer_check.outcome, "optimizer/muon", {}, {"rest": "lion"}),
+        (optimizer_check.outcome, "optimizer/schedule_free", {}, {"eps": 1e-7}),
+        (schedule_check.outcome, "schedule/wsd", {}, {"warmup_ratio": 0.03}),
+    ],
+)
+def test_an_outcome_is_the_same_again_and_another_with_other_parameters(
+    outcome: Callable[..., object], label: str, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    target = component_target(*label.split("/"))
+    assert outcome(target, one) == outcome(target, one)
+    assert outcome(target, one) != outcome(target, other)

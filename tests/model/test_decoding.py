@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt.contracts import Cache, State
+from minigpt.errors import DivergedError, ExperimentError, TokenizerError
+from minigpt.experiment import ModelSection, SamplingSection
+from minigpt.model import GPT
+from minigpt.model.decoding import filtered, prompt_ids, sample_ids, sampling_with, stream_text
+from minigpt.model.guessing import Guesses
+from minigpt.registry import REGISTRY
+from tests.rounding import assert_formula
+from tests.strategies import BLOCK_SIZE, lively
+
+
+def settings(**changes: object) -> SamplingSection:
+    return SamplingSection.model_validate({"temperature": 1.0, **changes})
+
+
+def model(**changes: object) -> GPT:
+    small = {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": BLOCK_SIZE, "dropout": 0.5}
+    return lively(ModelSection.model_validate({**small, **changes}))
+
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])
+
+
+def test_no_filter_is_the_softmax() -> None:
+    assert_formula(filtered(LOGITS, settings()), LOGITS.double().softmax(-1))
+    assert_formula(filtered(LOGITS, settings(temperature=0.5)), (LOGITS.double() / 0.5).softmax(-1))
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert filtered(LOGITS, settings(temperature=0.0)).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
+    p = LOGITS.double().softmax(-1)[0].tolist()  # 0.644 0.237 0.087 0.032
+    assert (filtered(LOGITS, settings(top_k=2))[0] > 0).tolist() == [True, True, False, False]
+    assert filtered(LOGITS, settings(top_k=2))[0, 0].item() == pytest.approx(p[0] / (p[0] + p[1]), rel=1e-12)
+    assert (filtered(LOGITS, settings(top_p=0.64))[0] > 0).tolist() == [True, False, False, False]
+    assert (filtered(LOGITS, settings(top_p=0.65))[0] > 0).tolist() == [True, True, False, False]
+    assert (filtered(LOGITS, settings(min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
+    assert (filtered(LOGITS, settings(top_k=3, min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
+
+
+@given(
+    st.lists(st.floats(-50, 50), min_size=2, max_size=12),
+    st.floats(0, 5),
+    st.none() | st.integers(1, 20),
+    st.none() | st.floats(0.01, 1),
+    st.none() | st.floats(0, 1),
+)
+def test_filtered_probabilities_sum_to_one_and_keep_the_likeliest(
+    row: list[float], temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
+) -> None:
+    logits = torch.tensor([row])
+    kept = filtered(logits, settings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
+    assert kept.sum().item() == pytest.approx(1, rel=1e-12)
+    assert (kept >= 0).all()
+    assert kept[logits == logits.max()].max() > 0
+    if top_k is not None:
+        assert (kept > 0).sum() <= top_k
+
+
+@pytest.mark.parametrize("position", [entry.name for entry in REGISTRY.entries("position")])
+def test_greedy_decoding_is_what_the_full_pass_says(position: str) -> None:
+    lm = model(position=position)
+    prompt = [3, 1, 4]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=BLOCK_SIZE - 3))]
+    context = list(prompt)
+    with torch.no_grad():
+        for token in drawn:
+            assert token == int(lm(torch.tensor([context]))[0, -1].argmax())
+            context.append(token)
+
+
+def test_decoding_goes_on_beyond_the_context_from_its_last_half() -> None:
+    lm = model()
+    drawn = [int(ids[0]) for ids in sample_ids(lm, [1], settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE))]
+    assert len(drawn) == 3 * BLOCK_SIZE
+    history = [1, *drawn]
+    with torch.no_grad():  # the first token after the context was full is drawn from its last half
+        context = torch.tensor([history[BLOCK_SIZE // 2 + 1 : BLOCK_SIZE + 1]])
+        assert history[BLOCK_SIZE + 1] == int(lm(context)[0, -1].argmax())
+
+
+WITHOUT_END: list[dict[str, object]] = [
+    {"attention": {"name": "mha", "window": 5}, "position": "rope"},
+    {"attention": "retention", "position": "rope"},
+    {"position": "none", "layers": [{"attention": "gated_delta_net"}, {"attention": {"name": "mha", "window": BLOCK_SIZE}}]},
+]
+
+
+@pytest.mark.parametrize("parts", WITHOUT_END, ids=str)
+def test_a_model_whose_memory_does_not_grow_goes_on_beyond_the_context(parts: dict[str, object]) -> None:
+    lm = model(**parts)
+    assert lm.decodes_without_end
+    prompt = [token % 23 for token in range(BLOCK_SIZE + 7)]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=2 * BLOCK_SIZE))]
+    with torch.no_grad():
+        whole = lm(torch.tensor([[*prompt, *drawn]]))[0, len(prompt) - 1 : -1].argmax(-1)
+    assert drawn == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"position": "rope"},
+        {"attention": "retention", "position": "learned"},
+        {"attention": {"name": "mha", "window": BLOCK_SIZE + 1}, "position": "rope"},
+        {"attention": {"name": "mha", "window": 5}, "position": "sinusoidal"},
+        {"attention": "hyena", "position": "none"},
+    ],
+    ids=str,
+)
+def test_what_grows_or_has_not_been_trained_ends_with_the_context(parts: dict[str, object]) -> None:
+    assert not model(**parts).decodes_without_end
+
+
+def test_the_size_of_a_state_is_what_its_tensors_take() -> None:
+    lm = model(attention={"name": "gqa", "n_kv_heads": 2}, position="rope")
+    assert lm.state_bytes(10) == lm.new_state(1, 10).nbytes == 2 * 2 * 2 * 4 * 10 * 4  # layers, k and v, heads, head_dim
+    assert lm.state_bytes(10, torch.bfloat16) == lm.state_bytes(10) // 2
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("prompt_length", [1, 2, 3, 11])
+def test_every_token_is_the_likeliest_after_its_context(block_size: int, prompt_length: int) -> None:
+    lm = model(block_size=block_size)
+    history = list(range(prompt_length))
+    drawn = [int(ids[0]) for ids in sample_ids(lm, history, settings(temperature=0.0, max_new_tokens=20))]
+    context = history[-block_size:]
+    for token in drawn:
+        with torch.no_grad():
+            assert token == int(lm(torch.tensor([context]))[0, -1].argmax())
+        history.append(token)
+        context = [*context, token] if len(context) < block_size else history[-max(1, block_size // 2) :]
+
+
+def test_the_prompt_is_read_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, read, hidden = model(), [], GPT.hidden
+
+    def seen(self: GPT, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        read.append(tuple(tokens.shape))
+        return hidden(self, tokens, state)
+
+    monkeypatch.setattr(GPT, "hidden", seen)
+    list(sample_ids(lm, [3, 1, 4], settings(max_new_tokens=3), num_samples=4))
+    assert read == [(1, 3), (4, 1), (4, 1)]
+
+
+def test_of_a_prompt_longer_than_the_context_the_end_counts() -> None:
+    lm = model()
+    long = list(range(20)) * 5
+    one = list(sample_ids(lm, long, settings(max_new_tokens=5)))
+    two = list(sample_ids(lm, long[-BLOCK_SIZE:], settings(max_new_tokens=5)))
+    assert np.array_equal(one, two)
+
+
+def test_equal_seeds_give_equal_text_and_samples_do_not_depend_on_their_number() -> None:
+    lm = model()
+
+    def draw(num_samples: int, seed: int) -> np.ndarray:
+        return np.stack(list(sample_ids(lm, [1], settings(max_new_tokens=30), num_samples=num_samples, seed=seed)), 1)
+
+    three = draw(3, 5)
+    assert np.array_equal(three, draw(3, 5))
+    assert np.array_equal(three[:1], draw(1, 5))
+    assert not np.array_equal(three[0], three[1])
+    assert not np.array_equal(three, draw(3, 6))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_told_and_not_drawn_from(
+    monkeypatch: pytest.MonkeyPatch, temperature: float, value: float
+) -> None:
+    lm, logits = model(), GPT.logits
+
+    def broken(self: GPT, x: torch.Tensor) -> torch.Tensor:
+        return logits(self, x).index_fill(-1, torch.tensor([3]), value)
+
+    monkeypatch.setattr(GPT, "logits", broken)
+    with pytest.raises(DivergedError, match="training diverged"):
+        next(sample_ids(lm, [1], settings(temperature=temperature)))
+
+
+def test_decoding_leaves_model_and_random_state_as_they_were() -> None:
+    lm = model().train()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    list(sample_ids(lm, [1], settings(max_new_tokens=3)))
+    assert lm.training
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_draws_follow_the_probabilities() -> None:
+    lm = model(block_size=1)
+    drawn = np.concatenate(list(sample_ids(lm, [1], settings(max_new_tokens=1), num_samples=4000)))
+    with torch.no_grad():
+        expected = lm(torch.tensor([[1]]))[0, -1].softmax(-1).numpy()
+    shares = np.bincount(drawn, minlength=len(expected)) / 4000
+    assert np.abs(shares - expected).max() < 0.03
+
+
+@given(st.binary(max_size=60) | st.text(max_size=20).map(str.encode))
+def test_streamed_pieces_add_up_to_the_text(raw: bytes) -> None:
+    tokenizer = REGISTRY.resolve("tokenizer", "byte").build()
+    pieces = list(stream_text(iter(raw), tokenizer))
+    whole = tokenizer.decode(list(raw))
+    assert "".join(pieces) == whole
+    assert all(pieces) or not whole
+
+
+def test_half_a_character_is_not_shown() -> None:
+    tokenizer = REGISTRY.resolve("tokenizer", "byte").build()
+    assert list(stream_text(iter("a€b".encode()), tokenizer)) == ["a", "€", "b"]
+
+
+def test_prompts_are_encoded_or_refused_and_an_empty_one_starts_a_line() -> None:
+    tokenizer = REGISTRY.resolve("tokenizer", "char").build()
+    tokenizer.fit("ab\n")
+    assert prompt_ids(tokenizer, "ab") == [1, 2]
+    assert prompt_ids(tokenizer, "") == [0]
+    with pytest.raises(TokenizerError, match=r"character 'x' \(U\+0078, at 2\)"):
+        prompt_ids(tokenizer, "abx")
+    without = REGISTRY.resolve("tokenizer", "char").build()
+    without.fit("xyz")
+    assert prompt_ids(without, "") == [0]
+
+
+def test_settings_out_of_bounds_are_told() -> None:
+    with pytest.raises(ExperimentError, match=r"sampling: top_p: found 1.5 \(number\); allowed: at most 1"):
+        sampling_with(SamplingSection(), top_p=1.5)
+
+
+# ------------------------------------------------------------------------------------------------------- reading ahead
+
+
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cache, "truncatable", False)
+
+
+@pytest.mark.parametrize(
+    ("attention", "temperature"), [("mha", 0.0), *((entry.name, 1.0) for entry in REGISTRY.entries("attention"))]
+)
+def test_reading_ahead_draws_what_decoding_one_by_one_draws(
+    attention: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = model(attention=attention, position="none", tied_head=False)
+    with torch.no_grad():
+        lm.head.weight.mul_(30)  # a sure model, and no near-ties
+    chosen = settings(temperature=temperature, max_new_tokens=2 * BLOCK_SIZE)
+    prompt = [1, 2, 3, 1, 2, 3, 1]
+    ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
+    one_by_one(monkeypatch)
+    assert ahead == [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
+
+
+def test_reading_ahead_takes_fewer_passes_where_text_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = model()
+    passes: list[int] = []
+    plain = lm.hidden
+    monkeypatch.setattr(lm, "hidden", lambda tokens, state=None: passes.append(tokens.shape[1]) or plain(tokens, state))
+    greedy = settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE)
+    list(sample_ids(lm, [1], greedy))
+    ahead = len(passes)
+    passes.clear()
+    one_by_one(monkeypatch)
+    list(sample_ids(lm, [1], greedy))
+    assert len(passes) == 3 * BLOCK_SIZE
+    assert ahead < 0.75 * len(passes)
+
+
+def test_guesses_go_on_in_circles_and_learn_how_far_to_go() -> None:
+    guesses = Guesses([5, 1, 2, 1, 2, 1])
+    assert guesses.next(10) == [2, 1]
+    guesses.learn([], 2, wrong=0)
+    guesses.learn([], 4, wrong=0)
+    assert guesses.next(10) == [2, 1, 2, 1, 2, 1, 2, 1]
+    assert guesses.next(3) == [2, 1, 2]
+    guesses.learn([], 8, wrong=8)
+    assert len(guesses.next(10)) == 4
+    guesses.append(7)
+    assert guesses.next(10) == []
+
+
+def test_only_caches_of_all_that_came_forget() -> None:
+    assert model(attention="gqa", position="rope").new_state(1, 8).truncatable
+    for attention in ({"name": "mha", "window": 5}, "retention", "short_conv", "hyena"):
+        assert not model(attention=attention, position="none").new_state(1, 8).truncatable
