@@ -1,7 +1,7 @@
 """Text to tokens to batches.
 
 Which batch an update sees is a pure function of (seed, update number): there is no stream whose place could be lost, and
-arms of a comparison that share a seed share the order of their data.
+variants of a comparison that share a seed share the order of their data.
 """
 
 from __future__ import annotations

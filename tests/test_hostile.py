@@ -439,7 +439,7 @@ def test_a_training_state_of_another_form_is_refused(state: str, minigpt: Comman
 def test_a_comparison_of_another_form_is_refused(minigpt: Command, run: Path) -> None:
     file = Path("comparisons/x/comparison.json")
     file.parent.mkdir(parents=True)
-    for document in ({}, {"settings": {"unit": "nats"}, "arms": [{}]}, {"settings": 3, "arms": 4}):
+    for document in ({}, {"settings": {"unit": "nats"}, "variants": [{}]}, {"settings": 3, "variants": 4}):
         file.write_text(json.dumps(seal(document)))
         refused(minigpt, "report", file.parent)
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from minigpt.lab.compare.arms import Lost
     from minigpt.lab.compare.grid import Cell
     from minigpt.lab.compare.plan import ComparisonPlan
     from minigpt.lab.compare.tables import Table
+    from minigpt.lab.compare.variants import FailedVariant
 
 _Budget = Literal["tokens", "flops", "time", "steps"]
 _Size = Literal["params", "flops", "state"]
@@ -35,13 +35,16 @@ def compare(
         list[Path], typer.Argument(metavar="BASE VARIANT...", help="Experiment files, or folders of runs; the base first.")
     ],
     seeds: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Runs of each arm, paired by seed. 3, or those of the runs named.")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Runs of each, paired by seed. 3, or those of the runs named."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="Give every arm as many tokens, flops, time or steps as the base has.")
+        str | None,
+        typer.Option(metavar="WHAT", help="Give all as many tokens, flops, time or steps as the base has."),
     ] = None,
     match: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Bring every arm to the base's params, flops or state, within 1 %.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Bring all to the base's params, flops or state, within 1 %."),
     ] = None,
     knob: Annotated[
         list[str] | None,
@@ -92,7 +95,7 @@ def compare(
     words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
     knobs = tuple(knob or ["model.ffn.expansion"])
     plan = make_plan(
-        [source for source in sources if str(source) not in {arm.source for arm in lost}],
+        [source for source in sources if str(source) not in {variant.source for variant in lost}],
         Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
         out=out,
         name=name,
@@ -114,9 +117,9 @@ def compare(
     missing = _print_plan(plan, console)
     if plan_only:
         return
-    for arm in plan.arms:
-        if arm.source not in tried and any(cell.arm is arm for cell in missing):
-            pass_gate(check_before_training(arm.experiment, arm.source, changes or (), in_full=False))
+    for variant in plan.variants:
+        if variant.source not in tried and any(cell.variant is variant for cell in missing):
+            pass_gate(check_before_training(variant.experiment, variant.source, changes or (), in_full=False))
     from minigpt.cli.outliving import outlive_the_terminal
     from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
@@ -146,9 +149,9 @@ def compare(
     notes = [
         basis(results),
         *unequal(results),
-        *(f"{arm.name}: {arm.message}" for arm in plan.lost),
+        *(f"{variant.name}: {variant.message}" for variant in plan.lost),
         *(
-            f"{result.arm.name}, seed {each.seed}: {each.message}"
+            f"{result.variant.name}, seed {each.seed}: {each.message}"
             for result in results
             for each in result.results
             if each.message
@@ -168,9 +171,8 @@ def compare(
 
 def _rehearse(
     sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], device: str, trust: bool, seconds: float
-) -> tuple[list[str], list[Lost]]:
+) -> tuple[list[str], list[FailedVariant]]:
     """The sources that were tried elsewhere, for their plugins could do anything here; and which of them are lost."""
-    from minigpt.lab.compare.arms import Lost
     from minigpt.lab.compare.rehearsal import names_plugins, rehearse
 
     tried, lost = [], []
@@ -183,9 +185,11 @@ def _rehearse(
         if message is not None and source == sources[0]:
             raise MinigptError(f"{source}, the base: {message}")
         if message is not None:
-            lost.append(Lost(source.stem, str(source), message))
+            lost.append(FailedVariant(source.stem, str(source), message))
     if lost and len(lost) == len(set(sources)) - 1:
-        raise MinigptError("\n".join(f"{arm.source}: {arm.message}" for arm in lost) + "\nnothing is left to compare")
+        raise MinigptError(
+            "\n".join(f"{variant.source}: {variant.message}" for variant in lost) + "\nnothing is left to compare"
+        )
     return tried, lost
 
 
@@ -205,12 +209,12 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     there = len(plan.grid.cells) - len(missing)
     runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
-    console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.arms), 'arm')}, {runs}", "not bold"))
+    console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
     for lost in plan.lost:
         console.print(f"{lost.name}: {lost.message}; the others go on", style="red", soft_wrap=True)
-    for arm in plan.arms:
-        for note in arm.adjusted:
-            console.print(f"{arm.name}: {note}", style="yellow", soft_wrap=True)
+    for variant in plan.variants:
+        for note in variant.adjusted:
+            console.print(f"{variant.name}: {note}", style="yellow", soft_wrap=True)
     for note in plan.grid.corpora.notes():
         console.print(note, style="yellow", soft_wrap=True)
     if missing:
@@ -232,7 +236,7 @@ class _Progress:
 
         self.console = console
         self.steps = {cell.name: 0 for cell in missing}
-        self.total = sum(cell.arm.experiment.training.max_iters for cell in missing)
+        self.total = sum(cell.variant.experiment.training.max_iters for cell in missing)
         self.began = time.monotonic()
         columns = (
             column("{task.description}"),
@@ -254,7 +258,7 @@ class _Progress:
     def started(self, cell: Cell) -> None:
         """Give it a bar."""
         self.tasks[cell.name] = self.bars.add_task(
-            cell.name, total=cell.arm.experiment.training.max_iters, figures="starting"
+            cell.name, total=cell.variant.experiment.training.max_iters, figures="starting"
         )
         if not self.console.is_terminal:
             self.console.print(f"{cell.name}: started")
@@ -271,7 +275,7 @@ class _Progress:
 
     def ended(self, cell: Cell, outcome: dict[str, Any]) -> None:
         """Leave a line in place of its bar."""
-        self.steps[cell.name] = cell.arm.experiment.training.max_iters
+        self.steps[cell.name] = cell.variant.experiment.training.max_iters
         self.bars.remove_task(self.tasks.pop(cell.name))
         said = f": {outcome['message']}" if outcome.get("message") else ""
         from minigpt.run.status import Status

@@ -1,7 +1,7 @@
 """What paired differences over seeds allow to be said.
 
-Every arm was trained with the same seeds and the same data order, so arms are compared seed by seed: d = variant - base, in
-nats, and below zero is better. What varies from seed to seed alike in both cancels out.
+Every variant was trained with the same seeds and the same data order, so variants are compared seed by seed:
+d = variant - base, in nats, and below zero is better. What varies from seed to seed alike in both cancels out.
 
 All verdicts are read from one set of intervals, each with 1 - 0.05 / variants (Bonferroni): all of them hold together in at
 least 95 % of comparisons, whatever the variants share. So verdict, interval and p-value cannot contradict each other.

@@ -21,11 +21,11 @@ __all__ = ["write"]  # the fixture
 
 
 @pytest.mark.slow
-def test_two_arms_are_trained_compared_and_written_down(minigpt: Command, write: Write) -> None:
+def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, write: Write) -> None:
     files = [write("base"), write("variant", model={"ffn": "glu"})]
     code, out, _ = minigpt("compare", *files, "--seeds", "1", "--plan")
     assert code == 0
-    assert "base: 2 arms, seeds 5: 2 runs, 0 there already" in out
+    assert "base: 2 variants, seeds 5: 2 runs, 0 there already" in out
     assert "2 runs to train: about" in out
     assert not Path("comparisons/base/runs").exists()
     written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md"]
@@ -35,12 +35,12 @@ def test_two_arms_are_trained_compared_and_written_down(minigpt: Command, write:
     assert "no verdict: 1 seed cannot show how much chance there is; 3 can" in " ".join(out.split())
     document = json.loads(Path("all.json").read_text())
     assert document == json.loads(Path("comparisons/base/comparison.json").read_text())
-    losses = {arm["name"]: arm["runs"][0]["loss"] for arm in document["arms"]}
+    losses = {variant["name"]: variant["runs"][0]["loss"] for variant in document["variants"]}
     for name, loss in losses.items():
         run = RunFolder(Path(f"comparisons/base/runs/{name}/seed-5"))
         assert run.rows()[-1]["val_loss"] == loss
     with Path("runs.csv").open() as file:
-        assert {row["arm"]: float(row["loss"]) for row in csv.DictReader(file)} == losses
+        assert {row["variant"]: float(row["loss"]) for row in csv.DictReader(file)} == losses
     tables = Path("tables.md").read_text()
     assert f"| variant | {losses['variant']:.4f} | {losses['variant'] - losses['base']:+.4f} |" in tables
     before = {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
@@ -96,7 +96,7 @@ class Crashing(Schedule):
 
 
 @pytest.mark.slow
-def test_planted_arms_have_the_outcomes_they_should(write: Write) -> None:
+def test_planted_variants_have_the_outcomes_they_should(write: Write) -> None:
     """One that crashes at step 10, one that diverges, one twice as large, one that is the base; another tokenizer is refused."""
     Path("crashing.py").write_text(CRASHING)
     plan = {"training": {"max_iters": 30, "eval_interval": 10, "grad_clip": None}}
@@ -110,11 +110,11 @@ def test_planted_arms_have_the_outcomes_they_should(write: Write) -> None:
     write("crashes", **training("raise"))
     write("diverges", **training("diverge"))
     write("bytes", **plan, tokenizer="byte")
-    arms = ("same", "twice", "crashes", "diverges")
-    done = subprocess.run(compare("--jobs", "2", "--json", "all.json", variants=arms), capture_output=True, text=True)
+    variants = ("same", "twice", "crashes", "diverges")
+    done = subprocess.run(compare("--jobs", "2", "--json", "all.json", variants=variants), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = {arm["name"]: arm for arm in json.loads(Path("all.json").read_text())["arms"]}
-    assert {name: arm["verdict"] for name, arm in found.items() if name != "twice"} == {
+    found = {variant["name"]: variant for variant in json.loads(Path("all.json").read_text())["variants"]}
+    assert {name: variant["verdict"] for name, variant in found.items() if name != "twice"} == {
         "base": "the base",
         "same": "equivalent within 0.01",
         "crashes": "crashed",
@@ -227,7 +227,7 @@ class Failing(Schedule):
 
 
 @pytest.mark.slow
-def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_arm(write: Write) -> None:
+def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_variant(write: Write) -> None:
     write("base")
     write("sound", model={"ffn": "glu"})
     for name, source in AT_ONCE.items():
@@ -245,14 +245,14 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_arm(write: Wr
     done = subprocess.run(compare(*options, variants=("sound", *AT_ONCE, *in_use, *later)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     document = json.loads(Path("all.json").read_text())
-    lost = {arm["name"]: arm["message"] for arm in document["lost"]}
+    lost = {variant["name"]: variant["message"] for variant in document["lost"]}
     assert set(lost) == {*AT_ONCE, *in_use}
     assert "does not keep its contract" in lost["leak-in-use"]
     assert "RuntimeError: boom (line 1)" in lost["raises"]
     assert "it ended the process with exit code 3" in lost["exits"]
     assert "it ended the process with signal 11" in lost["crashes"]
     assert "it came to no end in 45 s" in lost["hangs"]
-    runs = {arm["name"]: arm["runs"][0] for arm in document["arms"]}
+    runs = {variant["name"]: variant["runs"][0] for variant in document["variants"]}
     assert {name: run["outcome"] for name, run in runs.items()} == {
         **dict.fromkeys(("base", "sound"), "finished"),
         **dict.fromkeys(later, "crashed"),
@@ -260,8 +260,8 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_arm(write: Wr
     assert "exit code 5" in runs["exit-later"]["message"]
     assert "signal 11" in runs["crash-later"]["message"]
     assert "no sign of progress, and was killed" in runs["hang-later"]["message"]
-    for arm in ("raises", "exits", "crashes", "hangs", *in_use, *later):
-        assert any(line.split()[:1] == [arm] and line.rstrip().endswith("crashed") for line in done.stdout.splitlines())
+    for variant in ("raises", "exits", "crashes", "hangs", *in_use, *later):
+        assert any(line.split()[:1] == [variant] and line.rstrip().endswith("crashed") for line in done.stdout.splitlines())
     page = subprocess.run([sys.executable, "-m", "minigpt", "report", "comparisons/base"], capture_output=True, text=True)
     assert page.returncode == 0, page.stderr
     assert "boom" in Path("comparisons/base/report.html").read_text()

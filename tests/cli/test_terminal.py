@@ -287,7 +287,7 @@ def test_those_who_watch_a_training_show_samples_names_and_notes_escaped(kind: s
 def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
     stream = io.StringIO()
     experiment = SimpleNamespace(training=SimpleNamespace(max_iters=2))
-    cell: Any = SimpleNamespace(name="v [x], seed 1", arm=SimpleNamespace(experiment=experiment))
+    cell: Any = SimpleNamespace(name="v [x], seed 1", variant=SimpleNamespace(experiment=experiment))
     for forced in (False, True):
         progress = _Progress(None, [cell], Terminal(file=stream, width=200, force_terminal=forced))  # type: ignore[arg-type]
         with progress:
@@ -361,7 +361,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula_and_none_of_markdown_is_markup(te
 
 def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
     names = (
-        "arm",
+        "variant",
         "seed",
         "outcome",
         "loss",
@@ -375,11 +375,11 @@ def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
     )
     values = (1, "crashed", -0.5, None, None, None, None, None, "+runs/x", "=HYPERLINK(1)")
     result: Any = SimpleNamespace(
-        arm=SimpleNamespace(name="x"), results=[SimpleNamespace(**dict(zip(names[1:], values, strict=True)))]
+        variant=SimpleNamespace(name="x"), results=[SimpleNamespace(**dict(zip(names[1:], values, strict=True)))]
     )
     (row,) = csv.DictReader(io.StringIO(csv_text([result])))
     assert (row["message"], row["run"], row["loss"]) == ("'=HYPERLINK(1)", "'+runs/x", "-0.5")
-    table = Comparison("t", ("arm", "p"), (("a|b <img src=x> [y](z) `c`\nd", "< 0.001"),))
+    table = Comparison("t", ("variant", "p"), (("a|b <img src=x> [y](z) `c`\nd", "< 0.001"),))
     assert table.markdown().splitlines()[-1] == r"| a\|b \<img src=x\> \[y\](z) \`c\`\\u000ad | < 0.001 |"
 
 

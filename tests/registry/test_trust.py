@@ -240,11 +240,11 @@ def test_a_comparisons_own_runs_are_looked_at_as_data(minigpt: Command, here: Pa
 
 def test_a_comparison_that_was_mailed_names_no_plugins_either(minigpt: Command, here: Path) -> None:
     mark = here.parent / "executed"
-    Path("comparisons/x/arms").mkdir(parents=True)
+    Path("comparisons/x/variants").mkdir(parents=True)
     Path("comparisons/x/comparison.json").write_text("{}")
     Path("comparisons/x/evil.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
-    Path("comparisons/x/arms/a.json").write_text(json.dumps({"plugins": ["../evil.py"]}))
-    assert "not executed: " in minigpt("show", "comparisons/x/arms/a.json")[2]
+    Path("comparisons/x/variants/a.json").write_text(json.dumps({"plugins": ["../evil.py"]}))
+    assert "not executed: " in minigpt("show", "comparisons/x/variants/a.json")[2]
     assert not mark.exists()
 
 

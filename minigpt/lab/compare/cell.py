@@ -1,4 +1,4 @@
-"""One arm with one seed, in a process of its own: train it or go on with it, measure it, and leave a record.
+"""One variant with one seed, in a process of its own: train it or go on with it, measure it, and leave a record.
 
     python -m minigpt.lab.compare.cell JOB.json
 

@@ -1,4 +1,4 @@
-"""The grid of arms and seeds: what is there already, what is to be trained, and its processes."""
+"""The grid of variants and seeds: what is there already, what is to be trained, and its processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError
 from minigpt.experiment import Experiment
-from minigpt.lab.compare.arms import Arm
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
 from minigpt.lab.compare.job import SAVES_WITHIN, Job
 from minigpt.lab.compare.running import Running
+from minigpt.lab.compare.variants import Variant
 from minigpt.run import RunFolder
 from minigpt.run.folder import check_links
 from minigpt.run.identity import Identity
@@ -33,17 +33,17 @@ from minigpt.system.lock import held
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one seed.
+    """One variant with one seed.
 
     Attributes:
-        arm: Which.
+        variant: Which.
         seed: Of weights, data order and dropout.
         run: Where it is trained, or was.
         record: Where its outcome is written.
         key: Likewise, of all of it.
     """
 
-    arm: Arm
+    variant: Variant
     seed: int
     run: RunFolder
     record: Path
@@ -52,7 +52,7 @@ class Cell:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.arm.name}, seed {self.seed}"
+        return f"{self.variant.name}, seed {self.seed}"
 
     def outcome(self) -> dict[str, Any] | None:
         """Its record, if there is one and it is of this very cell."""
@@ -110,20 +110,20 @@ class Watcher(Protocol):
 
 
 class Corpora:
-    """The arms' corpora, each loaded once for all arms that share it."""
+    """The variants' corpora, each loaded once for all variants that share it."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, Corpus] = {}
         self.sources = Sources()
 
-    def of(self, arm: Arm) -> Corpus:
-        """An arm's corpus."""
-        experiment, document = arm.experiment, arm.experiment.to_json()
+    def of(self, variant: Variant) -> Corpus:
+        """A variant's corpus."""
+        experiment, document = variant.experiment, variant.experiment.to_json()
         specs = [*experiment.data.nested(), *experiment.tokenizer.nested()]
         sources = [self.sources.part_fingerprint(spec.cls) for spec in specs]  # two versions of a plugin may have one name
         key = json.dumps([document["data"], document["tokenizer"], sources, experiment.model.block_size], sort_keys=True)
         if key not in self.loaded:
-            self.loaded[key] = load_corpus(arm.experiment)
+            self.loaded[key] = load_corpus(variant.experiment)
         return self.loaded[key]
 
     def notes(self) -> list[str]:
@@ -136,7 +136,7 @@ class Grid:
 
     Args:
         folder: `inputs/`, `runs/`, `cells/` and `logs/` are made in it.
-        arms: The base first.
+        variants: The base first.
         seeds: The same for each.
         corpora: Where their corpora come from.
         elsewhere: Folders of runs, to be looked through for finished ones that can be used.
@@ -146,7 +146,7 @@ class Grid:
     def __init__(
         self,
         folder: Path,
-        arms: Sequence[Arm],
+        variants: Sequence[Variant],
         seeds: Sequence[int],
         corpora: Corpora,
         elsewhere: Sequence[Path] = (),
@@ -154,40 +154,40 @@ class Grid:
         device: torch.device,
     ):
         self.device = device
-        self.folder, self.arms, self.seeds = folder, list(arms), list(seeds)
+        self.folder, self.variants, self.seeds = folder, list(variants), list(seeds)
         self.corpora = corpora
-        self.present: dict[str, dict[str, Any]] = {}  # what a run of each arm would record if it began now
-        self.frozen: dict[str, tuple[Path, Path]] = {}  # of each arm, the copies of its experiment and corpus
+        self.present: dict[str, dict[str, Any]] = {}  # what a run of each variant would record if it began now
+        self.frozen: dict[str, tuple[Path, Path]] = {}  # of each variant, the copies of its experiment and corpus
         found = self._finished([*elsewhere, folder / "runs"])
-        self.cells = [self._cell(arm, seed, found) for seed in seeds for arm in arms]
+        self.cells = [self._cell(variant, seed, found) for seed in seeds for variant in variants]
 
-    def _cell(self, arm: Arm, seed: int, found: dict[str, list[RunFolder]]) -> Cell:
-        key = self._planned(arm, seed)
-        named = next((run for run in arm.runs if run.is_finished() and run.experiment().seed == seed), None)
+    def _cell(self, variant: Variant, seed: int, found: dict[str, list[RunFolder]]) -> Cell:
+        key = self._planned(variant, seed)
+        named = next((run for run in variant.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
-            own, there = self._folder(arm, seed), found.get(key, [])
+            own, there = self._folder(variant, seed), found.get(key, [])
             run = own if own in there else next((run for run in there if self._stays(run, seed, key)), own)
         else:
             run, key = named, named.identity().digest()
-            _check_data(run, named.provenance(), self._provenance(arm))
-        return Cell(arm, seed, run, self.folder / "cells" / f"{arm.name}-seed-{seed}.json", key)
+            _check_data(run, named.provenance(), self._provenance(variant))
+        return Cell(variant, seed, run, self.folder / "cells" / f"{variant.name}-seed-{seed}.json", key)
 
-    def _folder(self, arm: Arm, seed: int) -> RunFolder:
-        return RunFolder(self.folder / "runs" / arm.name / f"seed-{seed}")
+    def _folder(self, variant: Variant, seed: int) -> RunFolder:
+        return RunFolder(self.folder / "runs" / variant.name / f"seed-{seed}")
 
     def _stays(self, run: RunFolder, seed: int, key: str) -> bool:
-        """Whether no other arm sets that run aside, for it is in the arm's folder and is not the arm's any more."""
-        owner = next((arm for arm in self.arms if self._folder(arm, seed) == run), None)
+        """Whether no other variant sets that run aside: it would be in that one's folder without being its run."""
+        owner = next((variant for variant in self.variants if self._folder(variant, seed) == run), None)
         return owner is None or self._planned(owner, seed) == key
 
-    def _planned(self, arm: Arm, seed: int) -> str:
-        """What a run of the arm has as its identity if it begins now."""
-        return Identity.of(self._provenance(arm)).with_seed(seed).digest()
+    def _planned(self, variant: Variant, seed: int) -> str:
+        """What a run of the variant has as its identity if it begins now."""
+        return Identity.of(self._provenance(variant)).with_seed(seed).digest()
 
-    def _provenance(self, arm: Arm) -> dict[str, Any]:
-        if arm.name not in self.present:
-            self.present[arm.name] = present(arm.experiment, self.corpora.of(arm), self.device)
-        return self.present[arm.name]
+    def _provenance(self, variant: Variant) -> dict[str, Any]:
+        if variant.name not in self.present:
+            self.present[variant.name] = present(variant.experiment, self.corpora.of(variant), self.device)
+        return self.present[variant.name]
 
     def _finished(self, roots: Sequence[Path]) -> dict[str, list[RunFolder]]:
         """Finished runs by what their numbers follow from; those of several segments follow from no one thing."""
@@ -235,7 +235,7 @@ class Grid:
         for name in ("cells", "runs", "logs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         waiting = self.missing()
-        self.freeze([cell.arm for cell in waiting])  # all of them before the first one begins
+        self.freeze([cell.variant for cell in waiting])  # all of them before the first one begins
         running: list[Running] = []
         try:
             while waiting or running:
@@ -258,22 +258,26 @@ class Grid:
             for process in running:
                 process.stop()
 
-    def freeze(self, arms: Sequence[Arm]) -> None:
+    def freeze(self, variants: Sequence[Variant]) -> None:
         """Copy what cells are trained from, as it was when the plan was made. Raises PluginError, WriteError."""
         inputs = self.folder / "inputs"
-        corpora = {id(self.corpora.of(arm)): self.frozen[arm.name][1] for arm in self.arms if arm.name in self.frozen}
-        for arm in arms:
-            if arm.name in self.frozen:
+        corpora = {
+            id(self.corpora.of(variant)): self.frozen[variant.name][1]
+            for variant in self.variants
+            if variant.name in self.frozen
+        }
+        for variant in variants:
+            if variant.name in self.frozen:
                 continue
-            corpus = self.corpora.of(arm)
+            corpus = self.corpora.of(variant)
             if id(corpus) not in corpora:
                 corpora[id(corpus)] = freeze_corpus(inputs, corpus)
-            self.frozen[arm.name] = freeze_experiment(inputs, arm.experiment), corpora[id(corpus)]
+            self.frozen[variant.name] = freeze_experiment(inputs, variant.experiment), corpora[id(corpus)]
 
     def job(self, cell: Cell, device: str, threads: int | None, allow_plugins: bool) -> Job:
         """What the process of a cell receives; a run in its folder that is another one is set aside, with its record."""
-        self.freeze([cell.arm])
-        experiment, corpus = self.frozen[cell.arm.name]
+        self.freeze([cell.variant])
+        experiment, corpus = self.frozen[cell.variant.name]
         discard(cell.record)  # of another cell, or it would not be trained
         if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not self._continues(cell):
             _wait_until_free(cell.run)

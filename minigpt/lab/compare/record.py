@@ -105,7 +105,7 @@ class _Run(_Part):
     position_loss: list[_Number | None]
 
 
-class _Arm(_Part):
+class _Variant(_Part):
     name: _Name
     source: _Text
     description: _Text
@@ -121,7 +121,7 @@ class _Arm(_Part):
     runs: list[_Run]
 
     @model_validator(mode="after")
-    def _places_are_alike(self) -> _Arm:
+    def _places_are_alike(self) -> _Variant:
         if len({len(run.position_loss) for run in self.runs if run.position_loss}) > 1:
             raise ValueError("runs have losses at different numbers of places")
         return self
@@ -138,7 +138,7 @@ class _Comparison(_Part):
     name: _Text
     settings: _Settings
     lost: list[_Lost] = []
-    arms: Annotated[list[_Arm], Field(min_length=1)]
+    variants: Annotated[list[_Variant], Field(min_length=1)]
 
 
 def write_record(file: Path, document: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Arms with plugin parts are tried in a process of their own first: there a plugin may raise, leave, hang or crash.
+"""Variants with plugin parts are tried in a process of their own first: there a plugin may raise, leave, hang or crash.
 
 python -m minigpt.lab.compare.rehearsal JOB.json
 """
@@ -29,7 +29,7 @@ class _Job(TypedDict):
 def rehearse(
     source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, trust: bool, seconds: float
 ) -> str | None:
-    """Do everything with an arm that planning a comparison does, elsewhere.
+    """Do everything with a variant that planning a comparison does, elsewhere.
 
     Args:
         source: An experiment file, or a folder of runs.
@@ -40,7 +40,7 @@ def rehearse(
         seconds: After which it counts as hung.
 
     Returns:
-        What its plugins did that loses the arm; None if there is nothing against it.
+        What its plugins did that loses the variant; None if there is nothing against it.
 
     Raises:
         MinigptError: Something in the experiment is to be mended.
@@ -76,7 +76,7 @@ def names_plugins(source: Path, *, trust: bool) -> bool:
     Raises:
         TrustError: A run names one that is not trusted.
     """
-    from minigpt.lab.compare.arms import runs_in
+    from minigpt.lab.compare.variants import runs_in
     from minigpt.reading import named_plugins
 
     if not source.is_dir():
@@ -95,7 +95,7 @@ def main() -> None:
 def _try(job: _Job) -> tuple[str, str]:
     from minigpt.check.gate import check_before_training
     from minigpt.data import load_corpus
-    from minigpt.lab.compare.arms import read_arm
+    from minigpt.lab.compare.variants import read_variant
     from minigpt.lab.cost import measure_cost
     from minigpt.model import build_model
     from minigpt.registry.plugins import last_place
@@ -104,14 +104,14 @@ def _try(job: _Job) -> tuple[str, str]:
 
     try:
         files = [Path(file) for file in job["plugin_files"]]
-        arm = read_arm(Path(job["source"]), job["overrides"], files, trust=job["trust"])
-        check_before_training(arm.experiment, arm.source, job["overrides"], in_full=False)
-        corpus = load_corpus(arm.experiment)
+        variant = read_variant(Path(job["source"]), job["overrides"], files, trust=job["trust"])
+        check_before_training(variant.experiment, variant.source, job["overrides"], in_full=False)
+        corpus = load_corpus(variant.experiment)
         where = choose_device(job["device"])
-        model = build_model(arm.experiment, corpus.vocab_size)
+        model = build_model(variant.experiment, corpus.vocab_size)
         measure_cost(model)
-        precision = choose_precision(arm.experiment.training.precision, where)
-        measure_speed(arm.experiment, corpus.to(where), model.to(where), precision)
+        precision = choose_precision(variant.experiment.training.precision, where)
+        measure_speed(variant.experiment, corpus.to(where), model.to(where), precision)
     except PluginError as error:
         return "lost", str(error)
     except MinigptError as error:

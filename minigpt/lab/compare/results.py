@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError, count
-from minigpt.lab.compare.arms import Arm, Unit, tokens_of
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.times import share_of_others
+from minigpt.lab.compare.variants import Unit, Variant, tokens_of
 from minigpt.lab.cost import Cost
 from minigpt.lab.rounding import as_typed
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
@@ -81,18 +81,18 @@ class Result:
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """An arm over its seeds.
+class VariantResult:
+    """A variant over its seeds.
 
     Attributes:
-        arm: What was trained.
+        variant: What was trained.
         cost: What its model takes.
         results: One a seed.
         verdict: Against the base; None for the base itself, and where there is no pair.
         why: Why there is no verdict, where there is none.
     """
 
-    arm: Arm
+    variant: Variant
     cost: Cost
     results: tuple[Result, ...]
     verdict: Verdict | None = None
@@ -198,40 +198,42 @@ def rows_of(run: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def judge(arms: Sequence[Arm], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float) -> list[ArmResult]:
-    """Results of all arms, the base first, with a verdict on each variant that allows one.
+def judge(
+    variants: Sequence[Variant], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float
+) -> list[VariantResult]:
+    """Results of all variants, the base first, with a verdict on each variant that allows one.
 
-    An arm with a seed that diverged or crashed gets no verdict on its loss: to leave the seed out would judge it by its
+    A variant with a seed that diverged or crashed gets no verdict on its loss: to leave the seed out would judge it by its
     better half.
     """
     found = [
-        ArmResult(arm, cost, tuple(read_result(cell, unit) for cell in cells if cell.arm is arm))
-        for arm, cost in zip(arms, costs, strict=True)
+        VariantResult(variant, cost, tuple(read_result(cell, unit) for cell in cells if cell.variant is variant))
+        for variant, cost in zip(variants, costs, strict=True)
     ]
-    base, *variants = found
+    base, *others = found
     failed = _failed(base)
-    reasons = [f"no verdict: of the base {failed}" if failed else _failed(variant) for variant in variants]
-    judged = [variant for variant, reason in zip(variants, reasons, strict=True) if not reason]
-    differences = [_differences(base, variant) for variant in judged]
+    reasons = [f"no verdict: of the base {failed}" if failed else _failed(other) for other in others]
+    judged = [other for other, reason in zip(others, reasons, strict=True) if not reason]
+    differences = [_differences(base, other) for other in judged]
     answers = iter(verdicts(differences, delta) if differences else [])
     results = [base]
-    for variant, reason in zip(variants, reasons, strict=True):
+    for other, reason in zip(others, reasons, strict=True):
         verdict = None if reason else next(answers)
         why = reason
         if verdict is not None and verdict.kind == "no verdict":
             number = verdict.paired.n
             why = f"no verdict: {number} seed{'s' * (number != 1)} cannot show how much chance there is; {FEWEST} can"
-        results.append(ArmResult(variant.arm, variant.cost, variant.results, verdict, why))
+        results.append(VariantResult(other.variant, other.cost, other.results, verdict, why))
     return results
 
 
-def family_size(results: Sequence[ArmResult]) -> int:
+def family_size(results: Sequence[VariantResult]) -> int:
     """Variants that are judged together: those with a verdict, which is what intervals and p-values are corrected for."""
     return sum(result.verdict is not None and result.verdict.kind != "no verdict" for result in results)
 
 
-def _failed(result: ArmResult) -> str:
-    """What went wrong with an arm's seeds, or nothing."""
+def _failed(result: VariantResult) -> str:
+    """What went wrong with a variant's seeds, or nothing."""
     parts = []
     for outcome in (status for status in Status if status is not Status.FINISHED):
         seeds = [str(each.seed) for each in result.results if each.outcome == outcome]
@@ -240,26 +242,26 @@ def _failed(result: ArmResult) -> str:
     return "; ".join(parts)
 
 
-def _differences(base: ArmResult, variant: ArmResult) -> list[float]:
+def _differences(base: VariantResult, variant: VariantResult) -> list[float]:
     ours = {result.seed: result.loss for result in variant.results}
     return [ours[result.seed] - result.loss for result in base.results]  # type: ignore[operator]  # all have finished
 
 
-def to_json(results: Sequence[ArmResult], settings: dict[str, Any]) -> dict[str, Any]:
+def to_json(results: Sequence[VariantResult], settings: dict[str, Any]) -> dict[str, Any]:
     """Everything, for machines and for the report."""
-    return {**settings, "arms": [_arm_json(result) for result in results]}
+    return {**settings, "variants": [_variant_json(result) for result in results]}
 
 
-def _arm_json(result: ArmResult) -> dict[str, Any]:
+def _variant_json(result: VariantResult) -> dict[str, Any]:
     verdict = result.verdict
     return {
-        "name": result.arm.name,
-        "source": result.arm.source,
-        "description": result.arm.experiment.description,
-        "adjusted": list(result.arm.adjusted),
-        "experiment": result.arm.experiment.to_json(),
-        "tokens": tokens_of(result.arm.experiment),
-        "training_flops": result.cost.train_flops * tokens_of(result.arm.experiment),
+        "name": result.variant.name,
+        "source": result.variant.source,
+        "description": result.variant.experiment.description,
+        "adjusted": list(result.variant.adjusted),
+        "experiment": result.variant.experiment.to_json(),
+        "tokens": tokens_of(result.variant.experiment),
+        "training_flops": result.cost.train_flops * tokens_of(result.variant.experiment),
         "cost": result.cost.to_json(),
         "mean": result.mean,
         "sd": result.sd,

@@ -29,7 +29,7 @@ class Running:
 
     def __init__(self, cell: Cell, job: Job):
         self.cell = cell
-        stem = f"{cell.arm.name}-seed-{cell.seed}"
+        stem = f"{cell.variant.name}-seed-{cell.seed}"
         folder = cell.record.parents[1] / "logs"
         file = folder / f"{stem}.json"
         self.refusal = Path(job["refusal"])

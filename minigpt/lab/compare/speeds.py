@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minigpt.data import Corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError, count
-from minigpt.lab.compare.arms import Arm
+from minigpt.lab.compare.variants import Variant
 from minigpt.model import build_model
 from minigpt.run.provenance import provenance
 from minigpt.system.files import read_object, write_json
@@ -36,12 +36,12 @@ class Speeds:
 
     Args:
         file: Where they are kept.
-        corpus_of: An arm's corpus.
+        corpus_of: A variant's corpus.
         device: As for `minigpt run`.
         threads: Of each run; None for torch's choice.
     """
 
-    def __init__(self, file: Path, corpus_of: Callable[[Arm], Corpus], device: str, threads: int | None):
+    def __init__(self, file: Path, corpus_of: Callable[[Variant], Corpus], device: str, threads: int | None):
         self.file, self.corpus_of, self.threads = file, corpus_of, threads
         self.device = choose_device(device)
         self.keys: dict[str, str] = {}
@@ -50,18 +50,18 @@ class Speeds:
         if file.is_file():
             self._read()
 
-    def of(self, arm: Arm) -> Speed:
-        """An arm's speed alone, from a few updates: what an estimate of the time needs."""
-        key = self._key(arm)
+    def of(self, variant: Variant) -> Speed:
+        """A variant's speed alone, from a few updates: what an estimate of the time needs."""
+        key = self._key(variant)
         if key not in self.speeds:
             with using_threads(self.threads):
-                corpus = self.corpus_of(arm).to(self.device)
-                model = build_model(arm.experiment, corpus.vocab_size).to(self.device)
-                self.speeds[key] = measure_speed(arm.experiment, corpus, model, self._precision(arm))
+                corpus = self.corpus_of(variant).to(self.device)
+                model = build_model(variant.experiment, corpus.vocab_size).to(self.device)
+                self.speeds[key] = measure_speed(variant.experiment, corpus, model, self._precision(variant))
             self._write()
         return self.speeds[key]
 
-    def ratio(self, base: Arm, variant: Arm) -> Ratio:
+    def ratio(self, base: Variant, variant: Variant) -> Ratio:
         """How long an update of the variant takes, one of the base being 1: both timed in turn.
 
         Raises:
@@ -85,25 +85,25 @@ class Speeds:
             self._write()
         return self.ratios[key]
 
-    def _trial(self, arm: Arm) -> Trial:
-        corpus = self.corpus_of(arm).to(self.device)
-        model = build_model(arm.experiment, corpus.vocab_size).to(self.device)
-        return Trial(arm.experiment, corpus, model, self._precision(arm))
+    def _trial(self, variant: Variant) -> Trial:
+        corpus = self.corpus_of(variant).to(self.device)
+        model = build_model(variant.experiment, corpus.vocab_size).to(self.device)
+        return Trial(variant.experiment, corpus, model, self._precision(variant))
 
-    def _precision(self, arm: Arm) -> str:
-        return choose_precision(arm.experiment.training.precision, self.device)
+    def _precision(self, variant: Variant) -> str:
+        return choose_precision(variant.experiment.training.precision, self.device)
 
-    def _key(self, arm: Arm) -> str:
-        """What an arm's speed follows from: settings but for the length, sources, data, torch, machine, device, threads."""
-        said = json.dumps([arm.name, arm.experiment.to_json()], sort_keys=True)
+    def _key(self, variant: Variant) -> str:
+        """What a variant's speed follows from: settings without the length; source, data, torch, machine and threads."""
+        said = json.dumps([variant.name, variant.experiment.to_json()], sort_keys=True)
         if said not in self.keys:
-            self.keys[said] = self._digest(arm)
+            self.keys[said] = self._digest(variant)
         return self.keys[said]
 
-    def _digest(self, arm: Arm) -> str:
+    def _digest(self, variant: Variant) -> str:
         with using_threads(self.threads):
-            precision = self._precision(arm)
-            recorded = provenance(arm.experiment, self.corpus_of(arm), device=self.device, precision=precision)
+            precision = self._precision(variant)
+            recorded = provenance(variant.experiment, self.corpus_of(variant), device=self.device, precision=precision)
         settings = {key: value for key, value in recorded["experiment"].items() if key not in ("seed", "training")}
         of_length = ("max_iters", "schedule", "eval_interval")
         training = {key: value for key, value in recorded["experiment"]["training"].items() if key not in of_length}
@@ -146,7 +146,7 @@ def described(ratio: Ratio) -> str:
     return f"an update takes {ratio} of the base's{busy}"
 
 
-def _too_busy(base: Arm, variant: Arm, found: Ratio) -> str:
+def _too_busy(base: Variant, variant: Variant, found: Ratio) -> str:
     load = f"load {os.getloadavg()[0]:.1f} on " if hasattr(os, "getloadavg") else ""
     machine = f"{load}{count(os.cpu_count() or 1, 'core')}, equal updates varied by {found.variation:.0%}"
     return (

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
-from minigpt.lab.compare.arms import TOLERANCE, Lost, Unit, tokens_of
-from minigpt.lab.compare.results import ArmResult, family_size
+from minigpt.lab.compare.results import VariantResult, family_size
 from minigpt.lab.compare.times import why_not_comparable
+from minigpt.lab.compare.variants import TOLERANCE, FailedVariant, Unit, tokens_of
 from minigpt.lab.rounding import shown_difference, shown_interval, shown_probability
 from minigpt.printable import as_markdown, as_spreadsheet
 from minigpt.run.status import Status
@@ -33,7 +33,7 @@ class Table:
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def verdict_table(results: Sequence[ArmResult], unit: Unit, lost: Sequence[Lost] = ()) -> Table:
+def verdict_table(results: Sequence[VariantResult], unit: Unit, lost: Sequence[FailedVariant] = ()) -> Table:
     """The answer: losses, paired differences with their intervals, verdicts."""
     rows = []
     for result in results:
@@ -43,9 +43,9 @@ def verdict_table(results: Sequence[ArmResult], unit: Unit, lost: Sequence[Lost]
             difference = shown_difference(verdict.paired.mean, verdict.delta)
             if verdict.kind != "no verdict":
                 interval, p = shown_interval(verdict.interval, verdict.delta), shown_probability(verdict.p)
-        rows.append((result.arm.name, _spread(result), difference, interval, p, result.words))
-    rows += [(arm.name, "–", "–", "–", "–", Status.CRASHED) for arm in lost]
-    columns = ("arm", f"loss, {UNITS[unit]}", "difference", interval_name(family_size(results)), "p", "verdict")
+        rows.append((result.variant.name, _spread(result), difference, interval, p, result.words))
+    rows += [(variant.name, "–", "–", "–", "–", Status.CRASHED) for variant in lost]
+    columns = ("variant", f"loss, {UNITS[unit]}", "difference", interval_name(family_size(results)), "p", "verdict")
     return Table("Is it better than the base?", columns, tuple(rows))
 
 
@@ -54,7 +54,7 @@ def interval_name(family: int) -> str:
     return "95 % interval" if family < 2 else f"95 % interval, all {family} together"
 
 
-def basis(results: Sequence[ArmResult]) -> str:
+def basis(results: Sequence[VariantResult]) -> str:
     """What the verdicts rest on, in a sentence."""
     seeds, family = len(results[0].results), family_size(results)
     words = f"differences are paired over {count(seeds, 'seed')}"
@@ -65,33 +65,33 @@ def basis(results: Sequence[ArmResult]) -> str:
     return f"{words}; intervals and p-values hold for {together} (95 %, Bonferroni)"
 
 
-def cost_table(results: Sequence[ArmResult]) -> Table:
-    """What each arm takes; beside the base's, where it differs by more than 1 %."""
+def cost_table(results: Sequence[VariantResult]) -> Table:
+    """What each variant takes; beside the base's, where it differs by more than 1 %."""
     base = results[0]
     rows = []
     for result in results:
-        cost, tokens = result.cost, tokens_of(result.arm.experiment)
+        cost, tokens = result.cost, tokens_of(result.variant.experiment)
         rows.append(
             (
-                result.arm.name,
+                result.variant.name,
                 _beside(cost.total, base.cost.total),
                 _beside(cost.train_flops, base.cost.train_flops),
-                _beside(tokens, tokens_of(base.arm.experiment)),
+                _beside(tokens, tokens_of(base.variant.experiment)),
                 _beside(cost.state_bytes, base.cost.state_bytes),
                 "–" if (seconds := result.seconds) is None else seconds.shown(duration_of(seconds.median)),
                 "–" if (speed := result.tokens_per_second) is None else speed.shown("{:,.0f}".format),
             )
         )
-    columns = ("arm", "parameters", "FLOP a token", "tokens", f"state at {base.cost.context}", "training", "tokens/s")
+    columns = ("variant", "parameters", "FLOP a token", "tokens", f"state at {base.cost.context}", "training", "tokens/s")
     return Table("What it costs (× the base where more than 1 % apart)", columns, tuple(rows))
 
 
-def csv_text(results: Sequence[ArmResult]) -> str:
+def csv_text(results: Sequence[VariantResult]) -> str:
     """One row a run."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = [
-        "arm",
+        "variant",
         "seed",
         "outcome",
         "loss",
@@ -106,14 +106,14 @@ def csv_text(results: Sequence[ArmResult]) -> str:
     writer.writerow(columns)
     for result in results:
         for each in result.results:
-            values = [result.arm.name, *(getattr(each, name) for name in columns[1:])]
+            values = [result.variant.name, *(getattr(each, name) for name in columns[1:])]
             writer.writerow([as_spreadsheet(value) if isinstance(value, str) else value for value in values])
     return stream.getvalue()
 
 
-def unequal(results: Sequence[ArmResult]) -> list[str]:
-    """What the arms do not share and nobody asked for, in words."""
-    lines = [f"{result.arm.name}: {note}" for result in results for note in result.arm.adjusted]
+def unequal(results: Sequence[VariantResult]) -> list[str]:
+    """What the variants do not share and nobody asked for, in words."""
+    lines = [f"{result.variant.name}: {note}" for result in results for note in result.variant.adjusted]
     precisions = {each.precision for result in results for each in result.results if each.precision}
     if len(precisions) > 1:
         lines.append(f"precisions differ: {', '.join(sorted(precisions))}; set training.precision for all")
@@ -121,20 +121,20 @@ def unequal(results: Sequence[ArmResult]) -> list[str]:
     if len(code) > 1:
         lines.append(f"the runs were trained by different code: {'; '.join(sorted(code))}")
     lines += [f"the source of {part} is not the same in all runs" for part in _differing_parts(results)]
-    why = why_not_comparable({result.arm.name: [vars(each) for each in result.results] for result in results})
+    why = why_not_comparable({result.variant.name: [vars(each) for each in result.results] for result in results})
     if why:
         lines.append(f"seconds and tokens/s do not compare the variants: {why}")
     return lines
 
 
-def _differing_parts(results: Sequence[ArmResult]) -> list[str]:
+def _differing_parts(results: Sequence[VariantResult]) -> list[str]:
     """Parts that runs name alike and that were trained from different source."""
     sources = {part for result in results for each in result.results for part in each.parts}
     names = [name for name, _ in sources]
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _spread(result: ArmResult) -> str:
+def _spread(result: VariantResult) -> str:
     if result.mean is None:
         return "–"
     return f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")

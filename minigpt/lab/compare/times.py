@@ -29,13 +29,13 @@ def share_of_others(rows: Sequence[Mapping[str, Any]], cores: object) -> float |
     )
 
 
-def why_not_comparable(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+def why_not_comparable(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
     """Why the times of finished runs cannot be set beside each other, in a sentence; None where they can.
 
     Args:
-        arms: Runs by their arm's name, as in comparison.json.
+        variants: Runs by their variant's name, as in comparison.json.
     """
-    finished = [(name, run) for name, runs in arms.items() for run in runs if run["outcome"] == Status.FINISHED]
+    finished = [(name, run) for name, runs in variants.items() for run in runs if run["outcome"] == Status.FINISHED]
     shared = [(name, run) for name, run in finished if run["others"] is not None and run["others"] > ALONE]
     if shared:
         shares = [run["others"] for _, run in shared]

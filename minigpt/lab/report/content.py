@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import RunError
-from minigpt.lab.compare.arms import runs_in
 from minigpt.lab.compare.record import read_record
 from minigpt.lab.compare.results import COLUMN, Spread, result_of, rows_of, speed_spread
 from minigpt.lab.compare.times import why_not_comparable
+from minigpt.lab.compare.variants import runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
@@ -48,7 +48,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Shown:
-    """One arm.
+    """One variant.
 
     Attributes:
         json: As it stands in comparison.json.
@@ -68,7 +68,7 @@ class Shown:
 
     @property
     def name(self) -> str:
-        """Of the arm."""
+        """Of the variant."""
         return str(self.json["name"])
 
     @property
@@ -89,23 +89,23 @@ class Shown:
 
 @dataclass(frozen=True)
 class Content:
-    """A report: its title, what was asked for, the arms with the base first, and those that could not be compared."""
+    """A report: its title, what was asked for, the variants with the base first, and those that could not be compared."""
 
     name: str
     settings: dict[str, Any]
-    arms: tuple[Shown, ...]
+    variants: tuple[Shown, ...]
     changes: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
     lost: tuple[dict[str, str], ...] = ()
 
     @property
     def why_no_times(self) -> str | None:
         """Why nothing is drawn against seconds, in a sentence; None where they can be compared."""
-        return why_not_comparable({arm.name: arm.json["runs"] for arm in self.arms})
+        return why_not_comparable({variant.name: variant.json["runs"] for variant in self.variants})
 
     @property
     def family(self) -> int:
         """Variants whose intervals hold together."""
-        found = [arm.json["difference"] for arm in self.arms if arm.json["difference"] is not None]
+        found = [variant.json["difference"] for variant in self.variants if variant.json["difference"] is not None]
         return max((int(each["family"]) for each in found if None not in each["interval"]), default=0)
 
 
@@ -122,21 +122,23 @@ def read_content(folder: Path) -> Content:
 
 
 def content_of_runs(folders: Sequence[Path]) -> Content:
-    """Gather runs that nobody compared: each folder, of one run or of several seeds, is an arm without a verdict.
+    """Gather runs that nobody compared: each folder, of one run or of several seeds, is a variant without a verdict.
 
     Nothing of a run is executed. What a model with parts of a plugin costs is unknown, therefore.
 
     Raises:
         RunError: One of them is no run.
     """
-    arms = [_uncompared(folder) for folder in folders]
-    seeds = sorted({run["seed"] for arm in arms for run in arm["runs"]})
+    variants = [_uncompared(folder) for folder in folders]
+    seeds = sorted({run["seed"] for variant in variants for run in variant["runs"]})
     settings = {"seeds": seeds, "unit": "nats", "delta": 0.01, "budget": None, "match": None}
-    return content_of({"name": ", ".join(arm["name"] for arm in arms), "settings": settings, "arms": arms}, Path())
+    return content_of(
+        {"name": ", ".join(variant["name"] for variant in variants), "settings": settings, "variants": variants}, Path()
+    )
 
 
 def _uncompared(folder: Path) -> dict[str, Any]:
-    """An arm as comparison.json has it, from what its runs recorded."""
+    """A variant as comparison.json has it, from what its runs recorded."""
     runs = runs_in(folder)
     document = runs[0].document()
     try:
@@ -177,29 +179,31 @@ def _name(folder: Path) -> str:
 def content_of(document: dict[str, Any], folder: Path) -> Content:
     """Gather it from a comparison's document, whose runs' paths start from `folder`."""
     unit = document["settings"]["unit"]
-    arms = tuple(_shown(arm, folder, COLUMN[unit]) for arm in document["arms"])
-    base = arms[0].json["experiment"]
-    changes = {arm.name: differences(base, arm.json["experiment"]) for arm in arms[1:]}
-    return Content(document["name"], document["settings"], arms, changes, tuple(document.get("lost", [])))
+    variants = tuple(_shown(variant, folder, COLUMN[unit]) for variant in document["variants"])
+    base = variants[0].json["experiment"]
+    changes = {variant.name: differences(base, variant.json["experiment"]) for variant in variants[1:]}
+    return Content(document["name"], document["settings"], variants, changes, tuple(document.get("lost", [])))
 
 
-def _shown(arm: dict[str, Any], folder: Path, column: str) -> Shown:
+def _shown(variant: dict[str, Any], folder: Path, column: str) -> Shown:
     runs = []
-    for each in arm["runs"]:
+    for each in variant["runs"]:
         if each["loss"] is not None:
             run = RunFolder(folder / each["run"])
             if not run.exists():
-                raise RunError(f"{run.path} is gone, and {arm['name']} was measured in it; call minigpt compare again")
-            if run.later_segments() and arm["verdict"] != NOT_COMPARED:
+                raise RunError(f"{run.path} is gone, and {variant['name']} was measured in it; call minigpt compare again")
+            if run.later_segments() and variant["verdict"] != NOT_COMPARED:
                 raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
             if each["outcome"] == Status.FINISHED and each["loss"] != _last(run, column):
-                raise RunError(f"{run.path} is another run than {arm['name']} was measured in; call minigpt compare again")
+                raise RunError(
+                    f"{run.path} is another run than {variant['name']} was measured in; call minigpt compare again"
+                )
             runs.append(run)
     rows = [rows_of(run) for run in runs]
-    of_a_token = None if arm["training_flops"] is None else arm["training_flops"] / max(1, arm["tokens"])
-    positions = [each["position_loss"] for each in arm["runs"] if each["position_loss"]]
+    of_a_token = None if variant["training_flops"] is None else variant["training_flops"] / max(1, variant["tokens"])
+    positions = [each["position_loss"] for each in variant["runs"] if each["position_loss"]]
     return Shown(
-        arm,
+        variant,
         validation=_curve([[row for row in each if column in row] for each in rows], column, of_a_token),
         training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),

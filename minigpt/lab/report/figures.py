@@ -62,7 +62,7 @@ def _plain(name: str) -> str:
 
 
 def look(index: int) -> tuple[str, str]:
-    """Colour and dashes of the arm with that number; the base is 0."""
+    """Colour and dashes of the variant with that number; the base is 0."""
     if index == 0:
         return _INK, "-"
     return _COLOURS[(index - 1) % len(_COLOURS)], _DASHES[((index - 1) // len(_COLOURS)) % len(_DASHES)]
@@ -70,7 +70,7 @@ def look(index: int) -> tuple[str, str]:
 
 def forest(content: Content) -> str | None:
     """Differences to the base with their intervals; None where there is none."""
-    rows = [(index, arm) for index, arm in enumerate(content.arms) if _has_interval(arm)]
+    rows = [(index, variant) for index, variant in enumerate(content.variants) if _has_interval(variant)]
     if not rows:
         return None
     delta, unit = content.settings["delta"], UNITS[content.settings["unit"]]
@@ -78,16 +78,16 @@ def forest(content: Content) -> str | None:
         figure, axes = _canvas(7, 0.9 + 0.42 * len(rows))
         axes.axvspan(-delta, delta, color=_INK, alpha=0.07, lw=0)
         axes.axvline(0, color=_INK, lw=1)
-        for place, (index, arm) in enumerate(rows):
-            difference = arm.json["difference"]
+        for place, (index, variant) in enumerate(rows):
+            difference = variant.json["difference"]
             colour, _ = look(index)
             for bounds, width in ((difference["interval"], 1.2), (difference["plain_interval"], 3.5)):
                 axes.plot(bounds, [place, place], color=colour, lw=width, solid_capstyle="butt")
             axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
-        axes.set_yticks(range(len(rows)), [_plain(arm.name) for _, arm in rows])
+        axes.set_yticks(range(len(rows)), [_plain(variant.name) for _, variant in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(
-            f"difference to {_plain(content.arms[0].name)}, {unit} (left is better; shaded: within ±{as_typed(delta)})"
+            f"difference to {_plain(content.variants[0].name)}, {unit} (left is better; shaded: within ±{as_typed(delta)})"
         )
         axes.grid(axis="y", visible=False)
         return _svg(
@@ -100,16 +100,18 @@ def curves(content: Content, axis: str, label: str) -> str | None:
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(7, 4.6)
         heights: list[float] = []
-        for index, arm in enumerate(content.arms):
+        for index, variant in enumerate(content.variants):
             colour, dashes = look(index)
-            if arm.training is not None and getattr(arm.training, axis) and content.settings["unit"] == "nats":
-                axes.plot(getattr(arm.training, axis), arm.training.mean, color=colour, lw=0.8, alpha=0.35)
-            if arm.validation is None or getattr(arm.validation, axis) is None:
+            if variant.training is not None and getattr(variant.training, axis) and content.settings["unit"] == "nats":
+                axes.plot(getattr(variant.training, axis), variant.training.mean, color=colour, lw=0.8, alpha=0.35)
+            if variant.validation is None or getattr(variant.validation, axis) is None:
                 continue  # nothing was measured, or its operations were not counted
-            xs = getattr(arm.validation, axis)
-            axes.fill_between(xs, arm.validation.low, arm.validation.high, color=colour, alpha=0.15, lw=0)
-            axes.plot(xs, arm.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=_plain(arm.name))
-            heights += [*arm.validation.high, arm.validation.low[-1]]
+            xs = getattr(variant.validation, axis)
+            axes.fill_between(xs, variant.validation.low, variant.validation.high, color=colour, alpha=0.15, lw=0)
+            axes.plot(
+                xs, variant.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=_plain(variant.name)
+            )
+            heights += [*variant.validation.high, variant.validation.low[-1]]
         if not heights:
             return None
         room = 0.08 * (max(heights) - min(heights)) or 0.05
@@ -117,20 +119,20 @@ def curves(content: Content, axis: str, label: str) -> str | None:
         _name_axis(axes, label)
         axes.set_ylabel(f"validation loss, {UNITS[content.settings['unit']]}")
         _legend(figure, axes)
-        return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each arm.")
+        return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each variant.")
 
 
 def by_position(content: Content) -> str | None:
     """Is more context used? The loss at each place in the window."""
-    arms = [(index, arm) for index, arm in enumerate(content.arms) if arm.position]
-    if not arms:
+    variants = [(index, variant) for index, variant in enumerate(content.variants) if variant.position]
+    if not variants:
         return None
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(7, 4.2)
-        for index, arm in arms:
+        for index, variant in variants:
             colour, dashes = look(index)
-            places, values = _in_stretches(arm.position)
-            axes.plot(places, values, dashes, color=colour, lw=1.6, label=_plain(arm.name))
+            places, values = _in_stretches(variant.position)
+            axes.plot(places, values, dashes, color=colour, lw=1.6, label=_plain(variant.name))
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("place in the window (tokens seen before, and one)")
@@ -140,9 +142,9 @@ def by_position(content: Content) -> str | None:
 
 
 def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | None]]]) -> str | None:
-    """Loss against each cost with its spread, and the front of arms whose medians no other beats in both."""
+    """Loss against each cost with its spread, and the front of variants whose medians no other beats in both."""
     usable = [(label, values) for label, values in costs if any(value and value.high for value in values)]
-    losses = [arm.json["mean"] for arm in content.arms]
+    losses = [variant.json["mean"] for variant in content.variants]
     if not usable or sum(loss is not None for loss in losses) < 2:
         return None
     with matplotlib.rc_context(_STYLE):
@@ -163,7 +165,12 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | 
                 colour = look(index)[0]
                 axes.plot([value.low, value.high], [loss, loss], color=colour, lw=1.2)
                 axes.plot(
-                    [value.median], [loss], "o" if index else "D", color=colour, ms=6, label=_plain(content.arms[index].name)
+                    [value.median],
+                    [loss],
+                    "o" if index else "D",
+                    color=colour,
+                    ms=6,
+                    label=_plain(content.variants[index].name),
                 )
             axes.margins(0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -171,7 +178,9 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | 
         _legend(figure, axes)
         figure.supylabel(f"loss, {UNITS[content.settings['unit']]}", color=_INK, fontsize=10)
         return _svg(
-            figure, "cost", "Loss of each arm against what it costs; the dotted line joins those that none beats in both."
+            figure,
+            "cost",
+            "Loss of each variant against what it costs; the dotted line joins those that none beats in both.",
         )
 
 
@@ -192,8 +201,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def _has_interval(arm: Shown) -> bool:
-    difference = arm.json["difference"]
+def _has_interval(variant: Shown) -> bool:
+    difference = variant.json["difference"]
     return difference is not None and None not in difference["interval"]
 
 
@@ -219,7 +228,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """The arms' names beneath the picture, where they cover nothing."""
+    """The variants' names beneath the picture, where they cover nothing."""
     handles, names = axes.get_legend_handles_labels()
     longest = max(map(len, names), default=1)
     columns = max(1, min(len(names), 90 // (longest + 6)))

@@ -55,7 +55,7 @@ def write_report(content: Content, file: Path) -> None:
         version=__version__,
         unit=UNITS[content.settings["unit"]],
         delta=as_typed(content.settings["delta"]),
-        headlines=[_headline(arm, content.settings["delta"]) for arm in content.arms],
+        headlines=[_headline(variant, content.settings["delta"]) for variant in content.variants],
         verdicts=_verdicts(content),
         forest=_picture("Differences to the base", figures.forest(content), _verdicts(content)),
         curves=[
@@ -69,20 +69,22 @@ def write_report(content: Content, file: Path) -> None:
         runs=_run_table(content),
         troubles=_troubles(content),
         provenance=_provenance_table(content),
-        colours=[_css_colour(index) for index in range(len(content.arms))],
+        colours=[_css_colour(index) for index in range(len(content.variants))],
     )
     write_text(file, page)
 
 
 def _troubles(content: Content) -> list[tuple[str, str]]:
     """What went wrong, and with what: a message that several seeds have stands once."""
-    found = [(f"{arm['name']}, {arm['source']}", arm["message"]) for arm in content.lost]
-    for arm in content.arms:
+    found = [(f"{variant['name']}, {variant['source']}", variant["message"]) for variant in content.lost]
+    for variant in content.variants:
         seeds: dict[str, list[str]] = {}
-        for run in arm.json["runs"]:
+        for run in variant.json["runs"]:
             if run["message"]:
                 seeds.setdefault(run["message"], []).append(str(run["seed"]))
-        found += [(f"{arm.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()]
+        found += [
+            (f"{variant.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()
+        ]
     return found
 
 
@@ -100,11 +102,11 @@ def _css_colour(index: int) -> str:
     return "currentColor" if index == 0 else figures.look(index)[0]
 
 
-def _headline(arm: Shown, delta: float) -> str:
-    """The number beside an arm's name: its difference with the interval that the verdict is read from, or its loss."""
-    difference = arm.json["difference"]
+def _headline(variant: Shown, delta: float) -> str:
+    """The number beside a variant's name: its difference with the interval that the verdict is read from, or its loss."""
+    difference = variant.json["difference"]
     if difference is None or None in difference["interval"]:
-        return "" if arm.json["mean"] is None else f"{arm.json['mean']:.4f}"
+        return "" if variant.json["mean"] is None else f"{variant.json['mean']:.4f}"
     return f"{shown_difference(difference['mean'], delta)} ({shown_interval(difference['interval'], delta)})"
 
 
@@ -115,8 +117,8 @@ def _intervals(difference: dict[str, Any]) -> tuple[list[float], list[float]]:
 
 def _verdicts(content: Content) -> Rows:
     rows, delta = [], content.settings["delta"]
-    for arm in content.arms:
-        difference = arm.json["difference"]
+    for variant in content.variants:
+        difference = variant.json["difference"]
         cells = ["–"] * 5
         if difference is not None:
             cells = [
@@ -125,9 +127,18 @@ def _verdicts(content: Content) -> Rows:
                 "–" if None in difference["interval"] else shown_probability(difference["p"]),
                 "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
             ]
-        rows.append((arm.name, _loss(arm.json["mean"], arm.json["sd"]), *cells, arm.json["verdict"]))
-    rows += [(arm["name"], *["–"] * 6, Status.CRASHED) for arm in content.lost]
-    columns = ("arm", "loss ± sd", "difference", interval_name(content.family), "of it alone", "p", "effect size", "verdict")
+        rows.append((variant.name, _loss(variant.json["mean"], variant.json["sd"]), *cells, variant.json["verdict"]))
+    rows += [(variant["name"], *["–"] * 6, Status.CRASHED) for variant in content.lost]
+    columns = (
+        "variant",
+        "loss ± sd",
+        "difference",
+        interval_name(content.family),
+        "of it alone",
+        "p",
+        "effect size",
+        "verdict",
+    )
     return Rows("Losses, paired differences and verdicts", columns, rows)
 
 
@@ -142,38 +153,38 @@ def _on_a_line(text: str) -> str:
 
 def _curve_table(content: Content, axis: str, label: str) -> Rows:
     rows = []
-    for arm in content.arms:
-        curve: Curve | None = arm.validation
+    for variant in content.variants:
+        curve: Curve | None = variant.validation
         if curve is None or getattr(curve, axis) is None:
             continue
         for place, low, mean, high in zip(getattr(curve, axis), curve.low, curve.mean, curve.high, strict=True):
             rows.append(
-                (arm.name, f"{place:,.4g}" if place < 1e6 else f"{place:.4g}", *(f"{x:.4f}" for x in (mean, low, high)))
+                (variant.name, f"{place:,.4g}" if place < 1e6 else f"{place:.4g}", *(f"{x:.4f}" for x in (mean, low, high)))
             )
-    return Rows(f"Validation loss against {label}", ("arm", label, "mean", "lowest", "highest"), rows)
+    return Rows(f"Validation loss against {label}", ("variant", label, "mean", "lowest", "highest"), rows)
 
 
 def _position_table(content: Content) -> Rows:
     """At powers of two."""
-    arms = [arm for arm in content.arms if arm.position]
-    length = max((len(arm.position) for arm in arms), default=0)
+    variants = [variant for variant in content.variants if variant.position]
+    length = max((len(variant.position) for variant in variants), default=0)
     places = [2**power for power in range(length.bit_length()) if 2**power <= length]
     rows = []
     for place in places:
-        values = [arm.position[place - 1] if place <= len(arm.position) else None for arm in arms]
+        values = [variant.position[place - 1] if place <= len(variant.position) else None for variant in variants]
         rows.append((f"{place:,}", *("–" if value is None else f"{value:.4f}" for value in values)))
-    return Rows("Validation loss at some places", ("place", *(arm.name for arm in arms)), rows)
+    return Rows("Validation loss at some places", ("place", *(variant.name for variant in variants)), rows)
 
 
 def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
     """What is counted, and what is measured where that compares the variants."""
-    arms = content.arms
-    state = f"state of {arms[0].json['cost']['context']:,} tokens, bytes"
+    variants = content.variants
+    state = f"state of {variants[0].json['cost']['context']:,} tokens, bytes"
     return [
-        ("parameters", [_counted(arm.json["cost"]["total"]) for arm in arms]),
-        ("training FLOPs", [_counted(arm.json["training_flops"]) for arm in arms]),
-        *([] if content.why_no_times else [(figures.SECONDS, [arm.seconds for arm in arms])]),
-        (state, [_counted(arm.json["cost"]["state_bytes"]) for arm in arms]),
+        ("parameters", [_counted(variant.json["cost"]["total"]) for variant in variants]),
+        ("training FLOPs", [_counted(variant.json["training_flops"]) for variant in variants]),
+        *([] if content.why_no_times else [(figures.SECONDS, [variant.seconds for variant in variants])]),
+        (state, [_counted(variant.json["cost"]["state_bytes"]) for variant in variants]),
     ]
 
 
@@ -184,22 +195,22 @@ def _counted(number: float | None) -> Spread | None:
 
 def _cost_table(content: Content) -> Rows:
     rows = []
-    for arm in content.arms:
-        cost = arm.json["cost"]
-        seconds, speed = arm.seconds, arm.tokens_per_second
+    for variant in content.variants:
+        cost = variant.json["cost"]
+        seconds, speed = variant.seconds, variant.tokens_per_second
         rows.append(
             (
-                arm.name,
+                variant.name,
                 *(_number(cost[key], ",") for key in ("total", "active", "train_flops")),
-                _number(arm.json["training_flops"], ".3e"),
-                _number(arm.json["tokens"], ","),
+                _number(variant.json["training_flops"], ".3e"),
+                _number(variant.json["tokens"], ","),
                 *(_number(cost[key], ",") for key in ("activation_bytes", "state_bytes_token", "state_bytes")),
                 "–" if seconds is None else seconds.shown(duration_of(seconds.median)),
                 "–" if speed is None else speed.shown("{:,.0f}".format),
             )
         )
     columns = (
-        "arm",
+        "variant",
         "parameters",
         "of which active",
         "FLOP a token",
@@ -207,11 +218,11 @@ def _cost_table(content: Content) -> Rows:
         "tokens",
         "kept for backward, bytes a token",
         "state, bytes a token",
-        f"state at {content.arms[0].json['cost']['context']:,}, bytes",
+        f"state at {content.variants[0].json['cost']['context']:,}, bytes",
         "training",
         "tokens/s",
     )
-    return Rows("What each arm costs", columns, rows)
+    return Rows("What each variant costs", columns, rows)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -221,7 +232,7 @@ def _number(value: float | None, form: str) -> str:
 def _run_table(content: Content) -> Rows:
     rows = [
         (
-            f"{arm.name}, seed {run['seed']}",
+            f"{variant.name}, seed {run['seed']}",
             run["outcome"],
             *("–" if run[key] is None else f"{run[key]:.4f}" for key in ("loss", "best")),
             *(
@@ -232,8 +243,8 @@ def _run_table(content: Content) -> Rows:
             run["precision"] or "–",
             run["run"],
         )
-        for arm in content.arms
-        for run in arm.json["runs"]
+        for variant in content.variants
+        for run in variant.json["runs"]
     ]
     columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "others' share", "precision", "folder")
     return Rows("Every run", columns, rows)
@@ -241,8 +252,8 @@ def _run_table(content: Content) -> Rows:
 
 def _provenance_table(content: Content) -> Rows:
     rows = []
-    for arm in content.arms:
-        known: dict[str, Any] = arm.provenance
+    for variant in content.variants:
+        known: dict[str, Any] = variant.provenance
         if not known:
             continue
         versions, machine = known["versions"], known["machine"]
@@ -250,7 +261,7 @@ def _provenance_table(content: Content) -> Rows:
         commit = git.get("commit", "")[:12] + (" with changes" if git.get("uncommitted") else "")
         rows.append(
             (
-                arm.name,
+                variant.name,
                 known["started"],
                 f"minigpt {versions['minigpt']}, torch {versions['torch']}, Python {versions['python']}",
                 f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
@@ -259,5 +270,5 @@ def _provenance_table(content: Content) -> Rows:
                 commit or "–",
             )
         )
-    columns = ("arm", "first run began", "versions", "machine", "code", "data", "git")
+    columns = ("variant", "first run began", "versions", "machine", "code", "data", "git")
     return Rows("Where the numbers come from", columns, rows)

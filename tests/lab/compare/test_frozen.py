@@ -43,7 +43,7 @@ def plan(*files: Path, **settings: Any) -> ComparisonPlan:
 
 
 def losses(of: ComparisonPlan) -> dict[str, list[float]]:
-    return {result.arm.name: result.losses for result in of.judge()}
+    return {result.variant.name: result.losses for result in of.judge()}
 
 
 def scaled(factor: float) -> None:
@@ -75,7 +75,7 @@ def test_a_corpus_that_variants_share_is_kept_once(write: Write) -> None:
     long = {"model": {"block_size": 32}, "training": {"batch_size": 2}}
     files = write("base"), write("variant", model={"ffn": "glu"}), write("other", tokenizer="byte")
     found = plan(*files, seeds=2, unit="bits-per-byte")
-    found.grid.freeze(found.arms)
+    found.grid.freeze(found.variants)
     inputs = found.folder / "inputs"
     assert len(list((inputs / "tensors").iterdir())) == len(list((inputs / "corpora").iterdir())) == 2
     before = {file: file.stat().st_mtime_ns for file in inputs.rglob("*.*")}
@@ -144,7 +144,7 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
     undisturbed = make_plan(files, Settings(seeds=2), name="undisturbed", runs=Path("nowhere"))
     train_here(undisturbed.grid)
     found = plan(*files, seeds=2)
-    found.grid.freeze(found.arms)  # as it begins
+    found.grid.freeze(found.variants)  # as it begins
     first, *later = found.grid.missing()
     cell_module.do({**found.grid.job(first, "cpu", None, True), "record": str(Path("first.json").absolute())})
     edit_corpus()
@@ -215,7 +215,7 @@ def test_a_run_that_took_anothers_place_does_not_stand_for_it(write: Write, monk
             train_here(plan(*files, seeds=1).grid)
     Path("corpus.txt").write_text(TEXT)
     restored = plan(*files, seeds=1)
-    assert [cell.arm.name for cell in restored.grid.missing()] == ["base"]
+    assert [cell.variant.name for cell in restored.grid.missing()] == ["base"]
     train_here(restored.grid)
     assert losses(restored) == expected
 
@@ -238,7 +238,7 @@ def test_a_run_that_its_own_variant_will_set_aside_is_not_used_for_another(write
     shutil.rmtree("comparisons/base/runs/base")
     changed = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
     train_here(changed.grid)
-    assert {result.arm.name: len(result.losses) for result in changed.judge()} == {"base": 1, "variant": 1}
+    assert {result.variant.name: len(result.losses) for result in changed.judge()} == {"base": 1, "variant": 1}
 
 
 def test_named_runs_of_another_tokenizer_are_refused(write: Write, minigpt: Command) -> None:

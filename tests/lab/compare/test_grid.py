@@ -67,7 +67,7 @@ def plan(*files: Path, **settings: Any) -> ComparisonPlan:
 def test_what_is_trained_once_is_not_trained_again(write: Write) -> None:
     files = write("base"), write("variant", model={"ffn": "glu"})
     first = plan(*files, seeds=2)
-    assert [(cell.arm.name, cell.seed) for cell in first.grid.missing()] == [
+    assert [(cell.variant.name, cell.seed) for cell in first.grid.missing()] == [
         ("base", 5),
         ("variant", 5),
         ("base", 6),
@@ -77,7 +77,7 @@ def test_what_is_trained_once_is_not_trained_again(write: Write) -> None:
     before = {file: file.stat().st_mtime_ns for file in first.folder.rglob("metrics.jsonl")}
     assert len(before) == 4
     again = plan(*files, seeds=3)
-    assert [(cell.arm.name, cell.seed) for cell in again.grid.missing()] == [("base", 7), ("variant", 7)]
+    assert [(cell.variant.name, cell.seed) for cell in again.grid.missing()] == [("base", 7), ("variant", 7)]
     results = first.judge()
     assert [len(result.losses) for result in results] == [2, 2]
     assert before == {file: file.stat().st_mtime_ns for file in first.folder.rglob("metrics.jsonl")}
@@ -94,7 +94,7 @@ def test_a_changed_experiment_is_another_cell_and_the_old_run_is_kept(write: Wri
     train_here(plan(write("base"), write("variant"), seeds=1).grid)
     changed = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
     (cell,) = changed.grid.missing()
-    assert cell.arm.name == "variant"
+    assert cell.variant.name == "variant"
     train_here(changed.grid)
     assert RunFolder(cell.run.path).experiment().model.ffn.name == "glu"
     assert len(list((changed.folder / "runs/variant").glob("seed-5.old-*"))) == 1
@@ -104,7 +104,7 @@ def test_finished_runs_elsewhere_are_used_where_they_are(write: Write, minigpt: 
     base = write("base")
     assert minigpt("run", base, "--no-check")[0] == 0
     found = plan(base, write("variant", model={"ffn": "glu"}), seeds=2)
-    places = {(cell.arm.name, cell.seed): cell.run.path for cell in found.grid.cells}
+    places = {(cell.variant.name, cell.seed): cell.run.path for cell in found.grid.cells}
     assert places["base", 5] == Path("runs/base/seed-5")
     assert places["base", 6] == found.folder / "runs/base/seed-6"
     train_here(found.grid)
@@ -173,7 +173,9 @@ def test_a_run_of_before_an_edit_that_is_still_being_saved_is_waited_for(write: 
 
 
 @pytest.mark.slow
-def test_ctrl_c_does_not_wait_for_an_arm_that_hangs(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_does_not_wait_for_an_variant_that_hangs(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "hanging.py").write_text(HANGING)
     hanging = write("hanging", plugins=["hanging.py"], training={"schedule": "hanging"})
     found = plan(write("base"), hanging, seeds=1)
@@ -201,13 +203,13 @@ def test_ctrl_c_does_not_wait_for_an_arm_that_hangs(write: Write, tmp_path: Path
     assert not cell.run.is_in_use(), "its process is gone"
 
 
-def test_an_arm_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(write: Write, tmp_path: Path) -> None:
+def test_an_variant_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(write: Write, tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text(CRASHING)
     crashing = write("crashing", plugins=["crashing.py"], training={"schedule": "crashing"})
     diverging = write("diverging", training={"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None})
     found = plan(write("base"), crashing, diverging, write("same"), write("wide", model={"d_model": 32}), seeds=3)
     train_here(found.grid)
-    by_name = {result.arm.name: result for result in found.judge()}
+    by_name = {result.variant.name: result for result in found.judge()}
     assert by_name["crashing"].words == "crashed"
     assert by_name["crashing"].results[0].message == "RuntimeError: boom"
     assert by_name["diverging"].words == "diverged"
@@ -230,7 +232,7 @@ def test_of_named_runs_the_shared_seeds_are_compared(write: Write, minigpt: Any)
     assert {str(cell.run.path) for cell in found.grid.cells} == {
         f"runs/{name}/seed-{seed}" for name in ("base", "variant") for seed in (2, 3)
     }
-    with pytest.raises(MinigptError, match=r"--budget changes arms, and runs/variant is trained already"):
+    with pytest.raises(MinigptError, match=r"--budget changes variants, and runs/variant is trained already"):
         plan(Path("runs/base"), Path("runs/variant"), budget="tokens")
     with pytest.raises(MinigptError, match=r"the runs share no seed.*base \[1\]; variant \[4\]"):
         plan(Path("runs/base/seed-1"), Path("runs/variant/seed-4"))
@@ -268,7 +270,7 @@ def test_what_is_written_is_json_that_holds_everything(write: Write) -> None:
     found.write(found.judge())
     document = json.loads((found.folder / "comparison.json").read_text())
     assert document["settings"]["seeds"] == [5, 6, 7]
-    base, variant = document["arms"]
+    base, variant = document["variants"]
     assert base["difference"] is None
     low, high = variant["difference"]["interval"]
     assert low < variant["difference"]["mean"] < high

@@ -24,7 +24,7 @@ def plan(*files: Path, **settings: Any) -> ComparisonPlan:
 
 
 def places(found: ComparisonPlan) -> dict[str, str]:
-    return {cell.arm.name: str(cell.run.path) for cell in found.grid.cells}
+    return {cell.variant.name: str(cell.run.path) for cell in found.grid.cells}
 
 
 @pytest.mark.parametrize("other", [{"precision": "bf16"}, {"compile": True}])
@@ -53,8 +53,8 @@ def test_precision_and_compile_are_settled_once_and_kept(write: Write, monkeypat
     monkeypatch.setattr(plan_module, "choose_precision", lambda *_: next(answers))
     first, again = plan(*files), plan(*files)
     for found in (first, again):
-        for arm in found.arms:
-            assert (arm.experiment.training.precision, arm.experiment.training.compile) == ("bf16", False)
+        for variant in found.variants:
+            assert (variant.experiment.training.precision, variant.experiment.training.compile) == ("bf16", False)
     assert [cell.key for cell in first.grid.cells] == [cell.key for cell in again.grid.cells]
     assert json.loads((first.folder / "precision.json").read_text()) == {"cpu": "bf16"}
     assert next(answers) == "fp32", "it was measured once"
@@ -98,12 +98,12 @@ def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write,
     found.write(found.judge())
     run = found.grid.cells[0].run
     resume(run.path, overrides=["training.max_iters=9"], observer=Watcher())
-    assert [cell.arm.name for cell in found.grid.missing()] == ["base"]
+    assert [cell.variant.name for cell in found.grid.missing()] == ["base"]
     code, _, said = minigpt("report", "comparisons/base")
     assert code == 2
     assert "was continued with changes since it was compared; call minigpt compare again" in said.replace("\n", " ")
     again = plan(base, variant)
-    assert [cell.arm.name for cell in again.grid.missing()] == ["base"]
+    assert [cell.variant.name for cell in again.grid.missing()] == ["base"]
     train_here(again.grid)
     assert [result.losses for result in again.judge()] == losses
 

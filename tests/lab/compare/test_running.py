@@ -101,7 +101,7 @@ def test_a_cell_that_someone_stops_is_gone_on_with_by_the_next_comparison(
         found.grid.run(watcher, jobs=2, device="cpu", threads=1)
         base, variant = found.grid.cells
         statuses.append((base.status(), variant.status(), variant.run.status()))
-        words = {call.args[0].arm.name: call.args[1]["outcome"] for call in watcher.ended.call_args_list}
+        words = {call.args[0].variant.name: call.args[1]["outcome"] for call in watcher.ended.call_args_list}
         assert words["variant"] == variant.status()
         assert found.judge()[1].results[0].outcome is variant.status()
     assert statuses == [

@@ -12,10 +12,10 @@ import pytest
 
 from minigpt.errors import MinigptError
 from minigpt.lab.compare import speeds as speeds_module
-from minigpt.lab.compare.arms import read_arms
 from minigpt.lab.compare.grid import Corpora
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.speeds import WIDTH, Speeds
+from minigpt.lab.compare.variants import read_variants
 from minigpt.training.interleaved import measure_ratio
 from tests.conftest import Command
 from tests.lab.compare.conftest import Write
@@ -55,10 +55,10 @@ def test_equal_work_gets_equal_updates_on_a_machine_with_bursts_and_drift(
     for seed in range(5):
         simulate(monkeypatch, Machine(seed), base=0.05, twin=0.05, twice=0.1)
         plan = timed_plan(base, twin, twice, name=f"timed-{seed}")
-        for arm in plan.arms[1:]:
-            found[arm.name].append(arm.experiment.training.max_iters)
+        for variant in plan.variants[1:]:
+            found[variant.name].append(variant.experiment.training.max_iters)
             assert re.search(
-                r"\(--budget time; an update takes [\d.]+ ± 0\.\d+ of the base's; the machine was busy", arm.adjusted[0]
+                r"\(--budget time; an update takes [\d.]+ ± 0\.\d+ of the base's; the machine was busy", variant.adjusted[0]
             )
     assert all(abs(updates - 1000) <= 1000 * WIDTH for updates in found["twin"])
     assert all(abs(updates - 500) <= 500 * WIDTH for updates in found["twice"])
@@ -72,13 +72,13 @@ def test_what_is_measured_is_kept_and_the_estimate_of_the_time_uses_it(
     first = timed_plan(*files)
     assert timed == ["base", "twin"]
     again = timed_plan(*files)
-    assert [arm.experiment for arm in again.arms] == [arm.experiment for arm in first.arms]
-    assert [arm.adjusted for arm in again.arms] == [arm.adjusted for arm in first.arms]
+    assert [variant.experiment for variant in again.variants] == [variant.experiment for variant in first.variants]
+    assert [variant.adjusted for variant in again.variants] == [variant.adjusted for variant in first.variants]
     seconds, low, high = again.seconds()
     assert low < seconds < high
     assert timed == ["base", "twin"], "nothing is measured again"
     document = first.write(first.judge())
-    assert "±" in document["arms"][1]["adjusted"][0]
+    assert "±" in document["variants"][1]["adjusted"][0]
 
 
 def test_the_same_experiment_twice_needs_no_measurement(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +87,8 @@ def test_the_same_experiment_twice_needs_no_measurement(write: Write, monkeypatc
 
     monkeypatch.setattr(speeds_module, "measure_ratio", refuse)
     plan = timed_plan(write("base", **LONG), write("same", **LONG))
-    assert plan.arms[1].experiment.training.max_iters == 1000
-    assert plan.arms[1].adjusted == (
+    assert plan.variants[1].experiment.training.max_iters == 1000
+    assert plan.variants[1].adjusted == (
         "training.max_iters stays 1,000 (--budget time; the same parts and settings take the same time)",
     )
 
@@ -122,7 +122,7 @@ def test_another_source_machine_torch_or_corpus_is_measured_again(
 
 
 def test_another_number_of_threads_is_measured_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, twin = read_arms([write("base", **LONG), write("twin", training={**LONG["training"], "grad_clip": 0.9})])
+    base, twin = read_variants([write("base", **LONG), write("twin", training={**LONG["training"], "grad_clip": 0.9})])
     timed = simulate(monkeypatch, Machine(1), base=0.05, twin=0.05)
     corpora = Corpora()
     for threads in (1, 2, 1):
@@ -155,4 +155,4 @@ def test_two_equal_experiments_get_equal_updates_on_this_machine(write: Write, m
     kept = json.loads((plan.folder / "speeds.json").read_text())
     (ratio,) = kept["ratios"].values()
     assert ratio["high"] / ratio["low"] < (1 + WIDTH) ** 2
-    assert abs(plan.arms[1].experiment.training.max_iters - 1000) <= 2 * 1000 * WIDTH
+    assert abs(plan.variants[1].experiment.training.max_iters - 1000) <= 2 * 1000 * WIDTH

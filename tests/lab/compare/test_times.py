@@ -26,7 +26,7 @@ def test_what_others_took_is_added_up_over_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arms", "why"),
+    ("variants", "why"),
     [
         ({"base": [finished(1), finished(2)], "other": [finished(1, ALONE)]}, None),
         ({"base": [finished(1)], "other": [{**finished(1, 0.9), "outcome": "diverged"}]}, None),
@@ -43,8 +43,8 @@ def test_what_others_took_is_added_up_over_the_run() -> None:
         ({"base": [finished(1)], "other": [finished(1, 0.0, "there")]}, "trained on different machines: here; there"),
     ],
 )
-def test_why_times_cannot_be_compared_is_a_sentence(arms: dict[str, list[dict[str, Any]]], why: str | None) -> None:
-    found = why_not_comparable(arms)
+def test_why_times_cannot_be_compared_is_a_sentence(variants: dict[str, list[dict[str, Any]]], why: str | None) -> None:
+    found = why_not_comparable(variants)
     assert found == why if why is None or found is None else why in found
 
 

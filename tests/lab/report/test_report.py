@@ -102,12 +102,12 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
     assert names.count("details") == len(pictures), "a table behind every picture"
     words = " ".join(" ".join(page.words).split())
     document = json.loads((comparison / "comparison.json").read_text())
-    for arm in document["arms"]:
-        assert arm["verdict"] in words
-        if arm["difference"]:
-            assert f"{arm['difference']['mean']:+.4f}" in words
+    for variant in document["variants"]:
+        assert variant["verdict"] in words
+        if variant["difference"]:
+            assert f"{variant['difference']['mean']:+.4f}" in words
     assert "equivalent within 0.01" in words
-    assert "not finite" in words, "why the diverged arm has no loss"
+    assert "not finite" in words, "why the diverged variant has no loss"
     assert "diverging, seeds 5, 6, 7:" in words, "once for all seeds"
     assert "The verdicts are read from intervals that hold for all 2 variants together" in words
     assert "95 % interval, all 2 together" in words
@@ -119,20 +119,20 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
 def test_curves_are_means_and_ranges_over_seeds(comparison: Path) -> None:
     content = read_content(comparison)
     document = json.loads((comparison / "comparison.json").read_text())
-    base = content.arms[0]
+    base = content.variants[0]
     assert base.validation is not None
-    losses = [run["loss"] for run in document["arms"][0]["runs"]]
+    losses = [run["loss"] for run in document["variants"][0]["runs"]]
     assert base.validation.steps == (3, 6)
     assert base.validation.tokens == (3 * 64, 6 * 64)
     assert base.validation.mean[-1] == pytest.approx(sum(losses) / 3)
     assert (base.validation.low[-1], base.validation.high[-1]) == (min(losses), max(losses))
-    assert base.validation.flops[-1] == pytest.approx(document["arms"][0]["training_flops"])
+    assert base.validation.flops[-1] == pytest.approx(document["variants"][0]["training_flops"])
     assert all(earlier < later for earlier, later in pairwise(base.validation.seconds))
     assert base.training is not None
     assert len(base.training.steps) == 6
     assert len(base.position) == 16
     assert base.sample
-    assert content.arms[3].validation is None
+    assert content.variants[3].validation is None
     assert content.changes["same"] == []
 
 
@@ -149,7 +149,7 @@ def test_times_of_a_shared_machine_are_not_drawn_as_facts(
 ) -> None:
     file = comparison / "comparison.json"
     document = json.loads(file.read_text())
-    document["arms"][2]["runs"][1] |= changes
+    document["variants"][2]["runs"][1] |= changes
     write_record(file, document)
     assert minigpt("report", comparison)[0] == 0
     page = Page((comparison / "report.html").read_text("utf-8"))
@@ -166,7 +166,7 @@ def test_times_of_a_shared_machine_are_not_drawn_as_facts(
 def test_times_come_with_their_spread(comparison: Path) -> None:
     content = read_content(comparison)
     assert content.why_no_times is None
-    base = content.arms[0]
+    base = content.variants[0]
     seconds = [run["seconds"] for run in base.finished]
     assert base.seconds is not None
     assert (base.seconds.low, base.seconds.high) == (min(seconds), max(seconds))
@@ -175,7 +175,7 @@ def test_times_come_with_their_spread(comparison: Path) -> None:
     speeds = [row["tokens_per_second"] for each in rows for row in each]
     assert min(speeds) <= base.tokens_per_second.low <= base.tokens_per_second.median <= base.tokens_per_second.high
     assert base.tokens_per_second.high <= max(speeds)
-    assert content.arms[3].seconds is None, "nothing of it finished"
+    assert content.variants[3].seconds is None, "nothing of it finished"
 
 
 def test_a_folder_without_a_comparison_or_with_lost_runs_says_so(comparison: Path, minigpt: Command, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_runs_that_nobody_compared_make_a_page_too(comparison: Path, minigpt: Co
     assert "not compared" in words
     assert "variant-b/seed-6" in words
     content = content_of_runs([comparison / "runs/base", comparison / "runs/variant-b/seed-6"])
-    assert [len(arm.finished) for arm in content.arms] == [3, 1]
+    assert [len(variant.finished) for variant in content.variants] == [3, 1]
 
 
 def test_differences_name_the_settings_and_whole_components() -> None:
@@ -219,9 +219,9 @@ def test_the_front_is_what_none_beats_in_both() -> None:
     assert pareto(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
 
 
-def test_one_arm_alone_makes_a_page_without_a_comparison(comparison: Path) -> None:
+def test_one_variant_alone_makes_a_page_without_a_comparison(comparison: Path) -> None:
     document = json.loads((comparison / "comparison.json").read_text())
-    document["arms"] = document["arms"][:1]
+    document["variants"] = document["variants"][:1]
     assert content_of(document, comparison).changes == {}
 
 

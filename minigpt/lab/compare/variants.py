@@ -24,8 +24,8 @@ TOLERANCE = 0.01  # sizes that differ by less are called equal
 
 
 @dataclass(frozen=True)
-class Lost:
-    """An arm that is not compared, for its plugins do not let it be built or trained.
+class FailedVariant:
+    """A variant that is not compared, for its plugins do not let it be built or trained.
 
     Attributes:
         name: Of its file.
@@ -39,11 +39,11 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One of the things that are compared.
 
     Attributes:
-        name: Of the experiment; no two arms share it.
+        name: Of the experiment; no two variants share it.
         experiment: What is trained, but for its seed.
         source: The file or run folder it was read from.
         adjusted: What was changed so that it can be compared, in words.
@@ -56,12 +56,12 @@ class Arm:
     adjusted: tuple[str, ...] = ()
     runs: tuple[RunFolder, ...] = ()
 
-    def changed(self, experiment: Experiment, note: str) -> Arm:
-        """The same arm with something adjusted."""
+    def changed(self, experiment: Experiment, note: str) -> Variant:
+        """The same variant with something adjusted."""
         return replace(self, experiment=experiment, adjusted=(*self.adjusted, note))
 
-    def with_training(self, changes: dict[str, Any], note: str) -> Arm:
-        """The same arm, trained otherwise.
+    def with_training(self, changes: dict[str, Any], note: str) -> Variant:
+        """The same variant, trained otherwise.
 
         Raises:
             ExperimentError: Its schedule cannot be had for so many updates.
@@ -71,14 +71,14 @@ class Arm:
         return self.changed(self.experiment.model_copy(update={"training": training}), note)
 
 
-def read_arms(
+def read_variants(
     sources: Sequence[Path],
     *,
     overrides: Sequence[str] = (),
     plugin_files: Sequence[Path] = (),
     allow_plugins: bool = True,
     trust: bool = False,
-) -> list[Arm]:
+) -> list[Variant]:
     """Read experiment files and run folders; the first is the base.
 
     Args:
@@ -91,32 +91,32 @@ def read_arms(
     Raises:
         MinigptError: One cannot be read, two have one name, or there is nothing to compare with.
     """
-    # A base that a pattern names once more (base.json *.json) is one arm.
+    # A base that a pattern names once more (base.json *.json) is one variant.
     places = [source.resolve() for source in sources]
     sources = [source for index, source in enumerate(sources) if places[index] not in places[:index]]
     if len(sources) < 2:
         raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
-    arms: list[Arm] = []
+    variants: list[Variant] = []
     for source in sources:
-        arm = read_arm(source, overrides, plugin_files, allow_plugins=allow_plugins, trust=trust)
-        for other in arms:
-            if other.name == arm.name:
+        variant = read_variant(source, overrides, plugin_files, allow_plugins=allow_plugins, trust=trust)
+        for other in variants:
+            if other.name == variant.name:
                 raise MinigptError(
-                    f'{arm.source} and {other.source} are both named "{arm.name}"; give one of them another "name"'
+                    f'{variant.source} and {other.source} are both named "{variant.name}"; give one of them another "name"'
                 )
-        arms.append(arm)
-    return arms
+        variants.append(variant)
+    return variants
 
 
-def read_arm(
+def read_variant(
     source: Path,
     overrides: Sequence[str] = (),
     plugin_files: Sequence[Path] = (),
     *,
     allow_plugins: bool = True,
     trust: bool = False,
-) -> Arm:
-    """Read one experiment file or run folder. Arguments as for `read_arms`.
+) -> Variant:
+    """Read one experiment file or run folder. Arguments as for `read_variants`.
 
     Raises:
         MinigptError: It cannot be read.
@@ -124,11 +124,11 @@ def read_arm(
     if source.is_dir():
         runs = runs_in(source)
         experiments = [run.experiment(allow_plugins=allow_plugins, trust=trust) for run in runs]
-        return Arm(experiments[0].name, *_of_runs(runs, source, experiments))
+        return Variant(experiments[0].name, *_of_runs(runs, source, experiments))
     experiment = load_experiment(
         source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
     )
-    return Arm(experiment.name, experiment, str(source))
+    return Variant(experiment.name, experiment, str(source))
 
 
 def runs_in(folder: Path) -> tuple[RunFolder, ...]:
@@ -161,21 +161,21 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Ex
     return experiments[0], str(source), (), runs
 
 
-def settled(arms: Sequence[Arm], precision: Callable[[], str]) -> list[Arm]:
+def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[Variant]:
     """Base and variants with precision and compile settled once for all of them, so that they differ in what was asked only.
 
     Args:
-        arms: Base and variants.
+        variants: Base and variants.
         precision: What `auto` is; asked where it is needed. For torch.compile it is false: whether it pays depends on the
             run, and it changes the rounding.
     """
     found = []
-    for arm in arms:
-        training = arm.experiment.training
+    for variant in variants:
+        training = variant.experiment.training
         changes: dict[str, Any] = {"precision": precision()} if training.precision == "auto" else {}
         changes |= {"compile": False} if training.compile == "auto" else {}
         training = training.model_copy(update=changes)
-        found.append(replace(arm, experiment=arm.experiment.model_copy(update={"training": training})))
+        found.append(replace(variant, experiment=variant.experiment.model_copy(update={"training": training})))
     return found
 
 
@@ -187,17 +187,17 @@ def tokens_of(experiment: Experiment) -> int:
 # ------------------------------------------------------------------------------------------------- what must be shared
 
 
-def check_comparable(arms: Sequence[Arm], *, unit: Unit, budget: Budget | None) -> None:
+def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget | None) -> None:
     """Refuse what cannot be compared.
 
     Raises:
         MinigptError: Naming every difference that stands in the way, a line each.
     """
-    base, *variants = arms
+    base, *others = variants
     lines = []
-    for variant in variants:
-        pair = f"{variant.name} and {base.name}"
-        ours, theirs = variant.experiment.to_json(), base.experiment.to_json()
+    for other in others:
+        pair = f"{other.name} and {base.name}"
+        ours, theirs = other.experiment.to_json(), base.experiment.to_json()
         if ours["data"] != theirs["data"]:
             lines.append(f"{pair} have different data: {_short(ours['data'])}, {_short(theirs['data'])}")
         if ours["tokenizer"] != theirs["tokenizer"] and unit == "nats":
@@ -205,13 +205,13 @@ def check_comparable(arms: Sequence[Arm], *, unit: Unit, budget: Budget | None) 
                 f"{pair} have different tokenizers ({_short(ours['tokenizer'])}, {_short(theirs['tokenizer'])}), and a loss "
                 "in nats a token says nothing then; --unit bits-per-byte can be compared"
             )
-        windows = variant.experiment.model.block_size, base.experiment.model.block_size
+        windows = other.experiment.model.block_size, base.experiment.model.block_size
         if windows[0] != windows[1]:
             lines.append(
                 f"{pair} are validated in windows of different length (model.block_size {windows[0]}, {windows[1]}): "
                 "what comes first in a window is harder, so that alone changes the loss"
             )
-        seen = tokens_of(variant.experiment), tokens_of(base.experiment)
+        seen = tokens_of(other.experiment), tokens_of(base.experiment)
         if budget is None and seen[0] != seen[1]:
             lines.append(
                 f"{pair} are trained on different numbers of tokens ({seen[0]:,}, {seen[1]:,}); "
@@ -221,22 +221,22 @@ def check_comparable(arms: Sequence[Arm], *, unit: Unit, budget: Budget | None) 
         raise MinigptError("\n".join(lines))
 
 
-def check_same_data(arms: Sequence[Arm], corpus_of: Callable[[Arm], Corpus], unit: Unit) -> None:
+def check_same_data(variants: Sequence[Variant], corpus_of: Callable[[Variant], Corpus], unit: Unit) -> None:
     """Refuse variants whose data, or in nats whose tokenizer, have other content although their settings are the same.
 
     Raises:
         MinigptError: Naming the variants: a dataset's or tokenizer's plugin, or a file, was edited between them.
     """
-    base, *variants = arms
-    data = {arm.name: corpus_of(arm) for arm in arms}
-    for variant in variants:
-        pairs = [("data", *(data[arm.name].fingerprint for arm in (variant, base)))]
+    base, *others = variants
+    data = {variant.name: corpus_of(variant) for variant in variants}
+    for other in others:
+        pairs = [("data", *(data[variant.name].fingerprint for variant in (other, base)))]
         if unit == "nats":
-            pairs.append(("tokenizers", *(str(tokenizer_fingerprint(data[arm.name])) for arm in (variant, base))))
+            pairs.append(("tokenizers", *(str(tokenizer_fingerprint(data[variant.name])) for variant in (other, base))))
         for what, ours, theirs in pairs:
             if ours != theirs:
                 raise MinigptError(
-                    f"{variant.name} and {base.name} have different {what}: their content has the fingerprints "
+                    f"{other.name} and {base.name} have different {what}: their content has the fingerprints "
                     f"{ours[:12]} and {theirs[:12]}. Name experiment files that use the same"
                 )
 
@@ -252,7 +252,7 @@ def _short(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------- matching the budget
 
 
-def matched_budget(base: Arm, variant: Arm, budget: Budget, ratio: float = 1.0, known: str = "") -> Arm:
+def matched_budget(base: Variant, variant: Variant, budget: Budget, ratio: float = 1.0, known: str = "") -> Variant:
     """The variant with as many updates as the base's budget gives it.
 
     Args:
@@ -282,7 +282,9 @@ def matched_budget(base: Arm, variant: Arm, budget: Budget, ratio: float = 1.0, 
 # --------------------------------------------------------------------------------------------------- matching the size
 
 
-def matched_size(base: int, variant: Arm, knobs: Sequence[str], size_of: Callable[[Experiment], int], what: Size) -> Arm:
+def matched_size(
+    base: int, variant: Variant, knobs: Sequence[str], size_of: Callable[[Experiment], int], what: Size
+) -> Variant:
     """The variant with settings changed so that its size is within 1 % of the base's.
 
     Args:
@@ -309,7 +311,7 @@ def matched_size(base: int, variant: Arm, knobs: Sequence[str], size_of: Callabl
     return variant
 
 
-def _turned(base: int, variant: Arm, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Arm:
+def _turned(base: int, variant: Variant, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Variant:
     """The variant with one number set to where its size is nearest to the base's."""
     start = _number_at(variant, knob)
     tried: dict[float, tuple[int, Experiment]] = {}
@@ -370,16 +372,16 @@ def _best_value(start: float, grid: int, aim: int, size: Callable[[float], int |
     return min(sizes, key=lambda value: abs(sizes[value] - aim), default=None)
 
 
-def _number_at(arm: Arm, knob: str) -> float:
-    value: Any = arm.experiment.to_json()
+def _number_at(variant: Variant, knob: str) -> float:
+    value: Any = variant.experiment.to_json()
     passed: list[str] = []
     for step in knob.split("."):
         if not isinstance(value, dict) or step not in value:
             known = list(value) if isinstance(value, dict) else []
             place = ".".join(passed) or "the experiment"
-            raise MinigptError(f'--knob {knob}: {arm.name} has no "{step}" in {place}{nearest(step, known)}')
+            raise MinigptError(f'--knob {knob}: {variant.name} has no "{step}" in {place}{nearest(step, known)}')
         passed.append(step)
         value = value[step]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MinigptError(f"--knob {knob}: found {value!r} in {arm.name}; a number is needed that the size grows with")
+        raise MinigptError(f"--knob {knob}: found {value!r} in {variant.name}; a number is needed that the size grows with")
     return value

@@ -8,12 +8,12 @@ import pytest
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
-from minigpt.lab.compare.arms import (
-    Arm,
+from minigpt.lab.compare.variants import (
+    Variant,
     check_comparable,
     matched_budget,
     matched_size,
-    read_arms,
+    read_variants,
     tokens_of,
 )
 from minigpt.lab.cost import measure_cost
@@ -21,31 +21,31 @@ from minigpt.model import build_model, build_model_on_meta
 from tests.lab.compare.conftest import Write
 
 
-def arms(write: Write, **variant: Any) -> list[Arm]:
-    return read_arms([write("base"), write("variant", **variant)])
+def variants(write: Write, **variant: Any) -> list[Variant]:
+    return read_variants([write("base"), write("variant", **variant)])
 
 
-def test_arms_are_read_in_order_and_named_by_their_experiments(write: Write) -> None:
-    found = read_arms([write("base"), write("b"), write("a")], overrides=["training.max_iters=9"])
-    assert [arm.name for arm in found] == ["base", "b", "a"]
-    assert {arm.experiment.training.max_iters for arm in found} == {9}
+def test_variants_are_read_in_order_and_named_by_their_experiments(write: Write) -> None:
+    found = read_variants([write("base"), write("b"), write("a")], overrides=["training.max_iters=9"])
+    assert [variant.name for variant in found] == ["base", "b", "a"]
+    assert {variant.experiment.training.max_iters for variant in found} == {9}
 
 
-def test_two_arms_of_one_name_are_refused(write: Write) -> None:
+def test_two_variants_of_one_name_are_refused(write: Write) -> None:
     with pytest.raises(MinigptError, match=r'b\.json and .*base\.json are both named "base"; give one of them another'):
-        read_arms([write("base"), write("b", name="base")])
+        read_variants([write("base"), write("b", name="base")])
 
 
-def test_a_file_that_is_named_twice_is_one_arm(write: Write) -> None:
+def test_a_file_that_is_named_twice_is_one_variant(write: Write) -> None:
     base, other = write("base"), write("other")
-    assert [arm.name for arm in read_arms([base, Path("base.json"), other])] == ["base", "other"]
+    assert [variant.name for variant in read_variants([base, Path("base.json"), other])] == ["base", "other"]
     with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
-        read_arms([base, base])
+        read_variants([base, base])
 
 
-def test_one_arm_is_nothing_to_compare(write: Write) -> None:
+def test_one_variant_is_nothing_to_compare(write: Write) -> None:
     with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
-        read_arms([write("base")])
+        read_variants([write("base")])
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_one_arm_is_nothing_to_compare(write: Write) -> None:
 )
 def test_what_cannot_be_compared_is_refused_by_name(write: Write, variant: dict[str, Any], message: str) -> None:
     with pytest.raises(MinigptError, match=message) as caught:
-        check_comparable(arms(write, **variant), unit="nats", budget=None)
+        check_comparable(variants(write, **variant), unit="nats", budget=None)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_tokenizers_can_be_compared_in_bits_per_byte_and_budgets_matched(write: Write) -> None:
-    check_comparable(arms(write, tokenizer="byte"), unit="bits-per-byte", budget=None)
-    check_comparable(arms(write, training={"max_iters": 7}), unit="nats", budget="tokens")
-    check_comparable(arms(write, model={"attention": "gqa"}), unit="nats", budget=None)
+    check_comparable(variants(write, tokenizer="byte"), unit="bits-per-byte", budget=None)
+    check_comparable(variants(write, training={"max_iters": 7}), unit="nats", budget="tokens")
+    check_comparable(variants(write, model={"attention": "gqa"}), unit="nats", budget=None)
 
 
 def flops(experiment: Experiment) -> int:
@@ -88,7 +88,7 @@ def flops(experiment: Experiment) -> int:
     [("steps", 60), ("tokens", 30), ("time", 20), ("flops", 15)],
 )
 def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: Any, updates: int) -> None:
-    base, variant = arms(write, training={"batch_size": 8})
+    base, variant = variants(write, training={"batch_size": 8})
     base = base.with_training({"max_iters": 60}, "longer")
     ratio = {"time": 3.0, "flops": 4.0}.get(budget, 1.0)
     matched = matched_budget(base, variant, budget, ratio, "3.0 ± 0.1" if budget == "time" else "")
@@ -100,7 +100,7 @@ def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: 
 
 
 def test_a_variant_that_has_the_budget_is_left_alone(write: Write) -> None:
-    base, variant = arms(write)
+    base, variant = variants(write)
     assert matched_budget(base, variant, "tokens") is variant
     assert matched_budget(base, variant, "time", 1.001, "1.001 ± 0.020").adjusted == (
         "training.max_iters stays 6 (--budget time; 1.001 ± 0.020)",
@@ -124,7 +124,7 @@ def parameters(experiment: Experiment) -> int:
 def test_a_knob_is_turned_until_sizes_agree(write: Write, variant: dict[str, Any], knobs: list[str], size_of: Any) -> None:
     base = write("base", model={"d_model": 64, "n_layers": 2})
     wide = write("variant", model={"d_model": 64, **variant})
-    one, other = read_arms([base, wide])
+    one, other = read_variants([base, wide])
     aim = size_of(one.experiment)
     matched = matched_size(aim, other, knobs, size_of, "params")
     assert abs(size_of(matched.experiment) - aim) <= 0.01 * aim
@@ -137,7 +137,7 @@ def test_a_knob_is_turned_until_sizes_agree(write: Write, variant: dict[str, Any
 
 
 def test_a_size_that_is_near_enough_is_left_alone(write: Write) -> None:
-    one, other = arms(write)
+    one, other = variants(write)
     assert matched_size(parameters(one.experiment), other, ["model.ffn.expansion"], parameters, "params") is other
 
 
@@ -156,7 +156,7 @@ def test_a_size_that_is_near_enough_is_left_alone(write: Write) -> None:
     ],
 )
 def test_a_knob_that_does_not_do_it_is_told(write: Write, knob: str, message: str) -> None:
-    one, other = read_arms([write("base"), write("variant", model={"d_model": 32})])
+    one, other = read_variants([write("base"), write("variant", model={"d_model": 32})])
     with pytest.raises(MinigptError, match=message):
         matched_size(parameters(one.experiment), other, [knob], parameters, "params")
 
@@ -164,4 +164,4 @@ def test_a_knob_that_does_not_do_it_is_told(write: Write, knob: str, message: st
 def test_a_folder_without_runs_says_so(write: Write, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(MinigptError, match=r"empty is not a run folder"):
-        read_arms([write("base"), tmp_path / "empty"])
+        read_variants([write("base"), tmp_path / "empty"])
