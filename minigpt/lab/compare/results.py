@@ -184,7 +184,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         machine=f"{machine.get('processor')}, {machine['device']}, {count(machine['threads'], 'thread')}",
         precision=recorded["precision"],
         code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
-        parts=run.identity().parts,
+        parts=tuple(sorted((row["component"], row["sha256"] or "") for row in recorded["components"])),
         position_loss=position_loss,
     )
 
