@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -157,11 +158,29 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
 
 def _parsed(content: bytes, path: Path) -> Any:
     try:
-        return json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8"))
+        if _SURROGATE.search(content):
+            refuse_surrogates(value)
+        return value
     except RecursionError as error:
         raise UnreadableError(f"{path} is damaged: nested too deeply") from error
     except ValueError as error:
         raise UnreadableError(f"{path} is damaged: {error}") from error
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def refuse_surrogates(value: Any) -> None:
+    """Refuse halves of characters (lone surrogates), which JSON can escape and no file or terminal can hold.
+
+    Raises:
+        ValueError: There is one.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it has half a character in it (\\u{ord(error.object[error.start]):04x})") from error
 
 
 def read_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
