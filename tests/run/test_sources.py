@@ -277,7 +277,7 @@ def _imports(run: Traced, module: str) -> bool:
 def test_a_name_leads_to_the_module_that_defines_it(text: str, leads_to: set[str], tmp_path: Path) -> None:
     file = tmp_path / "plugin.py"
     file.write_text(text)
-    found = _NOW.closure(sources.references_in([file.read_bytes()]))
+    found = _NOW.closure(sources.references_in({"plugin.py": file.read_bytes()}))
     defining = {f"{name.rsplit('.', depth)[0]}" for name in found for depth in range(1, name.count(".") + 1)}
     assert leads_to <= found
     assert {name for name in found if name.startswith("minigpt.components.")} - defining == {
