@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, plugins
-from minigpt.run import outside
+from minigpt.run import open_run, outside
 from minigpt.run.sources import Sources
+from tests.training.conftest import Write, run, writer
+
+
+@pytest.fixture
+def write_experiment(tmp_path: Path) -> Write:
+    return writer(tmp_path)
+
 
 PART = """
 from torch import nn
@@ -91,6 +99,21 @@ def test_an_installed_part_changes_with_the_modules_of_its_distribution_that_it_
     assert Sources().part_fingerprint(cls) == before, "no part imports this one"
     (folder / helper).write_text(FACTOR.format(1.0))
     assert Sources().part_fingerprint(cls) != before
+
+
+def test_a_run_that_is_opened_says_which_installed_part_was_edited_since(
+    installed: Callable[[dict[str, str]], Path], write_experiment: Write, tmp_path: Path
+) -> None:
+    imports = "import torch\nfrom _foreign_helper import FACTOR"
+    files = {"foreign_norm.py": PART.format(name="foreign", imports=imports), "_foreign_helper.py": FACTOR.format(7.0)}
+    folder = installed(files)
+    importlib.import_module("foreign_norm")
+    experiment = load_experiment(write_experiment(max_iters=2), overrides=["model.norm=foreign"])
+    trained = run(experiment, tmp_path / "runs").run.path
+    assert open_run(trained).notes == ()
+    (folder / "_foreign_helper.py").write_text(FACTOR.format(1.0))
+    (line,) = open_run(trained).notes
+    assert line.startswith(f"the source of norm/foreign ({folder / 'foreign_norm.py'}) changed since the run was trained")
 
 
 def test_a_plugin_changes_with_a_helper_in_a_folder_that_it_puts_on_the_path_and_with_what_that_imports(
