@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import traceback
@@ -73,7 +74,7 @@ class Spec(Generic[T_co]):
 
     def to_json(self) -> dict[str, Any]:
         """`{"name": ..., **params}`, as it would stand in an experiment file."""
-        return {"name": self.name, **{key: _to_json(value) for key, value in self.params.items()}}
+        return {"name": self.name, **{key: as_json(value) for key, value in self.params.items()}}
 
 
 def _located_at(value: Any, where: str) -> Any:
@@ -81,20 +82,27 @@ def _located_at(value: Any, where: str) -> Any:
         return value.at(where)
     if isinstance(value, dict):
         return {key: _located_at(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return type(value)(_located_at(item, f"{where}[{index}]") for index, item in enumerate(value))
     return value
 
 
-def _to_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """A parameter as it would stand in an experiment file.
+
+    Raises:
+        PydanticSerializationError: It cannot be said in JSON.
+    """
     if isinstance(value, Spec):
         return value.to_json()
     if isinstance(value, list | tuple):
-        return [_to_json(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(_to_json, value), key=json.dumps)  # in an order that is the same in every process
+        return sorted(map(as_json, value), key=json.dumps)  # in an order that is the same in every process
     if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {next(iter(to_jsonable_python({key: None}))): as_json(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
     return to_jsonable_python(value)
 
 
