@@ -59,7 +59,9 @@ class JsonType:
         try:
             self._adapter.json_schema()
         except PydanticUserError as error:
-            raise ValueError(f"JSON has no values of its type {inspect.formatannotation(self.annotation)}; choose another type") from error
+            raise ValueError(
+                f"JSON has no values of its type {inspect.formatannotation(self.annotation)}; choose another type"
+            ) from error
 
     def _from(self, written: Any) -> Any:
         return self._adapter.validate_json(json.dumps(written))
