@@ -239,7 +239,7 @@ def test_installed_packages_register_and_one_that_fails_is_told_when_it_matters(
         "from minigpt import register\nfrom minigpt.components.norm.rmsnorm import RMSNorm\nregister('norm', 'theirs')(RMSNorm)"
     )
     points = [_EntryPoint("bad", tmp_path / "bad.py"), _EntryPoint("good", tmp_path / "good.py")]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "minigpt.registry.plugins" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "minigpt.plugins" else [])
     monkeypatch.setattr(plugins, "_installed_asked", False)
     monkeypatch.setattr(plugins, "_failed_packages", {})
     assert load_experiment({"model": {"norm": "theirs"}}).model.norm.name == "theirs"
