@@ -151,8 +151,8 @@ def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experimen
 def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> Ready:
     """Everything that comes before a run is continued; nothing is written yet."""
     recorded = folder.provenance()
-    overrides = [*folder.moved_data(), *asked.overrides]
-    experiment = folder.experiment(overrides=overrides, allow_plugins=asked.allow_plugins)
+    overrides = (*folder.moved_data(), *asked.reading.overrides)
+    experiment = folder.experiment(replace(asked.reading, overrides=overrides))
     folder.check_links()
     where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
     experiment = _with_training(experiment, {"precision": precision})

@@ -312,9 +312,9 @@ def test_every_component_knows_where_it_stands() -> None:
 
     said = {
         "model": {
-            "attention": {"name": "gla", "norm": "layernorm"},
+            "attention": {"name": "gla", "norm": {"name": "layernorm", "eps": 0.5}},
             "embedding_norm": {"name": "optioned", "options": {"norm": "rmsnorm"}},
-            "layers": [{"attention": {"name": "mha", "qk_norm": "rmsnorm"}}, {"ffn": "glu"}],
+            "layers": [{"attention": {"name": "mha", "qk_norm": "scalenorm"}}, {"ffn": "glu"}],
         },
         "training": {"optimizer": "muon"},
     }
@@ -332,7 +332,7 @@ def test_every_component_knows_where_it_stands() -> None:
         "model.ffn": "mlp",
         "model.block": "pre_norm",
         "model.layers[0].attention": "mha",
-        "model.layers[0].attention.qk_norm": "rmsnorm",
+        "model.layers[0].attention.qk_norm": "scalenorm",
         "model.layers[1].ffn": "glu",
         "training.optimizer": "muon",
         "training.optimizer.rest": "adamw",
