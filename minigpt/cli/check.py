@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minigpt.cli.options import PluginFile, Set, Trust
+from minigpt.cli.options import PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import say, warn
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ def check(
     found = find_targets(
         targets or [],
         everything=everything,
-        plugin_files=plugin or (),
-        changes=changes or (),
-        allow_plugins=not no_plugins,
-        trust=trust,
+        reading=reading_of(changes, plugin, no_plugins, trust),
     )
     options = Options(
         only=tuple(only or ()),
@@ -76,7 +73,6 @@ def check(
         quick=quick,
         thorough=(len(found) <= 3 and not quick) if thorough is None else thorough,
         examples=examples or EXAMPLES,
-        allow_plugins=not no_plugins,
     )
     from minigpt.cli.drawing import terminal
 

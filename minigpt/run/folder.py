@@ -15,7 +15,7 @@ from typing import Any
 from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError, listing
 from minigpt.experiment import Experiment
-from minigpt.reading import load_recorded, load_without_plugins
+from minigpt.reading import AS_WRITTEN, Reading, load_recorded, load_without_plugins
 from minigpt.reading.plugins import refuse_edited
 from minigpt.registry import plugins
 from minigpt.run import checkpoint
@@ -123,21 +123,11 @@ class RunFolder:
         """Whether a run has begun here."""
         return (self.path / "experiment.json").is_file()
 
-    def experiment(
-        self,
-        *,
-        overrides: Sequence[str] = (),
-        plugin_files: Sequence[Path] = (),
-        allow_plugins: bool = True,
-        trust: bool = False,
-    ) -> Experiment:
+    def experiment(self, reading: Reading = AS_WRITTEN) -> Experiment:
         """The run's resolved experiment; executes the copies of its plugins, where they are trusted.
 
         Args:
-            overrides: As for `load_experiment`.
-            plugin_files: Likewise.
-            allow_plugins: False refuses a run that names plugin files.
-            trust: Trust them from now on.
+            reading: How it is read.
 
         Raises:
             RunError: There is no run here, or its experiment.json is not what was written when it began.
@@ -146,7 +136,7 @@ class RunFolder:
         self._check_exists()
         checked_bytes(self.path, "experiment.json")
         file = self.path / "experiment.json"
-        return load_recorded(file, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
+        return load_recorded(file, reading)
 
     def without_plugins(self) -> Experiment | None:
         """The run's experiment from parts that are shipped or installed; None where it needs its own plugins.

@@ -11,6 +11,7 @@ from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, command_line
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.reading import Reading
 from minigpt.registry.spec import is_shipped, source_file
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
@@ -53,7 +54,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
-    experiment = run.experiment(allow_plugins=allow_plugins, trust=trust)
+    experiment = run.experiment(Reading(allow_plugins=allow_plugins, trust=trust))
     if isinstance(run.provenance().get("experiment"), dict):
         run.identity()  # an edit that was accepted, and not trained with, is another model's
     learned = run.learned()

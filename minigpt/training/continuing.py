@@ -13,6 +13,7 @@ from minigpt.data import Corpus, train_batch
 from minigpt.errors import RunError, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
+from minigpt.reading import Reading
 from minigpt.run import optimizer_state
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
@@ -27,11 +28,10 @@ class Asked:
     """How a run is to be continued: its experiment as it stands in the folder, and the arguments of `resume`."""
 
     begun: Experiment
-    overrides: tuple[str, ...]
+    reading: Reading
     device: str | None
     threads: int | None
     accept_changes: bool
-    allow_plugins: bool
 
     def names(self, change: Change) -> bool:
         """Whether a change was asked for by its name."""
@@ -41,7 +41,7 @@ class Asked:
             case "the number of threads":
                 return self.threads is not None
         path = "data" if change.what == "the data" else change.what
-        return any(_lead_to_each_other(path, override.partition("=")[0].strip()) for override in self.overrides)
+        return any(_lead_to_each_other(path, override.partition("=")[0].strip()) for override in self.reading.overrides)
 
 
 def _lead_to_each_other(one: str, other: str) -> bool:

@@ -144,15 +144,15 @@ def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experimen
     """The experiment with settings that were found out on this machine."""
     # A copy and no new reading: a component stays the class it was, whatever has been registered since.
     training = experiment.training.model_copy(update=changes)
-    training.schedule.at("training.schedule").build(training.max_iters)
+    training.schedule.build(training.max_iters)
     return experiment.model_copy(update={"training": training})
 
 
 def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> Ready:
     """Everything that comes before a run is continued; nothing is written yet."""
     recorded = folder.provenance()
-    overrides = [*folder.moved_data(), *asked.overrides]
-    experiment = folder.experiment(overrides=overrides, allow_plugins=asked.allow_plugins)
+    overrides = (*folder.moved_data(), *asked.reading.overrides)
+    experiment = folder.experiment(replace(asked.reading, overrides=overrides))
     folder.check_links()
     where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
     experiment = _with_training(experiment, {"precision": precision})

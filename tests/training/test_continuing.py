@@ -18,7 +18,7 @@ from minigpt.data import load_corpus, train_batch
 from minigpt.errors import MinigptError, RunError
 from minigpt.experiment import Experiment
 from minigpt.model import build_model
-from minigpt.reading import load_experiment
+from minigpt.reading import Reading, load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint, open_run
 from minigpt.run.recorded import MAX_THREADS
@@ -156,7 +156,7 @@ def document(place: Path, optimizer: str, schedule: str) -> dict[str, Any]:
 def continued_by_hand(folder: RunFolder, overrides: list[str]) -> dict[str, Tensor]:
     """The weights after the last update: everything is built from the settings as they are now, and only tensors and counts
     come from the checkpoint."""
-    experiment = folder.experiment(overrides=overrides)
+    experiment = folder.experiment(Reading(tuple(overrides)))
     corpus, start = load_corpus(experiment, folder.learned()), checkpoint.load(folder.checkpoints)
     assert start is not None
     precision = experiment.training.precision
@@ -266,7 +266,7 @@ def test_a_setting_that_was_edited_in_the_folder_is_refused_by_name_too(
 ) -> None:
     path, value, message = REFUSED[number]
     folder = stopped(tmp_path)
-    changed = {**folder.experiment(overrides=[f"{path}={json.dumps(value)}"]).to_json(), "plugins": []}
+    changed = {**folder.experiment(Reading((f"{path}={json.dumps(value)}",))).to_json(), "plugins": []}
     forge(folder.path / "experiment.json", changed)
     with pytest.raises(RunError) as refused:
         resume(folder.path, accept_changes=True, observer=Watcher())

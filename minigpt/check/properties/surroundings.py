@@ -123,7 +123,7 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str
     if cls.__module__ == "__main__" or _member(sys.modules.get(cls.__module__), cls.__qualname__) is not cls:
         return None
     question = _Question(
-        plugins=(*target.plugin_files, *([plugin.path] if plugin else [])),
+        plugins=(*target.reading.plugin_files, *([plugin.path] if plugin else [])),
         announced=trust.announced(),
         family=target.family,
         name=target.entry.name,

@@ -16,6 +16,7 @@ from minigpt.lab.compare.rehearsal import Rehearsed, rehearse
 from minigpt.lab.compare.results import VariantResult
 from minigpt.lab.compare.tables import Table, basis, cost_table, unequal, verdict_table
 from minigpt.printable import as_markdown
+from minigpt.reading import Reading
 from minigpt.run.status import Status
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
@@ -111,17 +112,15 @@ def compare(
         MinigptError: They cannot be compared, or a plugin does not keep its contract.
     """
     settings, watcher, rehearsed = settings or Settings(), watcher or _Unwatched(), Rehearsed()
+    reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
     if allow_plugins:
-        rehearsed = rehearse(sources, overrides, plugin_files, device=settings.device, trusted=trust, seconds=patience)
+        rehearsed = rehearse(sources, reading, device=settings.device, seconds=patience)
     plan = make_plan(
         sources,
         settings,
         out=out,
         name=name,
-        overrides=overrides,
-        plugin_files=plugin_files,
-        allow_plugins=allow_plugins,
-        trust=trust,
+        reading=reading,
         lost=rehearsed.failed,
     )
     if retry:

@@ -12,7 +12,7 @@ from minigpt.errors import MinigptError, PluginError
 from minigpt.lab.compare.variants import FailedVariant, read_variant, runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.model import build_model
-from minigpt.reading import named_plugins
+from minigpt.reading import Reading, named_plugins
 from minigpt.reading.plugins import read_named
 from minigpt.registry import trust
 from minigpt.registry.plugins import last_place
@@ -27,18 +27,14 @@ class Rehearsal:
 
     Attributes:
         source: An experiment file, or a folder of runs.
-        overrides: As for `load_experiment`.
-        plugin_files: Likewise.
+        reading: How it is read.
         device: Where it would be trained.
-        trust: As for `load_experiment`.
         announced: As for `trust.expect`.
     """
 
     source: Path
-    overrides: tuple[str, ...]
-    plugin_files: tuple[Path, ...]
+    reading: Reading
     device: str
-    trust: bool
     announced: dict[str, str]
 
 
@@ -55,34 +51,26 @@ class Rehearsed:
     failed: tuple[FailedVariant, ...] = ()
 
 
-def rehearse(
-    sources: Sequence[Path],
-    overrides: Sequence[str],
-    plugin_files: Sequence[Path],
-    *,
-    device: str,
-    trusted: bool,
-    seconds: float,
-) -> Rehearsed:
+def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds: float) -> Rehearsed:
     """Do everything that planning a comparison does with each variant that has plugins, in another process.
 
     Args:
         sources: Experiment files and folders of runs; the base first.
-        overrides: As for `load_experiment`.
-        plugin_files: Likewise.
+        reading: How they are read.
         device: Where they would be trained.
-        trusted: As `trust` for `load_experiment`.
         seconds: After which one counts as hung.
 
     Raises:
         MinigptError: Something in an experiment is to be fixed, the base fails, or nothing is left to compare with it.
     """
     sources = list(dict.fromkeys(sources))
-    read_named((), plugin_files, trusted=trusted)
-    tried = [source for source in sources if _names_plugins(source, trusted) or plugin_files]  # before any is executed
+    read_named((), reading)
+    tried = [
+        source for source in sources if _names_plugins(source, reading) or reading.plugin_files
+    ]  # before any is executed
     failed = []
     for source in tried:
-        rehearsal = Rehearsal(source, tuple(overrides), tuple(plugin_files), device, trusted, trust.announced())
+        rehearsal = Rehearsal(source, reading, device, trust.announced())
         reason = _failure(child.call(_try, rehearsal, seconds=seconds, is_quiet=False), seconds)
         if reason is not None and source == sources[0]:
             raise MinigptError(f"{source}, the base: {reason}")
@@ -95,16 +83,16 @@ def rehearse(
     return Rehearsed(tuple(tried), tuple(failed))
 
 
-def _names_plugins(source: Path, trusted: bool) -> bool:
+def _names_plugins(source: Path, reading: Reading) -> bool:
     """Whether a file, or what it extends, or a run, names plugin files; they are announced, and none is loaded.
 
     Raises:
         TrustError: A run names one that is not trusted.
     """
     if not source.is_dir():
-        return bool(named_plugins(source, trusted=trusted))
+        return bool(named_plugins(source, reading))
     files = [run.path / "experiment.json" for run in runs_in(source)]
-    named = [named_plugins(file, of_run=True, trusted=trusted) for file in files]  # all of them are announced
+    named = [named_plugins(file, reading, of_run=True) for file in files]  # all of them are announced
     return any(named)
 
 
@@ -125,8 +113,8 @@ def _try(rehearsal: Rehearsal) -> str | None:
     """
     trust.expect(rehearsal.announced)
     try:
-        variant = read_variant(rehearsal.source, rehearsal.overrides, rehearsal.plugin_files, trust=rehearsal.trust)
-        check_before_training(variant.experiment, variant.source, rehearsal.overrides, in_full=False)
+        variant = read_variant(rehearsal.source, rehearsal.reading)
+        check_before_training(variant.experiment, variant.source, rehearsal.reading.overrides, in_full=False)
         corpus = load_corpus(variant.experiment)
         where = choose_device(rehearsal.device)
         model = build_model(variant.experiment, corpus.vocab_size)
