@@ -124,6 +124,14 @@ BOMBS = {
 }
 
 
+@pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["report"], ["generate"], ["resume"]])
+def test_half_a_character_in_a_record_is_refused_in_a_line(words: list[str], minigpt: Command, run: Path) -> None:
+    document = json.loads((run / "experiment.json").read_text())
+    document["model"]["attention"]["dropout"] = "\ud800"
+    (run / "experiment.json").write_text(json.dumps(document))
+    assert "half a character" in refused(minigpt, words[0], run, *words[1:])
+
+
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_pickle_behind_any_door_is_refused_and_not_opened(bomb: str, minigpt: Command, run: Path) -> None:
     content = BOMBS[bomb]

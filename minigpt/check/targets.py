@@ -14,6 +14,7 @@ from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, Spec, plugins
 from minigpt.registry.entry import Entry
+from minigpt.registry.paths import run_folder_of
 from minigpt.registry.spec import is_shipped
 from minigpt.run import RunFolder
 
@@ -158,6 +159,7 @@ def _meaning(
     if path.suffix == ".py" or path.is_dir():
         if not allow_plugins:
             raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
+        _refuse_folder_of_runs(path)
         labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
         return [component_target(family, name, [*plugin_files, path.absolute()]) for family, name in labels]
     if slash and family in families:
@@ -172,6 +174,19 @@ def _meaning(
         f'"{word}" is nothing to check: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
         f"(mine.py) or an experiment (mine.json){hint}"
     )
+
+
+def _refuse_folder_of_runs(path: Path) -> None:
+    """A folder of runs, or a comparison, is data whatever lies in it: a plugin in it is executed where it is named as one.
+
+    Raises:
+        CheckError: It is such a folder.
+    """
+    if not path.is_dir():
+        return
+    within = [file for pattern in ("*/experiment.json", "*/*/experiment.json") for file in path.glob(pattern)]
+    if within or run_folder_of(path / "__init__.py") is not None:
+        raise CheckError(f"{path} is a folder of runs, which is data; name one of its runs, or a plugin: --plugin FILE")
 
 
 def plugin_targets(experiment: Experiment, label: str, changes: Sequence[str] = ()) -> list[Target]:

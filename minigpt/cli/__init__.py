@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     Exit codes: 0 done; 2 something to fix in what was asked; 3 training diverged; 128 + N stopped by signal N (Ctrl-C: 130,
     SIGTERM: 143, a closed terminal: 129), saved; 1 a plugin failed, or a defect of ours.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -121,6 +122,13 @@ def main(arguments: list[str] | None = None) -> None:
         warn(f"error: {place}: {type(error).__name__}: {error}")
         warn("error: MINIGPT_TRACEBACK=1 in the environment shows the whole traceback")
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Where a daemon was started without standard streams, what would be printed goes nowhere, and ends nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
 
 
 def _kind(error: MinigptError) -> tuple[str, int]:

@@ -21,11 +21,13 @@ from pydantic import ValidationError
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment
 from minigpt.model import build_model_on_meta
-from minigpt.reading.merging import lay_over, merged
+from minigpt.reading.documents import merged
 from minigpt.reading.plugins import is_list_of_paths, load_named, read_named
 from minigpt.registry import plugins
+from minigpt.registry.overlay import lay_over
 from minigpt.registry.paths import LocatedText, NamedByRun, run_folder_of
 from minigpt.registry.problems import found, problems_of
+from minigpt.system.files import refuse_surrogates
 
 _MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
 
@@ -56,7 +58,7 @@ def load_experiment(
     if isinstance(source, Mapping):
         document = json.loads(json.dumps(source, default=str))
         try:
-            _check_characters(document)
+            refuse_surrogates(document)
         except ValueError as error:
             raise ExperimentError([Problem((), str(error))], where) from error
         documents = _with_parents(document, Path("experiment"), (), of_run=False)
@@ -161,7 +163,7 @@ def _override(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = raw
     try:
-        _check_characters([keys, value])
+        refuse_surrogates([keys, value])
     except ValueError as error:
         raise ExperimentError([Problem((), f"{'.'.join(map(repr, keys))}: {error}")], "--set") from error
     for key in reversed(keys):
@@ -287,20 +289,8 @@ def _strict_json(text: str) -> Any:
         return number
 
     value = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants, parse_float=finite)
-    _check_characters(value)
+    refuse_surrogates(value)
     return value
-
-
-def _check_characters(value: Any) -> None:
-    """Refuse halves of characters (lone surrogates), which JSON can escape and no file or terminal can hold.
-
-    Raises:
-        ValueError: There is one.
-    """
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"it has half a character in it (\\u{ord(error.object[error.start]):04x})") from error
 
 
 def _locate(value: Any, folder: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -434,6 +435,29 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     answer = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0
     assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_process_without_standard_streams_does_its_work(closed: str, tmp_path: Path, corpus: list[str]) -> None:
+    """As a daemon's or cron's."""
+    small = shlex.join([str(ROOT / "experiments/baseline.json"), *TINY, *SHORT, *corpus, "--no-check"])
+    minigpt = f"'{sys.executable}' -m minigpt"
+    answer = subprocess.run(["bash", "-c", f"{minigpt} run {small} {closed}"], cwd=tmp_path, timeout=120)
+    assert answer.returncode == 0
+    assert RunFolder(tmp_path / "runs/baseline/seed-1337").is_finished()
+    for command in ("runs", "list norm", "diff runs/baseline/seed-1337 runs/baseline/seed-1337"):
+        answer = subprocess.run(["bash", "-c", f"{minigpt} {command} {closed}"], cwd=tmp_path, timeout=60)
+        assert answer.returncode == 0, command
+
+
+def test_an_interrupt_while_modules_are_imported_ends_quietly(tmp_path: Path) -> None:
+    (tmp_path / "interrupting.py").write_text(
+        "import builtins\nplain = builtins.__import__\n"
+        "def interrupted(name, *rest):\n    if name == 'minigpt.cli':\n        raise KeyboardInterrupt\n"
+        "    return plain(name, *rest)\nbuiltins.__import__ = interrupted\n"
+    )
+    answer = process("-c", "import interrupting; from minigpt.__main__ import main; main()", cwd=tmp_path)
+    assert (answer.returncode, answer.stderr) == (130, "")
 
 
 def test_the_python_names_do_what_the_commands_do(tmp_path: Path, corpus: list[str]) -> None:

@@ -32,10 +32,10 @@ from minigpt.cli.drawing import Terminal, column, terminal
 from minigpt.cli.terminal import say, warn, write_generated
 from minigpt.lab.compare.tables import Table as Comparison
 from minigpt.lab.compare.tables import csv_text
-from minigpt.model import decoding
 from minigpt.printable import as_markdown, as_spreadsheet, printable, printable_line
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.run import generating
 from minigpt.system import process
 from minigpt.system.files import json_bytes
 from minigpt.training import PlainObserver, train
@@ -254,7 +254,7 @@ def test_what_a_model_writes_is_escaped_on_a_terminal_and_exact_in_a_file(
     def pieces(*_: object, **__: object) -> Iterator[str]:
         yield from ("a\x1b", "]0;t", "\x07[b]\u202e", ":smile:")
 
-    monkeypatch.setattr(decoding, "stream", pieces)
+    monkeypatch.setattr(generating, "stream", pieces)
     _, out, _ = minigpt("generate", RUN, "R", "--seed", "1")
     assert out == "Ra\x1b]0;t\x07[b]\u202e:smile:\n"
     screen = _Screen()
@@ -303,14 +303,16 @@ def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
 def test_a_page_has_no_control_characters_and_its_pictures_names_as_they_are(
     minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = Path("$\\frac{}$ <b>\x1b")
-    shutil.copytree(RUN, odd / "seed-1")
+    odd, hidden = Path("$\\frac{}$ <b>\x1b"), Path("_hidden")
+    for folder in (odd, hidden):
+        shutil.copytree(RUN, folder / "seed-1")
     monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
-    code, _, err = minigpt("report", odd, RUN, "--out", "page.html")
+    code, _, err = minigpt("report", odd, hidden, RUN, "--out", "page.html")
     assert code == 0, err
     page = Path("page.html").read_text("utf-8")
     assert not RAW.search(page)
     assert page.count("$\\frac{}$ &lt;b&gt;\\u001b") >= 3
+    assert page.count(" _hidden</text>") >= 3, "matplotlib leaves a name that begins so out of its legends"
     assert "[/x] [bold]b[/bold] :smile: `c` $d$ {e}\\u001b[31m" in page
 
 

@@ -188,6 +188,20 @@ def _given(words: list[str], run: Path) -> list[str]:
     return [word.replace("RUN", str(run)) for word in words]
 
 
+@pytest.mark.parametrize("within", ["", "seed-1", "runs/seed-1"])
+def test_a_folder_of_runs_is_no_plugin(within: str, minigpt: Command, here: Path) -> None:
+    mailed, mark = Path("mailed"), here.parent / "executed"
+    shutil.copytree(next(Path("runs/plain").glob("seed-*")), mailed / within)
+    (mailed / "experiment.json").rename(mailed / "comparison.json") if not within else None
+    (mailed / "__init__.py").write_text(f"open({str(mark)!r}, 'w')")
+    code, _, err = minigpt("check", mailed)
+    assert (code, err) == (
+        2,
+        "error: mailed is a folder of runs, which is data; name one of its runs, or a plugin: --plugin FILE\n",
+    )
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_mailed_run_executes_nothing_whatever_is_asked_of_it(hostile: str, minigpt: Command, here: Path) -> None:
     plant, run = HOSTILE[hostile]

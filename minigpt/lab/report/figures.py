@@ -57,8 +57,9 @@ _STYLE: Any = {
 
 
 def _plain(name: str) -> str:
-    """A name as matplotlib shows it letter for letter: it would take $ for the beginning of a formula."""
-    return printable_line(name).replace("$", "\\$")
+    """A name as matplotlib shows it letter for letter: to it $ begins a formula, and a first _ hides it from a legend."""
+    shown = printable_line(name).replace("$", "\\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def look(index: int) -> tuple[str, str]:
