@@ -2,7 +2,7 @@
 
     from minigpt import register, load_experiment, build_model, train, generate
 
-does in a notebook what the commands do. The names are imported when they are first used: `import minigpt` is cheap.
+These functions do in a notebook what the commands do. Names are imported at first use, so `import minigpt` is fast.
 """
 
 from __future__ import annotations
@@ -63,6 +63,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'minigpt' has no attribute '{name}'")
-    if name == "register":  # the families it registers into are declared here
+    if name == "register":  # importing contracts declares the families
         importlib.import_module("minigpt.contracts")
     return getattr(importlib.import_module(f"minigpt.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
 """Text to tokens to batches.
 
-Which batch an update sees is a pure function of (seed, update number): there is no stream whose place could be lost, and
-variants of a comparison that share a seed share the order of their data.
+The batch of an update is a pure function of (seed, update number). So resuming needs no position in a data stream, and
+variants with the same seed see their data in the same order.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
 from minigpt.system.memory import refuse_if_too_large
 
-_WORTH_SAYING, _NEARLY_ALL = 0.05, 0.9
-"""Shares of the validation text that is training text: from which on it is reported, and refused."""
+_WORTH_SAYING = 0.05
+"""A smaller share of the validation text that also occurs in training is not reported."""
 
 _PAIR_BYTES = 32
-"""For each token: its id, and the pair that it ends, three times while pairs are sorted; 64 bits each."""
+"""Memory for each token: its id and the pair that it ends, three copies while pairs are sorted; 64 bits each."""
 
 _LONG = 2000
-"""Characters of validation text below which it may well be a repetition of what was seen."""
+"""Fewer characters of validation text may well repeat training text by chance."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass is given.
+    """Input of one forward pass.
 
     Attributes:
         tokens: Input ids.
@@ -53,7 +53,7 @@ class Batch:
         return self.targets.numel() if self.mask is None else int(self.mask.sum())
 
     def split(self, size: int) -> Iterator[Batch]:
-        """Its sequences, `size` at a time."""
+        """The batch in parts of `size` sequences."""
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
             yield Batch(self.tokens[rows], self.targets[rows], None if self.mask is None else self.mask[rows])
@@ -67,22 +67,22 @@ class TokenStream:
 
     @property
     def n_targets(self) -> int:
-        """Tokens that are predicted when the whole split is: all but the first."""
+        """Tokens that are predicted in an evaluation of the whole split: all except the first."""
         return len(self.ids) - 1
 
     def sample(self, rng: np.random.Generator, batch_size: int, block_size: int) -> Batch:
-        """Windows that start anywhere, with replacement."""
+        """Windows that start anywhere, drawn with replacement."""
         starts = torch.from_numpy(rng.integers(0, len(self.ids) - block_size, batch_size)).to(self.ids.device)
         window = self.ids[starts[:, None] + torch.arange(block_size + 1, device=self.ids.device)].long()
         return Batch(window[:, :-1], window[:, 1:])
 
     def windows(self, batch_size: int, block_size: int) -> Iterator[Batch]:
-        """The whole split in windows side by side: every token but the first is predicted exactly once."""
+        """The whole split in adjacent windows: every token except the first is predicted exactly once."""
         whole = self.n_targets // block_size * block_size
         tokens, targets = self.ids[:whole].view(-1, block_size), self.ids[1 : whole + 1].view(-1, block_size)
         for start in range(0, len(tokens), batch_size):
             yield Batch(tokens[start : start + batch_size].long(), targets[start : start + batch_size].long())
-        if whole < self.n_targets:  # the last window is a short one
+        if whole < self.n_targets:  # the last window is shorter
             yield Batch(self.ids[None, whole:-1].long(), self.ids[None, whole + 1 :].long())
 
     def to(self, device: torch.device) -> TokenStream:
@@ -92,7 +92,7 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """A split of a synthetic task: separate rows with targets of their own."""
+    """A split of a synthetic task: separate rows with their own targets."""
 
     tokens: Int[Tensor, "rows time"]
     targets: Int[Tensor, "rows time"]
@@ -100,7 +100,7 @@ class TokenRows:
 
     @property
     def n_targets(self) -> int:
-        """Targets that count."""
+        """Number of targets that count."""
         return int(self.mask.sum())
 
     def sample(self, rng: np.random.Generator, batch_size: int, block_size: int) -> Batch:
@@ -124,13 +124,13 @@ class Corpus:
     """A tokenized corpus.
 
     Attributes:
-        train: What batches are drawn from.
-        val: What the model is measured on, whole.
+        train: The split that batches are drawn from.
+        val: The split for evaluation, always used in full.
         vocab_size: Number of token ids.
         tokenizer: Fitted; None for a synthetic task.
         fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size.
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
-        notes: What whoever trains on it should know, a line each.
+        notes: Lines that a user of the corpus should read.
     """
 
     train: TokenStream | TokenRows
@@ -147,7 +147,7 @@ class Corpus:
 
 
 def train_batch(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
-    """The batch of update number `step` (from 0): the same for every model that shares data, seed and sizes."""
+    """The batch of update `step` (from 0): the same for every model with the same data, seed and sizes."""
     rng = np.random.Generator(np.random.Philox(key=[experiment.seed, step]))
     return corpus.train.sample(rng, experiment.training.batch_size, experiment.model.block_size)
 
@@ -157,11 +157,11 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
 
     Args:
         experiment: Names the dataset and the tokenizer.
-        learned: What the tokenizer's `to_json` gave before, to be used in place of fitting.
+        learned: A result of the tokenizer's `to_json`, used instead of fitting.
 
     Raises:
-        DataError: The corpus cannot be had or is too small for one window.
-        TokenizerError: The tokenizer cannot express the corpus.
+        DataError: The corpus is not available, or too small for one window.
+        TokenizerError: The tokenizer cannot encode the corpus.
     """
     splits = experiment.data.at("data").build().load()
     block_size = experiment.model.block_size
@@ -169,7 +169,7 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         return _synthetic(splits, splits.train, splits.val, block_size)
     if not isinstance(splits.train, str) or not isinstance(splits.val, str):
         kinds = f"{type(splits.train).__name__} for training and {type(splits.val).__name__} for validation"
-        raise DataError(f"data: {experiment.data.name} gives {kinds}; allowed: text for both, or Sequences for both")
+        raise DataError(f"data: {experiment.data.name} returns {kinds}; allowed: text for both, or Sequences for both")
     notes = (*splits.notes, *_common_text(splits.train, splits.val))
     if learned is None:
         tokenizer = experiment.tokenizer.at("tokenizer").build()
@@ -193,38 +193,36 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
 
 
 def _common_text(train: str, val: str) -> list[str]:
-    """A line about how much of the validation text is training text, where it is not little.
+    """A line about the share of the validation text that also occurs in training, unless it is small.
 
     Raises:
-        DataError: Nearly all of it is, and it does not just repeat itself.
+        DataError: Nearly all of it occurs in training, and not because it repeats itself.
     """
     overlap = text_overlap(train, val)
     if overlap.shared < _WORTH_SAYING:
         return []
-    line = (
-        f"{overlap.shared:.0%} of the validation text, in windows of {overlap.width} characters, is in the training text too"
-    )
-    if overlap.shared >= _NEARLY_ALL and overlap.distinct >= 0.5 and len(val) >= _LONG:
-        raise DataError(f"data: {line}; leave out what is there twice")
+    line = f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is in the training text too"
+    if overlap.is_copy and len(val) >= _LONG:
+        raise DataError(f"data: {line}; leave out the copies")
     return [line]
 
 
 def restore_tokenizer(experiment: Experiment, learned: dict[str, Any]) -> Tokenizer:
-    """The experiment's tokenizer with what it had learned.
+    """The experiment's tokenizer, with the learned values of an earlier one.
 
     Raises:
-        TokenizerError: That is damaged.
+        TokenizerError: The learned values are damaged.
     """
     tokenizer = experiment.tokenizer.at("tokenizer").build()
     try:
         tokenizer.from_json(learned)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TokenizerError(f"what the tokenizer learned is damaged: {type(error).__name__}: {error}") from error
+        raise TokenizerError(f"the learned values of the tokenizer are damaged: {type(error).__name__}: {error}") from error
     return tokenizer
 
 
 def tokenizer_fingerprint(corpus: Corpus) -> str | None:
-    """SHA-256 of what the tokenizer learned."""
+    """SHA-256 of the tokenizer's learned values."""
     if corpus.tokenizer is None:
         return None
     return hashlib.sha256(json.dumps(corpus.tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
@@ -238,7 +236,7 @@ def _encode(tokenizer: Tokenizer, text: str, name: str) -> Int[Tensor, " tokens"
     ids = np.asarray(ids)
     if len(ids) and not (ids.min() >= 0 and ids.max() < tokenizer.vocab_size):
         raise TokenizerError(
-            f"the {name} split: ids from {ids.min()} to {ids.max()}, where the vocab_size is {tokenizer.vocab_size}"
+            f"the {name} split: ids from {ids.min()} to {ids.max()}, but the vocab_size is {tokenizer.vocab_size}"
         )
     return torch.from_numpy(ids.astype(np.int32))
 
@@ -258,12 +256,12 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
         tensors = (torch.from_numpy(np.asarray(array)) for array in (rows.tokens, rows.targets, rows.mask))
         places.append(TokenRows(*tensors))
     if splits.vocab_size is None:
-        raise DataError("data: rows without vocab_size, and no tokenizer could say it: Splits(train, val, vocab_size)")
+        raise DataError("data: rows without vocab_size, and no tokenizer to set it; return Splits(train, val, vocab_size)")
     digest.update(f"vocab_size {splits.vocab_size}".encode())
     largest = 1 + max(int(max(rows.tokens.max(), rows.targets.max())) for rows in (train, val))
     smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
     if smallest < 0 or largest > splits.vocab_size:
-        raise DataError(f"data: ids from {smallest} to {largest - 1}, and vocab_size is {splits.vocab_size}")
+        raise DataError(f"data: ids from {smallest} to {largest - 1}, but vocab_size is {splits.vocab_size}")
     common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
     line = f"{len(common):,} of {count(len(val.tokens), 'validation row')} are training rows too"
     notes = (*splits.notes, *([line] if common else []))
@@ -271,9 +269,9 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
 
 
 def entropies(corpus: Corpus) -> dict[str, float] | None:
-    """Yardsticks in nats a token: what a model scores that knows nothing, only frequencies, or only the token before.
+    """Reference losses in nats per token: of a uniform guess, of token frequencies, and of frequencies after a token.
 
-    `unigram` is H(x_t) and `bigram` H(x_t | x_(t-1)) of the training split's own counts (Shannon 1948); None for a
+    `unigram` is H(x_t) and `bigram` H(x_t | x_(t-1)) by counts in the training split itself (Shannon 1948). None for a
     synthetic task.
     """
     if not isinstance(corpus.train, TokenStream):

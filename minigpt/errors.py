@@ -1,4 +1,4 @@
-"""What can go wrong for a user, as types; and the nearest-name hint that every such message carries."""
+"""Types of the errors that a user can cause, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 class MinigptError(Exception):
-    """Base of every error a user can cause and mend. The command line prints it without a traceback, exit code 2."""
+    """Base of all errors that a user can cause and fix. The command line prints them without a traceback, exit code 2."""
 
 
 class RegistryError(MinigptError):
@@ -22,43 +22,43 @@ class PluginError(MinigptError):
 
 
 class TrustError(MinigptError):
-    """A run folder brings code along that nobody here has trusted."""
+    """A run folder brings code that this user has not trusted."""
 
 
 class DataError(MinigptError):
-    """A corpus is missing, is not what was promised, or is too small."""
+    """A corpus is missing, too small, or not the expected content."""
 
 
 class TokenizerError(MinigptError):
-    """A tokenizer met text or ids outside its vocabulary."""
+    """A tokenizer received text or ids outside its vocabulary."""
 
 
 class RunError(MinigptError):
-    """A run folder is missing, busy, or belongs to something else."""
+    """A run folder is missing, in use, or belongs to another experiment."""
 
 
 class CheckpointError(RunError):
-    """A checkpoint is incomplete, altered, or from another model."""
+    """A checkpoint is incomplete, changed, or from another model."""
 
 
 class CheckError(MinigptError):
-    """What was asked to be checked cannot be found or built."""
+    """A target to check cannot be found or built."""
 
 
 class WriteError(MinigptError):
-    """A file could not be written: the disk is full or failing, or it may not be. What was there before still is."""
+    """A file cannot be written: the disk is full or failing, or access is denied. The old content remains."""
 
 
 class UnreadableError(MinigptError):
-    """A file is not there, not what it should be, or damaged."""
+    """A file is missing, of the wrong kind, or damaged."""
 
 
 class TooLargeError(MinigptError):
-    """More memory or disk is needed than there is."""
+    """More memory or disk space is needed than is free."""
 
 
 class PlanError(MinigptError):
-    """A run cannot be trained as it was planned: minigpt's own source, or what the plan froze, was changed since."""
+    """A run cannot be trained as planned: minigpt's own source, or a file that the plan froze, has changed since."""
 
 
 class DivergedError(MinigptError):
@@ -67,18 +67,18 @@ class DivergedError(MinigptError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an experiment, and where.
+    """One error in an experiment, and its path.
 
     Attributes:
         path: Keys and list indices from the top of the JSON document.
-        text: What was found, what is allowed, the nearest name.
+        text: The value found, the allowed values, the nearest name.
     """
 
     path: tuple[str | int, ...]
     text: str
 
     def under(self, *parents: str | int) -> Problem:
-        """The same problem seen from further up the document."""
+        """The same problem with its path inside a larger document."""
         return Problem((*parents, *self.path), self.text)
 
     def __str__(self) -> str:
@@ -86,11 +86,11 @@ class Problem:
 
 
 class ExperimentError(MinigptError):
-    """An experiment cannot be read, or says something impossible.
+    """An experiment cannot be read, or its settings contradict each other.
 
     Attributes:
-        problems: Everything found wrong, one line each.
-        source: The file it was read from, or a word for where it came from.
+        problems: All errors found, one line each.
+        source: The file that it was read from, or a word for another source.
     """
 
     def __init__(self, problems: Sequence[Problem], source: str | None = None):
@@ -101,7 +101,7 @@ class ExperimentError(MinigptError):
 
 
 def json_path(path: Iterable[str | int]) -> str:
-    """Write a path the way people say it: `model.layers[2].attention.window`."""
+    """A path as text: `model.layers[2].attention.window`."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
@@ -109,7 +109,7 @@ def json_path(path: Iterable[str | int]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: `; did you mean "gqa"?`, or nothing when nothing is close."""
+    """A hint for a misspelt name: `; did you mean "gqa"?`, or an empty text if no known name is close."""
     choices = list(known)
     folded = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name.casefold().replace("-", "_"), list(folded), n=1, cutoff=0.6)
@@ -122,15 +122,15 @@ def listing(names: Iterable[str]) -> str:
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:
-    """A command of ours as one types it in a shell: `minigpt resume 'my runs/small/seed-1'`.
+    """A minigpt command as typed in a shell: `minigpt resume 'my runs/small/seed-1'`.
 
     Args:
-        words: What follows `minigpt`. A path that begins with a dash is no option.
+        words: Arguments of `minigpt`. A path that begins with a dash is not taken for an option.
     """
     typed = (f"./{word}" if not isinstance(word, str) and str(word).startswith("-") else str(word) for word in words)
     return shlex.join(["minigpt", *typed])
 
 
 def count(number: int, noun: str) -> str:
-    """`1 token`, `2 tokens`, `1,000 tokens`."""
+    """A number with its noun: `1 token`, `2 tokens`, `1,000 tokens`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,6 +1,6 @@
-"""An experiment: everything that one JSON file may say, with its types, bounds, defaults and descriptions.
+"""An experiment: all keys that its JSON file may have, with types, bounds, defaults and descriptions.
 
-`reading.py` turns a file into an `Experiment`; here is only what one is.
+`reading.py` reads a file into an `Experiment`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from minigpt.contracts import (
 from minigpt.errors import Problem
 from minigpt.registry import Spec
 
-_MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT; a slip of the finger ends here and not in swap
+_MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT, so that a typing error does not fill the memory
 
 Width = Annotated[int, Field(gt=0, le=_MAX_WIDTH)]
 Depth = Annotated[int, Field(gt=0, le=_MAX_DEPTH)]
@@ -44,15 +44,15 @@ class Section(BaseModel):
 
 
 def _default(value: Any, description: str) -> Any:
-    """A field whose default is given as it would stand in the JSON, and validated like it."""
+    """A field with a default that is a JSON value and is validated like one."""
     return Field(default=value, description=description)
 
 
 class LayerSection(Section):
-    """One entry of the layer pattern: what these layers choose otherwise than the model as a whole.
+    """One entry of the layer pattern: the components of these layers that differ from the model's.
 
-    What an entry does not mention stays the model's, parameter by parameter: a component that is named again, or only given
-    parameters, keeps all others. One of another name replaces the model's whole.
+    An entry is merged with the model's choices, parameter by parameter. A component with the same name, or given only by
+    parameters, keeps all other parameters. A component with another name replaces the model's.
     """
 
     attention: AttentionSpec | None = Field(default=None, description="Token mixer of these layers.")
@@ -63,7 +63,7 @@ class LayerSection(Section):
 
 
 class ModelSection(Section):
-    """The architecture. Its default is the documented model: 10,770,816 parameters with 65 characters."""
+    """The architecture. The default is the documented model: 10,770,816 parameters with 65 characters."""
 
     d_model: Width = Field(default=384, description="Width of the residual stream.")
     n_layers: Depth = Field(default=6, description="Number of blocks.")
@@ -74,8 +74,8 @@ class ModelSection(Section):
     tied_head: bool = Field(default=True, description="The output layer shares the token embedding's weights.")
     unit_embeddings: bool = Field(
         default=False,
-        description="Rows of embedding and output layer are kept at length 1, and each logit has a trained scale (nGPT: "
-        "arXiv:2410.01131); for the block ngpt.",
+        description="Rows of the embedding and the output layer are normalised to length 1, and each logit has a trained "
+        "scale (nGPT: arXiv:2410.01131); for block ngpt.",
     )
     embedding_norm: NormSpec | None = Field(
         default=None, description="Norm on the token embeddings (BLOOM: arXiv:2211.05100); null for none."
@@ -96,9 +96,9 @@ class ModelSection(Section):
     block: BlockSpec = _default("pre_norm", "How norms and residuals are arranged.")
     layers: list[LayerSection] = Field(
         default=[],
-        description="A pattern of choices that differ by layer, repeated over n_layers. An entry lies over the model's own "
-        "choices: a component that it names again keeps the model-wide parameters that it does not mention (say null or the "
-        "default to be rid of one), and another name replaces it whole. `minigpt show` prints what each layer ends up with.",
+        description="A pattern of choices that differ by layer, repeated over n_layers. An entry is merged with the model's "
+        "choices. A component with the same name keeps the model-wide parameters that the entry does not set (set null or "
+        "the default to undo one). A component with another name replaces it. `minigpt show` prints each layer's result.",
     )
 
     @model_validator(mode="after")
@@ -107,12 +107,12 @@ class ModelSection(Section):
             text = f"n_heads {self.n_heads} does not divide d_model {self.d_model}; change one of them, or set head_dim"
             raise PydanticCustomError("component", "{text}", {"problems": [Problem(("n_heads",), text)], "text": text})
         if len(self.layers) > self.n_layers:
-            text = f"a pattern of {len(self.layers)} layers, and the model has {self.n_layers}: the rest would never be used"
+            text = f"a pattern of {len(self.layers)} layers, but the model has {self.n_layers}: the rest would never be used"
             raise PydanticCustomError("component", "{text}", {"problems": [Problem(("layers",), text)], "text": text})
         return self
 
     def dims(self, vocab_size: int, layer: int = 0) -> Dims:
-        """The sizes that components are built with."""
+        """The sizes that components of layer `layer` are built with."""
         mixers = [self._mixer(index) for index in range(layer + 1)]
         return Dims(
             d_model=self.d_model,
@@ -131,7 +131,7 @@ class ModelSection(Section):
         return (own or self.attention).name
 
     def layer(self, index: int) -> tuple[Spec[Any], Layer]:
-        """The block of layer `index`, and what it is made of."""
+        """The block of layer `index`, and the components of that layer."""
         chosen: dict[str, Spec[Any]] = {}
         for family in ("attention", "position", "norm", "ffn", "block"):
             place = index % len(self.layers) if self.layers else 0
@@ -142,15 +142,15 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """How the model is trained. The defaults are those of the documented result."""
+    """How the model is trained. The defaults are those of the documented run."""
 
     optimizer: OptimizerSpec = _default("adamw", "Update rule.")
     schedule: ScheduleSpec = _default("cosine", "Learning rate over training.")
     batch_size: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=64, description="Sequences in an update.")
     micro_batch_size: Annotated[int, Field(gt=0, le=1 << 20)] | None = Field(
         default=None,
-        description="Sequences that go through the model at once; their gradients add up to the update's. null for about "
-        "4,096 tokens on a CPU, which stay in its cache, and for all of them elsewhere.",
+        description="Sequences in one forward pass; the update adds up their gradients. null: about 4,096 tokens on a CPU, "
+        "which fit into its cache, all sequences on other devices.",
     )
     max_iters: Count = Field(default=5000, description="Updates.")
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
@@ -158,8 +158,8 @@ class TrainingSection(Section):
     )
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",
-        description="What follows a loss or gradient that is not finite: stop ends the run as diverged, skip leaves that "
-        "update out and counts it. Weights are not touched by it either way.",
+        description="Action after a loss or gradient that is not finite: stop ends the run as diverged, skip leaves that "
+        "update out and counts it. Neither changes the weights.",
     )
     eval_interval: Count = Field(default=250, description="Updates between evaluations on the whole validation split.")
     checkpoint_interval: Count | None = Field(
@@ -167,29 +167,29 @@ class TrainingSection(Section):
     )
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         default=5.0,
-        description="Minutes after which a checkpoint is written whatever the number of updates, so that a slow model "
-        "loses little; null saves by updates only.",
+        description="Minutes after which a checkpoint is written, after any number of updates, so that a slow run repeats "
+        "little if it is interrupted; null to save by updates only.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto measures: bf16 where this machine is fast at it, else fp32."
+        default="auto", description="auto measures: bf16 if it is fast on this machine, else fp32."
     )
     compile: bool | Literal["auto"] = Field(
-        default="auto", description="torch.compile; auto tries it where the run is long, and takes it where it is faster."
+        default="auto", description="torch.compile; auto tries it in long runs, and uses it if it is faster."
     )
 
 
 class SamplingSection(Section):
-    """How text is drawn from the model, for samples in training and as defaults of `generate`."""
+    """How text is sampled from the model, for samples in training and as defaults of `generate`."""
 
-    prompt: str = Field(default="", description="Where a sample starts; empty for the start of a line.")
+    prompt: str = Field(default="", description="Start of a sample; empty for the start of a line.")
     max_new_tokens: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=200, description="Length of a sample.")
-    temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="0 always takes the likeliest token.")
-    top_k: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Keep the k likeliest tokens.")
+    temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="0 always takes the most likely token.")
+    top_k: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Keep the k most likely tokens.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="Keep the likeliest tokens that hold this probability together (arXiv:1904.09751)."
+        default=None, description="Keep the most likely tokens that together have this probability (arXiv:1904.09751)."
     )
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Keep tokens at least this share as likely as the likeliest (arXiv:2407.01082)."
+        default=None, description="Keep tokens with at least this share of the highest probability (arXiv:2407.01082)."
     )
 
 
@@ -198,38 +198,38 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class Experiment(Section):
-    """All that is needed to train a model and to train it again."""
+    """All settings that are needed to train a model, and to reproduce it."""
 
     file_keys: ClassVar[tuple[str, ...]] = ("$schema", "extends")
-    """What a file may say beside the fields; reading deals with it."""
+    """Keys that a file may have in addition to the fields; reading a file resolves them."""
 
     name: Annotated[str, Field(pattern=_NAME)] = Field(
-        default="experiment", description="Names the run folder; the file's name where it is left out."
+        default="experiment", description="Name of the run folder; by default the file's name."
     )
 
     @field_validator("name")
     @classmethod
     def _is_a_folders_name_everywhere(cls, name: str) -> str:
         if name.split(".")[0].upper() in _DEVICES or name.endswith("."):
-            text = f'found "{name}", which Windows cannot have as a folder; choose another'
+            text = f'found "{name}", which cannot be a folder on Windows; choose another'
             raise PydanticCustomError("component", "{text}", {"problems": [Problem((), text)], "text": text})
         return name
 
     description: str = Field(default="", description="What the experiment is about.")
     plugins: list[str] = Field(default=[], description="Plugin files to load, relative to this file. They are executed.")
-    seed: Seed = Field(default=1337, description="Of weights, data order, dropout and samples.")
+    seed: Seed = Field(default=1337, description="Seed of weights, data order, dropout and samples.")
     data: DatasetSpec = _default("tinyshakespeare", "Corpus.")
     tokenizer: TokenizerSpec = _default("char", "Text to ids.")
     model: ModelSection = _default({}, "The architecture.")
     training: TrainingSection = _default({}, "How it is trained.")
-    sampling: SamplingSection = _default({}, "How text is drawn.")
+    sampling: SamplingSection = _default({}, "How text is sampled.")
 
     def to_json(self) -> dict[str, Any]:
-        """The resolved experiment: every parameter of every component, ready to be read again."""
+        """The resolved experiment as JSON: every parameter of every component, readable as an experiment file."""
         return self.model_dump(mode="json")
 
     def specs(self) -> list[Spec[Any]]:
-        """Every component named anywhere, nested ones included, each once."""
+        """Every component that is named, including nested ones, once each."""
         top = [self.data.at("data"), self.tokenizer.at("tokenizer")]
         top += [self.training.optimizer.at("training.optimizer"), self.training.schedule.at("training.schedule")]
         for index in range(min(self.model.n_layers, max(1, len(self.model.layers)))):

@@ -1,32 +1,32 @@
-"""Text of strangers, made safe to print: control characters are escaped, and everything else is left as it is."""
+"""Untrusted text made safe to print: control characters are escaped, all other characters stay."""
 
 from __future__ import annotations
 
 import re
 
-# C0 but for tab and newline, DEL, C1, the signs that reorder or break lines unseen, and halves of characters.
+# C0 except tab and newline, DEL, C1, invisible characters that reorder or break lines, and half characters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""The text with each control character as `\u001b`, which is what JSON writes for it as well.
+    r"""Escape each control character, such as `\u001b`, in the same form as JSON.
 
-    Works character by character, so the pieces of a stream give what the whole text gives.
+    It works character by character, so the pieces of a stream give the same result as the whole text.
     """
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def printable_line(text: str) -> str:
-    """The same on one line: a newline is escaped too."""
+    """Escape control characters and newlines, so that the text is one line."""
     return printable(text).replace("\n", "\\u000a")
 
 
 def as_markdown(text: str) -> str:
-    """The text in Markdown, letter for letter: no emphasis, link, code, formula or HTML in it."""
+    """Escape a text for Markdown, so that it has no emphasis, link, code, formula or HTML."""
     return re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", printable_line(text))
 
 
 def as_spreadsheet(text: str) -> str:
-    """The text in a cell of a spreadsheet, which takes what begins like a formula for one: an apostrophe goes before it."""
+    """Escape a text for a spreadsheet cell: an apostrophe before text that would be read as a formula."""
     safe = printable(text)
     return f"'{safe}" if safe.lstrip().startswith(("=", "+", "-", "@")) else safe

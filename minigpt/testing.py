@@ -1,12 +1,12 @@
-"""For the tests of a plugin or a package: the suite of `minigpt check` as pytest cases, one a property.
+"""Pytest cases of `minigpt check` for the tests of a plugin or a package, one case per property.
 
     from minigpt.testing import conformance
 
     @conformance("attention", "mine")
     def test_mine_keeps_its_contract() -> None:
-        pass  # every property that attention is held to, a case each
+        pass  # one case for each property of an attention
 
-It needs pytest, which minigpt itself does not.
+It needs pytest, which is not a dependency of minigpt.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["assert_conforms", "conformance"]
 def conformance(
     family: str, name: str, *, plugin: str | Path | None = None, seed: int = 0, thorough: bool = False
 ) -> Callable[[Callable[[], None]], Callable[..., None]]:
-    """Make a test of an empty function: a case for each property that its family is held to.
+    """Turn an empty function into a test with a case for each property of the family.
 
     Args:
         family: Such as "attention".
-        name: The component's name in it.
-        plugin: The plugin file that registers it; None for a package with an entry point, or where the test imports it.
-        seed: Of the random cases.
-        thorough: Also what takes long, such as torch.compile's own code.
+        name: The component's name in the family.
+        plugin: The plugin file that registers it; None for a package with an entry point, or if the test imports it.
+        seed: Seed of the random cases.
+        thorough: Whether to include slow checks, such as with torch.compile.
     """
 
     def decorate(test: Callable[[], None]) -> Callable[..., None]:
@@ -46,23 +46,23 @@ def conformance(
             if result.verdict == "skip":
                 pytest.skip(result.note)
             if result.failure is not None:
-                pytest.fail(_told(family, name, result), pytrace=False)
+                pytest.fail(_violation_text(family, name, result), pytrace=False)
             test()
 
-        del case.__wrapped__  # pytest would look there for the arguments
+        del case.__wrapped__  # pytest would take the arguments of the wrapped function
         return case
 
     return decorate
 
 
 def assert_conforms(family: str, name: str, *, plugin: str | Path | None = None, seed: int = 0) -> None:
-    """All properties at once, without pytest's parametrisation.
+    """Check all properties in one call, without pytest's parametrisation.
 
     Raises:
-        AssertionError: One does not hold; every one is told.
+        AssertionError: A property does not hold; the message has all that do not.
     """
     results = [_result(family, name, each, plugin, seed) for each in property_names(family, thorough=False)]
-    broken = [_told(family, name, result) for result in results if result.failure is not None]
+    broken = [_violation_text(family, name, result) for result in results if result.failure is not None]
     assert not broken, "\n\n".join(broken)
 
 
@@ -74,7 +74,7 @@ def _result(family: str, name: str, property_name: str, plugin: str | Path | Non
     return result
 
 
-def _told(family: str, name: str, result: Result) -> str:
+def _violation_text(family: str, name: str, result: Result) -> str:
     failure = result.failure
     assert failure is not None
     size = "" if failure.size is None else f" (by {failure.size:.2g} of its size)"

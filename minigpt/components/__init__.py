@@ -1,6 +1,6 @@
 """The shipped library: a folder per family, a file per mechanism. Importing it registers everything.
 
-The parts come in by the door that users use: any file of it works as a plugin, unchanged.
+Shipped parts register as a user's parts do: any of these files works as a plugin, unchanged.
 """
 
 import importlib

@@ -1,11 +1,11 @@
-"""What each family of components receives and returns. A component keeps its contract or it is refused.
+"""The contracts: what each family of components receives and returns. Registration refuses a component that breaks its own.
 
-Parts of a model stand in `parts.py`, what decoding remembers in `state.py`, tokenizers and datasets in `text.py`, optimizers
-and schedules in `optimizing.py`; all are imported from here.
+`parts.py` has the parts of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `optimizing.py`
+optimizers and schedules. Import all of them from here.
 
-Axis names in the annotations: batch B, time T (new tokens), source S (remembered plus new), d_model D, heads H (query
-heads), kv_heads G, head_dim K, vocab V. Components know neither the trainer nor the command line, and they reach another
-family only through a `Spec`. Datasets alone know the file system.
+Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
+heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another
+family only through a `Spec`. Only datasets access the file system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimizing: update rules, and the learning rate over training."""
+"""Contracts of optimizers and of learning rate schedules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class NamedParameter:
-    """A trainable tensor and what it is for, so that an optimizer can treat kinds apart.
+    """A trainable tensor and its role, which an optimizer can use to choose an update rule.
 
     Attributes:
         name: Dotted path in the model.
@@ -28,37 +28,38 @@ class NamedParameter:
 
 
 class Optimizer(ABC):
-    """Recipes for torch optimizers. Constructor: `(*, ...)`."""
+    """A recipe for a torch optimizer. Constructor: `(*, ...)`."""
 
     @abstractmethod
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
-        """Put every parameter into a group. Each group's `lr` is its peak: the trainer multiplies it by the schedule.
+        """Build the torch optimizer, with every parameter in one of its groups.
 
-        The state_dict may hold tensors, numbers, text, lists and dicts: it is saved without pickle, to the bit.
+        Each group's `lr` is its peak: the trainer multiplies it by the schedule. The state_dict may hold tensors, numbers,
+        text, lists and dicts. It is saved without pickle, and loaded bit for bit.
         """
 
 
 class AveragingOptimizer(torch.optim.Optimizer, ABC):
-    """A torch optimizer that trains at other weights than those it answers with, such as their average.
+    """A torch optimizer that evaluates with other weights than it trains, such as their average.
 
-    The trainer calls `eval` before it measures, samples or saves, and `train` before it goes on; both are exact, and a
-    loaded state is one that was saved after `eval`.
+    The trainer calls `eval` before it measures, samples or saves, and `train` before it continues. Both are exact. A
+    loaded state was saved after `eval`.
     """
 
     @abstractmethod
     def eval(self) -> None:
-        """Put the weights to be used into the parameters."""
+        """Put the evaluation weights into the parameters."""
 
     @abstractmethod
     def train(self) -> None:
-        """Put the weights to be trained back into the parameters."""
+        """Put the training weights back into the parameters."""
 
 
 class MixedPrecisionOptimizer(torch.optim.Optimizer):
-    """A torch optimizer with matrix products of its own, which bf16 may make faster without harm to the weights.
+    """A torch optimizer whose own matrix products may run in bf16, which is faster and does not harm the weights.
 
     Attributes:
-        precision: `fp32` or `bf16`, that of the training: the trainer sets it before the first update.
+        precision: `fp32` or `bf16`, the precision of the training. The trainer sets it before the first update.
     """
 
     precision: str = "fp32"
@@ -69,4 +70,4 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, step: int) -> float:
-        """The share for update number `step`, 0 to max_iters - 1: finite, not negative, and a function of `step` alone."""
+        """The share at update `step`, 0 to max_iters - 1: finite, not negative, and a function of `step` alone."""

@@ -1,4 +1,4 @@
-"""Parts of a model, and what they are handed."""
+"""Contracts of the parts of a model, and the arguments that they receive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minigpt.registry import Spec
 
 @dataclass(frozen=True)
 class Dims:
-    """The sizes that all components of one model share, and the place of the layer that one is built for.
+    """The sizes that all components of a model share, and the index of the component's layer.
 
     Attributes:
         d_model: Width D of the residual stream.
@@ -26,10 +26,10 @@ class Dims:
         head_dim: Width K of one head.
         block_size: Longest context T in training.
         vocab_size: Number V of token ids.
-        dropout: Rate on embeddings and on what each sub-layer adds to the residual stream.
-        layer: Index of the layer that a component is built for.
-        occurrence: How many earlier layers have a token mixer of the same name (0 in the first, which has no earlier
-            values to mix in).
+        dropout: Rate on the embeddings and on each sub-layer's output.
+        layer: Index of the component's layer.
+        occurrence: How many earlier layers have a token mixer of the same name. It is 0 in the first one, which has no
+            earlier values to mix in.
     """
 
     d_model: int
@@ -45,14 +45,14 @@ class Dims:
 
 @dataclass(frozen=True)
 class Context:
-    """What one layer call is told beside its input.
+    """What a layer receives in addition to its input.
 
     Attributes:
-        positions: Absolute positions of the new tokens, ascending by one: the only clock there is.
+        positions: Absolute positions of the new tokens, each one more than the last. Nothing else counts tokens.
         position: This layer's position component.
-        tokens: Ids of the new tokens, for what looks up rows of a table of its own (value embeddings).
-        losses: Auxiliary losses go here; the model adds them to the training loss.
-        outputs: The residual stream before the first block and after each block so far: a skip connection reads it.
+        tokens: Ids of the new tokens, for components with a table by token (value embeddings).
+        losses: A component appends its auxiliary losses; the model adds them to the training loss.
+        outputs: The residual stream before the first block and after each block so far, for skip connections.
         shared: Values that later layers read (a value residual).
     """
 
@@ -68,13 +68,13 @@ class Component(nn.Module, ABC):
     """Base of every part of a model."""
 
     elementwise: ClassVar[frozenset[str]] = frozenset()
-    """Its own parameters that have two axes or more and yet are no matrices, such as the kernels of a depthwise
-    convolution: an optimizer treats them as it does gains."""
+    """Names of own parameters with two or more axes that are not matrices, such as the kernel of a depthwise convolution.
+    An optimizer treats them like gains."""
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
-        """An empty state for decoding up to `capacity` tokens, or None where nothing has to be remembered.
+        """An empty state for decoding up to `capacity` tokens; None if the component has no state.
 
-        A component that remembers overrides this; one that only contains others inherits it.
+        A component with a state of its own overrides this. One that only contains others inherits it.
         """
         children = {
             name: state
@@ -84,21 +84,21 @@ class Component(nn.Module, ABC):
         return State(children=children) if children else None
 
     def init_weights(self) -> None:
-        """Set what the mechanism prescribes beyond the model-wide initialisation, which has run by then."""
+        """Initialise what the mechanism prescribes. The model-wide initialisation has run before."""
 
     def n_idle(self) -> int:
-        """How many of its own parameters a token passes by, such as those of the experts that were not chosen."""
+        """How many of its own parameters a token does not use, such as those of experts that were not chosen."""
         return 0
 
     def after_step(self) -> None:
-        """Called without gradients once the weights are initialised and after every update of them.
+        """Adjust the weights: called without gradients after initialisation and after every update.
 
-        For what an optimizer does not do: weights kept at a length (nGPT), a balance adjusted by what was counted (MoE).
+        For what an optimizer does not do, such as weights of a fixed length (nGPT) or a balance by counted load (MoE).
         """
 
 
 def _nearest_components(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Component]]:
-    """Components inside `module` that are not inside another component, with their dotted names."""
+    """Components inside `module` but not inside another component, with their dotted names."""
     for name, child in module.named_children():
         if isinstance(child, Component):
             yield prefix + name, child
@@ -107,33 +107,33 @@ def _nearest_components(module: nn.Module, prefix: str = "") -> Iterator[tuple[s
 
 
 class Attention(Component):
-    """Token mixers: softmax, linear, recurrent, convolution. Constructor: `(dims, *, ...)`."""
+    """A token mixer: softmax, linear, recurrent, convolution. Constructor: `(dims, *, ...)`."""
 
     uses: ClassVar[frozenset[str]] = frozenset()
-    """The position hooks it honours: a subset of {"rotate", "bias"}."""
+    """The position hooks that it applies: a subset of {"rotate", "bias"}."""
 
     reach: int | None = None
-    """How many tokens back an output looks, its own included; None where there is no such bound. A promise: `check` holds
-    the output, and the size of the state, to it."""
+    """How many tokens an output depends on at most, its own included; None for no bound. A promise: `check` tests the
+    output and the size of the state."""
 
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
-        """Mix causally: output t depends on inputs up to t. With a state it continues from there, in chunks of any size."""
+        """Mix causally: output t depends on inputs up to t. With a state, continue from it, in chunks of any size."""
 
 
 class Position(Component):
-    """How the model knows where a token stands. Override the hooks that are used. Constructor: `(dims, *, ...)`."""
+    """How position enters the model. Override the hooks that you use. Constructor: `(dims, *, ...)`."""
 
     max_positions: int | None = None
-    """First position that it cannot represent, or None where there is no such limit."""
+    """The first position that it cannot represent; None for no limit."""
 
     relative: bool = False
-    """A promise: what rotate and bias make of a query and a key depends on the distance between them alone."""
+    """A promise: the effect of rotate and bias on a query and a key depends only on their distance."""
 
     keeps_norm: bool = False
-    """A promise: rotate leaves each query's and key's length as it is."""
+    """A promise: rotate does not change the length of a query or a key."""
 
     @property
     def hooks(self) -> frozenset[str]:
@@ -144,7 +144,7 @@ class Position(Component):
     def embed(
         self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, " time"]
     ) -> Float[Tensor, "batch time d_model"]:
-        """Add position to the token embeddings, once, before the first block (a model-wide choice only)."""
+        """Add position to the token embeddings, once, before the first block. Only the model's position may do this."""
         return x
 
     def rotate(
@@ -153,13 +153,13 @@ class Position(Component):
         k: Float[Tensor, "batch kv_heads time head_dim"],
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
-        """Turn queries and keys by their positions, before keys are remembered."""
+        """Rotate queries and keys by their positions, before keys are cached."""
         return q, k
 
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"] | None:
-        """What is added to the scores, one plane a query head or one for all; None for nothing."""
+        """The bias added to the scores, one plane for each query head or one for all; None for no bias."""
         return None
 
 
@@ -167,33 +167,33 @@ class Norm(Component):
     """Normalisation of the last axis. Constructor: `(width, *, ...)`."""
 
     scaling: ClassVar[Literal["invariant", "equivariant"] | None] = None
-    """A promise about inputs a times as large: "invariant", the same output (but for eps); "equivariant", one a times as
-    large; None promises nothing."""
+    """A promise for inputs multiplied by a > 0: "invariant", the output stays the same (up to eps); "equivariant", the
+    output is multiplied by a. None promises nothing."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        """Normalise each vector by itself."""
+        """Normalise each vector separately."""
 
 
 class FeedForward(Component):
-    """What follows attention: each position by itself, unless it keeps a state. Constructor: `(dims, *, ...)`."""
+    """The sub-layer after attention, on each position separately unless it has a state. Constructor: `(dims, *, ...)`."""
 
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
-        """Transform each position; one that looks back at earlier ones remembers them in its state."""
+        """Transform each position. A layer that looks back at earlier positions keeps them in its state."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The components chosen for one layer: what a block is made of.
+    """The components chosen for one layer, from which a block is built.
 
     Attributes:
         attention: Built with `.build(dims)`.
         ffn: Built with `.build(dims)`.
-        norm: Built with `.build(width)`, as often as the block needs one.
-        position: Built by the model; layers that choose alike share one.
+        norm: Built with `.build(width)`, once for each norm that the block needs.
+        position: Built by the model; layers with the same choice share one.
     """
 
     attention: Spec[Attention]
@@ -205,45 +205,45 @@ class Layer:
 class Block(Component):
     """How norms and residual connections make a layer. Constructor: `(dims, layer, *, ...)`.
 
-    A block may keep the residual stream in a form of its own, such as several streams side by side: `enter` makes it of
-    the plain one, `leave` makes a plain one of it. Layers of one block in a row enter once and leave once.
+    A block may represent the residual stream in another form, such as several parallel streams: `enter` converts the plain
+    stream to this form and `leave` converts it back. A run of layers with the same block enters once and leaves once.
     """
 
     final_norm: ClassVar[bool] = True
-    """Whether the stack needs a norm after the last block (pre-norm leaves the residual stream unnormalised)."""
+    """Whether the model needs a norm after the last block (pre-norm leaves the residual stream unnormalised)."""
 
     starts_as_identity: ClassVar[bool] = False
-    """A promise: with its initial weights it gives back its input."""
+    """A promise: with initial weights the block returns its input."""
 
     def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time *streams d_model"]:
-        """From the plain residual stream to this block's own form."""
+        """Convert the plain residual stream to this block's form."""
         return x
 
     def leave(self, x: Float[Tensor, "batch time *streams d_model"]) -> Float[Tensor, "batch time d_model"]:
-        """From this block's form back to the plain residual stream."""
+        """Convert this block's form to the plain residual stream."""
         return x
 
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time *streams d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time *streams d_model"]:
-        """Residual stream in, residual stream out. Sub-components get `substate(state, "their attribute's name")`."""
+        """Residual stream in, residual stream out. A sub-component gets `substate(state, "the attribute's name")`."""
 
 
 INIT_STD = 0.02
-"""Standard deviation that linear maps and embeddings start with (GPT-2: Radford et al. 2019)."""
+"""Initial standard deviation of linear maps and embeddings (GPT-2: Radford et al. 2019)."""
 
 
 class ResidualLinear(nn.Linear):
     """A linear map whose output is added to the residual stream.
 
-    The model-wide initialisation divides its standard deviation by sqrt(2 n_layers), so that the stream's variance at
-    the end does not grow with depth (GPT-2: Radford et al. 2019, section 2.3).
+    The model-wide initialisation divides its standard deviation by sqrt(2 n_layers), so that the variance of the stream
+    does not grow with depth (GPT-2: Radford et al. 2019, section 2.3).
     """
 
 
 class InnerLinear(nn.Linear):
-    """A linear map that neither reads the residual stream nor writes to it, such as the second of a low-rank pair.
+    """A linear map that neither reads the residual stream nor writes to it, such as the second map of a low-rank pair.
 
-    nGPT keeps the others on the sphere, and leaves these alone.
+    nGPT constrains all other linear maps to the sphere.
     """

@@ -1,7 +1,7 @@
-"""What decoding must remember: a tree of states that follows the tree of components.
+"""The decoding state: a tree that follows the tree of components.
 
 A plain `State` holds tensors of a fixed size (a recurrence's matrix, the last inputs of a convolution) and the states of
-sub-components. A `Cache` grows: it holds something for each token, with its position. A `ModelState` is the root.
+sub-components. A `Cache` grows: it holds an entry for each token, with its position. A `ModelState` is the root.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ S = TypeVar("S", bound="State")
 
 @dataclass
 class State:
-    """What decoding must remember, for one component or, through `children`, for a tree of them.
+    """The decoding state of one component and, through `children`, of its sub-components.
 
-    It is changed in place by the forward pass that receives it, and only without gradients.
+    A forward pass changes the state that it receives in place, and only without gradients.
 
     Attributes:
-        tensors: Named tensors, batch first, so that repeat, select and nbytes are written once, here.
+        tensors: Named tensors, batch first. So repeat, select and nbytes need no code in components.
         children: States of named sub-components.
     """
 
@@ -32,19 +32,19 @@ class State:
     children: dict[str, State] = field(default_factory=dict)
 
     def select(self: S, rows: Int[Tensor, " rows"]) -> S:
-        """The state of some sequences of the batch, in the given order; a row may be asked for more than once."""
+        """The state of some sequences of the batch, in the given order; an index may occur more than once."""
         return self._with_rows(lambda tensor: tensor.index_select(0, rows))
 
     def repeat(self: S, times: int) -> S:
-        """Each sequence of the batch `times` times in a row."""
+        """Repeat each sequence of the batch `times` times; the copies are neighbours."""
         return self._with_rows(lambda tensor: tensor.repeat_interleave(times, 0))
 
     @classmethod
     def join(cls: type[S], states: Sequence[S]) -> S:
-        """One state for the sequences of several, in their order.
+        """Concatenate the batches of several states, in order.
 
         Raises:
-            ValueError: They are at different tokens, or were not made for the same components and capacity.
+            ValueError: Their lengths, components or capacities differ.
         """
         first = states[0]
         for other in states[1:]:
@@ -59,32 +59,32 @@ class State:
 
     @property
     def truncatable(self) -> bool:
-        """Whether `truncate` is possible: tensors of a fixed size cannot undo a token, so only caches can."""
+        """Whether `truncate` is possible: only for caches, because tensors of a fixed size cannot undo a token."""
         return not self.tensors and bool(self.children) and all(state.truncatable for state in self.children.values())
 
     def truncate(self, tokens: int) -> None:
-        """Undo the last `tokens` tokens; only where `truncatable`."""
+        """Undo the last `tokens` tokens; only if `truncatable`."""
         for state in self.children.values():
             state.truncate(tokens)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, buffers counted whole."""
+        """Bytes in use, buffers counted at full size."""
         own = sum(tensor.nbytes for tensor in self.tensors.values())
         return own + sum(state.nbytes for state in self.children.values())
 
     def copy(self: S) -> S:
-        """The same node, sharing tensors and children; what it counts is its own."""
+        """A new node with the same tensors and children, and its own counters."""
         return replace(self)
 
     def check_alike(self, other: State) -> None:
-        """Raises ValueError where two states cannot hold their sequences in one."""
+        """Raise ValueError if the sequences of two states cannot share one state."""
         kinds = [
             (type(state), sorted(state.children), {name: tensor.shape[1:] for name, tensor in state.tensors.items()})
             for state in (self, other)
         ]
         if kinds[0] != kinds[1]:
-            raise ValueError("states of other components, or for another capacity, cannot be joined")
+            raise ValueError("states of different components or capacities cannot be joined")
 
     def _with_rows(self: S, change: Callable[[Tensor], Tensor]) -> S:
         return replace(
@@ -96,14 +96,14 @@ class State:
 
 @dataclass
 class Cache(State):
-    """Something for each token so far (keys and values, or a latent), with its position; made by `new_cache`.
+    """A state with an entry for each token so far (keys and values, or a latent) and its position; see `new_cache`.
 
     Attributes:
-        positions: Of the remembered tokens: a buffer of which `length` entries count, written ahead as positions ascend by
-            one.
+        positions: Positions of the cached tokens: a buffer of which the first `length` entries are valid. Later entries
+            are written in advance, because positions ascend by one.
         length: Entries in use.
-        complete: Whether lowering `length` undoes the latest tokens. Not with a window, which drops the earliest ones, and
-            not where a component keeps anything in the same state that depends on all tokens.
+        complete: Whether lowering `length` undoes the latest tokens. False with a window, which drops the earliest tokens,
+            and if the component keeps anything else in this state that depends on all tokens.
     """
 
     positions: Int[Tensor, " capacity"] = field(kw_only=True)
@@ -126,15 +126,15 @@ class Cache(State):
         assert isinstance(other, Cache)
         _check_length(self.length, other.length)
         if not torch.equal(self.positions[: self.length], other.positions[: other.length]):
-            raise ValueError("states that remember other positions cannot be joined")
+            raise ValueError("states with different positions cannot be joined")
 
 
 @dataclass
 class ModelState(State):
-    """The root of the tree: what a whole model remembers.
+    """The root of the tree: the state of a whole model.
 
     Attributes:
-        length: Tokens that the model has read.
+        length: Number of tokens that the model has read.
     """
 
     length: int = 0
@@ -150,11 +150,11 @@ class ModelState(State):
 
 
 def substate(state: State | None, name: str) -> State | None:
-    """The part of a state that belongs to the sub-component `name`, if there is any."""
+    """The state of the sub-component `name`, or None."""
     return None if state is None else state.children.get(name)
 
 
 def _check_length(first: int, second: int) -> None:
-    """Positions and length are one for all rows, so sequences of different lengths cannot share a state."""
+    """Positions and length are shared by the batch, so sequences of different lengths cannot share a state."""
     if first != second:
-        raise ValueError(f"states at {first} and {second} tokens cannot be joined: let them reach the same one")
+        raise ValueError(f"states at {first} and {second} tokens cannot be joined: let both reach the same token")

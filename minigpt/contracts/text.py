@@ -1,4 +1,4 @@
-"""Text and data."""
+"""Contracts of tokenizers and datasets, and the values that they return."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from minigpt.system.download import RemoteFile
 
 
 class Tokenizer(ABC):
-    """Text to ids and back, without loss for any text it claims. Constructor: `(*, ...)`; then `fit` or `from_json`."""
+    """Text to ids and back, lossless for any text that it accepts. Constructor: `(*, ...)`; then `fit` or `from_json`."""
 
     fits_on: ClassVar[Literal["train", "all"]] = "train"
-    """Which text `fit` is given. "all" is for an inventory of symbols, which says nothing about their order."""
+    """Which text `fit` receives. "all" is for an inventory of symbols, which reveals nothing about their order."""
 
     @abstractmethod
     def fit(self, text: str) -> None:
@@ -33,17 +33,17 @@ class Tokenizer(ABC):
         """Text to ids.
 
         Raises:
-            TokenizerError: The text has a symbol outside the vocabulary; the message names it and its place.
+            TokenizerError: The text has a symbol outside the vocabulary; the message has the symbol and its index.
         """
 
     @abstractmethod
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
-        """Ids to text. Ids that are no text (half a character) give U+FFFD, never an exception."""
+        """Ids to text. Ids that are not valid text (half a character) give U+FFFD, never an exception."""
 
     def n_bytes(self, ids: Sequence[int] | Int[np.ndarray, " tokens"], text: str) -> int:
-        """UTF-8 bytes of `text` that the first of its ids stand for: bits per byte divide by what is left.
+        """UTF-8 bytes of `text` that `ids`, the first ids of its encoding, cover; bits per byte divide by the other bytes.
 
-        Here a character counts with the last of its ids. A tokenizer whose ids are bytes counts the bytes.
+        Here a character counts with its last id. A tokenizer whose ids are bytes counts the bytes.
         """
         decoded = self.decode(ids)
         pairs = enumerate(zip(decoded, text, strict=False))
@@ -52,20 +52,20 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All that was learned, for the run folder: JSON, and no text with lone surrogates, which no file can hold."""
+        """All learned values as JSON for the run folder, without lone surrogates, which no file can store."""
 
     @abstractmethod
     def from_json(self, learned: dict[str, Any]) -> None:
-        """Take back what `to_json` gave."""
+        """Restore the values that `to_json` returned."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Rows of a synthetic task, with targets of their own.
+    """Rows of a synthetic task with their own targets.
 
     Attributes:
         tokens: Input ids.
-        targets: What to predict at each place.
+        targets: The id to predict at each position.
         mask: Which targets count.
     """
 
@@ -76,14 +76,13 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Splits:
-    """A corpus, divided: both text, or both Sequences.
+    """A corpus split into training and validation data: both text, or both Sequences.
 
     Attributes:
-        train: What the model learns from.
-        val: What it is measured on, whole.
-        vocab_size: Number of ids of a synthetic task, those included that no row happens to have; text leaves it to the
-            tokenizer.
-        notes: What whoever trains on it should know, a line each: what was left out, for example.
+        train: Training data.
+        val: Validation data, always evaluated in full.
+        vocab_size: Number of ids of a synthetic task, including ids that occur in no row; for text the tokenizer sets it.
+        notes: Lines that a user of the corpus should read, such as what was left out.
     """
 
     train: str | Sequences
@@ -93,8 +92,8 @@ class Splits:
 
     @classmethod
     def of_text(cls, text: str, val_fraction: float) -> Splits:
-        """The first part of the text for training, the rest for validation."""
-        cut = int(len(text) * (1 - val_fraction) + 1e-6)  # 1e-6: 1 - 0.1 is a hair below 0.9
+        """Split text: the first part for training, the rest for validation."""
+        cut = int(len(text) * (1 - val_fraction) + 1e-6)  # 1e-6: 1 - 0.1 is slightly below 0.9
         return cls(text[:cut], text[cut:])
 
 
@@ -102,12 +101,12 @@ class Dataset(ABC):
     """A source of text, or of Sequences for a synthetic task. Constructor: `(*, ...)`."""
 
     remote: ClassVar[RemoteFile | None] = None
-    """The file it is downloaded from, if any; `minigpt data` lists, fetches and adds it."""
+    """The file that it downloads, if any; `minigpt data` lists, downloads and adds it."""
 
     @abstractmethod
     def load(self) -> Splits:
-        """Read or make the data; the same splits every time.
+        """Read or generate the data; the same splits every time.
 
         Raises:
-            DataError: It is missing or damaged; the message says how to go on.
+            DataError: The data is missing or damaged; the message has the next step.
         """

@@ -1,4 +1,4 @@
-"""The computations that mixers share: softmax attention, one recurrence, fused elementwise steps."""
+"""Computations that mixers share: softmax attention, one recurrence, fused elementwise operations."""
 
 from minigpt.kernels.attention import attend, attention_weights, new_cache, remember, visible
 

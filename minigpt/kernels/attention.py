@@ -1,8 +1,8 @@
-"""Attention from scores to output, and what decoding remembers of it.
+"""Softmax attention with a mask from positions, and the cache of keys and values.
 
-The mask follows from positions alone: a query sees the keys at or before its own position, and within the window if there
-is one. So a cache, a ring buffer, a chunked prefill and training are one computation. A mixer that sees less asks `visible`
-what there is to see, or adds a bias of minus infinity.
+The mask follows from positions alone: a query sees the keys at or before its own position, within the window if there is
+one. So training, chunked prefill, a cache and a ring buffer are the same computation. A mixer that sees less uses `visible`
+or adds a bias of minus infinity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minigpt.kernels.fused import upcast
 def visible(
     q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"], window: int | None = None
 ) -> Bool[Tensor, "time source"]:
-    """Which keys each query sees: itself and what came before, at most `window` positions in all."""
+    """The causal mask: each query sees its own position and those before it, at most `window` in all."""
     distance = q_positions[:, None] - k_positions[None, :]
     seen = distance >= 0
     return seen if window is None else seen & (distance < window)
@@ -44,17 +44,17 @@ def attend(
     """Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762), causal by position.
 
     Args:
-        q: Queries, rotated already.
-        k: Keys, likewise; query head h reads key head h // (heads / kv_heads).
+        q: Queries, already rotated.
+        k: Keys, already rotated; query head h reads key head h // (heads / kv_heads).
         v: Values.
-        q_positions: Where the queries stand, ascending by one.
-        k_positions: Where the keys stand, ascending by one; the very same tensor where nothing is remembered.
-        window: A query sees itself and window - 1 positions before; None for all.
-        bias: Added to the scores after scaling; with a batch axis where it depends on content.
+        q_positions: Positions of the queries, ascending by one.
+        k_positions: Positions of the keys, ascending by one; the same tensor object as q_positions if nothing is cached.
+        window: A query sees itself and window - 1 positions before it; None for all.
+        bias: Added to the scores after scaling; with a batch axis if it depends on content.
         scale: Factor on the scores; None for 1/sqrt(head_dim).
         dropout: Rate at which attention weights are dropped (0 outside training).
         softcap: Scores s become softcap * tanh(s / softcap), before bias and mask (Gemma 2: arXiv:2408.00118).
-        sinks: A logit for each head that takes part in the softmax and has no value (gpt-oss: arXiv:2508.10925).
+        sinks: For each head a logit that takes part in the softmax without a value (gpt-oss: arXiv:2508.10925).
     """
     if softcap is not None or sinks is not None:
         seen = visible(q_positions, k_positions, window)
@@ -63,15 +63,15 @@ def attend(
         return F.dropout(weights, dropout).to(v.dtype) @ v
     grouped = q.shape[1] != k.shape[1]
     time, source, v_dim = q.shape[2], k.shape[2], v.shape[-1]
-    if q.shape[-1] != v_dim:  # the fused kernels want one width for all three, and zeros change no product
+    if q.shape[-1] != v_dim:  # the fused kernels need one width for q, k and v; zeros change no product
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         width = max(q.shape[-1], v_dim)
         q, k, v = (F.pad(part, (0, width - part.shape[-1])) for part in (q, k, v))
-    # Nothing remembered is plain causal, and one query sees every key: no mask then.
+    # Without a cache the mask is plain causal, and a single query sees every key: no mask is needed then.
     unmasked = (k_positions is q_positions or time == 1) and (window is None or window >= source)
     mask = None if unmasked and bias is None else visible(q_positions, k_positions, window)
     causal = mask is None and time > 1
-    if causal and dropout == 0 and _written_out_is_faster(q):
+    if causal and dropout == 0 and _is_explicit_faster(q):
         return _causal(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)[..., :v_dim]
     if mask is not None and bias is not None:
         mask = torch.where(mask, bias.to(q.dtype), -torch.inf)
@@ -82,13 +82,14 @@ def attend(
     return mixed if mixed.shape[-1] == v_dim else mixed[..., :v_dim]
 
 
-def _written_out_is_faster(q: Float[Tensor, "batch heads time head_dim"]) -> bool:
-    """In bf16 on a CPU, for training and short contexts: the fused kernel takes half as long again (torch 2.13)."""
-    short = q.shape[2] <= _SHORT
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and short and torch.is_grad_enabled() and q.requires_grad
+def _is_explicit_faster(q: Float[Tensor, "batch heads time head_dim"]) -> bool:
+    """Whether the fused kernel is slower: by 50 % in bf16 training on a CPU with short contexts (torch 2.13)."""
+    is_short = q.shape[2] <= _SHORT_CONTEXT
+    in_training = torch.is_grad_enabled() and q.requires_grad
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and is_short and in_training
 
 
-_SHORT = 512
+_SHORT_CONTEXT = 512
 
 
 def _causal(
@@ -97,7 +98,7 @@ def _causal(
     v: Float[Tensor, "batch kv_heads time v_dim"],
     scale: float,
 ) -> Float[Tensor, "batch heads time v_dim"]:
-    """Plain causal attention, scores and weights in the precision of q; sums and exponentials are wider in the kernels."""
+    """Plain causal attention in the precision of q; the kernels use a wider type for sums and exponentials."""
     k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
     future = torch.full((q.shape[2], k.shape[2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
@@ -114,14 +115,14 @@ def attention_weights(
     softcap: float | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads time source"]:
-    """The softmax over scores written out, in fp32 at least, for what no fused kernel does. Arguments as for `attend`."""
+    """Explicit softmax weights, in fp32 at least, for options that no fused kernel has. Arguments as for `attend`."""
     scores = upcast(q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
         scores = scores + bias
     scores = scores.masked_fill(~mask, -torch.inf)
-    if sinks is not None:  # one more thing to attend to, with no value: a head may attend to nothing
+    if sinks is not None:  # an extra logit without a value: a head may attend to nothing
         sink = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
         scores = torch.cat((scores, sink), -1)
     return scores.softmax(-1)[..., : mask.shape[-1]]
@@ -138,12 +139,12 @@ def new_cache(
     """An empty cache for `remember`.
 
     Args:
-        batch: Sequences.
-        shapes: Heads and width of each tensor that is remembered: keys and values, or a latent.
-        capacity: Most tokens that will be decoded.
-        window: As for `attend`; a window needs twice its size at most, so that old keys are moved out rarely.
-        device: Where the buffers live.
-        dtype: Of the buffers.
+        batch: Number of sequences.
+        shapes: Heads and width of each cached tensor: keys and values, or a latent.
+        capacity: The largest number of tokens to decode.
+        window: As for `attend`. A buffer of twice the window is enough, so that old keys are rarely moved out.
+        device: Device of the buffers.
+        dtype: Type of the buffers.
     """
     room = capacity if window is None else min(capacity, 2 * window)
     return Cache(
@@ -162,28 +163,28 @@ def remember(
     positions: Int[Tensor, " time"],
     window: int | None = None,
 ) -> tuple[tuple[Float[Tensor, "batch _ source _"], ...], Int[Tensor, " source"]]:
-    """Append to a cache, drop what no query can see any more, return all that is left and where it stands.
+    """Append to a cache, drop what no later query can see, and return the remaining tensors and their positions.
 
         (k, v), k_positions = remember(state, (k, v), ctx.positions)
 
-    Without a state, or with an empty one, `new` comes back as it is and `positions` is the same tensor: `attend` takes
-    that as the sign that nothing is remembered.
+    Without a state, or with an empty one, it returns `new` and the same `positions` object. `attend` recognises by this
+    object that nothing is cached.
 
     Args:
         state: From `new_cache`, with as many tensors as `new`; changed in place.
-        new: What the new tokens leave, heads second and time third.
-        positions: Where the new tokens stand, ascending by one.
+        new: Tensors of the new tokens, heads second and time third.
+        positions: Positions of the new tokens, ascending by one.
         window: As for `attend`.
 
     Raises:
-        ValueError: More tokens than the cache was made for, and no window to drop any.
+        ValueError: There are more tokens than the capacity, and no window to drop any.
     """
     if state is None:
         return new, positions
-    assert isinstance(state, Cache), "remember continues what new_cache made"
-    buffers = [state.tensors[str(index)] for index in range(len(new))]  # a component may keep others beside them
+    assert isinstance(state, Cache), "remember needs a state from new_cache"
+    buffers = [state.tensors[str(index)] for index in range(len(new))]  # a component may keep more tensors in the state
     room, added, before = state.positions.shape[0], positions.shape[0], state.length
-    useful = before if window is None else min(before, window - 1)  # what the oldest new query still sees
+    useful = before if window is None else min(before, window - 1)  # what the earliest new query can still see
     if before + added <= room:
         _write(buffers, state.positions, before, new, positions)
         state.length = before + added
@@ -192,26 +193,26 @@ def remember(
         kept = _read(buffers, before - useful, useful + added, new)
         return kept, state.positions.narrow(0, before - useful, useful + added)
     if window is None or room < window:
-        raise ValueError(f"the state has room for {room} tokens, {before} are there and {added} more came")
+        raise ValueError(f"the state has room for {room} tokens; it holds {before}, and {added} more were added")
     if useful:
         old = _read(buffers, before - useful, useful, new)
         new = tuple(torch.cat(both, 2) for both in zip(old, new, strict=True))
         positions = torch.cat((state.positions.narrow(0, before - useful, useful), positions))
-    first = max(0, len(positions) - window + 1)  # of those that the next query will still see
+    first = max(0, len(positions) - window + 1)  # the first that the next query can still see
     _write(buffers, state.positions, 0, tuple(tensor[:, :, first:] for tensor in new), positions)
     state.length = len(positions) - first
     return new, positions
 
 
 def _read(buffers: list[Tensor], start: int, length: int, like: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Views, unless the buffers are of another precision."""
+    """Views of the buffers, or copies if their precision differs from that of `like`."""
     return tuple(buffer.narrow(2, start, length).to(fresh.dtype) for buffer, fresh in zip(buffers, like, strict=True))
 
 
 def _write(buffers: list[Tensor], places: Tensor, start: int, new: tuple[Tensor, ...], positions: Tensor) -> None:
-    """From `start` on. The last of `new` stands at the last of `positions`."""
+    """Write at `start` and after it. `new` may be a suffix: its last entry belongs to the last position."""
     end = start + new[0].shape[2]
     for buffer, fresh in zip(buffers, new, strict=True):
         buffer[:, :, start:end] = fresh
-    if start == 0:  # and those to come follow one by one: no token after these has to write its position
+    if start == 0:  # write all later positions too: they ascend by one, so later calls need not write them
         places.copy_(torch.arange(1 - end, 1 - end + places.shape[0], device=places.device) + positions[-1])

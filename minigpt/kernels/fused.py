@@ -1,7 +1,7 @@
-"""Operations on each element or vector in few passes over memory.
+"""Elementwise and per-vector operations with few passes over memory.
 
-On a CPU these cost a small model nearly as much as its matrix products. Each computes what its plain formula says, and its
-gradient in as few passes. A compiler fuses the plain formula by itself, so under one, and without gradients, that is used.
+On a CPU these take a small model nearly as much time as its matrix products. Each has a plain formula and a gradient with as
+few passes. A compiler fuses the plain formula, so it is used under a compiler and without gradients.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch.autograd.function import once_differentiable
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """fp32 at least: fp32 for bf16 and fp16, and what is wider as it is."""
+    """The type to compute in, fp32 at least: fp32 for bf16 and fp16; wider types stay."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def upcast(x: Tensor) -> Tensor:
-    """In fp32 at least, whatever the model's precision: for sums, exponentials and quotients. Nothing is narrowed."""
+    """Convert to fp32 at least, for sums, exponentials and quotients. A wider type stays."""
     return x.to(wide_dtype(x.dtype))
 
 
 class Dropout(nn.Dropout):
-    """Each element is zero at the rate `p`, the others are divided by 1 - p (Srivastava et al. 2014); nothing in eval mode.
+    """Dropout: elements become zero at rate `p`, the others are divided by 1 - p (Srivastava et al. 2014).
 
-    On a CPU the decisions are 16 bits of a random word each, four a word, which is some seven times as fast to draw as
-    torch's; the rate is p to the nearest 1/65,536, and what is divided by follows it. Equal seeds give equal masks.
+    On a CPU each decision takes 16 bits of a 64-bit random word, about seven times as fast as torch's dropout. There p is
+    rounded to 1/65,536, in the divisor too. Equal seeds give equal masks. In eval mode the input is returned.
     """
 
     def forward(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -47,12 +47,12 @@ _DECISIONS = 1 << 16
 
 
 def _is_plain() -> bool:
-    """Whether the plain formula is as good: without gradients it is what takes the fewest steps to call."""
+    """Whether to use the plain formula: under a compiler, or without gradients, when it takes the fewest calls."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def rms_norm(x: Float[Tensor, "*axes width"], eps: float) -> Float[Tensor, "*axes width"]:
-    """X / sqrt(mean(x^2) + eps) over the last axis, in the dtype of x, the mean in fp32 at least (arXiv:1910.07467)."""
+    """RMS norm x / sqrt(mean(x^2) + eps) over the last axis, the mean in fp32 or wider (arXiv:1910.07467)."""
     if _is_plain():
         return F.rms_norm(x, x.shape[-1:], eps=eps)
     return _RMSNorm.apply(x, eps)  # type: ignore[no-untyped-call]
@@ -98,34 +98,34 @@ class _SquaredReLU(torch.autograd.Function):
         return (positive * g).mul_(2)
 
 
-def turn(
+def rotate_pairs(
     x: Float[Tensor, "*axes time width"], cos: Float[Tensor, "time pairs"], sin: Float[Tensor, "time pairs"]
 ) -> Float[Tensor, "*axes time width"]:
-    """Turn the first coordinates of each vector, i paired with i + pairs, by the angles whose cosines and sines are given.
+    """Rotate pairs of coordinates, i with i + pairs, by angles of the given cosines and sines; later coordinates stay.
 
     The sums are in fp32 at least, the result in the dtype of x.
     """
     if _is_plain():
-        return _turned(x, cos, sin)
-    return _Turn.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        return _rotated(x, cos, sin)
+    return _RotatePairs.apply(x, cos, sin)  # type: ignore[no-untyped-call]
 
 
-class _Turn(torch.autograd.Function):
-    """The gradient is turned back."""
+class _RotatePairs(torch.autograd.Function):
+    """The gradient is rotated back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned_in_place(x, cos, sin)
+        return _rotated_in_place(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned_in_place(g, cos, -sin), None, None
+        return _rotated_in_place(g, cos, -sin), None, None
 
 
-def _turned_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     pairs = cos.shape[-1]
     first, second = x[..., :pairs], x[..., pairs : 2 * pairs]
     out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, cos.dtype))
@@ -135,8 +135,8 @@ def _turned_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     width = 2 * cos.shape[-1]
     a, b = upcast(x[..., :width]).chunk(2, dim=-1)
-    turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)
+    rotated = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+    return rotated if width == x.shape[-1] else torch.cat((rotated, x[..., width:]), dim=-1)

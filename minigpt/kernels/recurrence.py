@@ -1,11 +1,11 @@
-"""The other kernel: a matrix that each token decays, corrects along one direction, and adds an outer product to.
+"""A linear recurrence on a matrix: decay it, correct it along one direction, add an outer product.
 
     S_t = diag(d_t) S_(t-1) + w_t (r_t^T S_(t-1)) + k_t v_t^T        y_t = S_t^T q_t        S is [K, V] for each head
 
-One recurrence for most mixers whose memory does not grow: linear attention (d = 1), retention and Mamba-2 (d one number a
-head), GLA (d a vector), DeltaNet and Gated DeltaNet (r = k, w = -d beta k), RWKV-7 (all of it). Training cuts the sequence
-into chunks: inside a chunk everything is a few matrix products, and between chunks S is handed on, so the cost is linear in
-time (the chunked form: Yang et al. 2023, arXiv:2312.06635; with a correction: arXiv:2406.06484, arXiv:2412.06464).
+One recurrence for most mixers with a state of fixed size: linear attention (d = 1), retention and Mamba-2 (d one number per
+head), GLA (d a vector), DeltaNet and Gated DeltaNet (r = k, w = -d beta k), RWKV-7 (the full form). Training cuts the
+sequence into chunks. Inside a chunk the work is a few matrix products, and S is passed from chunk to chunk, so the cost is
+linear in time (chunked form: Yang et al. 2023, arXiv:2312.06635; with a correction: arXiv:2406.06484, arXiv:2412.06464).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from minigpt.contracts import State
 from minigpt.kernels.fused import wide_dtype
 
 CHUNK = 64
-_LEAST_BY_HEAD = -30.0  # 1e-13: what is below would only take digits from the running sums
-_LARGEST_EXPONENT = 40.0  # decays by channel are divided out of a chunk: exp(+-40) is far from fp32's ends
+_LEAST_BY_HEAD = -30.0  # lower clamp of per-head log decay; a factor of 1e-13: less would only cost digits of running sums
+_LARGEST_EXPONENT = 40.0  # per-channel decays are divided out of a chunk: exp(+-40) is far from the limits of fp32
 
 
 def linear_recurrence(
@@ -35,14 +35,14 @@ def linear_recurrence(
     """Run the recurrence over `time` tokens, in fp32 or better whatever the model's precision.
 
     Args:
-        q: What each output reads of the matrix.
-        k: Where each token writes.
-        v: What it writes.
-        before: The matrix so far; None for zeros.
-        log_decay: log d_t, not positive: one number a head, or one a channel of the key; None for no decay.
-        correction: (r, w): what the old matrix holds along r_t is added at w_t; None for none.
-        least_log_decay: Decays by channel end here, -10 being a factor of 5e-5 a token; the nearer to 0, the larger the
-            chunks can be. Decays by head end at -30.
+        q: Reads the output from the matrix.
+        k: The direction in which each token writes.
+        v: The value that it writes.
+        before: The initial matrix; None for zeros.
+        log_decay: log d_t, at most 0: one number for each head, or for each channel of the key; None for no decay.
+        correction: (r, w): the old matrix read along r_t is added along w_t; None for no correction.
+        least_log_decay: Lower clamp of per-channel log decay; -10 is a factor of 5e-5 for each token. The nearer to 0, the
+            larger the chunks can be. Per-head log decay is clamped at -30.
 
     Returns:
         y, and the matrix after the last token.
@@ -70,7 +70,7 @@ def linear_recurrence(
 def _step(
     q: Tensor, k: Tensor, v: Tensor, before: Tensor, log_decay: Tensor | None, correction: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """One token, as the formula has it."""
+    """One token, directly by the formula."""
     after = before if log_decay is None else before * log_decay.exp().mT
     if correction is not None:
         read, write = correction
@@ -90,16 +90,16 @@ def _in_chunks(
     middle: float,
 ) -> tuple[Tensor, Tensor]:
     time = q.shape[2]
-    q, k, v = (_cut(x, chunk) for x in (q, k, v))  # [B, H, N, C, ...]; what is padded decays and writes nothing
+    q, k, v = (_cut(x, chunk) for x in (q, k, v))  # [B, H, N, C, ...]; padding neither decays nor writes
     decay = _Decay(None if log_decay is None else _cut(log_decay, chunk), chunk, middle, q)
     keys_to_end = decay.to_end(k)
     if correction is None:
         added = keys_to_end.mT @ v
-        starts, after = _hand_on(before, decay.whole, added.unbind(2))
+        starts, after = _carry_over_chunks(before, decay.whole, added.unbind(2))
         y = decay.since_start(q) @ starts + decay.products(q, k, inclusive=True) @ v
         return y.flatten(2, 3)[:, :, :time], after
     read, write = (_cut(x, chunk) for x in correction)
-    # What the old matrix holds along r_t, for all t of a chunk: u = A_w u + A_k v + R S with A strictly lower. Solved for u:
+    # The old matrix read along r_t, for all t of a chunk: u = A_w u + A_k v + R S with A strictly lower. Solved for u:
     lower = -decay.products(read, write, inclusive=False)
     known = torch.cat((decay.products(read, k, inclusive=False) @ v, decay.since_start(read, exclusive=True)), -1)
     solved = torch.linalg.solve_triangular(lower, known, upper=False, unitriangular=True)
@@ -107,7 +107,7 @@ def _in_chunks(
     writes_to_end = decay.to_end(write)
     added = keys_to_end.mT @ v + writes_to_end.mT @ own
     carried = writes_to_end.mT @ of_start
-    starts, after = _hand_on(before, decay.whole, added.unbind(2), carried.unbind(2))
+    starts, after = _carry_over_chunks(before, decay.whole, added.unbind(2), carried.unbind(2))
     u = own + of_start @ starts
     y = decay.since_start(q) @ starts
     y = y + decay.products(q, k, inclusive=True) @ v + decay.products(q, write, inclusive=True) @ u
@@ -115,16 +115,16 @@ def _in_chunks(
 
 
 def _cut(x: Tensor, chunk: int) -> Tensor:
-    """[B, H, T, ...] to [B, H, N, C, ...], padded with zeros at the end."""
+    """Cut [B, H, T, ...] into chunks [B, H, N, C, ...], padded with zeros at the end."""
     missing = -x.shape[2] % chunk
     x = torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing else x.contiguous()
     return x.view(*x.shape[:2], -1, chunk, x.shape[-1])
 
 
-def _hand_on(
+def _carry_over_chunks(
     before: Tensor, whole: Tensor | None, added: tuple[Tensor, ...], carried: tuple[Tensor, ...] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The matrix at the start of each chunk [B, H, N, K, V], and after the last: the only loop, over chunks."""
+    """The matrix at the start of each chunk [B, H, N, K, V], and after the last chunk: the only loop, over chunks."""
     starts, matrix = [], before
     for number, plus in enumerate(added):
         starts.append(matrix)
@@ -136,7 +136,7 @@ def _hand_on(
 
 
 class _Decay:
-    """Decay within chunks, from a token to a later one; `sums` are the running sums of its logarithm in each chunk."""
+    """Decay between tokens of a chunk; `sums` are the running sums of its logarithm in each chunk."""
 
     def __init__(self, log_decay: Tensor | None, chunk: int, middle: float, like: Tensor):
         self.sums = None if log_decay is None else log_decay.cumsum(3)  # [B, H, N, C, 1 or K]
@@ -148,24 +148,24 @@ class _Decay:
 
     @property
     def whole(self) -> Tensor | None:
-        """What a whole chunk keeps of the matrix: [B, H, N, 1 or K, 1]."""
+        """The decay over a whole chunk: [B, H, N, 1 or K, 1]."""
         return None if self.sums is None else self.sums[:, :, :, -1:].exp().mT
 
     def since_start(self, x: Tensor, *, exclusive: bool = False) -> Tensor:
-        """Each x_t times the decay since the chunk's start, its own included or not."""
+        """Each x_t times the decay since the chunk's start, with or without its own token's decay."""
         sums = self.earlier if exclusive else self.sums
         return x if sums is None else x * sums.exp()
 
     def to_end(self, x: Tensor) -> Tensor:
-        """Each x_t times the decay that follows in its chunk."""
+        """Each x_t times the decay from the next token to the end of its chunk."""
         return x if self.sums is None else x * (self.sums[:, :, :, -1:] - self.sums).exp()
 
     def products(self, x: Tensor, y: Tensor, *, inclusive: bool) -> Tensor:
-        """x_t . (decay from s to t) y_s for all s <= t of a chunk; or s < t, and the decay until just before t."""
+        """x_t . (decay from s to t) y_s for all s <= t of a chunk; or for s < t, with the decay up to t - 1."""
         mask, sums = (self.ones, self.sums) if inclusive else (self.strict, self.earlier)
         if sums is None or self.sums is None:
             return (x @ y.mT).masked_fill(~mask, 0.0)
-        if self.by_channel:  # about a middle that no token changes: rounding must not tell of later ones
+        if self.by_channel:  # relative to a fixed middle: the rounding of earlier outputs must not depend on later tokens
             scores = (x * (sums - self.middle).exp()) @ (y * (self.middle - self.sums).exp()).mT
             return scores.masked_fill(~mask, 0.0)
         passed = (sums - self.sums.mT).masked_fill(~mask, -torch.inf)
@@ -173,7 +173,7 @@ class _Decay:
 
 
 def new_matrix(batch: int, heads: int, key: int, value: int, device: torch.device, dtype: torch.dtype) -> State:
-    """An empty state for `recur`: in fp32 at least, for it is added to at every token."""
+    """An empty state for `recur`, in fp32 at least because every token adds to it."""
     return State({"matrix": torch.zeros(batch, heads, key, value, device=device, dtype=wide_dtype(dtype))})
 
 
@@ -187,7 +187,7 @@ def recur(
     correction: tuple[Float[Tensor, "batch heads time key"], Float[Tensor, "batch heads time key"]] | None = None,
     least_log_decay: float = -10.0,
 ) -> Float[Tensor, "batch heads time value"]:
-    """`linear_recurrence` from where the state stands, which is moved on; from zeros without one."""
+    """`linear_recurrence` from the state's matrix, which is updated; from zeros without a state."""
     before = None if state is None else state.tensors["matrix"]
     y, after = linear_recurrence(
         q, k, v, before, log_decay=log_decay, correction=correction, least_log_decay=least_log_decay

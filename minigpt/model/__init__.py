@@ -1,4 +1,4 @@
-"""The model: token embedding, blocks, head; and decoding from it, one token after another."""
+"""The model: token embedding, blocks, head; and decoding, token by token."""
 
 from minigpt.model.gpt import GPT, after_step, build_model, build_model_on_meta, init_weights
 

@@ -1,4 +1,4 @@
-"""Decoding: one token after another from a state, filtered, sampled, streamed."""
+"""Decoding token by token from a state: filtering, sampling, streaming."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from minigpt.model.gpt import GPT
 from minigpt.model.guessing import Guesses
 from minigpt.registry.problems import problems_of
 
-_UNFINISHED = "\ufffd"  # what a tokenizer gives for bytes that are no character yet
+_UNFINISHED = "\ufffd"  # a tokenizer returns it for bytes that are not a complete character
 
 
 def filtered(logits: Float[Tensor, "batch vocab"], sampling: SamplingSection) -> Float[Tensor, "batch vocab"]:
     """Probabilities after temperature, top-k, top-p and min-p, in that order; each row sums to 1.
 
-    Temperature 0 puts all weight on the likeliest token. The likeliest token always stays.
+    Temperature 0 puts all weight on the most likely token. The most likely token is never removed.
     """
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    # In float64 and from the maximum down: a tiny temperature sharpens, it does not overflow.
+    # In float64, and relative to the maximum: then a tiny temperature sharpens and does not overflow.
     logits = (logits.double() - logits.double().amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         kept = logits.topk(sampling.top_k)
@@ -38,7 +38,7 @@ def filtered(logits: Float[Tensor, "batch vocab"], sampling: SamplingSection) ->
     probabilities = logits.softmax(-1)
     if sampling.top_p is not None:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the mass before it is enough already
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the tokens before it already have enough mass
         probabilities = probabilities.scatter(-1, order, ordered.masked_fill(beyond, 0.0))
     if sampling.min_p is not None:
         least = sampling.min_p * probabilities.amax(-1, keepdim=True)
@@ -57,31 +57,31 @@ def sample_ids(
 ) -> Iterator[Int[np.ndarray, " samples"]]:
     """Draw `sampling.max_new_tokens` tokens for each of `num_samples` continuations, decoded as one batch.
 
-    A model whose memory does not grow (`GPT.decodes_without_end`) just goes on. For others the context is the last
-    block_size tokens: when it is full, decoding starts afresh from the last half of it, so a token costs one forward pass
-    of one token, and half a context's once in half a context.
+    A model whose state does not grow (`GPT.decodes_without_end`) decodes without a limit. For others the context is the last
+    block_size tokens. When it is full, decoding restarts from its last half. So each token costs a forward pass of one
+    token, and every half context a pass of half a context.
 
-    A single continuation reads ahead where its state is a plain cache: the tokens that followed the same three before go
-    through the model in one pass as if they came next, and what is then drawn says how many of them do. So the tokens are
-    those that decoding one by one draws, up to the rounding of sums (Leviathan et al. 2023, arXiv:2211.17192).
+    A single continuation reads ahead if its state is a plain cache: the tokens that followed the same three tokens before
+    are guesses for the next ones. One pass computes the logits of all guesses, and those that match the drawn tokens are
+    kept. The result is what decoding one by one draws, up to the rounding of sums (Leviathan et al. 2023, arXiv:2211.17192).
 
     Args:
-        model: Left in the mode it was found in.
-        prompt: At least one id; where the context is block_size, the end of a longer one counts.
+        model: Its mode (train or eval) is restored at the end.
+        prompt: At least one id. If the context is limited to block_size, only the end of a longer prompt counts.
         sampling: Temperature and filters.
-        num_samples: Continuations; each depends on the seed and its own number only.
-        seed: Of the draws.
-        read_ahead: False sends every token through the model by itself.
+        num_samples: Number of continuations; each depends only on the seed and its own number.
+        seed: Seed of the draws.
+        read_ahead: False decodes every token in its own pass.
 
     Raises:
-        DivergedError: The model gives logits that are not finite.
+        DivergedError: The logits of the model are not finite.
     """
     decoding = _Decoding(model, prompt, sampling, num_samples, seed, read_ahead)
     training = model.training
     model.eval()
     try:
         while decoding.left:
-            with torch.no_grad():  # not inference_mode: what a component keeps must still be usable in training
+            with torch.no_grad():  # not inference_mode: tensors that a component keeps must still be usable in training
                 drawn = decoding.advance()
             for ids in drawn:
                 yield ids[:, 0].numpy()
@@ -90,13 +90,13 @@ def sample_ids(
 
 
 class _Decoding:
-    """Continuations of one prompt, under way.
+    """Continuations of one prompt in progress.
 
     Attributes:
-        left: Tokens still to be drawn.
-        pending: Ids that the model has not seen yet, a row for each continuation; one row while all share the prompt.
-        state: What the model remembers of the ids before; None before the first pass.
-        latest: The last ids, from which a full context is begun again.
+        left: Number of tokens still to draw.
+        pending: Ids that the model has not read yet, one row per continuation; a single row while all share the prompt.
+        state: The model's state after the ids before `pending`; None before the first pass.
+        latest: The last ids, from which a full context restarts.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class _Decoding:
         self.guesses = Guesses(prompt) if read_ahead and num_samples == 1 else None
 
     def advance(self) -> list[Int[Tensor, "samples 1"]]:
-        """One pass of the model, and the tokens drawn from it: one, or more where guesses were right.
+        """Run the model once and draw from it: one token, or more after correct guesses.
 
         Raises:
-            DivergedError: The model gives logits that are not finite.
+            DivergedError: The logits of the model are not finite.
         """
         state = self._state_with_room()
         free = min(self.left - 1, self.room - state.length - self.pending.shape[1])
@@ -128,7 +128,7 @@ class _Decoding:
         logits = upcast(self.model.logits(hidden)).cpu()
         if not torch.isfinite(logits).all():
             raise DivergedError("the model's logits are not finite: its training diverged")
-        if logits.shape[0] < self.num_samples:  # the prompt is read once for all
+        if logits.shape[0] < self.num_samples:  # the prompt is read once for all continuations
             logits, self.state = logits.expand(self.num_samples, -1, -1), state.repeat(self.num_samples)
         drawn = self._draw(logits, guessed)
         wrong = len(guessed) - (len(drawn) - 1)
@@ -142,7 +142,7 @@ class _Decoding:
         return drawn
 
     def _state_with_room(self) -> ModelState:
-        """The state; a full one is begun again from the last half of the context."""
+        """The state; when it is full, a new one that starts from the last half of the context."""
         if self.state is None or self.state.length == self.room:
             if self.state is not None:
                 self.pending = torch.cat(tuple(self.latest), 1)
@@ -150,7 +150,7 @@ class _Decoding:
         return self.state
 
     def _draw(self, logits: Float[Tensor, "samples time vocab"], guessed: Sequence[int]) -> list[Int[Tensor, "samples 1"]]:
-        """A token from the first logits; from the next ones too, as long as each guess is what was drawn."""
+        """Draw a token from the first logits, and from the next logits as long as each guess equals the drawn token."""
         drawn = [_drawn(logits[:, 0], self.sampling, self.generators)]
         for place, guess in enumerate(guessed, 1):
             if int(drawn[-1]) != guess:
@@ -173,10 +173,10 @@ def _stream_seed(seed: int, number: int) -> int:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids decoding starts from. An empty prompt starts after a newline, or after the first token there is.
+    """The ids that decoding starts from. An empty prompt becomes a newline, or the first token if there is no newline.
 
     Raises:
-        TokenizerError: The prompt has something that the tokenizer lacks.
+        TokenizerError: The prompt has a symbol outside the vocabulary.
     """
     if prompt:
         return [int(token) for token in tokenizer.encode(prompt)]
@@ -187,13 +187,13 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def stream_text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Pieces of text as soon as they are whole characters; together they are what decoding all ids at once gives."""
+    """Pieces of text, each as soon as its characters are complete; joined they equal the decoding of all ids at once."""
     pending: list[int] = []
     shown = 0
     for token in ids:
         pending.append(token)
         text = tokenizer.decode(pending)
-        finished = len(text) - text.endswith(_UNFINISHED)  # half a character is one sign, and always the last
+        finished = len(text) - text.endswith(_UNFINISHED)  # an incomplete character is one sign, and always the last
         if finished > shown:
             yield text[shown:finished]
             shown = finished
@@ -212,10 +212,10 @@ def sample_text(
 
 
 def sampling_with(section: SamplingSection, **changes: Any) -> SamplingSection:
-    """The section with some settings changed; None leaves one as it is.
+    """A copy of the section with some settings changed; None leaves a setting unchanged.
 
     Raises:
-        ExperimentError: A setting out of its bounds.
+        ExperimentError: A setting is out of its bounds.
     """
     given = {key: value for key, value in changes.items() if value is not None}
     try:

@@ -1,4 +1,4 @@
-"""The model: embed, blocks, head. Everything between is chosen by name; nothing here knows how it is trained."""
+"""The model: embed, blocks, head. Its parts are components chosen by name; training code stays outside."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from minigpt.contracts import (
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.kernels.fused import Dropout, upcast
+from minigpt.model.fp32 import fp32_by_default
 from minigpt.registry import Spec
 
 
 class GPT(nn.Module):
-    """A decoder-only language model put together from components.
+    """A decoder-only language model built from components.
 
     Args:
         section: The `model` section of an experiment.
         vocab_size: Number V of token ids.
 
     Raises:
-        ExperimentError: Parts that do not go together.
+        ExperimentError: Components cannot be combined.
     """
 
     def __init__(self, section: ModelSection, vocab_size: int):
@@ -50,7 +51,7 @@ class GPT(nn.Module):
         self.embedding_norm = norm.at("model.embedding_norm").build(section.d_model) if norm else None
         self.embedding_scale = math.sqrt(section.d_model) if section.embedding_scale == "sqrt" else section.embedding_scale
         self.dropout = Dropout(section.dropout)
-        self.positions = nn.ModuleList()  # one for each different choice; the first is the model's own
+        self.positions = nn.ModuleList()  # one for each different choice; the first is the model's
         self.position_of_layer: list[int] = []
         self.blocks = nn.ModuleList()
         chosen: list[Spec[Position]] = []
@@ -78,23 +79,23 @@ class GPT(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch time"], state: ModelState | None = None
     ) -> Float[Tensor, "batch time vocab"]:
-        """Logits for the token after each one. With a state (`new_state`) it continues where that stands."""
+        """Logits for the token after each input token. With a state (`new_state`) it continues from there."""
         return self.logits(self.hidden(tokens, state)[0])
 
     def hidden(
         self, tokens: Int[Tensor, "batch time"], state: ModelState | None = None
     ) -> tuple[Float[Tensor, "batch time d_model"], list[Tensor]]:
-        """What the head reads, and the auxiliary losses that components left."""
+        """The input of the head, and the auxiliary losses of the components."""
         start = 0 if state is None else state.length
         end = start + tokens.shape[1]
         if self.max_positions is not None and end > self.max_positions:
-            raise ValueError(f"position {end - 1} is asked for; the model's positions end at {self.max_positions - 1}")
+            raise ValueError(f"position {end - 1} is too large: the model's positions end at {self.max_positions - 1}")
         positions = torch.arange(start, end, device=tokens.device)
         x = self.dropout(self._position(0).embed(self._embed(tokens), positions))
         first = Context(positions, self._position(0), tokens, outputs=[x])
-        # One for each choice of position; what a layer leaves in one is in all.
+        # One context for each position component; their lists and `shared` are the same objects.
         contexts = [first, *(replace(first, position=self._position(index)) for index in range(1, len(self.positions)))]
-        stream = x  # in the form that the block keeps it in; x is the plain one
+        stream = x  # in the form of the current block; x is the plain stream
         for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             if self.enters[index]:
@@ -113,7 +114,7 @@ class GPT(nn.Module):
         return x if self.embedding_scale == 1 else x * self.embedding_scale
 
     def logits(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time vocab"]:
-        """The output layer."""
+        """The output layer, from the final norm's output to logits."""
         logits = F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
         if self.logit_scale is not None:
             logits = logits * self.logit_scale
@@ -147,27 +148,28 @@ class GPT(nn.Module):
         return ModelState(children=children)
 
     def state_bytes(self, capacity: int, dtype: torch.dtype = torch.float32) -> int:
-        """What a state for `capacity` tokens of one sequence takes, without making it."""
+        """The size in bytes of a state for `capacity` tokens of one sequence, computed without allocating it."""
         return self.new_state(1, capacity, dtype, torch.device("meta")).nbytes
 
     @property
     def state_bytes_token(self) -> int:
-        """What a state takes for each token beyond every window, in fp32."""
+        """Bytes that a state grows by for each token beyond every window, in fp32."""
         far = 2**20
         return (self.state_bytes(2 * far) - self.state_bytes(far)) // far
 
     @property
     def decodes_without_end(self) -> bool:
-        """Whether decoding can go on past block_size: no position ends, and no more is remembered than in training.
+        """Whether decoding can continue past block_size: positions have no limit and the state does not grow.
 
-        So it is for recurrences and windows. A position that is added to the embeddings says where block_size ends.
+        True for recurrences and windows. False with a position that is added to the embeddings, because it is only trained
+        up to block_size.
         """
         grows = self.state_bytes(2 * self.dims.block_size) != self.state_bytes(4 * self.dims.block_size)
         embeds = "embed" in self._position(0).hooks
         return not (grows or embeds or self.max_positions is not None)
 
     def named_roles(self) -> Iterator[NamedParameter]:
-        """Every trainable tensor once, with what it is for."""
+        """Every trainable tensor once, with its role."""
         embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
         parts = [module for module in self.modules() if isinstance(module, Component)]
         elementwise = {id(getattr(part, name)) for part in parts for name in part.elementwise}
@@ -183,7 +185,7 @@ class GPT(nn.Module):
                 yield NamedParameter(name, tensor, "matrix" if is_matrix else "vector")
 
     def n_parameters(self) -> int:
-        """Number of trainable values, each counted once."""
+        """Number of trainable values; shared tensors count once."""
         return sum(parameter.tensor.numel() for parameter in self.named_roles())
 
     def _position(self, index: int) -> Position:
@@ -195,26 +197,26 @@ class GPT(nn.Module):
         if spec not in chosen:
             position = spec.build(self.dims)
             if chosen and "embed" in position.hooks:
-                text = f"{spec.name} is added to the embeddings: it can be the whole model's choice, not one layer's"
+                text = f"{spec.name} is added to the embeddings: the whole model can choose it, but not a single layer"
                 raise ExperimentError([Problem((spec.where,), text)])
             chosen.append(spec)
             self.positions.append(position)
         return chosen.index(spec)
 
     def _check_hooks(self, index: int, spec: Spec[Position]) -> None:
-        """A position that a mixer would ignore is an error, never a silent no-op."""
+        """Raise an error if a mixer would silently ignore its layer's position."""
         needed = self._position(self.position_of_layer[index]).hooks - {"embed"}
         for module in _outermost_mixers(self.blocks[index]):
             if not needed <= module.uses:
                 text = (
-                    f"{type(module).__name__} (layer {index}) does not honour {listing(needed - module.uses)} of position "
+                    f"{type(module).__name__} (layer {index}) does not apply {listing(needed - module.uses)} of position "
                     f'"{spec.name}"; choose a position that it can use, such as "none"'
                 )
                 raise ExperimentError([Problem((spec.where,), text)])
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """What follows every update of the weights: components that constrain or adjust something do so now."""
+        """Adjust the weights after an update: unit-length embeddings, and every component's `after_step`."""
         if self.logit_scale is not None:
             for table in [self.embedding.weight, *([] if self.head is None else [self.head.weight])]:
                 table.copy_(F.normalize(table, dim=-1))
@@ -222,9 +224,9 @@ class GPT(nn.Module):
 
 
 def init_weights(root: nn.Module, n_layers: int) -> None:
-    """GPT-2's: normal with deviation 0.02, divided by sqrt(2 n_layers) where a map writes to the residual stream.
+    """GPT-2's initialisation: normal with deviation 0.02, divided by sqrt(2 n_layers) for maps into the residual stream.
 
-    Then every component sets what its mechanism prescribes, parts before the wholes that contain them.
+    Then each component's `init_weights`, parts before the components that contain them.
     """
     for module in root.modules():
         if isinstance(module, nn.Linear):
@@ -241,19 +243,19 @@ def init_weights(root: nn.Module, n_layers: int) -> None:
 
 @torch.no_grad()
 def after_step(root: nn.Module) -> None:
-    """Every component constrains or adjusts what its mechanism says."""
+    """Call `after_step` of every component."""
     for module in root.modules():
         if isinstance(module, Component):
             module.after_step()
 
 
 def _mean(each: Float[Tensor, " targets"], mask: Bool[Tensor, "batch time"] | None) -> Float[Tensor, ""]:
-    """The mean over the targets that count."""
+    """Mean over the targets that the mask counts."""
     return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
 
 
 def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:
-    """A mixer made of mixers speaks for them."""
+    """Mixers inside `module` that are not inside another mixer."""
     for child in module.children():
         if isinstance(child, Attention):
             yield child
@@ -261,10 +263,11 @@ def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:
             yield from _outermost_mixers(child)
 
 
+@fp32_by_default()
 def build_model(experiment: Experiment, vocab_size: int) -> GPT:
-    """The model of an experiment with its initial weights, on the CPU; equal seeds give equal weights.
+    """The model of an experiment with its initial weights, in fp32 on the CPU; equal seeds give equal weights.
 
-    The caller's random state is left as it was.
+    The caller's random state and default floating-point type do not change.
 
     Args:
         experiment: From `load_experiment`.
@@ -277,14 +280,15 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
         return GPT(experiment.model, vocab_size)
 
 
+@fp32_by_default()
 def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
-    """The model without memory: shapes only. For checks and counts."""
+    """A model of shapes without memory or values, for checks and counts."""
     with torch.device("meta"), _NoValues():
         return GPT(section, vocab_size)
 
 
 class _NoValues(TorchFunctionMode):
-    """Leaves initialisation out: there is nothing to set, and on meta it would import torch's compiler (a second)."""
+    """Skips initialisation: there are no values to set, and on meta it would import torch's compiler (a second)."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

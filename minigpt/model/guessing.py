@@ -1,42 +1,42 @@
-"""Guessing ahead: which tokens may come next, so that one pass of the model can look at several at once."""
+"""Guesses of the next tokens (prompt lookup), so that one pass of the model can check several at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_TOGETHER, _FEWEST, _MOST = 3, 2, 16  # tokens that are looked up; guesses in one pass
+_TOGETHER, _FEWEST, _MOST = 3, 2, 16  # length of the looked-up n-gram; fewest and most guesses in one pass
 
 
 class Guesses:
-    """What may come next: what followed when the last three tokens stood together before (Saxena 2023, prompt lookup).
+    """Guesses what follows from what followed the same three tokens before (Saxena 2023, prompt lookup).
 
-    A guess costs little, as one pass of a few tokens takes hardly longer than that of one, and a wrong one changes nothing.
+    A guess costs little, because a pass of a few tokens is hardly slower than a pass of one. A wrong guess changes nothing.
     """
 
     def __init__(self, prompt: Sequence[int]):
         self.ids: list[int] = []
-        self.after: dict[tuple[int, ...], int] = {}  # three tokens, and where the one after them stands
+        self.after: dict[tuple[int, ...], int] = {}  # three tokens -> index of the token after their last occurrence
         self.count = _FEWEST
         for token in prompt:
             self.append(token)
 
     def append(self, token: int) -> None:
-        """Remember what came."""
+        """Append a drawn token."""
         if len(self.ids) >= _TOGETHER:
             self.after[tuple(self.ids[-_TOGETHER:])] = len(self.ids)
         self.ids.append(token)
 
     def next(self, free: int) -> list[int]:
-        """At most `free` tokens; none where the last three are new."""
+        """At most `free` guesses; none if the last three tokens are new."""
         place = self.after.get(tuple(self.ids[-_TOGETHER:]))
         guessed: list[int] = []
         while place is not None and len(guessed) < min(free, self.count):
-            beyond = place + len(guessed) - len(self.ids)  # a text that goes in circles goes on so
+            beyond = place + len(guessed) - len(self.ids)  # past the end of the text: a repetition continues with itself
             guessed.append(guessed[beyond] if beyond >= 0 else self.ids[beyond])
         return guessed
 
     def learn(self, drawn: Sequence[int], guessed: int, wrong: int) -> None:
-        """Remember what was drawn; guess twice as far after guesses that were right, and half as far after a wrong one."""
+        """Append drawn tokens. Guess twice as far after correct guesses, half as far after a wrong one."""
         for token in drawn:
             self.append(token)
         if guessed:

@@ -1,1 +1,1 @@
-"""What the operating system gives: files, downloads, locks, memory, processes."""
+"""Access to the operating system: files, downloads, locks, memory, processes."""

@@ -1,6 +1,6 @@
-"""Files of ours, written so that a crash leaves the old content or the new, and read as if a stranger had written them.
+"""Files written so that a crash leaves the old content or the new, and read as if they came from a stranger.
 
-Everything that is written goes through the few calls of `os` here, so that a test can make any one of them fail.
+All writing uses the few calls of `os` in this module, so that a test can make any of them fail.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from minigpt.errors import UnreadableError, WriteError
 from minigpt.printable import printable
 
 MAX_JSON_BYTES = 1 << 24
-"""What a file of JSON may have, unless more is expected; read, it may take thirty times as much."""
+"""Size limit of a JSON file, unless a caller expects more; in memory it may take thirty times as much."""
 
-# Links are not followed, and a pipe is not waited for.
+# Do not follow links, and do not wait for a pipe.
 _CAREFULLY = os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
@@ -27,10 +27,10 @@ _CAREFULLY = os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet, and force its content to the disk.
+    """Write a file that does not exist yet, and force its content to the disk.
 
     Raises:
-        OSError: Any step of it failed; what is there then is good for nothing.
+        OSError: A step failed; the file left behind is unusable.
     """
     handle = _open(path, os.O_WRONLY | os.O_EXCL)
     try:
@@ -41,25 +41,25 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def write_all(handle: int, content: bytes) -> None:
-    """All of it, however little the system takes at a time."""
+    """Write all bytes, even if the system takes only a few at a time."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(handle, rest) :]
 
 
 def open_growing(path: Path) -> int:
-    """A handle that reads a file and writes to its end; it is made if it is not there, and a link is not followed."""
+    """A handle that reads a file and appends to it; creates a missing file, and does not follow a link."""
     return _open(path, os.O_RDWR | os.O_APPEND)
 
 
 def open_fresh(path: Path) -> int:
-    """A handle that writes to a file that nobody had before: whatever is in its place, such as a link, is removed."""
+    """A handle that writes to a new file; anything at its path, such as a link, is removed first."""
     path.unlink(missing_ok=True)
     return _open(path, os.O_WRONLY | os.O_EXCL)
 
 
 def is_own(path: Path) -> bool:
-    """Whether a path is an ordinary file that no other name leads to: to write to it changes nothing else."""
+    """Whether a path is an ordinary file with a single name, so that writing to it changes nothing else."""
     try:
         status = os.lstat(path)
     except (OSError, ValueError):
@@ -71,7 +71,7 @@ def _open(path: Path, how: int) -> int:
     handle = os.open(path, _CAREFULLY | how, 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "no ordinary file")
+        raise OSError(errno.EINVAL, "not an ordinary file")
     return handle
 
 
@@ -90,10 +90,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file's content as a whole.
 
     Raises:
-        WriteError: It could not be; the old content is there still.
+        WriteError: It failed; the old content remains.
     """
     temporary = path.with_name(f".{path.name}.new")
-    discard(temporary)  # of a process that died; or a hard link to another file
+    discard(temporary)  # left by a process that died, or a hard link to another file
     try:
         write_new(temporary, content)
         os.replace(temporary, path)
@@ -104,7 +104,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove what is good for nothing; where that fails too, it is left for the next time."""
+    """Remove an unusable file; if this fails too, the next call tries again."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -117,7 +117,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """A JSON document as a file has it; control characters and half characters in texts have JSON's own escapes."""
+    """A JSON document as the bytes of a file; control characters and half characters in texts are escaped."""
     return printable(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -130,15 +130,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of an ordinary file of at most so many bytes.
+    """The content of an ordinary file of at most `most` bytes.
 
     Raises:
-        UnreadableError: There is none, it is a pipe or a device (which might never end), or it is larger.
+        UnreadableError: The file is missing or larger, or it is a pipe or a device (which might never end).
     """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not an ordinary file"
             raise UnreadableError(f"{path} is {what}")
         if status.st_size > most:
             raise UnreadableError(f"{path} has {status.st_size:,} bytes; at most {most:,} are read")
@@ -148,10 +148,10 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
-    """A JSON document, of whatever kind.
+    """A JSON document of any kind.
 
     Raises:
-        UnreadableError: As for `read_bytes`; or it is no JSON, or nested beyond reason.
+        UnreadableError: As for `read_bytes`; or the content is not JSON, or nested too deeply.
     """
     return _parsed(read_bytes(path, most), path)
 
@@ -172,7 +172,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def refuse_surrogates(value: Any) -> None:
-    """Refuse halves of characters (lone surrogates), which JSON can escape and no file or terminal can hold.
+    """Refuse half characters (lone surrogates), which JSON can escape but no file or terminal can store.
 
     Raises:
         ValueError: There is one.
@@ -180,16 +180,16 @@ def refuse_surrogates(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"it has half a character in it (\\u{ord(error.object[error.start]):04x})") from error
+        raise ValueError(f"it contains half a character (\\u{ord(error.object[error.start]):04x})") from error
 
 
 def read_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object. Raises as `read_json` does, and for another kind of document."""
+    """A JSON object. Raises as `read_json` does, and for other kinds of documents."""
     return parse_object(read_bytes(path, most), path)
 
 
 def parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    """The JSON object that is a file's content, `path` for messages. Raises UnreadableError for anything else."""
+    """Parse the content of a file as a JSON object; `path` is for messages. Raises UnreadableError for anything else."""
     value = _parsed(content, path)
     if not isinstance(value, dict):
         raise UnreadableError(f"{path} is damaged: found {type(value).__name__}; allowed: an object")

@@ -1,4 +1,4 @@
-"""One process at a folder: a lock that the system frees when its holder dies, however it dies."""
+"""A lock that keeps other processes out of a folder; the system frees it when its holder dies."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from filelock import FileLock, Timeout
 from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.system.files import discard, read_bytes, write_text
 
-_ATTEMPTS = 20  # to make the folder of the lock while others, whose runs came to nothing, remove it
-_OWNER_WRITES_WITHIN = 0.5  # seconds from taking the lock to saying who has it
-_LOOKED_AT_FOR = 0.3  # seconds that one who only looks whether it is held may have it
+_ATTEMPTS = 20  # to create the lock's folder while other processes, whose runs left no folder, remove it
+_OWNER_WRITES_WITHIN = 0.5  # seconds from taking the lock to writing who has it
+_IS_HELD_SECONDS = 0.3  # longest time that a call of `is_held` in another process holds the lock
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes. The lock is a hidden file beside it, and stays when the folder is renamed.
+    """Hold a folder against other processes. The lock is a hidden file beside it, which stays if the folder is renamed.
 
-    Where the folder was not made in the meantime, nothing is left of the lock, nor of folders that were made for it.
+    If the folder does not exist at the end, the lock and the folders created for it are removed.
 
     Raises:
-        RunError: Another process holds it; the message names it.
-        WriteError: The lock cannot be made or opened.
+        RunError: Another process holds it; the message has its id.
+        WriteError: The lock cannot be created or opened.
     """
     _check_name(folder)
     owner = _beside(folder, "owner")
-    lock = FileLock(_beside(folder, "lock"), timeout=_LOOKED_AT_FOR)
+    lock = FileLock(_beside(folder, "lock"), timeout=_IS_HELD_SECONDS)
     absent = [above for above in folder.parents if not above.exists()]
     try:
         _acquire(lock, folder.parent)
@@ -43,16 +43,16 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         discard(owner)
-        if not folder.exists():  # while it is ours: who waits for it sees that the file is gone, and makes a new one
+        if not folder.exists():  # while the lock is held: a waiting process sees that the file is gone, and makes a new one
             discard(_beside(folder, "lock"))
         lock.release()
-        with suppress(OSError):  # from one that is not empty on, all stay
+        with suppress(OSError):  # stops at the first folder that is not empty
             for above in absent:
                 above.rmdir()
 
 
 def _check_name(folder: Path) -> None:
-    """Refuse a path that safetensors could write to and not read from."""
+    """Refuse a path that safetensors could write to but not read from."""
     try:
         str(folder.absolute()).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -62,10 +62,10 @@ def _check_name(folder: Path) -> None:
 def _acquire(lock: FileLock, beside: Path) -> None:
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
-            beside.mkdir(parents=True, exist_ok=True)  # which fails if a folder above is removed in between
+            beside.mkdir(parents=True, exist_ok=True)  # fails if a folder above is removed meanwhile
             lock.acquire()
             return
-        except FileNotFoundError:  # another process that held it has just removed the folder, which was empty
+        except FileNotFoundError:  # the previous holder has just removed the empty folder
             if not attempts_left:
                 raise
 
@@ -90,19 +90,19 @@ def is_held(folder: Path) -> bool:
 
 
 def _beside(folder: Path, ending: str) -> Path:
-    place = Path(os.path.realpath(folder))  # one lock, by whatever name or link it is called
+    place = Path(os.path.realpath(folder))  # one lock for all names and links of a folder
     return place.with_name(f".{place.name}.{ending}")
 
 
 def _holder(owner: Path) -> str:
-    """Who has it, as it says itself; it may have taken it this very moment."""
+    """The process that holds the lock, by its own record; waits a moment, because it may have just taken the lock."""
     until = time.monotonic() + _OWNER_WRITES_WITHIN
     while time.monotonic() < until:
         try:
-            said = read_bytes(owner, 100).decode("ascii", "replace").strip()
+            recorded = read_bytes(owner, 100).decode("ascii", "replace").strip()
         except UnreadableError:
-            said = ""
-        if said:
-            return f"process {said}"
+            recorded = ""
+        if recorded:
+            return f"process {recorded}"
         time.sleep(0.01)
     return "another process"

@@ -1,4 +1,4 @@
-"""What memory and disk there are, so that what cannot fit is refused before it is asked for."""
+"""Free memory and disk space, so that what cannot fit is refused in advance."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 from minigpt.errors import TooLargeError
 
-_CGROUPS = (  # limit and use of a container, in the second and the first version of control groups
+_CGROUPS = (  # limit and use of a container, in version 2 and version 1 of control groups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
 def available_memory(device: torch.device | None = None) -> int | None:
-    """Bytes that can still be had on a device, the CPU without one; None where the system does not tell."""
+    """Free bytes of memory on a device, by default the CPU; None if the system does not report them."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device is not None and device.type == "mps":
@@ -41,13 +41,13 @@ def _of_container(files: tuple[tuple[str, str], ...]) -> int | None:
     for limit, use in files:
         if Path(limit).is_file() and Path(use).is_file():
             most = Path(limit).read_text("ascii").strip()
-            if most.isdigit():  # "max" is none
+            if most.isdigit():  # "max" is no limit
                 rooms.append(int(most) - int(Path(use).read_text("ascii")))
     return min(rooms, default=None)
 
 
 def _of_process() -> int | None:
-    """What a limit on addresses leaves (`ulimit -v`)."""
+    """Bytes left under a limit on the address space (`ulimit -v`)."""
     use = Path("/proc/self/statm")
     if sys.platform == "win32" or not use.is_file():
         return None
@@ -60,21 +60,21 @@ def _of_process() -> int | None:
 
 
 def free_disk(place: Path) -> int:
-    """Bytes free on the disk of a folder that may not be there yet."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free
 
 
 def refuse_if_too_large(what: str, needed: int, device: torch.device | None = None) -> None:
-    """Refuse what memory cannot hold.
+    """Raise an error if something does not fit into memory.
 
     Args:
-        what: Names it, in the message.
+        what: Its name for the message.
         needed: Bytes.
-        device: Whose memory.
+        device: The device with the memory.
 
     Raises:
-        TooLargeError: There is less.
+        TooLargeError: Less memory is free.
     """
     there = available_memory(device)
     if there is not None and needed > there:
@@ -82,7 +82,7 @@ def refuse_if_too_large(what: str, needed: int, device: torch.device | None = No
 
 
 def size(number: int) -> str:
-    """Bytes as people say them: `12.9 MB`, `1.2 TB`."""
+    """Bytes in a readable unit: `12.9 MB`, `1.2 TB`."""
     value, units = float(number), ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.kernels.fused import Dropout, rms_norm, squared_relu, turn
+from minigpt.kernels.fused import Dropout, rms_norm, rotate_pairs, squared_relu
 from tests.rounding import UNIT, assert_formula, assert_within, gamma, normal
 
 SEEDS = st.integers(0, 10_000)
@@ -23,7 +23,7 @@ def plain_rms_norm(x: torch.Tensor) -> torch.Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def plain_rotation(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     pairs = cos.shape[-1]
     numbers = torch.complex(x[..., :pairs], x[..., pairs : 2 * pairs]) * torch.complex(cos, sin)
     return torch.cat((numbers.real, numbers.imag, x[..., 2 * pairs :]), -1)
@@ -32,7 +32,7 @@ def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 def cases(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
     yield "rms_norm", rms_norm(x, 1e-6), plain_rms_norm
     yield "squared_relu", squared_relu(x), lambda x: x.clamp(min=0) ** 2
-    yield "turn", turn(x, cos, sin), lambda x: plain_turn(x, cos.to(x.dtype), sin.to(x.dtype))
+    yield "rotate_pairs", rotate_pairs(x, cos, sin), lambda x: plain_rotation(x, cos.to(x.dtype), sin.to(x.dtype))
 
 
 def drawn(seed: int, time: int, pairs: int, beyond: int, across: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A short causal convolution of each channel, which several mixers put before or in place of attention."""
+"""A short causal convolution of each channel, which several mixers use before or in place of attention."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from minigpt.contracts import Component, State
 
 
 class CausalConvolution(Component):
-    """y_t = sum_i w_(width-1-i) x_(t-i) + b for i < width, each channel by itself: width - 1 tokens back.
+    """y_t = sum_i w_(width-1-i) x_(t-i) + b for i < width, for each channel separately.
 
     Args:
-        channels: Of input and output.
-        width: Tokens that are seen.
-        bias: Whether there is a b.
+        channels: Number of input and output channels.
+        width: Number of tokens in the convolution, the token itself included.
+        bias: Whether to add b.
     """
 
     elementwise = frozenset({"weight"})
@@ -26,14 +26,14 @@ class CausalConvolution(Component):
     def __init__(self, channels: int, width: int, *, bias: bool = False):
         super().__init__()
         self.width = width
-        self.weight = nn.Parameter(torch.empty(channels, 1, width))  # the last is the token itself
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))  # the last weight is for the token itself
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         nn.init.uniform_(self.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     def forward(
         self, x: Float[Tensor, "batch time channels"], state: State | None = None
     ) -> Float[Tensor, "batch time channels"]:
-        """Convolve, from zeros or from where the state stands."""
+        """Convolve, from zeros or from the state."""
         batch, time, channels = x.shape
         earlier = x.new_zeros(batch, self.width - 1, channels) if state is None else state.tensors["inputs"].to(x.dtype)
         inputs = torch.cat((earlier, x), 1)

@@ -18,15 +18,15 @@ from minigpt.registry import register
 
 @register("attention", "cope")
 class ContextualPositionAttention(SoftmaxAttention):
-    """Distance is counted in what the query takes for a unit, by gates (CoPE: Golovneva et al. 2024, arXiv:2405.18719).
+    """Attention with gates that count how far back a key is (CoPE: Golovneva et al. 2024, arXiv:2405.18719).
 
     g_ij = sigmoid(q_i k_j / sqrt(K));  p_ij = g_ij + ... + g_ii;  score(i, j) = q_i k_j / sqrt(K) + q_i e[p_ij]
 
-    e has a vector for each whole distance and is interpolated between them. It depends on content, so it is an attention
-    and no position; positions of the model can be "none".
+    e has a vector for each whole distance and is interpolated between them. The distance depends on content, so this is an
+    attention and not a position; the model's position can be "none".
 
     Args:
-        max_distance: Distances beyond it count as it.
+        max_distance: Larger distances count as max_distance.
     """
 
     elementwise = frozenset({"distances"})
@@ -43,7 +43,7 @@ class ContextualPositionAttention(SoftmaxAttention):
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
         scores = upcast(q @ k.mT) / self.head_dim**0.5
         gates = scores.sigmoid().masked_fill(~visible(ctx.positions, k_positions, self.window), 0.0)
-        # Summed from the query back to the key. A sum from the left would carry the rounding of what is masked.
+        # Summed from the query back to the key. A sum from the left would contain the rounding of masked keys.
         distance = gates.flip(-1).cumsum(-1).flip(-1).clamp(max=self.max_distance)
         by_distance = upcast(q @ self.distances.to(q.dtype))  # [B, H, T, max_distance + 1]
         below = distance.detach().floor().long()

@@ -20,21 +20,21 @@ from minigpt.registry import register
 
 @register("attention", "delta_net")
 class DeltaNet(RecurrentAttention):
-    """A key's new value replaces its old one in part, by the delta rule (Yang et al. 2024, arXiv:2406.06484).
+    """Linear attention by the delta rule: a key's new value partly replaces its old one (Yang 2024, arXiv:2406.06484).
 
     S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T;  b_t = sigmoid(w_h x_t);  q, k, v = silu(conv(W_qkv x))
 
-    q and k are brought to length 1, x / sqrt(|x|^2 + 1e-6). As in the authors' layer (flash-linear-attention) q is then
-    scaled by K^-1/2, and the eps of the norm is 1e-5. It counts, because outputs are small: with d_model 128 and heads of 64
-    the norm first leaves an rms of 0.77, and one of 0.43 in gated_delta_net. Their configurations of whole models differ
-    from that layer: eps 1e-6, and convolutions that start at a deviation of 0.02, where torch's own start is kept here.
+    q and k are normalised to length 1, as x / sqrt(|x|^2 + 1e-6). As in the authors' layer (flash-linear-attention), q is
+    then scaled by K^-1/2, and the norm's eps is 1e-5. This eps matters because outputs are small: with d_model 128 and heads
+    of 64 the rms after the norm starts at 0.77, and at 0.43 in gated_delta_net. The authors' configurations of whole models
+    differ from their layer: eps 1e-6, and convolutions initialised with deviation 0.02 (here torch's default).
 
     Args:
         expand_v: Width of a head's values, as a multiple of head_dim.
-        conv_width: Tokens that the convolution of queries, keys and values sees; 1 for no convolution.
-        negative_eigenvalues: b_t reaches 2 rather than 1, so that what is stored can change its sign, which keeping count
-            of a state needs (Grazzi et al. 2024, arXiv:2411.12537).
-        output_gate: A swish gate from the input on the normed output.
+        conv_width: Tokens in the convolution of queries, keys and values; 1 for no convolution.
+        negative_eigenvalues: b_t goes up to 2 instead of 1, so that stored values can change sign; tracking a state needs
+            this (Grazzi et al. 2024, arXiv:2411.12537).
+        output_gate: A swish gate from the input on the normalised output.
         norm: Norm of each head's output.
     """
 
@@ -54,7 +54,7 @@ class DeltaNet(RecurrentAttention):
         self.largest_beta = 2.0 if negative_eigenvalues else 1.0
 
     def log_decay(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch heads time 1"] | None:
-        """What everything stored is multiplied by before each token, as a logarithm; None for nothing."""
+        """Log of the factor on the whole matrix before each token; None for no decay."""
         return None
 
     def forward(
@@ -67,11 +67,11 @@ class DeltaNet(RecurrentAttention):
         q, k = _of_length_1(q) * self.key_dim**-0.5, _of_length_1(k)
         beta = self.largest_beta * upcast(self.heads(self.beta(x))).sigmoid()
         log_decay = self.log_decay(x)
-        erased = beta if log_decay is None else beta * log_decay.exp()  # it decays before it is erased
+        erased = beta if log_decay is None else beta * log_decay.exp()  # the matrix decays before it is erased
         return self.finish(recur(state, q, beta * k, v, log_decay=log_decay, correction=(k, -erased * k)), x)
 
 
 def _of_length_1(x: Tensor) -> Tensor:
-    """In fp32: a key of a length above 1 makes what is stored grow."""
+    """Normalise to length 1, in fp32: a key of length above 1 makes the stored values grow."""
     x = upcast(x)
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)

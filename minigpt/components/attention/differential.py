@@ -19,19 +19,19 @@ from minigpt.registry import register
 
 @register("attention", "differential")
 class DifferentialAttention(SoftmaxAttention):
-    """The difference of two attention maps over one value cancels what both attend to (Ye et al. 2024, arXiv:2410.05258).
+    """The difference of two attention maps, which cancels what both attend to (Ye et al. 2024, arXiv:2410.05258).
 
     y_h = (1 - l0) rmsnorm((softmax(q_2h k_2h^T / sqrt(K)) - l softmax(q_2h+1 k_2h+1^T / sqrt(K))) v_h), v_h of width 2 K
     l = exp(a b) - exp(c d) + l0 with trained vectors a to d;  l0 = 0.8 - 0.6 exp(-0.3 layer)
 
-    Two of the model's heads make one, so that n_heads and the parameters are those of mha.
+    Two heads of the model form one pair, so n_heads and the parameters are the same as in mha.
     """
 
     value_kind = "pairs"
 
     def __init__(self, dims: Dims, **shared: Any):
         if dims.n_heads % 2:
-            raise ValueError(f"n_heads {dims.n_heads} must be even: two heads make one difference")
+            raise ValueError(f"n_heads {dims.n_heads} must be even: two heads form one difference")
         pairs = dims.n_heads // 2
         super().__init__(dims, _value_heads=pairs, _value_dim=2 * dims.head_dim, _out_heads=pairs, **shared)
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * dims.layer)

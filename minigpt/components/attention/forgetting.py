@@ -17,11 +17,11 @@ from minigpt.registry import register
 
 @register("attention", "forgetting")
 class ForgettingAttention(SoftmaxAttention):
-    """Scores lose log f for every forget gate f that was passed on the way (FoX: Lin et al. 2025, arXiv:2503.02130).
+    """Scores decrease by -log f for each forget gate f between key and query (FoX: Lin et al. 2025, arXiv:2503.02130).
 
     f_t = sigmoid(w_h x_t + b_h);  score(i, j) = q_i k_j / sqrt(K) + sum over j < t <= i of log f_t, for each head h
 
-    The paper's "Pro" block adds `gate`, `qk_norm`, and two parts that are not here: a norm on the output, and a shift of
+    The paper's "Pro" block adds `gate`, `qk_norm`, and two parts that are missing here: a norm on the output, and a shift of
     keys and values that depends on the token.
     """
 
@@ -35,7 +35,7 @@ class ForgettingAttention(SoftmaxAttention):
         q, k, v = self.queries_keys_values(x, ctx)
         log_f = F.logsigmoid(upcast(self.forget(x))).transpose(1, 2)[..., None]  # [B, H, T, 1]
         (k, v, log_f), k_positions = remember(state, (k, v, log_f), ctx.positions, self.window)
-        total = upcast(log_f).cumsum(2)  # from the first key on that is left: a sum that was remembered would only grow
+        total = upcast(log_f).cumsum(2)  # from the first key in the cache: a cached running sum would grow without bound
         bias = total[:, :, -x.shape[1] :] - total.mT
         return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias), x)
 

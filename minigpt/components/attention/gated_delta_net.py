@@ -16,9 +16,9 @@ from minigpt.registry import register
 
 @register("attention", "gated_delta_net")
 class GatedDeltaNet(DeltaNet):
-    """The delta rule, after everything stored has decayed as in Mamba-2 (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464).
+    """The delta rule on a matrix that first decays as in Mamba-2 (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464).
 
-    S_t = d_t (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T;  d_t = exp(-exp(A) softplus(w_h x_t + c)), A and c one a head
+    S_t = d_t (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T;  d_t = exp(-exp(A) softplus(w_h x_t + c)), A and c per head
     """
 
     def __init__(self, dims: Dims, *, expand_v: Expansion = 2.0, output_gate: bool = True, **shared: Any):

@@ -15,12 +15,12 @@ from minigpt.kernels.fused import upcast
 from minigpt.kernels.recurrence import recur
 from minigpt.registry import register
 
-_LEAST_LOGIT = -40.0  # a sigmoid of 4e-18: what is below is taken for that, so that chunks can be large
+_LEAST_LOGIT = -40.0  # a sigmoid of 4e-18: logits are clamped here, so that chunks can be large
 
 
 @register("attention", "gla")
 class GatedLinearAttention(RecurrentAttention):
-    """Linear attention where each channel of the key forgets at a rate of the input's choice (Yang 2023, arXiv:2312.06635).
+    """Linear attention with a decay for each key channel that depends on the input (Yang 2023, arXiv:2312.06635).
 
     S_t = diag(d_t) S_(t-1) + k_t v_t^T;  d_t = sigmoid(W_2 W_1 x_t + b)^(1/temperature);  norm, then a swish gate
 
@@ -28,9 +28,9 @@ class GatedLinearAttention(RecurrentAttention):
 
     Args:
         expand_k: Width of a head's keys, as a multiple of head_dim.
-        expand_v: Width of a head's values, likewise.
+        expand_v: Width of a head's values, as a multiple of head_dim.
         decay_rank: Rank of W_2 W_1.
-        temperature: The larger, the slower everything is forgotten.
+        temperature: Larger values slow the decay.
         norm: Norm of each head's output.
     """
 

@@ -13,7 +13,7 @@ from minigpt.registry import register
 
 @register("attention", "gqa")
 class GroupedQueryAttention(SoftmaxAttention):
-    """Query heads share n_kv_heads key/value heads, so decoding remembers less (Ainslie et al. 2023, arXiv:2305.13245).
+    """Query heads share n_kv_heads key/value heads, so the cache is smaller (Ainslie et al. 2023, arXiv:2305.13245).
 
     With n_kv_heads = 1 it is multi-query attention (Shazeer 2019, arXiv:1911.02150).
 

@@ -26,17 +26,17 @@ class Hyena(Attention):
     z_1 = v;  z_(n+1) = x_n * (h_n conv z_n + d_n z_n);  y = W_out z_(order+1);  v, x_1, ... = short convolutions of W_in x
     h_n(t) = perceptron(1, sines and cosines of t/L) * exp(-a t/L), L = block_size, a from slow to fast over the channels
 
-    The authors' code has a layer more in the perceptron, trains the frequency, leaves out the first of the order
-    convolutions, and starts d at normal random numbers where it is 1 here.
+    The authors' code has one more layer in the perceptron, trains the frequency, and leaves out the first of the `order`
+    convolutions. It initialises d with normal random numbers; here d starts at 1.
 
-    It remembers the inputs of its convolutions, so decoding grows with what has been read, as attention does.
+    The state holds the inputs of the convolutions, so it grows with each token, like an attention cache.
 
     Args:
-        order: Gates, and long convolutions.
-        filter_width: Hidden width of the perceptron that draws the filters.
-        bands: Frequencies that it is told the time in.
-        frequency: Factor inside its sines.
-        conv_width: Tokens that the short convolutions see.
+        order: Number of gates and of long convolutions.
+        filter_width: Hidden width of the perceptron that computes the filters.
+        bands: Frequencies of its sines and cosines of time.
+        frequency: Factor inside its sine activations.
+        conv_width: Tokens in the short convolutions.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Hyena(Attention):
         self.out = ResidualLinear(dims.d_model, dims.d_model)
 
     def init_weights(self) -> None:
-        """The perceptron reads numbers of size 1: at the model-wide deviation it would be all but constant."""
+        """Use torch's defaults in the perceptron: with the model-wide deviation its output would be almost constant."""
         for layer in self.filter:
             assert isinstance(layer, nn.Linear)
             layer.reset_parameters()
 
     def filters(self, time: int) -> Float[Tensor, "order time channels"]:
-        """h_n at the lags 0 to time - 1, in fp32 at least."""
+        """h_n at lags 0 to time - 1, in fp32 at least."""
         device, dtype = self.direct.device, upcast(self.direct).dtype
         with torch.autocast(device.type, enabled=False):
             lag = torch.arange(time, device=device, dtype=dtype)[:, None] / self.length
@@ -96,7 +96,7 @@ class Hyena(Attention):
         for number, gate in enumerate(gates):
             (history,), _ = remember(substate(state, str(number)), (z[:, None],), ctx.positions)
             source = history.shape[2]
-            if filters is None:  # for whole contexts, so that a lag's value does not depend on how many are asked for
+            if filters is None:  # for whole contexts, so that a lag's value does not depend on how many lags are computed
                 filters = self.filters(math.ceil(source / self.length) * self.length)[:, :source]
             convolved = convolve(history[:, 0], filters[number], time)
             z = gate * (convolved + self.direct.view(self.order, -1)[number].to(z.dtype) * z)
@@ -114,11 +114,11 @@ class Hyena(Attention):
 def convolve(
     x: Float[Tensor, "batch source channels"], taps: Float[Tensor, "source channels"], time: int
 ) -> Float[Tensor, "batch time channels"]:
-    """The last `time` values of y_t = sum_(s <= t) taps_(t-s) x_s, each channel by itself, in fp32.
+    """The last `time` values of y_t = sum_(s <= t) taps_(t-s) x_s, for each channel separately, in fp32.
 
     A Fourier transform of the whole sequence would mix the rounding of later tokens into earlier outputs. So chunks are
-    transformed one by one (Gardner 1995, partitioned convolution): what earlier chunks bring goes through their transforms,
-    and a chunk's own tokens through products, so that later tokens never enter. Cost: time^2 / 64 + 64 time a channel.
+    transformed one by one (partitioned convolution, Gardner 1995): contributions of earlier chunks go through their
+    transforms, those of the same chunk through products. Later tokens never enter. Cost: time^2 / 64 + 64 time per channel.
     """
     dtype = x.dtype
     with torch.autocast(x.device.type, enabled=False):

@@ -20,13 +20,13 @@ from minigpt.registry import register
 
 
 class StepDecay(nn.Module):
-    """How far each head's clock advances at a token, and what its memory keeps: dt = softplus(x + c), log d = -exp(A) dt.
+    """Step size and decay of each head at each token: dt = softplus(x + c), log d = -exp(A) dt.
 
     As published, exp(A) starts uniform in 1 to 16 (Gated DeltaNet: in 0 to 16), dt log-uniform in 0.001 to 0.1 where x is 0.
 
     Args:
         heads: Number of heads.
-        least: Where exp(A) starts at least.
+        least: Lower end of the initial exp(A).
     """
 
     def __init__(self, heads: int, least: float = 1.0):
@@ -45,18 +45,18 @@ class StepDecay(nn.Module):
 
 @register("attention", "mamba2")
 class Mamba2(Attention):
-    """A selective state space with one decay a head (Dao & Gu 2024, arXiv:2405.21060, section 7).
+    """A selective state space with one decay per head (Dao & Gu 2024, arXiv:2405.21060, section 7).
 
     z, xBC, dt = split(W_in u);  x, B, C = split(silu(conv(xBC)));  S_t = d_t S_(t-1) + dt_t B_t x_t^T, for each head
-    y = W_out norm((S^T C + D x) * silu(z));  B and C are shared by the heads, for dt and d see StepDecay
+    y = W_out norm((S^T C + D x) * silu(z));  the heads share B and C; StepDecay defines dt and d
 
-    Heads have the width head_dim; how many there are follows from `expand`, not from n_heads. The norm's eps is the authors'
-    1e-5; their convolution's bias starts random, this one at zero.
+    Heads have width head_dim; their number follows from `expand`, not from n_heads. The norm's eps is the authors' 1e-5. The
+    bias of the authors' convolution starts random, here it starts at zero.
 
     Args:
         expand: Width of x and z, as a multiple of d_model; head_dim must divide it.
-        d_state: Width of B and C (published with 128, for larger models).
-        conv_width: Tokens that the convolution sees; 1 for no convolution.
+        d_state: Width of B and C (the paper uses 128, for larger models).
+        conv_width: Tokens in the convolution; 1 for no convolution.
         norm: Norm over all heads together, after the gate.
     """
 

@@ -20,20 +20,20 @@ Count = Annotated[int, Field(gt=0, le=1 << 17)]
 
 @register("attention", "native_sparse")
 class NativeSparseAttention(SoftmaxCore):
-    """Three views of the past, gated: summaries, chosen blocks, a window (NSA: Yuan et al. 2025, arXiv:2502.11089).
+    """Attention to summaries, selected blocks and a window, gated (NSA: Yuan et al. 2025, arXiv:2502.11089).
 
     y = g_1 attend(summaries of overlapping blocks) + g_2 attend(tokens of the selected blocks) + g_3 attend(window), g
-    sigmoids of x. A block's summary is a perceptron of its keys (values) with trained places inside the block. Selected are
-    the first block, the latest two, and those whose summaries all query heads of a group attended to most (equations 7 to
-    12). Each view has keys and values of its own; summaries are of keys that were not rotated. The selection is a mask: it
-    shows what a model of this kind learns, and does not save time at the lengths of this lab.
+    sigmoids of x. A perceptron with trained positions inside the block computes the summary of its keys (values). Selected
+    are the first block, the latest two, and those with summaries that all query heads of a group attend to most (equations
+    7 to 12). Each view has its own keys and values; summaries use keys before rotation. The selection is a mask: it shows
+    what such a model learns, and saves no time at the lengths that this lab trains.
 
     Args:
-        n_kv_heads: Key/value heads; query heads of one select the same blocks. Must divide n_heads.
+        n_kv_heads: Key/value heads; the query heads of one select the same blocks. Must divide n_heads.
         summary_block: Tokens in a summary.
         stride: Tokens from one summary to the next; must divide summary_block and select_block.
         select_block: Tokens in a selected block.
-        selected: Blocks that a query sees, the three that it always does included.
+        selected: Blocks that a query sees, including the three that are always selected.
         window: Tokens that the window sees.
     """
 
@@ -60,17 +60,17 @@ class NativeSparseAttention(SoftmaxCore):
             )
         if summary_block > dims.block_size:
             raise ValueError(
-                f"summary_block {summary_block} is more than block_size {dims.block_size}: none would ever be whole"
+                f"summary_block {summary_block} is more than block_size {dims.block_size}: no block would ever be complete"
             )
         super().__init__(dims, window=window, _kv_heads=3 * n_kv_heads, **shared)
-        self.reach = None  # the other views look back further
+        self.reach = None  # summaries and selected blocks are further back
         self.groups, self.selected = n_kv_heads, selected
         self.summary_block, self.stride, self.select_block = summary_block, stride, select_block
         width, inner = dims.n_heads * dims.head_dim, summary_block * dims.head_dim
         self.q = nn.Linear(dims.d_model, width, bias=self.biased)
         self.kv = nn.Linear(dims.d_model, 6 * n_kv_heads * dims.head_dim, bias=self.biased)
         self.views = nn.Linear(dims.d_model, 3 * dims.n_heads, bias=self.biased)
-        self.places = nn.Parameter(torch.zeros(2, summary_block, dims.head_dim))  # of keys, of values
+        self.places = nn.Parameter(torch.zeros(2, summary_block, dims.head_dim))  # for keys, for values
         self.summaries = nn.ModuleList(
             nn.Sequential(InnerLinear(inner, 2 * dims.head_dim), nn.GELU(), InnerLinear(2 * dims.head_dim, dims.head_dim))
             for _ in range(2)
@@ -80,7 +80,7 @@ class NativeSparseAttention(SoftmaxCore):
     def init_weights(self) -> None:
         for map_ in (layer for summary in self.summaries for layer in summary.children()):
             if isinstance(map_, nn.Linear):
-                map_.reset_parameters()  # at the model-wide deviation a summary would be all but zero
+                map_.reset_parameters()  # with the model-wide deviation a summary would be almost zero
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
@@ -115,7 +115,7 @@ class NativeSparseAttention(SoftmaxCore):
         v: Float[Tensor, "batch kv_heads source head_dim"],
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch heads time summaries"]]:
-        """What the summaries of whole blocks say, and how much each was attended to; zeros where there is none yet."""
+        """The output of attention to summaries of complete blocks, and its weights; zeros before the first summary."""
         sharing = self.n_heads // self.groups
         if k.shape[2] < self.summary_block:
             return torch.zeros_like(q), q.new_zeros(*q.shape[:3], 0, dtype=wide_dtype(q.dtype))
@@ -126,7 +126,7 @@ class NativeSparseAttention(SoftmaxCore):
         keys, values = (part.repeat_interleave(sharing, 1) for part in made)
         ends = torch.arange(keys.shape[2], device=q.device) * self.stride + self.summary_block - 1
         whole = visible(positions, ends)
-        none = ~whole.any(-1, keepdim=True)  # the softmax of nothing is no number: of anything, and then nothing is taken
+        none = ~whole.any(-1, keepdim=True)  # avoid a softmax over an empty set: attend to anything, then zero it
         weights = attention_weights(q, keys, whole | none, softcap=self.softcap, sinks=self.sinks).masked_fill(none, 0.0)
         dropped = nn.functional.dropout(weights, self.dropout, self.training)
         return dropped.to(values.dtype) @ values, weights
@@ -141,7 +141,7 @@ class NativeSparseAttention(SoftmaxCore):
         source, device = len(k_positions), weights.device
         block_of = torch.arange(source, device=device) // self.select_block
         number = -(-source // self.select_block)
-        # A summary counts for a block by as many strides as they share (equation 9).
+        # A summary counts for a block as often as they share strides (equation 9).
         strides = torch.arange(weights.shape[-1], device=device)[:, None] * self.stride + torch.arange(
             0, self.summary_block, self.stride, device=device
         )
@@ -151,8 +151,8 @@ class NativeSparseAttention(SoftmaxCore):
         blocks = torch.arange(number, device=device)
         latest = positions[:, None] // self.select_block
         always = (blocks == 0) | ((blocks <= latest) & (blocks > latest - 2))
-        # Two blocks of one summary that all heads look at are equally important, but for rounding: in steps of 1/1024 they
-        # are equal, and of equal ones the later block is taken.
+        # Two blocks of one summary that all heads attend to are equally important except for rounding. Rounded to 1/1024
+        # they are equal, and of equal blocks the later one is selected.
         importance = (importance * 1024).round() + blocks.to(wide_dtype(importance.dtype)) / number
         importance = importance.masked_fill(always, torch.inf).masked_fill(blocks > latest, -torch.inf)
         best = importance.topk(min(self.selected, number), -1).indices

@@ -1,4 +1,4 @@
-"""What mixers share whose heads each read from a matrix: projections, the matrix, and what becomes of the outputs."""
+"""Base of mixers whose heads read from a matrix: projections, the matrix as state, norm and gate of the outputs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from minigpt.kernels.recurrence import new_matrix
 Expansion = Annotated[float, Field(gt=0, le=64)]
 
 PUBLISHED_NORM: Any = {"name": "rmsnorm", "eps": 1e-5}
-"""The output norm of GLA, DeltaNet, Gated DeltaNet and Mamba-2 in their authors' layers, as it would stand in the JSON.
-Outputs of the middle two start so small that the eps counts."""
+"""The output norm of GLA, DeltaNet, Gated DeltaNet and Mamba-2 in their authors' layers, as a value in JSON. Outputs of
+DeltaNet and Gated DeltaNet start so small that the eps matters."""
 
 
 class RecurrentAttention(Attention):
-    """H heads, each with a matrix S [K, V] for a memory; see minigpt/kernels/recurrence.py.
+    """H heads, each with a matrix S [K, V] as its state; see minigpt/kernels/recurrence.py.
 
-    q, k, v = split(W_qkv x);  y = W_out concat_h norm(S_h^T q_h) * silu(W_gate x)_h, the gate where there is one
+    q, k, v = split(W_qkv x);  y = W_out concat_h norm(S_h^T q_h) * silu(W_gate x)_h, the gate if there is one
 
     Args:
         expand_v: Width V of a head's values, as a multiple of head_dim.
@@ -35,7 +35,7 @@ class RecurrentAttention(Attention):
         dims: Dims,
         *,
         expand_v: Expansion = 1.0,
-        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as a value in JSON
         _expand_k: float = 1.0,
         _gate: bool = True,
     ):
@@ -50,7 +50,7 @@ class RecurrentAttention(Attention):
         self.out = ResidualLinear(values, dims.d_model, bias=False)
 
     def heads(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch heads time _"]:
-        """The same width to each head."""
+        """Split into heads of equal width."""
         return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
 
     def queries_keys_values(
@@ -58,7 +58,7 @@ class RecurrentAttention(Attention):
     ) -> tuple[
         Float[Tensor, "batch heads time key"], Float[Tensor, "batch heads time key"], Float[Tensor, "batch heads time value"]
     ]:
-        """What W_qkv gave, by heads."""
+        """Split the output of W_qkv into heads."""
         widths = [self.n_heads * width for width in (self.key_dim, self.key_dim, self.value_dim)]
         q, k, v = (self.heads(part) for part in torch.split(projected, widths, -1))
         return q, k, v
@@ -66,7 +66,7 @@ class RecurrentAttention(Attention):
     def finish(
         self, y: Float[Tensor, "batch heads time value"], x: Float[Tensor, "batch time d_model"]
     ) -> Float[Tensor, "batch time d_model"]:
-        """Norm, gate and output map."""
+        """Apply norm, gate and output map."""
         mixed = self.norm(y).transpose(1, 2).flatten(2)
         return self.out(mixed if self.gate is None else mixed * F.silu(self.gate(x)))
 

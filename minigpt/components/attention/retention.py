@@ -18,17 +18,17 @@ from minigpt.registry import register
 
 @register("attention", "retention")
 class Retention(RecurrentAttention):
-    """Linear attention that forgets at a fixed rate, one for each head (RetNet: Sun et al. 2023, arXiv:2307.08621).
+    """Linear attention with a fixed decay for each head (RetNet: Sun et al. 2023, arXiv:2307.08621).
 
     S_t = g_h S_(t-1) + k_t v_t^T / sqrt(K);  g_h = 1 - 2^(-5-h) for heads h = 0, 1, ...;  norm, then a swish gate
 
-    The paper rotates q and k: that is the part of position `rope`. It also divides the scores of a query by their sum and by
-    the root of the sum of its decays: the norm takes that back, but for its eps (1e-6, as in the authors' code). Their norm
-    has no gain, which {"norm": {"gain": false}} says.
+    The paper rotates q and k: choose position `rope` for this. It also divides the scores of a query by their sum and by
+    the root of the sum of its decays; the norm cancels both factors, up to its eps (1e-6, as in the authors' code). The
+    authors' norm has no gain, which is {"norm": {"gain": false}} here.
 
     Args:
         expand_v: Width of a head's values, as a multiple of head_dim.
-        decays: The paper's g_h: "powers", as above, or "linspace", 1/32 to 1/512 forgotten in equal ratios over the heads.
+        decays: The g_h: "powers", as above, or "linspace": 1 - g_h from 1/32 to 1/512 in equal ratios over the heads.
         norm: Norm of each head's output.
     """
 
@@ -40,7 +40,7 @@ class Retention(RecurrentAttention):
         *,
         expand_v: Expansion = 2.0,
         decays: Literal["powers", "linspace"] = "powers",
-        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as it would stand in the JSON
+        norm: NormSpec = "rmsnorm",  # type: ignore[assignment] # as a value in JSON
     ):
         super().__init__(dims, expand_v=expand_v, norm=norm)
         self.decays = decays

@@ -18,7 +18,7 @@ from minigpt.kernels.recurrence import new_matrix, recur
 from minigpt.registry import register
 
 _LEAST_LOG_DECAY = -math.exp(-0.5)
-_MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # as published, of the initial lerps for r, w, k, v, a, g
+_MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # as published, for the initial lerps of r, w, k, v, a, g
 
 Rank = Annotated[int, Field(gt=0, le=1 << 17)] | None
 
@@ -27,43 +27,43 @@ class LowRank(nn.Module):
     """W_2 f(W_1 x) + b, from d_model to the width of all heads.
 
     Args:
-        dims: Of the model.
+        dims: Sizes of the model.
         rank: Width between the two maps.
         between: f; None for the identity.
-        bias: Whether there is a b.
+        bias: Whether to add b.
     """
 
     def __init__(self, dims: Dims, rank: int, between: Callable[[Tensor], Tensor] | None = None, *, bias: bool = True):
         super().__init__()
-        self.down = InnerLinear(dims.d_model, rank, bias=False)  # of what was shifted; it starts at zero
+        self.down = InnerLinear(dims.d_model, rank, bias=False)  # reads the shifted input; it starts at zero
         self.up = InnerLinear(rank, dims.n_heads * dims.head_dim, bias=bias)
         self.between = between
 
     def forward(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time width"]:
-        """Apply it."""
+        """Both maps in a row."""
         x = self.down(x)
         return self.up(x if self.between is None else self.between(x))
 
 
 @register("attention", "rwkv7")
 class RWKV7(Attention):
-    """A matrix that decays by channel, unlearns along one key and learns along another (Peng et al. 2025, arXiv:2503.14456).
+    """A matrix with a decay for each channel that erases along one key and writes along another (arXiv:2503.14456).
 
-    x^j_t = x_t + m_j (x_(t-1) - x_t) for j in r, w, k, v, a, g: what each of the following reads
+    x^j_t = x_t + m_j (x_(t-1) - x_t) for j in r, w, k, v, a, g: the inputs of the following
     d = exp(-e^(-1/2) sigmoid(W_2 tanh(W_1 x^w) + b));  a = sigmoid(A_2 A_1 x^a + b);  g = G_2 sigmoid(G_1 x^g)
-    v = W_v x^v, in all but the first such layer moved to that one's by sigmoid(V_2 V_1 x^v + b)
+    v = W_v x^v, in all but the first such layer interpolated to the first one's v by sigmoid(V_2 V_1 x^v + b)
     k' = unit(k c) for each head with k = W_k x^k;  k" = k (1 + (a - 1) e)
     S_t = diag(d_t) S_(t-1) - (a_t k'_t) (k'_t^T S_(t-1)) + k"_t v_t^T
     y = W_out (g (group_norm(S^T r) + (r . u k") v)) with r = W_r x^r
 
-    Ranks and initial weights are those of the authors' training code (RWKV-LM, RWKV-v7/train_temp), but for W_out: it starts
-    there at zero, and here as every mixer's does. A null rank is that code's for d_model, in multiples of 32, at least 32.
-    What that code does beside it is not done here: twice the learning rate for the decay's b, no weight decay on low-rank
-    maps, and after it a channel mixing that also looks at the token before.
+    Peng et al. 2025. Ranks and initial weights are those of the authors' training code (RWKV-LM, RWKV-v7/train_temp), except
+    W_out: there it starts at zero, here like the output map of every mixer. A null rank is computed from d_model as in that
+    code, in multiples of 32, at least 32. Three things of that code are missing here: twice the learning rate for the
+    decay's b, no weight decay on low-rank maps, and a channel mixing after this layer that also reads the previous token.
 
     Args:
         decay_rank: Rank of W_2 W_1; null for about 2.5 sqrt(d_model).
-        rate_rank: Rank of A_2 A_1, the rate of learning in context; null likewise.
+        rate_rank: Rank of A_2 A_1, the rate of learning in context; null for about 2.5 sqrt(d_model).
         value_rank: Rank of V_2 V_1; null for about 1.7 sqrt(d_model).
         gate_rank: Rank of the gate; null for about 5 sqrt(d_model).
     """
@@ -89,7 +89,7 @@ class RWKV7(Attention):
         self.r, self.k, self.v = (nn.Linear(dims.d_model, width, bias=False) for _ in range(3))
         self.decay = LowRank(dims, decay_rank or _rank(2.5 * root), torch.tanh)
         self.rate = LowRank(dims, rate_rank or _rank(2.5 * root))
-        own_values = dims.occurrence == 0  # those that later layers mix in
+        own_values = dims.occurrence == 0  # later layers mix in the values of this one
         self.value = None if own_values else LowRank(dims, value_rank or _rank(1.7 * root))
         self.gate = LowRank(dims, gate_rank or _rank(5 * root), torch.sigmoid, bias=False)
         self.unlearn_scale = nn.Parameter(torch.empty(width))
@@ -102,7 +102,7 @@ class RWKV7(Attention):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """As in the authors' training code, but for the output map, which starts as every mixer's does."""
+        """As in the authors' training code, except the output map, which starts like that of every mixer."""
         width, d_model = self.r.weight.shape
         later = self.depth / max(self.n_layers - 1, 1)  # 0 in the first layer, 1 in the last
         places = torch.arange(d_model, device=self.mix.device) / d_model
@@ -111,7 +111,7 @@ class RWKV7(Attention):
         for layer, gain in ((self.r, 1.0), (self.k, 0.1), (self.v, 1.0)):
             nn.init.orthogonal_(layer.weight, gain=gain)
         for pair in (self.decay, self.rate, self.value, self.gate):
-            if pair is not None:  # the first map at zero: what the second reads is constant in the beginning
+            if pair is not None:  # with the first map at zero, the output of the pair starts constant
                 nn.init.zeros_(pair.down.weight)
                 nn.init.orthogonal_(pair.up.weight, gain=0.1 * max(1.0, math.sqrt(pair.up.in_features / width)))
         ramp = torch.linspace(0, 1, width, device=self.mix.device)
@@ -152,7 +152,7 @@ class RWKV7(Attention):
         return self.out((y * self.gate(for_g)).to(x.dtype))
 
     def shifted(self, x: Float[Tensor, "batch time d_model"], state: State | None) -> tuple[Tensor, ...]:
-        """Each token mixed with the one before it, in six proportions."""
+        """Each token mixed with the previous one, in six proportions."""
         last = torch.zeros_like(x[:, :1]) if state is None else state.tensors["last"].to(x.dtype)
         if state is not None:
             state.tensors["last"] = x[:, -1:].to(state.tensors["last"].dtype)
@@ -160,15 +160,15 @@ class RWKV7(Attention):
         return tuple(x + change * share for share in self.mix.to(x.dtype))
 
     def heads(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch heads time head_dim"]:
-        """The same width to each head."""
+        """Split into heads of equal width."""
         return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)
 
     def merged(self, x: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch time width"]:
-        """All heads side by side."""
+        """Concatenate all heads."""
         return x.transpose(1, 2).flatten(2)
 
     def normed(self, y: Float[Tensor, "batch heads time head_dim"]) -> Float[Tensor, "batch time width"]:
-        """Each head to mean 0 and variance 1, then gain and bias; eps is the published 64e-5 for heads of width 64."""
+        """Normalise each head to mean 0 and variance 1, then gain and bias; eps is 64e-5 for width 64, as published."""
         y = F.layer_norm(upcast(y), (self.head_dim,), eps=1e-5 * self.head_dim)
         return self.merged(y) * self.norm_weight + self.norm_bias
 

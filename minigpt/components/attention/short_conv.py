@@ -18,7 +18,7 @@ class ShortConvolution(Attention):
     """W_out (c * conv(b * z)) with b, c, z = split(W_in x): gated before and after (LFM2: arXiv:2511.23404).
 
     Args:
-        width: Tokens that the convolution sees, the token itself included.
+        width: Tokens in the convolution, the token itself included.
         bias: Biases in both maps and in the convolution.
     """
 

@@ -1,4 +1,4 @@
-"""What softmax attention variants share: the knobs that any of them takes, and the usual projections and cache."""
+"""Bases of the softmax attention variants: the parameters that all variants share, the usual projections and the cache."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from minigpt.kernels import attend, new_cache, remember
 
 
 class SoftmaxCore(Attention):
-    """The common knobs, and what follows the projections: values mixed, scores, gate, output map.
+    """The shared parameters, and the computation after the projections: value mixing, scores, gate, output map.
 
     Args:
         bias: Biases in the projections.
-        dropout: Rate on the attention weights, apart from the model's own dropout.
+        dropout: Rate on the attention weights, separate from the model's dropout.
         window: A token sees itself and window - 1 before it (Beltagy et al. 2020, arXiv:2004.05150); null for all.
         qk_norm: Norm on queries and keys (Henry et al. 2020, arXiv:2010.04245); null for none.
-        qk_norm_over: What it normalises: each head by itself (Qwen 3), or all heads together (OLMo 2: arXiv:2501.00656).
+        qk_norm_over: What it normalises: each head separately (Qwen 3), or all heads together (OLMo 2: arXiv:2501.00656).
         softcap: Scores are kept within +-softcap by a tanh (Gemma 2: arXiv:2408.00118); null for no cap.
-        sinks: A learned logit a head beside the scores, so that it may attend to nothing (gpt-oss: arXiv:2508.10925).
-        gate: Sigmoid gate from the input on the output, one a head or one an element (Qiu et al. 2025, arXiv:2505.06708).
+        sinks: A learned extra logit for each head, so that it may attend to nothing (gpt-oss: arXiv:2508.10925).
+        gate: Sigmoid gate of the input on the output, one per head or per element (Qiu et al. 2025, arXiv:2505.06708).
         value_residual: Values are mixed with those of the first such layer (ResFormer: Zhou et al. 2024, arXiv:2410.17897).
-        value_embedding: The token's row of a table of this layer's own is added to its values (modded-nanogpt 2024).
+        value_embedding: Each layer's own embedding of the token is added to its values (modded-nanogpt 2024).
     """
 
     uses = frozenset({"rotate", "bias"})
     value_kind: ClassVar[str] = "values"
-    """Layers mix in one another's values where these are of one kind, number and width."""
+    """Layers mix values only if their kind, number and width are equal."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class SoftmaxCore(Attention):
         self.biased = bias
 
     out: ResidualLinear
-    """Made by the variant with `output_map`, after its projections."""
+    """A variant sets it with `output_map`, after its projections."""
 
     def output_map(self, dims: Dims) -> ResidualLinear:
-        """From all heads' outputs to the residual stream."""
+        """A map from the outputs of all heads to the residual stream."""
         return ResidualLinear(dims.n_heads * dims.head_dim, dims.d_model, bias=self.biased)
 
     def normed(
         self, x: Float[Tensor, "batch heads time head_dim"], norm: nn.Module | None
     ) -> Float[Tensor, "batch heads time head_dim"]:
-        """Queries or keys through their norm, if there is one."""
+        """Normalise queries or keys, if there is a norm."""
         if norm is None:
             return x
         return norm(x) if self.norms_each_head else _heads(norm(x.transpose(1, 2).flatten(2)), x.shape[-1])
@@ -89,7 +89,7 @@ class SoftmaxCore(Attention):
     def mixed_values(
         self, v: Float[Tensor, "batch kv_heads time v_dim"], ctx: Context
     ) -> Float[Tensor, "batch kv_heads time v_dim"]:
-        """Values with what the value residual and the value embedding bring."""
+        """Add the value residual and the value embedding to the values."""
         if self.value_mix is not None:
             first = ctx.shared.setdefault(f"{self.value_heads} {self.value_kind} of {self.value_dim}", v)
             v = self.value_mix[0] * v + self.value_mix[1] * first
@@ -110,7 +110,7 @@ class SoftmaxCore(Attention):
         bias: Float[Tensor, "batch heads time source"] | None = None,
         scale: float | None = None,
     ) -> Float[Tensor, "batch time heads v_dim"]:
-        """`kernels.attend` with this layer's knobs; `bias` is added to the position's own."""
+        """`kernels.attend` with this layer's parameters; `bias` is added to the position's bias."""
         of_position = ctx.position.bias(ctx.positions, k_positions)
         both = bias if of_position is None else of_position if bias is None else bias + of_position
         return attend(
@@ -130,7 +130,7 @@ class SoftmaxCore(Attention):
     def finish(
         self, mixed: Float[Tensor, "batch time out_heads out_dim"], x: Float[Tensor, "batch time d_model"]
     ) -> Float[Tensor, "batch time d_model"]:
-        """Gate each head's output, and map all of them to the residual stream."""
+        """Gate the output of each head, and map all of them to the residual stream."""
         if self.gate is not None:
             mixed = mixed * self.gate(x).sigmoid().view(*mixed.shape[:3], -1)
         return self.out(mixed.flatten(2))
@@ -152,7 +152,7 @@ class SoftmaxAttention(SoftmaxCore):
         self.out = self.output_map(dims)
 
     def queries_keys_values(self, x: Float[Tensor, "batch time d_model"], ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Heads of queries, keys (normed and rotated) and values (mixed): [B, heads, T, width] each."""
+        """Queries, keys (both normalised and rotated) and values (mixed): [B, heads, T, width] each."""
         q, k, v = self.qkv(x).split(
             [heads * self.head_dim for heads in (self.n_heads, self.n_kv_heads, self.n_kv_heads)], -1
         )
@@ -173,7 +173,7 @@ class SoftmaxAttention(SoftmaxCore):
         return new_cache(batch, shapes, capacity, self.window, device, dtype)
 
     def also_remembered(self) -> list[tuple[int, int]]:
-        """Heads and width of what a variant remembers beside keys and values."""
+        """Heads and width of the tensors that a variant caches in addition to keys and values."""
         return []
 
 

@@ -1,1 +1,1 @@
-"""How norms, residuals and sub-layers make a layer."""
+"""Blocks: how norms, residuals and sub-layers make a layer."""

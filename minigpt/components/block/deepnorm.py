@@ -14,9 +14,9 @@ from minigpt.registry import register
 class DeepNormBlock(Block):
     """norm(a x + attention(x)), then norm(a x + ffn(x)), a = (2N)^(1/4) for N layers (Wang et al. 2022, arXiv:2203.00555).
 
-    Initial weights are Xavier-normal with the gain b = (8N)^(-1/4): all matrices of the feed-forward, and what attention
-    writes with (ResidualLinear). The paper draws the value projection so too, and q and k with gain 1; a mixer does not say
-    which of its maps makes values, so these keep the model-wide 0.02, which is near b / sqrt(d_model) for a small GPT.
+    Initial weights are Xavier-normal with gain b = (8N)^(-1/4): all matrices of the feed-forward, and the output map of
+    attention (ResidualLinear). The paper does the same for the value projection, and uses gain 1 for q and k. A mixer does
+    not declare which of its maps computes values. So these maps keep the model-wide 0.02, near b / sqrt(d_model) here.
     """
 
     final_norm = False
@@ -32,10 +32,10 @@ class DeepNormBlock(Block):
         self.dropout = Dropout(dims.dropout)
 
     def init_weights(self) -> None:
-        """The gain, in place of the model-wide deviation."""
+        """Initialise with this gain instead of the model-wide deviation."""
         outputs = [module.weight for module in self.attention.modules() if isinstance(module, ResidualLinear)]
         for weight in [*outputs, *_matrices(self.ffn)]:
-            fan_out, fan_in = weight.shape[-2:]  # more axes are a stack of matrices
+            fan_out, fan_in = weight.shape[-2:]  # tensors with more axes are stacks of matrices
             nn.init.normal_(weight, std=self.init_gain * (2 / (fan_in + fan_out)) ** 0.5)
 
     def forward(
@@ -47,7 +47,7 @@ class DeepNormBlock(Block):
 
 
 def _matrices(part: nn.Module) -> list[nn.Parameter]:
-    """Its linear maps, single or stacked; no tables of embeddings, no vectors, nothing that is declared elementwise."""
+    """Linear maps, single or stacked: no embedding tables, no vectors, no parameters declared elementwise."""
     found = []
     for module in part.modules():
         elementwise = module.elementwise if isinstance(module, Component) else frozenset()

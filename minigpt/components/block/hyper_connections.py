@@ -17,17 +17,17 @@ from minigpt.registry import register
 
 
 class HyperConnection(Component):
-    """How one sub-layer reads from and writes to n streams H [n, D]: H <- A_r^T H + B^T sublayer(A_m^T H).
+    """Reads a sub-layer's input from n streams H [n, D] and writes its output: H <- A_r^T H + B^T sublayer(A_m^T H).
 
-    Dynamic connections depend on the token: A_m = s tanh(W_m norm(H)) + static A_m, likewise A_r with the same s, and B with
-    one of its own; the W are zero at first and the s small.
+    Dynamic connections depend on the token: A_m = s tanh(W_m norm(H)) + static A_m. A_r has the same form and the same s, B
+    the same form with its own s. Each W starts at zero and each s small.
     """
 
     elementwise = frozenset({"read", "write"})  # the static part has no weight decay in the paper
 
     def __init__(self, dims: Dims, layer: Layer, n_streams: int, place: int, dynamic: bool):
         super().__init__()
-        # Columns A_m, A_r. At first sub-layer number k reads stream k mod n, adds to all, and nothing else is mixed.
+        # Columns A_m, A_r. At first sub-layer k reads stream k mod n and adds to all; streams do not mix otherwise.
         identity = torch.eye(n_streams)
         self.read = nn.Parameter(torch.cat((identity[:, place % n_streams, None], identity), 1))
         self.write = nn.Parameter(torch.ones(n_streams))
@@ -56,13 +56,14 @@ class HyperConnection(Component):
 
 @register("block", "hyper_connections")
 class HyperConnectionsBlock(Block):
-    """Pre-norm sub-layers between n residual streams, how they mix being trained (Zhu et al. 2024, arXiv:2409.19606).
+    """Pre-norm sub-layers with trained connections between n residual streams (Zhu et al. 2024, arXiv:2409.19606).
 
-        H <- A_r^T H + B^T attention(norm(A_m^T H)), then the same with ffn, each with connections of its own
+        H <- A_r^T H + B^T attention(norm(A_m^T H)), then the same with ffn, each with its own connections
 
-    The streams start as n copies of the plain one, and their mean goes on: the paper's sum, which the norm after the last
-    block brings to the same, would grow n-fold at every border with another block. At first all stay alike, and each is what
-    pre_norm would make of it. The paper also widens the initial output maps by sqrt(n); here they start as everywhere.
+    The streams start as n copies of the plain stream, and end as their mean. The paper uses their sum, which the norm after
+    the last block scales to the same result; but it would grow n-fold at every border with another block. At first all
+    streams are equal, and each equals that of pre_norm. The paper also scales the initial output maps by sqrt(n); here they
+    start as in other blocks.
 
     Args:
         n_streams: Number n of streams (the paper's expansion rate).

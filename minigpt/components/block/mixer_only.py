@@ -1,4 +1,4 @@
-"""No feed-forward at all."""
+"""A block without a feed-forward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minigpt.registry import register
 class MixerOnlyBlock(Block):
     """x + attention(norm(x)), and nothing else: attention-only models (Elhage et al. 2021), stacks of Mamba-2.
 
-    It has no feed-forward, whatever the model chooses for one.
+    It has no feed-forward, even if the model chooses one.
     """
 
     def __init__(self, dims: Dims, layer: Layer):

@@ -1,4 +1,4 @@
-"""The residual stream on a sphere."""
+"""Normalised transformer: the residual stream on a sphere."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from minigpt.registry import register
 
 @register("block", "ngpt")
 class NGPTBlock(Block):
-    """Each sub-layer proposes a point on the sphere, and the stream takes a step towards it (Loshchilov et al. 2024).
+    """Each sub-layer proposes a point on a sphere, and the stream takes a step towards it (Loshchilov et al. 2024).
 
-        x <- unit(x + a * (unit(attention(x)) - x)), then with ffn and a step a' of its own; unit(z) = z sqrt(D) / |z|
+        x <- unit(x + a * (unit(attention(x)) - x)), then with ffn and its own step a';  unit(z) = z sqrt(D) / |z|
 
-    arXiv:2410.01131, with the radius sqrt(D) where the paper has 1: a sub-layer reads what a norm would give it, and the
-    paper's factor sqrt(D) on the gate of its MLP is there already. What is stored of a is a / (a_0 sqrt(D)), so that an
-    optimizer moves it at the paper's pace; its sign does not count. Rows of the linear maps that read the stream, and
-    columns of those that write to it, are brought back to length 1 after every update; stacked expert weights (moe) are not.
+    arXiv:2410.01131, with radius sqrt(D) instead of 1: so a sub-layer reads the same input as after a norm, and the paper's
+    factor sqrt(D) on the gate of its MLP is included. The parameter stores a / (a_0 sqrt(D)), so that an optimizer changes
+    a at the paper's pace; its sign does not matter. After every update, rows of the linear maps that read the stream and
+    columns of the maps that write to it are normalised to length 1; stacked expert weights (moe) are not.
 
-    The paper's model is this block with attention {"bias": false, "qk_norm": "rmsnorm"} (the gains are s_qk; the product of
-    two heads of root mean square 1 over sqrt(K) is sqrt(K) times their cosine), ffn {"name": "glu", "gain": true}, position
-    rope, unit_embeddings, tied_head false, no dropout, no weight decay and no warm-up. Two things differ: a gain of q and k
-    acts before the rotation, is shared by the heads, and moves at a gain's pace rather than sqrt(D) times as fast.
+    The paper's model is this block with attention {"bias": false, "qk_norm": "rmsnorm"}, ffn {"name": "glu", "gain": true},
+    position rope, unit_embeddings, tied_head false, no dropout, no weight decay and no warm-up. The gains of qk_norm are
+    s_qk; the product of two heads of root mean square 1 over sqrt(K) is sqrt(K) times their cosine. Two things differ: a
+    gain of q and k acts before the rotation and is shared by the heads, and it moves at a gain's pace, not sqrt(D) as fast.
 
     Args:
         step_size: Initial a_0 of every channel (the paper's 0.05, or about 1/n_layers).
@@ -41,7 +41,7 @@ class NGPTBlock(Block):
     def __init__(self, dims: Dims, layer: Layer, *, step_size: Annotated[float, Field(gt=0)] = 0.05):
         super().__init__()
         self.d_model = dims.d_model
-        self.stored_unit = step_size * dims.d_model**0.5  # a for a stored value of 1
+        self.stored_unit = step_size * dims.d_model**0.5  # the value of a for a stored value of 1
         self.attention = layer.attention.build(dims)
         self.attention_step = nn.Parameter(torch.full((dims.d_model,), dims.d_model**-0.5))
         self.ffn = layer.ffn.build(dims)
@@ -67,12 +67,12 @@ class NGPTBlock(Block):
         return _unit(x + stored.abs() * self.stored_unit * (target - x))
 
     def after_step(self) -> None:
-        """Vectors of d_model numbers in the weights go back to length 1."""
+        """Normalise weight vectors with d_model numbers to length 1."""
         for weight, axis in self._on_the_sphere():
             weight.copy_(F.normalize(weight, dim=axis))
 
     def _on_the_sphere(self) -> Iterator[tuple[Tensor, int]]:
-        """The constrained weights, each with the axis that is d_model long."""
+        """The constrained weights, each with the axis of length d_model."""
         for part in (self.attention, self.ffn):
             for module in part.modules():
                 if isinstance(module, ResidualLinear) and module.out_features == self.d_model:
@@ -82,5 +82,5 @@ class NGPTBlock(Block):
 
 
 def _unit(x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time d_model"]:
-    """The vector of length sqrt(d_model) in the same direction; near zero, where there is none, it stays small."""
+    """The vector of length sqrt(d_model) in the same direction; a vector near zero has no direction and stays small."""
     return rms_norm(x, eps=1e-8)  # rows of unit_embeddings have a mean square of only 1/D

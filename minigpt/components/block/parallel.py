@@ -15,7 +15,7 @@ class ParallelBlock(Block):
     """x + attention(norm(x)) + ffn(norm(x)): both read the same input (GPT-J; PaLM: arXiv:2204.02311).
 
     Args:
-        shared_norm: One norm for both sub-layers (GPT-J, PaLM); false gives each its own (GPT-NeoX, arXiv:2204.06745).
+        shared_norm: One norm for both sub-layers (GPT-J, PaLM); false for one each (GPT-NeoX, arXiv:2204.06745).
     """
 
     def __init__(self, dims: Dims, layer: Layer, *, shared_norm: bool = True):

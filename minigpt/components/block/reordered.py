@@ -12,7 +12,7 @@ from minigpt.registry import register
 
 @register("block", "reordered")
 class ReorderedNormBlock(Block):
-    """x + norm(attention(x)), then x + norm(ffn(x)): only what is added is normalised (OLMo 2: arXiv:2501.00656)."""
+    """x + norm(attention(x)), then x + norm(ffn(x)): norms only on outputs of sub-layers (OLMo 2: arXiv:2501.00656)."""
 
     def __init__(self, dims: Dims, layer: Layer):
         super().__init__()

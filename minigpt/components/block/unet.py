@@ -16,10 +16,11 @@ from minigpt.registry import register
 
 @register("block", "unet")
 class UNetBlock(PreNormBlock):
-    """Pre-norm; layer i of the second half first adds w times what layer N-1-i gave: x_i + w x_(N-1-i), innermost first.
+    """Pre-norm; layer i of the second half first adds w times the output of layer N-1-i: x_i + w x_(N-1-i).
 
-    Long skips in a transformer are U-ViT's (Bao et al. 2022, arXiv:2209.12152), which concatenates; a trained number w for
-    each is modded-nanogpt's (Jordan et al. 2024). With an odd number of layers the middle one has no partner.
+    The innermost pair comes first. Long skips in a transformer are from U-ViT (Bao et al. 2022, arXiv:2209.12152), which
+    concatenates; one trained number w for each skip is from modded-nanogpt (Jordan et al. 2024). With an odd number of
+    layers the middle one has no partner.
 
     Args:
         weight: Initial w.
@@ -34,5 +35,5 @@ class UNetBlock(PreNormBlock):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         if self.skip_weight is not None:
-            x = x + self.skip_weight * ctx.outputs[self.partner + 1]  # the first is what entered layer 0
+            x = x + self.skip_weight * ctx.outputs[self.partner + 1]  # outputs[0] is the input of layer 0
         return super().forward(x, ctx, state)

@@ -1,4 +1,4 @@
-"""The bytes of a file, unpacked where they are packed, and never more of them than fit."""
+"""The bytes of a file, decompressed if necessary, and at most as many as memory allows."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from minigpt.system.memory import size
 
 _STEP = 1 << 20
 _ANY_GROWTH, _MOST_GROWTH = 1 << 26, 500
-"""A packed file may grow to so many bytes, and beyond them by that factor: text takes a few per cent at least."""
+"""A compressed file may grow to this many bytes, and beyond them by this factor: text compresses to a few per cent."""
 
 
 def read_unpacked(file: Path, most: int) -> bytes:
-    """The content of a file, decompressed if it is gzip, bzip2, xz or zstd by its first bytes.
+    """The content of a file, decompressed if its first bytes are those of gzip, bzip2, xz or zstd.
 
     Args:
         file: An ordinary file.
-        most: Bytes that there is room for.
+        most: The largest number of bytes.
 
     Raises:
-        DataError: It cannot be read, or is damaged.
-        TooLargeError: There are more bytes; no more than `most` were read.
+        DataError: The file cannot be read, or is damaged.
+        TooLargeError: The content is larger than `most`; no more than `most` bytes were read.
     """
     try:
         with open(file, "rb", opener=_without_waiting) as packed:
             status = os.fstat(packed.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"{file} is no ordinary file")
+                raise DataError(f"{file} is not an ordinary file")
             packing = _packing(packed.read(10), file)
             packed.seek(0)
             if packing is None:
                 return _read(packed, most, f"{file} has more than {size(most)}, and there is no memory for more")
             factor = max(_ANY_GROWTH, _MOST_GROWTH * status.st_size)
-            what = f"{file} is {size(status.st_size)} packed and more than {size(min(most, factor))} unpacked"
+            what = f"{file} is {size(status.st_size)} compressed and more than {size(min(most, factor))} decompressed"
             reason = "there is no memory for more" if most < factor else "text does not grow like that"
             try:
                 with packing.open(packed) as content:
                     return _read(content, min(most, factor), f"{what}: {reason}")
             except packing.errors as error:
                 raise DataError(f"{file} is damaged: {error}") from error
-    except OSError as error:  # some errors of packing are of this type, without a strerror
+    except OSError as error:  # some decompression errors are of this type, without a strerror
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
@@ -65,16 +65,16 @@ def _read(content: BufferedIOBase, most: int, refusal: str) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe that took the file's place would wait for a writer
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe in the file's place would wait for a writer
 
 
 @dataclass(frozen=True)
 class _Packing:
-    """A way of packing.
+    """A compression format.
 
     Attributes:
-        open: Gives what is unpacked, for a packed file.
-        errors: What damage raises, beside OSError.
+        open: Opens a compressed file for reading its decompressed content.
+        errors: Exceptions that damage raises, in addition to OSError.
     """
 
     open: Callable[[BufferedReader], BufferedIOBase]
@@ -98,5 +98,5 @@ def _zstd(file: Path) -> _Packing:
         else:
             from backports import zstd
     except ImportError as error:
-        raise DataError(f"{file} is packed with zstd: pip install 'minigpt-lab[corpora]', or unpack it first") from error
+        raise DataError(f"{file} is a zstd file: pip install 'minigpt-lab[corpora]', or decompress it first") from error
     return _Packing(lambda packed: zstd.ZstdFile(packed), (EOFError, zstd.ZstdError))

@@ -1,4 +1,4 @@
-"""Which files a path stands for: a file itself, or those below a folder, each real folder once and in sorted order."""
+"""The files that a path stands for: a file, or the files below a folder, each real folder once and in sorted order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from minigpt.errors import DataError, count
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Endings that say how a file is compressed; the ending before them says what it is."""
+"""Endings of compressed files; the ending before them is the type of the content."""
 
 Identity = tuple[int, int]
-"""Device and inode: what a file or folder is, whatever names lead to it."""
+"""Device and inode, which identify a file or folder under all of its names."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Found:
     """A file to read.
 
     Attributes:
-        path: Where it was found.
-        identity: What it is.
-        size: Its bytes, as the system has them.
-        named: Whether it was named itself, and not found in a folder.
+        path: Its path.
+        identity: Its device and inode.
+        size: Its size in bytes.
+        named: Whether the experiment names the file itself, not only its folder.
     """
 
     path: Path
@@ -37,12 +37,12 @@ class Found:
 
 @dataclass
 class Search:
-    """Looks for the files of one parameter.
+    """A search for the files of one parameter.
 
     Attributes:
-        parameter: Such as `data.paths`, for messages.
-        suffixes: Endings of the files to take from folders, in small letters.
-        skipped: What was not taken, by kind, and how often.
+        parameter: Name for messages, such as `data.paths`.
+        suffixes: Endings of the files to take from folders, in lower case.
+        skipped: Number of files skipped, by kind.
     """
 
     parameter: str
@@ -53,7 +53,7 @@ class Search:
         """The files that a path stands for.
 
         Raises:
-            DataError: There are none, or a folder cannot be read.
+            DataError: There are no files, or a folder cannot be read.
         """
         place = Path(path)
         status = _status(place)
@@ -62,7 +62,7 @@ class Search:
         if stat.S_ISREG(status.st_mode):
             return [_found(place, status, named=True)]
         if not stat.S_ISDIR(status.st_mode):
-            raise DataError(f"{self.parameter}: {place} is no ordinary file")
+            raise DataError(f"{self.parameter}: {place} is not an ordinary file")
         files = [_found(file, status, named=False) for file, status in self._walk(place)]
         if not files:
             endings = ", ".join(self.suffixes)
@@ -70,7 +70,7 @@ class Search:
         return files
 
     def notes(self) -> Iterator[str]:
-        """What was skipped, in a line."""
+        """A line about skipped files, if any."""
         if self.skipped:
             yield f"{self.parameter}: {self._counted()}"
 
@@ -82,9 +82,9 @@ class Search:
         return f"{count(self.skipped.total(), 'file')} skipped: " + ", ".join(f"{number:,} {kind}" for kind, number in kinds)
 
     def _walk(self, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-        """Files with the right endings; no hidden ones, and none of run folders: a run must not read its own samples."""
+        """Files with the right endings, except hidden files and run folders: a run must not read its own samples."""
         real = Path(os.path.realpath(folder))
-        visited = {_identity(os.stat(above)) for above in real.parents}  # a link upwards would read what nobody named
+        visited = {_identity(os.stat(above)) for above in real.parents}  # a link upwards would add files nobody asked for
         pending = [folder]
         while pending:
             place = pending.pop()
@@ -98,7 +98,7 @@ class Search:
                 visited.add(_identity(status))
                 pending += reversed(self._entries(place))
             elif not stat.S_ISREG(status.st_mode):
-                self.skipped["no ordinary file"] += 1
+                self.skipped["not an ordinary file"] += 1
             elif (kind := ending(place)) in self.suffixes:
                 yield place, status
             else:
@@ -120,7 +120,7 @@ class Search:
 
 
 def ending(file: Path) -> str:
-    """What a file is by its name, in small letters: `.txt` for `A.TXT` and for `a.txt.gz`."""
+    """The ending that shows a file's type, in lower case: `.txt` for `A.TXT` and for `a.txt.gz`."""
     name = file.name.lower()
     packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     return Path(name.removesuffix(packed)).suffix or packed
@@ -135,7 +135,7 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def _status(place: Path) -> os.stat_result | None:
-    """Of what a path leads to; None where it leads nowhere."""
+    """Status of the target of a path; None if there is none."""
     try:
         return os.stat(place)
     except (OSError, ValueError):  # ValueError: a NUL in the path

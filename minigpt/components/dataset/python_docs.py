@@ -1,4 +1,4 @@
-"""The documentation that every Python carries: a corpus without a download."""
+"""The documentation inside every Python installation: a corpus without a download."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from minigpt.registry import register
 
 @register("dataset", "python-docs")
 class PythonDocs(Dataset):
-    """Python's language reference and its library's docstrings: a megabyte of English and code, no network.
+    """Python's language reference and the standard library's docstrings: 1 MB of English and code, no network.
 
-    The text differs a little between Python versions; the run's provenance records its fingerprint.
+    The text differs slightly between Python versions; the run's provenance records its fingerprint.
 
     Args:
-        val_fraction: The share of the documents kept for validation.
+        val_fraction: Share of the documents for validation.
     """
 
     def __init__(self, *, val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1):
@@ -32,7 +32,7 @@ class PythonDocs(Dataset):
 
     def load(self) -> Splits:
         documents = _topics() + _docstrings()
-        # By hash: a fixed order in which the reference and the docstrings are mixed, so that both splits are alike.
+        # Sorted by hash: a fixed order that mixes the reference and the docstrings, so that both splits are alike.
         documents.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
         return Splits.of_text("\n\n".join(documents), self.val_fraction)
 

@@ -1,4 +1,4 @@
-"""Text files of the user's own."""
+"""The user's own text files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from minigpt.components.dataset.compressed import read_unpacked
 from minigpt.components.dataset.encodings import check_encoding, decode
 from minigpt.components.dataset.folders import Found, Identity, Search
-from minigpt.components.dataset.overlap import text_overlap
+from minigpt.components.dataset.overlap import NEARLY_ALL, text_overlap
 from minigpt.contracts import Dataset, Splits
 from minigpt.errors import DataError
 from minigpt.registry import register
@@ -21,27 +21,25 @@ from minigpt.registry.paths import UserPath
 from minigpt.system.memory import available_memory, refuse_if_too_large
 
 _MEMORY = 3
-"""Bytes of memory for a byte of text while it is read: as bytes, as text, and joined with the others."""
-
-_NEARLY_ALL = 0.9
+"""Bytes of memory for each byte of text while it is read: as bytes, as text, and joined with other texts."""
 
 
 @register("dataset", "text")
 class TextFiles(Dataset):
-    """Your own files: each path a file, or a folder that is searched for files of the given endings, in sorted order.
+    """Your own files: each path is a file, or a folder that is searched for files with the given endings, in sorted order.
 
-    A file is read once, whatever names or copies it has, and what is validation text is left out of training; what was
-    skipped or left out is reported. Files packed with gzip, bzip2, xz or zstd are unpacked.
+    A file is read once, even if it has several names or copies. Validation text is left out of training. Skipped files and
+    left out text are reported. Files compressed with gzip, bzip2, xz or zstd are decompressed.
 
     Args:
         paths: Files and folders, relative to the experiment file that names them.
-        suffixes: Endings of the files to take from folders, in capitals too and with .gz, .bz2, .xz or .zst after them.
-        val_path: A file or folder for validation; null takes the last part of the text.
-        val_fraction: That last part, where val_path is null.
-        encoding: What the files are in, such as utf-8, latin-1, utf-16 or gbk. With utf-8, a file with the mark of UTF-16
-            or UTF-32 is read as that.
-        errors: What to do with bytes that are not in that encoding: strict refuses, replace puts U+FFFD. A file of which
-            more than 1 % is U+FFFD, NULs and control characters is refused as well; any takes it, and replaces.
+        suffixes: Endings of the files to take from folders. Upper case and a further .gz, .bz2, .xz or .zst also match.
+        val_path: A file or folder for validation; null to use the last part of the text.
+        val_fraction: Share of this last part, if val_path is null.
+        encoding: Encoding of the files, such as utf-8, latin-1, utf-16 or gbk. With utf-8, a file with the byte order mark
+            of UTF-16 or UTF-32 is read in that encoding.
+        errors: How to treat bytes that are not in that encoding: strict refuses, replace puts U+FFFD. Both refuse a file of
+            which more than 1 % is U+FFFD, NULs and control characters; any accepts it, and replaces.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class TextFiles(Dataset):
         train = _Texts(self, val.room, kept_out=val)
         train.read(found)
         if not train.texts:
-            raise DataError("data.paths: every file of it is validation text (data.val_path); name others for training")
+            raise DataError("data.paths: every file is validation text (data.val_path); add other files for training")
         notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())
         if self.val_path is None:
             return replace(Splits.of_text("\n".join(train.texts), self.val_fraction), notes=notes)
@@ -80,13 +78,13 @@ class TextFiles(Dataset):
         return splits
 
     def _refuse_copies(self, splits: Splits) -> None:
-        """Refuse training text that has the validation text inside it."""
+        """Refuse training text that contains the validation text."""
         assert isinstance(splits.train, str)
         assert isinstance(splits.val, str)
         shared = text_overlap(splits.train, splits.val).shared
-        if shared >= _NEARLY_ALL:
+        if shared >= NEARLY_ALL:
             raise DataError(
-                f"data.val_path: {shared:.0%} of the validation text is in the training text too, inside of other files; "
+                f"data.val_path: {shared:.0%} of the validation text is in the training text too, inside other files; "
                 "take it out of data.paths"
             )
 
@@ -96,10 +94,10 @@ class _Texts:
     """The texts of one split, each content once.
 
     Attributes:
-        dataset: Says how they are read.
+        dataset: Its parameters say how files are read.
         room: Bytes that may still be read.
-        kept_out: What is left out: texts of the other split.
-        texts: In the order of reading.
+        kept_out: Texts of the other split, which are left out.
+        texts: Contents in the order of reading.
     """
 
     dataset: TextFiles
@@ -112,7 +110,7 @@ class _Texts:
     _left_out: list[str] = field(default_factory=list)
 
     def read(self, files: Iterable[Found]) -> None:
-        """Read files, but for those that are the same as others, by their names or by their content."""
+        """Read files, and skip those with the name or content of a file that was read or belongs to the other split."""
         for file in files:
             if self.kept_out and self._is_kept_out(self.kept_out._files, file.identity, file):
                 continue
@@ -120,7 +118,7 @@ class _Texts:
                 continue
             raw = read_unpacked(file.path, self.room)
             text = decode(raw, self.dataset.encoding, self.dataset.errors, file.path)
-            lines = text.replace("\r\n", "\n").replace("\r", "\n")  # a copy with other line ends is a copy
+            lines = text.replace("\r\n", "\n").replace("\r", "\n")  # other line ends do not make another text
             content = hashlib.sha256(lines.encode("utf-8", "surrogatepass")).digest()
             if text and self.kept_out and self._is_kept_out(self.kept_out._contents, content, file):
                 continue
@@ -144,7 +142,7 @@ class _Texts:
         return key in others
 
     def notes(self) -> Iterator[str]:
-        """What was not read, in lines."""
+        """Lines about files that were not read."""
         if self._left_out:
             yield f"left out of training because it is validation text: {_some([*dict.fromkeys(self._left_out)])}"
         if self._repeated:
@@ -155,5 +153,5 @@ _Key = TypeVar("_Key")
 
 
 def _some(items: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
+    """The first three items, and the number of further items."""
     return ", ".join(items[:3]) + (f", and {len(items) - 3:,} more" if len(items) > 3 else "")

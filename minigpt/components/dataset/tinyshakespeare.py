@@ -1,4 +1,4 @@
-"""TinyShakespeare, the corpus of the documented result."""
+"""TinyShakespeare, the corpus of the documented run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TinyShakespeare(Dataset):
     """40,000 lines of Shakespeare's plays in one file of 1.1 MB, 65 different characters (Karpathy 2015, char-rnn).
 
     Args:
-        val_fraction: The last part of the file, kept for validation.
+        val_fraction: Share of the file for validation, at its end.
     """
 
     remote = cache.RemoteFile(
@@ -32,7 +32,7 @@ class TinyShakespeare(Dataset):
     def load(self) -> Splits:
         content = cache.read(
             self.remote,
-            "off line, add a copy you have: minigpt data add tinyshakespeare FILE; or start with "
+            "without a network, add a copy you have: minigpt data add tinyshakespeare FILE; or start with "
             "experiments/quickstart.json, which needs no download",
         )
         return Splits.of_text(content.decode("ascii"), self.val_fraction)

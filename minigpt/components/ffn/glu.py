@@ -33,14 +33,14 @@ GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @register("ffn", "glu")
 class GatedLinearUnit(FeedForward):
-    """W_out (f(W_gate x) * W_in x): one half gates the other (Shazeer 2020, arXiv:2002.05202).
+    """W_out (f(W_gate x) * W_in x): one projection gates the other (Shazeer 2020, arXiv:2002.05202).
 
     Args:
         variant: f: swiglu (SiLU), geglu (GELU; geglu_tanh approximates it, as in Gemma 2: arXiv:2408.00118) or reglu (ReLU);
-            swiglu_clamped is g sigmoid(1.702 g) * (v + 1), g being at most 7 and v within +-7 (gpt-oss: arXiv:2508.10925).
-        expansion: Hidden width as a multiple of d_model; 8/3 has the parameters of an mlp with 4.
+            swiglu_clamped is g sigmoid(1.702 g) * (v + 1) with g at most 7 and v within +-7 (gpt-oss: arXiv:2508.10925).
+        expansion: Hidden width as a multiple of d_model; with 8/3 it has the parameters of an mlp with 4.
         bias: Biases in all three maps.
-        gain: A trained factor, 1 at first, on each coordinate of W_gate x and W_in x (s_v and s_u of nGPT:
+        gain: A trained factor, initially 1, on each coordinate of W_gate x and W_in x (s_v and s_u of nGPT:
             arXiv:2410.01131).
     """
 

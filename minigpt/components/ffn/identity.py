@@ -1,4 +1,4 @@
-"""No transformation at all."""
+"""A feed-forward that returns its input."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from minigpt.registry import register
 class Identity(FeedForward):
     """f(x) = x: a feed-forward sub-layer without weights.
 
-    What stays is what the block makes of it. With post_norm, deepnorm and ngpt the sub-layer drops out, up to one more norm:
-    norm(x + x) = norm(x). With pre_norm x + norm(x) remains: no channel is mixed with another, and the stream is lengthened
-    by its own direction. For layers without this sub-layer there is the block `mixer_only`.
+    The result depends on the block. With post_norm, deepnorm and ngpt the sub-layer has no effect, up to one more norm:
+    norm(x + x) = norm(x). With pre_norm x + norm(x) remains: channels do not mix, and the stream grows in its own direction.
+    The block `mixer_only` removes the sub-layer.
     """
 
     def __init__(self, dims: Dims):

@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @register("ffn", "mlp")
 class MLP(FeedForward):
-    """W_out f(W_in x): each position by itself (Vaswani et al. 2017, arXiv:1706.03762).
+    """W_out f(W_in x), for each position separately (Vaswani et al. 2017, arXiv:1706.03762).
 
     Args:
         expansion: Hidden width as a multiple of d_model.

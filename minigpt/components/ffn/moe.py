@@ -25,8 +25,8 @@ class MixtureOfExperts(FeedForward):
 
         s = softmax(W_r x);  y = scale * sum over the top k of s_i / (sum of the top k) * expert_i(x)  [+ shared(x)]
 
-    An expert is a small glu or mlp. No expert has a capacity and no token is dropped: whether one found room would depend on
-    other tokens, later ones and those of other sequences, and decoding could not repeat it.
+    An expert is a small glu or mlp. Experts have no capacity and no token is dropped: a limited capacity would make a
+    token's output depend on other tokens, even later ones and other sequences, and decoding could not repeat this.
 
     The defaults route as Mixtral does (arXiv:2401.04088); a softmax over the top k logits alone is the same. DeepSeek-V3
     (arXiv:2412.19437) has scores sigmoid, balance bias, shared experts, n_group 8 and topk_group 4; gpt-oss
@@ -34,22 +34,22 @@ class MixtureOfExperts(FeedForward):
 
     Args:
         n_experts: Experts to choose from.
-        top_k: How many of them each token is sent to.
-        n_group: Groups of equal size that the experts form, in their order; 1 for no groups. A token is sent to experts of
-            its best groups only. A group is as good as the sum of its two best scores, the bias for choosing included (the
+        top_k: Number of experts for each token.
+        n_group: Number of groups of equal size, made of consecutive experts; 1 for no groups. A token is sent only to
+            experts of its best groups. A group's score is the sum of its two best scores, including the balance bias (the
             node-limited routing of DeepSeek-V3, section 2.1.2).
-        topk_group: How many groups are a token's best; 1 where there is one group.
-        n_shared: Experts that every token is sent to, beside the chosen ones (DeepSeekMoE: arXiv:2401.06066).
-        variant: What an expert is: a variant of glu or an activation of mlp.
+        topk_group: How many groups a token may use; 1 if there is one group.
+        n_shared: Experts that every token uses, in addition to the chosen ones (DeepSeekMoE: arXiv:2401.06066).
+        variant: The kind of expert: a variant of glu or an activation of mlp.
         expansion: Hidden width of one expert as a multiple of d_model; 4/3 with top_k 2 computes as much as one glu.
         bias: Biases in the router and the experts.
         scores: How the router's logits become scores: softmax over all experts, or a sigmoid of each.
-        normalise: The chosen experts' scores are divided by their sum.
-        scale: Factor on what the chosen experts add.
-        balance: What keeps the experts evenly used. loss: n sum_i f_i P_i joins the training loss, f_i being the share of
-            choices and P_i the mean share of scores that expert i gets; 1 when even (Switch; GShard: arXiv:2006.16668).
-            bias: added to the scores for choosing only, and after each update raised for experts that got less than the
-            mean and lowered for the others (Wang et al. 2024, arXiv:2408.15664). none: nothing.
+        normalise: Whether the scores of the chosen experts are divided by their sum.
+        scale: Factor on the sum of the chosen experts' outputs.
+        balance: How the load of the experts is kept even. loss: adds n sum_i f_i P_i to the training loss, where f_i is the
+            share of choices and P_i the mean share of scores of expert i; 1 when even (Switch; GShard: arXiv:2006.16668).
+            bias: is added to the scores only for choosing; each update raises it for experts with less than the mean load
+            and lowers it for the others (Wang et al. 2024, arXiv:2408.15664). none: no balancing.
         balance_rate: Weight of the loss (Switch: 0.01), or step of the bias (DeepSeek-V3: 0.001).
     """
 
@@ -83,7 +83,7 @@ class MixtureOfExperts(FeedForward):
             raise ValueError(f'top_k {top_k} chooses all n_experts: there is nothing to balance; set balance to "none"')
         if top_k == 1 and normalise:
             raise ValueError(
-                "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"
+                "with top_k 1 a normalised score is always 1, and the router gets no gradient; set normalise to false"
             )
         _check_groups(n_experts, top_k, n_group, topk_group)
         self.n_layers, self.top_k, self.scores, self.normalise, self.scale = dims.n_layers, top_k, scores, normalise, scale
@@ -97,15 +97,15 @@ class MixtureOfExperts(FeedForward):
         self.into_bias = nn.Parameter(torch.zeros(n_experts, wide)) if bias else None
         self.out = nn.Parameter(torch.zeros(n_experts, dims.d_model, hidden))
         self.out_bias = nn.Parameter(torch.zeros(n_experts, dims.d_model)) if bias else None
-        # Experts that are always on are together one that is as wide as all of them.
+        # All shared experts together are one expert of their total width.
         self.shared_into = nn.Linear(dims.d_model, n_shared * wide, bias=bias) if n_shared else None
         self.shared_out = ResidualLinear(n_shared * hidden, dims.d_model, bias=bias) if n_shared else None
         self.register_buffer("choice_bias", torch.zeros(n_experts) if balance == "bias" else None)
-        # Tokens sent to each expert since the last update: zero whenever a checkpoint is written.
+        # Tokens sent to each expert since the last update; zero in every checkpoint.
         self.register_buffer("load", torch.zeros(n_experts) if balance == "bias" else None, persistent=False)
 
     def init_weights(self) -> None:
-        """As the model initialises linear maps: the stacks are not nn.Linear, which it knows by their type."""
+        """Initialise as the model does linear maps, because the stacked weights are not of type nn.Linear."""
         nn.init.normal_(self.into, std=INIT_STD)
         nn.init.normal_(self.out, std=INIT_STD / math.sqrt(2 * self.n_layers))
 
@@ -143,9 +143,9 @@ class MixtureOfExperts(FeedForward):
     def _chosen(
         self, logits: Float[Tensor, "tokens experts"], scores: Float[Tensor, "tokens experts"]
     ) -> Int[Tensor, "tokens top_k"]:
-        """The best experts of each token, in its best groups where there are several."""
+        """The best experts of each token, from its best groups if there are several."""
         biased = scores if self.choice_bias is None else scores + self.choice_bias
-        # Scores are in the order of their logits, which do not saturate; with a bias the scores themselves count.
+        # Logits order experts as scores do and do not saturate. With a bias the scores themselves are needed.
         order = logits if self.choice_bias is None else biased
         if self.n_group > 1:
             groups = biased.view(len(biased), self.n_group, -1)
@@ -155,12 +155,12 @@ class MixtureOfExperts(FeedForward):
         return order.topk(self.top_k, dim=-1).indices
 
     def _balance(self, scores: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"], ctx: Context) -> None:
-        """Count, or leave a loss."""
+        """Count the load of each expert, or append the balance loss."""
         load = chosen.flatten().bincount(minlength=scores.shape[-1]).to(scores.dtype)
         if self.load is not None:
             self.load += load
         else:
-            shares = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(0)  # a sigmoid's do not sum to 1
+            shares = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(0)  # sigmoids do not sum to 1
             ctx.losses.append(self.balance_rate * len(load) * (load / load.sum() * shares).sum())
 
     def _expert(self, index: int, x: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_model"]:
@@ -173,29 +173,29 @@ class MixtureOfExperts(FeedForward):
         return (len(self.into) - self.top_k) * an_expert
 
     def after_step(self) -> None:
-        """Move the bias against the load that was counted, and count anew."""
+        """Move the bias against the counted load, and reset the count."""
         if self.choice_bias is not None and self.load is not None:
             self.choice_bias += self.balance_rate * (self.load.mean() - self.load).sign()
             self.load.zero_()
 
 
 def _check_groups(n_experts: int, top_k: int, n_group: int, topk_group: int) -> None:
-    """Raise a ValueError where groups do not fit the experts, or limit nothing."""
+    """Raise a ValueError if the groups do not fit the experts, or limit nothing."""
     size, rest = divmod(n_experts, n_group)
     if rest:
         raise ValueError(f"n_group {n_group} does not divide n_experts {n_experts}")
     if n_group > 1 and size < 2:
-        raise ValueError(f"n_group {n_group} leaves one expert a group, and a group is scored by its two best")
+        raise ValueError(f"n_group {n_group} makes groups of one expert, and a group's score is the sum of its two best")
     if topk_group > n_group:
         raise ValueError(f"topk_group {topk_group} is more than n_group {n_group}")
     if topk_group == n_group > 1:
-        raise ValueError(f"topk_group {topk_group} keeps every group: nothing is limited; set n_group and topk_group to 1")
+        raise ValueError(f"topk_group {topk_group} keeps every group, which limits nothing; set n_group and topk_group to 1")
     if n_group > 1 and top_k > topk_group * size:
         raise ValueError(f"top_k {top_k} is more than the {topk_group * size} experts of topk_group {topk_group} groups")
 
 
 def _activation(variant: str) -> Callable[[Tensor], Tensor]:
-    """From what an expert's first map gives to what its second one reads."""
+    """The activation between an expert's two maps."""
     if variant not in GATES:
         return ACTIVATIONS[variant]
     gate = GATES[variant]

@@ -15,10 +15,10 @@ from minigpt.registry import register
 
 @register("norm", "derf")
 class DynamicErf(Norm):
-    """gain * erf(alpha x + shift) + bias in place of normalisation (Chen et al. 2025, arXiv:2512.10938).
+    """gain * erf(alpha x + shift) + bias instead of normalisation (Chen et al. 2025, arXiv:2512.10938).
 
     Args:
-        alpha: Initial slope, one number for all of the width.
+        alpha: Initial slope, one number for the whole width.
     """
 
     def __init__(self, width: int, *, alpha: Annotated[float, Field(gt=0)] = 0.5):

@@ -15,10 +15,10 @@ from minigpt.registry import register
 
 @register("norm", "dyt")
 class DynamicTanh(Norm):
-    """gain * tanh(alpha x) + bias in place of normalisation (Zhu et al. 2025, arXiv:2503.10622).
+    """gain * tanh(alpha x) + bias instead of normalisation (Zhu et al. 2025, arXiv:2503.10622).
 
     Args:
-        alpha: Initial slope, one number for all of the width.
+        alpha: Initial slope, one number for the whole width.
     """
 
     def __init__(self, width: int, *, alpha: Annotated[float, Field(gt=0)] = 0.5):

@@ -20,7 +20,7 @@ class LayerNorm(Norm):
 
     Args:
         eps: Added to the variance.
-        bias: Whether there is a bias beside the gain.
+        bias: Whether there is a bias in addition to the gain.
     """
 
     scaling = "invariant"

@@ -11,7 +11,7 @@ from minigpt.registry import register
 
 @register("norm", "none")
 class NoNorm(Norm):
-    """The input as it is: for blocks that do without (ReZero: arXiv:2003.04887), and to see what a norm is good for."""
+    """Returns the input: for blocks without norms (ReZero: arXiv:2003.04887), and to see the effect of a norm."""
 
     scaling = "equivariant"
 

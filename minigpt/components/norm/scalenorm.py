@@ -17,7 +17,7 @@ from minigpt.registry import register
 
 @register("norm", "scalenorm")
 class ScaleNorm(Norm):
-    """g x / |x|, one trained number g for all of the width, initially its root (Nguyen & Salazar 2019, arXiv:1910.05895).
+    """g x / |x|, with one trained g, initially the root of the width (Nguyen & Salazar 2019, arXiv:1910.05895).
 
     Args:
         eps: Added to the squared length.

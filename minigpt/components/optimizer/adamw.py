@@ -40,5 +40,5 @@ class AdamW(Optimizer):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            fused=all(p.tensor.is_floating_point() for p in parameters),  # the fused step knows no complex numbers
+            fused=all(p.tensor.is_floating_point() for p in parameters),  # the fused step has no complex numbers
         )

@@ -15,13 +15,13 @@ from minigpt.registry import register
 
 @register("optimizer", "lion")
 class Lion(Optimizer):
-    """The sign of an interpolated momentum; every weight moves by the same amount (Chen et al. 2023, arXiv:2302.06675).
+    """The sign of an interpolated momentum; every weight changes by the same amount (Chen et al. 2023, arXiv:2302.06675).
 
     p <- p - lr (sign(b1 m + (1 - b1) g) + decay p),  m <- b2 m + (1 - b2) g
 
     Args:
         learning_rate: Peak learning rate; a third to a tenth of AdamW's.
-        betas: b1 for the step, b2 for the momentum that is kept.
+        betas: b1 for the step, b2 for the stored momentum.
         weight_decay: On matrices, embeddings and head; three to ten times AdamW's.
     """
 

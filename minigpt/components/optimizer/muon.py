@@ -15,35 +15,35 @@ from minigpt.contracts import AveragingOptimizer, MixedPrecisionOptimizer, Named
 from minigpt.errors import ExperimentError, Problem
 from minigpt.registry import register
 
-# Of the quintic a s + b s^3 + c s^5 in each singular value s: Jordan's, steep at 0, and near 1 anywhere in 0.7 to 1.2.
+# Coefficients of a s + b s^3 + c s^5 in each singular value s: Jordan's, steep at 0, with results in 0.7 to 1.2.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
-_BF16_STEPS = 3  # carried on for longer in bf16, a Gram matrix loses its small eigenvalues, and the result explodes
+_BF16_STEPS = 3  # with more steps in bf16, a Gram matrix loses its small eigenvalues, and the result explodes
 
-_REST: Any = {"name": "adamw", "learning_rate": 3e-3}  # as it would stand in the JSON
+_REST: Any = {"name": "adamw", "learning_rate": 3e-3}  # as a value in JSON
 
 
 @register("optimizer", "muon")
 class Muon(Optimizer):
-    """The momentum of each matrix, orthogonalised, so that it moves alike in all directions (Jordan et al. 2024).
+    """Steps along the orthogonalised momentum of each matrix, equally far in all directions (Jordan et al. 2024).
 
     m <- momentum m + (1 - momentum) g,  p <- p - lr (scale orthogonalised(m) + decay p)
 
     Newton-Schulz iterations, in the precision of the training, bring the singular values near 1
-    (kellerjordan.github.io/posts/muon). Matrices inside the
-    blocks are treated so, each of a stack by itself; a fused one, such as queries, keys and values, counts as one.
-    Embeddings, head, biases and gains are left to another optimizer. Scaling and decay: Liu et al. 2025, arXiv:2502.16982.
+    (kellerjordan.github.io/posts/muon). This applies to matrices inside the blocks, each matrix of a stack separately; a
+    fused matrix, such as queries, keys and values, counts as one. Another optimizer trains embeddings, head, biases and
+    gains. Scaling and decay: Liu et al. 2025, arXiv:2502.16982.
 
     Args:
         learning_rate: Peak learning rate of the matrices.
         momentum: Decay of the running mean of the gradients.
-        nesterov: Orthogonalise the mean of gradient and momentum, by `momentum`, in place of the momentum.
+        nesterov: Orthogonalise the mean of gradient and momentum, weighted by `momentum`, instead of the momentum.
         iterations: Newton-Schulz iterations.
         weight_decay: On the matrices.
-        scaling: Factor by a matrix's shape: sqrt(max(1, rows / columns)) keeps the change of what it puts out (`spectral`,
-            Jordan); 0.2 sqrt(max(rows, columns)) steps as far as AdamW would, for a learning rate like AdamW's
-            (`match_rms_adamw`, Liu et al.).
-        rest: What optimizes the parameters that are no matrices.
+        scaling: Factor by a matrix's shape. `spectral` (Jordan) is sqrt(max(1, rows / columns)), which makes the change of
+            the matrix's outputs independent of the shape. `match_rms_adamw` (Liu et al.) is 0.2 sqrt(max(rows, columns)),
+            which makes steps as large as AdamW's, for a learning rate like AdamW's.
+        rest: Optimizer of all other parameters.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Muon(Optimizer):
         matrices = [p.tensor for p in parameters if p.role == "matrix"]
         rest = self.rest.build().build([p for p in parameters if p.role != "matrix"])
         if isinstance(rest, AveragingOptimizer):
-            text = f"{self.rest.name} trains at other weights than it answers with: it is for all parameters or for none"
+            text = f"{self.rest.name} evaluates with other weights than it trains: it must train all parameters or none"
             raise ExperimentError([Problem((self.rest.where,), text)])
         return _Muon({"params": matrices, **self.settings}, rest)
 
 
 class _Muon(MixedPrecisionOptimizer):
-    """The first group is Muon's; the others, and their state, are those of the optimizer for the rest."""
+    """The first group is Muon's; the other groups, and their state, belong to the optimizer of the rest."""
 
     def __init__(self, matrices: dict[str, Any], rest: torch.optim.Optimizer):
         super().__init__([matrices, *rest.param_groups], {})
@@ -86,7 +86,7 @@ class _Muon(MixedPrecisionOptimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         self._step_matrices(self.param_groups[0])
-        # Handed over at every step: a state that is loaded comes with new objects.
+        # Passed at every step, because loading a state creates new objects.
         self.rest.param_groups, self.rest.state = self.param_groups[1:], self.state
         self.rest.step()
 
@@ -113,7 +113,7 @@ def _scale(scaling: str, rows: int, columns: int) -> float:
 
 
 def _orthogonalised(matrices: Sequence[Tensor], iterations: int) -> list[Tensor]:
-    """Each with its singular values brought near 1; those of equal sides are iterated in one batch."""
+    """Each matrix with its singular values near 1; matrices of equal shape are iterated in one batch."""
     wide = [matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT for matrix in matrices]
     batches: dict[tuple[int, ...], list[int]] = {}
     for index, matrix in enumerate(wide):
@@ -131,13 +131,13 @@ def _orthogonalised(matrices: Sequence[Tensor], iterations: int) -> list[Tensor]
 def newton_schulz(x: Float[Tensor, "matrices rows columns"], iterations: int) -> Float[Tensor, "matrices rows columns"]:
     """The quintic iteration X <- (a + b X X^T + c (X X^T)^2) X, for rows <= columns.
 
-    Every step multiplies from the left by a polynomial of X X^T, which is no larger than rows x rows. So for a matrix much
-    wider than high only that product is iterated, and what it amounts to is applied to the matrix once, at the end: the same
-    numbers in half of the time, to 3e-4 of the largest in fp32. In bf16 that is done three iterations at a time.
+    Every step multiplies from the left by a polynomial of X X^T, which has rows x rows elements. So for a matrix much wider
+    than high only this product is iterated, and the total factor is applied to the matrix once, at the end. This gives the
+    same numbers in half the time, to 3e-4 of the largest in fp32. In bf16 it is applied after every three iterations.
     """
     rows, columns = x.shape[-2:]
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # so that no singular value is above 1
-    if columns <= 1.5 * rows:  # where the two ways take the same number of multiplications
+    if columns <= 1.5 * rows:  # at 1.5 both ways need the same number of multiplications
         for _ in range(iterations):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
@@ -155,6 +155,6 @@ def _through_gram(x: Float[Tensor, "matrices rows columns"], iterations: int) ->
         factor.diagonal(dim1=-2, dim2=-1).add_(_A)
         product = factor if product is None else factor @ product
         if left:
-            gram = factor @ gram @ factor  # of what the matrix would be now
-    assert product is not None, "there is one iteration at least"
+            gram = factor @ gram @ factor  # X X^T of the matrix after this step
+    assert product is not None, "there is at least one iteration"
     return product @ x

@@ -16,12 +16,12 @@ from minigpt.registry import register
 
 @register("optimizer", "schedule_free")
 class ScheduleFree(Optimizer):
-    """AdamW that averages its weights in place of lowering the learning rate (Defazio et al. 2024, arXiv:2405.15682).
+    """AdamW that averages its weights instead of lowering the learning rate (Defazio et al. 2024, arXiv:2405.15682).
 
     z <- z - lr (g / (sqrt(v) + eps) + decay y),  x <- x + c (z - x),  y <- b1 x + (1 - b1) z,  v <- b2 v + (1 - b2) g^2
 
-    with lr including sqrt(1 - b2^t), and c = lr^2 / sum of all lr^2 so far. It trains at y and answers with x. For the
-    schedule `constant`, whose warm-up it wants: any decay comes on top of the averaging.
+    with lr including sqrt(1 - b2^t), and c = lr^2 / sum of all lr^2 so far. It trains at y and evaluates at x. Use it with
+    schedule `constant`, because it needs the warm-up and any decay would come on top of the averaging.
 
     Args:
         learning_rate: Peak learning rate; larger than with a schedule.
@@ -46,7 +46,7 @@ class ScheduleFree(Optimizer):
 
 
 class _ScheduleFree(AveragingOptimizer):
-    """While training a parameter is y; x and z are both kept, so that y can be made from them again to the bit."""
+    """In training a parameter holds y. Both x and z are stored, so that y can be computed from them again bit for bit."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -83,7 +83,7 @@ class _ScheduleFree(AveragingOptimizer):
 
 
 def _rate_and_share(group: dict[str, Any]) -> tuple[float, float]:
-    """Count one more update: its learning rate, bias correction included, and its share c of the average."""
+    """Count one more update; return its learning rate with bias correction, and its share c of the average."""
     group["step"] += 1
     rate = group["lr"] * math.sqrt(1 - group["betas"][1] ** group["step"])
     group["sum"] += rate**2

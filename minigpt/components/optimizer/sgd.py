@@ -15,12 +15,12 @@ from minigpt.registry import register
 
 @register("optimizer", "sgd")
 class SGD(Optimizer):
-    """The gradient, with momentum (Polyak 1964; Nesterov's: Sutskever et al. 2013).
+    """Gradient descent with momentum (Polyak 1964; Nesterov's: Sutskever et al. 2013).
 
     Args:
         learning_rate: Peak learning rate.
         momentum: Share of the last step that is kept.
-        nesterov: Look ahead by the momentum before taking the gradient.
+        nesterov: Compute the step from the momentum after this gradient.
         weight_decay: On matrices, embeddings and head, added to the gradient.
     """
 

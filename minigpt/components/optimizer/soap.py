@@ -21,8 +21,8 @@ class SOAP(Optimizer):
     L <- b L + (1 - b) G G^T,  R <- b R + (1 - b) G^T G,  with eigenvectors Q_L and Q_R
     M <- b1 M + (1 - b1) G,  V <- b2 V + (1 - b2) (Q_L^T G Q_R)^2,  W <- W - lr Q_L ((Q_L^T M Q_R) / sqrt(V)) Q_R^T
 
-    The first update finds the eigenvectors and moves no matrix; later a step of power iteration and a QR decomposition
-    keep them up to date, and V stays as it is. Biases and gains, which have no sides, get Adam.
+    The first update finds the eigenvectors and changes no matrix. Later a step of power iteration and a QR decomposition
+    keep them up to date, and V is not rotated with them. Biases and gains, which have no sides, get Adam.
 
     Args:
         learning_rate: Peak learning rate.
@@ -30,8 +30,8 @@ class SOAP(Optimizer):
         shampoo_beta: b, decay of the preconditioner; null for b2.
         eps: Added to the root of the running square.
         weight_decay: On matrices, embeddings and head.
-        precondition_frequency: Updates from one refreshing of the eigenvectors to the next.
-        max_precondition_dim: A side that is longer, such as a large vocabulary, is not turned.
+        precondition_frequency: Number of updates between two refreshes of the eigenvectors.
+        max_precondition_dim: A longer side, such as a large vocabulary, is not rotated.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SOAP(Optimizer):
 
 
 class _SOAP(torch.optim.Optimizer):
-    """Preconditioners and bases are kept by side: -2 for the rows (L), -1 for the columns (R)."""
+    """Preconditioners and bases are stored by side: -2 for the rows (L), -1 for the columns (R)."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -77,7 +77,7 @@ class _SOAP(torch.optim.Optimizer):
                 if not state:
                     state.update(_new_state(p, group["max_precondition_dim"]))
                 if len(state["bases"]) < len(state["preconditioners"]):
-                    # No step yet: in a basis that is made of it alone, a gradient would look as if it had no noise.
+                    # No step yet: a basis from this gradient alone would make the gradient look free of noise.
                     _track(state["preconditioners"], p.grad, group["shampoo_beta"])
                     state["bases"] = {side: _eigenvectors(x) for side, x in state["preconditioners"].items()}
                 else:
@@ -100,21 +100,21 @@ def _step(p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, A
     """Algorithm 3 of the paper, with Adam's bias correction and decoupled weight decay."""
     state["step"] += 1
     count, bases, (beta1, beta2) = state["step"], state["bases"], group["betas"]
-    turned = _turned(gradient, bases)
-    state["mean"].lerp_(gradient, 1 - beta1)  # not turned: it stays what it is when the basis changes
+    turned = _rotated(gradient, bases)
+    state["mean"].lerp_(gradient, 1 - beta1)  # not rotated, so a change of the basis does not affect it
     state["square"].mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
-    mean = _turned(state["mean"], bases) / (1 - beta1**count)
+    mean = _rotated(state["mean"], bases) / (1 - beta1**count)
     direction = mean / (state["square"] / (1 - beta2**count)).sqrt_().add_(group["eps"])
     p.mul_(1 - group["lr"] * group["weight_decay"])
-    p.sub_(_turned(direction, {side: basis.mT for side, basis in bases.items()}), alpha=group["lr"])
+    p.sub_(_rotated(direction, {side: basis.mT for side, basis in bases.items()}), alpha=group["lr"])
     _track(state["preconditioners"], gradient, group["shampoo_beta"])
     if count % group["precondition_frequency"] == 0:
         turned_on = {side: torch.linalg.qr(x @ bases[side]).Q for side, x in state["preconditioners"].items()}
         state["bases"] = {side: basis.contiguous() for side, basis in turned_on.items()}
 
 
-def _turned(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
-    """Q_L^T x Q_R, where there are such."""
+def _rotated(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
+    """Q_L^T x Q_R, with the bases that exist."""
     x = bases[-2].mT @ x if -2 in bases else x
     return x @ bases[-1] if -1 in bases else x
 
@@ -125,8 +125,8 @@ def _track(preconditioners: Mapping[int, Tensor], gradient: Tensor, beta: float)
 
 
 def _eigenvectors(x: Tensor) -> Tensor:
-    """In descending order of eigenvalues, the order that power iteration keeps.
+    """Eigenvectors in descending order of eigenvalues, the order that power iteration keeps.
 
-    Contiguous, as a saved one comes back: products round by the order of memory.
+    Contiguous, like a loaded tensor, because the rounding of products depends on the memory layout.
     """
     return torch.linalg.eigh(x).eigenvectors.flip(-1).contiguous()

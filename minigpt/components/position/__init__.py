@@ -1,1 +1,1 @@
-"""Where position enters the model."""
+"""Positions: how token order enters the model."""

@@ -15,7 +15,7 @@ from minigpt.registry import register
 
 @register("position", "alibi")
 class ALiBi(Position):
-    """Scores fall in a straight line with distance, each head at its own slope (Press et al. 2021, arXiv:2108.12409).
+    """Scores fall linearly with distance, each head at its own slope (Press et al. 2021, arXiv:2108.12409).
 
     bias = -m_h (q - k), the slopes m_h a geometric sequence from 2^(-8/H) to 2^-8.
     """
@@ -26,7 +26,7 @@ class ALiBi(Position):
 
     def __init__(self, dims: Dims):
         super().__init__()
-        # Of 2, and not the slopes: these are exact in fp32 already, and follow the model into float64.
+        # Exponents of 2 instead of the slopes: they are exact in fp32, also when the model is converted to float64.
         self.register_buffer("exponents", torch.tensor(_exponents(dims.n_heads)), persistent=False)
 
     def bias(
@@ -38,7 +38,7 @@ class ALiBi(Position):
 
 
 def _exponents(heads: int) -> list[float]:
-    """Of a number of heads that is no power of two: the next lower one's, then every other of the next higher one's."""
+    """Exponents for any number of heads: those of the next lower power of two, then every other one of the next higher."""
     power = 2 ** math.floor(math.log2(heads))
     exponents = [-8 * (head + 1) / power for head in range(power)]
     return exponents + [-4 * (2 * extra + 1) / power for extra in range(heads - power)]

@@ -16,7 +16,7 @@ from minigpt.registry import register
 
 @register("position", "fire")
 class FIRE(Position):
-    """A learned function of distance relative to the query's own position (Li et al. 2023, arXiv:2310.04418).
+    """A learned function of the distance relative to the query's position (Li et al. 2023, arXiv:2310.04418).
 
     bias = f(psi(q - k) / psi(max(q, L))), psi(x) = log(1 + c x), f a perceptron with one hidden layer; c and L are learned.
 
@@ -42,7 +42,7 @@ class FIRE(Position):
         self.out = nn.Linear(hidden, dims.n_heads)
 
     def init_weights(self) -> None:
-        """The perceptron reads one number in [0, 1]: at the model-wide deviation it would be all but constant."""
+        """Use torch's defaults in the perceptron: with the model-wide deviation its output would be almost constant."""
         for layer in (self.into, self.out):
             layer.reset_parameters()
 

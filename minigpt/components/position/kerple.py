@@ -15,7 +15,7 @@ from minigpt.registry import register
 
 @register("position", "kerple")
 class Kerple(Position):
-    """Scores fall with distance by a learned kernel, two positive numbers a head (Chi et al. 2022, arXiv:2205.09921).
+    """Scores fall with distance by a learned kernel, two positive numbers per head (Chi et al. 2022, arXiv:2205.09921).
 
     log: -a log(1 + b d);  power: -a d^b with b below 2.
 
@@ -30,7 +30,7 @@ class Kerple(Position):
     def __init__(self, dims: Dims, *, kernel: Literal["log", "power"] = "log"):
         super().__init__()
         self.kernel = kernel
-        # a = exp(first) and b = exp(second), or 2 sigmoid(second): positive, whatever the optimizer does
+        # a = exp(first) and b = exp(second), or 2 sigmoid(second): positive for any values of the parameters
         self.raw = nn.Parameter(torch.empty(2, dims.n_heads))
         nn.init.uniform_(self.raw, -1, 1)
 
@@ -41,5 +41,5 @@ class Kerple(Position):
         a = self.raw[0].exp()[:, None, None]
         if self.kernel == "log":
             return -a * torch.log1p(self.raw[1].exp()[:, None, None] * distance)
-        # The power of 0 has no gradient: distances start at a thousandth there.
+        # d^b has no gradient in b at 0: distances start at 0.001 there.
         return -a * distance.clamp(min=1e-3) ** (2 * self.raw[1].sigmoid()[:, None, None])

@@ -13,7 +13,7 @@ from minigpt.registry import register
 class LearnedPosition(Position):
     """One trained vector for each of block_size positions, added to the embeddings (GPT-2: Radford et al. 2019).
 
-    It cannot say anything about positions from block_size on.
+    There are no vectors for positions from block_size on.
     """
 
     def __init__(self, dims: Dims):

@@ -8,7 +8,7 @@ from minigpt.registry import register
 
 @register("position", "none")
 class NoPosition(Position):
-    """Nothing is added: the causal mask alone tells order (NoPE: Kazemnejad et al. 2023, arXiv:2305.19466)."""
+    """No position: only the causal mask depends on the order (NoPE: Kazemnejad et al. 2023, arXiv:2305.19466)."""
 
     def __init__(self, dims: Dims):
         super().__init__()

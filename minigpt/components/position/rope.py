@@ -1,4 +1,4 @@
-"""Rotary positions, whole or partial, and the ways to stretch them to longer contexts."""
+"""Rotary positions, full or partial, and methods to extend them to longer contexts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.kernels.fused import turn, wide_dtype
+from minigpt.kernels.fused import rotate_pairs, wide_dtype
 from minigpt.registry import register
 
 Factor = Annotated[float, Field(ge=1)]
@@ -25,7 +25,7 @@ class _Scaling(BaseModel):
         raise NotImplementedError
 
     def temperature(self) -> float:
-        """What queries and keys are each multiplied by."""
+        """The factor on queries and on keys."""
         return 1.0
 
 
@@ -36,18 +36,18 @@ class Linear(_Scaling):
     factor: Factor
 
     def frequencies(self, own: Tensor, base: float) -> Tensor:
-        """All slowed down alike."""
+        """All frequencies divided by the factor."""
         return own / self.factor
 
 
 class NTK(_Scaling):
-    """The base is raised: slow frequencies stretch, fast ones stay (bloc97 2023; arXiv:2309.00071, section 3.1)."""
+    """A larger base: slow frequencies stretch, fast ones stay (bloc97 2023; arXiv:2309.00071, section 3.1)."""
 
     kind: Literal["ntk"]
     factor: Factor
 
     def frequencies(self, own: Tensor, base: float) -> Tensor:
-        """The slowest is divided by the factor, the fastest is left."""
+        """The slowest frequency divided by the factor, the fastest unchanged."""
         half = len(own)
         if half == 1:
             return own
@@ -56,11 +56,11 @@ class NTK(_Scaling):
 
 
 class YaRN(_Scaling):
-    """Slow frequencies are interpolated, fast ones left, scores sharpened (Peng et al. 2023, arXiv:2309.00071).
+    """Slow frequencies are interpolated, fast ones kept, scores sharpened (Peng et al. 2023, arXiv:2309.00071).
 
-    The ramp between them starts and ends at whole places, as in the paper's code, or with `truncate` false where the formula
-    says, as in gpt-oss (arXiv:2508.10925). `attention_factor` is what turned queries and keys are each multiplied by; null
-    for the paper's 0.1 ln(factor) + 1. DeepSeek-V3 has 1, and sharpens whole scores (`score_scale` of mla).
+    The ramp between them starts and ends at whole indices, as in the paper's code. With `truncate` false it follows the
+    formula, as in gpt-oss (arXiv:2508.10925). `attention_factor` multiplies rotated queries and keys; null for the paper's
+    0.1 ln(factor) + 1. DeepSeek-V3 uses 1, and sharpens whole scores (`score_scale` of mla).
     """
 
     kind: Literal["yarn"]
@@ -72,7 +72,7 @@ class YaRN(_Scaling):
     attention_factor: Annotated[float, Field(gt=0)] | None = None
 
     def frequencies(self, own: Tensor, base: float) -> Tensor:
-        """A ramp from those that turn beta_fast times in the original context to those that turn beta_slow times."""
+        """A ramp from frequencies with beta_fast rotations in the original context to those with beta_slow rotations."""
         width = 2 * len(own)
 
         def place(turns: float) -> float:
@@ -87,12 +87,12 @@ class YaRN(_Scaling):
         return own / self.factor * ramp + own * (1 - ramp)
 
     def temperature(self) -> float:
-        """Equation 22, where none is given."""
+        """Equation 22, if no value is given."""
         return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
 
 
 class Llama3(_Scaling):
-    """Wavelengths beyond the original context are stretched, short ones left, smooth between (arXiv:2407.21783)."""
+    """Wavelengths beyond the original context are stretched, short ones kept, smooth between (arXiv:2407.21783)."""
 
     kind: Literal["llama3"]
     factor: Factor
@@ -101,7 +101,7 @@ class Llama3(_Scaling):
     high_freq_factor: Annotated[float, Field(gt=0)] = 4.0
 
     def frequencies(self, own: Tensor, base: float) -> Tensor:
-        """By how many wavelengths fit into the original context."""
+        """The scaling depends on the number of wavelengths in the original context."""
         fit = self.original_block_size * own / (2 * math.pi)
         smooth = ((fit - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
         return (1 - smooth) * own / self.factor + smooth * own
@@ -112,16 +112,16 @@ Scaling = Annotated[Linear | NTK | YaRN | Llama3, Field(discriminator="kind")]
 
 @register("position", "rope")
 class RotaryPosition(Position):
-    """Queries and keys are turned by an angle that grows with position (RoFormer: Su et al. 2021, arXiv:2104.09864).
+    """Queries and keys are rotated by an angle that grows with position (RoFormer: Su et al. 2021, arXiv:2104.09864).
 
-    The score of a query at m and a key at n then depends on m - n only. Of the first W = fraction K coordinates, i is
-    paired with i + W/2 (the layout of GPT-NeoX and Llama) and turned by the angle p * base^(-2i/W).
+    The score of a query at m and a key at n then depends only on m - n. Of the first W = fraction K coordinates, i is
+    paired with i + W/2 (the layout of GPT-NeoX and Llama) and rotated by the angle p * base^(-2i/W).
 
     Args:
         base: Wavelengths run from 2 pi to 2 pi base.
-        fraction: Share of each head's width that is turned (GPT-NeoX: 0.25, arXiv:2204.06745).
-        scaling: How to stretch to longer contexts: {"kind": "linear" | "ntk" | "yarn" | "llama3", "factor": ...}; null
-            for not at all.
+        fraction: Share of each head's width that is rotated (GPT-NeoX: 0.25, arXiv:2204.06745).
+        scaling: How to extend to longer contexts: {"kind": "linear" | "ntk" | "yarn" | "llama3", "factor": ...}; null for
+            no scaling.
     """
 
     relative = True
@@ -138,7 +138,7 @@ class RotaryPosition(Position):
         width = round(fraction * dims.head_dim)
         if width % 2 or not width:
             raise ValueError(
-                f"rotation takes coordinates in pairs: head_dim {dims.head_dim} times fraction {fraction:g} must be even"
+                f"rotation needs pairs of coordinates: head_dim {dims.head_dim} times fraction {fraction:g} must be even"
             )
         if isinstance(scaling, Llama3) and scaling.low_freq_factor >= scaling.high_freq_factor:
             raise ValueError("scaling.low_freq_factor must be below scaling.high_freq_factor")
@@ -153,10 +153,10 @@ class RotaryPosition(Position):
         positions: Int[Tensor, " time"],
     ) -> tuple[Float[Tensor, "batch heads time head_dim"], Float[Tensor, "batch kv_heads time head_dim"]]:
         cos, sin = self._cos_and_sin(positions, q.shape[-1], wide_dtype(q.dtype))
-        return turn(q, cos, sin), turn(k, cos, sin)
+        return rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
 
     def _cos_and_sin(self, positions: Int[Tensor, " time"], head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[T, W/2] each; the layers of a pass share `positions`, and so these."""
+        """[T, W/2] each, cached because the layers of a pass share `positions`."""
         if torch.compiler.is_compiling():
             return self._computed(positions, head_dim, dtype)
         kept = self._kept
@@ -165,7 +165,7 @@ class RotaryPosition(Position):
         return kept[3]
 
     def _computed(self, positions: Int[Tensor, " time"], head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        width = max(2, 2 * round(self.fraction * head_dim / 2))  # a mixer may turn heads of a width of its own (mla)
+        width = max(2, 2 * round(self.fraction * head_dim / 2))  # a mixer may rotate heads of another width (mla)
         exponents = torch.arange(0, width, 2, device=positions.device, dtype=dtype) / width
         frequencies = self.base**-exponents
         temperature = 1.0

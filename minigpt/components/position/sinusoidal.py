@@ -22,8 +22,8 @@ class SinusoidalPosition(Position):
 
     Args:
         base: Wavelengths run from 2 pi to 2 pi base.
-        scale: Amplitude. The paper multiplies embeddings of deviation 1/sqrt(D) by sqrt(D), so that they match
-            sinusoids of amplitude 1; here embeddings start at deviation 0.02, and the sinusoids are made to match.
+        scale: Amplitude. The paper multiplies embeddings of deviation 1/sqrt(D) by sqrt(D), so that they match sinusoids of
+            amplitude 1. Here embeddings start at deviation 0.02, and the default amplitude matches them.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class SinusoidalPosition(Position):
     ):
         super().__init__()
         if dims.d_model % 2:
-            raise ValueError(f"sines and cosines come in pairs: d_model {dims.d_model} must be even")
+            raise ValueError(f"sines and cosines need pairs of coordinates: d_model {dims.d_model} must be even")
         self.base, self.scale = base, scale
 
     def embed(

@@ -17,14 +17,14 @@ from minigpt.registry import register
 
 @register("position", "t5")
 class T5Bias(Position):
-    """A learned bias for each head and bucket of distances, wider further away (Raffel et al. 2019, arXiv:1910.10683).
+    """A learned bias for each head and bucket of distances (Raffel et al. 2019, arXiv:1910.10683).
 
-    Distances below buckets / 2 have a bucket each; the rest are spaced logarithmically up to max_distance, and all beyond
-    share the last.
+    Distances below buckets / 2 have a bucket each. The other buckets are spaced logarithmically up to max_distance, and all
+    larger distances share the last one.
 
     Args:
-        buckets: Number of buckets; an even one.
-        max_distance: Where the last bucket begins.
+        buckets: Number of buckets; must be even.
+        max_distance: Start of the last bucket.
     """
 
     relative = True

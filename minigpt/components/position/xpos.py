@@ -11,19 +11,19 @@ from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Position
-from minigpt.kernels.fused import turn, wide_dtype
+from minigpt.kernels.fused import rotate_pairs, wide_dtype
 from minigpt.registry import register
 
 
 @register("position", "xpos")
 class XPos(Position):
-    """Rotation, and a decay with distance that is slower for slower frequencies (Sun et al. 2022, arXiv:2212.10554).
+    """Rotation, and a decay with distance that is slower at lower frequencies (Sun et al. 2022, arXiv:2212.10554).
 
     q_m is multiplied by z^(m/scale_base) and k_n by z^(-n/scale_base), with z_i = (2i/K + gamma) / (1 + gamma).
 
     Args:
         base: As for rope.
-        gamma: How much even the fastest frequency keeps.
+        gamma: Raises the lower end of z, so that even the fastest frequency keeps some score.
         scale_base: Distance over which z applies once.
     """
 
@@ -39,13 +39,13 @@ class XPos(Position):
     ):
         super().__init__()
         if dims.head_dim % 2:
-            raise ValueError(f"rotation takes coordinates in pairs: head_dim {dims.head_dim} must be even")
+            raise ValueError(f"rotation needs pairs of coordinates: head_dim {dims.head_dim} must be even")
         self.base, self.gamma, self.scale_base = base, gamma, scale_base
-        # Keys grow with every token, by 1/z: their positions end well before fp32 does, at e^88.
+        # Keys grow by 1/z with every token, so positions end far below the largest number of fp32 (e^88).
         self.max_positions = int(80 * scale_base / math.log((1 + gamma) / gamma))
         if self.max_positions < dims.block_size:
             raise ValueError(
-                f"scale_base {scale_base:g} lets keys grow beyond fp32 after {self.max_positions} positions, "
+                f"scale_base {scale_base:g} makes keys larger than fp32 allows after {self.max_positions} positions, "
                 f"and block_size is {dims.block_size}; choose a larger one"
             )
 
@@ -62,4 +62,4 @@ class XPos(Position):
         angles = places * self.base**-shares
         scale = ((shares + self.gamma) / (1 + self.gamma)) ** (places / self.scale_base)
         cos, sin = angles.cos(), angles.sin()
-        return turn(q, cos * scale, sin * scale), turn(k, cos / scale, sin / scale)
+        return rotate_pairs(q, cos * scale, sin * scale), rotate_pairs(k, cos / scale, sin / scale)

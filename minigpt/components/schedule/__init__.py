@@ -1,1 +1,1 @@
-"""Learning rate over training."""
+"""Schedules: the learning rate over training."""

@@ -12,7 +12,7 @@ from minigpt.registry import register
 
 @register("schedule", "constant")
 class ConstantSchedule(WarmupSchedule):
-    """Warm-up, then the peak to the end.
+    """Warm-up, then the peak until the end.
 
     Args:
         warmup_ratio: Share of all updates spent warming up.

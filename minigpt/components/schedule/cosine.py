@@ -17,7 +17,7 @@ class CosineSchedule(WarmupSchedule):
 
     Args:
         warmup_ratio: Share of all updates spent warming up.
-        min_lr_ratio: Share of the peak that is left at the last update.
+        min_lr_ratio: Share of the peak at the last update.
     """
 
     def __init__(

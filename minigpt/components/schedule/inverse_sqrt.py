@@ -13,7 +13,7 @@ from minigpt.registry import register
 
 @register("schedule", "inverse_sqrt")
 class InverseSqrtSchedule(WarmupSchedule):
-    """Warm-up, then one over the root of the update's number (Vaswani et al. 2017, arXiv:1706.03762).
+    """Warm-up, then proportional to 1 / sqrt(update number) (Vaswani et al. 2017, arXiv:1706.03762).
 
     Args:
         warmup_ratio: Share of all updates spent warming up; the decay continues it.

@@ -12,11 +12,11 @@ from minigpt.registry import register
 
 @register("schedule", "linear")
 class LinearSchedule(WarmupSchedule):
-    """Warm-up, then a straight line down (Goyal et al. 2017, arXiv:1706.02677, for the warm-up).
+    """Warm-up, then a linear decrease (warm-up: Goyal et al. 2017, arXiv:1706.02677).
 
     Args:
         warmup_ratio: Share of all updates spent warming up.
-        min_lr_ratio: Share of the peak that is left at the last update.
+        min_lr_ratio: Share of the peak at the last update.
     """
 
     def __init__(

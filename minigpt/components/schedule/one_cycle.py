@@ -13,7 +13,7 @@ from minigpt.registry import register
 
 @register("schedule", "one_cycle")
 class OneCycleSchedule(Schedule):
-    """Half a cosine up to the peak, half a cosine down to next to nothing (Smith & Topin 2017, arXiv:1708.07120).
+    """Half a cosine up to the peak, then half a cosine down to almost zero (Smith & Topin 2017, arXiv:1708.07120).
 
     Args:
         peak_ratio: Share of all updates at which the peak is reached.

@@ -1,4 +1,4 @@
-"""The warm-up that every shipped schedule but one_cycle begins with."""
+"""The warm-up of every shipped schedule except one_cycle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from minigpt.contracts import Schedule
 
 
 class WarmupSchedule(Schedule):
-    """A straight line from near zero to the peak over the first updates, then `after` for the rest."""
+    """A linear increase from near zero to the peak over the first updates, then `after` for the rest."""
 
     def __init__(self, max_iters: int, *, warmup_ratio: float):
         self.max_iters = max_iters
@@ -18,5 +18,5 @@ class WarmupSchedule(Schedule):
         return self.after((step - self.warmup_iters) / max(1, self.max_iters - 1 - self.warmup_iters))
 
     def after(self, progress: float) -> float:
-        """The share of the peak, `progress` being 0 at the end of the warm-up and 1 at the last update."""
+        """The share of the peak; `progress` is 0 at the end of the warm-up and 1 at the last update."""
         return 1.0

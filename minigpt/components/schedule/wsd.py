@@ -12,12 +12,12 @@ from minigpt.registry import register
 
 @register("schedule", "wsd")
 class WarmupStableDecay(WarmupSchedule):
-    """Warm-up, then the peak, and a straight line down at the end only (MiniCPM: Hu et al. 2024, arXiv:2404.06395).
+    """Warm-up, then the peak, then a linear decrease at the end (MiniCPM: Hu et al. 2024, arXiv:2404.06395).
 
     Args:
         warmup_ratio: Share of all updates spent warming up.
         decay_ratio: Share of all updates spent decaying.
-        min_lr_ratio: Share of the peak that is left at the last update.
+        min_lr_ratio: Share of the peak at the last update.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class WarmupStableDecay(WarmupSchedule):
         if warmup_ratio + decay_ratio > 1:
             raise ValueError(f"warmup_ratio {warmup_ratio} and decay_ratio {decay_ratio} add up to more than 1")
         self.min_lr_ratio = min_lr_ratio
-        self.decay = decay_ratio / (1 - warmup_ratio)  # as a share of what follows the warm-up
+        self.decay = decay_ratio / (1 - warmup_ratio)  # as a share of the updates after the warm-up
 
     def after(self, progress: float) -> float:
         if progress <= 1 - self.decay:

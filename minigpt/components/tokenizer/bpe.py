@@ -1,4 +1,4 @@
-"""A token for every frequent sequence of bytes."""
+"""Byte-pair encoding: a token for every frequent sequence of bytes."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _PATTERNS = {
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 _BYTES = [bytes([byte]) for byte in range(256)]
-# A million spaces in a row overflow the packages' stack of backtracking. Where white space follows a letter or a digit,
-# both patterns cut, so that a cut of ours changes nothing; only a stretch without such a place is cut anywhere.
+# A million spaces in a row overflow the packages' backtracking stack. Both patterns cut where white space follows a letter
+# or a digit, so cutting there beforehand changes nothing. Only a run without such a place is cut elsewhere.
 _STRETCHES = re.compile(r"(?s).{1,262144}(?:\Z|(?<=[^\W_])(?=\s))|.{1,262144}")
 
 
 @register("tokenizer", "bpe")
 class BytePairTokenizer(Tokenizer):
-    """Byte-level BPE: the most frequent pair of neighbours becomes a token, again and again (Sennrich et al. 2016).
+    """Byte-level BPE: repeatedly merges the most frequent pair of neighbours into a token (Sennrich et al. 2016).
 
-    arXiv:1508.07909, on the bytes of UTF-8 as in GPT-2 (Radford et al. 2019, section 2.2): any text whatever, without
-    loss. A pattern cuts the text into pieces first, and no token reaches beyond its piece. Pairs that overlap count each
-    (`aaa` has two `aa`); of equally frequent pairs the one with the lower ids is merged, left one first. rustbpe learns
-    the merges, tiktoken applies them: pip install 'minigpt-lab[bpe]'.
+    arXiv:1508.07909, on the bytes of UTF-8 as in GPT-2 (Radford et al. 2019, section 2.2), so it encodes any text without
+    loss. A pattern first cuts the text into pieces, and no token crosses a cut. Overlapping pairs count separately
+    (`aaa` has two `aa`). Of equally frequent pairs the one with the lower ids is merged, left id first. rustbpe learns the
+    merges, tiktoken applies them: pip install 'minigpt-lab[bpe]'.
 
-    Ids are the 256 bytes, what was merged in the order of merging, special tokens. A lone surrogate stands apart, as the
-    three bytes of its own.
+    Ids are the 256 bytes, the merged tokens in order of merging, then special tokens. A lone surrogate is not merged with
+    other text; its three bytes encode it.
 
     Args:
-        vocab_size: Ids in all, special tokens included. A text with nothing left to merge gives fewer.
-        pattern: How text is cut. gpt4 is cl100k_base's: digits in threes, new lines apart from spaces, contractions in
-            capitals too.
-        special_tokens: Texts with an id of their own. None by default: all text is ordinary. A listed one is its id
-            wherever a text has it literally, as with tiktoken's allowed_special; merges neither see it nor cross it.
+        vocab_size: Total number of ids, including special tokens. A text with too few pairs to merge gives fewer ids.
+        pattern: How text is cut. gpt4 is that of cl100k_base: up to three digits in a piece, new lines apart from spaces,
+            contractions in upper case too.
+        special_tokens: Texts with one id each. None by default: all text is ordinary. A special token is encoded as its id
+            wherever it occurs in a text, as with tiktoken's allowed_special; merges neither see nor cross it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BytePairTokenizer(Tokenizer):
         self.max_merges = vocab_size - len(_BYTES) - len(special_tokens)
         if self.max_merges < 0:
             least = len(_BYTES) + len(special_tokens)
-            raise ValueError(f"vocab_size {vocab_size}; at least {least}: 256 bytes and the special tokens")
+            raise ValueError(f"vocab_size {vocab_size} is too small; at least {least}: 256 bytes and the special tokens")
         self.pattern, self.special_tokens = pattern, special_tokens
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._apart = re.compile("(" + "|".join([*map(re.escape, longest_first), "[\ud800-\udfff]"]) + ")")
@@ -107,7 +107,7 @@ class BytePairTokenizer(Tokenizer):
         return sum(len(self._bytes[token]) for token in ids)
 
     def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Stretches of ordinary text, and between them what stands apart: special tokens and lone surrogates."""
+        """Cut a text into ordinary text and separate parts: special tokens and lone surrogates."""
         for index, part in enumerate(self._apart.split(text)):
             if index % 2:
                 yield part, True
@@ -117,19 +117,19 @@ class BytePairTokenizer(Tokenizer):
     def to_json(self) -> dict[str, Any]:
         return {
             "pattern": _PATTERNS[self.pattern],
-            "merged": [token.decode("latin-1") for token in self._merged],  # a character a byte, by rank from 256
+            "merged": [token.decode("latin-1") for token in self._merged],  # one character per byte, by rank from 256
             "special_tokens": self.special_tokens,
         }
 
     def from_json(self, learned: dict[str, Any]) -> None:
         for key, own in (("pattern", _PATTERNS[self.pattern]), ("special_tokens", self.special_tokens)):
             if learned[key] != own:
-                raise ValueError(f"{key} {learned[key]!r}, where the experiment has {own!r}")
+                raise ValueError(f"{key} is {learned[key]!r}, but the experiment has {own!r}")
         texts = learned["merged"]
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError("merged is not a list of texts")
         if len(texts) > self.max_merges:
-            raise ValueError(f"{len(texts)} merges, where vocab_size leaves room for {self.max_merges}")
+            raise ValueError(f"{len(texts)} merges, but vocab_size leaves room for {self.max_merges}")
         known, lengths = set(_BYTES), {1}
         merged = []
         for rank, text in enumerate(texts, len(_BYTES)):
@@ -137,7 +137,7 @@ class BytePairTokenizer(Tokenizer):
                 raise ValueError(f"token {rank}, {text!r}, is not written as bytes")
             token = text.encode("latin-1")
             if token in known:
-                raise ValueError(f"token {rank}, {text!r}, stands twice")
+                raise ValueError(f"token {rank}, {text!r}, occurs twice")
             if not any(token[:cut] in known and token[cut:] in known for cut in lengths):
                 raise ValueError(f"token {rank}, {text!r}, is not made of two earlier ones")
             known.add(token)
@@ -149,8 +149,8 @@ class BytePairTokenizer(Tokenizer):
 def _check_special_tokens(texts: list[str]) -> None:
     for text in texts:
         if not text:
-            raise ValueError("special_tokens: an empty text is none")
+            raise ValueError("special_tokens: a special token must not be empty")
         if texts.count(text) > 1:
-            raise ValueError(f"special_tokens: {text!r} stands twice")
+            raise ValueError(f"special_tokens: {text!r} occurs twice")
         if any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"special_tokens: {text!r} has half a character, which no file can hold")
+            raise ValueError(f"special_tokens: {text!r} has half a character, which no file can store")

@@ -15,7 +15,7 @@ from minigpt.registry import register
 
 @register("tokenizer", "byte")
 class ByteTokenizer(Tokenizer):
-    """The 256 bytes of UTF-8: any text whatever, nothing to learn (ByT5: Xue et al. 2021, arXiv:2105.13626)."""
+    """The 256 bytes of UTF-8: encodes any text, and learns nothing (ByT5: Xue et al. 2021, arXiv:2105.13626)."""
 
     def __init__(self) -> None:
         pass

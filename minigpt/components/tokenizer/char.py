@@ -15,12 +15,12 @@ from minigpt.registry import register
 
 @register("tokenizer", "char")
 class CharTokenizer(Tokenizer):
-    """The characters of the corpus in the order of their code points, an id for each."""
+    """An id for each character of the corpus, in the order of their code points."""
 
     fits_on = "all"
 
     def __init__(self) -> None:
-        self._codes = np.zeros(0, dtype=np.uint32)  # sorted code points; an id is an index into them
+        self._codes = np.zeros(0, dtype=np.uint32)  # sorted code points; ids are their indices
 
     def fit(self, text: str) -> None:
         self._codes = np.unique(_code_points(text))
@@ -61,5 +61,5 @@ _BEYOND_UNICODE = 0x110000
 
 
 def _code_points(text: str) -> UInt32[np.ndarray, " characters"]:
-    # surrogatepass: a lone surrogate is a character of a Python string like any other
+    # surrogatepass: Python strings may have lone surrogates, and these are characters too
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

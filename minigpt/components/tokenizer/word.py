@@ -22,15 +22,15 @@ _N_BYTES = 256
 
 @register("tokenizer", "word")
 class WordTokenizer(Tokenizer):
-    """Words, runs of white space and single signs of punctuation; pieces outside the vocabulary are spelled in bytes.
+    """Words, runs of white space and punctuation marks; pieces outside the vocabulary are encoded as bytes.
 
-    A word is a run of letters, digits and underscores with their combining marks. Ids below 256 are the bytes of UTF-8,
-    so any text whatever is encoded without loss, and what is rare costs as many tokens as it has bytes.
+    A word is a run of letters, digits and underscores with their combining marks. Ids below 256 are the bytes of UTF-8, so
+    any text is encoded without loss, and a rare piece takes as many tokens as it has bytes.
 
     Args:
-        max_vocab: How many pieces get an id beside the 256 bytes: the most frequent of the training text, of equally
-            frequent ones those first in the order of code points; null for all. Then training never sees the bytes
-            that spell what is new in other text: keep fewer than all, so that rare words teach the model to spell.
+        max_vocab: How many pieces get an id in addition to the 256 bytes: the most frequent of the training text; equally
+            frequent pieces are sorted by code points. null for all pieces. Then training never sees byte ids, which encode
+            new pieces in other text; keep fewer than all, so that rare words train them.
     """
 
     def __init__(self, *, max_vocab: Annotated[int, Field(ge=1)] | None = 4096):
@@ -45,7 +45,7 @@ class WordTokenizer(Tokenizer):
     def fit(self, text: str) -> None:
         counts = Counter(_pieces().findall(text))
         for piece in [piece for piece in counts if "\ud800" <= piece <= "\udfff"]:
-            del counts[piece]  # a lone surrogate: no file could hold it as text; three bytes spell it
+            del counts[piece]  # no file can store a lone surrogate as text; its three bytes encode it
         self._learn(sorted(counts, key=lambda piece: (-counts[piece], piece))[: self.max_vocab])
 
     @property
@@ -76,16 +76,16 @@ class WordTokenizer(Tokenizer):
         if not isinstance(pieces, list) or not all(isinstance(piece, str) and piece for piece in pieces):
             raise ValueError("pieces are not a list of texts")
         if len(set(pieces)) < len(pieces):
-            raise ValueError(f"a piece stands twice: {Counter(pieces).most_common(1)[0][0]!r}")
+            raise ValueError(f"a piece occurs twice: {Counter(pieces).most_common(1)[0][0]!r}")
         if self.max_vocab is not None and len(pieces) > self.max_vocab:
-            raise ValueError(f"{len(pieces)} pieces, where max_vocab is {self.max_vocab}")
+            raise ValueError(f"{len(pieces)} pieces, but max_vocab is {self.max_vocab}")
         self._learn(pieces)
 
 
 @functools.cache
 def _pieces() -> re.Pattern[str]:
-    """Matches one piece after another, and every character is in one."""
-    # Unicode has marks in its first two planes and among the variation selectors; Python's \w leaves them out.
+    """A pattern that matches one piece after another and covers every character."""
+    # Unicode has combining marks in its first two planes and among the variation selectors; Python's \w omits them.
     places = (*range(0x20000), *range(0xE0100, 0xE01F0))
     marks = "".join(char for char in map(chr, places) if unicodedata.category(char).startswith("M"))
     return re.compile(rf"\w[\w{marks}]*|\s+|[^\w\s]")
