@@ -329,10 +329,10 @@ def _build_on_meta(experiment: Experiment) -> None:
     """Build everything once without memory, so that what constructors refuse is found now."""
     training = experiment.training
     builds: tuple[Callable[[], object], ...] = (
-        experiment.data.at("data").build,
-        experiment.tokenizer.at("tokenizer").build,
-        training.optimizer.at("training.optimizer").build,
-        lambda: training.schedule.at("training.schedule").build(training.max_iters),
+        experiment.data.build,
+        experiment.tokenizer.build,
+        training.optimizer.build,
+        lambda: training.schedule.build(training.max_iters),
         lambda: build_model_on_meta(experiment.model),
     )
     problems: list[Problem] = []

@@ -104,7 +104,7 @@ class Trainer:
         training = experiment.training
         self.optimizer = build_optimizer(experiment, model, precision)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.schedule = training.schedule.at("training.schedule").build(training.max_iters)
+        self.schedule = training.schedule.build(training.max_iters)
         self.progress = Progress()
         if start is not None:
             start.load_weights(model)

@@ -144,7 +144,7 @@ def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experimen
     """The experiment with settings that were found out on this machine."""
     # A copy and no new reading: a component stays the class it was, whatever has been registered since.
     training = experiment.training.model_copy(update=changes)
-    training.schedule.at("training.schedule").build(training.max_iters)
+    training.schedule.build(training.max_iters)
     return experiment.model_copy(update={"training": training})
 
 

@@ -15,6 +15,7 @@ from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
+from minigpt.registry.spec import locate
 from minigpt.run.packing import pack, unpack
 from tests.rounding import assert_formula
 
@@ -329,7 +330,8 @@ def test_muon_leaves_a_matrix_without_gradient_alone() -> None:
 
 
 def test_muon_refuses_an_optimizer_for_the_rest_that_averages() -> None:
-    spec = REGISTRY.resolve("optimizer", {"name": "muon", "rest": "schedule_free"}).at("training.optimizer")
+    spec = REGISTRY.resolve("optimizer", {"name": "muon", "rest": "schedule_free"})
+    locate(spec, "training.optimizer")
     with pytest.raises(ExperimentError, match=r"training.optimizer.rest: schedule_free trains at other weights than"):
         spec.build().build(list(model().named_roles()))
 

@@ -141,11 +141,13 @@ def make_plan(
         allow_plugins: Likewise.
         trust: Likewise.
         runs: Where finished runs are looked for.
-        lost: Variants that were named and are left out, to be told with the results.
+        lost: Those of the sources that are left out, and why; reported with the results.
 
     Raises:
         MinigptError: They cannot be compared.
     """
+    excluded = {variant.source for variant in lost}
+    sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(
         sources, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
     )

@@ -82,7 +82,7 @@ class Variant:
             ExperimentError: Its schedule cannot be had for so many updates.
         """
         training = self.experiment.training.model_copy(update=changes)
-        training.schedule.at("training.schedule").build(training.max_iters)
+        training.schedule.build(training.max_iters)
         return self.changed(self.experiment.model_copy(update={"training": training}), note)
 
 
