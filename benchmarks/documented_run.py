@@ -1,8 +1,8 @@
-"""Publish the documented run: from its folder to docs/results/baseline.md, its curve as SVG, and its metrics, compressed.
+"""Publishes the documented run: from its folder to docs/results/baseline.md, its curve as SVG, and its compressed metrics.
 
     python benchmarks/documented_run.py runs/baseline/seed-1337 --resumed 3
 
-The page's numbers are those of the metrics beside it, and nothing else; `tests/test_documented_run.py` compares them.
+All numbers of the page come from the metrics beside it; `tests/test_documented_run.py` compares them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Row = dict[str, float]
 
 
 def read_metrics(file: Path) -> list[Row]:
-    """The rows of a compressed metrics.jsonl, an update each."""
+    """The rows of a compressed metrics.jsonl, one per update."""
     return [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Update, training loss (mean since the last evaluation), validation loss and perplexity, a line an evaluation."""
+    """Update, training loss (mean since the last evaluation), validation loss and perplexity, one line per evaluation."""
     lines = ["| update | training loss | validation loss | perplexity |", "|---:|---:|---:|---:|"]
     since: list[float] = []
     for row in rows:
@@ -49,7 +49,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """The best and the last validation loss, in a sentence each."""
+    """The best and the last validation loss, one sentence each."""
     measured = [row for row in rows if "val_loss" in row]
     best, last = min(measured, key=lambda row: row["val_loss"]), measured[-1]
     words = [
@@ -63,7 +63,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Training and validation loss against the update."""
+    """Draw training and validation loss against the update."""
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "baseline", "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7, 4), layout="constrained")

@@ -46,7 +46,7 @@ def conformance(
             if result.verdict == "skip":
                 pytest.skip(result.note)
             if result.failure is not None:
-                pytest.fail(_told(family, name, result), pytrace=False)
+                pytest.fail(_violation_text(family, name, result), pytrace=False)
             test()
 
         del case.__wrapped__  # pytest would take the arguments of the wrapped function
