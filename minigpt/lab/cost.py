@@ -26,7 +26,7 @@ _KINDS: tuple[tuple[type[Component], str], ...] = (
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one model, for one context.
+    """The cost of a model at one context length.
 
     Attributes:
         parameters: Number by kind: embedding, position, attention, ffn, norm, block, head. Parts inside a mixer or

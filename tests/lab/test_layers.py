@@ -21,7 +21,7 @@ def described(**model: Any) -> list[tuple[str, list[str]]]:
 
 
 def test_a_component_that_a_layer_names_again_keeps_the_parameters_that_it_does_not_mention() -> None:
-    """Both are said: what the entry changed, and what it kept."""
+    """Both are reported: changed parameters and kept ones."""
     position = {"name": "rope", "base": 1e6, "scaling": {"kind": "linear", "factor": 8.0}}
     local: dict[str, Any] = {"name": "rope", "base": 1e4}
     scaled = 'position: rope, but base 10000.0; kept from model.position: scaling {"kind": "linear", "factor": 8.0}'

@@ -142,7 +142,7 @@ def test_the_tests_that_it_writes_pass_for_every_family(project: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_it_writes_passes_the_whole_check(family: str, project: Path) -> None:
-    # In a process of its own: torch.compile copes neither with the shape checks of these tests nor with warnings as errors.
+    # In a separate process: torch.compile works neither with the shape checks of these tests nor with warnings as errors.
     command = [sys.executable, "-m", "minigpt", "check", str(create(family, "mine").plugin)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -210,14 +210,14 @@ def test_nothing_is_written_where_one_of_the_files_is_there(there: str, project:
     before = files_of(project)
     code, out, err = minigpt("new", "norm", "mine")
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: there already: {there}; nothing was written")
+    assert err.startswith(f"error: {there} exists already; nothing was written")
     assert files_of(project) == before
 
 
 def test_a_link_to_nowhere_is_a_file_that_is_there(project: Path) -> None:
     (project / "plugins").mkdir()
     (project / "plugins/mine.py").symlink_to(project / "elsewhere.py")
-    with pytest.raises(ScaffoldError, match="there already: plugins/mine.py; nothing was written. Choose"):
+    with pytest.raises(ScaffoldError, match="plugins/mine.py exists already; nothing was written. Choose"):
         create("norm", "mine")
     assert not (project / "elsewhere.py").exists()
 
@@ -228,7 +228,7 @@ def test_a_file_that_appears_meanwhile_stays_and_ours_go(project: Path, monkeypa
     before = files_of(project)
     monkeypatch.setattr(os.path, "lexists", lambda path: False)
     monkeypatch.setattr("minigpt.lab.scaffold._check_test_name", lambda test, folder: None)
-    with pytest.raises(ScaffoldError, match="there already: tests/test_mine.py"):
+    with pytest.raises(ScaffoldError, match="tests/test_mine.py exists already"):
         create("norm", "mine")
     assert files_of(project) == before
 
@@ -256,9 +256,9 @@ def test_what_was_written_is_taken_back_where_the_rest_cannot_be(project: Path, 
         ("größe", 'lower-case letters, digits and "_"', "gr_e"),
         ("a" * 41, "40 at most", "a" * 35),
         ("mine\n", 'lower-case letters, digits and "_"', "mine"),
-        ("lambda", "is a word of Python's own", "lambda_norm"),
-        ("copy", "is a Python module's", "copy_norm"),
-        ("torch", "is a Python module's", "torch_norm"),
+        ("lambda", "is a Python keyword", "lambda_norm"),
+        ("copy", "is the name of a Python module", "copy_norm"),
+        ("torch", "is the name of a Python module", "torch_norm"),
         ("conftest", "a file that pytest takes for tests", "conftest_norm"),
         ("test_mine", "a file that pytest takes for tests", "norm_test_mine"),
         ("mine_test", "a file that pytest takes for tests", "mine_test_norm"),
@@ -299,7 +299,7 @@ def test_an_unknown_family_is_told_with_the_nearest(project: Path, minigpt: Comm
 def test_a_test_file_of_the_same_module_name_is_told(project: Path) -> None:
     (project / "tests/unit").mkdir(parents=True)
     (project / "tests/unit/test_mine.py").touch()
-    with pytest.raises(ScaffoldError, match="is the module test_mine to pytest"):
+    with pytest.raises(ScaffoldError, match="for the same module test_mine"):
         create("norm", "mine")
     (project / "tests/unit/__init__.py").touch()
     create("norm", "mine")
@@ -359,7 +359,7 @@ def test_a_base_that_is_not_there_is_told_with_the_nearest(project: Path, minigp
     ("family", "base", "reason"),
     [
         ("attention", "hybrid.json", "its model.layers choose the attention of every layer"),
-        ("position", "hybrid.json", "does not honour bias"),
+        ("position", "hybrid.json", "does not apply bias"),
         ("norm", "broken.json", "not JSON"),
     ],
 )

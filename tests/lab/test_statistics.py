@@ -219,7 +219,7 @@ def test_a_p_value_is_shown_on_its_side_of_five_per_cent() -> None:
 
 
 def test_a_variant_that_failed_is_not_corrected_for() -> None:
-    """The number of seeds that would tell follows from the same criterion as the verdict."""
+    """The number of seeds needed for a verdict follows from the same criterion as the verdict."""
     difference = [0.004, 0.006, 0.011]
     (one,) = verdicts([difference], DELTA)
     first, *_ = verdicts([difference, [0.0, 0.1, 0.2], [0.3, 0.1, 0.0]], DELTA)

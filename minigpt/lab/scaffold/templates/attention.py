@@ -10,7 +10,7 @@ each one, give it bounds, and explain it under Args.
 
 tests that:
 
-- output t depends only on inputs up to t of its own sequence, in values and in
+- output t depends only on inputs up to t of the same sequence, in values and in
   gradients, for any length, in training and evaluation, in fp32 and under bf16;
 - decoding in chunks of any size equals the full pass, and states are independent;
 - every parameter gets a gradient and every keyword argument changes something;

@@ -10,7 +10,7 @@ bounds, and explain it under Args.
 
 tests that:
 
-- with any parts, output t depends only on inputs up to t of its own sequence;
+- with any parts, output t depends only on inputs up to t of the same sequence;
 - decoding equals the full pass: each part gets the state with its attribute's name,
   `substate(state, "attention")`, and no other;
 - every parameter gets a gradient and every keyword argument changes something;
