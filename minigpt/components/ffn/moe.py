@@ -98,7 +98,7 @@ class MixtureOfExperts(FeedForward):
         self.out = nn.Parameter(torch.zeros(n_experts, dims.d_model, hidden))
         self.out_bias = nn.Parameter(torch.zeros(n_experts, dims.d_model)) if bias else None
         # All shared experts together are one expert of their total width.
-        self.shared_into = nn.Linear(dims.d_model, n_shared * wide, bias=bias) if n_shared else None
+        self.shared_into = nn.Linear(dims.d_model, n_shared * into_width, bias=bias) if n_shared else None
         self.shared_out = ResidualLinear(n_shared * hidden, dims.d_model, bias=bias) if n_shared else None
         self.register_buffer("choice_bias", torch.zeros(n_experts) if balance == "bias" else None)
         # Tokens sent to each expert since the last update; zero in every checkpoint.
