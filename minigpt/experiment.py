@@ -149,8 +149,8 @@ class TrainingSection(Section):
     batch_size: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=64, description="Sequences in an update.")
     micro_batch_size: Annotated[int, Field(gt=0, le=1 << 20)] | None = Field(
         default=None,
-        description="Sequences in one forward pass; the update adds up their gradients. null for about 4,096 tokens on "
-        "a CPU, which fit into its cache, and for all of them on other devices.",
+        description="Sequences in one forward pass; the update adds up their gradients. null: about 4,096 tokens on a CPU, "
+        "which fit into its cache, all sequences on other devices.",
     )
     max_iters: Count = Field(default=5000, description="Updates.")
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from minigpt.lab.compare.grid import Cell
+    from minigpt.lab.compare.job import CellRecord
     from minigpt.lab.compare.plan import ComparisonPlan
     from minigpt.lab.compare.tables import Table
     from minigpt.lab.compare.variants import FailedVariant
@@ -108,7 +109,7 @@ def compare(
     if retry:
         for cell in plan.grid.cells:
             record = cell.outcome()
-            if record is not None and record["outcome"] != Status.FINISHED:
+            if record is not None and record.outcome is not Status.FINISHED:
                 cell.record.unlink()
 
     from minigpt.cli.drawing import terminal
@@ -204,10 +205,10 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
 
     from minigpt.training.observer import duration
 
-    missing = plan.grid.missing()
+    missing, to_train = plan.grid.missing(), plan.grid.missing_runs()
     seeds = plan.grid.seeds
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    there = len(plan.grid.cells) - len(missing)
+    there = len(plan.grid.cells) - len(to_train)
     runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
     console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
     for lost in plan.lost:
@@ -217,12 +218,15 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
             console.print(f"{variant.name}: {note}", style="yellow", soft_wrap=True)
     for note in plan.grid.corpora.notes():
         console.print(note, style="yellow", soft_wrap=True)
-    if missing:
+    if len(missing) > len(to_train):
+        measured = count(len(missing) - len(to_train), "finished run")
+        console.print(f"{measured} to measure: the loss by position", style="dim")
+    if to_train:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""
         seconds, low, high = plan.seconds()
         likely = f"about {duration(seconds)} ({duration(low)} to {duration(high)})"
-        console.print(f"{count(len(missing), 'run')} to train{at_once}: {likely}", style="dim")
+        console.print(f"{count(len(to_train), 'run')} to train{at_once}: {likely}", style="dim")
     return missing
 
 
@@ -235,8 +239,11 @@ class _Progress:
         from minigpt.cli.drawing import column
 
         self.console = console
+        self.updates = {  # of what is only measured none
+            cell.name: 0 if cell.is_only_to_measure() else cell.variant.experiment.training.max_iters for cell in missing
+        }
         self.steps = {cell.name: 0 for cell in missing}
-        self.total = sum(cell.variant.experiment.training.max_iters for cell in missing)
+        self.total = sum(self.updates.values())
         self.began = time.monotonic()
         columns = (
             column("{task.description}"),
@@ -257,9 +264,7 @@ class _Progress:
 
     def started(self, cell: Cell) -> None:
         """Give it a bar."""
-        self.tasks[cell.name] = self.bars.add_task(
-            cell.name, total=cell.variant.experiment.training.max_iters, figures="starting"
-        )
+        self.tasks[cell.name] = self.bars.add_task(cell.name, total=self.updates[cell.name] or None, figures="starting")
         if not self.console.is_terminal:
             self.console.print(f"{cell.name}: started")
 
@@ -273,15 +278,16 @@ class _Progress:
         left = passed / done * (self.total - done) if done else 0
         self.bars.update(self.whole, completed=done, figures=f"about {duration(left)} left" if done else "")
 
-    def ended(self, cell: Cell, outcome: dict[str, Any]) -> None:
+    def ended(self, cell: Cell, record: CellRecord | None) -> None:
         """Leave a line in place of its bar."""
-        self.steps[cell.name] = cell.variant.experiment.training.max_iters
-        self.bars.remove_task(self.tasks.pop(cell.name))
-        said = f": {outcome['message']}" if outcome.get("message") else ""
         from minigpt.run.status import Status
 
-        style = "" if outcome["outcome"] == Status.FINISHED else "red"
-        self.console.print(f"{cell.name}: {outcome['outcome']}{said}", style=style, soft_wrap=True)
+        self.steps[cell.name] = self.updates[cell.name]
+        self.bars.remove_task(self.tasks.pop(cell.name))
+        outcome = Status.STOPPED if record is None else record.outcome
+        reason = f": {record.message}" if record is not None and record.message else ""
+        style = "" if outcome is Status.FINISHED else "red"
+        self.console.print(f"{cell.name}: {outcome}{reason}", style=style, soft_wrap=True)
 
 
 def _rich(table: Table) -> RichTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -129,9 +130,24 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     if file is not None and experiment is not None:
         # What was asked for, and one part changed: a later option overrides an earlier one.
         other = "mlp" if experiment.model.ffn.name == "glu" else "glu"
-        asked = (argument for argument in sys.argv[1:] if argument != "--fresh")
-        variant = command_line(*asked, "--set", f"model.ffn={other}", "--name", f"{file.stem}-{other}")
+        asked, name = _without_name(sys.argv[1:])
+        variant = command_line(*asked, "--set", f"model.ffn={other}", "--name", f"{name or file.stem}-{other}")
         steps.append((variant, "change one part and see"))
     steps.append((command_line("list"), "the parts there are"))
     for command, meaning in steps:
         say(f"    # {meaning}\n    {command}")
+
+
+def _without_name(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments of a command without --fresh and without the run's name, and that name."""
+    kept: list[str] = []
+    name: str | None = None
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--name":
+            name = next(rest, None)
+        elif argument.startswith("--name="):
+            name = argument.partition("=")[2]
+        elif argument != "--fresh":
+            kept.append(argument)
+    return kept, name

@@ -21,9 +21,10 @@ from pydantic import ValidationError
 from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment
 from minigpt.model import build_model_on_meta
-from minigpt.reading.merging import lay_over, merged
+from minigpt.reading.documents import merged
 from minigpt.reading.plugins import is_list_of_paths, load_named, read_named
 from minigpt.registry import plugins
+from minigpt.registry.overlay import lay_over
 from minigpt.registry.paths import LocatedText, NamedByRun, run_folder_of
 from minigpt.registry.problems import found, problems_of
 from minigpt.system.files import refuse_surrogates

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, crea
 
 from minigpt.errors import ExperimentError, RegistryError, listing
 from minigpt.registry.family import Family
+from minigpt.registry.overlay import lay_over
 from minigpt.registry.paths import absolute, mentions_path
 from minigpt.registry.problems import problems_of
 from minigpt.registry.spec import is_shipped, source_file
@@ -64,25 +65,13 @@ class Entry:
             ExperimentError: Each wrong parameter, its path relative to this component.
         """
         located = {key: absolute(value) if key in self.path_params else value for key, value in raw.items()}
-        located = {key: self.completed(key, value) for key, value in located.items()}
+        located = lay_over({}, located, self.params.model_fields)
         try:
             parsed = self.params.model_validate(located)
         except ValidationError as error:
             raise ExperimentError(problems_of(error, self.params)) from error
         values = {key: getattr(parsed, key) for key in self.params.model_fields}
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
-
-    def completed(self, key: str, value: Any) -> Any:
-        """A parameter's value; `{"eps": 0.1}` for a component is the default one with that changed."""
-        default = self._default_component(key) if isinstance(value, dict) and "name" not in value else None
-        return {**default, **value} if default else value
-
-    def _default_component(self, key: str) -> dict[str, Any] | None:
-        """A parameter's default as it would stand in the JSON, where it is a component."""
-        field = self.params.model_fields.get(key)
-        if field is None or not any(hasattr(part, "receives") for part in field.metadata):  # its family
-            return None
-        return {"name": field.default} if isinstance(field.default, str) else field.default
 
 
 def entry_of(family: Family, name: str, cls: type) -> Entry:

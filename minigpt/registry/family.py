@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from minigpt.errors import ExperimentError
@@ -22,12 +22,14 @@ class Family:
         base: The contract that every component of it inherits.
         receives: Names of the positional arguments the lab hands to each constructor.
         resolve: From a family's name, and what stands in the JSON, to a complete Spec.
+        params_of: From a family's and a component's name to the model of its parameters; None if it is not registered.
     """
 
     name: str
     base: type
     receives: tuple[str, ...]
     resolve: Callable[[str, Any], Spec[Any]] = field(compare=False, repr=False)
+    params_of: Callable[[str, str], type[BaseModel] | None] = field(compare=False, repr=False)
 
     def _validate(self, value: Any) -> Spec[Any]:
         try:

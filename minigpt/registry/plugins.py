@@ -1,4 +1,4 @@
-"""Components from outside: plugin files, and installed packages in the entry-point group `minigpt.registry.plugins`.
+"""Components from outside: plugin files, and installed packages in the entry-point group `minigpt.plugins`.
 
 Loading a plugin executes it, so it is named by a person or trusted (trust.py). A plugin that fails leaves nothing
 registered and nothing half imported.
@@ -22,7 +22,7 @@ from minigpt.registry import REGISTRY, trust
 from minigpt.registry.plugin_files import PluginFiles, forget, module_of, read_plugin
 from minigpt.system.files import read_bytes
 
-ENTRY_POINT_GROUP = "minigpt.registry.plugins"
+ENTRY_POINT_GROUP = "minigpt.plugins"
 FILE_PACKAGE = "minigpt_plugins"  # plugin files are modules of this package, which exists in memory only
 
 

@@ -21,6 +21,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from minigpt.errors import ExperimentError, Problem, RegistryError, listing, nearest
 from minigpt.registry.entry import Entry, entry_of
 from minigpt.registry.family import Family
@@ -43,7 +45,7 @@ class Registry:
         """Declare a family; contracts declares them all."""
         if name in self._families:
             raise RegistryError(f'the family "{name}" is declared already, for {self._families[name].base.__qualname__}')
-        self._families[name] = Family(name, base, receives, self.resolve)
+        self._families[name] = Family(name, base, receives, self.resolve, self._params_of)
         self._entries[name] = {}
         return self._families[name]
 
@@ -133,6 +135,10 @@ class Registry:
             raise ExperimentError([Problem((), str(error))]) from error
         params = entry.validate({key: item for key, item in value.items() if key != "name"})
         return Spec(family, entry.name, params, entry.cls)
+
+    def _params_of(self, family: str, name: str) -> type[BaseModel] | None:
+        entry = self._entries[family].get(name)
+        return entry.params if entry else None
 
     @contextlib.contextmanager
     def undo_on_error(self) -> Iterator[None]:

@@ -256,6 +256,20 @@ def available(root: Path) -> list[int]:
     return sorted({_order(path)[0] for path in _checkpoints(root)})
 
 
+def whole(root: Path) -> list[int]:
+    """Steps of the checkpoints that are as they were written, the newest first; weights are hashed, and not loaded."""
+    found = []
+    for path in _checkpoints(root):
+        try:
+            manifest = read_object(path / "manifest.json")
+            is_whole = all(manifest[name] == _digest_of(path / name) for name in _FILES)
+        except (UnreadableError, OSError, KeyError):
+            continue
+        if is_whole:
+            found.append(_order(path)[0])
+    return found
+
+
 def last_step(root: Path) -> int | None:
     """The step of the checkpoint that `last` names; None if there is none. It is not read."""
     name = _pointed_at(root, "last")

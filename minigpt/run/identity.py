@@ -21,7 +21,7 @@ LEFT_OUT: Mapping[str, str] = {
     "the number of threads": "changes the order of sums and no random number; resuming compares it all the same",
     "the processor": "likewise changes rounding only, and a run says on which it was trained",
     "the version of Python": "computes nothing: torch and numpy do",
-    "other packages": "such as tokenizers count by what they learned, and the text by its content",
+    "other packages": "such as tokenizers count by what they learned; what a foreign part imports counts with it",
 }
 """Settings of an experiment (by path, with all below), and other things, that are not part of a run's identity."""
 

@@ -87,12 +87,17 @@ def components(experiment: Experiment, sources: Sources) -> list[dict[str, Any]]
         row: dict[str, Any] = {
             "component": f"{spec.family}/{spec.name}",
             "file": str(file) if file else None,
-            "sha256": sources.part_fingerprint(spec.cls) if file else typed_fingerprint(spec.cls),
+            "sha256": part_sha256(spec.cls, sources),
             **_distribution(spec.cls),
         }
         if row not in rows:
             rows.append(row)
     return rows
+
+
+def part_sha256(cls: type, sources: Sources) -> str:
+    """SHA-256 of the source of a component's class; of one that was typed in, of its compiled code."""
+    return sources.part_fingerprint(cls) if source_file(cls) else typed_fingerprint(cls)
 
 
 @dataclass(frozen=True)

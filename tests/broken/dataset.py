@@ -69,6 +69,13 @@ class ValidationInTraining(Counting):
         return Splits(text, text[-len(text) // 10 :])
 
 
+@broken("dataset", "splits", "validation lines are drawn from all lines: each is in training, between others")
+class LinesInBoth(Counting):
+    def load(self) -> Splits:
+        lines = self.lines()
+        return Splits("\n".join(lines), "\n".join(random.Random(1).sample(lines, 60)))
+
+
 @broken("dataset", "splits", "validation rows are drawn from all rows, those of training too")
 class RowsInBoth(Copying):
     def load(self) -> Splits:

@@ -65,6 +65,24 @@ def test_every_command_in_advice_works(minigpt: Command, tmp_path: Path, monkeyp
     assert code == 0, err
 
 
+@pytest.mark.parametrize("named", [["--name", "helped2"], ["--name=helped2"], []])
+def test_the_advised_variant_has_one_name(
+    named: list[str], minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = writer(tmp_path)("helped", max_iters=3, eval_interval=3)
+    changes = ["--set", "plugins=[]", "--set", "training.schedule=constant", "--no-check", "--fresh"]
+    monkeypatch.setattr("sys.argv", ["minigpt", "run", str(file), *changes, *named])
+    code, out, err = minigpt("run", file, *changes, *named)
+    assert code == 0, err
+    words = words_of_the_shell(_found(r"\n    (minigpt run .*)\n", out))
+    name = "helped2" if named else "helped"
+    assert [word for word in words if word.startswith("--name")] == ["--name"]
+    assert words[-2] == "--name"
+    assert words[-1] in (f"{name}-glu", f"{name}-mlp")
+    assert "--fresh" not in words
+
+
 def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     assert match is not None, text

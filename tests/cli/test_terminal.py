@@ -32,10 +32,10 @@ from minigpt.cli.drawing import Terminal, column, terminal
 from minigpt.cli.terminal import say, warn, write_generated
 from minigpt.lab.compare.tables import Table as Comparison
 from minigpt.lab.compare.tables import csv_text
-from minigpt.model import decoding
 from minigpt.printable import as_markdown, as_spreadsheet, printable, printable_line
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.run import generating
 from minigpt.system import process
 from minigpt.system.files import json_bytes
 from minigpt.training import PlainObserver, train
@@ -254,7 +254,7 @@ def test_what_a_model_writes_is_escaped_on_a_terminal_and_exact_in_a_file(
     def pieces(*_: object, **__: object) -> Iterator[str]:
         yield from ("a\x1b", "]0;t", "\x07[b]\u202e", ":smile:")
 
-    monkeypatch.setattr(decoding, "stream", pieces)
+    monkeypatch.setattr(generating, "stream", pieces)
     _, out, _ = minigpt("generate", RUN, "R", "--seed", "1")
     assert out == "Ra\x1b]0;t\x07[b]\u202e:smile:\n"
     screen = _Screen()

@@ -107,12 +107,26 @@ def test_the_first_advice_is_the_encoding_of_the_file(text: str, encoding: str, 
     assert decode(text.encode(encoding), advised, "strict", FILE) == text
 
 
-OTHERS = ["latin-1", "cp1252", "cp1251", "gbk", "gb18030", "big5", "shift_jis", "utf-16", "utf-16-be", "utf-32", "utf-7"]
+OTHERS = [
+    "latin-1",
+    "cp1252",
+    "cp1251",
+    "gbk",
+    "gb18030",
+    "big5",
+    "shift_jis",
+    "utf-16",
+    "utf-16-be",
+    "utf-32",
+    "utf-7",
+    "iso2022_jp",
+    "iso2022_kr",
+]
 
 
 @pytest.mark.parametrize("encoding", OTHERS)
 @pytest.mark.parametrize("errors", ["strict", "replace", "any"])
-@pytest.mark.parametrize("text", [FRENCH, RUSSIAN, CHINESE, ENGLISH + "\u201cone\u201d"])
+@pytest.mark.parametrize("text", [FRENCH, RUSSIAN, CHINESE, ENGLISH + "\u201cone\u201d", 40 * ENGLISH + "\u201cone\u201d"])
 def test_utf8_read_as_another_encoding_is_refused_unless_errors_is_any(encoding: str, errors: str, text: str) -> None:
     if errors == "any":
         assert decode(text.encode(), encoding, errors, FILE) != text
@@ -149,7 +163,7 @@ def test_a_mark_that_contradicts_the_encoding_is_refused(encoding: str, marked: 
         ("안녕하세요\n" * 20, "iso2022_kr", "iso2022_kr"),
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "gbk", "utf-16", "utf-16-be", "utf-32"])
 def test_escapes_of_iso2022_are_refused(text: str, saved_in: str, advised: str, encoding: str) -> None:
     line = refusal(text.encode(saved_in), encoding)
     assert f'is not {encoding.upper()} but ISO-2022; set data.encoding to "{advised}" if this is right: ' in line

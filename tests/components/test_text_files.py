@@ -136,6 +136,57 @@ def test_the_overlap_is_the_share_of_copied_text(seed: int, percent: int, thousa
     assert overlap.distinct > 0.99
 
 
+def some_lines(seed: int, number: int, letters: int) -> list[str]:
+    generator = random.Random(seed)
+    return ["".join(generator.choice("abcdefghij") for _ in range(letters)) for _ in range(number)]
+
+
+@pytest.mark.parametrize("letters", [7, 40, 90])
+@pytest.mark.parametrize("percent", [0, 50, 100])
+def test_lines_that_are_training_lines_in_another_order_are_found(letters: int, percent: int) -> None:
+    train = some_lines(1, 3000, letters)
+    val = [
+        *random.Random(2).sample(train, 4 * percent),
+        *(line.upper() for line in some_lines(3, 4 * (100 - percent), letters)),
+    ]
+    overlap = text_overlap("\n".join(train), "\r\n".join(val))
+    assert overlap.shared == pytest.approx(percent / 100, abs=0.03)
+    assert overlap.is_copy == (percent == 100)
+
+
+def test_lines_that_occur_again_by_chance_are_no_overlap() -> None:
+    """Of the 1,024 lines of ten bits every one is in both texts; and a play has its speakers' names in each act."""
+    generator = random.Random(1)
+    bits = [[f"{generator.randrange(1024):010b}" for _ in range(number)] for number in (20_000, 1000)]
+    assert text_overlap(*map("\n".join, bits)).shared < 0.02
+    names = some_lines(1, 40, 6)
+    acts = [[line for said in some_lines(seed, 2000, 30) for line in (generator.choice(names), said)] for seed in (2, 3)]
+    assert text_overlap(*map("\n".join, acts)).shared < 0.01
+
+
+def test_few_lines_say_nothing() -> None:
+    assert text_overlap("\n".join(some_lines(1, 300, 7)), "\n".join(some_lines(1, 300, 7)[:150:10])).shared == 0
+
+
+def test_a_validation_file_of_training_lines_in_another_order_is_refused(tmp_path: Path) -> None:
+    lines = some_lines(1, 1000, 20)
+    write(tmp_path, train_txt="\n".join(lines), val_txt="\n".join(random.Random(1).sample(lines, 200)))
+    with pytest.raises(DataError, match=r"data.val_path: 100% of the validation text is in the training text too"):
+        loaded(tmp_path / "train.txt", val_path=tmp_path / "val.txt")
+
+
+@pytest.mark.parametrize(("percent", "noted"), [(3, False), (30, True)])
+def test_some_validation_lines_in_training_are_reported_from_five_per_cent_on(
+    tmp_path: Path, percent: int, noted: bool
+) -> None:
+    lines = some_lines(1, 5000, 20)
+    val = [*random.Random(1).sample(lines, 5 * percent), *some_lines(2, 5 * (100 - percent), 20)]
+    write(tmp_path, train_txt="\n".join(lines), val_txt="\n".join(val))
+    data = {"name": "text", "paths": [str(tmp_path / "train.txt")], "val_path": str(tmp_path / "val.txt")}
+    notes = load_corpus(load_experiment({"data": data})).notes
+    assert list(notes) == [f"{percent}% of the validation text, in lines, is in the training text too"] * noted
+
+
 @pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
 def test_validation_text_in_training_is_reported_or_refused_from_any_dataset(tmp_path: Path, shared: float) -> None:
     val = words(2, 600)

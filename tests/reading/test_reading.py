@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from minigpt.errors import ExperimentError, MinigptError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.reading.merging import defaults, merge
+from minigpt.reading.documents import defaults
+from minigpt.registry.overlay import merge
 
 
 def write(path: Path, document: Any) -> Path:

@@ -124,7 +124,7 @@ def _check_texts(train: str, val: str) -> None:
     overlap = text_overlap(train, val)
     if overlap.shared >= 0.5:
         raise Violation(
-            f"{overlap.shared:.0%} of the validation text, in windows of {overlap.width} characters, is training text too",
+            f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is training text too",
             cause="is validation cut out of what training keeps? Splits.of_text divides a text",
         )
 

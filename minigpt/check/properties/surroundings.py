@@ -136,7 +136,7 @@ def _outcome_of(question: Mapping[str, Any]) -> Any:
         except ModuleNotFoundError:
             return None
         REGISTRY.register(family, name)(_member(module, question["class"]))
-    outcome = importlib.import_module(f"minigpt.check.{family}").outcome
+    outcome = importlib.import_module(f"minigpt.check.properties.{family}").outcome
     return outcome(component_target(family, name), question["params"])
 
 

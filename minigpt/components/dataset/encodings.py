@@ -139,17 +139,17 @@ def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
             f"{file} begins with the mark of {marked[0].upper()}, and data.encoding is {encoding}; "
             f'set data.encoding to "{marked[0]}"'
         )
-    if not name.startswith(("utf-8", "iso2022")) and not marked and _is_utf8(raw, name.startswith(("utf-16", "utf-32"))):
-        raise DataError(
-            f'{file} is UTF-8, and data.encoding is {encoding}; set data.encoding to "utf-8", '
-            'or data.errors to "any" to take it as it is'
-        )
-    if not name.startswith(("utf-16", "utf-32", "iso2022")) and (escape := _ESCAPES.search(raw)) and raw.isascii():
+    if not name.startswith("iso2022") and (escape := _ESCAPES.search(raw)) and raw.isascii():
         problem = f"{file}: the escape sequence at offset {escape.start()} is not {encoding.upper()} but ISO-2022"
         able = _ESCAPED if b")" not in escape[0] else ("iso2022_kr",)
         if (guess := next((one for one in able if _reads(raw, one)), None)) is None:
             raise DataError(f'{problem}; convert the file to UTF-8, or set data.errors to "any" to take it as it is')
         raise DataError(f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, escape.start())}')
+    if not name.startswith("utf-8") and not marked and _is_utf8(raw, name.startswith(("utf-16", "utf-32"))):
+        raise DataError(
+            f'{file} is UTF-8, and data.encoding is {encoding}; set data.encoding to "utf-8", '
+            'or data.errors to "any" to take it as it is'
+        )
 
 
 def _is_utf8(raw: bytes, ascii_too: bool) -> bool:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Integer, UInt64
 
+NEARLY_ALL = 0.9
+"""A share from which on one text is a copy of a part of the other."""
+
 _WIDTHS = (64, 16)
 """Characters of a window: the first that the validation text is long enough for. Less may stand anywhere by chance."""
 
 _ENOUGH = 4096
 """About so many windows of the validation text are looked for, however long it is."""
+
+_FEWEST_LINES = 16
+"""Fewer different lines of the validation text say nothing."""
+
+_COUNTED_LINES = 1 << 18
+"""About so many lines of the training text are counted, to see how often a line occurs again by chance."""
+
+_LINE = re.compile(r"[^\n\r]+")
 
 _CHUNK = 1 << 16  # its arrays stay in the processor's cache
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
@@ -24,27 +38,37 @@ class Overlap:
     """What two texts have in common.
 
     Attributes:
-        shared: The share of the second text's windows that the first one has too.
-        distinct: The share of the second text's windows that differ from one another: little in a text that repeats itself.
-        width: Characters of a window.
+        shared: The share of the second text's pieces that the first one has too.
+        distinct: The share of the second text's pieces that differ from one another: little in a text that repeats itself.
+        pieces: What was compared: `lines` or `windows of 64 characters`.
     """
 
     shared: float
     distinct: float
-    width: int
+    pieces: str
+
+    @property
+    def is_copy(self) -> bool:
+        """Nearly all of the second text is in the first one, and it does not only repeat itself."""
+        return self.shared >= NEARLY_ALL and self.distinct >= 0.5
 
 
 def text_overlap(train: str, val: str) -> Overlap:
-    """How much of the validation text stands in the training text, in windows of 64 characters.
+    """How much of the validation text stands in the training text, in windows of 64 characters or in lines.
 
-    White space is not compared, and accents are composed (NFC): other line ends, indents or line breaks hide no copy.
-    Windows are chosen by a hash of their content, so that those of both texts are the same ones (winnowing: Schleimer et
-    al. 2003). Time is linear in both texts, and memory does not grow with the training text.
+    The larger share counts. Windows find a passage wherever its lines break; lines are found in any order, which windows
+    across their ends are not. White space is not compared, and accents are composed (NFC). Time is linear in both texts,
+    and memory does not grow with the training text.
     """
+    return max(_window_overlap(train, val), _line_overlap(train, val), key=lambda overlap: (overlap.is_copy, overlap.shared))
+
+
+def _window_overlap(train: str, val: str) -> Overlap:
+    """In windows chosen by a hash of their content, the same in both texts (winnowing: Schleimer et al. 2003)."""
     length = sum(map(len, _without_spaces(val)))
     width = next((width for width in _WIDTHS if length >= width), None)
     if width is None:
-        return Overlap(0.0, 1.0, length)
+        return Overlap(0.0, 1.0, f"windows of {length} characters")
     bits = max(0, length // _ENOUGH).bit_length()
     looked_for = _chosen(val, width, bits)
     while not len(looked_for):  # a text of few different windows
@@ -56,7 +80,43 @@ def text_overlap(train: str, val: str) -> Overlap:
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
         found[places[known[places] == hashes]] = True
     in_training = found[np.searchsorted(known, looked_for)]
-    return Overlap(float(in_training.mean()), len(known) / len(looked_for), width)
+    return Overlap(float(in_training.mean()), len(known) / len(looked_for), f"windows of {width} characters")
+
+
+def _line_overlap(train: str, val: str) -> Overlap:
+    """In whole lines, by their characters, beyond what would be found by chance.
+
+    A short line, such as a speaker's name, occurs in any text of its kind. How often one of its length occurs twice in the
+    training text says how many validation lines are expected there by chance.
+    """
+    lines = Counter(_lines(val))
+    if len(lines) < _FEWEST_LINES:
+        return Overlap(0.0, 1.0, "lines")
+    found = {line for line in _lines(train) if line in lines}
+    chance = _repeated_by_length(train)
+    total = sum(len(line) * times for line, times in lines.items())
+    shared = sum(len(line) * times for line, times in lines.items() if line in found and len(line) in chance)
+    expected = sum(len(line) * times * chance.get(len(line), 0.0) for line, times in lines.items())
+    beyond = (shared - expected) / (total - expected) if total > expected else 0.0
+    return Overlap(max(0.0, beyond), len(lines) / lines.total(), "lines")
+
+
+def _repeated_by_length(text: str) -> dict[int, float]:
+    """The share of lines of each length that occur more than once, among those that a hash of their content chooses."""
+    bits = (text.count("\n") // _COUNTED_LINES).bit_length()
+    counts = Counter(line for line in _lines(text) if zlib.crc32(line.encode("utf-8", "surrogatepass")) >> (32 - bits) == 0)
+    seen, repeated = Counter[int](), Counter[int]()
+    for line, times in counts.items():
+        seen[len(line)] += times
+        repeated[len(line)] += times if times > 1 else 0
+    return {length: repeated[length] / number for length, number in seen.items()}
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text, composed (NFC) and without white space; no empty ones."""
+    for match in _LINE.finditer(text):
+        if line := unicodedata.normalize("NFC", "".join(match[0].split())):
+            yield line
 
 
 def _without_spaces(text: str) -> Iterator[str]:

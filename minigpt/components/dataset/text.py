@@ -13,7 +13,7 @@ from pydantic import Field
 from minigpt.components.dataset.compressed import read_unpacked
 from minigpt.components.dataset.encodings import check_encoding, decode
 from minigpt.components.dataset.folders import Found, Identity, Search
-from minigpt.components.dataset.overlap import text_overlap
+from minigpt.components.dataset.overlap import NEARLY_ALL, text_overlap
 from minigpt.contracts import Dataset, Splits
 from minigpt.errors import DataError
 from minigpt.registry import register
@@ -22,8 +22,6 @@ from minigpt.system.memory import available_memory, refuse_if_too_large
 
 _MEMORY = 3
 """Bytes of memory for each byte of text while it is read: as bytes, as text, and joined with other texts."""
-
-_NEARLY_ALL = 0.9
 
 
 @register("dataset", "text")
@@ -84,7 +82,7 @@ class TextFiles(Dataset):
         assert isinstance(splits.train, str)
         assert isinstance(splits.val, str)
         shared = text_overlap(splits.train, splits.val).shared
-        if shared >= _NEARLY_ALL:
+        if shared >= NEARLY_ALL:
             raise DataError(
                 f"data.val_path: {shared:.0%} of the validation text is in the training text too, inside other files; "
                 "take it out of data.paths"

@@ -7,15 +7,14 @@ Whatever happens here, the comparison goes on: what ends the process without a r
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
 from minigpt.lab.compare.grid import present
-from minigpt.lab.compare.job import SAVES_WITHIN, Job
+from minigpt.lab.compare.job import SAVES_WITHIN, CellRecord, Ending, Job, updates_in
 from minigpt.model import GPT
 from minigpt.run import RunFolder, open_run
 from minigpt.run.identity import Identity
@@ -39,12 +38,12 @@ _LOOK_EVERY, _SAY_EVERY = 0.2, 10.0
 
 def main() -> None:
     """Do the job in the file that the command line names."""
-    job: Job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    job = Job.read(Path(sys.argv[1]))
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         do(job)
     except PlanError as error:
-        write_json(Path(job["refusal"]), {"message": str(error)})
+        write_json(job.refusal, {"message": str(error)})
         sys.exit(2)
 
 
@@ -54,22 +53,32 @@ def do(job: Job) -> None:
     Raises:
         PlanError: It cannot be trained as planned: that is no outcome.
     """
-    record: dict[str, Any] = {"key": job["key"], "run": job["run"]}
     try:
-        experiment = frozen_experiment(Path(job["experiment"]), job["seed"], allow_plugins=job["allow_plugins"])
-        corpus = frozen_corpus(Path(job["corpus"]), experiment)
+        experiment = frozen_experiment(job.experiment, job.seed, allow_plugins=job.allow_plugins)
+        corpus = frozen_corpus(job.corpus, experiment)
         _train(job, experiment, corpus)
-        record |= {"outcome": Status.FINISHED, "position_loss": _loss_by_position(job, corpus)}
+        record = _record(job, Status.FINISHED, position_loss=_loss_by_position(job, corpus))
     except PlanError:
         raise
     except DivergedError as error:
-        record |= {"outcome": Status.DIVERGED, "message": str(error)}
+        record = _record(job, Status.DIVERGED, str(error))
     except Exception as error:  # a plugin may raise anything, and whatever it is is the outcome
         traceback.print_exc()
         text = str(error).splitlines()
         said = text[0] if isinstance(error, MinigptError) and text else f"{type(error).__name__}: {text[0] if text else ''}"
-        record |= {"outcome": Status.CRASHED, "message": said}
-    write_json(Path(job["record"]), record)
+        record = _record(job, Status.CRASHED, said)
+    record.write(job.record)
+
+
+def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequence[float | None] = ()) -> CellRecord:
+    return CellRecord(
+        key=job.key,
+        run=str(job.run),
+        outcome=outcome,
+        message=message,
+        updates=updates_in(RunFolder(job.run)),
+        position_loss=tuple(position_loss),
+    )
 
 
 def _stop_with_parent() -> None:
@@ -86,18 +95,18 @@ def _stop_with_parent() -> None:
 
 
 def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
-    run = RunFolder(Path(job["run"]))
+    run = RunFolder(job.run)
     while run.is_in_use():  # by a process of a grid that was killed, which is saving
         time.sleep(_LOOK_EVERY)
     if run.is_finished():
         return
     _check_as_planned(job, experiment, corpus)
     if run.exists():
-        outcome = resume(run.path, allow_plugins=job["allow_plugins"], observer=_Alive(), corpus=corpus)
+        outcome = resume(run.path, allow_plugins=job.allow_plugins, observer=_Alive(), corpus=corpus)
     else:
         out = run.path.parents[1]
         assert RunFolder.of(experiment, out) == run
-        device, threads = job["device"], job["threads"]
+        device, threads = job.device, job.threads
         outcome = train(experiment, out=out, device=device, threads=threads, observer=_Alive(), corpus=corpus)
     if outcome.status is Status.STOPPED:
         sys.exit(128 + (outcome.stop_signal or signal.SIGTERM))
@@ -109,10 +118,10 @@ def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     Raises:
         PlanError: It is not what it was when the plan was made.
     """
-    now = present(experiment, corpus, choose_device(job["device"]))
-    if Identity.of(now).digest() != job["key"]:
+    now = present(experiment, corpus, choose_device(job.device))
+    if Identity.of(now).digest() != job.key:
         raise PlanError(
-            f"{experiment.name}, seed {job['seed']}: the source of minigpt, or of an installed plugin, was edited since the "
+            f"{experiment.name}, seed {job.seed}: the source of minigpt, or of an installed plugin, was edited since the "
             "plan was made; give the same command again for a new plan"
         )
 
@@ -132,7 +141,7 @@ class _Alive(PlainObserver):
 
 
 def _loss_by_position(job: Job, corpus: Corpus) -> list[float | None]:
-    opened = open_run(job["run"], which="last", allow_plugins=job["allow_plugins"])
+    opened = open_run(job.run, which="last", allow_plugins=job.allow_plugins)
     return loss_by_position(opened.model, corpus, opened.experiment)
 
 

@@ -9,25 +9,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from minigpt.data import Corpus, load_corpus
-from minigpt.errors import MinigptError, RunError, UnreadableError
+from minigpt.errors import MinigptError, RunError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
-from minigpt.lab.compare.job import SAVES_WITHIN, Job
+from minigpt.lab.compare.job import SAVES_WITHIN, CellRecord, Job, updates_in
 from minigpt.lab.compare.running import Running
 from minigpt.lab.compare.variants import Variant
-from minigpt.run import RunFolder
+from minigpt.reading import named_plugins
+from minigpt.run import RunFolder, checkpoint
 from minigpt.run.folder import check_links
 from minigpt.run.identity import Identity
 from minigpt.run.provenance import provenance
 from minigpt.run.sources import Sources
 from minigpt.run.status import Status
-from minigpt.system.files import discard, read_object
+from minigpt.system.files import discard
 from minigpt.system.lock import held
 
 
@@ -54,18 +54,18 @@ class Cell:
         """For messages."""
         return f"{self.variant.name}, seed {self.seed}"
 
-    def outcome(self) -> dict[str, Any] | None:
-        """Its record, if there is one and it is of this very cell."""
-        if not self.record.is_file():
+    def outcome(self) -> CellRecord | None:
+        """Its record, if there is one, it is of this very cell, and the run is still what it was then.
+
+        Raises:
+            RunError: The record is damaged.
+        """
+        record = CellRecord.read(self.record)
+        if record is None or record.key != self.key or record.run != str(self.run.path):
             return None
-        try:
-            record = _Record.model_validate(read_object(self.record)).model_dump()
-        except (UnreadableError, ValidationError) as error:
-            reason = str(error) if isinstance(error, UnreadableError) else f"{self.record} is damaged"
-            raise RunError(f"{reason}; remove it, and the run is looked at again") from error
-        if record["key"] != self.key or record["run"] != str(self.run.path):
-            return None
-        return record if record["outcome"] is not Status.FINISHED or self._is_as_it_was() else None
+        if record.outcome is Status.FINISHED:
+            return record if self._is_as_it_was() else None
+        return record if record.updates == updates_in(self.run) else None
 
     def _is_as_it_was(self) -> bool:
         """Whether the finished run is the cell still: it may have been continued with other settings since, or edited."""
@@ -75,25 +75,41 @@ class Cell:
         except RunError:  # or it is gone
             return False
 
+    def is_only_to_measure(self) -> bool:
+        """Whether its run is finished, and only the loss by position is not measured yet."""
+        return self.outcome() is None and self._is_as_it_was() and is_usable(self.run)
+
+    def continues(self) -> bool:
+        """Whether what was begun in its folder is the cell, and can be continued or used."""
+        try:
+            is_same = not self.run.later_segments() and self.run.identity().digest() == self.key
+            return is_same and is_usable(self.run)
+        except RunError:  # it was begun by an older minigpt, edited, or damaged
+            return False
+
     def status(self) -> Status:
         """How it stands. Where it has no record, as its run does; one that was not measured to the end was stopped."""
         record = self.outcome()
         if record is not None:
-            return Status(record["outcome"])
+            return record.outcome
         status = self.run.status()
         return Status.STOPPED if status is Status.FINISHED else status
 
 
-class _Record(BaseModel):
-    """What a cell's process writes when it has come to an end."""
+def is_usable(run: RunFolder) -> bool:
+    """Whether a run can be opened, or continued where it is not finished: its files are whole, its plugins trusted.
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    key: str
-    run: str
-    outcome: Literal[Status.FINISHED, Status.DIVERGED, Status.CRASHED]
-    message: str = ""
-    position_loss: list[float | None] = []
+    Nothing of it is executed.
+    """
+    try:
+        named_plugins(run.path / "experiment.json", of_run=True)
+        run.learned()
+        whole = checkpoint.whole(run.checkpoints)
+        if run.is_finished():
+            return checkpoint.last_step(run.checkpoints) in whole
+        return bool(whole) or not checkpoint.available(run.checkpoints)
+    except MinigptError:
+        return False
 
 
 class Watcher(Protocol):
@@ -105,8 +121,8 @@ class Watcher(Protocol):
     def progressed(self, cell: Cell, step: int) -> None:
         """It has come to that update."""
 
-    def ended(self, cell: Cell, outcome: dict[str, Any]) -> None:
-        """A cell has its outcome, or was stopped."""
+    def ended(self, cell: Cell, record: CellRecord | None) -> None:
+        """A cell has its outcome; None if it was stopped."""
 
 
 class Corpora:
@@ -163,14 +179,16 @@ class Grid:
 
     def _cell(self, variant: Variant, seed: int, found: dict[str, list[RunFolder]]) -> Cell:
         key = self._planned(variant, seed)
+        record = self.folder / "cells" / f"{variant.name}-seed-{seed}.json"
         named = next((run for run in variant.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
             own, there = self._folder(variant, seed), found.get(key, [])
-            run = own if own in there else next((run for run in there if self._stays(run, seed, key)), own)
-        else:
-            run, key = named, named.identity().digest()
-            _check_data(run, named.provenance(), self._provenance(variant))
-        return Cell(variant, seed, run, self.folder / "cells" / f"{variant.name}-seed-{seed}.json", key)
+            others = [run for run in there if run != own and self._stays(run, seed, key)]
+            candidates = [Cell(variant, seed, run, record, key) for run in ([own] if own in there else []) + others]
+            usable = (cell for cell in candidates if cell.outcome() is not None or is_usable(cell.run))
+            return next(usable, Cell(variant, seed, own, record, key))
+        _check_data(named, named.provenance(), self._provenance(variant))
+        return Cell(variant, seed, named, record, named.identity().digest())
 
     def _folder(self, variant: Variant, seed: int) -> RunFolder:
         return RunFolder(self.folder / "runs" / variant.name / f"seed-{seed}")
@@ -205,6 +223,10 @@ class Grid:
     def missing(self) -> list[Cell]:
         """Cells without an outcome, in the order in which they are trained: seed by seed, so that pairs come early."""
         return [cell for cell in self.cells if cell.outcome() is None]
+
+    def missing_runs(self) -> list[Cell]:
+        """Cells whose run is to be trained or continued. Of the other missing ones only the loss by position is measured."""
+        return [cell for cell in self.missing() if not cell.is_only_to_measure()]
 
     def run(
         self,
@@ -279,29 +301,23 @@ class Grid:
         self.freeze([cell.variant])
         experiment, corpus = self.frozen[cell.variant.name]
         discard(cell.record)  # of another cell, or it would not be trained
-        if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not self._continues(cell):
+        if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not cell.continues():
             _wait_until_free(cell.run)
             with cell.run.locked():
-                cell.run.set_aside()
+                if not cell.continues():  # what was still being saved may have looked damaged
+                    cell.run.set_aside()
         return Job(
-            experiment=str(experiment),
-            corpus=str(corpus),
+            experiment=experiment,
+            corpus=corpus,
             seed=cell.seed,
-            run=str(cell.run.path),
-            record=str(cell.record),
-            refusal=str(cell.record.with_suffix(".refused")),
+            run=cell.run.path,
+            record=cell.record,
+            refusal=cell.record.with_suffix(".refused"),
             key=cell.key,
             device=device,
             threads=threads,
             allow_plugins=allow_plugins,
         )
-
-    def _continues(self, cell: Cell) -> bool:
-        """Whether what was begun in the cell's folder is the cell."""
-        try:
-            return not cell.run.later_segments() and cell.run.identity().digest() == cell.key
-        except RunError:  # it was begun by an older minigpt, or edited
-            return False
 
 
 _LOOK_EVERY = 0.5

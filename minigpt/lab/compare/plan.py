@@ -85,11 +85,11 @@ class ComparisonPlan:
     lost: tuple[FailedVariant, ...] = ()
 
     def seconds(self) -> tuple[float, float, float]:
-        """About how long what is missing takes on this machine, and from where to where that may be.
+        """About how long the missing runs take on this machine, and from where to where that may be.
 
         A few updates of each variant concerned are timed, once.
         """
-        speeds, missing = self._speeds(), self.grid.missing()
+        speeds, missing = self._speeds(), self.grid.missing_runs()
         at_once = min(self.settings.jobs, max(1, len(missing)))
         median, low, high = 0.0, 0.0, 0.0
         for experiment, speed in ((cell.variant.experiment, speeds.of(cell.variant)) for cell in missing):

@@ -159,10 +159,9 @@ def read_result(cell: Cell, unit: Unit) -> Result:
     record = cell.outcome()
     if record is None:
         return Result(cell.seed, cell.status(), str(cell.run.path))
-    status = Status(record["outcome"])
-    if status is not Status.FINISHED:
-        return Result(cell.seed, status, record["run"], message=record["message"])
-    return result_of(RunFolder(Path(record["run"])), cell.seed, unit, tuple(record["position_loss"]))
+    if record.outcome is not Status.FINISHED:
+        return Result(cell.seed, record.outcome, record.run, message=record.message)
+    return result_of(RunFolder(Path(record.run)), cell.seed, unit, record.position_loss)
 
 
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> Result:

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minigpt.errors import PlanError
-from minigpt.lab.compare.job import SAVES_WITHIN, Job
+from minigpt.lab.compare.job import SAVES_WITHIN, CellRecord, Job, updates_in
 from minigpt.run.status import Status
 from minigpt.system import process
-from minigpt.system.files import discard, open_growing, read_object, write_json
+from minigpt.system.files import discard, open_growing, read_object
 
 if TYPE_CHECKING:
     from minigpt.lab.compare.grid import Cell
@@ -32,12 +31,12 @@ class Running:
         stem = f"{cell.variant.name}-seed-{cell.seed}"
         folder = cell.record.parents[1] / "logs"
         file = folder / f"{stem}.json"
-        self.refusal = Path(job["refusal"])
+        self.refusal = job.refusal
         discard(self.refusal)
-        write_json(file, job)
+        job.write(file)
         self.log = folder / f"{stem}.log"
         # torch reads it at its start; a later change leaves some pools as they are
-        threads = {} if job["threads"] is None else {"OMP_NUM_THREADS": str(job["threads"])}
+        threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
         with os.fdopen(open_growing(self.log), "ab") as log:
             self.process = subprocess.Popen(
                 process.python("-m", "minigpt.lab.compare.cell", str(file)),
@@ -79,8 +78,8 @@ class Running:
         """Whether the process has ended."""
         return self.process.poll() is not None
 
-    def outcome(self) -> dict[str, Any]:
-        """The cell's record; where the process left none, what its end says is written as one.
+    def outcome(self) -> CellRecord | None:
+        """The cell's record; where the process left none, what its end says is written as one. None if it was stopped.
 
         To be stopped is no outcome, and is not written down: the next comparison continues the run.
 
@@ -93,17 +92,18 @@ class Running:
             raise PlanError(read_object(self.refusal)["message"])
         record, code = self.cell.outcome(), self.process.returncode
         if record is None and code in _STOPPED and not self.hung:
-            return {"outcome": Status.STOPPED}
+            return None
         if record is None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             how = "no sign of progress, and was killed" if self.hung else how
-            record = {
-                "key": self.cell.key,
-                "run": str(self.cell.run.path),
-                "outcome": Status.CRASHED,
-                "message": f"its process ended with {how}; see {self.log}",
-            }
-            write_json(self.cell.record, record)
+            record = CellRecord(
+                key=self.cell.key,
+                run=str(self.cell.run.path),
+                outcome=Status.CRASHED,
+                message=f"its process ended with {how}; see {self.log}",
+                updates=updates_in(self.cell.run),
+            )
+            record.write(self.cell.record)
         return record
 
     def ask_to_stop(self) -> None:

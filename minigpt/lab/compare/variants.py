@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from minigpt.data import Corpus, tokenizer_fingerprint
-from minigpt.errors import ExperimentError, MinigptError, nearest
+from minigpt.errors import ExperimentError, MinigptError, listing, nearest
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder
@@ -48,6 +48,8 @@ class Variant:
         source: The file or run folder it was read from.
         adjusted: What was changed so that it can be compared, in words.
         runs: Finished or begun runs that were named themselves.
+        read: Reads its file again with further settings, as `--set` has them; None for runs, which nothing changes.
+        settings: Those that were added so far, such as `model.ffn.expansion=2.5`.
     """
 
     name: str
@@ -55,10 +57,23 @@ class Variant:
     source: str
     adjusted: tuple[str, ...] = ()
     runs: tuple[RunFolder, ...] = ()
+    read: Callable[[Sequence[str]], Experiment] | None = field(default=None, repr=False, compare=False)
+    settings: tuple[str, ...] = ()
 
     def changed(self, experiment: Experiment, note: str) -> Variant:
         """The same variant with something adjusted."""
         return replace(self, experiment=experiment, adjusted=(*self.adjusted, note))
+
+    def with_setting(self, setting: str) -> Variant:
+        """The same variant, read again with one setting more; how it is trained stays.
+
+        Raises:
+            ExperimentError: The experiment is not valid with it.
+        """
+        assert self.read is not None, "runs are not changed"
+        settings = (*self.settings, setting)
+        experiment = self.read(settings).model_copy(update={"training": self.experiment.training})
+        return replace(self, experiment=experiment, settings=settings)
 
     def with_training(self, changes: dict[str, Any], note: str) -> Variant:
         """The same variant, trained otherwise.
@@ -125,10 +140,15 @@ def read_variant(
         runs = runs_in(source)
         experiments = [run.experiment(allow_plugins=allow_plugins, trust=trust) for run in runs]
         return Variant(experiments[0].name, *_of_runs(runs, source, experiments))
-    experiment = load_experiment(
-        source, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
-    )
-    return Variant(experiment.name, experiment, str(source))
+
+    def read(settings: Sequence[str]) -> Experiment:
+        changes = [*overrides, *settings]
+        return load_experiment(
+            source, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
+        )
+
+    experiment = read(())
+    return Variant(experiment.name, experiment, str(source), read=read)
 
 
 def runs_in(folder: Path) -> tuple[RunFolder, ...]:
@@ -225,10 +245,17 @@ def check_same_data(variants: Sequence[Variant], corpus_of: Callable[[Variant], 
     """Refuse variants whose data, or in nats whose tokenizer, have other content although their settings are the same.
 
     Raises:
-        MinigptError: Naming the variants: a dataset's or tokenizer's plugin, or a file, was edited between them.
+        MinigptError: Naming the variants: a dataset's or tokenizer's plugin, or a file, was edited between them; or the
+            losses of one cannot be given in the unit.
     """
     base, *others = variants
     data = {variant.name: corpus_of(variant) for variant in variants}
+    without_bytes = [variant.name for variant in variants if not data[variant.name].val_bytes]
+    if unit == "bits-per-byte" and without_bytes:
+        raise MinigptError(
+            f"--unit bits-per-byte: the validation data of {listing(without_bytes)} is no text, so it has no bytes; "
+            "compare in nats"
+        )
     for other in others:
         pairs = [("data", *(data[variant.name].fingerprint for variant in (other, base)))]
         if unit == "nats":
@@ -314,22 +341,21 @@ def matched_size(
 def _turned(base: int, variant: Variant, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Variant:
     """The variant with one number set to where its size is nearest to the base's."""
     start = _number_at(variant, knob)
-    tried: dict[float, tuple[int, Experiment]] = {}
+    tried: dict[float, Variant] = {}
 
     def size(value: float) -> int | None:
         """None where the model refuses that value."""
         try:
-            experiment = load_experiment(variant.experiment.to_json(), overrides=[f"{knob}={value}"])
+            tried[value] = variant.with_setting(f"{knob}={value}")
         except ExperimentError:
             return None
-        tried[value] = (size_of(experiment), experiment)
-        return tried[value][0]
+        return size_of(tried[value].experiment)
 
     # A width is a multiple of the heads, and many mixers want the head's width even.
     best = _best_value(start, 2 * variant.experiment.model.n_heads if knob == "model.d_model" else 1, base, size)
     if best is None or best == start:
         return variant
-    return variant.changed(tried[best][1], f"{knob} {start:g} → {best:g} (--match {what})")
+    return tried[best].changed(tried[best].experiment, f"{knob} {start:g} → {best:g} (--match {what})")
 
 
 def _near(size: int, aim: int) -> bool:

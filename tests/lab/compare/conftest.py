@@ -11,7 +11,7 @@ import pytest
 
 from minigpt.lab.compare.cell import do
 from minigpt.lab.compare.grid import Grid
-from minigpt.reading.merging import lay_over
+from minigpt.registry.overlay import lay_over
 
 TEXT = "".join(f"{a} plus {b} is {a + b}.\n" for a in range(12) for b in range(12))
 

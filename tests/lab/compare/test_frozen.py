@@ -115,7 +115,7 @@ def test_what_is_edited_in_the_copies_is_found_and_no_outcome(write: Write) -> N
     job = found.grid.job(cell, "cpu", None, True)
     cell.record.parent.mkdir(parents=True)
     files = [file for file in (found.folder / "inputs").rglob("*") if file.is_file()]
-    of_base = [file for file in files if file.suffix != ".json" or str(file) in (job["experiment"], job["corpus"])]
+    of_base = [file for file in files if file.suffix != ".json" or file in (job.experiment, job.corpus)]
     assert len(of_base) == 4, "experiment, plugin, corpus, tensors"
     for file in of_base:
         content = file.read_bytes()
@@ -146,7 +146,8 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
     found = plan(*files, seeds=2)
     found.grid.freeze(found.variants)  # as it begins
     first, *later = found.grid.missing()
-    cell_module.do({**found.grid.job(first, "cpu", None, True), "record": str(Path("first.json").absolute())})
+    job = found.grid.job(first, "cpu", None, True)
+    cell_module.do(job.model_copy(update={"record": Path("first.json").absolute()}))
     edit_corpus()
     scaled(3.0)
     with monkeypatch.context() as patch:
@@ -282,7 +283,8 @@ def test_a_damaged_record_of_a_cell_is_one_line(write: Write, damage: dict[str, 
     comparison = plan(base, variant, seeds=1)
     record = comparison.grid.cells[0].record
     record.parent.mkdir(parents=True)
-    sound = {"key": comparison.grid.cells[0].key, "run": str(comparison.grid.cells[0].run.path), "outcome": "crashed"}
+    cell = comparison.grid.cells[0]
+    sound = {"format": 1, "key": cell.key, "run": str(cell.run.path), "outcome": "crashed", "updates": 0}
     record.write_text(json.dumps({**sound, **damage}))
     with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it"):
         comparison.grid.missing()

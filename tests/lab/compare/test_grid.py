@@ -22,8 +22,9 @@ from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.tables import basis
 from minigpt.run import RunFolder, open_run
 from minigpt.system.lock import held
+from minigpt.training import resume
 from tests.lab.compare.conftest import Write, train_here
-from tests.training.conftest import INTERRUPTING
+from tests.training.conftest import INTERRUPTING, Watcher
 
 CRASHING = '''
 from minigpt import register
@@ -158,7 +159,7 @@ def test_a_run_that_a_killed_grid_is_still_saving_is_waited_for(write: Write) ->
     holder.join()
     outcome = cell.outcome()
     assert outcome is not None
-    assert outcome["outcome"] == "finished"
+    assert outcome.outcome == "finished"
 
 
 def test_a_run_of_before_an_edit_that_is_still_being_saved_is_waited_for(write: Write) -> None:
@@ -220,6 +221,111 @@ def test_an_variant_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(
     assert "hold for all 2 variants with a verdict together" in basis(found.judge())
     assert by_name["wide"].cost.total > 2 * by_name["base"].cost.total
     assert not found.grid.missing(), "an outcome is not tried again"
+
+
+def flip(file: Path) -> None:
+    """Change one byte in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-00000006/model.safetensors", "tokenizer.json", "metrics.jsonl"])
+def test_a_damaged_run_that_nobody_named_is_passed_over(name: str, write: Write, minigpt: Any) -> None:
+    base, variant = write("base"), write("variant", model={"ffn": "glu"})
+    assert minigpt("run", base, "--no-check")[0] == 0
+    flip(Path("runs/base/seed-5") / name)
+    found = plan(base, variant, seeds=1)
+    assert found.grid.cells[0].run.path == found.folder / "runs/base/seed-5"
+    assert len(found.grid.missing_runs()) == 2
+    train_here(found.grid)
+    assert [cell.status() for cell in found.grid.cells] == ["finished", "finished"]
+
+
+def test_another_run_of_the_same_identity_takes_the_place_of_a_damaged_one(write: Write, minigpt: Any) -> None:
+    base, variant = write("base"), write("variant", model={"ffn": "glu"})
+    assert minigpt("run", base, "--no-check")[0] == 0
+    assert minigpt("run", base, "--no-check", "--name", "z")[0] == 0
+    flip(Path("runs/base/seed-5/checkpoints/step-00000006/model.safetensors"))
+    assert plan(base, variant, seeds=1).grid.cells[0].run.path == Path("runs/z/seed-5")
+
+
+@pytest.mark.parametrize("which", ["checkpoints/step-00000006/model.safetensors", "checkpoints/*/model.safetensors"])
+def test_a_damaged_run_of_the_comparison_itself_is_set_aside_and_trained_again(write: Write, which: str) -> None:
+    files = write("base"), write("variant", model={"ffn": "glu"})
+    found = plan(*files, seeds=1)
+    train_here(found.grid)
+    cell = found.grid.cells[0]
+    for file in cell.run.path.glob(which):
+        flip(file)
+    assert not plan(*files, seeds=1).grid.missing(), "what is measured needs no weights"
+    cell.record.unlink()
+    again = plan(*files, seeds=1)
+    assert [each.name for each in again.grid.missing_runs()] == [cell.name]
+    train_here(again.grid)
+    assert cell.status() == "finished"
+    assert cell.run.path.with_name("seed-5.old-1").is_dir()
+
+
+CRASHING_ONCE = CRASHING.replace(
+    "if step == self.at:", "import pathlib\n        if step == self.at and pathlib.Path('fails').exists():"
+)
+
+
+def test_a_crashed_cell_that_was_continued_by_hand_has_the_outcome_of_its_run(write: Write) -> None:
+    Path("crashing.py").write_text(CRASHING_ONCE)
+    Path("fails").touch()
+    files = write("base"), write("crashing", plugins=["crashing.py"], training={"schedule": "crashing"})
+    found = plan(*files, seeds=1)
+    train_here(found.grid)
+    cell = found.grid.cells[1]
+    assert cell.status() == "crashed"
+    assert not plan(*files, seeds=1).grid.missing(), "what crashed is not tried again"
+    Path("fails").unlink()
+    resume(cell.run.path, observer=Watcher())
+    again = plan(*files, seeds=1)
+    assert [each.name for each in again.grid.missing()] == [cell.name]
+    assert not again.grid.missing_runs(), "only the loss by position is to be measured"
+    assert again.judge()[1].results[0].outcome == "stopped", "until then"
+    train_here(again.grid)
+    assert cell.status() == "finished"
+    assert again.judge()[1].results[0].loss == cell.run.rows()[-1]["val_loss"]
+
+
+def test_runs_that_are_there_are_counted_and_their_time_is_not(write: Write, minigpt: Any) -> None:
+    base, variant = write("base"), write("variant", model={"ffn": "glu"})
+    for file in (base, variant):
+        assert minigpt("run", file, "--no-check")[0] == 0
+    code, said, _ = minigpt("compare", base, variant, "--seeds", "1", "--plan")
+    assert code == 0
+    assert "2 runs, 2 there already" in said
+    assert "2 finished runs to measure: the loss by position" in said
+    assert "to train" not in said
+    assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
+    said = minigpt("compare", base, variant, "--seeds", "2", "--plan")[1]
+    assert "4 runs, 2 there already" in said
+    assert "2 runs to train: about" in said
+
+
+def test_a_record_of_another_format_is_measured_again(write: Write) -> None:
+    files = write("base"), write("variant", model={"ffn": "glu"})
+    found = plan(*files, seeds=1)
+    train_here(found.grid)
+    record = found.grid.cells[0].record
+    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 2}))
+    assert [cell.name for cell in found.grid.missing()] == ["base, seed 5"]
+    assert not found.grid.missing_runs()
+    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 1, "outcome": "running"}))
+    with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it, and the run is looked at again"):
+        found.grid.missing()
+
+
+def test_bits_per_byte_of_what_is_no_text_are_refused_before_training(write: Write) -> None:
+    plugin = Path(__file__).parents[3] / "plugins/associative_recall.py"
+    changes: dict[str, Any] = {"plugins": [str(plugin)], "data": {"name": "associative_recall"}, "model": {"block_size": 64}}
+    files = write("base", **changes), write("variant", **changes)
+    with pytest.raises(MinigptError, match=r"--unit bits-per-byte: the validation data of base, variant is no text"):
+        plan(*files, seeds=1, unit="bits-per-byte")
 
 
 def test_of_named_runs_the_shared_seeds_are_compared(write: Write, minigpt: Any) -> None:

@@ -42,7 +42,7 @@ def ended(write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("code", [-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 128 + signal.SIGTERM, 130, 129])
 def test_a_process_that_someone_ended_was_stopped_and_has_no_outcome(ended: Any, code: int) -> None:
     cell, running = ended(code)
-    assert running.outcome() == {"outcome": Status.STOPPED}
+    assert running.outcome() is None
     assert not cell.record.exists()
     assert cell.status() is Status.MISSING, "and there is no run yet"
 
@@ -62,7 +62,7 @@ def test_a_process_that_someone_ended_was_stopped_and_has_no_outcome(ended: Any,
 def test_a_process_that_ended_by_itself_crashed(ended: Any, code: int, hung: bool, message: str) -> None:
     cell, running = ended(code, hung=hung)
     record = running.outcome()
-    assert (record["outcome"], message in record["message"]) == (Status.CRASHED, True)
+    assert (record.outcome, message in record.message) == (Status.CRASHED, True)
     assert cell.status() is Status.CRASHED
 
 
@@ -72,14 +72,14 @@ def test_a_process_that_refused_has_no_outcome_and_ends_the_comparison(ended: An
     with pytest.raises(PlanError, match="the source was edited"):
         running.outcome()
     assert not cell.record.exists()
-    assert ended(2)[1].outcome()["outcome"] == Status.CRASHED, "a refusal of an earlier process is none of this one"
+    assert ended(2)[1].outcome().outcome is Status.CRASHED, "a refusal of an earlier process is none of this one"
 
 
 def test_a_cell_ends_with_exit_code_0_though_its_standard_input_is_open(write: Write) -> None:
     found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
     cell, job = found.grid.cells[0], Path("job.json")
     cell.record.parent.mkdir(parents=True)
-    write_json(job, found.grid.job(cell, "cpu", 1, True))
+    found.grid.job(cell, "cpu", 1, True).write(job)
     command = process.python("-W", "error", "-m", "minigpt.lab.compare.cell", str(job))
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=process.environment()) as child:
         assert child.wait(60) == 0
@@ -101,8 +101,8 @@ def test_a_cell_that_someone_stops_is_gone_on_with_by_the_next_comparison(
         found.grid.run(watcher, jobs=2, device="cpu", threads=1)
         base, variant = found.grid.cells
         statuses.append((base.status(), variant.status(), variant.run.status()))
-        words = {call.args[0].variant.name: call.args[1]["outcome"] for call in watcher.ended.call_args_list}
-        assert words["variant"] == variant.status()
+        records = {call.args[0].variant.name: call.args[1] for call in watcher.ended.call_args_list}
+        assert records["variant"] == variant.outcome()
         assert found.judge()[1].results[0].outcome is variant.status()
     assert statuses == [
         (Status.FINISHED, Status.STOPPED, Status.STOPPED),

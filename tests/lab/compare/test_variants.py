@@ -136,6 +136,30 @@ def test_a_knob_is_turned_until_sizes_agree(write: Write, variant: dict[str, Any
     assert changed == {knob.split(".")[1] for knob in knobs}, "nothing else is turned"
 
 
+def test_a_knob_is_turned_in_every_layer_that_takes_it_from_the_model(write: Write) -> None:
+    """As `--set` on the file does: a layer that changes another setting of the same part keeps the model's."""
+    model = {"d_model": 64, "n_layers": 3}
+    layers = [{"ffn": {"activation": "relu"}}, {}, {"ffn": {"expansion": 2.0}}]
+    wide = write("wide", model={**model, "ffn": {"expansion": 6.0}})
+    one, other = read_variants([wide, write("variant", model={**model, "layers": layers})])
+    aim = parameters(one.experiment)
+    matched = matched_size(aim, other, ["model.ffn.expansion"], parameters, "params")
+    found = matched.experiment.to_json()["model"]
+    turned = found["ffn"]["expansion"]
+    of_layers = [(layer["ffn"] or found["ffn"])["expansion"] for layer in found["layers"]]
+    assert of_layers == [turned, turned, 2.0]
+    by_hand = read_variants([wide, Path("variant.json")], overrides=[f"model.ffn.expansion={turned}"])[1]
+    assert by_hand.experiment == matched.experiment
+
+
+def test_knobs_are_turned_after_settings_of_the_command_and_one_after_another(write: Write) -> None:
+    base = write("base", model={"d_model": 64})
+    one, other = read_variants([base, write("variant", model={"d_model": 32})], overrides=["model.n_layers=2"])
+    matched = matched_size(parameters(one.experiment), other, ["model.d_model", "model.n_heads"], parameters, "params")
+    assert matched.experiment.model.n_layers == 2
+    assert matched.experiment.model.d_model == 64
+
+
 def test_a_size_that_is_near_enough_is_left_alone(write: Write) -> None:
     one, other = variants(write)
     assert matched_size(parameters(one.experiment), other, ["model.ffn.expansion"], parameters, "params") is other

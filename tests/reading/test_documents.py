@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from torch import Tensor
 
+from minigpt.contracts import Norm, NormSpec
+from minigpt.errors import ExperimentError
 from minigpt.reading import load_experiment
-from minigpt.registry import REGISTRY, Spec
+from minigpt.registry import REGISTRY, Spec, register
 
 NESTED = {"gla", "retention", "delta_net"}  # each has a norm, which is an rmsnorm by default
 NUMBERS = st.integers(1, 999).map(lambda number: number / 1000)
@@ -49,7 +54,11 @@ def resolved(component: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     name, params = component
     family = "attention" if name in NESTED else "norm"
     spec: Spec[Any] = REGISTRY.resolve(family, name)
-    set_for_it = {key: resolved(value) if key == "norm" else value for key, value in params.items()}
+    set_for_it = {key: value for key, value in params.items() if key != "norm"}
+    if "norm" in params:
+        default = spec.to_json()["norm"]  # a mixer's default norm has parameters of its own
+        inner = params["norm"]
+        set_for_it["norm"] = {**default, **inner[1]} if inner[0] == default["name"] else resolved(inner)
     return {**spec.to_json(), **set_for_it}
 
 
@@ -130,6 +139,116 @@ def test_a_default_inside_of_a_component_has_a_name_and_parameters_too(tmp_path:
         own = REGISTRY.resolve("optimizer", rest["name"]).params
         assert params["weight_decay"] == (0.5 if kept else own["weight_decay"])
         assert params["learning_rate"] == (muon.params["rest"].params if kept else own)["learning_rate"]
+
+
+@pytest.mark.parametrize("rest", ["adamw", {"name": "adamw"}, {"name": "adamw", "weight_decay": 0.01}])
+def test_naming_the_defaults_own_component_keeps_the_parameters_of_the_default(rest: Any) -> None:
+    def params(document: Any, overrides: Sequence[str] = ()) -> Any:
+        optimizer = load_experiment({"training": {"optimizer": document}}, overrides=overrides).training.optimizer
+        return optimizer.params["rest"].params
+
+    assert params({"name": "muon", "rest": rest})["learning_rate"] == 3e-3
+    by_set = [f"training.optimizer.rest={json.dumps(rest)}", "training.optimizer=muon"]
+    assert params("adamw", by_set) == params({"name": "muon", "rest": rest})
+    assert params({"name": "muon", "rest": "lion"}) == REGISTRY.resolve("optimizer", "lion").params
+    norm = load_experiment({"model": {"attention": {"name": "gla", "norm": "rmsnorm"}}}).model.attention.params["norm"]
+    assert norm.params["eps"] == 1e-5, "the default norm of gla, and not that of rmsnorm"
+
+
+class Square(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+    shape: Literal["square"] = "square"
+    side: float = 1.0
+    norm: NormSpec = "rmsnorm"  # type: ignore[assignment]
+
+
+class Box(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+    shape: Literal["box", "crate"]
+    width: float = 1.0
+    height: float = 1.0
+    norm: NormSpec = "layernorm"  # type: ignore[assignment]
+
+
+def shape_of(value: Any) -> str | None:
+    return value.get("shape") if isinstance(value, dict) else value.shape
+
+
+class ByKey(Norm):
+    def __init__(self, width: int, *, form: Annotated[Square | Box, Field(discriminator="shape")]):
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class ByKeyOrNull(ByKey):
+    def __init__(self, width: int, *, form: Annotated[Square | Box, Field(discriminator="shape")] | None = None):
+        super().__init__(width, form=form)  # type: ignore[arg-type]
+
+
+class ByLiteral(ByKey):
+    def __init__(self, width: int, *, form: Square | Box):
+        super().__init__(width, form=form)
+
+
+class ByFunction(ByKey):
+    def __init__(
+        self,
+        width: int,
+        *,
+        form: Annotated[
+            Annotated[Square, Tag("square")] | Annotated[Box, Tag("box")] | Annotated[Box, Tag("crate")],
+            Discriminator(shape_of),
+        ],
+    ):
+        super().__init__(width, form=form)
+
+
+@pytest.mark.parametrize("cls", [ByKey, ByKeyOrNull, ByLiteral, ByFunction])
+def test_the_members_of_a_union_never_mix(cls: type[ByKey], tmp_path: Path) -> None:
+    register("norm", "formed")(cls)
+
+    def form(*documents: Any) -> Any:
+        for number, each in enumerate(documents):
+            extends = {"extends": f"{number - 1}.json"} if number else {}
+            text = json.dumps({**extends, "model": {"norm": {"name": "formed", "form": each}}})
+            (tmp_path / f"{number}.json").write_text(text)
+        return load_experiment(tmp_path / f"{number}.json").to_json()["model"]["norm"]["form"]
+
+    box = {"shape": "box", "width": 2.0, "height": 3.0, "norm": {"name": "rmsnorm", "eps": 0.5}}
+    replaced = form(box, {"shape": "square"})
+    assert (replaced["shape"], replaced["side"], replaced["norm"]["name"]) == ("square", 1.0, "rmsnorm")
+    assert replaced["norm"]["eps"] != 0.5
+    assert form(box, {"shape": "crate"})["width"] == 1.0
+    kept = form(box, {"height": 4.0, "norm": {"gain": False}})
+    assert (kept["shape"], kept["width"], kept["height"]) == ("box", 2.0, 4.0)
+    assert kept["norm"] == {"name": "rmsnorm", "eps": 0.5, "gain": False}
+    assert form(box, {"shape": "box", "norm": "layernorm"})["norm"]["name"] == "layernorm"
+
+
+def test_kinds_of_rope_scaling_never_mix(tmp_path: Path) -> None:
+    yarn = {"kind": "yarn", "factor": 8, "original_block_size": 64}
+    (tmp_path / "a.json").write_text(json.dumps({"model": {"position": {"name": "rope", "scaling": yarn}}}))
+    for said, expected in (({"kind": "linear", "factor": 2}, {"kind": "linear", "factor": 2.0}), ({"factor": 4}, None)):
+        child = {"extends": "a.json", "model": {"position": {"scaling": said}}}
+        (tmp_path / "b.json").write_text(json.dumps(child))
+        scaling = load_experiment(tmp_path / "b.json").to_json()["model"]["position"]["scaling"]
+        assert scaling == expected if expected else (scaling["kind"], scaling["factor"]) == ("yarn", 4.0)
+    changes = ['model.position.scaling={"kind": "llama3", "factor": 8}']
+    with pytest.raises(ExperimentError, match=r"model.position.scaling.*original_block_size: is required"):
+        load_experiment(tmp_path / "a.json", overrides=changes)
+
+
+def test_an_object_of_components_may_have_the_key_name() -> None:
+    @register("norm", "named_parts")
+    class NamedParts(ByKey):
+        def __init__(self, width: int, *, parts: dict[str, NormSpec]):
+            super().__init__(width, form=None)  # type: ignore[arg-type]
+
+    said = {"model": {"norm": {"name": "named_parts", "parts": {"name": {"name": "rmsnorm", "eps": 0.5}}}}}
+    parts = load_experiment(said, overrides=["model.norm.parts.name.gain=false"]).to_json()["model"]["norm"]["parts"]
+    assert parts == {"name": {"name": "rmsnorm", "eps": 0.5, "gain": False}}
 
 
 @pytest.mark.parametrize("name", ["model.attention.name=gqa", "model.attention=gqa", 'model.attention={"name": "gqa"}'])

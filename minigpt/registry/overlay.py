@@ -1,0 +1,168 @@
+"""One JSON value laid over another: the rule by which files extend one another, `--set` changes them, and layers differ.
+
+Objects merge, and everything else replaces. An object of another kind than the one beneath it replaces that whole, so that
+parameters of two mechanisms never mix. The kind of a component is its name; the kind of a member of a discriminated union is
+its discriminator. Beneath a component's parameter lies the default of that parameter, where it is a component too.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, Discriminator
+from pydantic.fields import FieldInfo
+
+from minigpt.registry.family import Family
+from minigpt.registry.spec import Spec
+
+Fields = Mapping[str, FieldInfo]
+
+
+def lay_over(base: Mapping[str, Any], overlay: Mapping[str, Any], fields: Fields | None = None) -> dict[str, Any]:
+    """Lay one object over another, key by key.
+
+    Args:
+        base: The object beneath.
+        overlay: What is said of it.
+        fields: The types of its keys; None where they are not known.
+    """
+    result = dict(base)
+    for key, value in overlay.items():
+        field = (fields or {}).get(key)
+        place = Place() if field is None else place_of(field)
+        result[key] = merge(base[key] if key in base else _default_component(field, place), value, place)
+    return result
+
+
+@dataclass(frozen=True)
+class Place:
+    """What may stand at one place of a document, as far as laying one value over another depends on it.
+
+    Attributes:
+        family: The family of the components that may stand there; None if none may.
+        members: The classes whose objects may stand there.
+        values: The annotation of the values of an object with any keys.
+        discriminator: The key that says of which member an object is, or a function that says so.
+        known: Whether the type of the place is known; an object with a name is taken for a component where it is not.
+    """
+
+    family: Family | None = None
+    members: tuple[type, ...] = ()
+    values: Any = None
+    discriminator: str | Callable[[Any], Any] | None = None
+    known: bool = False
+
+    def kind(self, value: Mapping[str, Any]) -> Any:
+        """The kind of an object: None if it does not say one, or there is only one."""
+        key = "name" if self.family or not self.known else self.discriminator
+        if not callable(key):
+            return None if key is None else value.get(key)
+        try:
+            return key(value)
+        except Exception:  # a plugin's function, and an object that validation may still refuse
+            return None
+
+    def fields(self, value: Mapping[str, Any]) -> Fields:
+        """The types of the keys of an object, those that are known."""
+        if self.family is not None:
+            name = value.get("name")
+            params = self.family.params_of(self.family.name, name) if isinstance(name, str) else None
+            return {} if params is None else params.model_fields
+        if self.values is not None:
+            return {key: FieldInfo.from_annotation(self.values) for key in value}
+        kind = self.kind(value)
+        models = [member for member in self.members if issubclass(member, BaseModel)]
+        if len(self.members) > 1 and isinstance(self.discriminator, str):
+            models = [model for model in models if kind in _literals(_annotations(model).get(self.discriminator))]
+        return models[0].model_fields if len(models) == 1 else {}
+
+
+def place_of(field: FieldInfo) -> Place:
+    """Read off the type of a parameter what may stand there."""
+    family, members, values, discriminator = None, [], None, field.discriminator
+    for part in _alternatives(field.annotation, *field.metadata):
+        if isinstance(part, Family):
+            family = part
+        elif isinstance(part, FieldInfo):
+            discriminator = discriminator or part.discriminator
+        elif isinstance(part, Discriminator):
+            discriminator = part
+        elif typing.get_origin(part) is dict:
+            values = typing.get_args(part)[1]
+        elif isinstance(part, type) and typing.get_origin(part) is None and part not in (Spec, type(None)):
+            members.append(part)
+    said = discriminator.discriminator if isinstance(discriminator, Discriminator) else discriminator
+    return Place(family, tuple(members), values, said or _distinguishing_key(members), known=True)
+
+
+def merge(base: Any, overlay: Any, place: Place | None = None) -> Any:
+    """Lay one value inside an experiment over another.
+
+    Args:
+        base: The value beneath; None if there is none.
+        overlay: What is said there.
+        place: What may stand there.
+    """
+    place = place or Place()
+    if isinstance(base, str) and isinstance(overlay, dict):
+        base = {"name": str(base)}  # a component in its short form
+    if isinstance(base, dict) and "name" in base and isinstance(overlay, str):
+        overlay = {"name": str(overlay)}
+    if not isinstance(overlay, dict):
+        return overlay
+    base = base if isinstance(base, dict) else {}
+    before = place.kind(base) if base else None
+    together = {**base, **overlay}
+    if before is not None and place.kind(together) != before:
+        base, together = {}, overlay
+    return lay_over(base, overlay, place.fields(together))
+
+
+def _default_component(field: FieldInfo | None, place: Place) -> Any:
+    """A parameter's default as it would stand in the JSON, where it is a component; None where it is not."""
+    if field is None or place.family is None or field.is_required():
+        return None
+    default = field.default
+    if isinstance(default, Spec):
+        return default.to_json()
+    return {"name": default} if isinstance(default, str) else default
+
+
+def _alternatives(annotation: Any, *metadata: Any) -> Iterator[Any]:
+    """What a parameter may be: the members of unions in it, and all that `Annotated` says of them."""
+    yield from metadata
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        yield from _alternatives(arguments[0], *arguments[1:])
+    elif origin in (typing.Union, types.UnionType):
+        for part in arguments:
+            yield from _alternatives(part)
+    else:
+        yield annotation
+
+
+def _distinguishing_key(members: list[type]) -> str | None:
+    """The key that tells the members of a union apart though none was declared: a literal in each, and nowhere the same."""
+    annotations = [_annotations(member) for member in members]
+    for key in annotations[0] if len(members) > 1 else ():
+        literals = [_literals(each.get(key)) for each in annotations]
+        if all(literals) and len({repr(value) for each in literals for value in each}) == sum(map(len, literals)):
+            return key
+    return None
+
+
+def _annotations(cls: type) -> Mapping[str, Any]:
+    if issubclass(cls, BaseModel):
+        return {key: field.annotation for key, field in cls.model_fields.items()}
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):
+        return {}
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
