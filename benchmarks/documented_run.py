@@ -1,8 +1,8 @@
-"""Publish the documented run: from its folder to docs/results/baseline.md, its curve as SVG, and its metrics, compressed.
+"""Publishes the documented run: from its folder to docs/results/baseline.md, its curve as SVG, and its compressed metrics.
 
     python benchmarks/documented_run.py runs/baseline/seed-1337 --resumed 3
 
-The page's numbers are those of the metrics beside it, and nothing else; `tests/test_documented_run.py` compares them.
+All numbers of the page come from the metrics beside it; `tests/test_documented_run.py` compares them.
 """
 
 from __future__ import annotations

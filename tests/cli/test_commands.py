@@ -330,8 +330,8 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
             "provenance.json has the format 2, and this version reads 1; open the run with the version that wrote it: minigpt 9.1",
         ),
         ("provenance.json", '{"core": "0"}', "provenance.json has no format number, and this version reads 1; open the run"),
-        ("tokenizer.json", "{}", "what the tokenizer learned is damaged: KeyError: 'code_points'"),
-        ("tokenizer.json", '{"code_points": [-1]}', "what the tokenizer learned is damaged: ValueError"),
+        ("tokenizer.json", "{}", "the learned values of the tokenizer are damaged: KeyError: 'code_points'"),
+        ("tokenizer.json", '{"code_points": [-1]}', "the learned values of the tokenizer are damaged: ValueError"),
         ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint says: 0 of"),
     ],
 )
@@ -397,7 +397,7 @@ def test_data_lists_adds_and_refuses(minigpt: Command, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("not it")
     code, _, err = minigpt("data", "add", "tinyshakespeare", "x.txt")
     assert code == 2
-    assert "x.txt is not tinyshakespeare.txt: 6 bytes where 1,115,394 are expected; nothing was added" in err
+    assert "x.txt is not tinyshakespeare.txt: 6 bytes, expected 1,115,394; nothing was added" in err
     assert minigpt("data", "fetch", "tinyshakespeare")[0] == 2
     code, _, err = minigpt("data", "add", "tinyshakespear", "x.txt")
     assert 'did you mean "tinyshakespeare"?' in err
