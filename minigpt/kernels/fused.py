@@ -47,7 +47,7 @@ _DECISIONS = 1 << 16
 
 
 def _is_plain() -> bool:
-    """Whether to use the plain formula: under a compiler, or without gradients, when it takes the fewest calls."""
+    """Whether to use the plain formula: under a compiler, or without gradients (fewest calls)."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
@@ -101,9 +101,9 @@ class _SquaredReLU(torch.autograd.Function):
 def rotate_pairs(
     x: Float[Tensor, "*axes time width"], cos: Float[Tensor, "time pairs"], sin: Float[Tensor, "time pairs"]
 ) -> Float[Tensor, "*axes time width"]:
-    """Rotate pairs of coordinates, i with i + pairs, by angles of the given cosines and sines; later coordinates stay.
+    """Rotate pairs of coordinates, i with i + pairs, by angles of the given cosines and sines.
 
-    The sums are in fp32 at least, the result in the dtype of x.
+    Coordinates beyond the pairs stay. The sums are in fp32 at least, the result in the dtype of x.
     """
     if _is_plain():
         return _rotated(x, cos, sin)
