@@ -48,7 +48,7 @@ class Context:
     """What a layer receives in addition to its input.
 
     Attributes:
-        positions: Absolute positions of the new tokens, each one more than the last. Nothing else counts tokens.
+        positions: Absolute positions of the new tokens, ascending by one. Use them instead of counting tokens.
         position: This layer's position component.
         tokens: Ids of the new tokens, for components with a table by token (value embeddings).
         losses: A component appends its auxiliary losses; the model adds them to the training loss.

@@ -28,8 +28,8 @@ def upcast(x: Tensor) -> Tensor:
 class Dropout(nn.Dropout):
     """Dropout: elements become zero at rate `p`, the others are divided by 1 - p (Srivastava et al. 2014).
 
-    On a CPU each decision takes 16 bits of a 64-bit random word, about seven times as fast as torch's dropout. There p is
-    rounded to 1/65,536, in the divisor too. Equal seeds give equal masks. In eval mode the input is returned.
+    On a CPU each decision takes 16 bits of a 64-bit random word, which are drawn about seven times as fast as torch's. There
+    p is rounded to 1/65,536, in the divisor too. Equal seeds give equal masks. In eval mode the input is returned.
     """
 
     def forward(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
