@@ -1,4 +1,4 @@
-"""Publishes the documented run: from its folder to docs/results/baseline.md, its curve as SVG, and its compressed metrics.
+"""Publishes the documented run: the page docs/results/baseline.md, the curve, the compressed metrics.
 
     python benchmarks/documented_run.py runs/baseline/seed-1337 --resumed 3
 

@@ -1,11 +1,12 @@
-"""Compares minigpt with its peers: the same sizes, threads, batches and precision, alternating in one process, on the CPU.
+"""Compares the speed of minigpt and its peers on the CPU, alternating in one process.
 
     python benchmarks/peers.py train --precision bf16 --dropout 0.2 --nanogpt ../nanoGPT --json train.json
     python benchmarks/peers.py decode --tokens 1000 --json decode.json
 
-Each peer is measured in pairs, minigpt and then the peer; a ratio is the median over the pairs. An update is forward,
-backward, clipping and optimizer, on random ids. Decoding is greedy, batch 1, fp32, with each library's own generate.
-benchmarks/README.md explains how to install the peers, and how they differ from the documented model.
+All have the same sizes, threads, batches and precision. Each peer is measured in pairs, minigpt and then the peer; a ratio
+is the median over the pairs. An update is forward, backward, clipping and optimizer, on random ids. Decoding is greedy,
+batch 1, fp32, with each library's own generate. benchmarks/README.md explains how to install the peers, and how they differ
+from the documented model.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class NotComparedError(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes that all models share, and the peers' rates of dropout on sub-layers' outputs and on attention weights."""
+    """Sizes that all models share, and the peers' dropout on sub-layers' outputs and attention weights."""
 
     d_model: int
     n_layers: int
@@ -107,7 +108,7 @@ class Minigpt(Contender):
 
 
 class Window(Minigpt):
-    """The same model without a state: it computes the whole window for each token, like nanoGPT's generate."""
+    """The same model without a state: it computes the whole window per token, like nanoGPT's generate."""
 
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
         self.model.eval()
@@ -120,7 +121,7 @@ class Window(Minigpt):
 
 
 class Peer(Contender):
-    """Another library's model, trained as in the libraries' own scripts: one batch, autocast, norm clipping, AdamW."""
+    """Another library's model, trained as in its own script: one batch, autocast, clipping, AdamW."""
 
     def __init__(self, model: nn.Module):
         self.model = model

@@ -23,13 +23,13 @@ from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
 from minigpt.system.memory import refuse_if_too_large
 
-_WORTH_SAYING = 0.05
+_REPORTED_SHARE = 0.05
 """A smaller share of the validation text that also occurs in training is not reported."""
 
 _PAIR_BYTES = 32
 """Memory for each token: its id and the pair that it ends, three copies while pairs are sorted; 64 bits each."""
 
-_LONG = 2000
+_MANY_CHARACTERS = 2000
 """Fewer characters of validation text may well repeat training text by chance."""
 
 
@@ -199,10 +199,10 @@ def _common_text(train: str, val: str) -> list[str]:
         DataError: Nearly all of it occurs in training, and not because it repeats itself.
     """
     overlap = text_overlap(train, val)
-    if overlap.shared < _WORTH_SAYING:
+    if overlap.shared < _REPORTED_SHARE:
         return []
     line = f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is in the training text too"
-    if overlap.is_copy and len(val) >= _LONG:
+    if overlap.is_copy and len(val) >= _MANY_CHARACTERS:
         raise DataError(f"data: {line}; leave out the copies")
     return [line]
 
@@ -269,7 +269,7 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
 
 
 def entropies(corpus: Corpus) -> dict[str, float] | None:
-    """Reference losses in nats per token: of a uniform guess, of token frequencies, and of frequencies after a token.
+    """Reference losses in nats per token: a uniform guess, token frequencies, frequencies after a token.
 
     `unigram` is H(x_t) and `bigram` H(x_t | x_(t-1)) by counts in the training split itself (Shannon 1948). None for a
     synthetic task.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 class MinigptError(Exception):
-    """Base of all errors that a user can cause and fix. The command line prints them without a traceback, exit code 2."""
+    """Base of all errors that a user can cause and fix: printed without a traceback, exit code 2."""
 
 
 class RegistryError(MinigptError):
@@ -58,7 +58,7 @@ class TooLargeError(MinigptError):
 
 
 class PlanError(MinigptError):
-    """A run cannot be trained as planned: minigpt's own source, or a file that the plan froze, has changed since."""
+    """A run cannot be trained as planned: minigpt's source, or a file that the plan froze, has changed."""
 
 
 class DivergedError(MinigptError):

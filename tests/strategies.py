@@ -151,7 +151,7 @@ def cuts(total: int) -> st.SearchStrategy[list[int]]:
     )
 
 
-def lively(section: ModelSection, seed: int = 0) -> GPT:
+def model_with_large_weights(section: ModelSection, seed: int = 0) -> GPT:
     """A model with all weights large enough to matter: with GPT-2's initialisation half of a model has almost no effect."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

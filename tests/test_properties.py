@@ -20,7 +20,7 @@ from tests.strategies import (
     choices,
     cuts,
     defaults,
-    lively,
+    model_with_large_weights,
     sections,
     tokens,
     variants,
@@ -31,7 +31,7 @@ from tests.strategies import (
 
 
 def exact(section: ModelSection, seed: int = 0) -> GPT:
-    return lively(section, seed).double()
+    return model_with_large_weights(section, seed).double()
 
 
 def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
@@ -73,7 +73,7 @@ def test_decoding_in_any_chunks_equals_the_full_pass(section: ModelSection, seed
 def test_any_batch_and_length_up_to_block_size_gives_logits_of_the_right_shape(
     section: ModelSection, seed: int, time: int, batch: int
 ) -> None:
-    model = lively(section, seed)
+    model = model_with_large_weights(section, seed)
     with torch.no_grad():
         logits = model(tokens(batch, time, seed))
     assert logits.shape == (batch, time, VOCAB)
@@ -87,9 +87,9 @@ def test_examples_in_a_batch_are_independent(section: ModelSection, seed: int) -
     ids = tokens(3, BLOCK_SIZE, seed)
     with torch.no_grad():
         together = model(ids)
-        alone = torch.cat([model(row[None]) for row in ids])
+        singly = torch.cat([model(row[None]) for row in ids])
         shuffled = model(ids[[2, 0, 1]])
-    assert_formula(together, alone, "a single example and the same in a batch")
+    assert_formula(together, singly, "a single example and the same in a batch")
     assert_formula(shuffled, together[[2, 0, 1]], "the order of examples")
 
 
@@ -97,7 +97,7 @@ def test_examples_in_a_batch_are_independent(section: ModelSection, seed: int) -
 def test_the_gradient_of_an_output_with_respect_to_later_inputs_is_exactly_zero(
     section: ModelSection, seed: int, place: int
 ) -> None:
-    model = lively(section, seed)
+    model = model_with_large_weights(section, seed)
     embedded = torch.zeros(0)
 
     def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def test_the_gradient_of_an_output_with_respect_to_later_inputs_is_exactly_zero(
 
 @given(sections(), st.integers(0, 99))
 def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(section: ModelSection, seed: int) -> None:
-    model = lively(section, seed).train()
+    model = model_with_large_weights(section, seed).train()
     ids = tokens(4, BLOCK_SIZE + 1, seed)
     loss, auxiliary = model.loss(ids[:, :-1], ids[:, 1:])
     (loss + auxiliary).backward()
@@ -217,7 +217,7 @@ def test_layers_that_differ_are_causal_and_decode(data: st.DataObject, seed: int
 
 @given(sections(), st.integers(0, 99))
 def test_under_bf16_autocast_outputs_stay_finite_and_causal(section: ModelSection, seed: int) -> None:
-    model = lively(section, seed)
+    model = model_with_large_weights(section, seed)
     ids = tokens(2, BLOCK_SIZE, seed)
     changed = ids.clone()
     changed[:, 9:] = (changed[:, 9:] + 1) % VOCAB
@@ -236,7 +236,7 @@ def test_equal_seeds_give_equal_weights_and_saved_weights_give_equal_outputs(sec
         torch.manual_seed(seed)
         return GPT(section, VOCAB).eval()
 
-    other = lively(section, seed + 1)
+    other = model_with_large_weights(section, seed + 1)
     one, two = build(), build()
     for (name, a), (_, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
         assert torch.equal(a, b), name

@@ -56,7 +56,7 @@ class AveragingOptimizer(torch.optim.Optimizer, ABC):
 
 
 class MixedPrecisionOptimizer(torch.optim.Optimizer):
-    """A torch optimizer whose own matrix products may run in bf16, which is faster and does not harm the weights.
+    """A torch optimizer with matrix products that may run in bf16, without harm to the weights.
 
     Attributes:
         precision: `fp32` or `bf16`, the precision of the training. The trainer sets it before the first update.
@@ -70,4 +70,4 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, step: int) -> float:
-        """The share at update `step`, 0 to max_iters - 1: finite, not negative, and a function of `step` alone."""
+        """The share at update `step`, 0 to max_iters - 1: finite, not negative, a function of `step` alone."""

@@ -48,7 +48,7 @@ class Context:
     """What a layer receives in addition to its input.
 
     Attributes:
-        positions: Absolute positions of the new tokens, each one more than the last. Nothing else counts tokens.
+        positions: Absolute positions of the new tokens, ascending by one. Use them instead of counting tokens.
         position: This layer's position component.
         tokens: Ids of the new tokens, for components with a table by token (value embeddings).
         losses: A component appends its auxiliary losses; the model adds them to the training loss.
@@ -87,7 +87,7 @@ class Component(nn.Module, ABC):
         """Initialise what the mechanism prescribes. The model-wide initialisation has run before."""
 
     def n_idle(self) -> int:
-        """How many of this component's parameters a token does not use, such as those of experts that were not chosen."""
+        """How many of this component's parameters a token does not use, such as those of other experts."""
         return 0
 
     def after_step(self) -> None:
@@ -120,7 +120,10 @@ class Attention(Component):
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
-        """Mix causally: output t depends on inputs up to t. With a state, continue from it, in chunks of any size."""
+        """Mix causally: output t depends on inputs up to t.
+
+        With a state it continues from there, in chunks of any size.
+        """
 
 
 class Position(Component):
@@ -144,7 +147,10 @@ class Position(Component):
     def embed(
         self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, " time"]
     ) -> Float[Tensor, "batch time d_model"]:
-        """Add position to the token embeddings, once, before the first block. Only the model's position may do this."""
+        """Add position to the token embeddings, once, before the first block.
+
+        Only the model's position may do this, not the position of a single layer.
+        """
         return x
 
     def rotate(
@@ -176,7 +182,7 @@ class Norm(Component):
 
 
 class FeedForward(Component):
-    """The sub-layer after attention, on each position separately unless it has a state. Constructor: `(dims, *, ...)`."""
+    """The sub-layer after attention, on each position separately or with a state. Constructor: `(dims, *, ...)`."""
 
     @abstractmethod
     def forward(
@@ -227,7 +233,10 @@ class Block(Component):
     def forward(
         self, x: Float[Tensor, "batch time *streams d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time *streams d_model"]:
-        """Residual stream in, residual stream out. A sub-component gets `substate(state, "the attribute's name")`."""
+        """Residual stream in, residual stream out.
+
+        A sub-component gets the state `substate(state, "the attribute's name")`.
+        """
 
 
 INIT_STD = 0.02
@@ -243,7 +252,7 @@ class ResidualLinear(nn.Linear):
 
 
 class InnerLinear(nn.Linear):
-    """A linear map that neither reads the residual stream nor writes to it, such as the second map of a low-rank pair.
+    """A linear map that neither reads nor writes the residual stream, such as the second of a low-rank pair.
 
     nGPT constrains all other linear maps to the sphere.
     """

@@ -59,7 +59,7 @@ class State:
 
     @property
     def truncatable(self) -> bool:
-        """Whether `truncate` is possible: only for caches, because tensors of a fixed size cannot undo a token."""
+        """Whether `truncate` is possible: only in caches, because tensors of a fixed size cannot undo a token."""
         return not self.tensors and bool(self.children) and all(state.truncatable for state in self.children.values())
 
     def truncate(self, tokens: int) -> None:
@@ -96,7 +96,9 @@ class State:
 
 @dataclass
 class Cache(State):
-    """A state with an entry for each token so far (keys and values, or a latent) and its position; see `new_cache`.
+    """A state with an entry for each token so far (keys and values, or a latent) and its position.
+
+    `kernels.attention.new_cache` makes it.
 
     Attributes:
         positions: Positions of the cached tokens: a buffer of which the first `length` entries are valid. Later entries
@@ -155,6 +157,6 @@ def substate(state: State | None, name: str) -> State | None:
 
 
 def _check_length(first: int, second: int) -> None:
-    """Positions and length are shared by the batch, so sequences of different lengths cannot share a state."""
+    """Refuse different lengths: the sequences of a batch share their positions and length."""
     if first != second:
         raise ValueError(f"states at {first} and {second} tokens cannot be joined: let both reach the same token")

@@ -14,7 +14,10 @@ from minigpt.system.download import RemoteFile
 
 
 class Tokenizer(ABC):
-    """Text to ids and back, lossless for any text that it accepts. Constructor: `(*, ...)`; then `fit` or `from_json`."""
+    """Text to ids and back, lossless for text that it accepts.
+
+    Constructor: `(*, ...)`; then `fit` or `from_json`.
+    """
 
     fits_on: ClassVar[Literal["train", "all"]] = "train"
     """Which text `fit` receives. "all" is for an inventory of symbols, which reveals nothing about their order."""
@@ -41,7 +44,7 @@ class Tokenizer(ABC):
         """Ids to text. Ids that are not valid text (half a character) give U+FFFD, never an exception."""
 
     def n_bytes(self, ids: Sequence[int] | Int[np.ndarray, " tokens"], text: str) -> int:
-        """UTF-8 bytes of `text` that `ids`, the first ids of its encoding, cover; bits per byte divide by the other bytes.
+        """UTF-8 bytes of `text` that its first ids, `ids`, cover; bits per byte divide by the other bytes.
 
         Here a character counts with its last id. A tokenizer whose ids are bytes counts the bytes.
         """
@@ -82,7 +85,7 @@ class Splits:
         train: Training data.
         val: Validation data, always evaluated in full.
         vocab_size: Number of ids of a synthetic task, including ids that occur in no row; for text the tokenizer sets it.
-        notes: Lines that a user of the corpus should read, such as what was left out.
+        notes: Lines that a user of the corpus should read, such as a list of files that were left out.
     """
 
     train: str | Sequences

@@ -23,8 +23,8 @@ def visible(
 ) -> Bool[Tensor, "time source"]:
     """The causal mask: each query sees its own position and those before it, at most `window` in all."""
     distance = q_positions[:, None] - k_positions[None, :]
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
+    mask = distance >= 0
+    return mask if window is None else mask & (distance < window)
 
 
 def attend(
@@ -57,9 +57,9 @@ def attend(
         sinks: For each head a logit that takes part in the softmax without a value (gpt-oss: arXiv:2508.10925).
     """
     if softcap is not None or sinks is not None:
-        seen = visible(q_positions, k_positions, window)
+        is_visible = visible(q_positions, k_positions, window)
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
-        weights = attention_weights(q, k, seen, bias=bias, scale=scale, softcap=softcap, sinks=sinks)
+        weights = attention_weights(q, k, is_visible, bias=bias, scale=scale, softcap=softcap, sinks=sinks)
         return F.dropout(weights, dropout).to(v.dtype) @ v
     grouped = q.shape[1] != k.shape[1]
     time, source, v_dim = q.shape[2], k.shape[2], v.shape[-1]
@@ -98,7 +98,7 @@ def _causal(
     v: Float[Tensor, "batch kv_heads time v_dim"],
     scale: float,
 ) -> Float[Tensor, "batch heads time v_dim"]:
-    """Plain causal attention in the precision of q; the kernels use a wider type for sums and exponentials."""
+    """Plain causal attention in the precision of q, with sums and exponentials of a wider type."""
     k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
     future = torch.full((q.shape[2], k.shape[2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)
@@ -115,7 +115,7 @@ def attention_weights(
     softcap: float | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads time source"]:
-    """Explicit softmax weights, in fp32 at least, for options that no fused kernel has. Arguments as for `attend`."""
+    """Explicit softmax weights in fp32 or wider, for options that no fused kernel has; see `attend`."""
     scores = upcast(q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -163,7 +163,7 @@ def remember(
     positions: Int[Tensor, " time"],
     window: int | None = None,
 ) -> tuple[tuple[Float[Tensor, "batch _ source _"], ...], Int[Tensor, " source"]]:
-    """Append to a cache, drop what no later query can see, and return the remaining tensors and their positions.
+    """Append to a cache, drop what no later query can see, return the remaining tensors and positions.
 
         (k, v), k_positions = remember(state, (k, v), ctx.positions)
 

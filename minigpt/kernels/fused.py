@@ -28,8 +28,8 @@ def upcast(x: Tensor) -> Tensor:
 class Dropout(nn.Dropout):
     """Dropout: elements become zero at rate `p`, the others are divided by 1 - p (Srivastava et al. 2014).
 
-    On a CPU each decision takes 16 bits of a 64-bit random word, about seven times as fast as torch's dropout. There p is
-    rounded to 1/65,536, in the divisor too. Equal seeds give equal masks. In eval mode the input is returned.
+    On a CPU each decision takes 16 bits of a 64-bit random word, which are drawn about seven times as fast as torch's. There
+    p is rounded to 1/65,536, in the divisor too. Equal seeds give equal masks. In eval mode the input is returned.
     """
 
     def forward(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -47,7 +47,7 @@ _DECISIONS = 1 << 16
 
 
 def _is_plain() -> bool:
-    """Whether to use the plain formula: under a compiler, or without gradients, when it takes the fewest calls."""
+    """Whether to use the plain formula: under a compiler, or without gradients (fewest calls)."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
@@ -101,9 +101,9 @@ class _SquaredReLU(torch.autograd.Function):
 def rotate_pairs(
     x: Float[Tensor, "*axes time width"], cos: Float[Tensor, "time pairs"], sin: Float[Tensor, "time pairs"]
 ) -> Float[Tensor, "*axes time width"]:
-    """Rotate pairs of coordinates, i with i + pairs, by angles of the given cosines and sines; later coordinates stay.
+    """Rotate pairs of coordinates, i with i + pairs, by angles of the given cosines and sines.
 
-    The sums are in fp32 at least, the result in the dtype of x.
+    Coordinates beyond the pairs stay. The sums are in fp32 at least, the result in the dtype of x.
     """
     if _is_plain():
         return _rotated(x, cos, sin)

@@ -32,7 +32,7 @@ def linear_recurrence(
     correction: tuple[Float[Tensor, "batch heads time key"], Float[Tensor, "batch heads time key"]] | None = None,
     least_log_decay: float = -10.0,
 ) -> tuple[Float[Tensor, "batch heads time value"], Float[Tensor, "batch heads key value"]]:
-    """Run the recurrence over `time` tokens, in fp32 or better whatever the model's precision.
+    """Run the recurrence over `time` tokens, in fp32 or wider for a model of any precision.
 
     Args:
         q: Reads the output from the matrix.
@@ -124,7 +124,7 @@ def _cut(x: Tensor, chunk: int) -> Tensor:
 def _carry_over_chunks(
     before: Tensor, whole: Tensor | None, added: tuple[Tensor, ...], carried: tuple[Tensor, ...] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The matrix at the start of each chunk [B, H, N, K, V], and after the last chunk: the only loop, over chunks."""
+    """The matrix at the start of each chunk [B, H, N, K, V], and after the last: the only loop, over chunks."""
     starts, matrix = [], before
     for number, plus in enumerate(added):
         starts.append(matrix)

@@ -1,4 +1,4 @@
-"""The cost of a model, measured on the built model and not from formulas: parameters, operations, memory."""
+"""The cost of a model, measured and not from formulas: parameters, operations, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resolved components of each layer: the pattern of `model.layers` merged with the model's choices."""
+"""The resolved components of each layer: the entries of `model.layers` merged with the model's choices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Choice:
 
 
 def layer_choices(model: ModelSection) -> list[tuple[list[int], list[Choice]]]:
-    """Groups of equal layers, ordered by their first layer, and their differences from the model's choices."""
+    """Groups of equal layers, ordered by first layer, with their differences from the model's choices."""
     groups: list[tuple[list[Spec[Any]], list[int]]] = []
     for index in range(model.n_layers):
         specs = _specs(model, index)

@@ -53,7 +53,7 @@ class Paired:
 
     @property
     def effect(self) -> float | None:
-        """Cohen's d for paired samples: mean / standard deviation of the differences. None if they do not vary."""
+        """Cohen's d for paired samples: mean / standard deviation of the differences; None if that is 0."""
         return self.mean / self.sd if self.sd > 0 else None
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
@@ -106,22 +106,22 @@ def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: fl
 
 
 def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """How many seeds would give a verdict, a difference or equivalence, if the true mean and spread are as seen.
+    """How many seeds would give a verdict, a difference or equivalence.
 
-    None if more than 10,000 would be needed.
+    The true mean and spread are assumed to be those seen so far. None if more than 10,000 would be needed.
     """
 
-    def enough(n: int) -> bool:
+    def is_enough(n: int) -> bool:
         difference = power_of_difference(n, seen.mean, seen.sd, alpha)
         return max(difference, power_of_equivalence(n, seen.mean, seen.sd, delta, alpha)) >= power
 
-    if not enough(MOST):
+    if not is_enough(MOST):
         return None
-    few, many = seen.n, MOST  # power grows with the seeds, so bisection finds the smallest number
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if enough(middle) else (middle, many)
-    return many
+    too_few, enough_seeds = seen.n, MOST  # power grows with the seeds, so bisection finds the smallest number
+    while enough_seeds - too_few > 1:
+        middle = (too_few + enough_seeds) // 2
+        too_few, enough_seeds = (too_few, middle) if is_enough(middle) else (middle, enough_seeds)
+    return enough_seeds
 
 
 def _noncentral(freedom: int, shift: float, value: float) -> float:
@@ -164,7 +164,7 @@ class Verdict:
 
     @property
     def seeds(self) -> int | None:
-        """About how many seeds would give a verdict with the same spread; None if more than 10,000 would be needed."""
+        """About how many seeds would give a verdict with the same spread; None if more than 10,000."""
         return seeds_needed(self.paired, self.delta, ALPHA / self.family)
 
 
@@ -192,5 +192,8 @@ def _verdict(seen: Paired, delta: float, family: int) -> Verdict:
 
 
 def _agreeing(p: float, is_below: bool) -> float:
-    """The p-value, kept on the interval's side of 0.05: scipy's quantiles and probabilities may differ in the last digit."""
+    """The p-value, kept on the interval's side of 0.05.
+
+    scipy's quantiles and probabilities may differ in the last digit.
+    """
     return min(p, math.nextafter(ALPHA, 0)) if is_below else min(1.0, max(p, ALPHA))

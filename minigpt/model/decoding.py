@@ -38,8 +38,8 @@ def filtered(logits: Float[Tensor, "batch vocab"], sampling: SamplingSection) ->
     probabilities = logits.softmax(-1)
     if sampling.top_p is not None:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the tokens before it already have enough mass
-        probabilities = probabilities.scatter(-1, order, ordered.masked_fill(beyond, 0.0))
+        removed = ordered.cumsum(-1) - ordered >= sampling.top_p  # the tokens before it already have enough mass
+        probabilities = probabilities.scatter(-1, order, ordered.masked_fill(removed, 0.0))
     if sampling.min_p is not None:
         least = sampling.min_p * probabilities.amax(-1, keepdim=True)
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
@@ -150,7 +150,7 @@ class _Decoding:
         return self.state
 
     def _draw(self, logits: Float[Tensor, "samples time vocab"], guessed: Sequence[int]) -> list[Int[Tensor, "samples 1"]]:
-        """Draw a token from the first logits, and from the next logits as long as each guess equals the drawn token."""
+        """Draw from the first logits, and from the next ones as long as each guess equals the drawn token."""
         drawn = [_drawn(logits[:, 0], self.sampling, self.generators)]
         for place, guess in enumerate(guessed, 1):
             if int(drawn[-1]) != guess:
@@ -173,7 +173,9 @@ def _stream_seed(seed: int, number: int) -> int:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids that decoding starts from. An empty prompt becomes a newline, or the first token if there is no newline.
+    """The ids that decoding starts from.
+
+    An empty prompt becomes a newline, or the first token if the vocabulary has no newline.
 
     Raises:
         TokenizerError: The prompt has a symbol outside the vocabulary.
@@ -187,7 +189,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def stream_text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Pieces of text, each as soon as its characters are complete; joined they equal the decoding of all ids at once."""
+    """Pieces of text as soon as characters are complete; joined they equal decoding all ids at once."""
     pending: list[int] = []
     shown = 0
     for token in ids:

@@ -1,4 +1,4 @@
-"""Weights and the trainer's numbers are fp32, whatever torch's default is in the calling program."""
+"""Keeps weights and the trainer's numbers in fp32 if the calling program changed torch's default type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def fp32_by_default() -> Iterator[None]:
-    """Make fp32 torch's default floating-point type, and restore the caller's on exit; for `with` and as a decorator."""
+    """Make fp32 torch's default type and restore the caller's on exit; for `with` and as a decorator."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

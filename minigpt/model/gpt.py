@@ -1,4 +1,4 @@
-"""The model: embed, blocks, head. Its parts are components chosen by name; training code stays outside."""
+"""The model: embed, blocks, head, with components chosen by name; training code is elsewhere."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class GPT(nn.Module):
         targets: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy in nats over the targets that count, and the auxiliary losses' sum, both in fp32 at least."""
+        """Mean cross-entropy in nats over counted targets, and the sum of auxiliary losses, in fp32 or wider."""
         x, losses = self.hidden(tokens)
         logits = upcast(self.logits(x)).flatten(0, 1)
         each = F.cross_entropy(logits, targets.flatten(), reduction="none")
@@ -137,7 +137,7 @@ class GPT(nn.Module):
     def new_state(
         self, batch: int, capacity: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> ModelState:
-        """An empty state for decoding up to `capacity` tokens in each of `batch` sequences, on the model's device."""
+        """An empty state for decoding up to `capacity` tokens in `batch` sequences, on the model's device."""
         device = device or self.embedding.weight.device
         children: dict[str, State] = {}
         for index, block in enumerate(self.blocks):
@@ -154,8 +154,8 @@ class GPT(nn.Module):
     @property
     def state_bytes_token(self) -> int:
         """Bytes that a state grows by for each token beyond every window, in fp32."""
-        far = 2**20
-        return (self.state_bytes(2 * far) - self.state_bytes(far)) // far
+        capacity = 2**20
+        return (self.state_bytes(2 * capacity) - self.state_bytes(capacity)) // capacity
 
     @property
     def decodes_without_end(self) -> bool:
@@ -224,9 +224,10 @@ class GPT(nn.Module):
 
 
 def init_weights(root: nn.Module, n_layers: int) -> None:
-    """GPT-2's initialisation: normal with deviation 0.02, divided by sqrt(2 n_layers) for maps into the residual stream.
+    """GPT-2's initialisation: normal with deviation 0.02, divided by sqrt(2 n_layers) for residual maps.
 
-    Then each component's `init_weights`, parts before the components that contain them.
+    Residual maps (`ResidualLinear`) write to the residual stream. Then each component's `init_weights` is called, parts
+    before the components that contain them.
     """
     for module in root.modules():
         if isinstance(module, nn.Linear):
@@ -288,7 +289,7 @@ def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
 
 
 class _NoValues(TorchFunctionMode):
-    """Skips initialisation: there are no values to set, and on meta it would import torch's compiler (a second)."""
+    """Skips initialisation, which has no values to set on meta and would import torch's compiler (a second)."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

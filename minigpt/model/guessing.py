@@ -8,7 +8,7 @@ _TOGETHER, _FEWEST, _MOST = 3, 2, 16  # length of the looked-up n-gram; fewest a
 
 
 class Guesses:
-    """Guesses what follows from what followed the same three tokens before (Saxena 2023, prompt lookup).
+    """Guesses the next tokens: those that followed the same three tokens before (Saxena 2023, prompt lookup).
 
     A guess costs little, because a pass of a few tokens is hardly slower than a pass of one. A wrong guess changes nothing.
     """

@@ -1,9 +1,9 @@
-"""A function of ours called in a process of its own: one request, and one answer or what the process's end says.
+"""Calls a function of minigpt in a separate process: one request, and one answer or an `Ending`.
 
     python -m minigpt.system.child MODULE:FUNCTION REQUEST.json ANSWER.json
 
 Request and answer have the types of the function's annotations: pydantic writes them as JSON, and reads and validates them
-at the other end. A `MinigptError` is no answer: it is raised again here. The child ends when this process does.
+in the other process. A `MinigptError` in the child is raised again in the parent. The child ends when its parent does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from minigpt.system import process
 from minigpt.system.files import discard, open_growing, read_bytes, read_object, write_json
 
 SAVES_WITHIN = 60.0
-"""Seconds from being asked to stop to being gone: an update, and a checkpoint. A plugin that hangs never gets there."""
+"""Seconds to stop after a request: for an update and a checkpoint. A plugin that hangs needs longer, and is killed."""
 
 _MOST_BYTES = 1 << 30
 
@@ -41,12 +41,12 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process ended that left no answer.
+    """How a process without an answer ended.
 
     Attributes:
         code: Its exit code; negative for a signal.
         timed_out: Whether it was killed because it took too long.
-        last_line: The last line on its standard error; empty where that was not kept, or nothing was printed.
+        last_line: The last line on its standard error; empty if that was not kept, or nothing was printed.
     """
 
     code: int
@@ -58,15 +58,17 @@ class Ending:
 
 
 class Child(Generic[Q, A]):
-    """A process that calls a function. It is in a session of its own: Ctrl-C reaches us, and we ask it to stop.
+    """A process that calls a function, in its own session.
+
+    Ctrl-C reaches only the parent, which asks the child to stop.
 
     Args:
         function: A function of a module, with annotations.
         request: Its argument.
-        place: Where the request is written, as `REQUEST.json`'s path.
-        answer: Where the answer is written; an error that was raised stands beside it, in `.refused`.
-        log: What it prints is added there; None prints it on our standard error.
-        variables: Of its environment, beside ours.
+        place: File for the request, `REQUEST.json` above.
+        answer: File for the answer; an error that the function raises is written beside it, with ending `.refused`.
+        log: File that its output is appended to; None for the parent's standard error.
+        variables: Environment variables, in addition to the parent's.
     """
 
     def __init__(
@@ -93,12 +95,12 @@ class Child(Generic[Q, A]):
         return self.process.poll() is not None
 
     def ask_to_stop(self) -> None:
-        """Let it save and stop."""
+        """Ask it to save and stop."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
     def stop(self, seconds: float = SAVES_WITHIN) -> None:
-        """Wait until it has stopped; one that does not is killed."""
+        """Ask it to stop and wait; kill it after `seconds`."""
         self.ask_to_stop()
         try:
             self.process.wait(seconds)
@@ -107,7 +109,7 @@ class Child(Generic[Q, A]):
             self.process.wait()
 
     def result(self) -> A | Ending:
-        """What it answered, once it is over.
+        """The answer of a finished process.
 
         Raises:
             MinigptError: The function raised one.
@@ -124,14 +126,14 @@ class Child(Generic[Q, A]):
 def call(
     function: Callable[[Q], A], request: Q, *, seconds: float | None = None, is_quiet: bool = True, **variables: str
 ) -> A | Ending:
-    """Call a function in a process of its own, and wait for it.
+    """Call a function in a separate process, and wait for it.
 
     Args:
         function: A function of a module, with annotations.
         request: Its argument.
-        seconds: After which it is killed; None waits for ever.
-        is_quiet: Keep what it prints, for the last line; else it is on our standard error.
-        variables: Of its environment, beside ours.
+        seconds: Time after which it is killed; None waits without limit.
+        is_quiet: Keep its output, for `Ending.last_line`; else it goes to standard error.
+        variables: Environment variables, in addition to the parent's.
 
     Returns:
         Its answer, or how the process ended.
@@ -147,7 +149,7 @@ def call(
             child.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return Ending(-signal.SIGKILL, timed_out=True)
-        finally:  # also at Ctrl-C
+        finally:  # also after Ctrl-C
             child.process.kill()
             child.stop()
         result = child.result()
@@ -158,13 +160,13 @@ def call(
 
 
 def main(target: str, request: Path, answer: Path) -> None:
-    """In the process: call the function with the request in one file, and write its answer to the other."""
+    """Run in the child: call the function with the request of one file, and write its answer to the other."""
     _stop_with_parent()
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     of_request, of_answer = _types(function)
     try:
-        # What a plugin prints must not end up in the output of a command.
+        # A plugin's output must not appear in the output of a command.
         with contextlib.redirect_stdout(sys.stderr):
             value = function(TypeAdapter(of_request).validate_json(read_bytes(request, _MOST_BYTES)))
         _write(answer, value, of_answer)
@@ -174,10 +176,10 @@ def main(target: str, request: Path, answer: Path) -> None:
 
 
 def _stop_with_parent() -> None:
-    """The parent holds the other end of standard input; when it is gone, save and stop, and do not hang over that.
+    """Save and stop when standard input closes, because the parent has ended; kill a process that hangs.
 
-    The descriptor is read, and not `sys.stdin`: a thread that waits in that one holds its lock, and the interpreter, which
-    wants it when it ends, would abort. Whoever else reads standard input finds nothing there.
+    It reads the descriptor instead of `sys.stdin`: a thread that waits in `sys.stdin` holds its lock, and the interpreter
+    would abort at its end, when it needs this lock. Other readers of standard input find it empty.
     """
     pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -193,7 +195,7 @@ def _stop_with_parent() -> None:
 
 
 def _types(function: Callable[[Q], A]) -> tuple[Any, Any]:
-    """Of its argument and of what it returns."""
+    """Types of the function's argument and result."""
     hints = typing.get_type_hints(function)
     answer = hints.pop("return")
     (request,) = hints.values()
@@ -205,7 +207,7 @@ def _write(file: Path, value: Any, kind: Any) -> None:
 
 
 def _raised(kind: str, message: str) -> MinigptError:
-    """The error that a function raised in its process; one with problems, as its text."""
+    """The error that the function raised in its process; one with a special constructor as MinigptError."""
     cls = getattr(errors, kind, MinigptError)
     return cls(message) if cls.__init__ is Exception.__init__ else MinigptError(message)
 

@@ -261,7 +261,7 @@ def _chunks(response: Response, missing: int) -> Iterator[bytes]:
     """The body in pieces as it arrives, if it is fast enough."""
     from urllib3.exceptions import HTTPError
 
-    since, lately = time.monotonic(), 0
+    since, recent = time.monotonic(), 0
     while True:
         try:
             chunk = response.raw.read1(1 << 16, decode_content=True)  # iter_content would wait for a chunk to be full
@@ -270,12 +270,12 @@ def _chunks(response: Response, missing: int) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
-        missing, lately = missing - len(chunk), lately + len(chunk)
+        missing, recent = missing - len(chunk), recent + len(chunk)
         seconds = time.monotonic() - since
         if seconds > _WINDOW_SECONDS and missing > 0:
-            if lately < _LEAST_BYTES_A_SECOND * seconds:
-                raise _PermanentError(f"too slow: {count(lately, 'byte')} in {seconds:.0f} seconds")
-            since, lately = time.monotonic(), 0
+            if recent < _LEAST_BYTES_A_SECOND * seconds:
+                raise _PermanentError(f"too slow: {count(recent, 'byte')} in {seconds:.0f} seconds")
+            since, recent = time.monotonic(), 0
 
 
 def _root(error: BaseException) -> BaseException:
@@ -350,7 +350,7 @@ def _kept_bytes(remote: RemoteFile) -> str:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Give a file its name after its content is on the disk, so that after a crash the name has the complete file."""
+    """Give a file its name after its content is on the disk, so that a crash leaves no incomplete file."""
     with temporary.open("r+b") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Files written so that a crash leaves the old content or the new, and read as if they came from a stranger.
+"""Files written so that a crash leaves old or new content, and read as if they came from a stranger.
 
 All writing uses the few calls of `os` in this module, so that a test can make any of them fail.
 """
@@ -189,7 +189,7 @@ def read_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    """Parse the content of a file as a JSON object; `path` is for messages. Raises UnreadableError for anything else."""
+    """Parse the content of a file as a JSON object, or raise UnreadableError; `path` is for messages."""
     value = _parsed(content, path)
     if not isinstance(value, dict):
         raise UnreadableError(f"{path} is damaged: found {type(value).__name__}; allowed: an object")

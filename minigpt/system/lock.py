@@ -20,9 +20,10 @@ _IS_HELD_SECONDS = 0.3  # longest time that a call of `is_held` in another proce
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes. The lock is a hidden file beside it, which stays if the folder is renamed.
+    """Hold a folder against other processes, by a lock that is a hidden file beside it.
 
-    If the folder does not exist at the end, the lock and the folders created for it are removed.
+    The lock stays if the folder is renamed. If the folder does not exist at the end, the lock and the folders created for
+    it are removed.
 
     Raises:
         RunError: Another process holds it; the message has its id.
@@ -95,7 +96,7 @@ def _beside(folder: Path, ending: str) -> Path:
 
 
 def _holder(owner: Path) -> str:
-    """The process that holds the lock, as it recorded; waits a moment, because it may have just taken the lock."""
+    """The process that holds the lock, by its record; waits a moment for a record that is being written."""
     until = time.monotonic() + _OWNER_WRITES_WITHIN
     while time.monotonic() < until:
         try:

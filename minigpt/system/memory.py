@@ -61,8 +61,8 @@ def _of_process() -> int | None:
 
 def free_disk(place: Path) -> int:
     """Free bytes on the disk of a folder, which need not exist yet."""
-    there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def refuse_if_too_large(what: str, needed: int, device: torch.device | None = None) -> None:
@@ -76,9 +76,9 @@ def refuse_if_too_large(what: str, needed: int, device: torch.device | None = No
     Raises:
         TooLargeError: Less memory is free.
     """
-    there = available_memory(device)
-    if there is not None and needed > there:
-        raise TooLargeError(f"{what} needs {size(needed)} of memory, and {size(there)} are free here")
+    free = available_memory(device)
+    if free is not None and needed > free:
+        raise TooLargeError(f"{what} needs {size(needed)} of memory, and {size(free)} are free here")
 
 
 def size(number: int) -> str:

@@ -18,7 +18,7 @@ from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 from tests.components.test_formulas import DIMS, build, context, turned
 from tests.rounding import UNIT, assert_formula, assert_within, gamma, normal
-from tests.strategies import VOCAB, lively, tokens
+from tests.strategies import VOCAB, model_with_large_weights, tokens
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
@@ -204,7 +204,7 @@ def test_deepnorm_initialises_feed_forward_and_outputs_with_the_papers_gain(ffn:
 
 @pytest.mark.parametrize("params", [{}, {"dynamic": False}, {"n_streams": 3}, {"n_streams": 1}], ids=str)
 def test_hyper_connections_start_as_pre_norm(params: dict[str, Any]) -> None:
-    plain = lively(model_section(block="pre_norm")).double()
+    plain = model_with_large_weights(model_section(block="pre_norm")).double()
     hyper = GPT(model_section(block={"name": "hyper_connections", **params}), VOCAB).double().eval()
     extra = hyper.load_state_dict(plain.state_dict(), strict=False)
     assert not extra.unexpected_keys
@@ -222,7 +222,7 @@ def test_hyper_connections_start_as_pre_norm(params: dict[str, Any]) -> None:
 
 
 def test_streams_do_not_grow_at_the_border_with_another_block() -> None:
-    plain = lively(model_section(block="pre_norm")).double()
+    plain = model_with_large_weights(model_section(block="pre_norm")).double()
     pattern = [{"block": "hyper_connections"}, {"block": "pre_norm"}]
     hybrid = GPT(model_section(layers=pattern), VOCAB).double().eval()
     hybrid.load_state_dict(plain.state_dict(), strict=False)
@@ -264,7 +264,7 @@ def blockwise(block: Any, x: torch.Tensor, ctx: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(("n_layers", "pairs"), [(1, {}), (2, {1: 0}), (3, {2: 0}), (4, {2: 1, 3: 0}), (5, {3: 1, 4: 0})])
 def test_unet_joins_the_second_half_to_the_first(n_layers: int, pairs: dict[int, int]) -> None:
-    model = lively(model_section(n_layers=n_layers, block="unet")).double()
+    model = model_with_large_weights(model_section(n_layers=n_layers, block="unet")).double()
     ids = tokens(2, 12, 0)
     ctx = replace(context(time=12), position=model.positions[0])
     x, outputs = model.embedding(ids) + model.positions[0].table.weight[:12], []
@@ -282,7 +282,7 @@ def test_unet_joins_the_second_half_to_the_first(n_layers: int, pairs: dict[int,
 
 def test_unet_reads_the_plain_stream_of_any_other_block() -> None:
     pattern = [{"block": {"name": "hyper_connections", "n_streams": 2}}, {"block": "post_norm"}, {"block": "unet"}]
-    model = lively(model_section(layers=pattern)).double()
+    model = model_with_large_weights(model_section(layers=pattern)).double()
     ids = tokens(2, 12, 0)
     ctx = replace(context(time=12), position=model.positions[0])
     first, second, third = model.blocks
@@ -314,7 +314,7 @@ NGPT: dict[str, Any] = {
 
 def test_maps_that_do_not_read_the_stream_are_not_constrained_at_any_width() -> None:
     """Four heads of 4 make mla's latent 16 wide, as wide as the stream."""
-    model = lively(model_section(block="ngpt", attention="mla")).double()
+    model = model_with_large_weights(model_section(block="ngpt", attention="mla")).double()
     attention = model.blocks[0].attention
     assert attention.kv_up.weight.shape[1] == model.dims.d_model
     before = attention.kv_up.weight.clone()
@@ -330,7 +330,7 @@ def unit(z: torch.Tensor, dim: int = -1) -> torch.Tensor:
 
 def trained_ngpt(**changes: Any) -> GPT:
     """A model with gains and steps away from their initial values, and weights on the sphere."""
-    model = lively(model_section(**NGPT, **changes)).double()
+    model = model_with_large_weights(model_section(**NGPT, **changes)).double()
     for block in model.blocks:
         for norm in (block.attention.q_norm, block.attention.k_norm):
             norm.weight.data = (
@@ -421,7 +421,7 @@ def test_the_constraint_of_ngpt_changes_only_maps_from_and_to_the_stream() -> No
         {"block": "ngpt", "attention": {"name": "mla", "kv_rank": 6, "q_rank": 5, "rope_dim": 2}, "ffn": "identity"},
         {"block": "pre_norm"},
     ]
-    model = lively(model_section(layers=pattern)).double()
+    model = model_with_large_weights(model_section(layers=pattern)).double()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     model.after_step()
     after = dict(model.named_parameters())
@@ -471,12 +471,12 @@ def test_a_proposal_of_zero_leaves_ngpt_finite() -> None:
 def test_an_identity_feed_forward_has_no_effect_in_blocks_that_end_normalised(name: str) -> None:
     block = REGISTRY.resolve("block", name).build(DIMS, layer_of(ffn="identity", norm=EXACT)).double()
     x = block.enter(normal(2, 7, 12) * 3)
-    alone = {
+    expected = {
         "post_norm": lambda: block.attention_norm(x + block.attention(x, context())),
         "deepnorm": lambda: block.attention_norm(math.sqrt(2) * x + block.attention(x, context())),
         "ngpt": lambda: block._step(x, block.attention(x, context()), block.attention_step),
     }[name]()
-    assert_formula(block(x, context()), alone)
+    assert_formula(block(x, context()), expected)
     ffn = build("ffn", "identity", DIMS)
     assert ffn(x, context()) is x
     assert not list(ffn.parameters())

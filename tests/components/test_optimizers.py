@@ -223,15 +223,15 @@ def pieces(tensor: Tensor) -> list[Tensor]:
 def test_a_stack_of_matrices_is_updated_like_separate_matrices(name: str) -> None:
     # Square: if the rank of a first gradient is below its longer side, rounding chooses between eigenvectors.
     stack, bias = parameters_of(((2, 3, 5, 5), "matrix"), ((3,), "vector"))
-    alone = [NamedParameter(str(i), nn.Parameter(w), "matrix") for i, w in enumerate(pieces(stack.tensor))]
-    whole, single = built(name, [stack, bias]), built(name, [*alone, bias])
+    separate = [NamedParameter(str(i), nn.Parameter(w), "matrix") for i, w in enumerate(pieces(stack.tensor))]
+    whole, single = built(name, [stack, bias]), built(name, [*separate, bias])
     for number in range(12):
         (gradient,) = set_gradients([stack], number)
-        for parameter, own in zip(alone, pieces(gradient), strict=True):
+        for parameter, own in zip(separate, pieces(gradient), strict=True):
             parameter.tensor.grad = own
         whole.step()
         single.step()
-    for got, expected in zip(pieces(stack.tensor), alone, strict=True):
+    for got, expected in zip(pieces(stack.tensor), separate, strict=True):
         assert_formula(got, expected.tensor.detach())
 
 

@@ -14,7 +14,7 @@ from minigpt.model.decoding import filtered, prompt_ids, sample_ids, sampling_wi
 from minigpt.model.guessing import Guesses
 from minigpt.registry import REGISTRY
 from tests.rounding import assert_formula
-from tests.strategies import BLOCK_SIZE, lively
+from tests.strategies import BLOCK_SIZE, model_with_large_weights
 
 
 def settings(**changes: object) -> SamplingSection:
@@ -23,7 +23,7 @@ def settings(**changes: object) -> SamplingSection:
 
 def model(**changes: object) -> GPT:
     small = {"d_model": 16, "n_heads": 4, "n_layers": 2, "block_size": BLOCK_SIZE, "dropout": 0.5}
-    return lively(ModelSection.model_validate({**small, **changes}))
+    return model_with_large_weights(ModelSection.model_validate({**small, **changes}))
 
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])

@@ -15,7 +15,7 @@ from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, register
 from tests.rounding import assert_formula
-from tests.strategies import lively, tokens
+from tests.strategies import model_with_large_weights, tokens
 
 
 def section(**changes: object) -> ModelSection:
@@ -62,7 +62,7 @@ def gpt2(weights: dict[str, Tensor], ids: Tensor, layers: int, heads: int) -> Te
 
 
 def test_the_baseline_is_gpt2_logit_for_logit() -> None:
-    model = lively(section()).double()
+    model = model_with_large_weights(section()).double()
     ids = tokens(3, 12, 5)
     expected = gpt2(model.state_dict(), ids, 2, 4)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_the_baseline_is_gpt2_logit_for_logit() -> None:
 
 
 def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> None:
-    model = lively(section()).double()
+    model = model_with_large_weights(section()).double()
     ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
     mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
     with torch.no_grad():
@@ -81,10 +81,10 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> Non
 
 
 def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_count() -> None:
-    model = lively(section(z_loss=0.5, logit_softcap=4.0)).double()
+    model = model_with_large_weights(section(z_loss=0.5, logit_softcap=4.0)).double()
     ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
     mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
-    plain = lively(section(logit_softcap=4.0)).double()
+    plain = model_with_large_weights(section(logit_softcap=4.0)).double()
     with torch.no_grad():
         squares = model(ids).exp().sum(-1).log().square()
         for counted, expected in ((None, squares.mean()), (mask, squares[mask].mean())):
@@ -94,7 +94,10 @@ def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_coun
 
 
 def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
-    capped, plain = lively(section(logit_softcap=2.0)).double(), lively(section()).double()
+    capped, plain = (
+        model_with_large_weights(section(logit_softcap=2.0)).double(),
+        model_with_large_weights(section()).double(),
+    )
     ids = tokens(2, 12, 0)
     with torch.no_grad():
         assert plain(ids).abs().max() > 2
@@ -106,7 +109,7 @@ def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
 def test_embeddings_are_normalised_then_scaled_before_positions_are_added(
     scale: float | str, factor: float, norm: str | None
 ) -> None:
-    model = lively(section(embedding_scale=scale, embedding_norm=norm)).double()
+    model = model_with_large_weights(section(embedding_scale=scale, embedding_norm=norm)).double()
     seen: list[Tensor] = []
     model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     ids = tokens(2, 12, 0)
@@ -330,7 +333,7 @@ def test_a_single_layer_cannot_choose_a_position_that_embeds() -> None:
 
 
 def test_dropout_acts_only_in_training_and_follows_the_seed() -> None:
-    model = lively(section(dropout=0.5))
+    model = model_with_large_weights(section(dropout=0.5))
     ids = tokens(2, 12, 0)
     with torch.no_grad():
         assert torch.equal(model(ids), model(ids))

@@ -11,7 +11,7 @@ from minigpt.experiment import ModelSection
 from minigpt.registry import REGISTRY
 from tests.plugins.conftest import Build, Train
 from tests.rounding import assert_formula, gamma, normal
-from tests.strategies import BLOCK_SIZE, cuts, lively, tokens
+from tests.strategies import BLOCK_SIZE, cuts, model_with_large_weights, tokens
 
 
 def dims(d_model: int = 6, layer: int = 0) -> Dims:
@@ -77,7 +77,7 @@ def test_each_token_sees_itself_and_the_previous_token(build: Build) -> None:
 @given(st.data(), st.sampled_from(["pre_norm", "post_norm", "parallel", "hyper_connections", "ngpt"]))
 def test_a_model_with_it_decodes_in_any_chunks(data: st.DataObject, block: str) -> None:
     section = {"d_model": 8, "n_heads": 2, "n_layers": 2, "block_size": BLOCK_SIZE, "dropout": 0.0, "block": block}
-    model = lively(ModelSection.model_validate({**section, "ffn": "token_shift"})).double()
+    model = model_with_large_weights(ModelSection.model_validate({**section, "ffn": "token_shift"})).double()
     ids = tokens(2, BLOCK_SIZE, 3)
     state = model.new_state(2, BLOCK_SIZE, torch.float64)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_a_model_with_it_decodes_in_any_chunks(data: st.DataObject, block: str) 
 @pytest.mark.parametrize("block", [entry.name for entry in REGISTRY.entries("block") if entry.name != "mixer_only"])
 def test_every_block_passes_its_state(block: str) -> None:
     section = {"d_model": 8, "n_heads": 2, "n_layers": 3, "block_size": BLOCK_SIZE, "dropout": 0.0, "block": block}
-    model = lively(ModelSection.model_validate({**section, "ffn": "token_shift"})).double()
+    model = model_with_large_weights(ModelSection.model_validate({**section, "ffn": "token_shift"})).double()
     ids = tokens(2, BLOCK_SIZE, 3)
     state = model.new_state(2, BLOCK_SIZE, torch.float64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A function in a process of its own: typed request, typed answer, or how the process ended."""
+"""A function in a separate process: typed request, typed answer, or how the process ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minigpt.system.child import Child, Ending
 
 @dataclass(frozen=True)
 class Sum:
-    """What is to be added, and how the process behaves."""
+    """Numbers to add, and how the process behaves."""
 
     numbers: tuple[int, ...]
     file: Path
@@ -28,7 +28,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Total:
-    """What comes of it."""
+    """The sum."""
 
     total: int
     process: int
@@ -57,14 +57,16 @@ def add(request: Sum) -> Total:
     return Total(sum(request.numbers), os.getpid(), os.environ.get("PYTHONHASHSEED"), request.file)
 
 
-def test_request_and_answer_have_their_types_at_the_other_end(capfd: pytest.CaptureFixture[str]) -> None:
+def test_request_and_answer_have_their_types_in_the_other_process(capfd: pytest.CaptureFixture[str]) -> None:
     total = child.call(add, Sum((1, 2), Path("a")), PYTHONHASHSEED="7")
     assert isinstance(total, Total)
     assert (total.total, total.hash_seed, total.file) == (3, "7", Path("a"))
     assert total.process != os.getpid()
     assert capfd.readouterr() == ("", "")
     child.call(add, Sum((), Path("a")), is_quiet=False)
-    assert capfd.readouterr() == ("", "a plugin prints\n"), "never on the standard output, which may be a document"
+    assert capfd.readouterr() == ("", "a plugin prints\n"), (
+        "standard output may be a document, so nothing else is printed there"
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,27 +77,27 @@ def test_request_and_answer_have_their_types_at_the_other_end(capfd: pytest.Capt
         ("abort", Ending(-signal.SIGSEGV), "signal 11"),
     ],
 )
-def test_of_a_process_without_an_answer_its_end_is_reported(how: str, ending: Ending, words: str) -> None:
+def test_the_end_of_a_process_without_an_answer_is_reported(how: str, ending: Ending, words: str) -> None:
     found = child.call(add, Sum((), Path("a"), how))
     assert isinstance(found, Ending)
     assert (found.code, found.timed_out, str(found)) == (ending.code, False, words)
     assert how != "raise" or found.last_line == ending.last_line
 
 
-def test_an_error_of_ours_is_raised_again_here() -> None:
+def test_a_minigpt_error_is_raised_again_in_the_parent() -> None:
     with pytest.raises(PlanError, match="^the source was edited$"):
         child.call(add, Sum((), Path("a"), "plan"))
     with pytest.raises(MinigptError, match="^model: is no model\ndata: is no data$"):
         child.call(add, Sum((), Path("a"), "problems"))
 
 
-def test_one_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     began = time.monotonic()
     assert child.call(add, Sum((), tmp_path / "hangs", "hang"), seconds=5) == Ending(-signal.SIGKILL, timed_out=True)
     assert time.monotonic() - began < 30
 
 
-def test_nobody_waits_for_input_in_a_child() -> None:
+def test_standard_input_is_empty_in_a_child() -> None:
     assert isinstance(child.call(add, Sum((), Path("a"), "read"), seconds=60), Total)
 
 
@@ -111,7 +113,7 @@ def test_a_child_can_be_watched_and_stopped(tmp_path: Path) -> None:
     assert log.read_text() == "a plugin prints\n"
 
 
-def test_what_an_earlier_process_left_is_no_answer(tmp_path: Path) -> None:
+def test_the_answer_of_an_earlier_process_is_not_used(tmp_path: Path) -> None:
     answer = tmp_path / "answer.json"
     for how, found in (("", Total), ("exit", Ending)):
         running = Child(add, Sum((), tmp_path / "a", how), tmp_path / "request.json", answer, log=tmp_path / "log")
@@ -149,4 +151,4 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         if state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z":
             return
         time.sleep(0.1)
-    pytest.fail("it lives on")
+    pytest.fail("the child is still running")

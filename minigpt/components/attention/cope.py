@@ -48,6 +48,6 @@ class ContextualPositionAttention(SoftmaxAttention):
         by_distance = upcast(q @ self.distances.to(q.dtype))  # [B, H, T, max_distance + 1]
         below = distance.detach().floor().long()
         share = distance - below
-        near, far = by_distance.gather(-1, below), by_distance.gather(-1, (below + 1).clamp(max=self.max_distance))
-        bias = near + share * (far - near)
+        lower, upper = by_distance.gather(-1, below), by_distance.gather(-1, (below + 1).clamp(max=self.max_distance))
+        bias = lower + share * (upper - lower)
         return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias), x)

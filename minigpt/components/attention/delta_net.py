@@ -34,7 +34,7 @@ class DeltaNet(RecurrentAttention):
         conv_width: Tokens in the convolution of queries, keys and values; 1 for no convolution.
         negative_eigenvalues: b_t goes up to 2 instead of 1, so that stored values can change sign; tracking a state needs
             this (Grazzi et al. 2024, arXiv:2411.12537).
-        output_gate: A swish gate from the input on the normalised output.
+        output_gate: A swish gate on the normalised output, computed from the input.
         norm: Norm of each head's output.
     """
 

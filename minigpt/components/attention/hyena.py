@@ -137,10 +137,10 @@ def convolve(
         if number > 1:
             # Chunk i - m reaches chunk i through the lags (m - 1) C + 1 to (m + 1) C - 1: windows of 2 C lags.
             windows = torch.fft.rfft(taps.unfold(1, 2 * chunk, chunk))  # [D, N - 1, C + 1]
-            turned = torch.fft.rfft(x, n=2 * chunk)  # [B, D, N, C + 1]
-            earlier = torch.zeros_like(turned)
+            spectra = torch.fft.rfft(x, n=2 * chunk)  # [B, D, N, C + 1]
+            earlier = torch.zeros_like(spectra)
             for m in range(1, number):
-                reached = turned[:, :, : number - m] * windows[:, m - 1, None]
+                reached = spectra[:, :, : number - m] * windows[:, m - 1, None]
                 earlier = earlier + nn.functional.pad(reached, (0, 0, m, 0))
             y = y + torch.fft.irfft(earlier, n=2 * chunk)[..., chunk:]
         return y.flatten(2).mT[:, source - time : source].to(dtype)

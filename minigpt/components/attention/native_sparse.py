@@ -86,16 +86,16 @@ class NativeSparseAttention(SoftmaxCore):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         batch, time, _ = x.shape
-        still = self.q(x).view(batch, time, -1, self.head_dim).transpose(1, 2)
+        unrotated = self.q(x).view(batch, time, -1, self.head_dim).transpose(1, 2)
         keys, v = self.kv(x).view(batch, time, 2, -1, self.head_dim).transpose(1, 3).unbind(2)  # [B, 3 G, T, K]
-        still, keys = self.normed(still, self.q_norm), self.normed(keys, self.k_norm)
+        unrotated, keys = self.normed(unrotated, self.q_norm), self.normed(keys, self.k_norm)
         v = self.mixed_values(v, ctx)
         first, others = keys[:, : self.groups], keys[:, self.groups :]
-        q, others = ctx.position.rotate(still, others, ctx.positions)
+        q, others = ctx.position.rotate(unrotated, others, ctx.positions)
         (first, others, v), k_positions = remember(state, (first, others, v), ctx.positions)
         of_summaries, of_blocks, of_window = v.chunk(3, 1)
         block_keys, window_keys = others.chunk(2, 1)
-        from_summaries, weights = self._summarised(still, first, of_summaries, ctx.positions)
+        from_summaries, weights = self._summarised(unrotated, first, of_summaries, ctx.positions)
         chosen = self._chosen(weights, ctx.positions, k_positions)
         mask = torch.zeros(chosen.shape, dtype=q.dtype, device=q.device).masked_fill(~chosen, -torch.inf)
         views = (

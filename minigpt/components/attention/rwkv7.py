@@ -102,7 +102,7 @@ class RWKV7(Attention):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """As in the authors' training code, except the output map, which starts like that of every mixer."""
+        """As in the authors' training code, except the output map, which starts as in every mixer."""
         width, d_model = self.r.weight.shape
         later = self.depth / max(self.n_layers - 1, 1)  # 0 in the first layer, 1 in the last
         places = torch.arange(d_model, device=self.mix.device) / d_model

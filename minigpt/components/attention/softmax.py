@@ -24,7 +24,7 @@ class SoftmaxCore(Attention):
         qk_norm_over: What it normalises: each head separately (Qwen 3), or all heads together (OLMo 2: arXiv:2501.00656).
         softcap: Scores are kept within +-softcap by a tanh (Gemma 2: arXiv:2408.00118); null for no cap.
         sinks: A learned extra logit for each head, so that it may attend to nothing (gpt-oss: arXiv:2508.10925).
-        gate: Sigmoid gate of the input on the output, one per head or per element (Qiu et al. 2025, arXiv:2505.06708).
+        gate: Sigmoid gate on the output, computed from the input, per head or element (Qiu et al. 2025, arXiv:2505.06708).
         value_residual: Values are mixed with those of the first such layer (ResFormer: Zhou et al. 2024, arXiv:2410.17897).
         value_embedding: Each layer's own embedding of the token is added to its values (modded-nanogpt 2024).
     """

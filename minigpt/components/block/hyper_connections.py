@@ -62,8 +62,8 @@ class HyperConnectionsBlock(Block):
 
     The streams start as n copies of the plain stream, and end as their mean. The paper uses their sum, which the norm after
     the last block scales to the same result; but it would grow n-fold at every border with another block. At first all
-    streams are equal, and each equals that of pre_norm. The paper also scales the initial output maps by sqrt(n); here they
-    start as in other blocks.
+    streams are equal, and each equals the stream of pre_norm. The paper also scales the initial output maps by sqrt(n);
+    here they start as in other blocks.
 
     Args:
         n_streams: Number n of streams (the paper's expansion rate).

@@ -1,4 +1,4 @@
-"""The files that a path stands for: a file, or the files below a folder, each real folder once and in sorted order."""
+"""Finds the files of a path: the file, or the files below a folder, in sorted order."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ class Search:
         return f"{count(self.skipped.total(), 'file')} skipped: " + ", ".join(f"{number:,} {kind}" for kind, number in kinds)
 
     def _walk(self, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-        """Files with the right endings, except hidden files and run folders: a run must not read its own samples."""
+        """Files with the right endings, each real folder once, except hidden files and run folders.
+
+        A run must not read its own samples.
+        """
         real = Path(os.path.realpath(folder))
         visited = {_identity(os.stat(above)) for above in real.parents}  # a link upwards would add files nobody asked for
         pending = [folder]

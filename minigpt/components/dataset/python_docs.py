@@ -19,7 +19,7 @@ from minigpt.registry import register
 
 @register("dataset", "python-docs")
 class PythonDocs(Dataset):
-    """Python's language reference and the standard library's docstrings: 1 MB of English and code, no network.
+    """Python's language reference and the library's docstrings: 1 MB of English and code, no network.
 
     The text differs slightly between Python versions; the run's provenance records its fingerprint.
 

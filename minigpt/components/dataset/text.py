@@ -26,10 +26,11 @@ _MEMORY = 3
 
 @register("dataset", "text")
 class TextFiles(Dataset):
-    """Your own files: each path is a file, or a folder that is searched for files with the given endings, in sorted order.
+    """Your own text files: each path is a file, or a folder to search for files with given endings.
 
-    A file is read once, even if it has several names or copies. Validation text is left out of training. Skipped files and
-    left out text are reported. Files compressed with gzip, bzip2, xz or zstd are decompressed.
+    Folders are searched in sorted order. A file is read once, even if it has several names or copies. Validation text is
+    left out of training. Skipped files and left out text are reported. Files compressed with gzip, bzip2, xz or zstd are
+    decompressed.
 
     Args:
         paths: Files and folders, relative to the experiment file that names them.
@@ -59,15 +60,15 @@ class TextFiles(Dataset):
 
     def load(self) -> Splits:
         search, val_search = Search("data.paths", self.suffixes), Search("data.val_path", self.suffixes)
-        found = [file for path in self.paths for file in search.files(path)]
-        val_found = val_search.files(self.val_path) if self.val_path is not None else []
-        needed = _MEMORY * sum({file.identity: file.size for file in (*found, *val_found)}.values())
+        files = [file for path in self.paths for file in search.files(path)]
+        val_files = val_search.files(self.val_path) if self.val_path is not None else []
+        needed = _MEMORY * sum({file.identity: file.size for file in (*files, *val_files)}.values())
         refuse_if_too_large("reading the text of data.paths", needed)
         room = (available_memory() or 1 << 60) // _MEMORY
         val = _Texts(self, room)
-        val.read(val_found)
+        val.read(val_files)
         train = _Texts(self, val.room, kept_out=val)
-        train.read(found)
+        train.read(files)
         if not train.texts:
             raise DataError("data.paths: every file is validation text (data.val_path); add other files for training")
         notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())
@@ -110,7 +111,7 @@ class _Texts:
     _left_out: list[str] = field(default_factory=list)
 
     def read(self, files: Iterable[Found]) -> None:
-        """Read files, and skip those with the name or content of a file that was read or belongs to the other split."""
+        """Read files, except those that were read under another name or belong to the other split."""
         for file in files:
             if self.kept_out and self._is_kept_out(self.kept_out._files, file.identity, file):
                 continue

@@ -127,7 +127,7 @@ class MixtureOfExperts(FeedForward):
     def _route(
         self, tokens: Float[Tensor, "tokens d_model"], ctx: Context
     ) -> tuple[Int[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
-        """The experts of each token and their weights, in fp32 at least, whatever the model's precision."""
+        """The experts of each token and their weights, in fp32 or wider for a model of any precision."""
         with torch.autocast(tokens.device.type, enabled=False):
             bias = None if self.router.bias is None else upcast(self.router.bias)
             logits = F.linear(upcast(tokens), upcast(self.router.weight), bias)

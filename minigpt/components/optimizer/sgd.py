@@ -20,7 +20,7 @@ class SGD(Optimizer):
     Args:
         learning_rate: Peak learning rate.
         momentum: Share of the last step that is kept.
-        nesterov: Compute the step from the momentum after this gradient.
+        nesterov: Look ahead by the momentum before taking the gradient (Nesterov momentum).
         weight_decay: On matrices, embeddings and head, added to the gradient.
     """
 

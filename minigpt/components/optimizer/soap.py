@@ -100,17 +100,17 @@ def _step(p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, A
     """Algorithm 3 of the paper, with Adam's bias correction and decoupled weight decay."""
     state["step"] += 1
     count, bases, (beta1, beta2) = state["step"], state["bases"], group["betas"]
-    turned = _rotated(gradient, bases)
+    rotated = _rotated(gradient, bases)
     state["mean"].lerp_(gradient, 1 - beta1)  # not rotated, so a change of the basis does not affect it
-    state["square"].mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
+    state["square"].mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
     mean = _rotated(state["mean"], bases) / (1 - beta1**count)
     direction = mean / (state["square"] / (1 - beta2**count)).sqrt_().add_(group["eps"])
     p.mul_(1 - group["lr"] * group["weight_decay"])
     p.sub_(_rotated(direction, {side: basis.mT for side, basis in bases.items()}), alpha=group["lr"])
     _track(state["preconditioners"], gradient, group["shampoo_beta"])
     if count % group["precondition_frequency"] == 0:
-        turned_on = {side: torch.linalg.qr(x @ bases[side]).Q for side, x in state["preconditioners"].items()}
-        state["bases"] = {side: basis.contiguous() for side, basis in turned_on.items()}
+        refreshed = {side: torch.linalg.qr(x @ bases[side]).Q for side, x in state["preconditioners"].items()}
+        state["bases"] = {side: basis.contiguous() for side, basis in refreshed.items()}
 
 
 def _rotated(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:

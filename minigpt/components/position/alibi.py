@@ -38,7 +38,7 @@ class ALiBi(Position):
 
 
 def _exponents(heads: int) -> list[float]:
-    """Exponents for any number of heads: those of the next lower power of two, then every other one of the next higher."""
+    """Exponents for any number of heads: all of the next lower power of two, then every other one of the next higher."""
     power = 2 ** math.floor(math.log2(heads))
     exponents = [-8 * (head + 1) / power for head in range(power)]
     return exponents + [-4 * (2 * extra + 1) / power for extra in range(heads - power)]

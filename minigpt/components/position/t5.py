@@ -49,5 +49,5 @@ class T5Bias(Position):
         exact = self.buckets // 2
         dtype = wide_dtype(self.table.weight.dtype)
         growth = (distance.clamp(min=1).to(dtype) / exact).log() / math.log(self.max_distance / exact)
-        far = (exact + (growth * (self.buckets - exact)).long()).clamp(max=self.buckets - 1)
-        return self.table(torch.where(distance < exact, distance, far)).permute(2, 0, 1)
+        distant = (exact + (growth * (self.buckets - exact)).long()).clamp(max=self.buckets - 1)
+        return self.table(torch.where(distance < exact, distance, distant)).permute(2, 0, 1)

@@ -40,8 +40,8 @@ class BytePairTokenizer(Tokenizer):
 
     Args:
         vocab_size: Total number of ids, including special tokens. A text with too few pairs to merge gives fewer ids.
-        pattern: How text is cut. gpt4 is that of cl100k_base: up to three digits in a piece, new lines apart from spaces,
-            contractions in upper case too.
+        pattern: How text is cut. gpt4 is the pattern of cl100k_base: up to three digits in a piece, new lines apart from
+            spaces, contractions in upper case too.
         special_tokens: Texts with one id each. None by default: all text is ordinary. A special token is encoded as its id
             wherever it occurs in a text, as with tiktoken's allowed_special; merges neither see nor cross it.
     """

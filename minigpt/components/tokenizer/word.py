@@ -22,7 +22,7 @@ _N_BYTES = 256
 
 @register("tokenizer", "word")
 class WordTokenizer(Tokenizer):
-    """Words, runs of white space and punctuation marks; pieces outside the vocabulary are encoded as bytes.
+    """Words, runs of white space and punctuation marks; other pieces are encoded as bytes.
 
     A word is a run of letters, digits and underscores with their combining marks. Ids below 256 are the bytes of UTF-8, so
     any text is encoded without loss, and a rare piece takes as many tokens as it has bytes.

@@ -78,8 +78,8 @@ def create(family: str, name: str, *, into: Path = Path(), base: Path | None = N
     if base is None:
         base = into / _BASELINE if (into / _BASELINE).is_file() else None
     elif not base.is_file():
-        there = [file.name for file in base.parent.glob("*.json")] if base.parent.is_dir() else []
-        raise ScaffoldError(f"--base {base}: there is no such file{nearest(base.name, there)}")
+        known = [file.name for file in base.parent.glob("*.json")] if base.parent.is_dir() else []
+        raise ScaffoldError(f"--base {base}: there is no such file{nearest(base.name, known)}")
     plugin, experiment = into / "plugins" / f"{name}.py", into / "experiments" / f"{name}.json"
     test = into / "tests" / f"test_{name}.py"
     files = {
@@ -137,7 +137,7 @@ def _suggestion(family: str, name: str) -> str:
 
 
 def _class_name(name: str, kind: str) -> str:
-    """`TokenShiftAttention` from `token_shift` and `Attention`; the ending avoids the names that a template imports."""
+    """`TokenShiftAttention` from `token_shift` and `Attention`; the ending avoids names of imports."""
     camel = "".join(word.capitalize() for word in name.split("_"))
     return camel if camel.endswith(kind) and camel != kind else camel + kind
 
@@ -189,8 +189,8 @@ def _experiment(family: str, plugin: Path, folder: Path, schema: Path, base: Pat
 
 def _seen_from(folder: Path, file: Path) -> str:
     """The path of a file relative to `folder`, with links resolved."""
-    there = os.path.realpath(file.parent)  # not of the file itself: its own `extends` is relative to where the link is
-    return Path(os.path.relpath(os.path.join(there, file.name), os.path.realpath(folder))).as_posix()
+    parent = os.path.realpath(file.parent)  # not of the file itself: its own `extends` is relative to where the link is
+    return Path(os.path.relpath(os.path.join(parent, file.name), os.path.realpath(folder))).as_posix()
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -7,9 +7,9 @@ A position overrides the hooks that it needs. The inherited hooks do nothing:
 - `bias(q_positions, k_positions)` returns a bias for the scores, [heads, time, source],
   or one plane for all heads.
 
-Positions are absolute, and nothing else counts tokens: in decoding the queries are a
-few new tokens and the keys all cached tokens. Keyword-only arguments are its JSON
-parameters: annotate each one, give it bounds, and explain it under Args.
+Positions are absolute. Do not count tokens: in decoding the queries are a few new
+tokens and the keys all cached tokens. Keyword-only arguments are its JSON parameters:
+annotate each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
