@@ -28,7 +28,7 @@ from minigpt.reading.plugins import is_list_of_paths, load_named, read_named
 from minigpt.registry import plugins
 from minigpt.registry.overlay import lay_over
 from minigpt.registry.paths import LocatedText, NamedByRun, run_folder_of
-from minigpt.registry.problems import found, problems_of
+from minigpt.registry.problems import problems_of, quote
 from minigpt.system.files import refuse_surrogates
 
 _MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
@@ -195,10 +195,10 @@ def _with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...], 
     if parent is None:
         return [document]
     if not isinstance(parent, str):
-        raise ExperimentError([Problem(("extends",), f"found {found(parent)}; allowed: the path of a JSON file")], str(path))
+        raise ExperimentError([Problem(("extends",), f"found {quote(parent)}; allowed: the path of a JSON file")], str(path))
     parent_path = Path(_beside(path, parent))
     if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
-        raise ExperimentError([Problem(("extends",), f"{found(parent)}: {_no_such_file(parent_path)}")], str(path))
+        raise ExperimentError([Problem(("extends",), f"{quote(parent)}: {_no_such_file(parent_path)}")], str(path))
     return [*_read_chain(parent_path, seen, of_run), document]
 
 
@@ -240,7 +240,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ExperimentError([Problem((), f"not JSON as experiments use it: {reason}")], source) from error
     if not isinstance(document, dict):
-        raise ExperimentError([Problem((), f"found {found(document)}; allowed: an object in {{ }}")], source)
+        raise ExperimentError([Problem((), f"found {quote(document)}; allowed: an object in {{ }}")], source)
     try:
         return dict(_locate(document, path.absolute().parent))
     except RecursionError as error:

@@ -13,7 +13,7 @@ from minigpt.reading.options import Reading
 from minigpt.registry import plugins, trust
 from minigpt.registry.paths import NamedByRun
 from minigpt.registry.plugin_files import PluginFiles, read_plugin
-from minigpt.registry.problems import found
+from minigpt.registry.problems import quote
 
 
 def is_list_of_paths(named: Any) -> TypeGuard[list[str]]:
@@ -72,7 +72,7 @@ def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, b
     """The real paths of plugins, each with whether a person named it, on the command line or in a file of theirs."""
     for file in named:
         if "\0" in file:
-            raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
+            raise ExperimentError([Problem(("plugins",), f"{quote(file)} is no path")])
     files = {_place(file): False for file in (*named, *extra)}
     return files | {_place(file): True for file in (*named, *extra) if not isinstance(file, NamedByRun)}
 

@@ -38,7 +38,7 @@ _BOUNDS = {
 }
 
 
-def found(value: Any) -> str:
+def quote(value: Any) -> str:
     """The offending value as it stood in the JSON, cut short, with its JSON type."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     if len(text) > 60:
@@ -74,14 +74,14 @@ def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
         value = item["input"]
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(value, choices) if isinstance(value, str) else ""
-        return f"found {found(value)}; allowed: {context['expected']}{hint}"
+        return f"found {quote(value)}; allowed: {context['expected']}{hint}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"found {found(item['input'])}; allowed: {words} {context[key]}"
+        return f"found {quote(item['input'])}; allowed: {words} {context[key]}"
     if kind == "string_pattern_mismatch":
-        return f"found {found(item['input'])}; allowed: text that matches {context['pattern']}"
+        return f"found {quote(item['input'])}; allowed: text that matches {context['pattern']}"
     allowed = _ALLOWED.get(kind, item["msg"][:1].lower() + item["msg"][1:])
-    return f"found {found(item['input'])}; allowed: {allowed}"
+    return f"found {quote(item['input'])}; allowed: {allowed}"
 
 
 def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:

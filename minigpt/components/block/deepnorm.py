@@ -48,10 +48,10 @@ class DeepNormBlock(Block):
 
 def _matrices(part: nn.Module) -> list[nn.Parameter]:
     """Linear maps, single or stacked: no embedding tables, no vectors, no parameters declared elementwise."""
-    found = []
+    matrices = []
     for module in part.modules():
         elementwise = module.elementwise if isinstance(module, Component) else frozenset()
         if not isinstance(module, nn.Embedding):
             own = module.named_parameters(recurse=False)
-            found += [parameter for name, parameter in own if parameter.ndim >= 2 and name not in elementwise]
-    return found
+            matrices += [parameter for name, parameter in own if parameter.ndim >= 2 and name not in elementwise]
+    return matrices
