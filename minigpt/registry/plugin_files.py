@@ -1,4 +1,4 @@
-"""A plugin's files, read once: what is executed is what was fingerprinted, whatever happens on the disk meanwhile."""
+"""A plugin's files, read once: the executed bytes are the fingerprinted bytes, even if the files change meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PluginFiles:
 
     Attributes:
         path: The file, or the folder of a package.
-        files: Contents by path below the folder; a file alone is under its own name.
+        files: Contents by path below the folder; a single file is under its own name.
         is_folder: Whether it is a package.
     """
 
@@ -114,7 +114,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 class _FromMemory(MetaPathFinder, ExecutionLoader):
-    """Imports plugins, and the modules inside of plugin folders, from what was read."""
+    """Imports plugins, and the modules inside of plugin folders, from the bytes that were read."""
 
     def __init__(self) -> None:
         self.plugins: dict[str, PluginFiles] = {}
@@ -164,7 +164,7 @@ _FROM_MEMORY = _FromMemory()
 
 
 def module_of(name: str, plugin: PluginFiles) -> ModuleType:
-    """A module, not yet executed, of what was read; its submodules are imported from that too, until `forget`."""
+    """A plugin's module, not yet executed; its submodules are imported from the same bytes, until `forget`."""
     if _FROM_MEMORY not in sys.meta_path:
         sys.meta_path.insert(0, _FROM_MEMORY)
     _FROM_MEMORY.plugins[name] = plugin

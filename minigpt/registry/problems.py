@@ -1,4 +1,4 @@
-"""pydantic's validation errors, told as lines a person can act on: path, found, allowed, nearest, next step."""
+"""pydantic's validation errors as lines to act on: path, found, allowed, nearest, next step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BOUNDS = {
 
 
 def quote(value: Any) -> str:
-    """The offending value as it stood in the JSON, cut short, with its JSON type."""
+    """A wrong value as JSON, abbreviated, with its JSON type: the `found` of a message."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     if len(text) > 60:
         text = text[:57] + "..."

@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Families, and what is registered in each. There is one, `REGISTRY`."""
+    """Families and their registered components. There is one instance, `REGISTRY`."""
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
         self._entries: dict[str, dict[str, Entry]] = {}
         self.unknown_hints: list[Callable[[str, str], str | None]] = []
-        """Asked (family, name) for a next step when a name is unknown; plugins.py adds what it knows."""
+        """Asked (family, name) for a next step when a name is unknown; plugins.py adds its hints."""
 
     def add_family(self, name: str, base: type, receives: tuple[str, ...] = ()) -> Family:
         """Declare a family; contracts declares them all."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from minigpt.errors import ExperimentError, PluginError, Problem
 from minigpt.experiment import Experiment
-from minigpt.reading.options import Reading
+from minigpt.reading.files import plugins_in, read_chain
+from minigpt.reading.options import AS_WRITTEN, Reading
 from minigpt.registry import plugins, trust
 from minigpt.registry.paths import NamedByRun
 from minigpt.registry.plugin_files import PluginFiles, read_plugin
@@ -54,6 +56,24 @@ def read_named(named: Sequence[str], reading: Reading) -> list[PluginFiles]:
         trust.announce([(each.path, each.sha256)])
         trust.remember(each.sha256, each.path)
     return sources
+
+
+def named_plugins(path: Path, reading: Reading = AS_WRITTEN, *, of_run: bool = False) -> list[Any]:
+    """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
+
+    Args:
+        path: The file.
+        reading: Whether plugins that a run names are trusted.
+        of_run: Whether it is a run's.
+
+    Raises:
+        ExperimentError: It cannot be read.
+        TrustError: A run folder's file names a plugin that is not trusted.
+    """
+    named = plugins_in(read_chain(path, (), of_run))
+    if is_list_of_paths(named):
+        read_named(named, replace(reading, plugin_files=()))
+    return named if isinstance(named, list) else [named]
 
 
 def refuse_edited(experiment: Experiment) -> None:
