@@ -96,7 +96,8 @@ class Property(Generic[C]):
         name: A word.
         says: A sentence.
         families: Those it is about.
-        quick: Whether it belongs to the quick part.
+        quick: How many of its cases, from the first on, belong to the quick part: one in eval mode and one in train mode at
+            least; 0 where it does not belong to it.
         thorough: Whether it takes so long that it is tried only on a few components at a time.
         cases: What is tried first, in this order; all of it whatever the seed.
         strategy: Further cases, drawn at random; where one fails, it is shrunk. None where `cases` is all there is.
@@ -106,7 +107,7 @@ class Property(Generic[C]):
     name: str
     says: str
     families: frozenset[str]
-    quick: bool
+    quick: int
     thorough: bool
     cases: Callable[[Target], Sequence[C]]
     strategy: Callable[[Target], SearchStrategy[C]] | None
@@ -121,7 +122,7 @@ def property_of(
     *families: str,
     cases: Callable[[Target], Sequence[C]],
     strategy: Callable[[Target], SearchStrategy[C]] | None = None,
-    quick: bool = False,
+    quick: int = 0,
     thorough: bool = False,
 ) -> Callable[[Callable[[Target, C], None]], Callable[[Target, C], None]]:
     """Make a property of a test: its name is the function's, what it says is the docstring's first sentence."""
@@ -195,12 +196,9 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int,
     return Result(prop.name, prop.says, "pass", trial.tried, note, seconds)
 
 
-_QUICK_CASES = 2  # one in eval mode, one in train mode
-
-
 def _search(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:
     fixed = list(trial.property.cases(trial.target))
-    for case in fixed if examples else fixed[:_QUICK_CASES]:
+    for case in fixed if examples else fixed[: trial.property.quick]:
         failure = trial.failure_of(case)
         if failure is not None:
             return (_smallest(trial, 60, seed, shrink) if shrink else None) or failure

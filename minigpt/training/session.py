@@ -17,6 +17,7 @@ from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.manifest import accept_edits
 from minigpt.run.progress import Progress
+from minigpt.run.recorded import Ending
 from minigpt.run.status import Status
 from minigpt.training.continuing import Asked
 from minigpt.training.loop import Outcome, Trainer
@@ -194,5 +195,5 @@ def _ending_recorded(run: RunFolder) -> Iterator[None]:
         diverged = isinstance(error, DivergedError)
         message = str(error) if isinstance(error, MinigptError) else f"{type(error).__name__}: {error}"
         with suppress(WriteError):  # what happened is to be reported, and not that this could not be noted
-            run.record_ending(Status.DIVERGED if diverged else Status.CRASHED, message)
+            run.record_ending(Ending(status=Status.DIVERGED if diverged else Status.CRASHED, message=message))
         raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Context, Dims, State
@@ -55,3 +58,28 @@ class ForgetsBeyond256(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         k, v, places = super().remember(state, k, v, ctx)
         return (k, v, places) if state is None else (k[:, :, -256:], v[:, :, -256:], places[-256:])
+
+
+@broken("attention", "causality", "in training, more than 128 tokens are computed by another kernel, and without its mask")
+class MaskLostBeyond128InTraining(Plain):
+    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        seen = super().mask(q_positions, k_positions)
+        return torch.ones_like(seen) if self.training and len(q_positions) > 128 else seen
+
+
+@broken("attention", "causality", "each token sees the one that many places later, where there is one")
+class SeesAhead(Plain):
+    """Softmax attention.
+
+    Args:
+        dims: The model's sizes.
+        ahead: How many places later; 0 for none.
+    """
+
+    def __init__(self, dims: Dims, *, ahead: Annotated[int, Field(ge=0, le=64)] = 40):
+        super().__init__(dims)
+        self.ahead = ahead
+
+    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        later = (k_positions == q_positions[:, None] + self.ahead) if self.ahead else torch.tensor(False)
+        return super().mask(q_positions, k_positions) | later

@@ -220,11 +220,11 @@ BROKEN: list[tuple[Any, str]] = [
     ),
     (
         {"model": {"position": "rope", "head_dim": 7}},
-        "model.position: rope: rotation takes coordinates in pairs: head_dim 7",
+        "model.position: rope: rotation needs pairs of coordinates: head_dim 7",
     ),
     (
         {"model": {"position": "sinusoidal", "d_model": 9, "n_heads": 3}},
-        "model.position: sinusoidal: sines and cosines come in pairs",
+        "model.position: sinusoidal: sines and cosines need pairs of coordinates",
     ),
     (
         {"training": {"schedule": {"name": "wsd", "warmup_ratio": 0.5, "decay_ratio": 0.9}}},
@@ -239,8 +239,8 @@ BROKEN: list[tuple[Any, str]] = [
         "model.layers[0].attention: gqa: n_kv_heads 4",
     ),
     # half characters, wherever they stand
-    ({"model": {"ffn": "\ud800"}}, "not JSON as experiments use it: it has half a character in it (\\ud800)"),
-    ({"tokenizer": "\udc00"}, "half a character in it (\\udc00)"),
+    ({"model": {"ffn": "\ud800"}}, "not JSON as experiments use it: it contains half a character (\\ud800)"),
+    ({"tokenizer": "\udc00"}, "half a character (\\udc00)"),
     ({"plugins": ["\ud800"]}, "half a character"),
     ({"model": {"ffn": {"name": "glu", "\ud800": 1}}}, "half a character"),
     ({"data": {"name": "text", "paths": ["\ud800"]}}, "half a character"),

@@ -93,7 +93,7 @@ def _loaded_once(target: Target, params: Mapping[str, Any]) -> Splits:
     return _latest[key]
 
 
-@property_of("dataset", cases=_cases, quick=True)
+@property_of("dataset", cases=_cases, quick=2)
 @random_states_kept()
 def splits(target: Target, case: Case) -> None:
     """Both splits are there, well-formed and of one kind, and have nothing in common."""

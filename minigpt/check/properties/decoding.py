@@ -17,7 +17,7 @@ from minigpt.check.targets import Target
 from minigpt.contracts import Attention, ModelState, Position
 
 
-@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=True)
+@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=2)
 def decoding(target: Target, case: Case) -> None:
     """Prefill and single steps, cut into chunks in any way, give what the full pass gives."""
     subject = build(target, case).eval()

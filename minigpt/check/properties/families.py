@@ -75,7 +75,7 @@ def beyond(target: Target, case: Case) -> None:
         )
 
 
-@property_of("position", cases=standard_cases, strategy=any_case, quick=True)
+@property_of("position", cases=standard_cases, strategy=any_case, quick=2)
 def bias(target: Target, case: Case) -> None:
     """A bias has the shape [H or 1, T, S]; each entry is finite and follows from its own query and key position alone."""
     position = _position(target, case)
@@ -118,7 +118,7 @@ def bias(target: Target, case: Case) -> None:
             )
 
 
-@property_of("position", cases=standard_cases, strategy=any_case, quick=True)
+@property_of("position", cases=standard_cases, strategy=any_case, quick=2)
 def rotation(target: Target, case: Case) -> None:
     """Each query and key is turned by its own position alone; lengths stay, and distances decide, where that is promised."""
     position = _position(target, case)
@@ -176,7 +176,7 @@ def _check_relative(position: Position, q: Tensor, k: Tensor, places: Tensor) ->
 # ---------------------------------------------------------------------------------------------------------------- norm
 
 
-@property_of("norm", cases=standard_cases, strategy=any_case, quick=True)
+@property_of("norm", cases=standard_cases, strategy=any_case, quick=2)
 def vectorwise(target: Target, case: Case) -> None:
     """A norm treats each vector by itself, whatever the axes before the last."""
     subject = build(target, case)
@@ -231,7 +231,7 @@ def scaling(target: Target, case: Case) -> None:
 # ----------------------------------------------------------------------------------------------------------------- ffn
 
 
-@property_of("ffn", cases=standard_cases, strategy=any_case, quick=True)
+@property_of("ffn", cases=standard_cases, strategy=any_case, quick=2)
 def tokenwise(target: Target, case: Case) -> None:
     """A feed-forward without a state treats each token by itself."""
     subject = build(target, case)

@@ -149,7 +149,7 @@ def _parameters(case: Case, weights: Sequence[Tensor] | None) -> list[NamedParam
     ]
 
 
-@property_of("optimizer", cases=_cases, strategy=_any_case, quick=True)
+@property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def groups(target: Target, case: Case) -> None:
     """Every parameter is in one group, and each group has a learning rate."""
@@ -174,7 +174,7 @@ def groups(target: Target, case: Case) -> None:
             )
 
 
-@property_of("optimizer", cases=_cases, strategy=_any_case, quick=True)
+@property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def finite(target: Target, case: Case) -> None:
     """Weights stay finite for gradients of zero and of any size; they move with a gradient, and only with one."""
@@ -203,7 +203,7 @@ def finite(target: Target, case: Case) -> None:
             )
 
 
-@property_of("optimizer", cases=_cases, strategy=_any_case, quick=True)
+@property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def resumable(target: Target, case: Case) -> None:
     """What state_dict holds can be saved, and with it another optimizer goes on bit for bit."""

@@ -45,7 +45,7 @@ def _built(target: Target, case: Case) -> Schedule:
     return schedule
 
 
-@property_of("schedule", cases=_cases, strategy=_any_case, quick=True)
+@property_of("schedule", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def function(target: Target, case: Case) -> None:
     """A factor is a function of the step alone: in any order, asked again, of another instance."""
@@ -77,7 +77,7 @@ def _is_nan(factor: float) -> bool:
     return factor != factor
 
 
-@property_of("schedule", cases=_cases, strategy=_any_case, quick=True)
+@property_of("schedule", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def finite(target: Target, case: Case) -> None:
     """Factors are finite and not negative, at every step and however long training is."""

@@ -93,7 +93,7 @@ def _encoded(tokenizer: Tokenizer, text: str) -> Any:
         return None
 
 
-@property_of("tokenizer", cases=_cases, strategy=_any_case, quick=True)
+@property_of("tokenizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def lossless(target: Target, case: Case) -> None:
     """A text is refused with a TokenizerError or comes back exactly; what was fitted on is not refused."""
@@ -154,7 +154,7 @@ def _cause(lost: str, got: str) -> str:
     return "an unknown symbol is refused with a TokenizerError, or spelt in bytes; is it replaced or left out?"
 
 
-@property_of("tokenizer", cases=_cases, strategy=_any_case, quick=True)
+@property_of("tokenizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def ids(target: Target, case: Case) -> None:
     """Ids are a one-dimensional array of integers from 0 to vocab_size - 1."""

@@ -35,7 +35,7 @@ def _one_case(target: Target) -> list[Case]:
     return _two_cases(target)[:1]
 
 
-@property_of(*PARTS, cases=_one_case, quick=True)
+@property_of(*PARTS, cases=_one_case, quick=2)
 def liveness(target: Target, case: Case) -> None:
     """Every parameter gets a finite gradient that is not zero."""
     plain: set[str] = set()  # names that the defaults have
@@ -107,7 +107,7 @@ def _loss(subject: Subject, case: Case) -> Tensor:
     return (y * weights).sum() + subject.auxiliary()
 
 
-@property_of(*PARTS, cases=_two_cases, quick=True)
+@property_of(*PARTS, cases=_two_cases, quick=2)
 def determinism(target: Target, case: Case) -> None:
     """Outputs follow from weights and inputs: no random numbers, no clock and no earlier pass; in training, the seed."""
     subject = build(target, case)

@@ -20,6 +20,8 @@ from minigpt.contracts import Norm
 @register("norm", "leaking")
 class Leaking(Norm):
     """Mixes what comes later into what comes before."""
+    def __init__(self, width: int):
+        super().__init__()
     def forward(self, x):
         return x - x.mean(-2, keepdim=True)
 '''

@@ -1,0 +1,57 @@
+"""The check before a run: what it tries, and that it takes seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from minigpt.check.gate import check_before_training
+from minigpt.contracts import Dims
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
+from tests.broken.attention import Plain
+from tests.broken.attention_conditions import SeesAhead
+
+
+class SeesAheadIfAsked(SeesAhead):
+    """Softmax attention.
+
+    Args:
+        dims: The model's sizes.
+        ahead: How many places later the one is that a token sees too; 0 for none.
+    """
+
+    def __init__(self, dims: Dims, *, ahead: Annotated[int, Field(ge=0, le=64)] = 0):
+        super().__init__(dims, ahead=ahead)
+
+
+class MaskLostInWideModels(Plain):
+    """Softmax attention."""
+
+    def __init__(self, dims: Dims):
+        super().__init__(dims)
+        self.is_wide = dims.d_model == 48
+
+    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        seen = super().mask(q_positions, k_positions)
+        return torch.ones_like(seen) if self.is_wide and self.training and len(q_positions) > 33 else seen
+
+
+@pytest.mark.parametrize("block_size", [64, 256])
+@pytest.mark.parametrize(
+    ("cls", "changes"), [(SeesAheadIfAsked, {"ahead": 40}), (MaskLostInWideModels, {})], ids=["parameter", "width"]
+)
+def test_a_leak_that_only_the_experiments_own_settings_and_length_have_is_seen(
+    cls: type, changes: dict[str, int], block_size: int
+) -> None:
+    REGISTRY.register("attention", "leaks_here")(cls)
+    attention = {"name": "leaks_here", **changes}
+    model = {"d_model": 48, "n_heads": 2, "n_layers": 2, "block_size": block_size, "attention": attention}
+    report = check_before_training(load_experiment({"model": model}), "mine.json", [], in_full=False)
+    assert report is not None
+    assert [result.property for each in report.broken for result in each.failures] == ["causality"]
+    assert report.message.startswith("mine.json breaks causality: output ")
