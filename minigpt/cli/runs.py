@@ -28,8 +28,8 @@ def runs(
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}; runs are made by: minigpt run experiments/quickstart.json")
     files = sorted(folder.rglob("experiment.json"))
-    found = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
-    rows = [_row(run) for run in found]
+    folders = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
+    rows = [_row(run) for run in folders]
     if as_json:
         say(json.dumps(rows, indent=2))
         return

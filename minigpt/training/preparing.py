@@ -102,8 +102,8 @@ def prepare_anew(
             observer.note(
                 f"{spec.family} {spec.name} is not in a file: only this process can open the run; write it to a plugin file"
             )
-    found = provenance(experiment, corpus, device=where, precision=precision)
-    return Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=found)
+    recorded = provenance(experiment, corpus, device=where, precision=precision)
+    return Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=recorded)
 
 
 def _choose_compile(

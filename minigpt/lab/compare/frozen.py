@@ -27,7 +27,7 @@ from minigpt.data import Corpus, TokenRows, TokenStream, restore_tokenizer
 from minigpt.errors import PlanError, PluginError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.reading.plugins import refuse_edited
+from minigpt.reading.named_plugins import refuse_edited
 from minigpt.registry import plugins
 from minigpt.run.packing import alone
 from minigpt.system.files import json_bytes, read_bytes, read_object, write_bytes

@@ -13,7 +13,7 @@ from minigpt.lab.compare.variants import FailedVariant, read_variant, runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.model import build_model
 from minigpt.reading import Reading, named_plugins
-from minigpt.reading.plugins import read_named
+from minigpt.reading.named_plugins import read_named
 from minigpt.registry import trust
 from minigpt.registry.plugins import last_place
 from minigpt.system import child
