@@ -1,11 +1,11 @@
-"""minigpt beside its peers: the same sizes, threads, batches and precision, alternating in one process, on the CPU.
+"""Compares minigpt with its peers: the same sizes, threads, batches and precision, alternating in one process, on the CPU.
 
     python benchmarks/peers.py train --precision bf16 --dropout 0.2 --nanogpt ../nanoGPT --json train.json
     python benchmarks/peers.py decode --tokens 1000 --json decode.json
 
 Each peer is measured in pairs, minigpt and then the peer; a ratio is the median over the pairs. An update is forward,
 backward, clipping and optimizer, on random ids. Decoding is greedy, batch 1, fp32, with each library's own generate.
-benchmarks/README.md says how to install the peers, and in what they differ from the documented model.
+benchmarks/README.md explains how to install the peers, and how they differ from the documented model.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from minigpt.training.loop import compute_gradients
 
 REPOSITORY = Path(__file__).parents[1]
 INSTALL = "pip install -r benchmarks/peers-requirements.txt"
-CLONE = "git clone https://github.com/karpathy/nanoGPT, and name it with --nanogpt"
+CLONE = "git clone https://github.com/karpathy/nanoGPT, and pass its folder with --nanogpt"
 LEARNING_RATE, BETAS, WEIGHT_DECAY, GRAD_CLIP = 3e-4, (0.9, 0.99), 0.1, 1.0  # as in experiments/baseline.json
 PROMPT = 16
-PACKAGED = ("transformers", "x-transformers", "litgpt")  # as the package index has them
+PACKAGED = ("transformers", "x-transformers", "litgpt")  # names on the package index
 PEERS = {"train": ("nanogpt", *PACKAGED), "decode": ("window", "nanogpt", *PACKAGED)}
 
 
 class NotComparedError(Exception):
-    """A peer cannot take part; the message says why and what to do."""
+    """A peer cannot be measured; the message has the reason and the next step."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What every model has in common, and the peers' rates of dropout on sub-layers' outputs and on attention weights."""
+    """Sizes that all models share, and the peers' rates of dropout on sub-layers' outputs and on attention weights."""
 
     d_model: int
     n_layers: int
@@ -63,7 +63,7 @@ class Size:
     attention_dropout: float
 
 
-# ------------------------------------------------------------------------------------------------- who takes part
+# ------------------------------------------------------------------------------------------------- models
 
 
 class Contender(ABC):
@@ -77,14 +77,14 @@ class Contender(ABC):
 
     @abstractmethod
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
-        """The new ids, the likeliest each time, after a prompt of shape (1, time)."""
+        """The new ids after a prompt of shape (1, time), each the most likely one."""
 
     def n_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 class Minigpt(Contender):
-    """What `minigpt run` and `minigpt generate` do for each update and each token."""
+    """minigpt's model, trained as by `minigpt run` and decoded as by `minigpt generate`."""
 
     read_ahead = True
 
@@ -107,7 +107,7 @@ class Minigpt(Contender):
 
 
 class Window(Minigpt):
-    """The same model without a state: the whole window goes through it for each token, as nanoGPT's generate has it."""
+    """The same model without a state: it computes the whole window for each token, like nanoGPT's generate."""
 
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
         self.model.eval()
@@ -120,7 +120,7 @@ class Window(Minigpt):
 
 
 class Peer(Contender):
-    """Another library's model, trained as the libraries' own scripts do it: one batch, autocast, norm clipped, AdamW."""
+    """Another library's model, trained as in the libraries' own scripts: one batch, autocast, norm clipping, AdamW."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -147,7 +147,7 @@ class Peer(Contender):
 
 
 class Transformers(Peer):
-    """GPT-2 of Hugging Face's transformers, with the attention that it chooses itself."""
+    """GPT-2 of Hugging Face's transformers, with the library's choice of attention."""
 
     def __init__(self, size: Size):
         from transformers import GPT2Config, GPT2LMHeadModel, logging
@@ -180,7 +180,7 @@ class Transformers(Peer):
 
 
 class XTransformers(Peer):
-    """x-transformers' decoder with its flash attention and dropout where GPT-2 has it."""
+    """x-transformers' decoder with its flash attention, and dropout at the same places as GPT-2."""
 
     def __init__(self, size: Size):
         from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
@@ -205,7 +205,7 @@ class XTransformers(Peer):
         super().__init__(AutoregressiveWrapper(net))
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.model(tokens)  # the targets are the same ids, one further on
+        return self.model(tokens)  # the targets are the same ids, shifted by one
 
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
         self.model.eval()
@@ -213,7 +213,7 @@ class XTransformers(Peer):
 
 
 class Litgpt(Peer):
-    """litgpt's model in GPT-NeoX's form: rotary positions, a head of its own, no dropout anywhere."""
+    """litgpt's model in the form of GPT-NeoX: rotary positions, an untied head, no dropout."""
 
     def __init__(self, size: Size):
         if size.dropout or size.attention_dropout:
@@ -249,7 +249,7 @@ class Litgpt(Peer):
 
 
 class NanoGPT(Peer):
-    """karpathy's nanoGPT from a clone, without biases as its train.py has it, and with its own optimizer."""
+    """karpathy's nanoGPT from a clone, without biases as in its train.py, and with its own optimizer."""
 
     def __init__(self, size: Size, clone: Path | None):
         if clone is None:
@@ -264,7 +264,7 @@ class NanoGPT(Peer):
             dropout=size.dropout,
             bias=False,
         )
-        with contextlib.redirect_stdout(sys.stderr):  # it prints its parameters
+        with contextlib.redirect_stdout(sys.stderr):  # it prints the number of its parameters
             model = module.GPT(config)
             for block in model.transformer.h:
                 block.attn.dropout = size.attention_dropout
@@ -278,14 +278,14 @@ class NanoGPT(Peer):
 
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
         self.model.eval()
-        ids = self.model.generate(prompt, n_tokens, top_k=1)  # it always draws: here from the likeliest alone
+        ids = self.model.generate(prompt, n_tokens, top_k=1)  # it always samples: top_k=1 leaves only the most likely
         return ids[0, prompt.shape[1] :].tolist()
 
 
 def _module_of(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location("nanogpt_model", file)
     if not file.is_file() or spec is None or spec.loader is None:
-        raise NotComparedError(f"{file} is not there; {CLONE}")
+        raise NotComparedError(f"{file} does not exist; {CLONE}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if missing := [name for name in ("GPT", "GPTConfig") if not hasattr(module, name)]:
@@ -293,7 +293,7 @@ def _module_of(file: Path) -> Any:
     return module
 
 
-# ------------------------------------------------------------------------------------------------- what is measured
+# ------------------------------------------------------------------------------------------------- measuring
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ class Pairs:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as fast minigpt was, pair by pair."""
+        """Speed of minigpt as a multiple of the peer's, pair by pair."""
         return [theirs / ours for ours, theirs in zip(self.minigpt, self.peer, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
@@ -326,7 +326,7 @@ class Pairs:
 
 
 def compare(ours: Contender, name: str, peer: Contender, options: argparse.Namespace, console: Console) -> Pairs:
-    """Measure a peer beside minigpt; the first pair is to warm up and does not count."""
+    """Measure a peer and minigpt in pairs; the first pair is a warm-up and does not count."""
     work = training(options) if options.what == "train" else decoding(options)
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(1 + options.repeats):
@@ -348,7 +348,7 @@ def seconds(work: Callable[[Contender, int], None], who: Contender, repeat: int)
 
 
 def training(options: argparse.Namespace) -> Callable[[Contender, int], None]:
-    """An update on the batch of that number."""
+    """A function that makes one update on the batch of a number."""
     ids = torch.randint(options.vocab_size, (1 + options.repeats, options.batch, options.block_size + 1))
     batches = [Batch(each[:, :-1].contiguous(), each[:, 1:].contiguous()) for each in ids]
 
@@ -359,18 +359,18 @@ def training(options: argparse.Namespace) -> Callable[[Contender, int], None]:
 
 
 def decoding(options: argparse.Namespace) -> Callable[[Contender, int], None]:
-    """All tokens after the prompt of that number; a few of them to warm up."""
+    """A function that decodes all tokens after the prompt of a number; in the warm-up only a few."""
     prompts = torch.randint(options.vocab_size, (1 + options.repeats, 1, PROMPT))
 
     def work(who: Contender, repeat: int) -> None:
         n_tokens = options.tokens if repeat else min(options.tokens, PROMPT)
         if (got := len(who.generate(prompts[repeat], n_tokens))) != n_tokens:
-            raise RuntimeError(f"{type(who).__name__} gave {got} tokens of {n_tokens}: its time would count for too many")
+            raise RuntimeError(f"{type(who).__name__} decoded {got} of {n_tokens} tokens, so its time cannot be compared")
 
     return work
 
 
-# ------------------------------------------------------------------------------------------------- what is reported
+# ------------------------------------------------------------------------------------------------- reporting
 
 
 def table_of(rows: list[Pairs], ours: Contender, title: str, caption: str) -> Table:
@@ -391,21 +391,21 @@ def _spread(values: list[float], form: str = ",.0f") -> tuple[str, str]:
 
 
 def versions(rows: list[Pairs], clone: Path | None) -> dict[str, str]:
-    """Of every peer that took part; of nanoGPT, which has none, the SHA-256 of its model.py."""
+    """Versions of the measured peers; for nanoGPT, which has none, the SHA-256 of its model.py."""
     known = {row.name: importlib.metadata.version(row.name) for row in rows if row.name in PACKAGED}
     if clone is not None and any(row.name == "nanogpt" for row in rows):
         known["nanogpt model.py"] = hashlib.sha256((clone / "model.py").read_bytes()).hexdigest()
     return known
 
 
-# ------------------------------------------------------------------------------------------------- what is asked for
+# ------------------------------------------------------------------------------------------------- options
 
 
 def build_minigpt(kind: type[Minigpt], options: argparse.Namespace) -> Minigpt:
-    """The documented model in the sizes asked for.
+    """The documented model in the sizes of the options.
 
     Raises:
-        MinigptError: Sizes that do not go together.
+        MinigptError: The sizes contradict each other.
     """
     settings = {
         "model.d_model": options.d_model,
@@ -424,7 +424,7 @@ def build_peer(name: str, options: argparse.Namespace) -> Contender:
     """A peer in the same sizes.
 
     Raises:
-        NotComparedError: It is not installed, or cannot do what was asked.
+        NotComparedError: It is not installed, or does not support an option.
     """
     if name == "window":
         return build_minigpt(Window, options)
@@ -460,26 +460,24 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     decode = commands.add_parser("decode", help="greedy decoding, batch 1, fp32")
     for what, command in (("train", train), ("decode", decode)):
         names = ",".join(PEERS[what])
-        command.add_argument("--peers", help=f"separated by commas; without it all that are there of {names}")
+        command.add_argument("--peers", help=f"separated by commas; by default all installed peers of {names}")
         command.add_argument("--nanogpt", type=Path, metavar="DIR", help="a clone of github.com/karpathy/nanoGPT")
-        command.add_argument(
-            "--repeats", type=positive, default=3, help="pairs that count; one more comes before to warm up"
-        )
+        command.add_argument("--repeats", type=positive, default=3, help="measured pairs, after one more pair as a warm-up")
         command.add_argument("--d-model", type=positive, default=384)
         command.add_argument("--n-layers", type=positive, default=6)
         command.add_argument("--n-heads", type=positive, default=6)
         command.add_argument("--vocab-size", type=positive, default=65)
-        command.add_argument("--threads", type=positive, help="of torch; all cores without it")
-        command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+        command.add_argument("--threads", type=positive, help="torch threads; by default all cores")
+        command.add_argument("--json", type=Path, metavar="FILE", help="file to write all numbers to")
     train.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="bf16 is autocast")
     train.add_argument("--dropout", type=float, default=0.2)
     train.add_argument(
         "--attention-dropout",
         choices=["peers", "all", "none"],
         default="peers",
-        help="who drops attention weights too; the documented model does not, the peers' own settings do",
+        help="which models drop attention weights; the documented model does not, the peers' own settings do",
     )
-    train.add_argument("--batch", type=positive, default=64, help="sequences an update")
+    train.add_argument("--batch", type=positive, default=64, help="sequences per update")
     train.add_argument("--block-size", type=positive, default=256)
     decode.add_argument("--tokens", type=positive, default=1000, help=f"drawn after a prompt of {PROMPT}")
     decode.add_argument("--one-by-one", action="store_true", help="minigpt without reading ahead")

@@ -163,7 +163,7 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         DataError: The corpus is not available, or too small for one window.
         TokenizerError: The tokenizer cannot encode the corpus.
     """
-    splits = experiment.data.at("data").build().load()
+    splits = experiment.data.build().load()
     block_size = experiment.model.block_size
     if isinstance(splits.train, Sequences) and isinstance(splits.val, Sequences):
         return _synthetic(splits, splits.train, splits.val, block_size)
@@ -172,7 +172,7 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         raise DataError(f"data: {experiment.data.name} returns {kinds}; allowed: text for both, or Sequences for both")
     notes = (*splits.notes, *_common_text(splits.train, splits.val))
     if learned is None:
-        tokenizer = experiment.tokenizer.at("tokenizer").build()
+        tokenizer = experiment.tokenizer.build()
         tokenizer.fit(splits.train if tokenizer.fits_on == "train" else splits.train + splits.val)
     else:
         tokenizer = restore_tokenizer(experiment, learned)
@@ -213,7 +213,7 @@ def restore_tokenizer(experiment: Experiment, learned: dict[str, Any]) -> Tokeni
     Raises:
         TokenizerError: The learned values are damaged.
     """
-    tokenizer = experiment.tokenizer.at("tokenizer").build()
+    tokenizer = experiment.tokenizer.build()
     try:
         tokenizer.from_json(learned)
     except (KeyError, TypeError, ValueError, OverflowError) as error:

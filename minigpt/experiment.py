@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -26,6 +26,7 @@ from minigpt.contracts import (
 )
 from minigpt.errors import Problem
 from minigpt.registry import Spec
+from minigpt.registry.spec import locate, walk
 
 _MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT, so that a typing error does not fill the memory
 
@@ -40,7 +41,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Section(BaseModel):
     """A part of the experiment file: strict types, no unknown keys, no NaN."""
 
+    path: ClassVar[str | None] = None
+    """Where it stands in the experiment; None where only the section around it knows."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="after")
+    def _locate(self) -> Self:
+        for key in type(self).model_fields if self.path is not None else ():
+            value = getattr(self, key)
+            if not isinstance(value, Section) or value.path is None:
+                locate(value, f"{self.path}.{key}".lstrip("."))
+        return self
 
 
 def _default(value: Any, description: str) -> Any:
@@ -64,6 +76,8 @@ class LayerSection(Section):
 
 class ModelSection(Section):
     """The architecture. The default is the documented model: 10,770,816 parameters with 65 characters."""
+
+    path: ClassVar[str | None] = "model"
 
     d_model: Width = Field(default=384, description="Width of the residual stream.")
     n_layers: Depth = Field(default=6, description="Number of blocks.")
@@ -131,18 +145,21 @@ class ModelSection(Section):
         return (own or self.attention).name
 
     def layer(self, index: int) -> tuple[Spec[Any], Layer]:
-        """The block of layer `index`, and the components of that layer."""
-        chosen: dict[str, Spec[Any]] = {}
-        for family in ("attention", "position", "norm", "ffn", "block"):
-            place = index % len(self.layers) if self.layers else 0
-            own = getattr(self.layers[place], family) if self.layers else None
-            where = f"model.layers[{place}].{family}" if own else f"model.{family}"
-            chosen[family] = (own or getattr(self, family)).at(where)
+        """The block of layer `index`, and the components it is made of."""
+        own = self.layers[index % len(self.layers)] if self.layers else LayerSection()
+        chosen = {family: getattr(own, family) or getattr(self, family) for family in LayerSection.model_fields}
         return chosen.pop("block"), Layer(**chosen)
+
+    def never_used(self) -> list[str]:
+        """The model-wide choices that every layer replaces; first position and last norm stay the model's."""
+        families = ("attention", "ffn", "block") if self.layers else ()
+        return [family for family in families if all(getattr(layer, family) for layer in self.layers)]
 
 
 class TrainingSection(Section):
     """How the model is trained. The defaults are those of the documented run."""
+
+    path: ClassVar[str | None] = "training"
 
     optimizer: OptimizerSpec = _default("adamw", "Update rule.")
     schedule: ScheduleSpec = _default("cosine", "Learning rate over training.")
@@ -200,6 +217,8 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 class Experiment(Section):
     """All settings that are needed to train a model, and to reproduce it."""
 
+    path: ClassVar[str | None] = ""
+
     file_keys: ClassVar[tuple[str, ...]] = ("$schema", "extends")
     """Keys that a file may have in addition to the fields; reading a file resolves them."""
 
@@ -229,15 +248,10 @@ class Experiment(Section):
         return self.model_dump(mode="json")
 
     def specs(self) -> list[Spec[Any]]:
-        """Every component that is named, including nested ones, once each."""
-        top = [self.data.at("data"), self.tokenizer.at("tokenizer")]
-        top += [self.training.optimizer.at("training.optimizer"), self.training.schedule.at("training.schedule")]
-        for index in range(min(self.model.n_layers, max(1, len(self.model.layers)))):
-            block, layer = self.model.layer(index)
-            top += [block, layer.attention, layer.position, layer.norm, layer.ffn]
-        top.append(self.model.position.at("model.position"))
-        top += [norm.at("model.embedding_norm") for norm in (self.model.embedding_norm,) if norm]
+        """Every component that is used anywhere, nested ones included, each once."""
+        unused = tuple(f"model.{family}" for family in self.model.never_used())
         unique: list[Spec[Any]] = []
-        for spec in top:
-            unique += [nested for nested in spec.nested() if nested not in unique]
+        for path, spec in walk(self):
+            if not path.startswith(unused) and spec not in unique:
+                unique.append(spec)
         return unique

@@ -1,4 +1,4 @@
-"""ADOPT: a worked plugin, an optimizer whose state is saved and resumed to the bit.
+"""ADOPT: an example plugin, an optimizer with a state that is saved and resumed bit for bit.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/adopt.json), or on the command line:
 
@@ -20,18 +20,19 @@ from minigpt.registry import register
 
 @register("optimizer", "adopt")
 class ADOPT(Optimizer):
-    """Adam that divides a gradient by the running square of those before it (Taniguchi et al. 2024, arXiv:2411.02853).
+    """Adam that divides a gradient by the running square of earlier ones (Taniguchi et al. 2024, arXiv:2411.02853).
 
     m <- b1 m + (1 - b1) clip(g / max(sqrt(v), eps), t^clip_power),  p <- p - lr (m + decay p),  v <- b2 v + (1 - b2) g^2
 
-    So the divisor does not know what it divides, and any b2 converges. The first gradient only makes v = g^2.
+    So the divisor does not depend on the gradient that it divides, and any b2 converges. The first gradient only sets
+    v = g^2.
 
     Args:
         learning_rate: Peak learning rate.
         betas: b1 for the running mean, b2 for the running square.
-        eps: Least divisor.
+        eps: Smallest divisor.
         weight_decay: On matrices, embeddings and head; never on biases and gains.
-        clip_power: Divided gradients are kept within +-t^clip_power at a parameter's update t; null for no clipping.
+        clip_power: Divided gradients are clipped to +-t^clip_power at a parameter's update t; null for no clipping.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ADOPT(Optimizer):
 
 
 class _ADOPT(torch.optim.Optimizer):
-    """All that a step knows stands in `state` and `param_groups`, as tensors and numbers: what is saved is all there is."""
+    """Its whole state is in `state` and `param_groups`, as tensors and numbers, so a saved state is complete."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

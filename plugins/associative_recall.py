@@ -1,6 +1,6 @@
-"""Multi-query associative recall: a worked plugin, a synthetic task.
+"""Multi-query associative recall: an example plugin, a synthetic task.
 
-Use it by naming this file in an experiment's "plugins" (see experiments/associative_recall.json, whose model learns it):
+Use it by naming this file in an experiment's "plugins" (see experiments/associative_recall.json for a model that learns it):
 
     minigpt run experiments/associative_recall.json --set model.attention=gla --name recall-gla
 """
@@ -22,22 +22,22 @@ _DRAWN_AT_ONCE = 1024  # rows
 
 @register("dataset", "associative_recall")
 class AssociativeRecall(Dataset):
-    """Keys with their values, then some of the keys again: what was the value? (Arora et al. 2023, arXiv:2312.04927).
+    """Keys with their values, then some keys again: predict their values (Arora et al. 2023, arXiv:2312.04927).
 
-        k_1 v_1 k_2 v_2 ... k_n v_n q_1 ... q_m,  with a target at each query alone: the value beside that key
+        k_1 v_1 k_2 v_2 ... k_n v_n q_1 ... q_m,  with targets only at the queries: the value after the same key
 
-    The task that tells attention from mixers with a state of fixed size. Keys of a row differ, its queries too, values
-    need not. Ids below n_keys are keys, those from there on values. Not knowing the row, a guess costs ln(n_values) nats;
-    knowing only which values the row has, about ln(n_pairs).
+    The task separates attention from mixers with a state of fixed size. The keys of a row differ, and so do its queries;
+    values may repeat. Ids below n_keys are keys, the others are values. A guess costs ln(n_values) nats, and a guess among
+    the values of the row about ln(n_pairs).
 
     Args:
         n_pairs: Pairs in a row.
-        n_queries: Queries in a row: n_pairs at most.
-        n_keys: Different keys.
-        n_values: Different values.
-        rows: Rows for training. No two rows, of whichever split, have the same pairs in the same order.
+        n_queries: Queries in a row, at most n_pairs.
+        n_keys: Number of different keys.
+        n_values: Number of different values.
+        rows: Rows for training. No two rows of either split have the same pairs in the same order.
         val_rows: Rows for validation.
-        seed: Of the rows.
+        seed: Seed of the rows.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class AssociativeRecall(Dataset):
         seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
     ):
         if n_pairs > n_keys:
-            raise ValueError(f"n_pairs {n_pairs} is more than n_keys {n_keys}: the keys of a row are all different")
+            raise ValueError(f"n_pairs {n_pairs} is more than n_keys {n_keys}: the keys of a row must differ")
         if n_queries > n_pairs:
-            raise ValueError(f"n_queries {n_queries} is more than n_pairs {n_pairs}: each key is asked for once at most")
+            raise ValueError(f"n_queries {n_queries} is more than n_pairs {n_pairs}: a row queries each key at most once")
         possible = math.perm(n_keys, n_pairs) * n_values**n_pairs
         if 2 * (rows + val_rows) > possible:
             raise ValueError(
-                f"{rows} rows and {val_rows} val_rows are more than half of the {possible} that there are: "
-                "set more n_keys, n_values or n_pairs, or fewer rows"
+                f"{rows} rows and {val_rows} val_rows are more than half of the {possible} possible rows: "
+                "increase n_keys, n_values or n_pairs, or use fewer rows"
             )
         self.n_pairs, self.n_queries, self.n_keys, self.n_values = n_pairs, n_queries, n_keys, n_values
         self.rows, self.val_rows, self.seed = rows, val_rows, seed
@@ -80,7 +80,7 @@ class AssociativeRecall(Dataset):
         return Splits(train, val, self.n_keys + self.n_values)
 
     def _pairs(self, rng: np.random.Generator, rows: int) -> Int[np.ndarray, "rows n_pairs 2"]:
-        """Keys and values, no row twice."""
+        """Keys and values of distinct rows."""
         found: dict[bytes, Int[np.ndarray, "n_pairs 2"]] = {}
         while len(found) < rows:
             keys = rng.permuted(np.tile(np.arange(self.n_keys), (_DRAWN_AT_ONCE, 1)), axis=1)[:, : self.n_pairs]

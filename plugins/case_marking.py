@@ -1,4 +1,4 @@
-"""Capitals as a mark and a small letter: a worked plugin, a tokenizer.
+"""Capitals as a mark and a lower-case letter: an example plugin, a tokenizer.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/case_marking.json), or on the command line:
 
@@ -18,15 +18,15 @@ from minigpt.errors import TokenizerError
 from minigpt.registry import register
 
 _MARK = 0
-_NOTHING = "\ufffd"  # for a mark that stands before no small letter
+_NOTHING = "\ufffd"  # for a mark without a lower-case letter after it
 
 
 @register("tokenizer", "case_marking")
 class CaseMarkingTokenizer(Tokenizer):
-    """Characters, a capital being a mark and its small letter: a word is spelt alike at the start of a sentence.
+    """Characters, with a capital as a mark and its lower-case letter, so that words have one spelling in a sentence.
 
-    Inline casing (Berard et al. 2019, arXiv:1907.06488), by characters. Without loss: a capital is marked where its small
-    letter has this very capital; others, such as İ, ẞ and ǅ, are characters of their own.
+    Inline casing (Berard et al. 2019, arXiv:1907.06488), by characters. It is lossless: a capital is marked if its
+    lower-case letter maps back to it. Other letters, such as İ, ẞ and ǅ, are separate characters.
 
     Ids are the mark and then the corpus's characters in the order of their code points.
     """
@@ -81,17 +81,17 @@ class CaseMarkingTokenizer(Tokenizer):
     def from_json(self, learned: dict[str, Any]) -> None:
         characters = list(map(chr, learned["code_points"]))
         if characters != sorted(set(characters)):
-            raise ValueError("code_points do not ascend")
+            raise ValueError("code_points are not in ascending order")
         self._learn(characters)
 
 
 def _small_letter(character: str) -> str | None:
-    """What stands after the mark for a capital; None for what is not marked."""
+    """The lower-case letter of a capital that is marked; None for other characters."""
     small = character.lower()
     return small if small != character and small.upper() == character else None
 
 
 def _capital(character: str) -> str | None:
-    """The capital of which this is the small letter; None where there is none."""
+    """The capital of a lower-case letter; None if it has none."""
     capital = character.upper()
     return capital if _small_letter(capital) == character else None

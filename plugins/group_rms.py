@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation by groups: a worked plugin, a norm that says how it answers to scale.
+"""Root-mean-square normalisation by groups: an example plugin, a norm with a promise about scale.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/group_rms.json), or on the command line:
 
@@ -21,7 +21,7 @@ from minigpt.registry import register
 
 @register("norm", "group_rms")
 class GroupRMSNorm(Norm):
-    """RMSNorm of each group of neighbouring channels by itself: one loud channel quietens its own group only.
+    """RMSNorm of each group of neighbouring channels separately, so a large channel affects only its own group.
 
     y_g = x_g / sqrt(mean(x_g^2) + eps) * gain_g
 
@@ -29,7 +29,7 @@ class GroupRMSNorm(Norm):
     (arXiv:1910.07467) in place of mean and variance. With one group it is RMSNorm.
 
     Args:
-        groups: Number of groups, each of width / groups channels: two at least, since of one only the sign would be left.
+        groups: Number of groups of width / groups channels, which must be at least 2: of 1 only the sign would remain.
         eps: Added to each group's mean square.
     """
 

@@ -1,4 +1,4 @@
-"""A cosine with warm restarts: a worked plugin, a schedule.
+"""A cosine with warm restarts: an example plugin, a schedule.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/restarts.json), or on the command line:
 
@@ -23,13 +23,13 @@ class WarmRestarts(WarmupSchedule):
     """Half a cosine down, back to the peak at once, and again (SGDR: Loshchilov & Hutter 2016, arXiv:1608.03983).
 
     factor = min + (1 - min) (1 + cos(pi t / T_i)) / 2 for update t = 0, 1, ..., T_i - 1 of cycle i, with
-    T_i = T_0 growth^i in whole updates, and T_0 such that all cycles together are what follows the warm-up.
+    T_i = T_0 growth^i in whole updates, with T_0 such that all cycles together fill the updates after the warm-up.
 
     Args:
         warmup_ratio: Share of all updates spent warming up, before the first cycle only.
-        cycles: How often it goes down.
-        growth: Each cycle is so many times as long as the one before (the paper's T_mult).
-        min_lr_ratio: Share of the peak that each cycle goes down to.
+        cycles: Number of cycles.
+        growth: Length of a cycle as a multiple of the previous one (the paper's T_mult).
+        min_lr_ratio: Share of the peak at the end of each cycle.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class WarmRestarts(WarmupSchedule):
         self.min_lr_ratio = min_lr_ratio
         ends = list(itertools.accumulate(growth**cycle for cycle in range(cycles)))
         total = max_iters - self.warmup_iters
-        self.starts = [0, *(round(total * end / ends[-1]) for end in ends)]  # the last is where training ends
+        self.starts = [0, *(round(total * end / ends[-1]) for end in ends)]  # the last entry is the end of training
 
     def factor(self, step: int) -> float:
         if step < self.warmup_iters:
             return super().factor(step)
         place = step - self.warmup_iters
-        cycle = bisect.bisect_right(self.starts, place) - 1  # of cycles too short for an update, the one after them
+        cycle = bisect.bisect_right(self.starts, place) - 1  # skips cycles that are shorter than an update
         start, end = self.starts[cycle], self.starts[cycle + 1]
         return self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * (place - start) / (end - start))) / 2

@@ -1,4 +1,4 @@
-"""Sandwich biases: a worked plugin, a position that promises to be relative.
+"""Sandwich biases: an example plugin, a position that promises to be relative.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/sandwich.json), or on the command line:
 
@@ -21,16 +21,16 @@ from minigpt.registry import register
 
 @register("position", "sandwich")
 class Sandwich(Position):
-    """Scores fall with distance as do the inner products of sinusoidal positions (Chi et al. 2022, arXiv:2212.10356).
+    """Scores fall with distance like the inner products of sinusoidal positions (Chi et al. 2022, arXiv:2212.10356).
 
     bias_h = (sum_i cos(d / base^(2i/width)) - width/2) H / (ratio h), over i = 1 ... width/2, in heads h = 1 ... H
 
-    The fall is about logarithmic, and has no parameters to be trained; 0 is at distance d = 0.
+    The decrease is about logarithmic and has no trained parameters; the bias at distance d = 0 is 0.
 
     Args:
-        width: Of the sinusoidal positions; an even number, not bound to d_model.
+        width: Width of the sinusoidal positions; an even number, independent of d_model.
         base: Wavelengths run up to 2 pi base.
-        ratio: By how much the last head's biases are divided; those of the others by shares of it.
+        ratio: Divisor of the last head's biases; head h of H has ratio h / H.
     """
 
     relative = True
@@ -47,7 +47,7 @@ class Sandwich(Position):
     ):
         super().__init__()
         self.width, self.base, self.ratio = width, base, ratio
-        # Whole numbers are exact in any precision; that of the model is read off this buffer.
+        # Whole numbers are exact in any precision, and the buffer has the precision of the model.
         self.register_buffer("heads", torch.arange(1.0, dims.n_heads + 1), persistent=False)
 
     def bias(

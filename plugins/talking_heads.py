@@ -1,4 +1,4 @@
-"""Talking-heads attention: a worked plugin, complete with positions, a cache and decoding.
+"""Talking-heads attention: an example plugin, complete with positions, a cache and decoding.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/talking_heads.json), or on the command line:
 
@@ -54,7 +54,7 @@ class TalkingHeadsAttention(Attention):
             scores = torch.einsum("gh,bhts->bgts", self.logit_mix, scores)
         bias = ctx.position.bias(ctx.positions, k_positions)
         scores = scores if bias is None else scores + bias
-        # The mask comes after the mixing: minus infinity times a negative weight would let the future in.
+        # Mask after mixing: minus infinity times a negative weight would make later tokens visible.
         scores = scores.masked_fill(~visible(ctx.positions, k_positions), -torch.inf)
         weights = upcast(scores).softmax(-1).to(v.dtype)
         if self.weight_mix is not None:

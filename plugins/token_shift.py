@@ -1,4 +1,4 @@
-"""RWKV-4's channel mixing: a worked plugin, a feed-forward that remembers the token before.
+"""RWKV-4's channel mixing: an example plugin, a feed-forward whose state is the previous token.
 
 Use it by naming this file in an experiment's "plugins" (see experiments/token_shift.json), or on the command line:
 
@@ -21,16 +21,16 @@ from minigpt.registry import register
 
 @register("ffn", "token_shift")
 class TokenShift(FeedForward):
-    """Each channel reads a mix of a token and the one before it, in a share of its own (Peng et al. 2023, arXiv:2305.13048).
+    """Each channel reads its own mix of a token and the previous one (Peng et al. 2023, arXiv:2305.13048).
 
     y_t = sigmoid(W_r r_t) * W_v relu(W_k k_t)^2
     r_t = mu_r x_t + (1 - mu_r) x_(t-1),  k_t = mu_k x_t + (1 - mu_k) x_(t-1),  x_(-1) = 0
 
-    The shares mu of a layer run from 0 in the first channel towards 1 in the last, and are nearer to 1 in later layers.
+    The shares mu of a layer start from 0 in the first channel to near 1 in the last; they are closer to 1 in later layers.
 
     Args:
         expansion: Hidden width as a multiple of d_model.
-        receptance: Whether there is the gate sigmoid(W_r r_t); RWKV-7 leaves it out (arXiv:2503.14456).
+        receptance: Whether to apply the gate sigmoid(W_r r_t); RWKV-7 does not (arXiv:2503.14456).
     """
 
     def __init__(self, dims: Dims, *, expansion: Annotated[float, Field(gt=0, le=64)] = 4.0, receptance: bool = True):

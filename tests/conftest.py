@@ -1,4 +1,4 @@
-"""What all tests share: run-time shape checks, no network, goldens, hypothesis profiles."""
+"""Shared by all tests: run-time shape checks, no network, goldens, hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# One thread, in commands that tests run too: xdist runs a process a core, and threads would fight. Sums round otherwise with more.
+# One thread, also in commands that tests run: xdist runs one process per core, and more threads would change the rounding of sums.
 THREADS = int(os.environ.get("MINIGPT_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
-# As in a terminal, wherever the tests run: a script's `pytest &` and nohup ignore these, and what is ignored stays ignored.
+# As in a terminal: a script's `pytest &` and nohup ignore these signals, and child processes inherit this.
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 import jaxtyping  # noqa: E402
 
-# Before they are imported: in these modules shape annotations are checked.
+# Before these modules are imported: their shape annotations are checked.
 _SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "recurrence")
 _hook = jaxtyping.install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
 
@@ -36,7 +36,7 @@ from minigpt.registry import REGISTRY  # noqa: E402
 
 torch.set_num_threads(THREADS)
 
-minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and few care how well their time is estimated
+minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and few need a good time estimate
 
 minigpt.system.download._BACK_OFF_SECONDS = 0.0
 
@@ -46,7 +46,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-goldens", action="store_true", help="write tests/golden/ anew; read the diff")
+    parser.addoption("--update-goldens", action="store_true", help="rewrite tests/golden/; read the diff")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,9 +59,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _shapes_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part's shapes are checked in its own tests, and not again in each of the thousand passes of a training.
+    """Check a part's shapes only in its own tests, not in each of the thousand passes of a training run.
 
-    What these checks would catch, the lab is to catch for users, who have none; and torch.compile cannot trace them.
+    Users run without these checks, so the lab must report such errors; and torch.compile cannot trace the checks.
     """
     if request.path.relative_to(Path(__file__).parent).parts[0] in ("check", "cli", "lab", "training"):
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -69,7 +69,7 @@ def _shapes_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests pass without a network, so they may not try one; a server of their own on this machine is theirs."""
+    """Tests must not use a network, only a server on this machine."""
     connect = socket.socket.connect
 
     def only_here(self: socket.socket, address: object) -> None:
@@ -82,14 +82,14 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_registry() -> Iterator[None]:
-    """What a test registers, or loads from plugin files, is gone after it."""
+    """Remove components and plugins that a test registered."""
     with REGISTRY.temporarily():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests do not touch the plugins that the user trusts; fixtures of modules and classes need that as well."""
+    """Tests do not change the user's trusted plugins; fixtures of modules and classes need this too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGPT_CONFIG", str(tmp_path_factory.mktemp("config")))
         yield
@@ -112,7 +112,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def minigpt(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Gives a command in this process; returns exit code, output and errors."""
+    """A function that runs a command in this process and returns exit code, output and errors."""
 
     def give(*arguments: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Which weight of a published model goes where in ours: what `test_families.py` carries over."""
+"""Maps weights of published models to ours, for `test_families.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LAYERS, HEADS, HEAD_DIM, KV_RANK = 6, 6, 16, 20
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 Rule = tuple[str, tuple[str, ...], Change]
-"""A module or tensor of ours, those of theirs that it is made of (concatenated), and what is done to them."""
+"""One of our modules or tensors, the published ones that it concatenates, and a change of them."""
 
 
 def same(weight: torch.Tensor) -> torch.Tensor:
@@ -18,7 +18,7 @@ def same(weight: torch.Tensor) -> torch.Tensor:
 
 
 def transposed(weight: torch.Tensor) -> torch.Tensor:
-    """GPT-2's Conv1D has inputs by outputs."""
+    """GPT-2's Conv1D stores inputs by outputs."""
     return weight.mT if weight.ndim > 1 else weight
 
 
@@ -28,18 +28,18 @@ def gain_from_zero(weight: torch.Tensor) -> torch.Tensor:
 
 
 def heads_inside(weight: torch.Tensor) -> torch.Tensor:
-    """GPT-NeoX has q, k and v for each head; we have each head for q, k and v."""
+    """GPT-NeoX stores q, k and v head by head; we store all heads of q, then of k, then of v."""
     return weight.unflatten(0, (HEADS, 3, HEAD_DIM)).transpose(0, 1).flatten(0, 2)
 
 
 def evens_first(rows: torch.Tensor, dim: int) -> torch.Tensor:
-    """Neighbours that belong together come apart: the first of each pair, then the second of each."""
+    """Reorder neighbouring pairs: the first of each pair, then the second of each."""
     even = torch.arange(0, rows.shape[dim], 2)
     return rows.index_select(dim, torch.cat((even, even + 1)))
 
 
 def turned_part(heads: int, still: int) -> Change:
-    """DeepSeek turns neighbours, we turn halves: what follows the first `still` rows of each head is put in our order."""
+    """DeepSeek rotates neighbours, we rotate halves: reorder the rows after the first `still` of each head."""
 
     def change(weight: torch.Tensor) -> torch.Tensor:
         by_head = weight.unflatten(0, (heads, -1))
@@ -49,7 +49,7 @@ def turned_part(heads: int, still: int) -> Change:
 
 
 def gates_first(weight: torch.Tensor) -> torch.Tensor:
-    """gpt-oss has gate and value in turn, and inputs by outputs."""
+    """gpt-oss alternates gate and value, and stores inputs by outputs."""
     return evens_first(transposed(weight) if weight.ndim == 3 else weight, 1)
 
 
@@ -178,7 +178,7 @@ RULES: dict[str, list[Rule]] = {
 
 
 def carried_over(theirs: dict[str, torch.Tensor], rules: list[Rule]) -> dict[str, torch.Tensor]:
-    """Our weights, made of theirs. Every one of theirs is used."""
+    """Our weights, built from the published ones, which must all be used."""
     theirs, ours = dict(theirs), {}
     for here, there, change in rules:
         for layer in range(LAYERS) if "{}" in here else [0]:

@@ -1,4 +1,4 @@
-"""A web server on this machine that goes wrong as its paths say: `/status:500,cut:700,right` does so request by request."""
+"""A local web server with faults named in its paths: `/status:500,cut:700,right` has one fault per request."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 Fault = Callable[["Answer", str], None]
 
 FAULTS: dict[str, Fault] = {}
-"""By their name in a path; a fault may take one argument, after a colon."""
+"""Faults by their name in a path; a fault may take one argument after a colon."""
 
 LONG = 5.0
-"""Seconds after which a silent server hangs up: a client that waited for it would have another reason to give."""
+"""Seconds until a silent server hangs up: a client that waited for it would report another reason."""
 
 
 class FaultyServer(ThreadingHTTPServer):
     """Serves one file.
 
     Attributes:
-        requests: Fault and Range header of every request, in their order.
-        gate: What waits at the gate goes on when it is set.
-        closing: Ends whatever still waits.
+        requests: Fault and Range header of every request, in order.
+        gate: Requests that wait at the gate continue when it is set.
+        closing: Ends all waiting requests.
     """
 
     daemon_threads = False
@@ -44,7 +44,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.bugs: list[BaseException | None] = []
 
     def url(self, *faults: str) -> str:
-        """Of the file, for as many requests as there are faults; the last one stays."""
+        """The address of the file with these faults, one per request; the last fault stays."""
         return f"http://127.0.0.1:{self.server_port}/{','.join(faults)}"
 
     def ranges(self) -> list[str | None]:
@@ -63,13 +63,13 @@ class FaultyServer(ThreadingHTTPServer):
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
         lingers, _ = struct.unpack("ii", request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
         if lingers:
-            request.close()  # no shutdown, which would send FIN
+            request.close()  # without shutdown, which would send FIN
         else:
             super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         error = sys.exception()
-        if not isinstance(error, ConnectionError):  # of a client that has gone away
+        if not isinstance(error, ConnectionError):  # a client that has disconnected
             self.bugs.append(error)
 
 
@@ -108,7 +108,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def begin(self, content: bytes, **headers: object) -> bytes:
-        """Sends the headers for all of it or, if so asked, for the rest of it; returns what is to follow."""
+        """Send the headers for the file, or for a requested rest of it; returns the body to send."""
         if self.start >= len(content):
             self.head(416, Content_Range=f"bytes */{len(content)}", Content_Length=0)
             return b""
@@ -129,7 +129,7 @@ def fault(do: Fault) -> Fault:
     return do
 
 
-# ------------------------------------------------------------------------------------------------ as it should be
+# ------------------------------------------------------------------------------------------------ valid responses
 
 
 @fault
@@ -144,14 +144,14 @@ def right_unsized(answer: Answer, _: str) -> None:
 
 @fault
 def no_ranges(answer: Answer, _: str) -> None:
-    """HTTP does not ask of a server that it knows ranges."""
+    """HTTP does not require servers to support ranges."""
     answer.start = 0
     right(answer, _)
 
 
 @fault
 def gzipped(answer: Answer, _: str) -> None:
-    """Though it was asked for identity; ranges are of what is sent."""
+    """Compressed although identity was requested; ranges count compressed bytes."""
     body = gzip.compress(answer.server.content)
     start = min(answer.start, 10)
     span = {"Content_Range": f"bytes {answer.start}-{len(answer.server.content) - 1}/*"} if start else {}
@@ -169,7 +169,7 @@ def redirect(answer: Answer, _: str) -> None:
     answer.head(302, Location="/right", Content_Length=0)
 
 
-# ------------------------------------------------------------------------------------------------ to elsewhere
+# ------------------------------------------------------------------------------------------------ redirects
 
 
 @fault
@@ -187,7 +187,7 @@ def redirect_to_nonsense(answer: Answer, _: str) -> None:
     answer.head(302, Location="http://[::1", Content_Length=0)
 
 
-# ------------------------------------------------------------------------------------------------ in the connection
+# ------------------------------------------------------------------------------------------------ connection faults
 
 
 @fault
@@ -218,7 +218,7 @@ def hang_up(answer: Answer, _: str) -> None:
 
 @fault
 def reset(answer: Answer, after: str) -> None:
-    """Ends with RST, not FIN: what a linger of 0 seconds makes of closing."""
+    """Ends with RST instead of FIN, because closing has a linger of 0 seconds."""
     cut(answer, after)
     answer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -228,7 +228,7 @@ def not_http(answer: Answer, _: str) -> None:
     answer.wfile.write(b"SSH-2.0-OpenSSH_9.6\x1b[31m\r\n")
 
 
-# ------------------------------------------------------------------------------------------------ in time
+# ------------------------------------------------------------------------------------------------ timing faults
 
 
 @fault
@@ -244,7 +244,7 @@ def silent(answer: Answer, _: str) -> None:
 
 @fault
 def gate(answer: Answer, after: str) -> None:
-    """Some of it; the rest once the gate is open."""
+    """A part of the body; the rest after the gate opens."""
     body = answer.begin_sized(answer.server.content)
     answer.wfile.write(body[: int(after)])
     answer.server.gate.wait()
@@ -268,7 +268,7 @@ def drip_head(answer: Answer, seconds: str) -> None:
         answer.wfile.write(b"x")
 
 
-# ------------------------------------------------------------------------------------------------ in the answer
+# ------------------------------------------------------------------------------------------------ response faults
 
 
 @fault
@@ -283,7 +283,7 @@ def busy(answer: Answer, seconds: str) -> None:
 
 @fault
 def wrong(answer: Answer, _: str) -> None:
-    """Other bytes, as many."""
+    """Other bytes of the same number."""
     answer.wfile.write(answer.begin_sized(answer.server.content[::-1]))
 
 
@@ -307,7 +307,7 @@ def short_unsized(answer: Answer, _: str) -> None:
     answer.wfile.write(answer.begin(answer.server.content[:-5]))
 
 
-# ------------------------------------------------------------------------------------------------ about ranges
+# ------------------------------------------------------------------------------------------------ range faults
 
 
 @fault
@@ -317,7 +317,7 @@ def refuses_ranges(answer: Answer, _: str) -> None:
 
 @fault
 def other_range(answer: Answer, content_range: str) -> None:
-    """206 with that header, or without any, and something else than what was asked for."""
+    """206 with this header, or with none, and not the requested bytes."""
     if not answer.start:
         right(answer, "")
         return
@@ -328,7 +328,7 @@ def other_range(answer: Answer, content_range: str) -> None:
 
 @fault
 def lying_range(answer: Answer, how_much: str) -> None:
-    """The header is right, the bytes are those of the start of the file."""
+    """The header is right, but the bytes are from the start of the file."""
     if not answer.start:
         right(answer, "")
         return

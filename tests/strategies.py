@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what minigpt is made of. They grow with the registry: nothing here names a component."""
+"""Hypothesis strategies for models. They grow with the registry: new components need no entry."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from minigpt.registry.entry import Entry
 VOCAB = 23
 BLOCK_SIZE = 24
 
-# Parameters to try beside each component's defaults, where a default leaves a mechanism out. New components with nothing
-# to add need no entry: their defaults are tried.
+# Parameters to try in addition to each component's defaults, if a default turns a mechanism off.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "attention/mha": [
         {"window": 5},
-        {"window": 2},  # of 1, position parameters rightly have no gradient: test_kernels.py has it
+        {"window": 2},  # with 1, position parameters have no gradient; tests/kernels covers this
         {"qk_norm": "rmsnorm", "qk_norm_over": "heads"},
         {"bias": False},
         {"softcap": 3.0, "window": 7},
@@ -100,20 +99,20 @@ def choices(family: str) -> list[dict[str, Any]]:
 
 
 def hooks_of(entry: Entry) -> set[str]:
-    """The hooks that a position component overrides, read off its class."""
+    """The hooks that a position component overrides, from its class."""
     names = ("rotate", "bias")
     return {name for name in names if getattr(entry.cls, name) is not getattr(Position, name)}
 
 
 def allowed(attention: dict[str, Any], position: dict[str, Any]) -> bool:
-    """Whether a mixer honours what a position does."""
+    """Whether a mixer applies all hooks of a position."""
     mixer = REGISTRY.entry("attention", attention["name"]).cls
     assert issubclass(mixer, Attention)
     return hooks_of(REGISTRY.entry("position", position["name"])) <= mixer.uses
 
 
 def sections() -> st.SearchStrategy[ModelSection]:
-    """Small models over all combinations that are allowed."""
+    """Small models over all allowed combinations."""
 
     @st.composite
     def draw(pick: st.DrawFn) -> ModelSection:
@@ -146,26 +145,26 @@ def sections() -> st.SearchStrategy[ModelSection]:
 
 
 def cuts(total: int) -> st.SearchStrategy[list[int]]:
-    """Ways of cutting a sequence of `total` tokens into chunks, as their lengths."""
+    """Lengths of chunks that a sequence of `total` tokens is cut into."""
     return st.lists(st.integers(1, total - 1), max_size=total - 1, unique=True).map(
         lambda places: [b - a for a, b in zip([0, *sorted(places)], [*sorted(places), total], strict=True)]
     )
 
 
 def lively(section: ModelSection, seed: int = 0) -> GPT:
-    """A model whose every weight is large enough to matter: at GPT-2's initialisation half of a model is nearly silent."""
+    """A model with all weights large enough to matter: with GPT-2's initialisation half of a model has almost no effect."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             model = GPT(section, VOCAB)
-        except ExperimentError:  # sizes that a constructor refuses, such as an odd number to be turned in pairs
+        except ExperimentError:  # sizes that a constructor refuses, such as an odd number to rotate in pairs
             reject()
         for parameter in model.parameters():
-            # A single number has a scale of its own, such as a length: it is only moved a little.
+            # A single number has a specific scale, such as a length: it changes only slightly.
             torch.nn.init.normal_(parameter, std=0.4) if parameter.ndim else parameter.data.add_(0.2 * torch.randn(()))
     model.eval()
     with torch.no_grad():
-        # Without a norm, layers that multiply may grow beyond any number: calmer weights then.
+        # Without a norm, layers that multiply may grow without bound: use smaller weights then.
         while not (_largest(model, tokens(2, section.block_size, seed)) < 1e3):
             for parameter in model.parameters():
                 parameter.mul_(0.6)
@@ -173,7 +172,7 @@ def lively(section: ModelSection, seed: int = 0) -> GPT:
 
 
 def _largest(model: GPT, ids: torch.Tensor) -> float:
-    """The largest number after any block or in the logits: what comes later, a norm or a cap, may hide it."""
+    """The largest number after any block or in the logits, because a later norm or cap may hide it."""
     seen: list[float] = []
     cap, model.logit_softcap = model.logit_softcap, None
     hooks = [block.register_forward_hook(lambda _, __, y: seen.append(y.abs().amax().item())) for block in model.blocks]

@@ -1,4 +1,4 @@
-"""Bits per byte divide by the bytes of what was predicted: all of the validation text but its first token."""
+"""Bits per byte divide by the bytes of the predicted tokens: all of the validation text except its first token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 
 
 def corpus_of(text: str, tokenizer: str) -> tuple[Corpus, dict[str, float]]:
-    """The corpus whose validation text this is, and what an untrained model scores on it."""
+    """A corpus with this validation text, and the scores of an untrained model on it."""
     with tempfile.TemporaryDirectory() as folder:
         train, val = Path(folder) / "train.txt", Path(folder) / "val.txt"
         train.write_bytes(b"Something else to learn from, with spaces.")
@@ -34,14 +34,14 @@ def corpus_of(text: str, tokenizer: str) -> tuple[Corpus, dict[str, float]]:
 
 
 @given(TEXTS)
-def test_with_a_token_a_byte_bits_per_byte_are_the_loss_over_ln_2(text: str) -> None:
-    text += "e"  # two tokens at least
+def test_with_one_token_per_byte_bits_per_byte_are_the_loss_over_ln_2(text: str) -> None:
+    text += "e"  # at least two tokens
     corpus, scores = corpus_of(text, "byte")
     assert corpus.val_bytes == len(text.encode()) - 1
     assert scores["val_bits_per_byte"] == pytest.approx(scores["val_loss"] / math.log(2), rel=1e-12)
 
 
-def test_half_a_character_counts_the_bytes_that_it_has() -> None:
+def test_half_a_character_counts_its_own_bytes() -> None:
     corpus, scores = corpus_of("日" * 400, "byte")
     assert corpus.val_bytes == 3 * 400 - 1
     assert scores["val_bits_per_byte"] == pytest.approx(scores["val_loss"] / math.log(2), rel=1e-12)
@@ -64,7 +64,7 @@ ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), min_size=1,
 
 
 @given(ANY_TEXT, st.sampled_from(["bpe", "byte", "word"]))
-def test_ids_of_bytes_count_alike_wherever_a_text_is_cut(text: str, name: str) -> None:
+def test_byte_ids_count_the_same_wherever_a_text_is_cut(text: str, name: str) -> None:
     tokenizer = REGISTRY.resolve("tokenizer", name).build()
     tokenizer.fit(text)
     ids = tokenizer.encode(text).tolist()

@@ -52,10 +52,10 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(tmp_path: Path) -> None:
     other = one.model_copy(update={"seed": 2})
     assert not torch.equal(train_batch(corpus, other, 7).tokens, first.tokens)
     wider = experiment(tmp_path, "abcdefgh" * 40, model={"d_model": 16, "attention": "gqa"})
-    assert torch.equal(train_batch(load_corpus(wider), wider, 7).tokens, first.tokens), "whatever the architecture"
+    assert torch.equal(train_batch(load_corpus(wider), wider, 7).tokens, first.tokens), "with any architecture"
 
 
-def test_batches_reach_every_place_of_the_split(tmp_path: Path) -> None:
+def test_batches_reach_every_position_of_the_split(tmp_path: Path) -> None:
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))
     one = experiment(tmp_path, text)
     corpus = load_corpus(one)
@@ -73,7 +73,7 @@ def test_the_first_nine_tenths_are_for_training() -> None:
     assert (len(splits.train), len(splits.val)) == (1_003_854, 111_540)
 
 
-def test_the_corpus_is_tokenized_and_told_apart_by_its_content(tmp_path: Path) -> None:
+def test_the_corpus_is_tokenized_and_identified_by_its_content(tmp_path: Path) -> None:
     one = load_corpus(experiment(tmp_path, "hello world, héllo\n" * 20))
     assert one.vocab_size == len(set("hello world, héllo\n"))
     assert one.tokenizer is not None
@@ -87,7 +87,7 @@ def test_the_corpus_is_tokenized_and_told_apart_by_its_content(tmp_path: Path) -
     assert len({one.fingerprint, other.fingerprint, moved.fingerprint}) == 3
 
 
-def test_a_char_tokenizer_knows_the_validation_texts_characters(tmp_path: Path) -> None:
+def test_a_char_tokenizer_has_the_validation_texts_characters(tmp_path: Path) -> None:
     corpus = load_corpus(experiment(tmp_path, "a" * 90 + "b" * 10))
     assert corpus.vocab_size == 2
 
@@ -102,7 +102,7 @@ def test_a_char_tokenizer_knows_the_validation_texts_characters(tmp_path: Path) 
         (b"\xef\xbb\xbfgood \xff", "the byte 0xff at offset 8 is not UTF-8"),
     ],
 )
-def test_a_corpus_that_will_not_do_is_answered_with_a_line(tmp_path: Path, text: bytes, message: str) -> None:
+def test_an_unusable_corpus_is_a_one_line_error(tmp_path: Path, text: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_corpus(experiment(tmp_path, text))
 
@@ -113,7 +113,7 @@ def test_bytes_that_are_not_utf8_can_be_replaced(tmp_path: Path) -> None:
     assert "\ufffd" in corpus.tokenizer.decode(range(corpus.vocab_size))
 
 
-def test_line_endings_nul_and_byte_order_marks_are_kept_or_dropped_as_they_should(tmp_path: Path) -> None:
+def test_line_endings_and_nul_are_kept_and_byte_order_marks_removed(tmp_path: Path) -> None:
     corpus = load_corpus(experiment(tmp_path, b"\xef\xbb\xbfa\r\nb\0c\r" * 1 + b"xyz" * 30))
     assert corpus.tokenizer is not None
     assert corpus.tokenizer.decode(range(corpus.vocab_size)) == "\0\n\rabcxyz"
@@ -142,7 +142,7 @@ REFUSALS = (
 
 
 @given(any_bytes, st.sampled_from(["strict", "replace", "any"]), st.sampled_from(["char", "byte", "word"]))
-def test_any_bytes_are_a_corpus_or_a_clear_line(content: bytes, errors: str, tokenizer: str) -> None:
+def test_any_bytes_are_a_corpus_or_a_one_line_error(content: bytes, errors: str, tokenizer: str) -> None:
     refusal = ""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -190,7 +190,7 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
     assert dataset.load() == Splits("first\nsecond", "held out", notes=("data.paths: 2 files skipped: 1 .bin, 1 hidden",))
 
 
-def test_a_corpus_folder_does_not_swallow_runs(tmp_path: Path) -> None:
+def test_run_folders_inside_a_corpus_folder_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     run = tmp_path / "runs" / "x" / "seed-1"
     run.mkdir(parents=True)
@@ -204,19 +204,19 @@ def test_a_corpus_folder_does_not_swallow_runs(tmp_path: Path) -> None:
     ("paths", "message"),
     [(["nowhere"], "there is no file or folder .*nowhere"), (["."], r"no file in .* ends in .txt, .md")],
 )
-def test_missing_text_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], message: str) -> None:
+def test_missing_text_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         REGISTRY.resolve("dataset", {"name": "text", "paths": paths}).build().load()
 
 
-def test_a_tokenizer_that_lacks_a_character_names_the_split(tmp_path: Path) -> None:
+def test_a_missing_character_is_reported_with_the_split(tmp_path: Path) -> None:
     one = experiment(tmp_path, "abc" * 30)
     with pytest.raises(TokenizerError, match="the training split: character 'c'"):
         load_corpus(one, {"code_points": [97, 98]})
 
 
-def test_entropies_are_shannons(tmp_path: Path) -> None:
+def test_entropies_match_shannons_formulas(tmp_path: Path) -> None:
     text = "abac" * 250
     one = experiment(tmp_path, text, data={"val_fraction": 0.1})
     corpus = load_corpus(one)
@@ -232,7 +232,7 @@ def test_entropies_are_shannons(tmp_path: Path) -> None:
 
 
 def test_python_docs_needs_no_network() -> None:
-    """That it is the same each time is a property of every dataset: `minigpt check dataset/python-docs`."""
+    """A property of every dataset tests that it is the same each time: `minigpt check dataset/python-docs`."""
     corpus = load_corpus(load_experiment({"data": "python-docs"}))
     assert corpus.tokenizer is not None
     assert len(corpus.train.ids) + len(corpus.val.ids) > 800_000
@@ -251,7 +251,7 @@ def test_python_docs_needs_no_network() -> None:
 def rows(count: int, time: int, **changes: Any) -> Sequences:
     tokens = np.arange(count * time).reshape(count, time) % 5
     made = Sequences(tokens, (tokens + 1) % 5, tokens > 1)
-    for field, array in changes.items():  # past the shape check of the tests, which a user does not have
+    for field, array in changes.items():  # bypasses the shape check of the tests, which users do not have
         object.__setattr__(made, field, array)
     return made
 
@@ -294,12 +294,12 @@ def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
         (rows(3, 9), rows(3, 8), None, "rows of 9 tokens are longer than model.block_size 8"),
         (rows(3, 4, mask=np.zeros((3, 4), dtype=bool)), rows(3, 4), None, "the training split has no target that counts"),
         (rows(3, 4), rows(3, 4, targets=np.zeros((3, 3), dtype=int)), None, "of the validation split differ in shape"),
-        (rows(3, 4), rows(3, 4), 4, "ids from 0 to 4, and vocab_size is 4"),
-        (rows(3, 4), rows(3, 4), None, "rows without vocab_size, and no tokenizer could say it"),
-        (rows(3, 4), "text", None, "task gives Sequences for training and str for validation; allowed: text for both"),
+        (rows(3, 4), rows(3, 4), 4, "ids from 0 to 4, but vocab_size is 4"),
+        (rows(3, 4), rows(3, 4), None, "rows without vocab_size, and no tokenizer to set it"),
+        (rows(3, 4), "text", None, "task returns Sequences for training and str for validation; allowed: text for both"),
     ],
 )
-def test_a_synthetic_task_that_does_not_fit_is_told(train: Any, val: Any, vocab_size: int | None, message: str) -> None:
+def test_an_invalid_synthetic_task_is_reported(train: Any, val: Any, vocab_size: int | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_corpus(synthetic(train, val, vocab_size))
 

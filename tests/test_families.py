@@ -1,8 +1,8 @@
-"""The experiments in `experiments/families` compute what Hugging Face transformers computes, weight for weight.
+"""The experiments in `experiments/families` compute the same as Hugging Face transformers with the same weights.
 
-Each shipped file is taken as it is, only its sizes made small; its twin is a transformers model of the published settings.
-Every weight is random, norms, sinks and balance included, and is carried over by name. transformers is needed by nothing
-else: without it these tests are skipped, and each part is still held against its paper's formula.
+Each shipped file is used with only its sizes made small, and compared with a transformers model of the published settings.
+Every weight is random, including norms, sinks and balance, and is copied by name. Only these tests need transformers: without
+it they are skipped, and each part is still tested against its paper's formula.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tests.rounding import gamma
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "families"
 VOCAB, TIME = 48, 30
-# Of a logit, which reach 11: transformers computes norms in fp32 whatever it is given, and a logit is a sum that has gone through
+# For logits up to 11: transformers computes norms in fp32 for any input type, and a logit is a sum that has gone through
 # sums over a hidden layer. The largest difference seen is 7e-6.
 TOLERANCE = 11 * gamma(4 * HEADS * HEAD_DIM)
 
-# What replaces the sizes in a shipped file, wherever they stand; the rest is as shipped.
+# Replacements of sizes anywhere in a shipped file; the rest stays as shipped.
 SMALL = {"d_model": HEADS * HEAD_DIM, "block_size": 2 * TIME, "dropout": 0.0, "window": 7}
 SMALL |= {"head_dim": 24, "kv_rank": KV_RANK, "q_rank": 28, "rope_dim": 8}
 
@@ -56,7 +56,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "gemma2": {
         "num_key_value_heads": 3,
         "head_dim": HEAD_DIM,
-        "query_pre_attn_scalar": HEAD_DIM,  # in the 2B and 9B models it is the head's width
+        "query_pre_attn_scalar": HEAD_DIM,  # the head's width in the 2B and 9B models
         "intermediate_size": 288,
         "sliding_window": SMALL["window"],
     },
@@ -84,7 +84,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1,
         "n_routed_experts": 8,
         "num_experts_per_tok": 2,
-        "n_group": 1,  # of so few experts; test_deepseek_v3_chooses_its_experts_from_the_best_groups has the published eight
+        "n_group": 1,  # for so few experts; test_deepseek_v3_chooses_its_experts_from_the_best_groups has the published eight
         "topk_group": 1,
         "num_nextn_predict_layers": 0,
     },
@@ -113,7 +113,7 @@ def transformers() -> Iterator[Any]:
 
 def published(transformers: Any, name: str, **settings: Any) -> Any:
     """The transformers model, every weight random."""
-    sizes = {} if name == "mpt" else _SIZES  # it has other names for them
+    sizes = {} if name == "mpt" else _SIZES  # mpt has other names for them
     config = transformers.AutoConfig.for_model(
         name, vocab_size=VOCAB, **NO_SPECIAL, **sizes, **{**PUBLISHED[name], **settings}
     )
@@ -122,7 +122,7 @@ def published(transformers: Any, name: str, **settings: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     for key, tensor in weights_of(model).items():
         torch.nn.init.normal_(tensor, std=0.7 if tensor.ndim == 1 else 0.1, generator=generator)
-        if "embed" in key or "wte" in key:  # some rows so short that the norms' eps matters
+        if "embed" in key or "wte" in key:  # some rows are so short that the norms' eps matters
             tensor *= 10 ** (2 * torch.rand(len(tensor), 1, generator=generator) - 1.5)
         if "gate_up_proj_bias" in key:  # far enough to reach the clamps of gpt-oss
             tensor *= 60
@@ -130,7 +130,7 @@ def published(transformers: Any, name: str, **settings: Any) -> Any:
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:
-    """Parameters and what is saved beside them; a tied output layer is none of its own."""
+    """Parameters and saved buffers; a tied output layer has no entry."""
     weights = dict(model.state_dict())
     if model.config.tie_word_embeddings:
         del weights["lm_head.weight"]
@@ -159,7 +159,7 @@ def tokens(time: int) -> torch.Tensor:
 
 
 def difference(ours: GPT, theirs: Any) -> float:
-    """The largest over all logits."""
+    """The largest difference over all logits."""
     with torch.no_grad():
         expected = theirs(tokens(TIME)).logits
         assert 1 < expected.abs().max() < 100, "logits of the usual size"
@@ -169,7 +169,7 @@ def difference(ours: GPT, theirs: Any) -> float:
 # ------------------------------------------------------------------------------------------------------------------ tests
 
 
-def test_every_shipped_family_has_its_twin_and_about_the_size_of_the_baseline() -> None:
+def test_every_shipped_family_is_tested_and_about_as_large_as_the_baseline() -> None:
     files = sorted(FOLDER.glob("*.json"))
     assert {file.stem for file in files} == set(PUBLISHED)
     for file in files:
@@ -179,13 +179,13 @@ def test_every_shipped_family_has_its_twin_and_about_the_size_of_the_baseline() 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_family_gives_the_logits_of_its_published_implementation(transformers: Any, name: str) -> None:
+def test_a_family_computes_the_logits_of_its_published_implementation(transformers: Any, name: str) -> None:
     theirs = published(transformers, name)
     assert difference(shipped(name, theirs), theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_family_decodes_as_its_published_implementation_does(transformers: Any, name: str) -> None:
+def test_a_family_decodes_like_its_published_implementation(transformers: Any, name: str) -> None:
     """Both greedily and from their caches, beyond the window."""
     theirs = published(transformers, name)
     prompt = tokens(9)
@@ -215,12 +215,12 @@ THERE: dict[str, dict[str, Any]] = {
     "deepseek_v3": {"rope_theta": 10_000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
 }
 BESIDE = {"deepseek_v3": (f"model.attention.score_scale={(0.1 * math.log(40.0) + 1) ** 2}",)}
-"""What a family changes outside its positions."""
+"""Changes of a family outside its positions."""
 
 
 @pytest.mark.parametrize("name", LONGER)
-def test_a_context_that_was_extended_as_the_family_was_gives_the_same_logits(transformers: Any, name: str) -> None:
-    """The shipped files train at one length; the published weights were stretched, Llama 3.1 by wavelength, two by YaRN."""
+def test_an_extended_context_gives_the_same_logits(transformers: Any, name: str) -> None:
+    """The shipped files train at one length; the published models were extended, Llama 3.1 by wavelength, two by YaRN."""
     ours = LONGER[name]
     there: dict[str, Any] = {"rope_type": ours["kind"], "factor": ours["factor"], **THERE[name]}
     there["original_max_position_embeddings"] = ours["original_block_size"]
@@ -230,8 +230,8 @@ def test_a_context_that_was_extended_as_the_family_was_gives_the_same_logits(tra
     assert difference(shipped(name, theirs, (scaling, *BESIDE.get(name, ()))), theirs) < TOLERANCE
 
 
-def test_the_factor_on_deepseek_v3s_scores_can_stand_in_its_query_map_instead(transformers: Any) -> None:
-    """Where a score is linear in the query, a factor on one is a factor on the other."""
+def test_the_factor_on_deepseek_v3s_scores_can_be_in_its_query_map_instead(transformers: Any) -> None:
+    """A score is linear in the query, so a factor on one is a factor on the other."""
     theirs = published(transformers, "deepseek_v3")
     model = shipped("deepseek_v3", theirs, ("model.attention.score_scale=1.5",))
     folded = shipped("deepseek_v3", theirs)
@@ -244,7 +244,7 @@ def test_the_factor_on_deepseek_v3s_scores_can_stand_in_its_query_map_instead(tr
 
 
 def test_deepseek_v3_chooses_its_experts_from_the_best_groups(transformers: Any) -> None:
-    """The released configuration at an eighth of its 256 experts: of 8 groups each token uses 4, and 8 experts of these."""
+    """The released configuration at an eighth of its 256 experts: each token uses 4 of 8 groups, and 8 experts of those."""
     sizes = {"n_routed_experts": 32, "num_experts_per_tok": 8}
     theirs = published(transformers, "deepseek_v3", **sizes, n_group=8, topk_group=4)
     ours = ("model.ffn.n_experts=32", "model.ffn.top_k=8")

@@ -1,4 +1,4 @@
-"""What must not change unnoticed. `pytest tests/test_goldens.py --update-goldens` writes them anew; read the diff."""
+"""Goldens must not change unnoticed. `pytest tests/test_goldens.py --update-goldens` rewrites them; read the diff."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check(request: pytest.FixtureRequest) -> Check:
 
 
 def relative(document: dict[str, Any]) -> dict[str, Any]:
-    """Absolute paths of plugin files, as they are on any machine."""
+    """Replace absolute paths of plugin files by paths that are equal on any machine."""
     return {**document, "plugins": [Path(file).relative_to(ROOT).as_posix() for file in document["plugins"]]}
 
 
@@ -50,11 +50,11 @@ def test_every_shipped_experiment_resolves_to_its_golden(file: Path, check: Chec
     check(GOLDEN / "experiments" / file.relative_to(ROOT / "experiments"), relative(load_experiment(file).to_json()))
 
 
-def test_the_published_schema_is_what_is_registered(check: Check) -> None:
+def test_the_published_schema_matches_the_registry(check: Check) -> None:
     check(ROOT / "docs" / "experiment.schema.json", experiment_schema())
 
 
-def test_the_page_of_components_is_what_is_registered(request: pytest.FixtureRequest) -> None:
+def test_the_page_of_components_matches_the_registry(request: pytest.FixtureRequest) -> None:
     answer = CliRunner().invoke(app, ["list", "--markdown"])
     assert answer.exit_code == 0
     head = "# Components\n\nEverything that an experiment can name. Made by `minigpt list --markdown`.\n\n"
@@ -64,7 +64,7 @@ def test_the_page_of_components_is_what_is_registered(request: pytest.FixtureReq
     assert page.read_text("utf-8") == head + answer.output, f"{page} is stale: run with --update-goldens"
 
 
-def test_parameters_have_the_names_shapes_and_sizes_they_had(check: Check) -> None:
+def test_parameters_keep_their_names_shapes_and_initial_sizes(check: Check) -> None:
     table = {}
     for file in EXPERIMENTS:
         model = build_model(load_experiment(file), 65)
@@ -75,11 +75,11 @@ def test_parameters_have_the_names_shapes_and_sizes_they_had(check: Check) -> No
     check(GOLDEN / "parameters.json", table)
 
 
-def test_the_first_losses_are_what_they_were(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """A refactoring leaves these alone. They depend on torch's random numbers, and on no processor's rounding.
+def test_the_first_losses_do_not_change(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A refactoring must not change them. They depend on torch's random numbers, but not on a processor's rounding.
 
-    Computed in float64, from weights and dropout that are drawn in fp32: processors draw the same numbers but for the last
-    rounding of each, which moves a loss by no more than some roundings of fp32.
+    They are computed in float64 from weights and dropout that are drawn in fp32. Processors draw the same numbers up to the last
+    rounding of each, which changes a loss by at most a few roundings of fp32.
     """
     (tmp_path / "corpus.txt").write_text("".join(f"{n} is {n * n}; " for n in range(2000)))
     experiment = load_experiment(

@@ -1,4 +1,4 @@
-"""Files that a stranger made: refused in a line each, and nothing in them is executed, followed or believed."""
+"""Malicious files are refused in one line each: no code in them is executed, no link followed, no size believed."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder; the working folder is the test's own."""
+    """A run's folder, in a separate working folder."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     run = Path("runs/small/seed-1337")
-    (run / "manifest.json").unlink()  # a stranger vouches for nothing, and what follows stands behind the digests
+    (run / "manifest.json").unlink()  # without digests, so that the later checks are reached
     return run
 
 
 def refused(minigpt: Command, *arguments: str | Path) -> str:
-    """What a command says, which refuses its input in lines of its own, without a traceback."""
+    """The error of a command, which must refuse its input without a traceback."""
     code, out, err = minigpt(*arguments)
     assert code == 2, (arguments, code, out, err)
     refusal = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("plugin: "))
@@ -75,7 +75,7 @@ FORBIDDEN = {
 }
 
 
-def test_nothing_in_the_source_unpickles_or_evaluates() -> None:
+def test_the_source_neither_unpickles_nor_evaluates() -> None:
     found = []
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -125,7 +125,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["report"], ["generate"], ["resume"]])
-def test_half_a_character_in_a_record_is_refused_in_a_line(words: list[str], minigpt: Command, run: Path) -> None:
+def test_half_a_character_in_a_record_is_refused_in_one_line(words: list[str], minigpt: Command, run: Path) -> None:
     document = json.loads((run / "experiment.json").read_text())
     document["model"]["attention"]["dropout"] = "\ud800"
     (run / "experiment.json").write_text(json.dumps(document))
@@ -133,7 +133,7 @@ def test_half_a_character_in_a_record_is_refused_in_a_line(words: list[str], min
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_pickle_behind_any_door_is_refused_and_not_opened(bomb: str, minigpt: Command, run: Path) -> None:
+def test_a_pickle_in_place_of_any_file_is_refused_and_not_opened(bomb: str, minigpt: Command, run: Path) -> None:
     content = BOMBS[bomb]
     last = next(run.glob("checkpoints/step-00000004"))
     manifest = json.loads((last / "manifest.json").read_text())
@@ -152,23 +152,23 @@ def test_a_pickle_behind_any_door_is_refused_and_not_opened(bomb: str, minigpt: 
     for file, command in doors:
         file.parent.mkdir(parents=True, exist_ok=True)
         sound = file.read_bytes() if file.exists() else None
-        file.write_bytes(content + b"\n" if file.name == "metrics.jsonl" else content)  # no line is torn
-        if file.name in manifest:  # with a manifest that vouches for it
+        file.write_bytes(content + b"\n" if file.name == "metrics.jsonl" else content)  # no incomplete line
+        if file.name in manifest:  # with a manifest that has its digest
             digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             (last / "manifest.json").write_text(json.dumps({**manifest, file.name: digest}))
         if file.parent == last and command[0] == "generate":
             command = [*command, "--checkpoint", "4"]
-        if not (file.name == "corpus.txt" and content.isascii()):  # a text like any other, then
+        if not (file.name == "corpus.txt" and content.isascii()):  # then it is ordinary text
             refused(minigpt, *command)
         code, _, _ = minigpt("runs")
         assert code == 0
         assert not Path("exploded").exists(), file
         file.unlink() if sound is None else file.write_bytes(sound)
         (last / "manifest.json").write_text(json.dumps(manifest))
-    assert minigpt("generate", run, "--checkpoint", "4")[0] == 0, "and mended, it is as before"
+    assert minigpt("generate", run, "--checkpoint", "4")[0] == 0, "after the repair it works as before"
 
 
-# -------------------------------------------------------------------------------------------------- weights that are not
+# --------------------------------------------------------------------------------------------------------- bad weights
 
 
 def _header(value: Any, length: int | None = None) -> bytes:
@@ -194,7 +194,7 @@ LIES: dict[str, bytes] = {
 
 
 def _with_weights(run: Path, content: bytes, name: str = "model.safetensors") -> Path:
-    """The last checkpoint with other weights, and a manifest that vouches for them."""
+    """The last checkpoint with other weights, and a manifest with their digests."""
     last = run / "checkpoints" / "step-00000004"
     (last / name).write_bytes(content)
     manifest = json.loads((last / "manifest.json").read_text())
@@ -237,8 +237,8 @@ def test_weights_of_another_kind_are_refused(change: str, minigpt: Command, run:
     assert message in refused(minigpt, "generate", run, "--checkpoint", "4")
 
 
-def test_ten_gigabytes_are_refused_without_reading_or_taking_them(minigpt: Command, run: Path) -> None:
-    """A sparse file that really is so large, with a header and a manifest that say so."""
+def test_ten_gigabytes_are_refused_without_reading_or_allocating_them(minigpt: Command, run: Path) -> None:
+    """A sparse file of this real size, with a matching header and manifest."""
     last = run / "checkpoints" / "step-00000004"
     size = 10 * 2**30
     header = _header({"embedding.weight": {"dtype": "F32", "shape": [size // 64, 16], "data_offsets": [0, size]}})
@@ -254,22 +254,22 @@ def test_ten_gigabytes_are_refused_without_reading_or_taking_them(minigpt: Comma
 
 
 @pytest.mark.parametrize(("name", "value"), [("d_model", 131072), ("n_layers", 200)])
-def test_an_experiment_that_claims_more_than_its_weights_takes_no_memory(
+def test_an_experiment_that_claims_more_than_its_weights_allocates_no_memory(
     name: str, value: int, minigpt: Command, run: Path
 ) -> None:
     recorded = json.loads((run / "provenance.json").read_text())
     for file, edited in ((run / "experiment.json", {}), (run / "provenance.json", recorded)):
         document = edited or json.loads(file.read_text())
         model = document["experiment"]["model"] if edited else document["model"]
-        model |= {name: value, "head_dim": 8}  # in both, for they have to agree
+        model |= {name: value, "head_dim": 8}  # in both files, because they must agree
         file.write_text(json.dumps(document))
     began = time.monotonic()
-    said = refused(minigpt, "generate", run)
-    assert "needs" in said or "another model" in said
+    error = refused(minigpt, "generate", run)
+    assert "needs" in error or "another model" in error
     assert time.monotonic() - began < 20
 
 
-def test_a_vocabulary_that_provenance_invents_is_refused(minigpt: Command, run: Path) -> None:
+def test_an_invented_vocabulary_in_provenance_is_refused(minigpt: Command, run: Path) -> None:
     file = run / "provenance.json"
     for size in (10**12, -1, "7", None, 10**30):
         document = json.loads(file.read_text())
@@ -278,8 +278,8 @@ def test_a_vocabulary_that_provenance_invents_is_refused(minigpt: Command, run: 
         assert "damaged" in refused(minigpt, "generate", run)
 
 
-def test_an_optimizers_state_of_another_shape_is_refused_before_a_kernel_has_it(minigpt: Command, run: Path) -> None:
-    experiment = run / "experiment.json"  # as if four more updates were to be done
+def test_an_optimizers_state_of_another_shape_is_refused_before_a_kernel_reads_it(minigpt: Command, run: Path) -> None:
+    experiment = run / "experiment.json"  # as if four updates were missing
     experiment.write_text(experiment.read_text().replace('"max_iters": 4', '"max_iters": 8'))
     for folder in run.glob("checkpoints/step-*"):
         tensors = load_file(folder / "optimizer.safetensors")
@@ -288,8 +288,8 @@ def test_an_optimizers_state_of_another_shape_is_refused_before_a_kernel_has_it(
         manifest = json.loads((folder / "manifest.json").read_text())
         digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         (folder / "manifest.json").write_text(json.dumps({**manifest, "optimizer.safetensors": digest}))
-    said = refused(minigpt, "resume", run, "--accept-changes")
-    assert "holds the state of another optimizer" in said
+    error = refused(minigpt, "resume", run, "--accept-changes")
+    assert "holds the state of another optimizer" in error
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON
@@ -319,7 +319,7 @@ JSON_BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", JSON_BOMBS)
-def test_json_that_is_no_experiment_is_refused_in_a_second(
+def test_json_that_is_not_an_experiment_is_refused_within_a_second(
     bomb: str, minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -345,13 +345,13 @@ def test_a_hundred_megabytes_a_pipe_and_a_device_are_not_read(minigpt: Command, 
     assert "not an experiment" in refused(minigpt, "show", large)
     os.mkfifo(tmp_path / "pipe.json")
     for place in (tmp_path / "pipe.json", Path("/dev/zero")):
-        assert "no ordinary file" in refused(minigpt, "show", place)
+        assert "ordinary file" in refused(minigpt, "show", place)
         child = tmp_path / "child.json"
         child.write_text(json.dumps({"extends": str(place)}))
-        assert "no ordinary file" in refused(minigpt, "show", child)
+        assert "ordinary file" in refused(minigpt, "show", child)
 
 
-def test_a_chain_of_files_has_an_end(minigpt: Command, tmp_path: Path) -> None:
+def test_a_chain_of_extends_has_a_limit(minigpt: Command, tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / f"{number}.json").write_text(json.dumps({"extends": f"{number + 1}.json"}))
     (tmp_path / "100.json").write_text("{}")
@@ -360,7 +360,7 @@ def test_a_chain_of_files_has_an_end(minigpt: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["experiment.json", "tokenizer.json", "provenance.json", "metrics.jsonl"])
 @pytest.mark.parametrize("content", [DEEP, "{}", "[]", "null", '{"step": "x"}', "\x00", ""])
-def test_files_of_a_run_that_are_no_such_files_are_refused(name: str, content: str, minigpt: Command, run: Path) -> None:
+def test_files_of_a_run_with_other_content_are_refused(name: str, content: str, minigpt: Command, run: Path) -> None:
     (run / name).write_text(content + "\n")
     if name == "metrics.jsonl":
         refused(minigpt, "report", run)
@@ -368,11 +368,11 @@ def test_files_of_a_run_that_are_no_such_files_are_refused(name: str, content: s
         refused(minigpt, "generate", run)
     code, out, _ = minigpt("runs")
     assert code == 0
-    assert "small/seed-1337" in out, "the list shows it all the same"
+    assert "small/seed-1337" in out, "the list still shows it"
 
 
 def _unfinished(run: Path) -> None:
-    """As if four more updates were to be done."""
+    """Change the experiment as if four updates were missing."""
     experiment = run / "experiment.json"
     experiment.write_text(experiment.read_text().replace('"max_iters": 4', '"max_iters": 8'))
 
@@ -395,7 +395,9 @@ RECORDED: list[tuple[str, Any]] = [
 def test_provenance_of_another_form_is_refused_by_every_command(key: str, value: Any, minigpt: Command, run: Path) -> None:
     _unfinished(run)
     file = run / "provenance.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    recorded = json.loads(file.read_text())
+    beside = recorded[key] if isinstance(value, dict) and value and key in ("machine", "data", "versions") else {}
+    file.write_text(json.dumps({**recorded, key: {**beside, **value} if beside else value}))
     for command in (["resume", run, "--accept-changes"], ["report", run], ["generate", run]):
         assert "provenance.json is damaged" in refused(minigpt, *command)
     assert minigpt("runs")[0] == 0
@@ -405,7 +407,7 @@ def test_provenance_of_another_form_is_refused_by_every_command(key: str, value:
 
 
 def _with_state(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Every checkpoint with another state.json, and a manifest that vouches for it."""
+    """Change state.json in every checkpoint, and its digest in the manifest."""
     for folder in run.glob("checkpoints/step-*"):
         document = json.loads((folder / "state.json").read_text())
         change(document)
@@ -453,14 +455,14 @@ def test_a_comparison_of_another_form_is_refused(minigpt: Command, run: Path) ->
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt"])
-def test_a_pipe_where_a_file_should_be_is_not_waited_for(name: str, minigpt: Command, run: Path) -> None:
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name: str, minigpt: Command, run: Path) -> None:
     _unfinished(run)
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     refused(minigpt, "resume", run, "--accept-changes")
 
 
-def test_a_pipe_where_a_new_file_is_begun_is_removed(minigpt: Command, run: Path) -> None:
+def test_a_pipe_in_place_of_a_new_file_is_removed(minigpt: Command, run: Path) -> None:
     _unfinished(run)
     os.mkfifo(run / "checkpoints" / ".last.new")
     code, _, err = minigpt("resume", run, "--accept-changes")
@@ -468,14 +470,14 @@ def test_a_pipe_where_a_new_file_is_begun_is_removed(minigpt: Command, run: Path
     assert not (run / "checkpoints" / ".last.new").exists()
 
 
-def test_checkpoints_without_an_experiment_are_not_begun_in(minigpt: Command, run: Path) -> None:
+def test_a_run_does_not_start_in_a_folder_with_only_checkpoints(minigpt: Command, run: Path) -> None:
     (run / "experiment.json").unlink()
     assert "has checkpoints and no experiment.json" in refused(minigpt, "run", "small.json")
     assert minigpt("run", "small.json", "--fresh")[0] == 0
     assert Path("runs/small/seed-1337.old-1/checkpoints").is_dir()
 
 
-def test_names_that_are_no_text_are_kept_as_they_are(minigpt: Command, run: Path) -> None:
+def test_names_that_are_not_text_are_kept_unchanged(minigpt: Command, run: Path) -> None:
     """An argument may be any bytes."""
     odd = os.fsdecode(b"caf\xe9.json")
     shutil.copy("small.json", odd)
@@ -486,7 +488,7 @@ def test_names_that_are_no_text_are_kept_as_they_are(minigpt: Command, run: Path
     refused(minigpt, "run", "small.json", "--set", 'description="\\ud800"')
 
 
-def test_a_run_in_the_folder_that_one_stands_in_has_no_name_of_its_own(
+def test_a_run_in_the_working_folder_can_be_named_by_a_dot(
     minigpt: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run)
@@ -514,7 +516,7 @@ def test_links_out_of_a_run_are_not_written_through(name: str, minigpt: Command,
     assert (sorted(outside.iterdir()) if outside.is_dir() else outside.read_bytes()) == before
 
 
-def test_a_link_where_a_run_would_begin_is_not_written_through(minigpt: Command, run: Path, tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_new_run_is_not_written_through(minigpt: Command, run: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")
     folder = Path("runs/small/seed-7")
@@ -527,7 +529,7 @@ def test_a_link_where_a_run_would_begin_is_not_written_through(minigpt: Command,
 # --------------------------------------------------------------------------------------- code comes from plugins alone
 
 
-def test_no_plugins_refuses_a_run_that_has_some_and_nothing_of_it_is_executed(minigpt: Command, run: Path) -> None:
+def test_no_plugins_refuses_a_run_with_plugins_and_executes_nothing(minigpt: Command, run: Path) -> None:
     Path("mark.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
     for file, command in ((Path("small.json"), "run"), (run / "experiment.json", "generate")):
         document = json.loads(file.read_text())
@@ -538,13 +540,13 @@ def test_no_plugins_refuses_a_run_that_has_some_and_nothing_of_it_is_executed(mi
         assert not Path("executed").exists()
     code, _, err = minigpt("run", "small.json", "--name", "other")
     assert code == 2, err
-    assert Path("executed").exists(), "named, it is executed: that is what a plugin is"
+    assert Path("executed").exists(), "a named plugin is executed"
 
 
-def test_run_resume_and_generate_say_which_plugins_they_load(minigpt: Command, run: Path) -> None:
+def test_run_resume_and_generate_report_the_plugins_they_load(minigpt: Command, run: Path) -> None:
     Path("mine.py").write_text(
         "from minigpt import register\nfrom minigpt.components.norm.rmsnorm import RMSNorm\n\n"
-        '@register("norm", "mine")\nclass Mine(RMSNorm):\n    """One of my own."""\n'
+        '@register("norm", "mine")\nclass Mine(RMSNorm):\n    """A norm of the user."""\n'
     )
     code, out, err = minigpt("run", "small.json", "--plugin", "mine.py", "--set", "model.norm=mine", "--name", "with")
     assert code == 0, err

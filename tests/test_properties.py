@@ -1,4 +1,4 @@
-"""What every model must satisfy, over everything that is registered and may be combined."""
+"""Properties of every model, over all combinations of registered components."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.strategies import (
     variants,
 )
 
-# Values are compared in float64: rounding is far below any leak there, on every processor. That fp32 computes the same is
-# held by tests/components/test_precision.py.
+# Values are compared in float64: there rounding is far below any leak, on every processor.
+# tests/components/test_precision.py tests that fp32 computes the same.
 
 
 def exact(section: ModelSection, seed: int = 0) -> GPT:
@@ -43,7 +43,7 @@ def assert_causal(model: GPT, seed: int, prefixes: list[int]) -> None:
         logits, *others = model(inputs.flatten(0, 1)).split(2)
     for changed, prefix in zip(others, prefixes, strict=True):
         assert_formula(changed[:, :prefix], logits[:, :prefix], f"tokens from {prefix} on leak into earlier outputs")
-        assert not torch.equal(changed[:, prefix:], logits[:, prefix:]), "the input changes nothing at all"
+        assert not torch.equal(changed[:, prefix:], logits[:, prefix:]), "the input has no effect"
 
 
 def assert_decodes(model: GPT, seed: int, lengths: list[int]) -> None:
@@ -82,14 +82,14 @@ def test_any_batch_and_length_up_to_block_size_gives_logits_of_the_right_shape(
 
 
 @given(sections(), st.integers(0, 99))
-def test_examples_in_a_batch_do_not_touch_each_other(section: ModelSection, seed: int) -> None:
+def test_examples_in_a_batch_are_independent(section: ModelSection, seed: int) -> None:
     model = exact(section, seed)
     ids = tokens(3, BLOCK_SIZE, seed)
     with torch.no_grad():
         together = model(ids)
         alone = torch.cat([model(row[None]) for row in ids])
         shuffled = model(ids[[2, 0, 1]])
-    assert_formula(together, alone, "an example alone and in a batch")
+    assert_formula(together, alone, "a single example and the same in a batch")
     assert_formula(shuffled, together[[2, 0, 1]], "the order of examples")
 
 
@@ -122,8 +122,8 @@ def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(section: ModelS
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert torch.isfinite(parameter.grad).all(), f"{name} gets a gradient that is not finite"
-        # Around a feed-forward that gives back its input, a norm's only gain, or a step towards what is there already,
-        # may rightly make no difference.
+        # Around a feed-forward that returns its input, a norm's only gain, or a step towards the present value, may have no
+        # effect.
         if section.ffn.name != "identity" or "ffn_" not in name:
             assert (parameter.grad != 0).any(), f"{name} gets a gradient of zero"
 
@@ -146,7 +146,7 @@ def test_a_state_can_be_repeated_and_rows_of_it_selected(section: ModelSection, 
 
 
 def _pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every mixer with every position; variants of one with the plainest kinds of the other."""
+    """Every mixer with every position; variants of one with the plainest of the other."""
     kinds = [{"name": name} for name in ("none", "rope", "alibi")]
     pairs = [
         *itertools.product(defaults("attention"), defaults("position")),
@@ -159,7 +159,7 @@ def _pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
 def _triples() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Every block with every norm, and each of these with every feed-forward; variants of one with the plainest of the others."""
     blocks, norms, ffns = (defaults(family) for family in ("block", "norm", "ffn"))
-    assert len(ffns) <= min(len(blocks), len(norms)), "so that going on by one in each pair meets all"
+    assert len(ffns) <= min(len(blocks), len(norms)), "so that shifting by one in each pair reaches all"
     pairs = itertools.product(enumerate(blocks), enumerate(norms))
     block, norm, ffn = ([{"name": name}] for name in ("pre_norm", "layernorm", "mlp"))
     return [
@@ -198,7 +198,7 @@ def test_every_block_norm_and_feed_forward_with_every_other_is_causal_and_decode
 
 @given(st.data(), st.integers(0, 99))
 def test_layers_that_differ_are_causal_and_decode(data: st.DataObject, seed: int) -> None:
-    """Any hybrid: every entry of the layer pattern chooses for itself."""
+    """Any hybrid: every entry of the layer pattern makes its own choices."""
     entries = []
     for _ in range(data.draw(st.integers(1, 3))):
         attention = data.draw(st.sampled_from(choices("attention")))
@@ -226,7 +226,7 @@ def test_under_bf16_autocast_outputs_stay_finite_and_causal(section: ModelSectio
     assert torch.isfinite(before).all()
     if (
         section.ffn.name != "moe"
-    ):  # how many tokens an expert has decides the shapes of its products, and these how they round
+    ):  # the number of an expert's tokens sets the shapes of its products, and shapes affect rounding
         assert torch.equal(before[:, :9], after[:, :9])
 
 

@@ -1,4 +1,4 @@
-"""The README's blocks, run as they stand (shorter)."""
+"""The blocks of the README, executed as written (with shorter runs)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def clone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("block", blocks("json"))
-def test_every_experiment_in_it_is_one(block: str, clone: Path) -> None:
+def test_every_experiment_in_it_is_valid(block: str, clone: Path) -> None:
     (clone / "experiments" / "mine.json").write_text(block)
     experiment = load_experiment(clone / "experiments" / "mine.json")
     assert experiment.name in block
 
 
 @pytest.mark.slow
-def test_its_plugin_trains_by_the_command_beneath_it(clone: Path) -> None:
+def test_its_plugin_trains_with_the_command_below_it(clone: Path) -> None:
     plugin = next(block for block in blocks("python") if "@register" in block)
     (clone / "softsign.py").write_text(plugin)
     command = next(line for block in blocks("bash") for line in block.splitlines() if "--plugin softsign.py" in line)
@@ -62,7 +62,7 @@ def test_its_python_runs(clone: Path) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def test_its_error_message_is_the_one_that_is_printed(clone: Path) -> None:
+def test_its_error_message_is_printed(clone: Path) -> None:
     shown = re.search(r"^error: experiments/mine.json: (.*?); allowed: attention, block, …(.*)$", README, re.MULTILINE)
     assert shown
     (clone / "experiments" / "mine.json").write_text('{"extends": "baseline.json", "model": {"atention": "gqa"}}')
@@ -72,7 +72,7 @@ def test_its_error_message_is_the_one_that_is_printed(clone: Path) -> None:
     assert answer.stderr.rstrip().endswith(shown[2])
 
 
-def test_its_shelf_is_what_is_registered() -> None:
+def test_its_table_of_components_matches_the_registry() -> None:
     rows = dict(re.findall(r"^\| (\w+) \| (`.*) \|$", README, re.MULTILINE))
     assert list(rows) == [
         "attention", "position", "norm", "ffn", "block", "tokenizer", "optimizer", "schedule", "dataset"
@@ -82,7 +82,7 @@ def test_its_shelf_is_what_is_registered() -> None:
         assert sorted(names) == [entry.name for entry in REGISTRY.entries(family)], family
 
 
-def test_its_commands_are_those_there_are() -> None:
+def test_its_commands_are_all_commands() -> None:
     from minigpt.cli import app
 
     listed = set(re.findall(r"^\| `minigpt (\w+)", README, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""docs/writing-a-plugin.md, run as it stands (shorter): its edits, commands, files and tables, and the outputs it shows."""
+"""docs/writing-a-plugin.md, executed as written (with shorter runs): its edits, commands, files, tables and outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHORTER = {
     "minigpt check plugins/sharp.py": ["--no-thorough", "--examples", "1"],
     "minigpt check norm/peak": ["--no-thorough"],
 }
-"""What is appended to a command that begins so."""
+"""Options appended to commands with this start."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a command: all that it printed, without the folder that it ran in."""
+    """The outcome of a command: everything that it printed, without its working folder."""
 
     command: str
     code: int
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass
 class Clone:
-    """A folder as a reader has it; blocks of the page are followed in it, one after another."""
+    """A reader's folder, in which blocks of the page are executed one after another."""
 
     root: Path
     site: Path
@@ -75,7 +75,7 @@ class Clone:
         return self.root / SHARP
 
     def follow(self, block: Block) -> None:
-        """Apply an edit, write a file, run commands, or compare an output with that of the commands before it."""
+        """Apply an edit, write a file, run commands, or compare an output with the previous commands' output."""
         if block.language == "diff":
             self.plugin.write_text(edit(self.edited or self.plugin.read_text("utf-8"), block.text), "utf-8")
         elif block.language in ("python", "toml") and (name := re.match(r"# (\S+/\S+\.\w+)\n", block.text)):
@@ -87,7 +87,7 @@ class Clone:
             assert_shown(block.text, "\n".join(answer.printed for answer in self.answers))
 
     def give(self, line: str) -> Answer:
-        """Run one line of the page, and see that it ends as the page says: with 0, or as in `# exit code 1`."""
+        """Run one line of the page, and check its exit code: 0, or as in `# exit code 1`."""
         command, _, remark = line.partition("  #")
         words = shlex.split(command)
         if words[:2] == ["pip", "install"]:
@@ -112,7 +112,7 @@ class Clone:
         return Answer(command, answer.returncode, answer.stdout.replace(f"{self.root.resolve()}/", ""))
 
     def install(self, folder: Path) -> Answer:
-        """What pip makes of the pyproject.toml, without pip: a test has no network for the build's requirements."""
+        """Install as pip would from the pyproject.toml; pip itself needs a network for the build's requirements."""
         project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
         name, version = project["project"]["name"], project["project"]["version"]
         metadata = self.site / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -131,7 +131,7 @@ class Clone:
 
 
 def edit(text: str, diff: str) -> str:
-    """A diff's hunks, each found exactly once."""
+    """Apply the hunks of a diff, each found exactly once."""
     for hunk in re.split(r"^@@\n", diff, flags=re.MULTILINE):
         lines = hunk.splitlines(keepends=True)
         before, after = ("".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
@@ -141,7 +141,7 @@ def edit(text: str, diff: str) -> str:
 
 
 def assert_shown(shown: str, printed: str) -> None:
-    """What is shown was printed, in this order: spaces and figures may differ, and … is anything."""
+    """Check that the shown text was printed, in this order: spaces and numbers may differ, and … is any text."""
     printed = " ".join(printed.split())
     place = 0
     for part in filter(None, (" ".join(part.split()) for part in shown.split("…"))):
@@ -167,7 +167,7 @@ def clone(tmp_path: Path) -> Clone:
 
 @pytest.fixture
 def sharp(clone: Clone) -> Clone:
-    """As the five minutes leave it; what later sections change, they change in that."""
+    """The folder after the section "Five minutes", which later sections change."""
     create("attention", "sharp", into=clone.root, base=clone.root / "experiments/quickstart.json")
     (diff,) = (block for block in section("Five minutes") if block.language == "diff")
     clone.follow(diff)
@@ -209,7 +209,7 @@ def last_row(run: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_what_breaks_is_told_and_is_not_trained_unless_it_shall_be(sharp: Clone) -> None:
+def test_a_broken_plugin_is_reported_and_trains_only_with_the_option(sharp: Clone) -> None:
     runs = sharp.root / "runs"
     left = []
     for block in section("When a check fails"):
@@ -220,8 +220,8 @@ def test_what_breaks_is_told_and_is_not_trained_unless_it_shall_be(sharp: Clone)
     assert last_row(runs / "leaks/seed-2")["step"] == 3
 
 
-def test_the_mistake_in_decoding_trains_as_the_right_version_does(sharp: Clone) -> None:
-    """As the page says of it: no loss tells one from the other."""
+def test_the_mistake_in_decoding_trains_like_the_right_version(sharp: Clone) -> None:
+    """As the page says: no loss distinguishes them."""
     *_, mistake = (block for block in section("When a check fails") if block.language == "diff")
     outputs = []
     for text in (sharp.edited, edit(sharp.edited, mistake.text)):
@@ -243,7 +243,7 @@ def test_a_package_is_found_by_its_entry_point_checked_and_tests_itself(clone: C
     assert (report["verdict"], target["target"]) == ("pass", "norm/peak")
     assert [result["property"] for result in target["results"]] == property_names("norm", thorough=False)
     assert set(target["results"][0]) >= {"property", "verdict", "tried", "failure"}
-    # All but one: it has no knobs.
+    # All but one: the norm has no parameters.
     assert f"{len(property_names('norm', thorough=False)) - 1} passed, 1 skipped" in tested.printed
 
 
@@ -260,14 +260,14 @@ def test_its_example_of_parameters_keeps_its_contract(clone: Clone) -> None:
 # ----------------------------------------------------------------------------------------------------------- the page
 
 
-def test_every_command_of_the_page_is_in_a_section_that_is_followed_above() -> None:
+def test_every_command_of_the_page_is_in_a_section_that_is_executed_above() -> None:
     titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
     with_commands = [title for title in titles if any(block.language == "bash" for block in section(title))]
     assert with_commands == ["Five minutes", "When a check fails", "Comparing honestly", "Tests and packages"]
     assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 9
 
 
-def test_every_command_and_option_it_names_is_there() -> None:
+def test_every_command_and_option_it_names_exists() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     options = {option for command in group.commands.values() for each in command.params for option in each.opts}
@@ -277,13 +277,13 @@ def test_every_command_and_option_it_names_is_there() -> None:
 
 
 def table(title: str, number: int = 0) -> list[list[str]]:
-    """The cells of a section's table, without its head."""
+    """The cells of a section's table, without its header."""
     (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
     rows = re.findall(r"^\|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)[number]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
 
 
-def test_its_families_are_those_there_are() -> None:
+def test_its_families_are_all_families() -> None:
     rows = [(row[0].strip("`"), tuple(re.findall(r"`(\w+)`", row[1]))) for row in table("Families")]
     assert rows == [(family.name, family.receives) for family in REGISTRY.families()]
     for family, called, given in ((row[0].strip("`"), row[2], row[3] + row[4]) for row in table("Families")):
@@ -295,7 +295,7 @@ def test_its_families_are_those_there_are() -> None:
             assert hasattr(base, method)
 
 
-def test_its_properties_are_those_that_are_tried() -> None:
+def test_its_properties_are_all_properties() -> None:
     every, parts = {family.name for family in REGISTRY.families()}, set(PARTS_OF_A_MODEL)
     held: dict[str, list[str]] = {family: [] for family in (*every, "experiment")}
     rows = table("What each family must satisfy")
@@ -323,7 +323,7 @@ def test_its_promises_are_attributes_of_the_contracts() -> None:
     assert own == {row[0].strip("`") for row in rows} | {"final_norm"}
 
 
-def test_its_state_is_that_of_the_plugin_it_names() -> None:
+def test_its_state_equals_the_plugin_it_names() -> None:
     source = (ROOT / "plugins/token_shift.py").read_text("utf-8")
     blocks = section("Decoding")
     assert len(blocks) == 2
@@ -331,7 +331,7 @@ def test_its_state_is_that_of_the_plugin_it_names() -> None:
         assert block.text in source
 
 
-def test_its_worked_plugins_are_those_there_are() -> None:
+def test_its_worked_plugins_are_all_plugins() -> None:
     listed = {}
     for link, family, *_ in table("Worked plugins"):
         name = re.fullmatch(r"\[(\w+)\]\(\.\./plugins/\1\.py\)", link)
@@ -343,13 +343,13 @@ def test_its_worked_plugins_are_those_there_are() -> None:
     assert registered == {name: [(family, name)] for name, family in listed.items()}
 
 
-def test_its_links_lead_somewhere() -> None:
+def test_its_links_have_targets() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / link).exists(), link
 
 
-def test_an_output_that_was_not_printed_is_noticed() -> None:
-    """What compares the page with the commands can fail."""
+def test_an_output_that_was_not_printed_fails() -> None:
+    """The comparison of the page with the commands can fail."""
     assert_shown("a 1 …\n b 2.5", "a    17 and more\nb 3e-05, then 4")
     for shown in ("a 1 b", "b 2.5 … a 1", "a x"):
         with pytest.raises(AssertionError, match="the page shows"):

@@ -12,6 +12,7 @@ from minigpt.check.suite import TargetReport
 from minigpt.check.targets import experiment_target, plugin_targets
 from minigpt.errors import command_line
 from minigpt.experiment import Experiment
+from minigpt.reading import Reading
 from minigpt.registry.spec import is_shipped
 
 
@@ -60,9 +61,10 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
     """
     if not in_full and all(is_shipped(spec.cls) for spec in experiment.specs()):
         return None
-    targets = plugin_targets(experiment, label, changes)
+    reading = Reading(tuple(changes))
+    targets = plugin_targets(experiment, label, reading)
     if in_full and all(target.experiment is None for target in targets):
-        targets.append(experiment_target(experiment, label, changes))
+        targets.append(experiment_target(experiment, label, reading))
     options = Options(quick=not in_full)
     return GateReport(tuple(options.check(target) for target in targets), options)
 
@@ -70,8 +72,8 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
 def again(report: TargetReport, result: Result, options: Options) -> str:
     """The command that shows a failure again."""
     words = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
-    words += [word for change in report.changes for word in ("--set", change)]
-    words += [word for file in report.plugin_files for word in ("--plugin", _from_here(file))]
+    words += [word for change in report.reading.overrides for word in ("--set", change)]
+    words += [word for file in report.reading.plugin_files for word in ("--plugin", _from_here(file))]
     return command_line("check", *words)
 
 

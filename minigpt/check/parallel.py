@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from minigpt.check.suite import EXAMPLES, TargetReport, check
 from minigpt.check.targets import EXPERIMENT, Target, find_again
+from minigpt.reading import Reading
 from minigpt.registry import trust
 from minigpt.system import process
 
@@ -31,7 +31,6 @@ class Options:
         quick: Only the quick part.
         thorough: What takes long too.
         examples: Random cases for each property.
-        allow_plugins: Whether other processes may load installed plugins.
     """
 
     only: tuple[str, ...] = ()
@@ -39,7 +38,6 @@ class Options:
     quick: bool = False
     thorough: bool = False
     examples: int = EXAMPLES
-    allow_plugins: bool = True
 
     def check(self, target: Target) -> TargetReport:
         """Check one target here."""
@@ -91,14 +89,13 @@ def check_all(
                 ProcessPoolExecutor(
                     min(jobs, len(targets)),
                     mp_context=context,
-                    initializer=trust.announced_by_parent,
+                    initializer=trust.expect,
                     initargs=(trust.announced(),),
                 )
             )
             waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
             futures = [
-                pool.submit(_check_elsewhere, target.family, _name(target), target.plugin_files, target.changes, options)
-                for target in waiting
+                pool.submit(_check_elsewhere, target.family, _name(target), target.reading, options) for target in waiting
             ]
         try:
             for future in as_completed(futures):
@@ -124,8 +121,5 @@ def _name(target: Target) -> str:
     return target.entry.name if target.entry else target.label
 
 
-def _check_elsewhere(
-    family: str, name: str, plugin_files: tuple[Path, ...], changes: tuple[str, ...], options: Options
-) -> TargetReport:
-    target = find_again(family, name, plugin_files=plugin_files, changes=changes, allow_plugins=options.allow_plugins)
-    return options.check(target)
+def _check_elsewhere(family: str, name: str, reading: Reading, options: Options) -> TargetReport:
+    return options.check(find_again(family, name, reading))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
@@ -14,6 +13,7 @@ from minigpt.check.properties import dataset, decoding, families, knobs, optimiz
 from minigpt.check.property import SUITE, Result, properties_for, run_property
 from minigpt.check.targets import Target, component_target
 from minigpt.errors import CheckError, listing, nearest
+from minigpt.reading import AS_WRITTEN, Reading
 
 # The order of the report: what matters most comes first.
 _MODULES = [
@@ -34,16 +34,14 @@ class TargetReport:
         family: Its family, or `experiment`.
         results: One a property.
         seconds: Time taken.
-        plugin_files: What it came from.
-        changes: What an experiment had otherwise than its file.
+        reading: How the target was read.
     """
 
     target: str
     family: str
     results: tuple[Result, ...]
     seconds: float
-    plugin_files: tuple[Path, ...] = ()
-    changes: tuple[str, ...] = ()
+    reading: Reading = AS_WRITTEN
 
     @property
     def verdict(self) -> Literal["pass", "fail", "untried"]:
@@ -94,7 +92,7 @@ def check(
         run_property(prop, target, examples=0 if quick else examples, seed=seed, shrink=shrink) for prop in chosen
     )
     seconds = time.perf_counter() - start
-    return TargetReport(target.label, target.family, results, seconds, target.plugin_files, target.changes)
+    return TargetReport(target.label, target.family, results, seconds, target.reading)
 
 
 def check_component(

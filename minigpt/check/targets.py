@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minigpt.errors import CheckError, PluginError, listing, nearest
 from minigpt.experiment import Experiment
-from minigpt.reading import load_experiment
+from minigpt.reading import AS_WRITTEN, Reading, read_experiment
 from minigpt.registry import REGISTRY, Spec, plugins
 from minigpt.registry.entry import Entry
 from minigpt.registry.paths import run_folder_of
@@ -31,16 +30,14 @@ class Target:
         family: The component's; `experiment` for an experiment.
         entry: The component's registry entry; None for an experiment.
         experiment: The experiment; None for a component.
-        plugin_files: What must be loaded to find it.
-        changes: What an experiment has otherwise than its file, as `path=value`.
+        reading: How it is read again: what must be loaded to find it, and what an experiment has otherwise than its file.
     """
 
     label: str
     family: str
     entry: Entry | None = None
     experiment: Experiment | None = None
-    plugin_files: tuple[Path, ...] = ()
-    changes: tuple[str, ...] = ()
+    reading: Reading = AS_WRITTEN
 
     def spec(self, params: Mapping[str, Any]) -> Spec[Any]:
         """The component with these parameters.
@@ -52,39 +49,31 @@ class Target:
         return REGISTRY.resolve(self.family, {"name": self.entry.name, **params})
 
 
-def component_target(family: str, name: str, plugin_files: Sequence[Path] = ()) -> Target:
-    """A registered component.
+def component_target(family: str, name: str, reading: Reading = AS_WRITTEN) -> Target:
+    """A registered component; of `reading` the settings are left out, which are an experiment's.
 
     Raises:
         RegistryError: There is none of that name.
     """
-    return Target(f"{family}/{name}", family, REGISTRY.entry(family, name), plugin_files=tuple(plugin_files))
+    return Target(f"{family}/{name}", family, REGISTRY.entry(family, name), reading=reading.as_recorded())
 
 
-def experiment_target(experiment: Experiment, label: str, changes: Sequence[str] = ()) -> Target:
+def experiment_target(experiment: Experiment, label: str, reading: Reading = AS_WRITTEN) -> Target:
     """The model that an experiment describes."""
-    files = tuple(map(Path, experiment.plugins))
-    return Target(label, EXPERIMENT, experiment=experiment, plugin_files=files, changes=tuple(changes))
+    return Target(label, EXPERIMENT, experiment=experiment, reading=_with_plugins_of(experiment, reading))
 
 
-def find_targets(
-    words: Sequence[str],
-    *,
-    everything: bool = False,
-    plugin_files: Sequence[Path] = (),
-    changes: Sequence[str] = (),
-    allow_plugins: bool = True,
-    trust: bool = False,
-) -> list[Target]:
+def _with_plugins_of(experiment: Experiment, reading: Reading) -> Reading:
+    return replace(reading, plugin_files=tuple(map(Path, experiment.plugins)))
+
+
+def find_targets(words: Sequence[str], reading: Reading = AS_WRITTEN, *, everything: bool = False) -> list[Target]:
     """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file, a run; each target once.
 
     Args:
         words: As on the command line.
+        reading: The plugins to load beforehand, and the settings of experiments to change.
         everything: Every registered component as well.
-        plugin_files: To be loaded beforehand.
-        changes: To be made to experiments, as `path=value`.
-        allow_plugins: False loads no plugin, and refuses what needs one.
-        trust: As for `load_experiment`.
 
     Raises:
         CheckError: A word means none of these.
@@ -94,76 +83,68 @@ def find_targets(
         RunError: A run cannot be read.
         TrustError: A run's plugin is not trusted.
     """
-    plugin_files = [file.absolute() for file in plugin_files]
-    _load(plugin_files, allow_plugins)
-    targets = list(_every_component(plugin_files)) if everything else []
+    reading = replace(reading, plugin_files=tuple(file.absolute() for file in reading.plugin_files))
+    _load(reading)
+    targets = list(_every_component(reading)) if everything else []
     for word in words:
-        targets += _meaning(word, plugin_files, changes, allow_plugins, trust)
+        targets += _meaning(word, reading)
     return list({target.label: target for target in targets}.values())
 
 
-def find_again(
-    family: str, name: str, *, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool
-) -> Target:
+def find_again(family: str, name: str, reading: Reading) -> Target:
     """The target that another process found by a word; what the word means is not asked again.
 
     Args:
         family: The target's.
         name: The component's, or the file or folder of an experiment.
-        plugin_files: As the target has them.
-        changes: Likewise.
-        allow_plugins: As for `find_targets`.
+        reading: The target's.
     """
-    _load(plugin_files, allow_plugins)
-    if family != EXPERIMENT:
-        return component_target(family, name, plugin_files)
-    return _experiment(name, plugin_files, changes, allow_plugins, trust=False)
+    _load(reading)
+    return component_target(family, name, reading) if family != EXPERIMENT else _experiment(name, reading)
 
 
-def _load(plugin_files: Sequence[Path], allow_plugins: bool) -> None:
-    if allow_plugins:
+def _load(reading: Reading) -> None:
+    if reading.allow_plugins:
         plugins.load_installed()
-    elif plugin_files:
-        raise PluginError(f"plugins are refused (--no-plugins), and {plugin_files[0]} is one")
-    for file in plugin_files:
+    elif reading.plugin_files:
+        raise PluginError(f"plugins are refused (--no-plugins), and {reading.plugin_files[0]} is one")
+    for file in reading.plugin_files:
         plugins.load_file(file)
 
 
-def _experiment(word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool, trust: bool) -> Target:
+def _experiment(word: str, reading: Reading) -> Target:
     """The model of an experiment file, or of a run folder."""
-    load = RunFolder(Path(word)).experiment if os.path.isdir(word) else functools.partial(load_experiment, word)
-    experiment = load(overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust)
-    return experiment_target(experiment, word, changes)
+    experiment = RunFolder(Path(word)).experiment(reading) if os.path.isdir(word) else read_experiment(word, reading)
+    return experiment_target(experiment, word, reading)
 
 
-def _every_component(plugin_files: Sequence[Path], family: str | None = None) -> Iterator[Target]:
+def _every_component(reading: Reading, family: str | None = None) -> Iterator[Target]:
     for each in REGISTRY.families():
         if family in (None, each.name):
             for entry in REGISTRY.entries(each.name):
-                yield component_target(each.name, entry.name, plugin_files)
+                yield component_target(each.name, entry.name, reading)
 
 
-def _meaning(
-    word: str, plugin_files: Sequence[Path], changes: Sequence[str], allow_plugins: bool, trust: bool
-) -> list[Target]:
+def _meaning(word: str, reading: Reading) -> list[Target]:
     """What is registered always wins over what lies in the working folder: `./norm/none` is the folder."""
     families = [family.name for family in REGISTRY.families()]
     if word in families:
-        return list(_every_component(plugin_files, word))
+        return list(_every_component(reading, word))
     family, slash, name = word.partition("/")
     if family in families and REGISTRY.has(family, name):
-        return [component_target(family, name, plugin_files)]
+        return [component_target(family, name, reading)]
     path = Path(word)
     if os.path.lexists(path / "experiment.json") or path.suffix == ".json":
-        return [_experiment(word, plugin_files, changes, allow_plugins, trust)]
+        return [_experiment(word, reading)]
     if path.suffix == ".py" or path.is_dir():
-        if not allow_plugins:
+        if not reading.allow_plugins:
             raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
         _refuse_folder_of_runs(path)
         labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
-        return [component_target(family, name, [*plugin_files, path.absolute()]) for family, name in labels]
+        reading = replace(reading, plugin_files=(*reading.plugin_files, path.absolute()))
+        return [component_target(family, name, reading) for family, name in labels]
     if slash and family in families:
-        return [component_target(family, name, plugin_files)]
+        return [component_target(family, name, reading)]
     if slash:
         raise CheckError(
             f'"{word}": there is no family "{family}"; families: {listing(families)}{nearest(family, families)}'
@@ -189,11 +170,10 @@ def _refuse_folder_of_runs(path: Path) -> None:
         raise CheckError(f"{path} is a folder of runs, which is data; name one of its runs, or a plugin: --plugin FILE")
 
 
-def plugin_targets(experiment: Experiment, label: str, changes: Sequence[str] = ()) -> list[Target]:
+def plugin_targets(experiment: Experiment, label: str, reading: Reading = AS_WRITTEN) -> list[Target]:
     """The components of an experiment that are not shipped, and its model as composed where they are parts of it."""
-    files = tuple(map(Path, experiment.plugins))
     foreign = [spec for spec in experiment.specs() if not is_shipped(spec.cls)]
-    targets = [component_target(spec.family, spec.name, files) for spec in foreign]
+    targets = [component_target(spec.family, spec.name, _with_plugins_of(experiment, reading)) for spec in foreign]
     if any(spec.family in PARTS_OF_A_MODEL for spec in foreign):
-        targets.append(experiment_target(experiment, label, changes))
+        targets.append(experiment_target(experiment, label, reading))
     return list({target.label: target for target in targets}.values())

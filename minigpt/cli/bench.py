@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
 from minigpt.system.files import json_bytes
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from minigpt.lab.bench.mixers import MixerSpeed
     from minigpt.lab.bench.timing import Timing
     from minigpt.lab.bench.train import TrainingSpeed
+    from minigpt.reading import Reading
 
 bench_app = typer.Typer(
     help="Measure speed and memory on this machine: medians and spread, after a warm-up.",
@@ -62,7 +62,7 @@ def train(
     """
     _check_place(json_file)
     overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
-    loaded = _load(experiment, overrides, plugin, no_plugins, trust)
+    loaded = _load(experiment, reading_of(overrides, plugin, no_plugins, trust))
 
     from minigpt.lab.bench.machine import prepare
     from minigpt.lab.bench.train import measure_training
@@ -100,7 +100,7 @@ def decode(
     _check_place(json_file)
     if run is not None and (experiment is not None or changes):
         raise MinigptError("--run: the run says what the model is; leave out the experiment and --set")
-    loaded = _load(experiment, changes or [], plugin, no_plugins, trust)
+    loaded = _load(experiment, reading_of(changes, plugin, no_plugins, trust))
 
     from minigpt.lab.bench.decode import measure_decoding
     from minigpt.lab.bench.machine import peak_mib, prepare
@@ -130,13 +130,8 @@ def decode(
     )
     _print_decoding(loaded.name, "random weights" if run is None else str(run), temperature, speed)
     _warn(as_warning(others.share()))
-    settings = {
-        "experiment": loaded.to_json(),
-        "run": run and str(run),
-        "temperature": temperature,
-        "vocab_size": vocab_size,
-    }
-    _write(json_file, "decode", {**settings, **speed.to_json()})
+    settings = {"run": run and str(run), "temperature": temperature, "vocab_size": vocab_size}
+    _write(json_file, "decode", {"experiment": loaded.to_json(), **settings, **speed.to_json()})
 
 
 @bench_app.command()
@@ -206,17 +201,11 @@ def mixers(
 # -------------------------------------------------------------------------------------------------------- what is given
 
 
-def _load(file: Path | None, changes: Sequence[str], plugin: list[Path] | None, no_plugins: bool, trust: bool) -> Experiment:
+def _load(file: Path | None, reading: Reading) -> Experiment:
     """The experiment of a file, or the documented one."""
-    from minigpt.reading import load_experiment
+    from minigpt.reading import read_experiment
 
-    return load_experiment(
-        file if file is not None else {"name": "documented"},
-        overrides=changes,
-        plugin_files=plugin or (),
-        allow_plugins=not no_plugins,
-        trust=trust,
-    )
+    return read_experiment({"name": "documented"} if file is None else file, reading)
 
 
 def _lengths(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from minigpt.experiment import Experiment
+    from minigpt.reading import Reading
     from minigpt.run import RunFolder
 
 ExperimentFile = Annotated[Path, typer.Argument(help="An experiment file, such as experiments/quickstart.json.")]
@@ -29,15 +29,13 @@ Trust = Annotated[
 NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all, and refuse what needs one.")]
 
 
-def load(
-    file: Path, changes: list[str] | None, plugin: list[Path] | None, no_plugins: bool, trust: bool = False
-) -> Experiment:
-    """The experiment that the options describe."""
-    from minigpt.reading import load_experiment
+def reading_of(
+    changes: list[str] | None = None, plugin: list[Path] | None = None, no_plugins: bool = False, trust: bool = False
+) -> Reading:
+    """How the options ask for an experiment to be read."""
+    from minigpt.reading import Reading
 
-    return load_experiment(
-        file, overrides=changes or (), plugin_files=plugin or (), allow_plugins=not no_plugins, trust=trust
-    )
+    return Reading(tuple(changes or ()), tuple(plugin or ()), not no_plugins, trust)
 
 
 def run_at(path: Path) -> RunFolder | None:

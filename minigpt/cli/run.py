@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from minigpt.cli.check import pass_gate
-from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, load
+from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, reading_of
 
 
 def run(
@@ -42,12 +42,14 @@ def run(
 
     Plugin parts are checked for a few seconds first, and a model that fails is not trained.
     """
+    from minigpt.reading import read_experiment
+
     overrides = list(changes or [])
     if seed is not None:
         overrides.append(f"seed={seed}")
     if name is not None:
         overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
-    loaded = load(experiment, overrides, plugin, no_plugins, trust)
+    loaded = read_experiment(experiment, reading_of(overrides, plugin, no_plugins, trust))
     if check is not False:
         from minigpt.check.gate import check_before_training
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, load, run_at
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of, run_at
 from minigpt.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from minigpt.experiment import Experiment, ModelSection
     from minigpt.model import GPT
+    from minigpt.reading import Reading
     from minigpt.run import RunFolder
 
 _STAND_IN = 256
@@ -42,8 +43,8 @@ def show(
     Of a run, print what was recorded. None of its plugins is executed, unless --trust, --set or --plugin asks for it.
     """
     run = run_at(experiment)
-    loaded = _loaded(experiment, run, changes, plugin, no_plugins, trust)
-    document = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
+    loaded = _loaded(experiment, run, reading_of(changes, plugin, no_plugins, trust))
+    document: dict[str, Any] = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
     say(json.dumps(document, indent=2, ensure_ascii=False))
     if as_json:
         return
@@ -56,27 +57,27 @@ def show(
     _print_model(loaded, run, vocab_size, cost)
 
 
-def _loaded(
-    file: Path, run: RunFolder | None, changes: Set, plugin: PluginFile, no_plugins: bool, trust: bool
-) -> Experiment | None:
-    """What can be built; None where a run needs plugins of its own, and nobody asked for them."""
+def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment | None:
+    """The experiment, if it can be built; None where a run needs plugins of its own, and nobody asked for them."""
+    from minigpt.reading import read_experiment
+
     if run is None:
-        return load(file, changes, plugin, no_plugins, trust)
-    if not (trust or changes or plugin):
+        return read_experiment(file, reading)
+    if not (reading.trust or reading.overrides or reading.plugin_files):
         return run.without_plugins()
-    return run.experiment(overrides=changes or (), plugin_files=plugin or (), allow_plugins=not no_plugins, trust=trust)
+    return run.experiment(reading)
 
 
 def _print_provenance(run: RunFolder) -> None:
     """When, with what and where a run was begun."""
     recorded = run.provenance()
-    versions = ", ".join(f"{name} {version}" for name, version in recorded["versions"].items())
-    machine = ", ".join(f"{name} {value}" for name, value in recorded["machine"].items() if value is not None)
-    say(f"\nstarted: {recorded.get('started', '?')}\nversions: {versions}\nmachine: {machine}")
-    say(f"precision: {recorded['precision']}\ndata: {recorded['data']['fingerprint']}\ncode: {recorded['core']}")
-    for row in recorded["components"]:
-        if row.get("distribution") != "minigpt-lab":
-            say(f"{row['component']}: {row['file']} (SHA-256 {row['sha256']})")
+    versions = ", ".join(f"{name} {version}" for name, version in recorded.versions)
+    machine = ", ".join(f"{name} {value}" for name, value in recorded.machine if value is not None)
+    say(f"\nstarted: {recorded.started}\nversions: {versions}\nmachine: {machine}")
+    say(f"precision: {recorded.precision}\ndata: {recorded.data.fingerprint}\ncode: {recorded.core}")
+    for part in recorded.components:
+        if part.distribution != "minigpt-lab":
+            say(f"{part.component}: {part.file} (SHA-256 {part.sha256})")
 
 
 def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | None, cost: bool) -> None:

@@ -74,7 +74,7 @@ class Component(nn.Module, ABC):
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
         """An empty state for decoding up to `capacity` tokens; None if the component has no state.
 
-        A component with a state of its own overrides this. One that only contains others inherits it.
+        A component that keeps a state overrides this. A component that only contains others inherits it.
         """
         children = {
             name: state
@@ -87,7 +87,7 @@ class Component(nn.Module, ABC):
         """Initialise what the mechanism prescribes. The model-wide initialisation has run before."""
 
     def n_idle(self) -> int:
-        """How many of its own parameters a token does not use, such as those of experts that were not chosen."""
+        """How many of this component's parameters a token does not use, such as those of experts that were not chosen."""
         return 0
 
     def after_step(self) -> None:

@@ -1,4 +1,4 @@
-"""What a model costs, measured on the built model and not taken from formulas: parameters, operations, memory."""
+"""The cost of a model, measured on the built model and not from formulas: parameters, operations, memory."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _KINDS: tuple[tuple[type[Component], str], ...] = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model, at one context.
+    """The cost of a model at one context length.
 
     Attributes:
-        parameters: By kind: embedding, position, attention, ffn, norm, block, head. What a mixer or feed-forward contains,
-            such as the norm of queries, belongs to it; a tied head has none of its own.
-        active: Of all parameters those that a token makes use of; fewer than all in a mixture of experts.
-        context: Tokens of the sequence that was counted.
-        train_flops: Operations a token, forward and backward, with the scores that a query may see.
+        parameters: Number by kind: embedding, position, attention, ffn, norm, block, head. Parts inside a mixer or
+            feed-forward, such as the norm of queries, count as that; a tied head has no parameters.
+        active: Parameters that a token uses; fewer than all in a mixture of experts.
+        context: Number of tokens in the counted sequence.
+        train_flops: Operations per token, forward and backward, with the scores that a query can see.
         train_flops_square: The same with all scores of the square, as is often counted.
-        activation_bytes: What the forward pass keeps for the backward pass, a token, in fp32.
-        state_bytes_token: What decoding remembers of each further token, in fp32.
-        state_bytes: What it remembers of a sequence as long as the context.
+        activation_bytes: Bytes per token that the forward pass keeps for the backward pass, in fp32.
+        state_bytes_token: Bytes of decoding state for each further token, in fp32.
+        state_bytes: Bytes of decoding state for a sequence as long as the context.
     """
 
     parameters: dict[str, int]
@@ -51,7 +51,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return sum(self.parameters.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -60,10 +60,10 @@ class Cost:
 
 
 def measure_cost(model: GPT) -> Cost:
-    """Count one sequence of the model's context through a copy of it, on the CPU in fp32.
+    """Count one sequence of the model's context in a copy of the model, on the CPU in fp32.
 
     Args:
-        model: Left as it is, as is the random state.
+        model: Not changed; neither is the random state.
     """
     counted = copy.deepcopy(model).cpu().float().train()
     context = model.dims.block_size
@@ -86,7 +86,7 @@ def measure_cost(model: GPT) -> Cost:
 
 
 def _by_kind(model: GPT) -> dict[str, int]:
-    """Each parameter once, with the outermost mixer, feed-forward, norm or position that has it."""
+    """Each parameter once, under the outermost mixer, feed-forward, norm or position that contains it."""
     kinds = dict.fromkeys(("embedding", "position", "attention", "ffn", "norm", "block", "head"), 0)
     seen: set[int] = set()
 
@@ -100,5 +100,5 @@ def _by_kind(model: GPT) -> dict[str, int]:
             walk(child, own if kind in ("head", "block") else kind)
 
     walk(model.embedding, "embedding")
-    walk(model, "head")  # and what is left: the head's map and its scale
+    walk(model, "head")  # all others: the head's map and its scale
     return {kind: count for kind, count in kinds.items() if count}

@@ -1,4 +1,4 @@
-"""Where two experiments differ."""
+"""Differences between two experiments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNTOLD = ("name", "description", "plugins", "seed")
 
 
 def differences(base: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Where two experiments differ: path, value there, value here; a component of another name counts as a whole."""
+    """Differences as path, value in base, value in other; a component with another name counts as a whole."""
     ours, theirs = ({key: value for key, value in each.items() if key not in _UNTOLD} for each in (base, other))
     return [(path, _json(before), _json(now)) for path, before, now in differing(ours, theirs)]
 

@@ -1,4 +1,4 @@
-"""How many floating-point operations an update needs, counted while the model computes."""
+"""Floating-point operations of an update, counted while the model computes."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ class Flops:
     """Operations of a forward and backward pass; a multiplication and an addition are two.
 
     Attributes:
-        needed: Of the scores of attention only those that a query may see: for plain causal attention about half.
-        square: All scores, as in the usual count 6 N + 12 L D T a token (PaLM, arXiv:2204.02311; nanoGPT).
+        needed: With only the attention scores that a query can see: about half for plain causal attention.
+        square: With all scores, as in the usual count 6 N + 12 L D T per token (PaLM, arXiv:2204.02311; nanoGPT).
     """
 
     needed: int
     square: int
 
     def scaled(self, factor: float) -> Flops:
-        """Those of so many times the tokens."""
+        """Operations for this multiple of the tokens."""
         return Flops(round(self.needed * factor), round(self.square * factor))
 
 
 def count_flops(model: GPT, batch: Batch) -> Flops:
     """Count the matrix products of a forward and backward pass of a batch.
 
-    What the arithmetic needs does not depend on the machine, so whatever is measured, one computation is counted: of a copy
-    on the CPU, in fp32, where `attend` leaves plain and masked attention to one fused kernel, whose formula is here (forward
-    two products of the scores' size, backward four; what a kernel computes a second time is not needed). Scores that are
-    written out (softcap, sinks, a trained bias) count whole, and elementwise work, norms and lookups not at all. Dropout is
-    left out, which changes no product.
+    The count does not depend on the machine: a copy of the model computes on the CPU in fp32, where `attend` uses one fused
+    kernel for plain and masked attention. Its formula is in this module: two products of the scores' size forward and four
+    backward; recomputation in a kernel does not count. Explicit scores (softcap, sinks, a trained bias) count in full;
+    elementwise work, norms and lookups do not count. Dropout is off, which changes no product.
 
     Args:
-        model: Left as it is.
+        model: Not changed.
         batch: On the CPU.
     """
     counted = copy.deepcopy(model).cpu().eval()
@@ -59,11 +58,11 @@ class _FusedAttention:
     """A formula for torch's counter, which has none for this kernel (torch 2.13).
 
     Args:
-        operator: Of torch.
-        passes: How many times the two products of a forward pass.
+        operator: The torch operator.
+        passes: Cost in multiples of the two products of a forward pass.
     """
 
-    _get_raw = True  # so the counter hands over tensors, and not their shapes: a mask's values count
+    _get_raw = True  # the counter then passes tensors instead of shapes, because the values of a mask matter
 
     def __init__(self, operator: Any, passes: int):
         self.names = [argument.name for argument in operator.default._schema.arguments]

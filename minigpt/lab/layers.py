@@ -1,4 +1,4 @@
-"""What each layer of a model ends up with, once the pattern of `model.layers` lies over the model's own choices."""
+"""The resolved components of each layer: the pattern of `model.layers` merged with the model's choices."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FAMILIES = tuple(LayerSection.model_fields)
 
 @dataclass(frozen=True)
 class Choice:
-    """One part of some layers, where it is not the model's own.
+    """A component of some layers that differs from the model's.
 
     Attributes:
         family: Such as `attention`.
         name: The component.
-        replaces: The model's own component, where these layers have another; None where they have the same one.
-        changed: Parameters that differ from the model's own; of another component those that differ from its defaults.
-        kept: Parameters that an entry did not mention and that the model's own gave, where they are no defaults.
+        replaces: The model's component if its name differs; None if it is the same.
+        changed: Parameters that differ from the model's; for another component, from its defaults.
+        kept: Parameters from the model's component that the entry did not set and that are not defaults.
     """
 
     family: str
@@ -32,7 +32,7 @@ class Choice:
     kept: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """Such as `gqa, but window 64; kept from model.attention: n_kv_heads 2`."""
+        """Text such as `gqa, but window 64; kept from model.attention: n_kv_heads 2`."""
         text = self.name if self.replaces is None else f"{self.name} in place of {self.replaces}"
         if self.changed:
             text += f"{', but' if self.replaces is None else ':'} {_listed(self.changed)}"
@@ -40,7 +40,7 @@ class Choice:
 
 
 def layer_choices(model: ModelSection) -> list[tuple[list[int], list[Choice]]]:
-    """The layers that are made alike, in the order of their first, and what they choose otherwise than the model."""
+    """Groups of equal layers, ordered by their first layer, and their differences from the model's choices."""
     groups: list[tuple[list[Spec[Any]], list[int]]] = []
     for index in range(model.n_layers):
         specs = _specs(model, index)
@@ -53,7 +53,7 @@ def layer_choices(model: ModelSection) -> list[tuple[list[int], list[Choice]]]:
 
 
 def spans(numbers: list[int]) -> str:
-    """Ascending numbers, runs of them shortened: `0–2, 4`."""
+    """Ascending numbers with abbreviated runs: `0–2, 4`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -90,7 +90,7 @@ def _params(spec: Spec[Any]) -> dict[str, Any]:
 
 
 def _defaults(spec: Spec[Any]) -> dict[str, Any]:
-    """Of every parameter that has one."""
+    """The default of every parameter that has one."""
     fields = REGISTRY.entry(spec.family, spec.name).params.model_fields
     needed = {key: value for key, value in _params(spec).items() if fields[key].is_required()}
     filled = _params(REGISTRY.resolve(spec.family, {"name": spec.name, **needed}))

@@ -1,4 +1,4 @@
-"""Numbers as text that does not contradict them: what is above a threshold is above it in the digits that are shown."""
+"""Numbers as text that stays on the same side of a threshold as the number."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from minigpt.lab.statistics import ALPHA
 
-_MOST_DECIMALS = 7  # beyond them a number is shown with an exponent
+_MOST_DECIMALS = 7  # numbers that need more decimals are shown with an exponent
 
 
 def shown(value: float, thresholds: Sequence[float], *, decimals: int = 4, sign: str = "+") -> str:
-    """The value with so many decimals, or with more where fewer would move it to or across a threshold.
+    """The value with `decimals` decimals, or with more if rounding would move it to or across a threshold.
 
     Args:
         value: A finite number.
-        thresholds: What it is compared with, by the reader too.
-        decimals: The fewest.
-        sign: `+` to show the sign always, `-` to show it where it is negative.
+        thresholds: Numbers that it is compared with, also by the reader.
+        decimals: The smallest number of decimals.
+        sign: `+` to show the sign always, `-` to show it only for negative values.
     """
     forms = [f"{sign}.{number}f" for number in range(decimals, _MOST_DECIMALS + 1)]
     forms += [f"{sign}.{number}e" for number in range(17)]
@@ -28,12 +28,12 @@ def shown(value: float, thresholds: Sequence[float], *, decimals: int = 4, sign:
 
 
 def shown_difference(value: float, delta: float) -> str:
-    """A difference to the base, or a bound of one: on its side of 0 and of plus and minus delta."""
+    """A difference to the base, or a bound of one, on its side of 0, delta and -delta."""
     return shown(value, (-delta, 0.0, delta))
 
 
 def shown_interval(bounds: Sequence[float], delta: float) -> str:
-    """Both bounds."""
+    """Both bounds of an interval."""
     return " to ".join(shown_difference(bound, delta) for bound in bounds)
 
 
@@ -43,7 +43,7 @@ def shown_probability(p: float) -> str:
 
 
 def as_typed(number: float) -> str:
-    """`0.01`, `1`: the shortest text that is read as this very number."""
+    """The shortest text that is read as this number, such as `0.01` or `1`."""
     return repr(float(number)).removesuffix(".0")
 
 

@@ -1,10 +1,10 @@
-"""What paired differences over seeds allow to be said.
+"""Statistics of paired differences over seeds.
 
-Every variant was trained with the same seeds and the same data order, so variants are compared seed by seed:
-d = variant - base, in nats, and below zero is better. What varies from seed to seed alike in both cancels out.
+All variants are trained with the same seeds and the same data order, so they are compared seed by seed:
+d = variant - base, in nats; below zero is better. Variation that both share for a seed cancels.
 
-All verdicts are read from one set of intervals, each with 1 - 0.05 / variants (Bonferroni): all of them hold together in at
-least 95 % of comparisons, whatever the variants share. So verdict, interval and p-value cannot contradict each other.
+All verdicts follow from one set of intervals, each at level 1 - 0.05 / variants (Bonferroni): all intervals hold together in
+at least 95 % of comparisons, even if variants are correlated. So verdict, interval and p-value cannot contradict each other.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Kind = Literal["better", "worse", "equivalent", "cannot tell", "no verdict"]
 ALPHA = 0.05
 POWER = 0.8
 FEWEST = 3
-MOST = 10_000  # seeds: nobody trains more
+MOST = 10_000  # upper limit of suggested seeds
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of one variant from the base, one a seed.
+    """Differences of one variant from the base, one per seed.
 
     Attributes:
-        n: Seeds.
-        mean: Of the differences.
-        sd: Their standard deviation, with n - 1; 0 for a single seed.
+        n: Number of seeds.
+        mean: Mean of the differences.
+        sd: Standard deviation of the differences, with n - 1; 0 for a single seed.
     """
 
     n: int
@@ -40,7 +40,7 @@ class Paired:
 
     @classmethod
     def of(cls, differences: Sequence[float]) -> Paired:
-        """Of at least one difference, all finite."""
+        """From at least one difference, all finite."""
         n = len(differences)
         mean = math.fsum(differences) / n
         spread = math.fsum((difference - mean) ** 2 for difference in differences)
@@ -53,7 +53,7 @@ class Paired:
 
     @property
     def effect(self) -> float | None:
-        """Cohen's d for paired samples: the mean in standard deviations of the differences. None where they do not vary."""
+        """Cohen's d for paired samples: mean / standard deviation of the differences. None if they do not vary."""
         return self.mean / self.sd if self.sd > 0 else None
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
@@ -64,11 +64,11 @@ class Paired:
         return self.mean - half, self.mean + half
 
     def p_different(self) -> float:
-        """Student's paired t-test, two-sided, of a mean of zero; 1 for a single seed."""
+        """Student's paired t-test, two-sided, for a mean of zero; 1 for a single seed."""
         return 1.0 if self.n < 2 else 2 * self._below(-abs(self.mean))
 
     def p_equivalent(self, delta: float) -> float:
-        """The least 1 - level at which the interval lies within delta; 1 for a single seed.
+        """The smallest 1 - level at which the interval lies within delta; 1 for a single seed.
 
         Twice the larger p of two one-sided t-tests (Schuirmann 1987).
         """
@@ -84,7 +84,7 @@ class Paired:
 
 
 def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) -> float:
-    """How often n seeds find a true mean difference, by the paired t-test (two-sided)."""
+    """Probability that n seeds detect a true mean difference, by the paired t-test (two-sided)."""
     if n < 2:
         return 0.0
     if sd == 0:
@@ -94,7 +94,7 @@ def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) ->
 
 
 def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: float = ALPHA) -> float:
-    """How often the 1 - alpha interval of n seeds lies within delta: at least this often, by Bonferroni's bound."""
+    """Lower bound (Bonferroni) of the probability that the 1 - alpha interval of n seeds lies within delta."""
     if n < 2:
         return 0.0
     if sd == 0:
@@ -106,9 +106,9 @@ def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: fl
 
 
 def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """How many seeds would tell, were the true mean and spread those seen: either a difference, or that it is within delta.
+    """How many seeds would give a verdict, a difference or equivalence, if the true mean and spread are as seen.
 
-    None where more than 10,000 would be needed.
+    None if more than 10,000 would be needed.
     """
 
     def enough(n: int) -> bool:
@@ -117,7 +117,7 @@ def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA, power: float 
 
     if not enough(MOST):
         return None
-    few, many = seen.n, MOST  # power grows with the seeds, so the smallest number lies between
+    few, many = seen.n, MOST  # power grows with the seeds, so bisection finds the smallest number
     while many - few > 1:
         middle = (few + many) // 2
         few, many = (few, middle) if enough(middle) else (middle, many)
@@ -125,7 +125,7 @@ def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA, power: float 
 
 
 def _noncentral(freedom: int, shift: float, value: float) -> float:
-    """P(T <= value) for the noncentral t distribution; the normal one where scipy's series gives out."""
+    """P(T <= value) for the noncentral t distribution; the normal distribution where scipy's series fails."""
     share = float(special.nctdtr(freedom, shift, value))
     if math.isfinite(share):
         return share
@@ -135,17 +135,18 @@ def _noncentral(freedom: int, shift: float, value: float) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of one variant.
+    """The verdict on one variant.
 
     Attributes:
-        kind: `better` or `worse` where the interval lies on one side of 0, `equivalent` where it holds 0 and lies within
+        kind: `better` or `worse` if the interval lies on one side of 0, `equivalent` if it contains 0 and lies within
             delta, else `cannot tell`; `no verdict` with fewer than 3 seeds.
         paired: The differences.
         interval: All variants' intervals hold together in 95 % of comparisons; without bounds with fewer than 3 seeds.
-        p: Of no difference, corrected for the family: below 0.05 exactly where 0 is outside of the interval.
-        p_equivalent: Of a difference of delta or more, likewise: below 0.05 exactly where the interval lies within delta.
-        delta: What counts as equivalent.
-        family: Variants that are judged together, which is what is corrected for.
+        p: p-value of no difference, corrected for the family: below 0.05 exactly if 0 is outside the interval.
+        p_equivalent: p-value of a difference of delta or more, corrected too: below 0.05 exactly if the interval lies
+            within delta.
+        delta: Differences smaller than this count as equivalent.
+        family: Number of variants that are judged together, for the correction.
     """
 
     kind: Kind
@@ -158,20 +159,20 @@ class Verdict:
 
     @property
     def plain_interval(self) -> tuple[float, float]:
-        """95 % confidence for this variant alone, as if no other had been compared."""
+        """95 % confidence interval for this variant without the correction for other variants."""
         return self.paired.interval()
 
     @property
     def seeds(self) -> int | None:
-        """About how many seeds would tell, if the spread stays as it is; None where more than 10,000 would be needed."""
+        """About how many seeds would give a verdict with the same spread; None if more than 10,000 would be needed."""
         return seeds_needed(self.paired, self.delta, ALPHA / self.family)
 
 
 def verdicts(variants: Sequence[Sequence[float]], delta: float) -> list[Verdict]:
-    """A verdict on each variant, from its differences to the base, one a seed.
+    """A verdict on each variant, from its differences to the base, one per seed.
 
     Args:
-        variants: Differences, at least one each, in nats (or in bits per byte, as `delta` is).
+        variants: Differences, at least one each, in nats (or in bits per byte, like `delta`).
         delta: Differences smaller than this do not matter; above 0.
     """
     return [_verdict(Paired.of(differences), delta, len(variants)) for differences in variants]
@@ -191,5 +192,5 @@ def _verdict(seen: Paired, delta: float, family: int) -> Verdict:
 
 
 def _agreeing(p: float, is_below: bool) -> float:
-    """The p-value, below 0.05 if the interval says so: scipy's quantiles and shares may differ in their last digit."""
+    """The p-value, kept on the interval's side of 0.05: scipy's quantiles and probabilities may differ in the last digit."""
     return min(p, math.nextafter(ALPHA, 0)) if is_below else min(1.0, max(p, ALPHA))

@@ -48,7 +48,7 @@ class GPT(nn.Module):
         self.dims = section.dims(vocab_size)
         self.embedding = nn.Embedding(vocab_size, section.d_model)
         norm = section.embedding_norm
-        self.embedding_norm = norm.at("model.embedding_norm").build(section.d_model) if norm else None
+        self.embedding_norm = norm.build(section.d_model) if norm else None
         self.embedding_scale = math.sqrt(section.d_model) if section.embedding_scale == "sqrt" else section.embedding_scale
         self.dropout = Dropout(section.dropout)
         self.positions = nn.ModuleList()  # one for each different choice; the first is the model's
@@ -56,7 +56,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList()
         chosen: list[Spec[Position]] = []
         kinds: list[Spec[Block]] = []
-        self._position_index(section.position.at("model.position"), chosen)
+        self._position_index(section.position, chosen)
         for index in range(section.n_layers):
             block, layer = section.layer(index)
             self.position_of_layer.append(self._position_index(layer.position, chosen))
@@ -67,7 +67,7 @@ class GPT(nn.Module):
         limits = [self._position(index).max_positions for index in range(len(self.positions))]
         self.max_positions = min((limit for limit in limits if limit is not None), default=None)
         needs_norm = self.blocks[-1].final_norm
-        self.norm = section.norm.at("model.norm").build(section.d_model) if needs_norm else nn.Identity()
+        self.norm = section.norm.build(section.d_model) if needs_norm else nn.Identity()
         self.head = None if section.tied_head else nn.Linear(section.d_model, vocab_size, bias=False)
         # 1/sqrt(D) turns the product of a unit row and a vector of root mean square 1 into their cosine.
         scale = torch.full((vocab_size,), section.d_model**-0.5)

@@ -1,5 +1,20 @@
 """From a file to a complete experiment, and to the JSON Schema that an editor needs."""
 
-from minigpt.reading.loading import load_experiment, load_recorded, load_without_plugins, named_plugins
+from minigpt.reading.loading import (
+    load_experiment,
+    load_recorded,
+    load_without_plugins,
+    named_plugins,
+    read_experiment,
+)
+from minigpt.reading.options import AS_WRITTEN, Reading
 
-__all__ = ["load_experiment", "load_recorded", "load_without_plugins", "named_plugins"]
+__all__ = [
+    "AS_WRITTEN",
+    "Reading",
+    "load_experiment",
+    "load_recorded",
+    "load_without_plugins",
+    "named_plugins",
+    "read_experiment",
+]

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from minigpt.errors import ExperimentError, PluginError, Problem, nearest
 from minigpt.experiment import Experiment
 from minigpt.model import build_model_on_meta
 from minigpt.reading.documents import merged
+from minigpt.reading.options import AS_WRITTEN, Reading
 from minigpt.reading.plugins import is_list_of_paths, load_named, read_named
 from minigpt.registry import plugins
 from minigpt.registry.overlay import lay_over
@@ -54,6 +56,11 @@ def load_experiment(
         PluginError: A plugin cannot be loaded.
         TrustError: A run folder's file names a plugin that is not trusted.
     """
+    return read_experiment(source, Reading(tuple(overrides), tuple(map(Path, plugin_files)), allow_plugins, trust))
+
+
+def read_experiment(source: str | Path | Mapping[str, Any], reading: Reading = AS_WRITTEN) -> Experiment:
+    """The same as `load_experiment`, with its options in one value."""
     where = str(source) if isinstance(source, str | Path) else "experiment"
     if isinstance(source, Mapping):
         document = json.loads(json.dumps(source, default=str))
@@ -64,23 +71,12 @@ def load_experiment(
         documents = _with_parents(document, Path("experiment"), (), of_run=False)
     else:
         documents = _read_chain(Path(source), ())
-    return _resolved(documents, where, overrides, plugin_files, allow_plugins, trust)
+    return _resolved(documents, where, reading)
 
 
-def load_recorded(
-    file: Path,
-    *,
-    overrides: Sequence[str] = (),
-    plugin_files: Sequence[str | Path] = (),
-    allow_plugins: bool = True,
-    trust: bool = False,
-) -> Experiment:
-    """Read the experiment of a run folder; whatever plugins it names, nobody here has named them.
-
-    Arguments and errors as for `load_experiment`.
-    """
-    documents = _read_chain(file, (), of_run=True)
-    return _resolved(documents, str(file), overrides, plugin_files, allow_plugins, trust)
+def load_recorded(file: Path, reading: Reading = AS_WRITTEN) -> Experiment:
+    """Read the experiment of a run folder; no person here has named its plugins. Errors as for `load_experiment`."""
+    return _resolved(_read_chain(file, (), of_run=True), str(file), reading)
 
 
 def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment | None:
@@ -95,29 +91,22 @@ def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment 
     """
     alone = {key: value for key, value in document.items() if key not in Experiment.file_keys}
     try:
-        return _resolved([{**alone, "plugins": []}], str(file), (), (), True, False)
+        return _resolved([{**alone, "plugins": []}], str(file), AS_WRITTEN)
     except (ExperimentError, PluginError):
         if document.get("plugins") or document.get("extends"):
             return None
         raise
 
 
-def _resolved(
-    documents: Sequence[dict[str, Any]],
-    where: str,
-    overrides: Sequence[str],
-    plugin_files: Sequence[str | Path],
-    allow_plugins: bool,
-    trusted: bool,
-) -> Experiment:
+def _resolved(documents: Sequence[dict[str, Any]], where: str, reading: Reading) -> Experiment:
     changes: dict[str, Any] = {}
-    for override in overrides:  # one document: a name may come after the parameters
+    for override in reading.overrides:  # one document: a name may come after the parameters
         changes = lay_over(changes, _spelled_out(changes, _override(override)))
     try:
         named = changes.get("plugins", _named_in(documents))
         if is_list_of_paths(named):  # else validation says what is wrong with it
-            named = load_named(named, plugin_files, allowed=allow_plugins, trusted=trusted)
-        experiment = _with_plugins_used(_validate([*documents, changes, {"plugins": named}]), allow_plugins)
+            named = load_named(named, reading)
+        experiment = _with_plugins_used(_validate([*documents, changes, {"plugins": named}]), reading.allow_plugins)
         _build_on_meta(experiment)
     except ExperimentError as error:
         raise ExperimentError(error.problems, where) from error
@@ -304,13 +293,13 @@ def _locate(value: Any, folder: Path) -> Any:
     return value
 
 
-def named_plugins(path: Path, *, of_run: bool = False, trusted: bool = False) -> list[Any]:
+def named_plugins(path: Path, reading: Reading = AS_WRITTEN, *, of_run: bool = False) -> list[Any]:
     """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
 
     Args:
         path: The file.
+        reading: Whether plugins that a run names are trusted.
         of_run: Whether it is a run's.
-        trusted: As for `load_experiment`.
 
     Raises:
         ExperimentError: It cannot be read.
@@ -318,7 +307,7 @@ def named_plugins(path: Path, *, of_run: bool = False, trusted: bool = False) ->
     """
     named = _named_in(_read_chain(path, (), of_run))
     if is_list_of_paths(named):
-        read_named(named, (), trusted=trusted)
+        read_named(named, replace(reading, plugin_files=()))
     return named if isinstance(named, list) else [named]
 
 
@@ -329,10 +318,10 @@ def _build_on_meta(experiment: Experiment) -> None:
     """Build everything once without memory, so that what constructors refuse is found now."""
     training = experiment.training
     builds: tuple[Callable[[], object], ...] = (
-        experiment.data.at("data").build,
-        experiment.tokenizer.at("tokenizer").build,
-        training.optimizer.at("training.optimizer").build,
-        lambda: training.schedule.at("training.schedule").build(training.max_iters),
+        experiment.data.build,
+        experiment.tokenizer.build,
+        training.optimizer.build,
+        lambda: training.schedule.build(training.max_iters),
         lambda: build_model_on_meta(experiment.model),
     )
     problems: list[Problem] = []

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from minigpt.errors import ExperimentError, PluginError, Problem
 from minigpt.experiment import Experiment
+from minigpt.reading.options import Reading
 from minigpt.registry import plugins, trust
 from minigpt.registry.paths import NamedByRun
 from minigpt.registry.plugin_files import PluginFiles, read_plugin
@@ -20,38 +21,38 @@ def is_list_of_paths(named: Any) -> TypeGuard[list[str]]:
     return isinstance(named, list) and all(isinstance(file, str) for file in named)
 
 
-def load_named(named: Sequence[str], extra: Sequence[str | Path], *, allowed: bool, trusted: bool) -> list[str]:
-    """Load installed plugins, those that an experiment names, and `extra`; returns the absolute paths of all files.
+def load_named(named: Sequence[str], reading: Reading) -> list[str]:
+    """Load installed plugins, those that an experiment names, and more files; returns the absolute paths of all files.
 
     Raises:
-        PluginError: One cannot be loaded, or none is `allowed`.
+        PluginError: One cannot be loaded, or none is allowed.
         TrustError: A run folder's file names one that is not trusted.
     """
-    files = _by_person(named, extra)
-    if not allowed:
+    files = _by_person(named, reading.plugin_files)
+    if not reading.allow_plugins:
         if files:
             raise PluginError(f"plugins are refused (--no-plugins), but it names {next(iter(files))}")
         return []
-    sources = read_named(named, extra, trusted=trusted)
+    sources = read_named(named, reading)
     plugins.load_installed()
     for source in sources:
-        if files[str(source.path)]:
-            trust.announce([(source.path, source.sha256)])
-            trust.remember(source.sha256, source.path)
         plugins.load(source)
     return list(files)
 
 
-def read_named(named: Sequence[str], extra: Sequence[str | Path], *, trusted: bool) -> list[PluginFiles]:
-    """Read plugins, and see that those which no person named may be executed; nothing is, yet.
+def read_named(named: Sequence[str], reading: Reading) -> list[PluginFiles]:
+    """Read and announce plugins, and see that those which no person named may be executed; nothing is, yet.
 
     Raises:
         PluginError: One cannot be read.
         TrustError: A run folder's file names one that is not trusted.
     """
-    files = _by_person(named, extra)
+    files = _by_person(named, reading.plugin_files)
     sources = [read_plugin(Path(file)) for file in files]
-    trust.allow([(each.path, each.sha256) for each in sources if not files[str(each.path)]], trust=trusted)
+    trust.allow([(each.path, each.sha256) for each in sources if not files[str(each.path)]], trust=reading.trust)
+    for each in (source for source in sources if files[str(source.path)]):
+        trust.announce([(each.path, each.sha256)])
+        trust.remember(each.sha256, each.path)
     return sources
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import enum
+import functools
 import inspect
 import re
 import sys
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from minigpt.errors import ExperimentError, RegistryError, listing
+from minigpt.errors import ExperimentError, Problem, RegistryError, json_path, listing
 from minigpt.registry.family import Family
+from minigpt.registry.json_types import JsonType, comes_back, is_mixed, json_type
 from minigpt.registry.overlay import lay_over
 from minigpt.registry.paths import absolute, mentions_path
 from minigpt.registry.problems import problems_of
@@ -71,7 +71,17 @@ class Entry:
         except ValidationError as error:
             raise ExperimentError(problems_of(error, self.params)) from error
         values = {key: getattr(parsed, key) for key in self.params.model_fields}
+        if not comes_back(self.params, values, among=self._mixed):
+            keys = ", ".join(sorted(self._mixed))
+            raise ExperimentError(
+                [Problem((), f"what is written of {keys} is not read back as the same; choose other types")]
+            )
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
+
+    @functools.cached_property
+    def _mixed(self) -> frozenset[str]:
+        """Parameters with components inside of a class or a tuple: whether they come back is seen with each value."""
+        return frozenset(key for key, field in self.params.model_fields.items() if is_mixed(field))
 
 
 def entry_of(family: Family, name: str, cls: type) -> Entry:
@@ -144,12 +154,11 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
                 raise RegistryError(f'{place}: the parameter name "{p.name}" is reserved; choose another')
             if p.name not in hints:
                 raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
-            fields[p.name] = (_from_json(hints[p.name]), ... if p.default is p.empty else p.default)
+            fields[p.name] = (json_type(hints[p.name]), ... if p.default is p.empty else p.default)
             if mentions_path(hints[p.name]):
                 path_params.add(p.name)
-    config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True
-    )
+    _check_types(fields, place)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True)
     described: dict[str, Any] = {  # a parent describes what a subclass only gives another default
         key: (annotation, Field(default=default, description=descriptions.get(key)))
         for key, (annotation, default) in fields.items()
@@ -157,8 +166,26 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
     try:
         params = create_model(f"{family.name}.{name}", __config__=config, **described)
     except Exception as error:  # pydantic's errors for impossible annotations share no base class
-        raise RegistryError(f"{place}: the constructor's annotations make no schema: {error}") from error
+        raise RegistryError(
+            f"{place}: the constructor's annotations make no schema: {str(error).splitlines()[0]}"
+        ) from error
     return params, frozenset(path_params), {key: text for key, text in descriptions.items() if key in fields}
+
+
+def _check_types(fields: Mapping[str, tuple[Any, Any]], place: str) -> None:
+    """Refuse a parameter that JSON cannot say, or whose default would not come back from a run's own experiment.json."""
+    for key, (annotation, default) in fields.items():
+        for mark in getattr(annotation, "__metadata__", ()):
+            if isinstance(mark, JsonType):
+                try:
+                    mark.check()
+                    if default is not ...:
+                        mark.read(default)
+                except ValidationError as error:
+                    reason = "; ".join(f"{line['msg']}, at {json_path((key, *line['loc']))}" for line in error.errors())
+                    raise RegistryError(f'{place}: the default of "{key}" is not of its type: {reason}') from error
+                except ValueError as error:
+                    raise RegistryError(f'{place}: the parameter "{key}": {error}') from error
 
 
 def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type, list[inspect.Parameter]]]:
@@ -182,22 +209,6 @@ def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type,
         yield kind, parameters
         if not hands_on:
             return
-
-
-def _from_json(annotation: Any) -> Any:
-    """JSON has lists and no tuples, texts and no enumerations: these alone are not read strictly."""
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return Annotated[annotation, Strict(False)]
-    parts = tuple(_from_json(part) for part in typing.get_args(annotation))
-    if parts == typing.get_args(annotation) and typing.get_origin(annotation) not in (tuple, set, frozenset):
-        return annotation
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return Annotated.__class_getitem__(parts)
-    if origin in (typing.Union, types.UnionType):
-        return typing.Union[parts]  # noqa: UP007 - made at run time
-    rebuilt = origin[parts]
-    return Annotated[rebuilt, Strict(False)] if origin in (tuple, set, frozenset) else rebuilt
 
 
 def _args_in(doc: str) -> dict[str, str]:

@@ -23,18 +23,18 @@ class LocatedText(str):
         return located
 
 
-class _PathMark:
+class PathMark:
     """Marks a parameter as a path of the user's."""
 
 
-UserPath = Annotated[str, _PathMark()]
+UserPath = Annotated[str, PathMark()]
 """Annotation for a path parameter: relative to the experiment file that says it, else to the working folder."""
 
 
 def absolute(value: Any) -> Any:
-    """A path, or a list or an object of paths, made absolute."""
-    if isinstance(value, list):
-        return [absolute(item) for item in value]
+    """A path, or a collection of paths, made absolute."""
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(map(absolute, value))
     if isinstance(value, dict):
         return {key: absolute(item) for key, item in value.items()}
     if isinstance(value, str):
@@ -45,7 +45,7 @@ def absolute(value: Any) -> Any:
 def mentions_path(annotation: Any) -> bool:
     """Whether an annotation has `UserPath` in it anywhere."""
     metadata = getattr(annotation, "__metadata__", ())
-    return any(isinstance(item, _PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
+    return any(isinstance(item, PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
 
 
 _RECORD = "experiment.json"

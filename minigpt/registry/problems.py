@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -21,6 +23,7 @@ _ALLOWED = {
     "list_type": "a list in [ ]",
     "tuple_type": "a list in [ ]",
     "dict_type": "an object in { }",
+    "dataclass_type": "an object in { }",
     "model_type": "an object in { }",
     "none_required": "null",
 }
@@ -59,7 +62,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 
 def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
     kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         name = str(item["loc"][-1])
         keys = _keys_at(model, item["loc"][:-1])
         return f'unknown key "{name}"; allowed: {listing(keys)}{nearest(name, keys)}'
@@ -83,18 +86,22 @@ def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
 
 def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     """The keys that the object at `path` may have."""
-    current: Any = model
+    current: type | None = model
     for step in path:
-        if isinstance(step, str):
-            field = current.model_fields.get(step)
-            current = _model_in(field.annotation) if field else None
-        if current is None:
-            return []
-    return [*current.model_fields, *getattr(current, "file_keys", ())]
+        if isinstance(step, str) and current is not None:
+            current = _class_in(_fields(current).get(step))
+    return [] if current is None else [*_fields(current), *getattr(current, "file_keys", ())]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside `Section`, `list[Section]` or `Section | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _fields(cls: type) -> Mapping[str, Any]:
+    """The annotations of a model's or dataclass's fields."""
+    if issubclass(cls, BaseModel):
+        return {name: field.annotation for name, field in cls.model_fields.items()}
+    return typing.get_type_hints(cls)
+
+
+def _class_in(annotation: Any) -> type | None:
+    """The pydantic model, or dataclass, inside `Section`, `list[Section]` or `Section | None`."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return annotation
-    return next((model for part in typing.get_args(annotation) if (model := _model_in(part))), None)
+    return next((cls for part in typing.get_args(annotation) if (cls := _class_in(part))), None)

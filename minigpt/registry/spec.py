@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from minigpt.errors import ExperimentError, Problem
@@ -26,7 +28,7 @@ class Spec(Generic[T_co]):
         name: Such as `gqa`.
         params: Every keyword argument of its constructor, defaults filled in, nested components as Specs.
         cls: The class of that name when the spec was made: a plugin that is edited later does not change it.
-        where: Path in the experiment, for error messages.
+        where: Path in the experiment, for error messages; empty outside of one.
     """
 
     family: str
@@ -56,45 +58,64 @@ class Spec(Generic[T_co]):
             text = f"{self.name}: {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
             raise ExperimentError([Problem((self.where or self.family,), text)]) from error
 
-    def at(self, where: str) -> Spec[T_co]:
-        """The same spec, told where in the experiment it and its nested components stand."""
-        return replace(self, params=_located_at(dict(self.params), where), where=where)
-
     def nested(self) -> Iterator[Spec[Any]]:
         """This spec and every component among its parameters, depth first."""
-        yield self
-        pending = list(self.params.values())
-        while pending:
-            value = pending.pop(0)
-            if isinstance(value, Spec):
-                yield from value.nested()
-            elif isinstance(value, list | tuple | dict):
-                pending += value.values() if isinstance(value, dict) else value
+        return (spec for _, spec in walk(self))
 
     def to_json(self) -> dict[str, Any]:
         """`{"name": ..., **params}`, as it would stand in an experiment file."""
-        return {"name": self.name, **{key: _to_json(value) for key, value in self.params.items()}}
+        return {"name": self.name, **{key: as_json(value) for key, value in self.params.items()}}
 
 
-def _located_at(value: Any, where: str) -> Any:
+def walk(value: Any, path: str = "") -> Iterator[tuple[str, Spec[Any]]]:
+    """Every component in a value, the nested ones after the one that they are in, each with its path.
+
+    Args:
+        value: A spec, a pydantic model, a dataclass, or a list, tuple or dict of such.
+        path: The path of the value itself.
+    """
     if isinstance(value, Spec):
-        return value.at(where)
-    if isinstance(value, dict):
-        return {key: _located_at(item, f"{where}.{key}") for key, item in value.items()}
+        yield path, value
+        value = value.params
     if isinstance(value, list | tuple):
-        return type(value)(_located_at(item, f"{where}[{index}]") for index, item in enumerate(value))
-    return value
+        for index, item in enumerate(value):
+            yield from walk(item, f"{path}[{index}]")
+        return
+    for key, item in _items(value):
+        yield from walk(item, f"{path}.{key}" if path else str(key))
 
 
-def _to_json(value: Any) -> Any:
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, BaseModel):
+        yield from ((key, getattr(value, key)) for key in type(value).model_fields)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+
+
+def locate(value: Any, path: str) -> None:
+    """Set `where` in every component of a value that was validated just now: validation makes specs and knows no paths."""
+    for where, spec in walk(value, path):
+        object.__setattr__(spec, "where", where)
+
+
+def as_json(value: Any) -> Any:
+    """A parameter as it would stand in an experiment file.
+
+    Raises:
+        PydanticSerializationError: It cannot be said in JSON.
+    """
     if isinstance(value, Spec):
         return value.to_json()
     if isinstance(value, list | tuple):
-        return [_to_json(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(_to_json, value), key=json.dumps)  # in an order that is the same in every process
+        return sorted(map(as_json, value), key=json.dumps)  # in an order that is the same in every process
     if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {next(iter(to_jsonable_python({key: None}))): as_json(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
     return to_jsonable_python(value)
 
 

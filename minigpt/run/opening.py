@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, command_line
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.reading import Reading
 from minigpt.registry.spec import is_shipped, source_file
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.provenance import part_sha256
+from minigpt.run.recorded import Provenance
 from minigpt.run.sources import Sources
 from minigpt.system.memory import refuse_if_too_large
 
@@ -53,13 +54,12 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
-    experiment = run.experiment(allow_plugins=allow_plugins, trust=trust)
-    if isinstance(run.provenance().get("experiment"), dict):
-        run.identity()  # an edit that was accepted, and not trained with, is another model's
+    experiment = run.experiment(Reading(allow_plugins=allow_plugins, trust=trust))
+    run.identity()  # an edit that was accepted, and not trained with, is another model's
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()
-    if (tokenizer is None) != (run.provenance()["data"].get("tokenizer") is None):
+    if (tokenizer is None) != (run.provenance().data.tokenizer is None):
         raise RunError(f"{run.path / 'tokenizer.json'} is missing")
     if tokenizer is not None and tokenizer.vocab_size != vocab_size:
         raise RunError(f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {vocab_size}")
@@ -77,9 +77,9 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
 _ONLY_IN_TRAINING = ("dataset", "optimizer", "schedule")
 
 
-def _edited_parts(experiment: Experiment, recorded: dict[str, Any]) -> list[str]:
+def _edited_parts(experiment: Experiment, recorded: Provenance) -> list[str]:
     """A line for each part from outside whose source is not what the run was trained with."""
-    trained_with = {row["component"]: row["sha256"] for row in recorded["components"]}
+    trained_with = recorded.sources()
     now, found = Sources(), []
     for spec in experiment.specs():
         part = f"{spec.family}/{spec.name}"

@@ -200,7 +200,7 @@ def _receive(remote: RemoteFile, part: Path) -> bool:
                     problem = f"the server has another file: more than the expected {remote.size:,} bytes"
                     raise (_TransientError if pieced else _PermanentError)(problem)
                 file.write(chunk)
-                file.flush()  # so that nothing is lost if the process is killed now
+                file.flush()  # so that a process killed now leaves these bytes
     if _size(part) < remote.size:
         raise _TransientError("the response was interrupted")
     return pieced

@@ -95,7 +95,7 @@ def _beside(folder: Path, ending: str) -> Path:
 
 
 def _holder(owner: Path) -> str:
-    """The process that holds the lock, by its own record; waits a moment, because it may have just taken the lock."""
+    """The process that holds the lock, as it recorded; waits a moment, because it may have just taken the lock."""
     until = time.monotonic() + _OWNER_WRITES_WITHIN
     while time.monotonic() < until:
         try:

@@ -37,7 +37,7 @@ def refuse_constrained_weights(experiment: Experiment, model: GPT) -> None:
     Raises:
         ExperimentError: An optimizer that averages, and a model that constrains what it trains.
     """
-    spec = experiment.training.optimizer.at("training.optimizer")
+    spec = experiment.training.optimizer
     if not isinstance(spec.build().build(list(model.named_roles())), AveragingOptimizer):
         return
     trial = copy.deepcopy(model)

@@ -13,11 +13,13 @@ from minigpt.data import Corpus, train_batch
 from minigpt.errors import RunError, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
+from minigpt.reading import Reading
 from minigpt.run import optimizer_state
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.provenance import Change
+from minigpt.run.recorded import Provenance
 from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import build_optimizer
 
@@ -27,11 +29,10 @@ class Asked:
     """How a run is to be continued: its experiment as it stands in the folder, and the arguments of `resume`."""
 
     begun: Experiment
-    overrides: tuple[str, ...]
+    reading: Reading
     device: str | None
     threads: int | None
     accept_changes: bool
-    allow_plugins: bool
 
     def names(self, change: Change) -> bool:
         """Whether a change was asked for by its name."""
@@ -41,7 +42,7 @@ class Asked:
             case "the number of threads":
                 return self.threads is not None
         path = "data" if change.what == "the data" else change.what
-        return any(_lead_to_each_other(path, override.partition("=")[0].strip()) for override in self.overrides)
+        return any(_lead_to_each_other(path, override.partition("=")[0].strip()) for override in self.reading.overrides)
 
 
 def _lead_to_each_other(one: str, other: str) -> bool:
@@ -49,13 +50,11 @@ def _lead_to_each_other(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def changed_settings(recorded: dict[str, Any], begun: Experiment, experiment: Experiment) -> list[Change]:
+def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experiment) -> list[Change]:
     """Settings that are not those of the run's last segment, or not those in its folder."""
     after = experiment.to_json()
     found = [Change(*difference) for difference in differing(begun.to_json(), after)]
-    trained = recorded.get("experiment")
-    if isinstance(trained, dict):
-        found += [Change(*difference) for difference in differing(trained, settings_of(after))]
+    found += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
     return list({change.what: change for change in found}.values())
 
 

@@ -97,10 +97,10 @@ def refuse_what_cannot_fit(
 
 def _too_large(needs: Needs, memory: int) -> TooLargeError:
     parts = {name: size(amount) for name, amount in vars(needs).items() if amount}
-    told = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and what is copied to save them"
+    amounts = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and what is copied to save them"
     part = "training.micro_batch_size or model.block_size" if needs.activations > memory / 2 else "model"
     return TooLargeError(
-        f"training needs {size(needs.memory)} of memory ({told}), and {size(memory)} are free here; try a smaller {part}"
+        f"training needs {size(needs.memory)} of memory ({amounts}), and {size(memory)} are free here; try a smaller {part}"
     )
 
 

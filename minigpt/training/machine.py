@@ -76,7 +76,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch.optim.Optimizer:
     """The experiment's optimizer over the model's parameters; products of its own have the training's precision."""
-    optimizer = experiment.training.optimizer.at("training.optimizer").build().build(list(model.named_roles()))
+    optimizer = experiment.training.optimizer.build().build(list(model.named_roles()))
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision
     return optimizer

@@ -22,6 +22,7 @@ from minigpt.run.growing import check_beginning
 from minigpt.run.identity import differing
 from minigpt.run.progress import Progress
 from minigpt.run.provenance import Change, changed_since, provenance
+from minigpt.run.recorded import Machine, Provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
@@ -53,7 +54,7 @@ class Ready:
         model: Likewise.
         precision: `fp32` or `bf16`.
         seconds: About how long it will take.
-        start: The checkpoint to go on from; None at the beginning.
+        start: The checkpoint to continue from; None at the beginning.
         begins_with: The provenance of a run that is about to begin; None for one that is there.
         counted: As for the Trainer.
         continues_with: The provenance of a run that is continued with other settings; None where there is none to write.
@@ -65,9 +66,9 @@ class Ready:
     precision: str
     seconds: float
     start: Checkpoint | None = None
-    begins_with: dict[str, Any] | None = None
+    begins_with: Provenance | None = None
     counted: Sequence[frozenset[str]] | None = None
-    continues_with: dict[str, Any] | None = None
+    continues_with: Provenance | None = None
 
 
 def prepare_anew(
@@ -172,17 +173,17 @@ def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experimen
     """The experiment with settings that were found out on this machine."""
     # A copy and no new reading: a component stays the class it was, whatever has been registered since.
     training = experiment.training.model_copy(update=changes)
-    training.schedule.at("training.schedule").build(training.max_iters)
+    training.schedule.build(training.max_iters)
     return experiment.model_copy(update={"training": training})
 
 
 def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> Ready:
     """Everything that comes before a run is continued; nothing is written yet."""
     recorded = folder.provenance()
-    overrides = [*folder.moved_data(), *asked.overrides]
-    experiment = folder.experiment(overrides=overrides, allow_plugins=asked.allow_plugins)
+    overrides = (*folder.moved_data(), *asked.reading.overrides)
+    experiment = folder.experiment(replace(asked.reading, overrides=overrides))
     folder.check_links()
-    where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
+    where, precision = _machine_again(folder, experiment.training.precision, recorded.machine, asked)
     experiment = _with_training(experiment, {"precision": precision})
     refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
     start = _start_of(folder, experiment)
@@ -195,10 +196,10 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
         observer.note(note)
     there = len(checkpoint.available(folder.checkpoints))
     experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=there)
-    now["experiment"]["training"]["compile"] = experiment.training.compile
+    now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)
-    segments = recorded.get("segments", [])
-    is_unsaved = len(segments) > 1 and step <= segments[-1]["from_update"]  # a kill came before its first checkpoint
+    segments = recorded.segments
+    is_unsaved = len(segments) > 1 and step <= segments[-1].from_update  # a kill came before its first checkpoint
     form = form_of_optimizer(experiment, corpus, model, precision) if start and (changes or is_unsaved) else None
     if start is not None:
         start = _checked(start, folder, changes, form, speed)
@@ -263,15 +264,15 @@ def _check_records(folder: RunFolder, done: Progress) -> None:
             check_beginning(path, length, sha256)
 
 
-def _machine_again(folder: RunFolder, precision: str, machine: dict[str, Any], asked: Asked) -> tuple[torch.device, str]:
+def _machine_again(folder: RunFolder, precision: str, machine: Machine, asked: Asked) -> tuple[torch.device, str]:
     """Device and precision to continue with: those of before, or others that were asked for."""
-    wish = asked.device or machine["device"]
+    wish = asked.device or machine.device
     if asked.device is None and not is_present(wish):
         raise RunError(
             f"{folder.path} was trained on {wish}, which is not here. To continue elsewhere, not bit for bit: "
             f"minigpt resume {folder.path} --device auto"
         )
-    return _machine(precision, wish, asked.threads or machine["threads"])
+    return _machine(precision, wish, asked.threads or machine.threads)
 
 
 def _check_prompt(tokenizer: Tokenizer, prompt: str) -> None:

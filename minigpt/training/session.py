@@ -12,10 +12,12 @@ from minigpt.data import Corpus, entropies, train_batch
 from minigpt.errors import DivergedError, MinigptError, RunError, WriteError, command_line
 from minigpt.experiment import Experiment
 from minigpt.model.fp32 import fp32_by_default
+from minigpt.reading import Reading
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.manifest import accept_edits
 from minigpt.run.progress import Progress
+from minigpt.run.recorded import Ending
 from minigpt.run.status import Status
 from minigpt.training.continuing import Asked
 from minigpt.training.loop import Outcome, Trainer
@@ -122,8 +124,9 @@ def resume(
         with folder.locked():
             accept_edits(folder.path)
     # Says that there is no run, before a lock is made beside it.
-    begun = folder.experiment(allow_plugins=allow_plugins, trust=trust)
-    asked = Asked(begun, tuple(overrides), device, threads, accept_changes, allow_plugins)
+    reading = Reading(tuple(overrides), allow_plugins=allow_plugins, trust=trust)
+    begun = folder.experiment(reading.as_recorded())
+    asked = Asked(begun, reading, device, threads, accept_changes)
     with folder.locked(), stopped_by_signals(stop):
         try:
             with stop.breakable():
@@ -192,5 +195,5 @@ def _ending_recorded(run: RunFolder) -> Iterator[None]:
         diverged = isinstance(error, DivergedError)
         message = str(error) if isinstance(error, MinigptError) else f"{type(error).__name__}: {error}"
         with suppress(WriteError):  # what happened is to be reported, and not that this could not be noted
-            run.record_ending(Status.DIVERGED if diverged else Status.CRASHED, message)
+            run.record_ending(Ending(status=Status.DIVERGED if diverged else Status.CRASHED, message=message))
         raise

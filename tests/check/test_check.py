@@ -28,7 +28,7 @@ from minigpt.check.parameters import alternatives, parameter_sets
 from minigpt.check.property import SUITE
 from minigpt.contracts import Context, Dims, FeedForward, Norm, NormSpec, State
 from minigpt.errors import CheckError, ExperimentError, PluginError, RegistryError
-from minigpt.reading import load_experiment
+from minigpt.reading import Reading, load_experiment
 from minigpt.registry import REGISTRY, plugins, register
 from tests.broken import BROKEN, register_broken
 from tests.conftest import Command
@@ -206,7 +206,7 @@ def test_words_mean_components_families_plugin_files_and_experiments(plugin: Pat
     assert [target.label for target in find_targets(["attention/gqa", "attention/gqa"])] == ["attention/gqa"]
     assert len(find_targets(["norm"])) == len(REGISTRY.entries("norm"))
     assert [target.label for target in find_targets([str(plugin)])] == ["norm/halved", "norm/over_time"]
-    (experiment,) = find_targets([str(ROOT / "experiments/quickstart.json")], changes=["model.n_layers=1"])
+    (experiment,) = find_targets([str(ROOT / "experiments/quickstart.json")], Reading(("model.n_layers=1",)))
     assert experiment.experiment is not None
     assert experiment.experiment.model.n_layers == 1
     everything = sum(len(REGISTRY.entries(family.name)) for family in REGISTRY.families())
@@ -232,7 +232,7 @@ def test_words_that_mean_nothing_are_told_what_was_meant(word: str, error: type[
 def test_plugins_can_be_refused(plugin: Path) -> None:
     for words, files in (([str(plugin)], []), (["norm"], [plugin])):
         with pytest.raises(PluginError, match=r"plugins are refused \(--no-plugins\)"):
-            find_targets(words, plugin_files=files, allow_plugins=False)
+            find_targets(words, Reading(plugin_files=tuple(files), allow_plugins=False))
 
 
 def test_a_folder_of_the_same_name_is_never_taken_for_what_is_registered(
@@ -392,6 +392,19 @@ def test_many_are_checked_in_processes_of_their_own_and_come_to_the_same(plugin:
     assert [r.failure for report in here for r in report.results] == [
         r.failure for report in elsewhere for r in report.results
     ]
+
+
+def test_a_plugin_that_is_edited_while_it_is_checked_is_not_executed_in_other_processes(
+    minigpt: Command, tmp_path: Path
+) -> None:
+    file, executed = tmp_path / "norms.py", tmp_path / "executed"
+    edited = f"{PLUGIN}\nimport os\nos.mkdir({str(executed)!r})\n"
+    file.write_text(f"{PLUGIN}\nfrom pathlib import Path\nPath({str(file)!r}).write_text({edited!r})\n")
+    code, out, err = minigpt("check", file, "--only", "shape", "--jobs", "2")
+    assert (code, out) == (2, "")
+    assert f"error: not executed: {file} was edited meanwhile (SHA-256 {plugins.fingerprint(file)}; " in err
+    assert len([line for line in err.splitlines() if line and not line.startswith("plugin: ")]) == 1
+    assert not executed.exists()
 
 
 # ----------------------------------------------------------------------------------------------------------- pytest

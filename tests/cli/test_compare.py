@@ -38,7 +38,7 @@ def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, wr
     losses = {variant["name"]: variant["runs"][0]["loss"] for variant in document["variants"]}
     for name, loss in losses.items():
         run = RunFolder(Path(f"comparisons/base/runs/{name}/seed-5"))
-        assert run.rows()[-1]["val_loss"] == loss
+        assert run.rows()[-1].val_loss == loss
     with Path("runs.csv").open() as file:
         assert {row["variant"]: float(row["loss"]) for row in csv.DictReader(file)} == losses
     tables = Path("tables.md").read_text()
@@ -78,7 +78,7 @@ def compare(*arguments: str, variants: tuple[str, ...] = ("variant",)) -> list[s
 
 
 CRASHING = '''
-import __main__
+import sys
 from minigpt import register
 from minigpt.contracts import Schedule
 
@@ -86,13 +86,26 @@ from minigpt.contracts import Schedule
 class Crashing(Schedule):
     """Constant, until it fails, one way or another; only where it is trained, so that no check finds it before."""
     def __init__(self, max_iters: int, *, how: str = "raise"):
-        spec = getattr(__main__, "__spec__", None)
-        self.how = how if spec is not None and spec.name == "minigpt.lab.compare.cell" else ""
+        self.how = how if "minigpt.lab.compare.cell:do" in sys.argv else ""
     def factor(self, step: int) -> float:
         if step == 10 and self.how == "raise":
             raise RuntimeError("boom")
         return float("1e30") if self.how == "diverge" and step > 10 else 1.0
 '''
+
+
+@pytest.mark.parametrize("named", ["in the experiment", "on the command line"])
+def test_a_plugin_is_announced_once_though_it_is_tried_in_another_process_first(write: Write, named: str) -> None:
+    Path("crashing.py").write_text(CRASHING.replace("import sys", "import sys\nsys.stderr.write('executed' + chr(10))"))
+    plugins = {"plugins": ["crashing.py"]} if named == "in the experiment" else {}
+    options = [] if plugins else ["--plugin", "crashing.py"]
+    write("base")
+    write("variant", **plugins, training={"schedule": "crashing"})
+    done = subprocess.run(compare("--plan", *options), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("plugin: ") or line == "executed"]
+    assert [line.split()[0] for line in lines[:2]] == ["plugin:", "executed"]
+    assert lines[1:] == ["executed"] * (2 if plugins else 3), "by the process that tries it, and by this one"
 
 
 @pytest.mark.slow
@@ -126,7 +139,7 @@ def test_planted_variants_have_the_outcomes_they_should(write: Write) -> None:
     assert f"({found['twice']['cost']['total'] / found['base']['cost']['total']:.2f}×)" in done.stdout
     for run in found["crashes"]["runs"]:
         assert run["message"] == "RuntimeError: boom"
-        assert [row["step"] for row in RunFolder(Path("comparisons/base") / run["run"]).rows()][-1] in (9, 10)
+        assert [row.step for row in RunFolder(Path("comparisons/base") / run["run"]).rows()][-1] in (9, 10)
     assert all("is not finite" in run["message"] for run in found["diverges"]["runs"])
     refused = subprocess.run(compare(variants=("bytes",)), capture_output=True, text=True)
     assert refused.returncode == 2
@@ -154,7 +167,7 @@ def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Wr
     for name in ("base", "variant"):
         for seed in (5, 6):
             rows = RunFolder(folder / name / f"seed-{seed}").rows()
-            assert [row["step"] for row in rows] == list(range(1, 301))
+            assert [row.step for row in rows] == list(range(1, 301))
     whole, killed = (Path(f"{name}.md").read_text().partition("**What it costs")[0] for name in ("whole", "killed"))
     assert whole == killed
 
@@ -178,7 +191,7 @@ def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "stopped, and what was under way is saved; the same command continues" in err
-    last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1]["step"]
+    last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1].step
     assert checkpoint.available(metrics.parent / "checkpoints")[-1] >= last, "an update's record may wait for the next one"
 
 
@@ -204,8 +217,7 @@ class Odd(RMSNorm):
         return super().forward(x - x.mean(-2, keepdim=True))
 '''
 IN_TRAINING = '''
-import ctypes, os, time
-import __main__
+import ctypes, os, sys, time
 from minigpt import register
 from minigpt.contracts import Schedule
 
@@ -213,8 +225,7 @@ from minigpt.contracts import Schedule
 class Failing(Schedule):
     """Constant, until it fails, where it is trained."""
     def __init__(self, max_iters: int, *, how: str):
-        spec = getattr(__main__, "__spec__", None)
-        self.how = how if spec is not None and spec.name == "minigpt.lab.compare.cell" else ""
+        self.how = how if "minigpt.lab.compare.cell:do" in sys.argv else ""
     def factor(self, step: int) -> float:
         if step == 3 and self.how == "exit":
             os._exit(5)

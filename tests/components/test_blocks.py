@@ -1,4 +1,4 @@
-"""Each block against its paper's formula, its parts being whatever they are."""
+"""Each block against its paper's formula, with any parts."""
 
 from __future__ import annotations
 
@@ -130,11 +130,11 @@ FORMULAS: dict[str, Callable[..., torch.Tensor]] = {
     "deepnorm": deepnorm,
     "hyper_connections": hyper_connections,
     "ngpt": ngpt,
-    "unet": pre_norm,  # in the first half; the second has tests of its own
+    "unet": pre_norm,  # in the first half; the second half has other tests
 }
 
 
-def test_every_block_has_its_formula_here() -> None:
+def test_every_block_has_a_formula_in_this_file() -> None:
     assert sorted(FORMULAS) == [entry.name for entry in REGISTRY.entries("block")]
 
 
@@ -144,11 +144,11 @@ def test_every_block_has_its_formula_here() -> None:
     + [("parallel", {"shared_norm": False}), ("hyper_connections", {"n_streams": 3, "dynamic": False})],
     ids=str,
 )
-def test_the_block_is_its_formula(name: str, params: dict[str, Any]) -> None:
+def test_the_block_computes_its_formula(name: str, params: dict[str, Any]) -> None:
     block = block_of(name, **params)
     ctx = context()
     stream = block.enter(normal(2, 7, 12))
-    stream = (stream + torch.randn_like(stream)).requires_grad_()  # no two streams alike, where there are several
+    stream = (stream + torch.randn_like(stream)).requires_grad_()  # if there are several streams, no two are equal
     expected = FORMULAS[name](block, stream, lambda y: block.attention(y, ctx), lambda y: block.ffn(y, ctx))
     got = block(stream, ctx)
     assert_formula(got, expected)
@@ -182,7 +182,7 @@ def model_section(**changes: Any) -> ModelSection:
 
 
 @pytest.mark.parametrize("ffn", [{"name": "mlp"}, {"name": "moe", "bias": True, "n_shared": 1}])
-def test_deepnorm_draws_feed_forward_and_outputs_with_the_papers_gain(ffn: dict[str, Any]) -> None:
+def test_deepnorm_initialises_feed_forward_and_outputs_with_the_papers_gain(ffn: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = GPT(model_section(d_model=128, block="deepnorm", ffn=ffn), VOCAB)
     gain, seen = (8 * 3) ** (-1 / 4), 0
@@ -214,14 +214,14 @@ def test_hyper_connections_start_as_pre_norm(params: dict[str, Any]) -> None:
         streams = block.enter(normal(2, 7, 16))
         assert streams.shape == (2, 7, n, 16)
         one = block(streams, context())
-        assert_formula(one, one[:, :, :1].expand_as(one), "all streams stay alike")
+        assert_formula(one, one[:, :, :1].expand_as(one), "all streams stay equal")
         assert_formula(block.leave(one), one[:, :, 0])
     ids = tokens(2, 12, 0)
     with torch.no_grad():
         assert_formula(hyper(ids), plain(ids))
 
 
-def test_streams_that_end_at_another_block_are_no_larger_than_they_were() -> None:
+def test_streams_do_not_grow_at_the_border_with_another_block() -> None:
     plain = lively(model_section(block="pre_norm")).double()
     pattern = [{"block": "hyper_connections"}, {"block": "pre_norm"}]
     hybrid = GPT(model_section(layers=pattern), VOCAB).double().eval()
@@ -231,7 +231,7 @@ def test_streams_that_end_at_another_block_are_no_larger_than_they_were() -> Non
         assert_formula(hybrid(ids), plain(ids))
 
 
-def test_each_sub_layer_first_reads_a_stream_of_its_own() -> None:
+def test_each_sub_layer_first_reads_another_stream() -> None:
     blocks = GPT(model_section(block={"name": "hyper_connections", "n_streams": 4}), VOCAB).blocks
     connections = [c for block in blocks for c in (block.attention_connection, block.ffn_connection)]
     assert [c.read[:, 0].nonzero().item() for c in connections] == [0, 1, 2, 3, 0, 1]
@@ -242,7 +242,7 @@ def test_each_sub_layer_first_reads_a_stream_of_its_own() -> None:
 def test_residual_streams_keep_their_precision_under_autocast() -> None:
     block = block_of("hyper_connections", dynamic=False).float()
     for connection in (block.attention_connection, block.ffn_connection):
-        torch.nn.init.zeros_(connection.write)  # what the sub-layers add is in bf16, and rightly so
+        torch.nn.init.zeros_(connection.write)  # outputs of sub-layers may be in bf16
     streams = torch.randn(2, 7, 4, 12)
     expected = streams.double()
     magnitudes = expected.abs()
@@ -294,7 +294,7 @@ def test_unet_reads_the_plain_stream_of_any_other_block() -> None:
 
 # ------------------------------------------------------------------------------------------------------------------ ngpt
 
-EXACT = {"name": "rmsnorm", "eps": 1e-30}  # the papers divide by lengths, with nothing added
+EXACT = {"name": "rmsnorm", "eps": 1e-30}  # the papers divide by lengths without an eps
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ NGPT: dict[str, Any] = {
 }
 
 
-def test_maps_that_do_not_read_the_stream_are_left_alone_whatever_their_width() -> None:
+def test_maps_that_do_not_read_the_stream_are_not_constrained_at_any_width() -> None:
     """Four heads of 4 make mla's latent 16 wide, as wide as the stream."""
     model = lively(model_section(block="ngpt", attention="mla")).double()
     attention = model.blocks[0].attention
@@ -328,14 +328,14 @@ def unit(z: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return z / z.norm(dim=dim, keepdim=True)
 
 
-def lively_ngpt(**changes: Any) -> GPT:
-    """Gains and steps away from their initial values, weights where the constraint puts them."""
+def trained_ngpt(**changes: Any) -> GPT:
+    """A model with gains and steps away from their initial values, and weights on the sphere."""
     model = lively(model_section(**NGPT, **changes)).double()
     for block in model.blocks:
         for norm in (block.attention.q_norm, block.attention.k_norm):
             norm.weight.data = (
                 torch.rand(2).double().repeat(2) + 0.5
-            )  # alike in both of a pair, so that the rotation does not matter
+            )  # equal within a pair, so that the rotation does not matter
     model.after_step()
     return model
 
@@ -368,8 +368,8 @@ def ngpt_of_the_paper(model: GPT, ids: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.usefixtures("exact_lengths")
 @pytest.mark.parametrize("n_layers", [1, 2])
-def test_a_model_of_ngpt_blocks_is_the_papers(n_layers: int) -> None:
-    model = lively_ngpt(n_layers=n_layers)
+def test_a_model_of_ngpt_blocks_computes_the_papers_model(n_layers: int) -> None:
+    model = trained_ngpt(n_layers=n_layers)
     ids = tokens(2, 12, 3)
     got, expected = model(ids), ngpt_of_the_paper(model, ids)
     assert_formula(got, expected)
@@ -377,7 +377,7 @@ def test_a_model_of_ngpt_blocks_is_the_papers(n_layers: int) -> None:
     of_got = torch.autograd.grad(got.square().sum(), inputs.values())
     of_expected = torch.autograd.grad(expected.square().sum(), inputs.values())
     for name, g, e in zip(inputs, of_got, of_expected, strict=True):
-        if "_norm" in name:  # gains before and after the rotation are one where those of a pair move together
+        if "_norm" in name:  # gains before and after the rotation agree if they are equal within a pair
             g, e = g[:2] + g[2:], e[:2] + e[2:]
         assert_formula(g, e, name)
     assert len(inputs) == 9 * n_layers + 1
@@ -412,10 +412,10 @@ def test_ngpt_weights_and_stream_stay_on_the_sphere() -> None:
     for stream in streams:
         assert (
             (stream.square().mean(-1) - 1).abs() <= gamma(4 * stream.shape[-1])
-        ).all()  # twice each: here, and in the block
+        ).all()  # twice each: in the test, and in the block
 
 
-def test_the_constraint_of_ngpt_touches_maps_from_and_to_the_stream_and_nothing_else() -> None:
+def test_the_constraint_of_ngpt_changes_only_maps_from_and_to_the_stream() -> None:
     pattern = [
         {"block": "ngpt", "attention": {"name": "gqa", "gate": "head"}, "ffn": {"name": "moe", "n_shared": 1, "bias": True}},
         {"block": "ngpt", "attention": {"name": "mla", "kv_rank": 6, "q_rank": 5, "rope_dim": 2}, "ffn": "identity"},
@@ -427,7 +427,7 @@ def test_the_constraint_of_ngpt_touches_maps_from_and_to_the_stream_and_nothing_
     after = dict(model.named_parameters())
     axes = {"0.attention.qkv": 1, "0.attention.gate": 1, "0.ffn.router": 1, "0.ffn.shared_into": 1}
     axes |= {"0.attention.out": 0, "0.ffn.shared_out": 0, "1.attention.out": 0}
-    axes |= {"1.attention.q_down": 1, "1.attention.kv_down": 1}  # q_up and kv_up read what these give
+    axes |= {"1.attention.q_down": 1, "1.attention.kv_down": 1}  # q_up and kv_up read their outputs
     assert {name for name in after if not torch.equal(after[name], before[name])} == {f"blocks.{n}.weight" for n in axes}
     for name, axis in axes.items():
         weight = f"blocks.{name}.weight"
@@ -435,7 +435,7 @@ def test_the_constraint_of_ngpt_touches_maps_from_and_to_the_stream_and_nothing_
 
 
 @pytest.mark.usefixtures("exact_lengths")
-def test_steps_of_ngpt_start_at_the_size_asked_for_and_move_at_the_papers_pace() -> None:
+def test_steps_of_ngpt_start_at_step_size_and_change_at_the_papers_pace() -> None:
     block = REGISTRY.resolve("block", {"name": "ngpt", "step_size": 0.2}).build(replace(DIMS, d_model=64), layer_of())
     assert ((block.attention_step * 8 - 1).abs() <= UNIT[torch.float32]).all()
     block = block.double()
@@ -449,17 +449,17 @@ def test_steps_of_ngpt_start_at_the_size_asked_for_and_move_at_the_papers_pace()
     assert_formula(further, block.enter(0.784 * x + 0.216 * target))
 
 
-def test_a_proposal_of_nothing_leaves_ngpt_finite() -> None:
+def test_a_proposal_of_zero_leaves_ngpt_finite() -> None:
     block = block_of("ngpt")
     x = block.enter(normal(2, 7, 12)).requires_grad_()
     for name, parameter in block.named_parameters():
         if ".out." in name:
             torch.nn.init.zeros_(parameter)
         elif name.endswith("_step"):
-            torch.nn.init.constant_(parameter, 0.3)  # of all channels alike, so that x only shrinks and is brought back
+            torch.nn.init.constant_(parameter, 0.3)  # equal for all channels, so that x only shrinks and is normalised again
     y = block(x, context())
     y.square().sum().backward()
-    assert ((y - x).abs() <= 2e-8 * x.abs()).all(), "but for what keeps the norm finite, 1e-8"
+    assert ((y - x).abs() <= 2e-8 * x.abs()).all(), "up to the eps of the norm, 1e-8"
     assert all(p.grad is not None and p.grad.abs().max() < 1e6 for p in block.parameters())
 
 
@@ -468,7 +468,7 @@ def test_a_proposal_of_nothing_leaves_ngpt_finite() -> None:
 
 @pytest.mark.usefixtures("exact_lengths")
 @pytest.mark.parametrize("name", ["post_norm", "deepnorm", "ngpt"])
-def test_an_identity_for_a_feed_forward_drops_out_of_blocks_that_end_normalised(name: str) -> None:
+def test_an_identity_feed_forward_has_no_effect_in_blocks_that_end_normalised(name: str) -> None:
     block = REGISTRY.resolve("block", name).build(DIMS, layer_of(ffn="identity", norm=EXACT)).double()
     x = block.enter(normal(2, 7, 12) * 3)
     alone = {
@@ -482,7 +482,7 @@ def test_an_identity_for_a_feed_forward_drops_out_of_blocks_that_end_normalised(
     assert not list(ffn.parameters())
 
 
-def test_with_pre_norm_an_identity_adds_the_normalised_stream() -> None:
+def test_with_pre_norm_an_identity_feed_forward_adds_the_normalised_stream() -> None:
     block = REGISTRY.resolve("block", "pre_norm").build(DIMS, layer_of(ffn="identity")).double()
     x = normal(2, 7, 12)
     mixed = x + block.attention(block.attention_norm(x), context())

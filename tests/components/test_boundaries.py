@@ -1,4 +1,4 @@
-"""What shipped components may know of the world around them."""
+"""Shipped components keep to their layer: only datasets use the file system."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ OF_FILES = {
 }
 
 
-def knows_files(file: Path) -> set[str]:
-    """What a module imports of the file system, and `open` where it is called."""
+def file_imports(file: Path) -> set[str]:
+    """File system modules that a module imports, and `open` if it calls that."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -38,6 +38,6 @@ def knows_files(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("family", [family.name for family in REGISTRY.families()])
-def test_datasets_alone_know_the_file_system(family: str) -> None:
-    found = {file.name: names for file in sorted((FOLDER / family).glob("*.py")) if (names := knows_files(file))}
+def test_only_datasets_use_the_file_system(family: str) -> None:
+    found = {file.name: names for file in sorted((FOLDER / family).glob("*.py")) if (names := file_imports(file))}
     assert bool(found) == (family == "dataset"), found

@@ -1,4 +1,4 @@
-"""Bytes to text: marks, formats, guesses, and what is refused."""
+"""Bytes to text: byte order marks, formats, guesses and refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MARKED = {
 
 
 @given(PLAIN, st.sampled_from(list(MARKED)), st.booleans())
-def test_a_mark_says_what_a_file_is_in_and_is_no_part_of_the_text(text: str, encoding: str, named: bool) -> None:
+def test_a_byte_order_mark_sets_the_encoding_and_is_not_part_of_the_text(text: str, encoding: str, named: bool) -> None:
     raw = MARKED[encoding] + text.encode(encoding)
     assert decode(raw, encoding if named else "utf-8", "strict", FILE) == text
 
@@ -72,12 +72,12 @@ def is_utf8(raw: bytes) -> bool:
 def test_text_is_read_in_the_encoding_that_is_set(text: str, encoding: str) -> None:
     try:
         raw = text.encode(encoding)
-        assume(raw.decode(encoding) == text)  # shift_jis has two signs for one byte
+        assume(raw.decode(encoding) == text)  # shift_jis has two characters for one byte
     except UnicodeEncodeError:
         assume(False)
     assume(not raw.startswith((b"%PDF-", *MARKED.values())) or encoding == "utf-16")
-    wide = encoding.startswith(("utf-16", "utf-32"))
-    assume(encoding == "utf-8" or not is_utf8(raw) or b"\0" in raw or (raw.isascii() and not wide))
+    is_wide = encoding.startswith(("utf-16", "utf-32"))
+    assume(encoding == "utf-8" or not is_utf8(raw) or b"\0" in raw or (raw.isascii() and not is_wide))
     assert decode(raw, encoding, "strict", FILE) == text
 
 
@@ -99,7 +99,7 @@ def test_text_is_read_in_the_encoding_that_is_set(text: str, encoding: str) -> N
         (CHINESE, "utf-32-be", "utf-32-be", "学而"),
     ],
 )
-def test_the_first_advice_is_the_encoding_that_the_file_is_in(text: str, encoding: str, advised: str, shown: str) -> None:
+def test_the_first_advice_is_the_encoding_of_the_file(text: str, encoding: str, advised: str, shown: str) -> None:
     line = refusal(text.encode(encoding))
     assert f'; set data.encoding to "{advised}" if this is right: ' in line
     assert shown[:5] in line
@@ -127,7 +127,7 @@ OTHERS = [
 @pytest.mark.parametrize("encoding", OTHERS)
 @pytest.mark.parametrize("errors", ["strict", "replace", "any"])
 @pytest.mark.parametrize("text", [FRENCH, RUSSIAN, CHINESE, ENGLISH + "\u201cone\u201d", 40 * ENGLISH + "\u201cone\u201d"])
-def test_utf8_read_as_another_encoding_is_refused_unless_any_is_taken(encoding: str, errors: str, text: str) -> None:
+def test_utf8_read_as_another_encoding_is_refused_unless_errors_is_any(encoding: str, errors: str, text: str) -> None:
     if errors == "any":
         assert decode(text.encode(), encoding, errors, FILE) != text
         return
@@ -207,9 +207,9 @@ def test_text_may_begin_like_another_format() -> None:
 
 @pytest.mark.parametrize("noise", ["\0", "\x01", "\x7f", "\x80", "\ufffd"])
 @pytest.mark.parametrize("errors", ["strict", "replace", "any"])
-def test_text_that_is_more_than_one_per_cent_noise_is_refused_unless_any_is_taken(noise: str, errors: str) -> None:
+def test_text_with_more_than_one_per_cent_noise_is_refused_unless_errors_is_any(noise: str, errors: str) -> None:
     text = "0123456789" * 20 + noise * 2
-    assert decode(text.encode(), "utf-8", errors, FILE) == text, "1 % is none"
+    assert decode(text.encode(), "utf-8", errors, FILE) == text, "1 % is accepted"
     many = text + noise
     if errors == "any":
         assert decode(many.encode(), "utf-8", errors, FILE) == many
@@ -236,7 +236,7 @@ MANY_BYTES = st.one_of(
 
 
 @given(MANY_BYTES, st.sampled_from(CODECS), st.sampled_from(["strict", "replace", "any"]))
-def test_any_bytes_in_any_encoding_are_text_or_a_line(raw: bytes, encoding: str, errors: str) -> None:
+def test_any_bytes_in_any_encoding_are_text_or_a_one_line_error(raw: bytes, encoding: str, errors: str) -> None:
     try:
         text = decode(raw, encoding, errors, FILE)
     except DataError as error:

@@ -67,14 +67,14 @@ def turned(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "params", "kv_heads"), [("mha", {}, 4), ("gqa", {}, 2), ("gqa", {"n_kv_heads": 1}, 1)])
-def test_attention_is_the_papers(name: str, params: dict[str, Any], kv_heads: int) -> None:
+def test_attention_computes_the_papers_formula(name: str, params: dict[str, Any], kv_heads: int) -> None:
     module = build("attention", name, DIMS, **params)
     x = normal(2, 7, 12)
     expected = reference_attention(module, x, 4, kv_heads, 6)
     assert_formula(module(x, context()), expected)
 
 
-def test_attention_gradients_are_the_papers() -> None:
+def test_attention_gradients_match_the_papers_formula() -> None:
     module = build("attention", "gqa", DIMS)
     x, parameters = normal(2, 7, 12), dict(module.named_parameters())
     got = torch.autograd.grad(module(x, context()).square().sum(), parameters.values())
@@ -83,7 +83,7 @@ def test_attention_gradients_are_the_papers() -> None:
         assert_formula(one, other, name)
 
 
-def test_rope_turns_pairs_by_their_frequency_times_the_position() -> None:
+def test_rope_rotates_pairs_by_their_frequency_times_the_position() -> None:
     module = build("attention", "mha", DIMS)
     x = normal(2, 7, 12)
     got = module(x, context(build("position", "rope", DIMS)))
@@ -152,7 +152,7 @@ def test_sinusoidal_is_the_papers_table() -> None:
             assert row[2 * i + 1].item() == pytest.approx(1.5 * math.cos(angle), abs=1e-12)
 
 
-def test_learned_positions_add_their_row() -> None:
+def test_learned_positions_add_the_row_of_each_position() -> None:
     position = build("position", "learned", DIMS)
     x = normal(2, 3, 12)
     assert torch.equal(position.embed(x, torch.arange(4, 7)), x + position.table.weight[4:7])
@@ -160,7 +160,7 @@ def test_learned_positions_add_their_row() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_layernorm_is_the_papers(bias: bool) -> None:
+def test_layernorm_computes_the_papers_formula(bias: bool) -> None:
     norm = build("norm", "layernorm", 12, bias=bias, eps=1e-3)
     x = normal(3, 5, 12) * 3 + 1
     deviation = (x.var(-1, unbiased=False, keepdim=True) + 1e-3).sqrt()
@@ -170,7 +170,7 @@ def test_layernorm_is_the_papers(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("gain", [True, False])
-def test_rmsnorm_is_the_papers_and_forgets_the_scale_of_its_input(gain: bool) -> None:
+def test_rmsnorm_computes_the_papers_formula_and_ignores_the_scale_of_its_input(gain: bool) -> None:
     x = normal(3, 5, 12) * 3 + 1
     for eps in (1e-6, 1e-30):
         norm = build("norm", "rmsnorm", 12, gain=gain, eps=eps)
@@ -178,7 +178,7 @@ def test_rmsnorm_is_the_papers_and_forgets_the_scale_of_its_input(gain: bool) ->
     assert_formula(norm(1000 * x), norm(x))
 
 
-def test_dyt_and_derf_are_the_papers() -> None:
+def test_dyt_and_derf_compute_the_papers_formulas() -> None:
     x = normal(3, 5, 12) * 3 + 1
     dyt, derf = build("norm", "dyt", 12), build("norm", "derf", 12)
     expected = torch.tanh(dyt.alpha * x) * dyt.weight + dyt.bias
@@ -213,7 +213,7 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_mlp_is_the_papers(activation: str) -> None:
+def test_mlp_computes_the_papers_formula(activation: str) -> None:
     ffn = build("ffn", "mlp", DIMS, activation=activation, expansion=2.5)
     assert ffn.into.weight.shape == (30, 12)
     x = normal(2, 3, 12)
@@ -225,7 +225,7 @@ def test_mlp_is_the_papers(activation: str) -> None:
     ("variant", "activation"),
     [("swiglu", "silu"), ("geglu", "gelu"), ("geglu_tanh", "gelu_tanh"), ("reglu", "relu")],
 )
-def test_glu_is_the_papers(variant: str, activation: str) -> None:
+def test_glu_computes_the_papers_formula(variant: str, activation: str) -> None:
     ffn = build("ffn", "glu", DIMS, variant=variant, bias=True)
     x = normal(2, 3, 12)
     gate, value = linear(x, ffn.into).split(32, -1)
@@ -234,7 +234,7 @@ def test_glu_is_the_papers(variant: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("ffn")])
-def test_a_feed_forward_without_state_acts_on_each_position_alone(name: str) -> None:
+def test_a_feed_forward_without_state_acts_on_each_position_separately(name: str) -> None:
     ffn = build("ffn", name, DIMS)
     assert ffn.new_state(1, 4, torch.device("cpu"), torch.float32) is None
     x = normal(2, 5, 12)

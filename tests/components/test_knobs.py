@@ -1,4 +1,4 @@
-"""Every parameter changes what is computed: a knob that does nothing is a bug."""
+"""Every parameter changes the computation: a parameter without an effect is a bug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixture of experts against its papers' formulas, token by token in float64; and the gates that came with it."""
+"""Mixture of experts against its papers' formulas, token by token in float64; and variants of gates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def activated(variant: str, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def reference(moe: Any, x: torch.Tensor, p: dict[str, Any]) -> torch.Tensor:
-    """One token at a time: score, choose, and add up what the chosen experts say."""
+    """One token at a time: score, choose, and add up the outputs of the chosen experts."""
     rows = []
     for token in x.flatten(0, 1):
         logits = linear(token, moe.router)
@@ -52,9 +52,9 @@ def reference(moe: Any, x: torch.Tensor, p: dict[str, Any]) -> torch.Tensor:
         y = torch.zeros_like(token)
         for i in chosen:
             hidden = moe.into[i] @ token + (0 if moe.into_bias is None else moe.into_bias[i])
-            said = moe.out[i] @ activated(p.get("variant", "swiglu"), hidden)
-            said = said + (0 if moe.out_bias is None else moe.out_bias[i])
-            y = y + p.get("scale", 1.0) * scores[i] / total * said
+            output = moe.out[i] @ activated(p.get("variant", "swiglu"), hidden)
+            output = output + (0 if moe.out_bias is None else moe.out_bias[i])
+            y = y + p.get("scale", 1.0) * scores[i] / total * output
         if p.get("n_shared"):
             y = y + linear(activated(p.get("variant", "swiglu"), linear(token, moe.shared_into)), moe.shared_out)
         rows.append(y)
@@ -105,7 +105,7 @@ def test_a_mixture_is_its_formula_token_by_token(name: str) -> None:
         assert_formula(one, other, f"gradient of {name}")
 
 
-def test_a_bias_changes_who_is_chosen_and_not_what_they_weigh() -> None:
+def test_a_bias_changes_the_chosen_experts_and_not_their_weights() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=4, balance="bias").eval()
     x = normal(50, 12)
     before, weights = moe._route(x, context())
@@ -118,28 +118,28 @@ def test_a_bias_changes_who_is_chosen_and_not_what_they_weigh() -> None:
     assert_formula(weights.sum(-1), torch.ones(50, dtype=torch.float64))
 
 
-def test_an_expert_outside_the_best_groups_is_not_chosen_however_good_it_is() -> None:
+def test_an_expert_outside_the_best_groups_is_not_chosen_even_with_the_best_score() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=6, top_k=2, n_group=3, topk_group=1, scores="sigmoid", bias=True).eval()
     with torch.no_grad():
         moe.router.weight.zero_()
-        moe.router.bias[:] = torch.tensor([2.0, -9, 1, 1, 0, 0])  # the best expert is alone in its group
+        moe.router.bias[:] = torch.tensor([2.0, -9, 1, 1, 0, 0])  # the best expert has a weak group
     tokens = torch.ones(5, 12, dtype=moe.router.weight.dtype)
     assert (moe._route(tokens, context())[0].sort(-1).values == torch.tensor([2, 3])).all()
 
 
-def test_no_token_is_dropped_however_full_an_expert_is() -> None:
+def test_no_token_is_dropped_even_if_all_choose_one_expert() -> None:
     params = {"n_experts": 8, "top_k": 1, "normalise": False, "bias": True}
     moe = build("ffn", "moe", DIMS, **params).eval()
     with torch.no_grad():
         moe.router.weight.zero_()
-        moe.router.bias[:] = torch.tensor([0.0, 0, 0, 9, 0, 0, 0, 0])  # all of them to one
+        moe.router.bias[:] = torch.tensor([0.0, 0, 0, 9, 0, 0, 0, 0])  # all tokens to one expert
     x = normal(2, 7, 12)
     got = moe(x, context())
     assert (got.abs().sum(-1) > 1e-3).all()
     assert_formula(got, reference(moe, x, params))
 
 
-def test_the_router_tells_apart_in_fp32_what_bf16_cannot() -> None:
+def test_the_router_distinguishes_in_fp32_scores_that_are_equal_in_bf16() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=2, top_k=1, normalise=False).float()
     with torch.no_grad():
         moe.router.weight[0], moe.router.weight[1] = 1.0, 1.0 + 2**-12
@@ -195,7 +195,7 @@ def test_the_balancing_loss_is_the_papers_and_only_in_training(scores: str) -> N
     assert quiet.losses == []
 
 
-def test_an_even_load_costs_the_rate_and_a_lopsided_one_more() -> None:
+def test_an_even_load_costs_the_rate_and_an_uneven_load_more() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=4, top_k=1, normalise=False, bias=True, balance_rate=0.01)
     even, lopsided = context(), context()
     moe._balance(torch.full((8, 4), 0.25), torch.arange(8)[:, None] % 4, even)
@@ -210,7 +210,7 @@ def test_the_models_loss_has_a_part_for_each_layer() -> None:
     for balance, expected in (("loss", 3 * 0.01), ("bias", 0), ("none", 0)):
         model = GPT(ModelSection.model_validate({**section, "ffn": {"name": "moe", "balance": balance}}), VOCAB)
         auxiliary = model.loss(tokens(4, 24, 0), tokens(4, 24, 1))[1]
-        assert auxiliary.item() == pytest.approx(expected, rel=0.2)  # at first the load is nearly even
+        assert auxiliary.item() == pytest.approx(expected, rel=0.2)  # the initial load is nearly even
 
 
 def test_the_bias_moves_by_the_rate_against_the_load_of_all_training_passes_since_the_last_update() -> None:
@@ -225,7 +225,7 @@ def test_the_bias_moves_by_the_rate_against_the_load_of_all_training_passes_sinc
         moe(x, ctx)
 
     moe.after_step()
-    assert not moe.choice_bias.any(), "nothing has been counted"
+    assert not moe.choice_bias.any(), "no pass has been counted"
     moe.eval()
     send_all_to(2)
     moe.after_step()
@@ -239,10 +239,10 @@ def test_the_bias_moves_by_the_rate_against_the_load_of_all_training_passes_sinc
     assert moe.choice_bias.tolist() == [0, -0.25, 0.25]  # the mean is 6
     assert not moe.load.any(), "an update counts once"
     assert set(moe.state_dict()) >= {"choice_bias"}
-    assert "load" not in moe.state_dict(), "it is zero whenever a checkpoint is written"
+    assert "load" not in moe.state_dict(), "it is zero in every checkpoint"
 
 
-def test_with_a_bias_a_lopsided_load_evens_out() -> None:
+def test_a_bias_evens_out_an_uneven_load() -> None:
     moe = build("ffn", "moe", DIMS, n_experts=6, bias=True, scores="sigmoid", balance="bias", balance_rate=0.02)
     with torch.no_grad():
         moe.router.bias[:] = torch.linspace(-2, 2, 6)
@@ -256,7 +256,7 @@ def test_with_a_bias_a_lopsided_load_evens_out() -> None:
     assert excess[-1] < 1.2
 
 
-def test_a_resumed_training_moves_the_bias_as_one_that_was_not_interrupted() -> None:
+def test_resumed_training_moves_the_bias_like_uninterrupted_training() -> None:
     section = ModelSection.model_validate(
         {
             "d_model": 16,
@@ -292,7 +292,7 @@ def test_a_resumed_training_moves_the_bias_as_one_that_was_not_interrupted() -> 
 # --------------------------------------------------------------------------------------------------- sizes and refusals
 
 
-def test_experts_start_as_linear_maps_do() -> None:
+def test_experts_are_initialised_like_linear_maps() -> None:
     torch.manual_seed(0)
     section = {"d_model": 96, "n_heads": 4, "n_layers": 3, "ffn": {"name": "moe", "bias": True}}
     ffn = GPT(ModelSection.model_validate(section), VOCAB).blocks[1].ffn
@@ -303,7 +303,7 @@ def test_experts_start_as_linear_maps_do() -> None:
     assert (roles["into"], roles["out"], roles["into_bias"], roles["out_bias"]) == ("matrix", "matrix", "vector", "vector")
 
 
-def test_by_default_as_much_is_computed_for_a_token_as_by_glu() -> None:
+def test_the_defaults_compute_as_much_per_token_as_glu() -> None:
     moe, glu = (REGISTRY.resolve("ffn", name).build(DIMS) for name in ("moe", "glu"))
     active = moe.top_k * (moe.into[0].numel() + moe.out[0].numel())
     assert active == sum(parameter.numel() for parameter in glu.parameters())
@@ -315,12 +315,18 @@ def test_by_default_as_much_is_computed_for_a_token_as_by_glu() -> None:
         ({"n_experts": 3, "top_k": 3}, "top_k 3 chooses all n_experts: there is nothing to balance"),
         ({"n_experts": 4, "top_k": 5}, "top_k 5 is more than n_experts 4"),
         ({"n_experts": 8, "n_group": 3}, "n_group 3 does not divide n_experts 8"),
-        ({"n_experts": 8, "n_group": 8}, "n_group 8 leaves one expert a group, and a group is scored by its two best"),
+        (
+            {"n_experts": 8, "n_group": 8},
+            "n_group 8 makes groups of one expert, and a group's score is the sum of its two best",
+        ),
         ({"n_experts": 8, "n_group": 2, "topk_group": 3}, "topk_group 3 is more than n_group 2"),
         ({"topk_group": 2}, "topk_group 2 is more than n_group 1"),
-        ({"n_experts": 8, "n_group": 2, "topk_group": 2}, "topk_group 2 keeps every group: nothing is limited"),
+        ({"n_experts": 8, "n_group": 2, "topk_group": 2}, "topk_group 2 keeps every group, which limits nothing"),
         ({"n_experts": 8, "n_group": 4, "top_k": 3}, "top_k 3 is more than the 2 experts of topk_group 1 groups"),
-        ({"top_k": 1}, "with top_k 1 a normalised score is always 1 and teaches the router nothing; set normalise to false"),
+        (
+            {"top_k": 1},
+            "with top_k 1 a normalised score is always 1, and the router gets no gradient; set normalise to false",
+        ),
     ],
 )
 def test_mixtures_that_make_no_sense_are_refused(params: dict[str, Any], message: str) -> None:

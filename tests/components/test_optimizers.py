@@ -15,6 +15,7 @@ from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
+from minigpt.registry.spec import locate
 from minigpt.run.packing import pack, unpack
 from tests.rounding import assert_formula
 
@@ -63,7 +64,7 @@ def test_it_lowers_the_loss_and_stays_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_state_is_saved_without_pickle_and_goes_on_bit_for_bit(name: str) -> None:
+def test_its_state_is_saved_without_pickle_and_continues_bit_for_bit(name: str) -> None:
     whole, first = model(), model()
     straight, before = optimizer_of(whole, name), optimizer_of(first, name)
     for number in range(7):
@@ -82,7 +83,7 @@ def test_its_state_is_saved_without_pickle_and_goes_on_bit_for_bit(name: str) ->
         assert torch.equal(a, b), key
 
 
-# What to set where the type does not suggest a value of its own.
+# Values to try for parameters whose type suggests none.
 VALUES = {
     "momentum": 0.5,
     "betas": [0.5, 0.6],
@@ -105,7 +106,7 @@ def test_every_knob_changes_the_weights(name: str, knob: str) -> None:
     elif isinstance(field.default, bool):
         other = not field.default
     else:
-        assert isinstance(field.default, float), f"say in VALUES what to try for {knob}"
+        assert isinstance(field.default, float), f"add a value to try for {knob} to VALUES"
         other = field.default * 1.5 if field.default else 0.5
     results = []
     for params in ({}, {knob: other}):
@@ -117,7 +118,7 @@ def test_every_knob_changes_the_weights(name: str, knob: str) -> None:
     assert not torch.equal(*results), f"{knob} = {other} changes nothing"
 
 
-def test_adamw_is_the_papers_and_decays_matrices_only() -> None:
+def test_adamw_computes_the_papers_algorithm_and_decays_only_matrices() -> None:
     """Algorithm 2 of Loshchilov & Hutter 2017, in float64."""
     lm = model().double()
     rate, (beta1, beta2), eps, decay = 0.01, (0.8, 0.95), 1e-6, 0.3
@@ -146,7 +147,7 @@ def gradients(lm: GPT, number: int) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
 
 
-def test_lion_is_the_papers() -> None:
+def test_lion_computes_the_papers_algorithm() -> None:
     """Algorithm 2 of Chen et al. 2023."""
     lm = model().double()
     rate, (beta1, beta2), decay = 0.003, (0.8, 0.95), 0.5
@@ -163,12 +164,12 @@ def test_lion_is_the_papers() -> None:
             momentum[name] = beta2 * m + (1 - beta2) * gradient[name]
             shrink = decay if parameter.ndim >= 2 else 0.0
             expected = before[name] - rate * (mixed.sign() + shrink * before[name])
-            sure = mixed.abs() > 1e-15  # the sign of what is all but zero is rounding
+            sure = mixed.abs() > 1e-15  # the sign of a value near zero is rounding
             assert_formula(parameter.detach()[sure], expected[sure], name)
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_sgd_is_momentum(nesterov: bool) -> None:
+def test_sgd_computes_momentum(nesterov: bool) -> None:
     lm = model().double()
     optimizer = optimizer_of(lm, "sgd", learning_rate=0.05, momentum=0.7, nesterov=nesterov, weight_decay=0.1)
     momentum: dict[str, torch.Tensor] = {}
@@ -213,14 +214,14 @@ def set_gradients(parameters: Sequence[NamedParameter], seed: int) -> list[Tenso
 
 
 def pieces(tensor: Tensor) -> list[Tensor]:
-    """The matrices of a stack; a matrix or a vector by itself."""
+    """The matrices of a stack; a list of one for a matrix or a vector."""
     stack = tensor.detach().clone()
     return list(stack.reshape(-1, *stack.shape[-2:])) if stack.ndim > 2 else [stack]
 
 
 @pytest.mark.parametrize("name", ["muon", "soap"])
-def test_a_stack_of_matrices_is_each_matrix_alone(name: str) -> None:
-    # Square: where a first gradient has not the rank of its longer side, rounding chooses between its eigenvectors.
+def test_a_stack_of_matrices_is_updated_like_separate_matrices(name: str) -> None:
+    # Square: if the rank of a first gradient is below its longer side, rounding chooses between eigenvectors.
     stack, bias = parameters_of(((2, 3, 5, 5), "matrix"), ((3,), "vector"))
     alone = [NamedParameter(str(i), nn.Parameter(w), "matrix") for i, w in enumerate(pieces(stack.tensor))]
     whole, single = built(name, [stack, bias]), built(name, [*alone, bias])
@@ -238,7 +239,7 @@ def test_a_stack_of_matrices_is_each_matrix_alone(name: str) -> None:
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Five iterations of Jordan et al. 2024, by singular values: each goes through the polynomial by itself."""
+    """Five iterations of Jordan et al. 2024, on singular values: the polynomial is applied to each separately."""
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     s = s / (s.square().sum().sqrt() + 1e-7)
     for _ in range(5):
@@ -265,7 +266,7 @@ def test_muon_is_jordans_on_matrices_and_another_optimizer_on_the_rest(nesterov:
                 other.get_parameter(name).grad = gradient
                 continue
             rows, columns = gradient.shape
-            # As an average; the article's sum is 1/(1 - momentum) times as large, which is lost below but for the 1e-7.
+            # As an average; the article's sum is 1/(1 - momentum) times as large, which cancels below except for the 1e-7.
             total[name] = momentum * total[name] + (1 - momentum) * gradient
             mixed = (1 - momentum) * gradient + momentum * total[name] if nesterov else total[name]
             direction = orthogonalised(mixed)
@@ -282,7 +283,7 @@ def test_muon_is_jordans_on_matrices_and_another_optimizer_on_the_rest(nesterov:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (40, 8), (8, 40), (64, 64), (5, 6, 7)])
-def test_what_muon_adds_is_orthogonal_whatever_the_gradient(shape: tuple[int, ...]) -> None:
+def test_the_update_of_muon_is_orthogonal_for_any_gradient(shape: tuple[int, ...]) -> None:
     matrix, bias = parameters_of((shape, "matrix"), ((3,), "vector"))
     optimizer = built("muon", [matrix, bias], learning_rate=1.0, weight_decay=0.0)
     before = matrix.tensor.detach().clone()
@@ -296,8 +297,8 @@ def test_what_muon_adds_is_orthogonal_whatever_the_gradient(shape: tuple[int, ..
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (32, 128), (128, 32)])
-def test_in_bf16_muon_moves_the_weights_as_bf16_can_tell(shape: tuple[int, int]) -> None:
-    """Also where the singular values are far apart: what is carried on in bf16 must not explode."""
+def test_in_bf16_muon_updates_are_within_bf16_precision(shape: tuple[int, int]) -> None:
+    """Also if the singular values are far apart: iterations in bf16 must not explode."""
     u, s, vt = torch.linalg.svd(torch.randn(*shape, dtype=torch.float64), full_matrices=False)
     gradient = u @ torch.diag(torch.logspace(0, -4, len(s), dtype=torch.float64)) @ vt
     moved = {}
@@ -316,7 +317,7 @@ def test_in_bf16_muon_moves_the_weights_as_bf16_can_tell(shape: tuple[int, int])
     assert 0 < error < 0.25
 
 
-def test_muon_leaves_a_matrix_without_gradient_alone() -> None:
+def test_muon_does_not_change_a_matrix_without_gradient() -> None:
     matrix, other, bias = parameters_of(((4, 6), "matrix"), ((6, 4), "matrix"), ((4,), "vector"))
     optimizer = built("muon", [matrix, other, bias])
     before = matrix.tensor.detach().clone()
@@ -329,8 +330,9 @@ def test_muon_leaves_a_matrix_without_gradient_alone() -> None:
 
 
 def test_muon_refuses_an_optimizer_for_the_rest_that_averages() -> None:
-    spec = REGISTRY.resolve("optimizer", {"name": "muon", "rest": "schedule_free"}).at("training.optimizer")
-    with pytest.raises(ExperimentError, match=r"training.optimizer.rest: schedule_free trains at other weights than"):
+    spec = REGISTRY.resolve("optimizer", {"name": "muon", "rest": "schedule_free"})
+    locate(spec, "training.optimizer")
+    with pytest.raises(ExperimentError, match=r"training.optimizer.rest: schedule_free evaluates with other weights than"):
         spec.build().build(list(model().named_roles()))
 
 
@@ -343,7 +345,7 @@ RATE, BETA1, BETA2, EPS, FREQUENCY, LONGEST = 0.02, 0.8, 0.9, 1e-6, 3, 10
 class PaperSOAP:
     """Algorithms 3 and 4 of Vyas et al. 2024 for one matrix, in float64, with Adam's bias correction.
 
-    Without sides to be turned it is Adam. The first gradient of a matrix gives the eigenbasis and nothing else.
+    Without sides to rotate it is Adam. The first gradient of a matrix only gives the eigenbasis.
     """
 
     def __init__(self, w: Tensor, *, sides: str, decay: float, shampoo_beta: float):
@@ -357,7 +359,7 @@ class PaperSOAP:
             self.p[side] = self.beta * self.p[side] + (1 - self.beta) * (g @ g.T if side == "L" else g.T @ g)
 
     def begin(self, g: Tensor, bases: dict[str, Tensor]) -> None:
-        """Take over eigenvectors, which are not unique, if they are what they should be."""
+        """Copy eigenvectors, which are not unique, after a check that they are eigenvectors."""
         self.track(g)
         assert set(bases) == set(self.sides)
         for side, q in bases.items():
@@ -384,7 +386,7 @@ class PaperSOAP:
 
 
 @pytest.mark.parametrize("shampoo_beta", [None, 0.6])
-def test_soap_is_the_papers(shampoo_beta: float | None) -> None:
+def test_soap_computes_the_papers_algorithm(shampoo_beta: float | None) -> None:
     kinds = [((5, 7), "matrix"), ((3, 4, 5), "matrix"), ((30, 5), "embedding"), ((4, 30), "head"), ((30, 30), "matrix")]
     parameters = parameters_of(*kinds, ((4,), "vector"), ((4, 3), "vector"))
     optimizer = built(
@@ -423,8 +425,8 @@ def test_soap_is_the_papers(shampoo_beta: float | None) -> None:
 # --------------------------------------------------------------------------------------------------------- schedule_free
 
 
-def test_schedule_free_is_the_papers() -> None:
-    """Algorithm 1 of Defazio et al. 2024, in float64, under a learning rate that warms up and comes down again."""
+def test_schedule_free_computes_the_papers_algorithm() -> None:
+    """Algorithm 1 of Defazio et al. 2024, in float64, with a learning rate that rises and falls."""
     parameters = parameters_of(((5, 7), "matrix"), ((9, 4), "embedding"), ((4,), "vector"), ((4, 3), "vector"))
     peak, (beta1, beta2), eps, decay = 0.05, (0.8, 0.95), 1e-6, 0.3
     settings = {"learning_rate": peak, "betas": [beta1, beta2], "eps": eps, "weight_decay": decay}
@@ -451,29 +453,29 @@ def test_schedule_free_is_the_papers() -> None:
         assert_formula(parameter.tensor.detach(), expected)
 
 
-def test_schedule_free_puts_its_weights_in_and_back_to_the_bit() -> None:
+def test_schedule_free_swaps_its_weights_in_and_out_bit_for_bit() -> None:
     lm = model()
     optimizer = optimizer_of(lm, "schedule_free", learning_rate=0.03)
     assert isinstance(optimizer, AveragingOptimizer)
     start = [parameter.detach().clone() for parameter in lm.parameters()]
     for change in (optimizer.eval, optimizer.train):
         change()
-        assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), start, strict=True)), "nothing is averaged yet"
+        assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), start, strict=True)), "no average yet"
     for number in range(6):
         step(lm, optimizer, number)
         trained = [parameter.detach().clone() for parameter in lm.parameters()]
-        for _ in range(2):  # twice is as good as once
+        for _ in range(2):  # a second call changes nothing
             optimizer.eval()
         assert all(torch.equal(parameter, optimizer.state[parameter]["x"]) for parameter in lm.parameters())
         same = [torch.equal(a, b) for a, b in zip(lm.parameters(), trained, strict=True)]
-        assert all(same) if number == 0 else not any(same), "the first average is of one"
+        assert all(same) if number == 0 else not any(same), "the first average has one element"
         for _ in range(2):
             optimizer.train()
         assert all(torch.equal(a, b) for a, b in zip(lm.parameters(), trained, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "adamw"])
-def test_a_parameter_without_gradient_is_left_alone(name: str) -> None:
+def test_a_parameter_without_gradient_does_not_change(name: str) -> None:
     used, unused, bias = parameters_of(((4, 6), "matrix"), ((6, 4), "matrix"), ((4,), "vector"))
     optimizer = built(name, [used, unused, bias])
     before = [parameter.tensor.detach().clone() for parameter in (used, unused, bias)]

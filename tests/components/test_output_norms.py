@@ -1,4 +1,4 @@
-"""Mixers that norm their heads' outputs: the eps and the scales are those of the published code, and their size counts."""
+"""Mixers that normalise their heads' outputs use the eps and the scales of the published code, because their size matters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from minigpt.registry import REGISTRY
 @pytest.mark.parametrize(
     ("name", "eps"), [("delta_net", 1e-5), ("gated_delta_net", 1e-5), ("gla", 1e-5), ("mamba2", 1e-5), ("retention", 1e-6)]
 )
-def test_the_eps_of_an_output_norm_is_that_of_the_authors_code(name: str, eps: float) -> None:
+def test_the_eps_of_an_output_norm_equals_the_authors_code(name: str, eps: float) -> None:
     assert REGISTRY.resolve("attention", name).params["norm"].params == {"eps": eps, "gain": True}
 
 
 @pytest.mark.parametrize(("name", "rms"), [("delta_net", 0.77), ("gated_delta_net", 0.43), ("gla", 1.0), ("retention", 1.0)])
-def test_what_the_output_norm_leaves_at_first_is_what_the_published_convention_leaves(name: str, rms: float) -> None:
-    """Heads of 64 read so little of unit keys that the eps counts: unscaled queries and an eps of 1e-6 would leave 0.99.
+def test_the_initial_output_of_the_norm_matches_the_published_convention(name: str, rms: float) -> None:
+    """Outputs of heads of 64 with unit keys are so small that the eps matters: unscaled queries and eps 1e-6 would give 0.99.
 
-    A mean over 24 layers, since the decays of gated_delta_net are drawn: between seeds it has a deviation of 0.04.
+    A mean over 24 layers, because the decays of gated_delta_net are random: over seeds it has a deviation of 0.04.
     """
     section = {"d_model": 128, "n_heads": 2, "n_layers": 24, "dropout": 0.0, "position": "none", "attention": name}
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ PLACES = torch.arange(9)
 
 
 def rope_reference(x: torch.Tensor, place: int, frequencies: list[float], temperature: float = 1.0) -> list[float]:
-    """One vector, its pairs turned as complex numbers."""
+    """One vector with its pairs rotated as complex numbers."""
     half = len(frequencies)
     turned = [
         complex(x[i], x[i + half]) * cmath.exp(1j * place * frequency) * temperature
@@ -43,7 +43,7 @@ def frequencies(width: int, base: float = 10_000.0) -> list[float]:
 DIMS16 = DIMS.__class__(**{**DIMS.__dict__, "head_dim": 16})
 
 
-def test_partial_rope_turns_the_first_coordinates_and_leaves_the_rest() -> None:
+def test_partial_rope_rotates_the_first_coordinates_and_keeps_the_rest() -> None:
     check_rope(build("position", "rope", DIMS16, fraction=0.25, base=500.0), 16, frequencies(4, 500.0))
 
 
@@ -58,7 +58,7 @@ def test_ntk_scaling_raises_the_base() -> None:
 
 
 @pytest.mark.parametrize(("truncate", "length"), [(True, 64), (False, 2048)])
-def test_yarn_is_the_papers(truncate: bool, length: int) -> None:
+def test_yarn_computes_the_papers_formula(truncate: bool, length: int) -> None:
     """Equations 17 to 22, for a factor of 8; the authors' code rounds the ends of the ramp outwards."""
     factor, alpha, beta = 8.0, 1.0, 32.0
     scaling = {"kind": "yarn", "factor": factor, "original_block_size": length, "truncate": truncate}
@@ -78,7 +78,7 @@ def test_yarn_is_the_papers(truncate: bool, length: int) -> None:
     check_rope(rope, 16, expected, temperature=0.1 * math.log(factor) + 1)
 
 
-def test_a_given_attention_factor_takes_the_place_of_yarns_own() -> None:
+def test_a_given_attention_factor_replaces_yarns_default() -> None:
     scaling = {"kind": "yarn", "factor": 8.0, "original_block_size": 64}
     own, given = (build("position", "rope", DIMS16, scaling={**scaling, **more}) for more in ({}, {"attention_factor": 1.0}))
     q, k = torch.randn(2, 1, 2, 9, 16)
@@ -89,7 +89,7 @@ def test_a_given_attention_factor_takes_the_place_of_yarns_own() -> None:
     assert not own.keeps_norm
 
 
-def test_llama3_scaling_goes_by_wavelength() -> None:
+def test_llama3_scaling_depends_on_the_wavelength() -> None:
     length, factor, low, high = 64, 8.0, 1.0, 4.0
     rope = build("position", "rope", DIMS16, scaling={"kind": "llama3", "factor": factor, "original_block_size": length})
     expected = []
@@ -102,7 +102,7 @@ def test_llama3_scaling_goes_by_wavelength() -> None:
         else:
             smooth = (length / wavelength - low) / (high - low)
             expected.append((1 - smooth) * f / factor + smooth * f)
-    assert len({round(e / f, 6) for e, f in zip(expected, frequencies(16), strict=True)}) >= 3, "all three cases are there"
+    assert len({round(e / f, 6) for e, f in zip(expected, frequencies(16), strict=True)}) >= 3, "all three cases occur"
     check_rope(rope, 16, expected)
 
 
@@ -117,7 +117,7 @@ def test_llama3_scaling_goes_by_wavelength() -> None:
         ({"scaling": {"kind": "linear", "factor": 0.5}}, "factor: found 0.5"),
     ],
 )
-def test_rope_settings_that_cannot_be_are_told(params: dict[str, Any], message: str) -> None:
+def test_invalid_rope_settings_are_reported(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ExperimentError, match=message):
         build("position", "rope", DIMS, **params)
 
@@ -128,12 +128,12 @@ def test_xpos_ends_before_its_keys_leave_fp32() -> None:
     for turned_head in xpos.rotate(torch.ones(1, 4, 1, 6), torch.ones(1, 4, 1, 6), last):
         assert torch.isfinite(turned_head).all()
     with pytest.raises(
-        ExperimentError, match="scale_base 0.1 lets keys grow beyond fp32 after 6 positions, and block_size is 16"
+        ExperimentError, match="scale_base 0.1 makes keys larger than fp32 allows after 6 positions, and block_size is 16"
     ):
         REGISTRY.resolve("position", {"name": "xpos", "scale_base": 0.1}).build(DIMS)
 
 
-def test_xpos_scores_are_the_papers_and_depend_on_distance_only() -> None:
+def test_xpos_scores_match_the_paper_and_depend_on_distance_only() -> None:
     xpos = build("position", "xpos", DIMS, scale_base=16.0)
     q, k = normal(1, 1, 1, 6), normal(1, 1, 1, 6)
     z = [(2 * i / 6 + 0.4) / 1.4 for i in range(3)]
@@ -151,7 +151,7 @@ def test_xpos_scores_are_the_papers_and_depend_on_distance_only() -> None:
         assert (turned_q * turned_k).sum().item() == pytest.approx(score(m, n), abs=1e-12)
 
 
-def test_alibi_slopes_are_the_papers() -> None:
+def test_alibi_slopes_match_the_paper() -> None:
     def slopes(heads: int) -> list[float]:
         dims = DIMS.__class__(**{**DIMS.__dict__, "n_heads": heads})
         return (-build("position", "alibi", dims).bias(torch.tensor([1]), torch.tensor([0]))).flatten().tolist()
@@ -162,14 +162,14 @@ def test_alibi_slopes_are_the_papers() -> None:
     assert slopes(8) == close([2**-i for i in range(1, 9)])
     assert slopes(4) == close([2**-2, 2**-4, 2**-6, 2**-8])
     assert slopes(16) == close([2 ** (-i / 2) for i in range(1, 17)])
-    # appendix A: no power of two takes the lower one's, then every other of the higher one's
+    # appendix A: for other numbers those of the next lower power of two, then every other one of the next higher
     assert slopes(6) == close([2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3])
     assert slopes(10) == close([2**-i for i in range(1, 9)] + [2**-0.5, 2**-1.5])
     bias = build("position", "alibi", DIMS).bias(torch.tensor([5]), torch.arange(6))
     assert bias[0, 0].tolist() == close([-(2**-2) * (5 - k) for k in range(6)])
 
 
-def test_t5_buckets_are_the_papers() -> None:
+def test_t5_buckets_match_the_paper() -> None:
     position = build("position", "t5", DIMS, buckets=8, max_distance=20)
     far = torch.arange(40)
     bias = position.bias(torch.tensor([39]), far)[:, 0]
@@ -180,7 +180,7 @@ def test_t5_buckets_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("kernel", ["log", "power"])
-def test_kerple_is_the_papers(kernel: str) -> None:
+def test_kerple_computes_the_papers_formula(kernel: str) -> None:
     position = build("position", "kerple", DIMS, kernel=kernel)
     bias = position.bias(PLACES, PLACES)
     for head, (first, second) in enumerate(position.raw.detach().T.tolist()):
@@ -192,7 +192,7 @@ def test_kerple_is_the_papers(kernel: str) -> None:
                 assert bias[head, m, n].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_fire_is_the_papers() -> None:
+def test_fire_computes_the_papers_formula() -> None:
     position = build("position", "fire", DIMS, threshold=4.0, hidden=5)
     bias = position.bias(PLACES, PLACES)
     c, reach = abs(position.c.item()), abs(4.0 * position.threshold_scale.item())
@@ -205,7 +205,7 @@ def test_fire_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.entries("position")])
-def test_what_has_no_limit_is_defined_far_beyond_the_block_size(name: str) -> None:
+def test_positions_without_a_limit_are_defined_far_beyond_the_block_size(name: str) -> None:
     position = build("position", name, DIMS)
     if position.max_positions is not None and position.max_positions < 1000:
         assert position.max_positions == DIMS.block_size

@@ -1,4 +1,4 @@
-"""Nothing narrows what it is given: in float64 every part computes in float64, on each of its paths; and fp32 is sound."""
+"""Every part computes in float64 for float64 inputs, on each of its paths; and fp32 equals it up to rounding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES = [(family, spec) for family in FAMILIES for spec in choices(family)]
 
 
 class Part(nn.Module):
-    """A component of any of the families on sequences of vectors; a position in front of an attention that honours it."""
+    """A component of any family on sequences of vectors; a position is tested with an attention that applies it."""
 
     def __init__(self, family: str, spec: dict[str, Any]):
         super().__init__()
@@ -72,7 +72,7 @@ def _label(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES, ids=_label)
-def test_in_float64_nothing_is_narrower_and_all_paths_agree(family: str, spec: dict[str, Any]) -> None:
+def test_in_float64_all_values_are_float64_and_all_paths_agree(family: str, spec: dict[str, Any]) -> None:
     module, x = part(family, spec).double(), (normal(2, TIME, DIMS.d_model, seed=4) / 3).requires_grad_()
     with Narrowing() as narrowing:
         in_training = module.train()(x)
@@ -86,7 +86,7 @@ def test_in_float64_nothing_is_narrower_and_all_paths_agree(family: str, spec: d
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES, ids=_label)
-def test_in_fp32_it_is_what_it_is_in_float64_but_for_rounding(family: str, spec: dict[str, Any]) -> None:
+def test_in_fp32_it_equals_float64_up_to_rounding(family: str, spec: dict[str, Any]) -> None:
     modules = {torch.float64: part(family, spec).double().eval(), torch.float32: part(family, spec).eval()}
 
     def compute(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -99,5 +99,5 @@ def test_in_fp32_it_is_what_it_is_in_float64_but_for_rounding(family: str, spec:
 
     weights = {name: p.detach() for name, p in modules[torch.float64].named_parameters()}
     inputs = {"input": normal(2, TIME, DIMS.d_model, seed=4), **weights}
-    # A number goes through sums over the width, over what came before, and over a hidden layer four times as wide; and back.
+    # A number goes through sums over the width, over earlier tokens, and over a hidden layer four times as wide; and back.
     assert_stable(compute, inputs, 2 * (DIMS.d_model + TIME + 4 * DIMS.d_model))

@@ -1,6 +1,6 @@
-"""Each recurrent mixer against its paper's formula, token by token in float64; and what recurrences are for.
+"""Each recurrent mixer against its paper's formula, token by token in float64; and their special abilities.
 
-The references take nothing from the modules but their weights. They know neither `recurrence.py` nor any forward pass.
+The references use only the weights of the modules, and neither `recurrence.py` nor any forward pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DIMS = Dims(D_MODEL, n_layers=3, n_heads=HEADS, head_dim=WIDTH, block_size=160, 
 TIME = 70  # more than one chunk
 
 
-EPS = 0.01  # of the norms: outputs that happen to be near 0 would magnify rounding beyond what is measured here
+EPS = 0.01  # of the norms: outputs near 0 would magnify rounding beyond the bounds of these tests
 NORM = {"name": "rmsnorm", "eps": EPS}
 
 
@@ -83,7 +83,7 @@ def convolved(x: Tensor, convolution: Any) -> Tensor:
 
 
 def split(x: Tensor, *widths: int) -> list[Tensor]:
-    """[B, T, heads, width] each, of a projection to widths for HEADS heads."""
+    """Split a projection into HEADS heads of these widths: [B, T, heads, width] each."""
     return [
         part.unflatten(-1, (HEADS, width))
         for part, width in zip(x.split([HEADS * w for w in widths], -1), widths, strict=True)
@@ -99,7 +99,7 @@ def read(q: Tensor, matrix: Tensor) -> Tensor:
 
 
 def reference_linear(m: Any, x: Tensor, feature_map: str = "elu", norm: Any = None) -> Tensor:
-    """Katharopoulos et al. 2020, equation 9, the sums written out."""
+    """Katharopoulos et al. 2020, equation 9, with explicit sums."""
     phi = {
         "elu": lambda x: torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1) + 1,
         "relu": lambda x: x.clamp(min=0),
@@ -153,9 +153,9 @@ def reference_gla(
 
 
 def reference_delta_net(m: Any, x: Tensor, alpha: Tensor | None = None, **params: Any) -> Tensor:
-    """Yang et al. 2024a, equation 4: what is stored at a key is read, and replaced in part. With alpha: 2024b, equation 10.
+    """Yang et al. 2024a, equation 4: the value stored at a key is read, and partly replaced. With alpha: 2024b, equation 10.
 
-    The scale of the queries is that of the authors' code.
+    The queries are scaled as in the authors' code.
     """
     value = round(params.get("expand_v", 1.0) * WIDTH)
     q, k, v = split(silu(convolved(linear(x, m.qkv), m.convolution)), WIDTH, WIDTH, value)
@@ -200,7 +200,7 @@ def reference_mamba2(m: Any, x: Tensor, d_state: int = 64, expand: float = 2.0, 
 
 
 def reference_rwkv7(m: Any, x: Tensor, first: Tensor | None = None, **ranks: int) -> tuple[Tensor, Tensor]:
-    """Peng et al. 2025, section 4.1, with S as there: [value, key]. Also the values that later layers mix in."""
+    """Peng et al. 2025, section 4.1, with S as in the paper: [value, key]. Also returns the values that later layers mix in."""
     before = torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), 1)
     x_r, x_w, x_k, x_v, x_a, x_g = (x + mu * (before - x) for mu in m.mix)
     r, k, v = linear(x_r, m.r), linear(x_k, m.k), linear(x_v, m.v)
@@ -260,7 +260,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 def assert_gradients(got: Tensor, expected: Tensor, inputs: dict[str, Tensor]) -> None:
-    """With respect to each input, those of both are alike and not zero."""
+    """Gradients of both with respect to each input are equal and not zero."""
     weights = normal(*got.shape, seed=2)
     found = (torch.autograd.grad(y, inputs.values(), weights, retain_graph=True) for y in (got, expected))
     for name, one, other in zip(inputs, *found, strict=True):
@@ -269,7 +269,7 @@ def assert_gradients(got: Tensor, expected: Tensor, inputs: dict[str, Tensor]) -
 
 
 @pytest.mark.parametrize(("name", "params"), CASES, ids=str)
-def test_outputs_and_gradients_are_the_papers(name: str, params: dict[str, Any]) -> None:
+def test_outputs_and_gradients_match_the_papers_formula(name: str, params: dict[str, Any]) -> None:
     module = build(name, **params)
     x = normal(2, TIME, D_MODEL).requires_grad_()
     got, expected = module(x, context(0, TIME)), REFERENCES[name](module, x, **params)
@@ -277,7 +277,7 @@ def test_outputs_and_gradients_are_the_papers(name: str, params: dict[str, Any])
     assert_gradients(got, expected, {"input": x, **dict(module.named_parameters())})
 
 
-def test_retention_turns_queries_and_keys_by_their_positions() -> None:
+def test_retention_rotates_queries_and_keys_by_their_positions() -> None:
     module = build("retention")
     x = normal(2, TIME, D_MODEL)
     assert_formula(module(x, context(0, TIME, "rope")), reference_retention(module, x, position="rope"))
@@ -317,14 +317,14 @@ def test_decoding_beyond_a_chunk_equals_training(name: str, params: dict[str, An
                 pieces.append(module(piece, context(start, start + length, position), state))
                 start += length
             assert_formula(torch.cat(pieces, 1), whole, f"{len(lengths)} pieces")
-            assert state.nbytes == sizes, "the memory does not grow"
+            assert state.nbytes == sizes, "the state does not grow"
 
 
 # ------------------------------------------------------------------------------------------------- what the rules can do
 
 
 def parity_layer(negative_eigenvalues: bool) -> Any:
-    """A layer set by hand for the tokens start, 0, 1: start stores 1, every 1 turns the sign of what is stored."""
+    """A layer set by hand for the tokens start, 0, 1: start stores 1, every 1 changes the sign of the stored value."""
     dims = replace(DIMS, d_model=3, n_heads=1, head_dim=2)
     spec = {"name": "delta_net", "conv_width": 1, "negative_eigenvalues": negative_eigenvalues}
     layer = REGISTRY.resolve("attention", spec).build(dims)
@@ -333,7 +333,7 @@ def parity_layer(negative_eigenvalues: bool) -> Any:
             parameter.zero_()
         layer.qkv.weight[0] = layer.qkv.weight[2] = 5.0  # one direction for every query and key
         layer.qkv.weight[4, 0] = 5.0  # only start has a value
-        layer.beta.weight[0] = torch.tensor([0.0, -30.0, 30.0])  # b = 1, 0, 2: store, keep, turn
+        layer.beta.weight[0] = torch.tensor([0.0, -30.0, 30.0])  # b = 1, 0, 2: store, keep, negate
         layer.out.weight[0, 0] = 1.0
     return layer
 
@@ -344,20 +344,20 @@ def test_with_negative_eigenvalues_a_layer_computes_parity() -> None:
     x = torch.nn.functional.one_hot(tokens, 3).float()
     signs = 1.0 - 2.0 * (bits.cumsum(1) % 2)
     ctx = Context(torch.arange(151), context(0, 1).position, tokens)
-    told = parity_layer(True)(x, ctx)[:, 1:, 0]
-    torch.testing.assert_close(told, math.sqrt(2) * signs, atol=1e-3, rtol=0)
-    assert (parity_layer(False)(x, ctx)[:, :, 0] > -1e-3).all(), "what is stored never turns its sign"
+    signs_read = parity_layer(True)(x, ctx)[:, 1:, 0]
+    torch.testing.assert_close(signs_read, math.sqrt(2) * signs, atol=1e-3, rtol=0)
+    assert (parity_layer(False)(x, ctx)[:, :, 0] > -1e-3).all(), "the stored value never changes sign"
 
 
 @given(st.integers(0, 999))
-def test_negative_eigenvalues_are_there_when_asked_for_and_only_then(seed: int) -> None:
+def test_eigenvalues_are_negative_only_if_the_parameter_is_set(seed: int) -> None:
     for name in ("delta_net", "gated_delta_net"):
         tokens = 5 * normal(20, 1, D_MODEL, seed=seed)
         least = {}
         for negative in (False, True):
             module = build(name, negative_eigenvalues=negative, conv_width=1)
             afters = []
-            for start in (0.0, 1.0):  # a step is affine in the memory: its linear part is the difference
+            for start in (0.0, 1.0):  # a step is affine in the matrix: its linear part is the difference
                 state = module.new_state(20, 1, torch.device("cpu"), torch.float64)
                 state.tensors["matrix"] += start * torch.eye(WIDTH, module.value_dim)
                 with torch.no_grad():
@@ -378,7 +378,7 @@ def test_a_gated_delta_net_that_never_decays_is_a_delta_net() -> None:
     assert_formula(gated(x, context(0, TIME)), plain(x, context(0, TIME)))
 
 
-def test_where_no_feature_is_positive_linear_attention_gives_zero() -> None:
+def test_linear_attention_returns_zero_if_no_feature_is_positive() -> None:
     module = build("linear", feature_map="relu")
     with torch.no_grad():
         module.qkv.weight[: HEADS * WIDTH] = 0
@@ -389,15 +389,15 @@ def test_where_no_feature_is_positive_linear_attention_gives_zero() -> None:
     assert torch.isfinite(x.grad).all()
 
 
-def test_elu_keeps_small_features_apart() -> None:
-    """elu(x) + 1 is e^x for negative x, and e^-20 is nothing beside 1 in fp32."""
+def test_elu_distinguishes_small_features() -> None:
+    """elu(x) + 1 is e^x for negative x, and e^-20 is below the rounding of 1 in fp32."""
     module = build("linear").float()
     x = torch.tensor([-20.0, -60.0])
-    # e^x is its power of the exponent's rounding; four units are the library's own.
+    # e^x magnifies the rounding of its exponent; four more units are the library's.
     assert ((module.features(x).double() / x.double().exp() - 1).abs() <= gamma(4)).all()
 
 
-def test_gla_forgets_at_most_a_sigmoid_of_minus_40_a_token() -> None:
+def test_gla_decays_by_at_most_a_sigmoid_of_minus_40_per_token() -> None:
     module = build("gla")
     x, outputs = normal(2, TIME, D_MODEL), []
     for bias in (-30.0, -60.0, -400.0):
@@ -417,7 +417,7 @@ def test_gla_forgets_at_most_a_sigmoid_of_minus_40_a_token() -> None:
         ({"name": "gla", "expand_k": 0.1}, "expand_k 0.1 times head_dim 4 is 0.4; it must be a whole number"),
         ({"name": "mamba2", "expand": 1.5}, "expand 1.5 times d_model 12 is 18; head_dim 4 must divide it"),
         ({"name": "gla", "decay_rank": 10**18}, "decay_rank: found 1000000000000000000 .*; allowed: at most 131072"),
-        ({"name": "linear", "feature_map": "identity"}, 'feature_map "identity" .*: give a norm instead'),
+        ({"name": "linear", "feature_map": "identity"}, 'feature_map "identity" .*: set a norm'),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(params: dict[str, Any], message: str) -> None:
@@ -442,8 +442,8 @@ def model(**section: Any) -> GPT:
     return GPT(ModelSection.model_validate({**small, **section}), 9)
 
 
-def test_rwkv7_starts_as_in_the_authors_training_code_but_for_its_output_map() -> None:
-    """One channel at a time; all of it survives the model-wide initialisation."""
+def test_rwkv7_starts_as_in_the_authors_training_code_except_for_its_output_map() -> None:
+    """One channel at a time; the model-wide initialisation does not overwrite it."""
     for index, block in enumerate(model(attention="rwkv7").blocks):
         mixer: Any = block.attention
         depth, rest = index / 2, 1 - index / 3
@@ -464,7 +464,7 @@ def test_rwkv7_starts_as_in_the_authors_training_code_but_for_its_output_map() -
         for pair in filter(None, (mixer.decay, mixer.rate, mixer.value, mixer.gate)):
             assert not pair.down.weight.any()
             square = pair.up.weight.T @ pair.up.weight
-            # Orthogonal but for a rounding for each row in each reflection (Higham 2002, theorem 19.4).
+            # Orthogonal up to a rounding for each row in each reflection (Higham 2002, theorem 19.4).
             worst = (square - 0.01 * torch.eye(len(square))).abs().max()
             assert worst <= 0.01 * gamma(len(square) * 64)
         for layer, gain in ((mixer.r, 1.0), (mixer.k, 0.1), (mixer.v, 1.0)):
@@ -472,18 +472,18 @@ def test_rwkv7_starts_as_in_the_authors_training_code_but_for_its_output_map() -
             assert worst <= gain**2 * gamma(64 * 64)
         assert torch.equal(mixer.norm_weight, torch.full((64,), ((index + 1) / 3) ** 0.7))
         assert not mixer.norm_bias.any()
-        assert mixer.out.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05), "ours: theirs starts at zero"
+        assert mixer.out.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05), "ours; the authors' starts at zero"
 
 
 @pytest.mark.parametrize("d_model", [384, 768, 2048])
-def test_rwkv7_ranks_are_those_of_the_authors_training_code(d_model: int) -> None:
+def test_rwkv7_ranks_equal_the_authors_training_code(d_model: int) -> None:
     section = {"d_model": d_model, "n_heads": d_model // 64, "n_layers": 2, "attention": "rwkv7", "position": "none"}
     mixer: Any = build_model_on_meta(ModelSection.model_validate(section)).blocks[1].attention
     found = [pair.down.out_features for pair in (mixer.decay, mixer.rate, mixer.value, mixer.gate)]
     assert found == {384: [64, 64, 32, 96], 768: [64, 64, 32, 128], 2048: [128, 128, 64, 224]}[d_model]
 
 
-def test_only_matrices_are_told_to_be_matrices() -> None:
+def test_only_matrices_have_the_role_matrix() -> None:
     for name in REFERENCES:
         for parameter in model(attention=name).named_roles():
             last = parameter.name.rpartition("attention.")[2]

@@ -27,13 +27,13 @@ def test_every_factor_is_finite_in_bounds_and_a_function_of_the_step_alone(name:
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "inverse_sqrt", "linear", "wsd"])
-def test_warm_up_rises_in_a_straight_line(name: str) -> None:
+def test_warm_up_increases_linearly(name: str) -> None:
     warm = schedule(name, 100, warmup_ratio=0.1)
     assert [warm.factor(step) for step in range(10)] == pytest.approx([(step + 1) / 11 for step in range(10)])
     assert warm.factor(10) == 1.0
 
 
-def test_cosine_is_the_papers() -> None:
+def test_cosine_computes_the_papers_formula() -> None:
     cosine = schedule("cosine", 101, warmup_ratio=0.0, min_lr_ratio=0.2)
     for step in range(101):
         assert cosine.factor(step) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi * step / 100)) / 2)
@@ -53,7 +53,7 @@ def test_wsd_is_flat_until_its_decay() -> None:
     assert {schedule("wsd", 50, warmup_ratio=0.0, decay_ratio=0.0).factor(step) for step in range(50)} == {1.0}
 
 
-def test_constant_stays() -> None:
+def test_constant_stays_at_the_peak() -> None:
     assert {schedule("constant", 50, warmup_ratio=0.0).factor(step) for step in range(50)} == {1.0}
 
 
@@ -62,7 +62,7 @@ def test_a_warm_up_and_a_decay_longer_than_training_are_refused() -> None:
         schedule("wsd", 10, warmup_ratio=0.5, decay_ratio=0.6)
 
 
-def test_inverse_sqrt_goes_with_the_root_of_the_updates_number() -> None:
+def test_inverse_sqrt_follows_the_root_of_the_update_number() -> None:
     root = schedule("inverse_sqrt", 1000, warmup_ratio=0.1)
     assert root.factor(100) == pytest.approx(1.0)
     assert root.factor(4 * 101 - 1) == pytest.approx(0.5)

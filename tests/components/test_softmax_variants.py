@@ -216,7 +216,7 @@ CASES: list[tuple[str, dict[str, Any], Reference]] = [
     CASES,
     ids=lambda value: getattr(value, "__name__", "sharpened") if callable(value) else str(value),
 )
-def test_it_is_its_papers_formula_and_so_are_its_gradients(name: str, params: dict[str, Any], reference: Reference) -> None:
+def test_outputs_and_gradients_match_the_papers_formula(name: str, params: dict[str, Any], reference: Reference) -> None:
     dims = Dims(**{**vars(DIMS), "layer": 2})
     module = build("attention", name, dims, **params)
     x = normal(2, TIME, 12).requires_grad_()
@@ -230,13 +230,13 @@ def test_it_is_its_papers_formula_and_so_are_its_gradients(name: str, params: di
         assert_formula(one, other, f"gradient of {key}")
 
 
-def test_mla_decodes_one_token_without_making_the_keys_and_equals_the_full_pass() -> None:
+def test_mla_decodes_one_token_without_computing_keys_and_equals_the_full_pass() -> None:
     module = build("attention", "mla", DIMS, kv_rank=7, score_scale=2.0)
     x = normal(2, TIME, 12)
     position = build("position", "rope", DIMS)
     whole = module(x, context(position, time=TIME))
     state = module.new_state(2, TIME, x.device, x.dtype)
-    assert sum(tensor[0, :, 0].numel() for tensor in state.tensors.values()) == 7 + 2, "the latent and the turned key"
+    assert sum(tensor[0, :, 0].numel() for tensor in state.tensors.values()) == 7 + 2, "the latent and the rotated key"
     calls = []
     module.kv_up.register_forward_hook(lambda *_: calls.append(1))
     ctx = context(position, time=TIME)
@@ -253,7 +253,7 @@ def test_mla_decodes_one_token_without_making_the_keys_and_equals_the_full_pass(
     "name", [entry.name for entry in REGISTRY.entries("attention") if "value_embedding" in entry.params.model_fields]
 )
 def test_a_value_embedding_adds_the_tokens_row_to_its_values(name: str) -> None:
-    """Attention is linear in its values: what a row of a single token adds is attention over that row alone."""
+    """Attention is linear in its values: the row of a single token adds attention over only that row."""
     module = build("attention", name, DIMS, value_embedding=True)
     x = normal(2, TIME, 12)
     ctx = context(time=TIME)
@@ -279,7 +279,7 @@ def test_the_long_convolution_is_a_convolution_and_exactly_causal(source: int, t
     x, taps = x.float().requires_grad_(), taps.float()
     y = convolve(x, taps, time)
     # Sums of at most `source` products; a transform of n numbers adds log2(n) roundings of the root of their sum of squares
-    # (Higham 2002, theorem 24.2), which is no more than the sum of magnitudes of a chunk.
+    # (Higham 2002, theorem 24.2), which is at most the sum of magnitudes of a chunk.
     magnitudes = x.abs().amax().double() * taps.abs().double().sum(0)
     assert_within(y.detach(), expected, gamma(source + 64) * magnitudes.expand_as(expected))
     place = time // 2
@@ -290,7 +290,7 @@ def test_the_long_convolution_is_a_convolution_and_exactly_causal(source: int, t
 
 
 @pytest.mark.parametrize("over", ["head", "heads"])
-def test_queries_and_keys_are_normed_by_the_head_or_all_together(over: str) -> None:
+def test_queries_and_keys_are_normalised_per_head_or_over_all_heads(over: str) -> None:
     module = build("attention", "gqa", DIMS, qk_norm={"name": "rmsnorm", "eps": 1e-6}, qk_norm_over=over)
     x = normal(2, TIME, 12)
     q, k, v = linear(x, module.qkv).split((4 * WIDTH, 2 * WIDTH, 2 * WIDTH), -1)
@@ -305,8 +305,8 @@ def test_queries_and_keys_are_normed_by_the_head_or_all_together(over: str) -> N
     assert_formula(module(x, context(time=TIME)), expected)
 
 
-def test_values_of_other_kinds_are_not_mixed() -> None:
-    """Six heads of values, and two of each of three views: alike in number and width, and in nothing else."""
+def test_values_of_different_kinds_are_not_mixed() -> None:
+    """Six heads of values, and two for each of three views: equal only in number and width."""
     dims = Dims(24, 2, 6, 4, 16, 9, 0.0)
     ctx = context(time=TIME)
     for name in ("mha", "native_sparse"):
@@ -328,14 +328,14 @@ def decoded(module: Any, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]
     return whole, torch.cat(steps, 1)
 
 
-def test_what_was_forgotten_costs_no_precision_even_in_a_cache_of_bf16() -> None:
+def test_forgotten_tokens_cost_no_precision_even_in_a_bf16_cache() -> None:
     module = build("attention", "forgetting", DIMS).float()
     torch.nn.init.constant_(module.forget.bias, -3.0)  # log f of about -3 a token: the running total reaches -1200
     whole, stepwise = decoded(module, torch.randn(2, 400, 12), torch.bfloat16)
     assert (stepwise - whole).abs().max() < 5 * UNIT[torch.bfloat16] * whole.abs().max()
 
 
-def test_a_rotation_turns_something_in_heads_of_any_width() -> None:
+def test_a_rotation_has_an_effect_in_heads_of_any_width() -> None:
     rope = REGISTRY.resolve("position", {"name": "rope", "fraction": 0.25}).build(Dims(12, 2, 4, 8, 16, 9, 0.0))
     q = torch.randn(1, 4, 3, 2)
     assert not torch.equal(rope.rotate(q, q, torch.arange(3))[0], q)
@@ -348,7 +348,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "params", "message"), REFUSED)
-def test_knobs_that_would_do_nothing_are_refused(name: str, params: dict[str, Any], message: str) -> None:
+def test_parameters_without_an_effect_are_refused(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises(ExperimentError, match=message):
         REGISTRY.resolve("attention", {"name": name, **params}).build(DIMS)
 

@@ -1,4 +1,4 @@
-"""The dataset `text`: which files are read, and that validation text is never training text."""
+"""The dataset `text` reads the right files, and never trains on validation text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.conftest import Command
 
 
 def words(seed: int, number: int = 400) -> str:
-    """Text that does not repeat itself."""
+    """Random words without repeated passages."""
     drawn = random.Random(seed)
     return " ".join("".join(drawn.choices("abcdefghij", k=drawn.randint(2, 9))) for _ in range(number))
 
@@ -41,7 +41,7 @@ def loaded(*paths: Path, **params: Any) -> Splits:
 
 
 def write(folder: Path, **files: str | bytes) -> None:
-    """Files by their names, with _ for the dot before the ending."""
+    """Write files; in names _ stands for the dot before the ending."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = folder / ".".join(name.rsplit("_", 1))
@@ -52,19 +52,19 @@ def write(folder: Path, **files: str | bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["itself", "symbolic link", "hard link", "copy", "packed copy", "copy with a mark", "CRLF", "CR"]
+    "how", ["itself", "symbolic link", "hard link", "copy", "compressed copy", "copy with a mark", "CRLF", "CR"]
 )
-def test_validation_text_inside_a_training_folder_is_left_out_with_a_line(tmp_path: Path, how: str) -> None:
+def test_validation_text_inside_a_training_folder_is_left_out_and_reported(tmp_path: Path, how: str) -> None:
     write(tmp_path / "corpus", a_txt=words(1))
     val = tmp_path / ("corpus" if how == "itself" else ".") / "val.txt"
     val.write_text(text := words(2).replace("a ", "a\n"))
-    other = tmp_path / "corpus" / ("other.txt.gz" if how == "packed copy" else "other.txt")
+    other = tmp_path / "corpus" / ("other.txt.gz" if how == "compressed copy" else "other.txt")
     {
         "itself": lambda: None,
         "symbolic link": lambda: other.symlink_to(val),
         "hard link": lambda: other.hardlink_to(val),
         "copy": lambda: other.write_text(text),
-        "packed copy": lambda: other.write_bytes(gzip.compress(text.encode())),
+        "compressed copy": lambda: other.write_bytes(gzip.compress(text.encode())),
         "copy with a mark": lambda: other.write_text(text, "utf-16"),
         "CRLF": lambda: other.write_bytes(text.replace("\n", "\r\n").encode()),
         "CR": lambda: other.write_bytes(text.replace("\n", "\r").encode()),
@@ -98,12 +98,12 @@ def test_a_copy_of_the_validation_file_that_is_named_after_its_folder_is_refused
 
 def test_a_folder_that_is_all_validation_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path, a_txt=words(1), b_txt=words(2))
-    with pytest.raises(DataError, match="data.paths: every file of it is validation text"):
+    with pytest.raises(DataError, match="data.paths: every file is validation text"):
         loaded(tmp_path, val_path=tmp_path)
 
 
 @pytest.mark.parametrize("wrapped", ["{0}", "preface\n{0}", "{0}\nafterword", "{1}\n{0}\n{1}"])
-def test_validation_text_inside_of_a_training_file_is_refused(tmp_path: Path, wrapped: str) -> None:
+def test_validation_text_inside_a_training_file_is_refused(tmp_path: Path, wrapped: str) -> None:
     write(tmp_path, val_txt=words(2), train_txt=wrapped.format(words(2) + ".", words(1)))
     with pytest.raises(DataError, match=r"data.val_path: (9\d|100)% of the validation text is in the training text too"):
         loaded(tmp_path / "train.txt", val_path=tmp_path / "val.txt")
@@ -128,7 +128,7 @@ def test_a_copy_with_other_white_space_or_decomposed_accents_is_a_copy(how: str,
 
 
 @given(st.integers(0, 1), st.integers(0, 100), st.integers(2, 60))
-def test_the_overlap_is_the_share_of_what_was_copied(seed: int, percent: int, thousands: int) -> None:
+def test_the_overlap_is_the_share_of_copied_text(seed: int, percent: int, thousands: int) -> None:
     val, other = words(seed, 170 * thousands), words(seed + 2, 170 * thousands)
     cut = len(val) * percent // 100
     overlap = text_overlap(other + val[:cut] + other, val)
@@ -188,7 +188,7 @@ def test_some_validation_lines_in_training_are_reported_from_five_per_cent_on(
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
-def test_text_that_training_has_too_is_reported_or_refused_wherever_it_comes_from(tmp_path: Path, shared: float) -> None:
+def test_validation_text_in_training_is_reported_or_refused_from_any_dataset(tmp_path: Path, shared: float) -> None:
     val = words(2, 600)
     write(tmp_path, a_txt=words(1, 5400) + val[: int(len(val) * shared)] + val)
     data = {"name": "text", "paths": [str(tmp_path / "a.txt")], "val_fraction": 0.09}
@@ -204,9 +204,7 @@ def test_text_that_training_has_too_is_reported_or_refused_wherever_it_comes_fro
     assert all("of the validation text, in windows of 64 characters, is in the training text too" in note for note in notes)
 
 
-def test_what_is_left_out_is_reported_and_recorded(
-    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_left_out_files_are_reported_and_recorded(minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from minigpt.run import RunFolder
 
     monkeypatch.chdir(tmp_path)
@@ -220,11 +218,13 @@ def test_what_is_left_out_is_reported_and_recorded(
     assert code == 0, err
     lines = ["data.paths: 1 file skipped: 1 .pdf", "left out of training because it is validation text: "]
     assert all(line in out.replace("\n", "") for line in lines)
-    recorded = RunFolder(Path("runs/one/seed-1337")).provenance()["data"]["notes"]
+    recorded = RunFolder(Path("runs/one/seed-1337")).provenance().data.notes
     assert [note.startswith(line) for note, line in zip(recorded, lines, strict=True)] == [True, True]
 
 
-def test_a_comparison_reports_it_with_its_plan(minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_reports_left_out_files_with_its_plan(
+    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "corpus", a_txt=words(1), b_pdf="not read")
     document = {
@@ -243,7 +243,7 @@ def test_a_comparison_reports_it_with_its_plan(minigpt: Command, tmp_path: Path,
 
 
 @pytest.mark.parametrize("how", ["named twice", "symbolic link", "hard link", "copy"])
-def test_a_file_that_is_there_twice_is_read_once_with_a_line(tmp_path: Path, how: str) -> None:
+def test_a_file_that_occurs_twice_is_read_once_and_reported(tmp_path: Path, how: str) -> None:
     write(tmp_path, a_txt=words(1))
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     {
@@ -262,7 +262,7 @@ def test_links_to_folders_are_followed_once_and_never_upwards(tmp_path: Path) ->
     corpus = tmp_path / "above" / "corpus"
     write(corpus / "b", x_txt="x" * 30)
     write(tmp_path / "elsewhere", y_txt="y" * 30)
-    write(tmp_path / "above", never_txt="never read: nobody named this folder")
+    write(tmp_path / "above", never_txt="never read: no path names this folder")
     (corpus / "a").symlink_to(tmp_path / "elsewhere")
     (corpus / "c").symlink_to(tmp_path / "elsewhere")
     for name in ("b/up", "b/up2", "b/top"):
@@ -273,11 +273,11 @@ def test_links_to_folders_are_followed_once_and_never_upwards(tmp_path: Path) ->
     splits = loaded(corpus)
     assert f"{splits.train}{splits.val}" == "y" * 30 + "\n" + "x" * 30
     assert splits.notes == (
-        "data.paths: 7 files skipped: 4 link to a folder above it or read already, 2 broken link, 1 no ordinary file",
+        "data.paths: 7 files skipped: 4 link to a folder above it or read already, 2 broken link, 1 not an ordinary file",
     )
 
 
-def test_endings_are_taken_in_capitals_and_packed_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_endings_match_in_upper_case_and_compressed_and_other_files_are_counted(tmp_path: Path) -> None:
     write(tmp_path, a_txt="one 1", B_TXT="two 2", c_MD="three 3", e_pdf="e", f_PDF="f", g_py="g", README="h")
     (tmp_path / "d.Txt.GZ").write_bytes(gzip.compress(b"four 4"))
     (tmp_path / ".hidden.txt").write_text("i")
@@ -289,11 +289,11 @@ def test_endings_are_taken_in_capitals_and_packed_and_the_rest_is_counted(tmp_pa
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- packed
+# ---------------------------------------------------------------------------------------------------------- compressed
 
 
 def with_checksum(content: bytes) -> bytes:
-    """As the command `zstd` packs."""
+    """Compress as the command `zstd` does."""
     return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
 
 
@@ -301,10 +301,10 @@ PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst"
 
 
 @pytest.mark.parametrize("suffix", PACK)
-def test_packed_files_are_unpacked_whatever_they_are_called(tmp_path: Path, suffix: str) -> None:
+def test_compressed_files_are_decompressed_under_any_name(tmp_path: Path, suffix: str) -> None:
     content = PACK[suffix](words(1).encode())
     for name in (f"a.txt{suffix}", "b.txt"):
-        (tmp_path / name).write_bytes(content + content)  # two members are one text
+        (tmp_path / name).write_bytes(content + content)  # two members make one text
         splits = loaded(tmp_path / name)
         assert f"{splits.train}{splits.val}" == words(1) * 2
 
@@ -312,7 +312,7 @@ def test_packed_files_are_unpacked_whatever_they_are_called(tmp_path: Path, suff
 @pytest.mark.parametrize("suffix", PACK)
 @settings(max_examples=20)
 @given(data=st.data())
-def test_damage_in_a_packed_file_is_a_line(
+def test_damage_in_a_compressed_file_is_a_one_line_error(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject
 ) -> None:
     file = tmp_path_factory.mktemp("damaged") / f"a.txt{suffix}"
@@ -330,15 +330,16 @@ def test_damage_in_a_packed_file_is_a_line(
     if refusal:
         assert str(file) in refusal
         assert len(refusal.splitlines()) == 1
-    else:  # a byte of a header that says nothing about the content
+    else:  # a byte of a header that does not affect the content
         assert f"{splits.train}{splits.val}" == words(1)
 
 
 @pytest.mark.parametrize("suffix", PACK)
-def test_a_file_that_unpacks_to_more_than_text_does_is_refused_early(tmp_path: Path, suffix: str) -> None:
+def test_a_file_that_grows_more_than_text_is_refused_early(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.txt{suffix}").write_bytes(PACK[suffix](b"\0" * (1 << 26) + b"\0" * (1 << 20)))
     with pytest.raises(
-        TooLargeError, match=r"a.txt\S+ is [\d.,]+ (kB|bytes) packed and more than 67.1 MB unpacked: text does not grow"
+        TooLargeError,
+        match=r"a.txt\S+ is [\d.,]+ (kB|bytes) compressed and more than 67.1 MB decompressed: text does not grow",
     ):
         loaded(tmp_path)
 
@@ -366,7 +367,7 @@ def test_zstd_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "backports.zstd" if sys.version_info < (3, 14) else "compression.zstd", None)
     monkeypatch.delattr("backports.zstd", raising=False)
     (tmp_path / "a.txt").write_bytes(zstd.compress(b"text"))
-    with pytest.raises(DataError, match=r"a.txt is packed with zstd: pip install 'minigpt-lab\[corpora\]'"):
+    with pytest.raises(DataError, match=r"a.txt is a zstd file: pip install 'minigpt-lab\[corpora\]'"):
         loaded(tmp_path)
 
 

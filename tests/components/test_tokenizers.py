@@ -27,7 +27,7 @@ from minigpt.registry import REGISTRY
 
 NAMES = [entry.name for entry in REGISTRY.entries("tokenizer")]
 OF_BYTES = ["bpe", "byte", "word"]
-ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))  # surrogates, NUL and all
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))  # surrogates and NUL included
 
 
 def fitted(name: str, text: str, **params: Any) -> Tokenizer:
@@ -38,12 +38,12 @@ def fitted(name: str, text: str, **params: Any) -> Tokenizer:
 
 
 def tokens(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Each token's own text."""
+    """The text of each token."""
     return [tokenizer.decode([token]) for token in tokenizer.encode(text).tolist()]
 
 
 @given(st.sampled_from(NAMES), ANY_TEXT.filter(bool))
-def test_decoding_gives_back_any_text_that_was_encoded(name: str, text: str) -> None:
+def test_decoding_returns_any_text_that_was_encoded(name: str, text: str) -> None:
     tokenizer = fitted(name, text)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -53,7 +53,7 @@ def test_decoding_gives_back_any_text_that_was_encoded(name: str, text: str) -> 
 
 
 @given(st.sampled_from(NAMES), ANY_TEXT.filter(bool))
-def test_what_was_learned_survives_json(name: str, text: str) -> None:
+def test_learned_values_are_the_same_after_json(name: str, text: str) -> None:
     tokenizer = fitted(name, text)
     other = REGISTRY.resolve("tokenizer", name).build()
     other.from_json(json.loads(json.dumps(tokenizer.to_json())))
@@ -64,7 +64,7 @@ def test_what_was_learned_survives_json(name: str, text: str) -> None:
 @given(st.sampled_from(NAMES), ANY_TEXT)
 @example("word", "\ud83d\ude00")
 @example("bpe", "\ud83d\ude00")
-def test_what_was_learned_can_be_written_to_a_file(name: str, text: str) -> None:
+def test_learned_values_can_be_written_to_a_file(name: str, text: str) -> None:
     learned = fitted(name, text).to_json()
     written = json.dumps(learned, ensure_ascii=False).encode("utf-8")  # as run folders do
     assert json.loads(written) == learned
@@ -80,7 +80,7 @@ def test_the_empty_text_has_no_tokens(name: str, text: str) -> None:
 
 @given(st.sampled_from(OF_BYTES), ANY_TEXT, ANY_TEXT)
 @example("bpe", "e\u0301" * 3, "he\u0301\0 \ud800\udc00\ud800")
-def test_a_tokenizer_of_bytes_encodes_any_text_whatever_it_was_fitted_to(name: str, seen: str, text: str) -> None:
+def test_a_byte_tokenizer_encodes_any_text_after_any_fit(name: str, seen: str, text: str) -> None:
     tokenizer = fitted(name, seen)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -92,27 +92,27 @@ def test_any_ids_decode_without_an_exception_all_at_once_or_streamed(name: str, 
     assert "".join(stream_text(iter(ids), tokenizer)) == tokenizer.decode(ids)
 
 
-# In reach of each other: an A, halves of characters of two, three and four bytes, of surrogates, of what is too large.
+# Combinable bytes: an A, parts of characters of two, three and four bytes, of surrogates, of too large code points.
 BYTES = st.lists(st.sampled_from(b"A\x80\x82\xa0\xa5\xbd\xc3\xe2\xed\xef\xf0\xf4"), max_size=12).map(bytes)
 
 
 @given(BYTES)
 @example(b"\xed\xa0\x80A")
 @example(b"\xed\xa0A")
-def test_what_follows_changes_at_most_the_last_sign_of_a_text(raw: bytes) -> None:
+def test_later_bytes_change_at_most_the_last_character_of_a_text(raw: bytes) -> None:
     text = from_utf8(raw)
     for end in range(len(raw) + 1):
         assert text.startswith(from_utf8(raw[:end]).removesuffix("\ufffd"))
 
 
 @given(BYTES)
-def test_bytes_are_read_as_python_reads_them_but_for_lone_surrogates(raw: bytes) -> None:
+def test_bytes_are_decoded_as_by_python_except_lone_surrogates(raw: bytes) -> None:
     if not any(a == 0xED and b >= 0xA0 for a, b in itertools.pairwise(raw)):
         assert from_utf8(raw) == raw.decode("utf-8", "replace")
 
 
 @given(ANY_TEXT)
-def test_bytes_of_any_text_are_read_back_beside_what_is_no_text(text: str) -> None:
+def test_bytes_of_any_text_are_decoded_next_to_invalid_bytes(text: str) -> None:
     assert from_utf8(b"\xff" + to_utf8(text) + b"\xe2\x82") == f"\ufffd{text}\ufffd"
 
 
@@ -130,13 +130,13 @@ def test_ids_are_the_same_in_another_process() -> None:
     assert json.loads(answer.stdout) == {name: fitted(name, text).encode(text).tolist() for name in NAMES}
 
 
-def test_byte_decodes_what_is_no_text_without_an_exception() -> None:
+def test_byte_decodes_invalid_bytes_without_an_exception() -> None:
     tokenizer = fitted("byte", "")
     assert tokenizer.decode([0xFF, 0x41]) == "\ufffdA"
     assert tokenizer.decode([0xE2, 0x82]) == "\ufffd"
 
 
-def test_char_names_the_character_it_lacks_and_its_place() -> None:
+def test_char_reports_a_missing_character_and_its_index() -> None:
     with pytest.raises(
         TokenizerError, match=r"character 'é' \(U\+00E9, at 3\) is not in the vocabulary of 4 characters: 'abcd'"
     ):
@@ -154,7 +154,7 @@ PUBLISHED = {
 
 
 def reference_merges(text: str, pattern: str, n_merges: int) -> dict[tuple[int, int], int]:
-    """Sennrich et al. 2016, algorithm 1, on bytes: count pairs, overlapping ones too; of equals merge the lowest ids."""
+    """Sennrich et al. 2016, algorithm 1, on bytes: count pairs, including overlapping ones; of equally frequent pairs merge the one with the lowest ids."""
     pieces = [list(piece.encode()) for piece in regex.findall(PUBLISHED[pattern], text)]
     merges: dict[tuple[int, int], int] = {}
     while len(merges) < n_merges:
@@ -181,7 +181,7 @@ def reference_ids(text: str, pattern: str, merges: dict[tuple[int, int], int]) -
     ids: list[int] = []
     for word in regex.findall(PUBLISHED[pattern], text):
         piece = list(word.encode())
-        for pair, token in merges.items():  # in the order in which they were learned
+        for pair, token in merges.items():  # in the order of learning
             piece = merged(piece, pair, token)
         ids += piece
     return ids
@@ -200,7 +200,7 @@ SMALL = st.text(st.sampled_from("aaabbc'sSlé1 \n\r.\u3000\u0301𝄞"), max_size
 @given(st.sampled_from(["gpt2", "gpt4"]), SMALL, SMALL, st.integers(0, 30))
 @example("gpt2", "aaaaa aaaa aaa", "aaaaaaaaa aa", 30)
 @example("gpt4", "ababab abab. abc\r\n\n1111 I'S", "abababab 11 '' 'Sa", 12)
-def test_bpe_learns_and_encodes_as_the_paper_says(pattern: str, text: str, other: str, n_merges: int) -> None:
+def test_bpe_learns_and_encodes_as_in_the_paper(pattern: str, text: str, other: str, n_merges: int) -> None:
     tokenizer = fitted("bpe", text, vocab_size=256 + n_merges, pattern=pattern)
     merges = reference_merges(text, pattern, n_merges)
     known = reference_bytes(merges)
@@ -238,15 +238,15 @@ def test_bpe_merges_the_textbook_example() -> None:
         ("e\u0301t", ["e", "\u0301", "t"], ["e", "\u0301t"]),
     ],
 )
-def test_text_is_cut_where_the_published_patterns_cut_it(text: str, gpt2: list[str], gpt4: list[str] | None) -> None:
+def test_text_is_cut_as_by_the_published_patterns(text: str, gpt2: list[str], gpt4: list[str] | None) -> None:
     # With room for every merge each piece ends as one token.
     assert tokens(fitted("bpe", text, vocab_size=2000, pattern="gpt2"), text) == gpt2
     assert tokens(fitted("bpe", text, vocab_size=2000, pattern="gpt4"), text) == (gpt4 or gpt2)
 
 
-def test_a_small_text_gives_fewer_tokens_than_were_asked_for_and_says_so() -> None:
+def test_a_small_text_gives_fewer_tokens_than_vocab_size_and_vocab_size_follows() -> None:
     assert fitted("bpe", "").vocab_size == 256
-    assert fitted("bpe", "ab ab").vocab_size == 256 + 2, "ab and its form after a space"
+    assert fitted("bpe", "ab ab").vocab_size == 256 + 2, "ab, and ab after a space"
     assert fitted("bpe", "ab ab", vocab_size=257).vocab_size == 257
     assert fitted("bpe", "ab ab", special_tokens=["<a>", "<b>"]).vocab_size == 256 + 2 + 2
 
@@ -266,7 +266,7 @@ def test_bpe_learns_the_same_in_any_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
-def test_long_text_is_encoded_as_if_it_were_never_taken_in_parts(pattern: str) -> None:
+def test_long_text_is_encoded_as_if_it_were_never_cut(pattern: str) -> None:
     rng = np.random.default_rng(0)
     words = ["the", "of", "Étude", "x1", "1234", "don't", "_", "\n", "\n\n", "   ", "...", "§"]
     text = " ".join(words[index] for index in rng.integers(0, len(words), 150_000))
@@ -282,14 +282,14 @@ def test_long_text_is_encoded_as_if_it_were_never_taken_in_parts(pattern: str) -
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
 @pytest.mark.parametrize("unit", [" ", "\n", " \n", "a", "!", "1"])
-def test_bpe_takes_a_million_of_the_same(pattern: str, unit: str) -> None:
+def test_bpe_encodes_a_million_equal_characters(pattern: str, unit: str) -> None:
     text = unit * 1_100_000 + "x"
     tokenizer = fitted("bpe", text, pattern=pattern)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     tokenizer.from_json(tokenizer.to_json())
 
 
-def test_a_lone_surrogate_stands_apart_as_its_three_bytes() -> None:
+def test_a_lone_surrogate_is_encoded_as_its_three_bytes() -> None:
     tokenizer = fitted("bpe", "ab\ud800ab \udfff" * 5)
     assert tokenizer.to_json()["merged"] == ["ab"]
     assert tokenizer.encode("ab\ud800ab").tolist() == [256, 0xED, 0xA0, 0x80, 256]
@@ -301,7 +301,7 @@ def test_text_is_ordinary_unless_it_is_listed_as_special() -> None:
     assert tokens(ordinary, "one<|end|>") == ["one", "<|", "end", "|>"]
     special = fitted("bpe", text, special_tokens=["<|end|>", "<|pad|>"])
     assert special.vocab_size == 256 + 4 + 2
-    assert special.encode("one<|end|><|pad|>two").tolist() == [257, 260, 261, 259], "after the merges, in their own order"
+    assert special.encode("one<|end|><|pad|>two").tolist() == [257, 260, 261, 259], "after the merges, in the given order"
     assert tokens(special, "one<|end|><|pad|>two") == ["one", "<|end|>", "<|pad|>", "two"]
     assert tokens(special, "<|en") == ["<", "|", "e", "n"]
 
@@ -312,7 +312,7 @@ def test_merges_neither_see_special_tokens_nor_cross_them() -> None:
     assert tokens(tokenizer, "a#b#abc") == ["a", "#", "b", "#", "ab", "c"]
 
 
-def test_of_special_tokens_that_begin_alike_the_longest_counts() -> None:
+def test_of_special_tokens_with_the_same_start_the_longest_matches() -> None:
     for listed in (["<s>", "<s>>"], ["<s>>", "<s>"]):
         assert tokens(fitted("bpe", "", special_tokens=listed), "<s>>><s>") == ["<s>>", ">", "<s>"]
 
@@ -323,31 +323,31 @@ def test_of_special_tokens_that_begin_alike_the_longest_counts() -> None:
         ({"vocab_size": 255}, "vocab_size: found 255 (number); allowed: at least 256"),
         (
             {"vocab_size": 256, "special_tokens": ["<s>"]},
-            "bpe: vocab_size 256; at least 257: 256 bytes and the special tokens",
+            "bpe: vocab_size 256 is too small; at least 257: 256 bytes and the special tokens",
         ),
-        ({"special_tokens": [""]}, "special_tokens: an empty text is none"),
-        ({"special_tokens": ["<s>", "<s>"]}, "special_tokens: '<s>' stands twice"),
+        ({"special_tokens": [""]}, "special_tokens: a special token must not be empty"),
+        ({"special_tokens": ["<s>", "<s>"]}, "special_tokens: '<s>' occurs twice"),
         ({"special_tokens": ["a\ud800"]}, "special_tokens: 'a\\ud800' has half a character"),
         ({"pattern": "gpt3"}, "pattern: found \"gpt3\" (text); allowed: 'gpt2' or 'gpt4'"),
     ],
 )
-def test_what_bpe_cannot_be_is_told(params: dict[str, Any], message: str) -> None:
-    with pytest.raises(ExperimentError) as told:
+def test_invalid_parameters_of_bpe_are_reported(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExperimentError) as caught:
         REGISTRY.resolve("tokenizer", {"name": "bpe", **params}).build()
-    assert message in str(told.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("package", ["rustbpe", "tiktoken"])
-def test_a_missing_package_is_told_when_the_experiment_is_read(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_when_the_experiment_is_read(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
-    with pytest.raises(ExperimentError) as told:
+    with pytest.raises(ExperimentError) as caught:
         load_experiment({"tokenizer": "bpe"})
-    (problem,) = told.value.problems
+    (problem,) = caught.value.problems
     assert str(problem).startswith("tokenizer: bpe: needs rustbpe and tiktoken: pip install 'minigpt-lab[bpe]' (")
     assert package in str(problem).rpartition("(")[2]
 
 
-def test_bpe_is_listed_where_its_packages_are_missing_and_they_are_imported_for_nothing_else() -> None:
+def test_bpe_is_listed_without_its_packages_and_nothing_else_imports_them() -> None:
     code = (
         "import sys, minigpt.components\n"
         "assert not {'rustbpe', 'tiktoken'} & set(sys.modules)\n"
@@ -363,7 +363,7 @@ def test_bpe_is_listed_where_its_packages_are_missing_and_they_are_imported_for_
 
 
 def reference_pieces(text: str) -> list[str]:
-    """Character by character: what kind is it, and does it continue the piece before?"""
+    """Character by character: its kind, and whether it continues the piece."""
     pieces: list[str] = []
     before = ""
     for char in text:
@@ -378,7 +378,7 @@ def reference_pieces(text: str) -> list[str]:
 
 
 @given(ANY_TEXT | st.text(st.sampled_from("aé_1 \n\u3000.,'-\u0301\u0915\u093f\ufe0f𝄞\x1c"), max_size=40))
-def test_words_are_told_apart_by_the_kind_of_their_characters(text: str) -> None:
+def test_words_are_separated_by_the_kind_of_their_characters(text: str) -> None:
     tokenizer = fitted("word", text, max_vocab=None)
     pieces = reference_pieces(text)
     expected = {piece for piece in pieces if not "\ud800" <= piece <= "\udfff"}
@@ -388,7 +388,7 @@ def test_words_are_told_apart_by_the_kind_of_their_characters(text: str) -> None
         assert tokens(tokenizer, text) == pieces
 
 
-def test_words_keep_their_marks_and_unknown_ones_are_spelled_in_bytes() -> None:
+def test_words_keep_their_marks_and_unknown_words_are_encoded_as_bytes() -> None:
     text = "Hello, world!  हिन्दी cafe\u0301 snake_case\n\n"
     words = ["Hello", ",", " ", "world", "!", "  ", "हिन्दी", " ", "cafe\u0301", " ", "snake_case", "\n\n"]
     tokenizer = fitted("word", text)
@@ -397,7 +397,7 @@ def test_words_keep_their_marks_and_unknown_ones_are_spelled_in_bytes() -> None:
     assert tokenizer.encode("word").tolist() == list(b"word")
 
 
-def test_the_most_frequent_words_are_kept_and_of_equals_the_first_in_order() -> None:
+def test_the_most_frequent_words_are_kept_and_ties_go_by_code_points() -> None:
     text = "b a c b a c d b"
     assert fitted("word", text, max_vocab=3).to_json() == {"pieces": [" ", "b", "a"]}
     assert fitted("word", text, max_vocab=None).to_json() == {"pieces": [" ", "b", "a", "c", "d"]}
@@ -417,9 +417,9 @@ def _damaged(name: str, change: dict[str, Any]) -> TokenizerError:
     good = fitted(**tokenizers[name], text="the theme thereof").to_json()
     restore_tokenizer(experiment, json.loads(json.dumps(good)))
     bad = {key: value for key, value in {**good, **change}.items() if value is not ...}
-    with pytest.raises(TokenizerError, match="^what the tokenizer learned is damaged: ") as told:
+    with pytest.raises(TokenizerError, match="^the learned values of the tokenizer are damaged: ") as caught:
         restore_tokenizer(experiment, bad)
-    return told.value
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -429,17 +429,17 @@ def _damaged(name: str, change: dict[str, Any]) -> TokenizerError:
         ({"pattern": ...}, "KeyError: 'pattern'"),
         ({"merged": "th"}, "merged is not a list of texts"),
         ({"merged": ["th", 7]}, "merged is not a list of texts"),
-        ({"merged": ["th", "th"]}, "token 257, 'th', stands twice"),
-        ({"merged": ["t"]}, "token 256, 't', stands twice"),
+        ({"merged": ["th", "th"]}, "token 257, 'th', occurs twice"),
+        ({"merged": ["t"]}, "token 256, 't', occurs twice"),
         ({"merged": [""]}, "token 256, '', is not written as bytes"),
         ({"merged": ["tħ"]}, "token 256, 'tħ', is not written as bytes"),
         ({"merged": ["the", "th"]}, "token 256, 'the', is not made of two earlier ones"),
-        ({"merged": ["th", "he", "em", "me", "er", "ro"]}, "6 merges, where vocab_size leaves room for 5"),
-        ({"pattern": "[a-z]+"}, "pattern '[a-z]+', where the experiment has \"(?i:'s"),
-        ({"special_tokens": []}, "special_tokens [], where the experiment has ['<s>']"),
+        ({"merged": ["th", "he", "em", "me", "er", "ro"]}, "6 merges, but vocab_size leaves room for 5"),
+        ({"pattern": "[a-z]+"}, "pattern is '[a-z]+', but the experiment has \"(?i:'s"),
+        ({"special_tokens": []}, "special_tokens is [], but the experiment has ['<s>']"),
     ],
 )
-def test_damage_to_what_bpe_learned_is_found(change: dict[str, Any], message: str) -> None:
+def test_damaged_merges_of_bpe_are_detected(change: dict[str, Any], message: str) -> None:
     assert message in str(_damaged("bpe", change))
 
 
@@ -450,9 +450,9 @@ def test_damage_to_what_bpe_learned_is_found(change: dict[str, Any], message: st
         ({"pieces": None}, "pieces are not a list of texts"),
         ({"pieces": ["a", 1]}, "pieces are not a list of texts"),
         ({"pieces": ["a", ""]}, "pieces are not a list of texts"),
-        ({"pieces": ["a", "b", "a"]}, "a piece stands twice: 'a'"),
-        ({"pieces": list("abcdef")}, "6 pieces, where max_vocab is 5"),
+        ({"pieces": ["a", "b", "a"]}, "a piece occurs twice: 'a'"),
+        ({"pieces": list("abcdef")}, "6 pieces, but max_vocab is 5"),
     ],
 )
-def test_damage_to_the_words_that_were_learned_is_found(change: dict[str, Any], message: str) -> None:
+def test_damaged_words_are_detected(change: dict[str, Any], message: str) -> None:
     assert message in str(_damaged("word", change))

@@ -74,7 +74,7 @@ def test_every_branch_equals_explicit_scores(
 ) -> None:
     heads, kv_heads = groups
     if window is not None:
-        before = min(before, window - 1)  # what `remember` leaves to one query
+        before = min(before, window - 1)  # the entries that `remember` keeps for one query
     q = normal(2, heads, time, 6, seed=seed)
     k = normal(2, kv_heads, before + time, 6, seed=seed + 1)
     v = normal(2, kv_heads, before + time, v_dim, seed=seed + 2)
@@ -92,7 +92,7 @@ def test_every_branch_equals_explicit_scores(
     single = (None if part is None else part.float() for part in (q, k, v, bias, sinks))
     q32, k32, v32, bias32, sinks32 = single
     got = attend(q32, k32, v32, q_positions, k_positions, bias=bias32, sinks=sinks32, **rest)
-    # A score is a sum of 6 products, scaled, capped and biased; its error is that of its weight, relatively. Weights are of
+    # A score is a sum of 6 products, scaled, capped and biased; its error is the relative error of its weight. Weights are of
     # one sign and sum to 1, so y is off by no more than the largest value times what two weights and a sum are off by.
     scores = q.norm(dim=-1).max() * k.norm(dim=-1).max() + (0 if bias is None else bias.abs().max()) + 1
     bound = 2 * gamma(6 + 10) * scores + gamma(2 * (before + time) + 10)
@@ -138,7 +138,7 @@ def test_remember_returns_every_key_that_a_query_can_see(window: int | None, len
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_what_is_remembered_is_read_where_it_lies(window: int | None) -> None:
+def test_cached_tensors_are_read_without_a_copy(window: int | None) -> None:
     state = new_cache(1, [(2, 4), (1, 3)], 6, window, CPU, torch.float32)
     k, v = torch.randn(1, 2, 5, 4), torch.randn(1, 1, 5, 3)
     for start in range(5):
@@ -146,11 +146,11 @@ def test_what_is_remembered_is_read_where_it_lies(window: int | None) -> None:
         read, places = remember(state, (k[:, :, part], v[:, :, part]), torch.arange(start, start + 1), window)
     assert state.positions is not None
     for tensor, buffer in zip((*read, places), (*state.tensors.values(), state.positions), strict=True):
-        assert tensor.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr(), "copied, for every token"
+        assert tensor.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr(), "copied for every token"
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_what_is_remembered_in_less_precision_comes_back_in_that_of_what_is_new(window: int | None) -> None:
+def test_a_cache_of_lower_precision_is_returned_in_the_precision_of_new_tensors(window: int | None) -> None:
     state = new_cache(1, [(1, 4)], 6, window, CPU, torch.bfloat16)
     k = torch.randn(1, 1, 9, 4)[:, :, : 6 if window is None else 9]
     for start in range(k.shape[2]):
@@ -159,21 +159,21 @@ def test_what_is_remembered_in_less_precision_comes_back_in_that_of_what_is_new(
     torch.testing.assert_close(read, k[:, :, -read.shape[2] :], rtol=2**-8, atol=0)
 
 
-def test_a_window_bounds_the_memory() -> None:
+def test_a_window_bounds_the_cache() -> None:
     bounded = new_cache(1, [(1, 8)], 10_000, 16, CPU, torch.float32)
     assert bounded.tensors["0"].shape[2] == 32
     assert new_cache(1, [(1, 8), (1, 8)], 10_000, None, CPU, torch.float32).nbytes == 2 * 10_000 * 8 * 4
 
 
-def test_more_tokens_than_a_state_has_room_for_are_refused() -> None:
+def test_more_tokens_than_the_capacity_are_refused() -> None:
     state = new_cache(1, [(1, 2), (1, 2)], 3, None, CPU, torch.float32)
     k = torch.zeros(1, 1, 2, 2)
     remember(state, (k, k), torch.arange(2))
-    with pytest.raises(ValueError, match="room for 3 tokens, 2 are there and 2 more came"):
+    with pytest.raises(ValueError, match="room for 3 tokens; it holds 2, and 2 more were added"):
         remember(state, (k, k), torch.arange(2, 4))
 
 
-def test_a_window_larger_than_the_state_is_refused_likewise() -> None:
+def test_more_tokens_than_the_capacity_are_refused_under_a_larger_window() -> None:
     state = new_cache(1, [(1, 2)], 3, 50, CPU, torch.float32)
     remember(state, (torch.zeros(1, 1, 3, 2),), torch.arange(3), 50)
     with pytest.raises(ValueError, match="room for 3 tokens"):

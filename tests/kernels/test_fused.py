@@ -1,4 +1,4 @@
-"""The operations in few passes compute what their plain formulas say, gradients too: in float64, and in fp32 within its rounding."""
+"""Fused operations equal their plain formulas, gradients included: in float64, and in fp32 within its rounding."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cases(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor):
 
 def drawn(seed: int, time: int, pairs: int, beyond: int, across: bool) -> tuple[torch.Tensor, torch.Tensor]:
     x = normal(2, 3, time, 2 * pairs + beyond, seed=seed)
-    if across:  # heads as they come out of a projection: not contiguous
+    if across:  # heads from a projection, not contiguous
         x = x.transpose(1, 2).contiguous().transpose(1, 2)
     return x.requires_grad_(), normal(*x.shape, seed=seed + 1)
 
@@ -46,8 +46,8 @@ SIZES = given(seed=SEEDS, time=st.integers(1, 9), pairs=st.integers(1, 8), beyon
 
 
 @SIZES
-def test_values_and_gradients_are_those_of_the_formula(seed, time, pairs, beyond, across):
-    x, g = (part.detach() / 3 for part in drawn(seed, time, pairs, beyond, across))  # numbers that fp32 does not have
+def test_values_and_gradients_match_the_formula(seed, time, pairs, beyond, across):
+    x, g = (part.detach() / 3 for part in drawn(seed, time, pairs, beyond, across))  # numbers that fp32 cannot represent
     x.requires_grad_()
     for name, y, formula in cases(x, *angles(time, pairs, torch.float64)):
         expected = formula(x)
@@ -66,14 +66,14 @@ def test_in_fp32_values_and_gradients_are_within_its_rounding(seed, time, pairs,
         (gradient,) = torch.autograd.grad(y, x, g.float())
         (wanted,) = torch.autograd.grad(expected, wide, g)
         size, steep = wide.detach().abs(), g.abs()
-        if name == "rms_norm":  # one sign under the root; then a root, a quotient and a product
+        if name == "rms_norm":  # equal signs under the root; then a root, a quotient and a product
             inverse = (size.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
             values = expected.detach().abs()
             steep = inverse * (steep + values * (steep * values).mean(-1, keepdim=True))
             roundings = 3 * width + 20  # y twice, and the mean over the width
         elif name == "squared_relu":
             values, steep, roundings = size.square(), 2 * size * steep, 3
-        else:  # the sum of two products, of which each is no larger than both numbers of a pair together
+        else:  # the sum of two products, each at most the sum of a pair's magnitudes
             values, steep, roundings = pair_sums(size, pairs), pair_sums(steep, pairs), 3
         assert_within(y.detach(), expected.detach(), gamma(roundings) * values, name)
         assert_within(gradient, wanted, gamma(roundings) * steep, f"gradient of {name}")
@@ -84,12 +84,12 @@ def pair_sums(x: torch.Tensor, pairs: int) -> torch.Tensor:
     return torch.cat((both, both, x[..., 2 * pairs :]), -1)
 
 
-def test_in_bf16_sums_are_wide_and_the_dtype_is_kept():
+def test_in_bf16_sums_are_wider_and_the_dtype_is_kept():
     x = (torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0)) * 3).bfloat16().requires_grad_()
     for name, y, formula in cases(x, *angles(5, 8)):
         expected = formula(x.detach().double())
         assert y.dtype == torch.bfloat16
-        # One rounding to bf16, at the end, of at least fp32's digits.
+        # One rounding to bf16 at the end, from fp32 or wider.
         assert_within(
             y.detach(), expected, 1.01 * UNIT[torch.bfloat16] * expected.abs() + gamma(64) * (1 + expected.abs()), name
         )
@@ -97,7 +97,7 @@ def test_in_bf16_sums_are_wide_and_the_dtype_is_kept():
         assert gradient.dtype == torch.bfloat16
 
 
-def test_a_second_derivative_is_refused_and_not_wrong():
+def test_a_second_derivative_is_refused():
     x = torch.randn(3, 4, requires_grad=True)
     (first,) = torch.autograd.grad(squared_relu(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -108,7 +108,7 @@ def test_a_second_derivative_is_refused_and_not_wrong():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_drops_at_its_rate_and_scales_what_is_kept(rate, dtype):
     torch.manual_seed(0)
-    y = Dropout(rate)(torch.ones(1000, 1001, dtype=dtype))  # no multiple of the four decisions in a word
+    y = Dropout(rate)(torch.ones(1000, 1001, dtype=dtype))  # not a multiple of the four decisions in a word
     dropped = (y == 0).double()
     deviation = (rate * (1 - rate) / y.numel()) ** 0.5
     assert abs(dropped.mean() - rate) < 4 * deviation + 1 / 65_536
@@ -130,7 +130,7 @@ def test_dropouts_decisions_are_independent():
     assert abs((dropped * again).mean() / (0.3 * 0.7)) < 4 / 1024
 
 
-def test_dropout_is_the_same_under_a_seed_and_passes_the_gradient_of_what_it_kept():
+def test_dropout_follows_the_seed_and_passes_gradients_of_kept_elements():
     x = torch.randn(7, 11, requires_grad=True)
     torch.manual_seed(5)
     y = Dropout(0.4)(x)
@@ -141,7 +141,7 @@ def test_dropout_is_the_same_under_a_seed_and_passes_the_gradient_of_what_it_kep
     assert_within(x.grad * x.detach(), y.detach().double(), gamma(1) * y.detach().double().abs())
 
 
-def test_dropout_leaves_all_as_it_is_in_eval_mode_and_at_rate_zero():
+def test_dropout_changes_nothing_in_eval_mode_and_at_rate_zero():
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(0.4).eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)
@@ -152,8 +152,8 @@ def test_a_rate_near_one_gives_zeros_and_no_infinity():
 
 
 def test_without_gradients_the_values_are_the_same():
-    """In float64 to 1e-14: neither path narrows what it is given."""
-    x = normal(2, 3, 5, 16, seed=3) / 3  # numbers that fp32 does not have
+    """In float64 to 1e-14: neither path uses a narrower type."""
+    x = normal(2, 3, 5, 16, seed=3) / 3  # numbers that fp32 cannot represent
     with_gradients = [y.detach() for _, y, _ in cases(x.clone().requires_grad_(), *angles(5, 8, torch.float64))]
     with torch.no_grad():
         without = [y for _, y, _ in cases(x, *angles(5, 8, torch.float64))]

@@ -1,4 +1,4 @@
-"""The chunked recurrence against the recurrence itself, token by token; in float64, and in fp32 within its rounding."""
+"""The chunked recurrence equals the recurrence token by token: in float64, and in fp32 within its rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minigpt.kernels.recurrence import CHUNK, linear_recurrence
 from tests.rounding import assert_formula, assert_stable, assert_within, gamma, normal
 
 
-def plainly(
+def token_by_token(
     q: Tensor, k: Tensor, v: Tensor, matrix: Tensor, decay: Tensor | None, correction: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """S_t = diag(d_t) S_(t-1) + w_t (r_t^T S_(t-1)) + k_t v_t^T,  y_t = S_t^T q_t."""
@@ -33,7 +33,7 @@ def plainly(
 
 
 def case(time: int, decays: str, corrected: bool, seed: int, strength: float = 1.0) -> dict[str, Tensor]:
-    """In float64; numbers that fp32 has too."""
+    """Inputs in float64 that fp32 can represent."""
     seeds = itertools.count(100 * seed)
 
     def drawn(width: int) -> Tensor:
@@ -46,7 +46,7 @@ def case(time: int, decays: str, corrected: bool, seed: int, strength: float = 1
         direction = torch.nn.functional.normalize(drawn(5), dim=-1)
         inputs["read"] = direction
         inputs["write"] = -2 * drawn(1).abs().clamp(max=1) * direction
-        if "log_decay" in inputs:  # of what is left after the decay, or the matrix would grow
+        if "log_decay" in inputs:  # relative to the decayed matrix, or it would grow
             inputs["write"] = inputs["write"] * inputs["log_decay"].exp()
     return {name: x.float().double() for name, x in inputs.items()}
 
@@ -61,7 +61,7 @@ def run(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def reference(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     correction = (inputs["read"], inputs["write"]) if "read" in inputs else None
     decay = inputs["log_decay"].exp() if "log_decay" in inputs else None
-    return plainly(*(inputs[name] for name in ("q", "k", "v", "before")), decay, correction)
+    return token_by_token(*(inputs[name] for name in ("q", "k", "v", "before")), decay, correction)
 
 
 CASES = st.builds(
@@ -75,7 +75,7 @@ CASES = st.builds(
 
 
 def bounded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Decays by channel have a least one; see least_log_decay."""
+    """Clamp per-channel decays; see least_log_decay."""
     by_channel = "log_decay" in inputs and inputs["log_decay"].shape[-1] > 1
     return {**inputs, "log_decay": inputs["log_decay"].clamp(min=-10)} if by_channel else inputs
 
@@ -89,7 +89,7 @@ def test_chunks_compute_the_recurrence(inputs: dict[str, Tensor]) -> None:
 
 
 @given(CASES)
-def test_gradients_are_the_recurrences(inputs: dict[str, Tensor]) -> None:
+def test_gradients_match_the_recurrence(inputs: dict[str, Tensor]) -> None:
     got, expected = gradients(run, inputs), gradients(lambda x: reference(bounded(x)), inputs)
     for name, gradient in got.items():
         assert_formula(gradient, expected[name], name)
@@ -127,7 +127,7 @@ def test_a_sequence_cut_in_two_is_the_same_sequence(inputs: dict[str, Tensor], c
 
 @pytest.mark.parametrize("decays", ["none", "head", "channel"])
 @pytest.mark.parametrize("corrected", [False, True])
-def test_later_tokens_change_not_a_bit_of_earlier_outputs(decays: str, corrected: bool) -> None:
+def test_later_tokens_do_not_change_a_bit_of_earlier_outputs(decays: str, corrected: bool) -> None:
     inputs = {name: x.float() for name, x in case(100, decays, corrected, 3).items()}
     y, _ = run(inputs)
     changed = {
@@ -151,19 +151,19 @@ def test_the_least_decay_sets_the_chunk_and_bounds_the_decay(least: float) -> No
     assert_formula(after, matrix, "the matrix")
 
 
-def test_one_strong_forgetting_costs_no_accuracy_later() -> None:
+def test_one_strong_decay_costs_no_accuracy_later() -> None:
     inputs = case(150, "head", False, 6)
     inputs["log_decay"] = torch.full((2, 3, 150, 1), -(2.0**-7), dtype=torch.float64)
     inputs["log_decay"][:, :, ::16] = -1e4
     y, after = run(inputs)
     expected, matrix = reference(inputs)
-    assert_formula(y, expected, "outputs")  # what is left of the strong ones, e^-30, included
+    assert_formula(y, expected, "outputs")  # the remaining e^-30 of strong decays included
     assert_formula(after, matrix, "the matrix")
     low, after = run({name: x.float() for name, x in inputs.items()})
-    # A chunk's running sum reaches 4 times 30: its rounding is all that is lost of a decay.
-    lost = gamma(CHUNK) * 4 * 30
+    # A chunk's running sum reaches 4 times 30: its rounding is the only error of a decay.
+    error = gamma(CHUNK) * 4 * 30
     for got, exact in ((low, expected), (after, matrix)):
-        assert_within(got, exact, torch.full_like(exact, lost * (1 + exact.abs().max().item())))
+        assert_within(got, exact, torch.full_like(exact, error * (1 + exact.abs().max().item())))
 
 
 def test_extreme_decays_stay_finite() -> None:

@@ -1,4 +1,4 @@
-"""Costs against counts by hand: d_model 16, 4 heads of 4, 2 layers, context 12, vocabulary 23."""
+"""Costs compared with counts by hand: d_model 16, 4 heads of 4, 2 layers, context 12, vocabulary 23."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(**changes: object) -> GPT:
 
 
 def mha(maps: int = 4 * SQUARE, keys: float = (CONTEXT + 1) / 2) -> float:
-    """Operations of a token in training: three times two a weight, and six products of D with each key that is seen."""
+    """Operations per token in training: 3 x 2 for each weight, and six products of length D with each visible key."""
     return 6 * maps + 6 * 2 * D * keys
 
 
@@ -58,7 +58,7 @@ FFN, HEAD = 6 * 2 * D * HIDDEN, 6 * D * VOCAB
         ),
     ],
 )
-def test_parameters_and_operations_are_those_counted_by_hand(
+def test_parameters_and_operations_equal_counts_by_hand(
     changes: dict[str, object], attention: int, ffn: int, flops: float
 ) -> None:
     counted = cost(**changes)
@@ -72,7 +72,7 @@ def test_parameters_and_operations_are_those_counted_by_hand(
     assert counted.train_flops == flops
 
 
-def test_of_a_mixture_of_experts_the_chosen_ones_are_active() -> None:
+def test_in_a_mixture_only_chosen_experts_are_active() -> None:
     counted = cost(ffn="moe")
     assert counted.total - counted.active == LAYERS * 6 * EXPERT
     with_biases = cost(ffn={"name": "moe", "bias": True, "n_experts": 5, "top_k": 3, "variant": "gelu", "expansion": 1})
@@ -100,18 +100,18 @@ def test_masked_scores_are_the_difference_of_the_two_counts() -> None:
         pytest.param({"attention": {"name": "short_conv", "width": 3}, "position": "none"}, 0, 2 * D, id="convolution"),
     ],
 )
-def test_what_decoding_remembers(changes: dict[str, object], a_token: int, context: int) -> None:
+def test_the_size_of_the_decoding_state(changes: dict[str, object], a_token: int, context: int) -> None:
     counted = cost(**changes)
     assert (counted.state_bytes_token, counted.state_bytes) == (LAYERS * FLOAT * a_token, LAYERS * FLOAT * context)
 
 
-def test_what_is_kept_for_the_backward_pass() -> None:
-    """A feed-forward keeps what its two maps read, D and HIDDEN, and what its activation reads."""
+def test_bytes_kept_for_the_backward_pass() -> None:
+    """A feed-forward keeps the inputs of its two maps, D and HIDDEN, and the input of its activation."""
     difference = cost().activation_bytes - cost(ffn="identity").activation_bytes
     assert difference == LAYERS * FLOAT * (D + HIDDEN + HIDDEN)
 
 
-def test_kinds_are_the_outermost_part_that_has_a_weight() -> None:
+def test_a_weight_counts_for_the_outermost_part_that_contains_it() -> None:
     norm = {"name": "rmsnorm"}
     counted = cost(attention={"name": "mha", "qk_norm": norm}, embedding_norm=norm, tied_head=False, norm=norm)
     assert counted.parameters["attention"] == LAYERS * (4 * (SQUARE + D) + 2 * 4)
@@ -120,7 +120,7 @@ def test_kinds_are_the_outermost_part_that_has_a_weight() -> None:
     assert counted.total == model(attention={"name": "mha", "qk_norm": norm}, norm=norm).n_parameters() + D + D * VOCAB
 
 
-def test_counting_leaves_the_model_and_the_random_state_alone() -> None:
+def test_counting_does_not_change_the_model_or_the_random_state() -> None:
     lm = model(ffn="moe").eval()
     weights = {name: value.clone() for name, value in lm.state_dict().items()}
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""What `minigpt show` says of each layer."""
+"""The description of each layer in `minigpt show`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from minigpt.reading import load_experiment
 
 
 def described(**model: Any) -> list[tuple[str, list[str]]]:
-    """Layers, and a line for each part that is not the model's own."""
+    """Layers, and a line for each part that differs from the model's."""
     section = load_experiment({"model": {"d_model": 24, "n_heads": 4, "n_layers": 6, **model}}).model
     return [
         (spans(layers), [f"{choice.family}: {choice}" for choice in choices]) for layers, choices in layer_choices(section)
     ]
 
 
-def test_a_component_that_a_layer_names_again_keeps_the_parameters_that_it_does_not_mention() -> None:
-    """Both are said: what the entry changed, and what it kept."""
+def test_a_layer_with_the_same_component_keeps_the_parameters_that_it_does_not_set() -> None:
+    """Both are reported: changed parameters and kept ones."""
     position = {"name": "rope", "base": 1e6, "scaling": {"kind": "linear", "factor": 8.0}}
     local: dict[str, Any] = {"name": "rope", "base": 1e4}
     scaled = 'position: rope, but base 10000.0; kept from model.position: scaling {"kind": "linear", "factor": 8.0}'
@@ -30,7 +30,7 @@ def test_a_component_that_a_layer_names_again_keeps_the_parameters_that_it_does_
     assert described(position=position, layers=[{"position": {**local, "scaling": None}}, {}])[0] == ("0, 2, 4", [plain])
 
 
-def test_a_component_of_another_name_starts_from_its_own_defaults() -> None:
+def test_another_component_starts_from_its_own_defaults() -> None:
     layers = [{"attention": {"name": "gated_delta_net", "expand_v": 1.0}, "ffn": "glu"}] * 3 + [{"attention": {"window": 8}}]
     assert described(attention={"name": "mha", "softcap": 5.0}, position="none", layers=layers) == [
         ("0–2, 4–5", ["attention: gated_delta_net in place of mha: expand_v 1.0", "ffn: glu in place of mlp"]),
@@ -38,7 +38,7 @@ def test_a_component_of_another_name_starts_from_its_own_defaults() -> None:
     ]
 
 
-def test_layers_that_say_nothing_of_their_own_are_as_the_model_says() -> None:
+def test_layers_without_choices_follow_the_model() -> None:
     assert described() == [("0–5", [])]
     assert described(layers=[{}, {"ffn": "mlp"}]) == [("0–5", [])]
 

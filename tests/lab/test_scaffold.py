@@ -1,4 +1,4 @@
-"""`minigpt new`: what it writes works as it stands, and it writes over nothing."""
+"""`minigpt new`: the written files work unchanged, and no file is overwritten."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything below a folder, empty folders too."""
+    """Content of all files below a folder, empty folders included."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def a_run(family: str) -> list[str]:
-    """Options for a short run; of the corpus where the data is not what is new."""
+    """Options for a short run, on the corpus unless the family is dataset."""
     changes = [*SMALL, *SHORT]
     if family != "dataset":
         changes.append('data={"name": "text", "paths": ["corpus.txt"]}')
@@ -68,7 +68,7 @@ def a_run(family: str) -> list[str]:
 @pytest.mark.parametrize(
     "family", ["attention", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "attention")]
 )
-def test_what_it_writes_is_checked_trains_and_generates_by_the_commands_it_prints(
+def test_the_written_part_is_checked_trains_and_generates_by_the_printed_commands(
     family: str, project: Path, minigpt: Command
 ) -> None:
     code, out, err = minigpt("new", family, "mine")
@@ -83,7 +83,7 @@ def test_what_it_writes_is_checked_trains_and_generates_by_the_commands_it_print
     rows = [json.loads(line) for line in Path("runs/mine/seed-1337/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     assert all(0 < row["train_loss"] < 10 for row in rows)
-    if family == "dataset":  # of ids: there is nothing to generate
+    if family == "dataset":  # rows of ids: there is no text to generate
         assert not others
         return
     generate, compared = others
@@ -95,7 +95,7 @@ def test_what_it_writes_is_checked_trains_and_generates_by_the_commands_it_print
 
 
 @pytest.mark.parametrize("family", PARTS)
-def test_a_model_of_what_it_writes_decodes_as_it_computes_at_once(family: str, project: Path) -> None:
+def test_a_model_with_the_written_part_decodes_like_the_full_pass(family: str, project: Path) -> None:
     written = create(family, "mine")
     model = build_model(load_experiment(written.experiment, overrides=SMALL), 11).double().eval()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_a_model_of_what_it_writes_decodes_as_it_computes_at_once(family: str, p
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_test_of_ones_own_that_it_writes_passes(family: str, project: Path) -> None:
+def test_the_additional_test_that_it_writes_passes(family: str, project: Path) -> None:
     file = create(family, "mine").test
     spec = importlib.util.spec_from_file_location("written", file)
     assert spec is not None
@@ -128,7 +128,7 @@ def pytest_on(*files: Path) -> str:
     return answer.stdout
 
 
-def test_the_tests_that_it_writes_are_the_check_and_pass_under_pytest(project: Path) -> None:
+def test_the_tests_that_it_writes_run_the_check_and_pass_under_pytest(project: Path) -> None:
     passed = re.search(r"(\d+) passed", pytest_on(create("schedule", "mine").test))
     assert passed
     assert int(passed[1]) >= 3
@@ -141,28 +141,28 @@ def test_the_tests_that_it_writes_pass_for_every_family(project: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_it_writes_passes_the_whole_check(family: str, project: Path) -> None:
-    # In a process of its own: torch.compile copes neither with the shape checks of these tests nor with warnings as errors.
+def test_the_written_part_passes_the_whole_check(family: str, project: Path) -> None:
+    # In a separate process: torch.compile works neither with the shape checks of these tests nor with warnings as errors.
     command = [sys.executable, "-m", "minigpt", "check", str(create(family, "mine").plugin)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "no property broken" in answer.stdout
 
 
-def test_the_experiment_is_the_base_but_for_one_part(project: Path) -> None:
+def test_the_experiment_differs_from_the_base_in_one_part(project: Path) -> None:
     written = create("schedule", "mine")
     with REGISTRY.temporarily():
         own = load_experiment(written.experiment).to_json()
     assert own.pop("name") == "mine"
     assert own["training"].pop("schedule")["name"] == "mine"
     assert len(own.pop("plugins")) == 1
-    create("schedule", "mine", into=project / "again")  # writing one has registered nothing here
+    create("schedule", "mine", into=project / "again")  # writing a part does not register it in this process
     base = load_experiment("experiments/baseline.json").to_json()
     del base["training"]["schedule"]
     assert {**own, "description": ""} == {key: value for key, value in {**base, "description": ""}.items() if key in own}
 
 
-def test_an_editor_finds_the_schema_where_there_is_one(project: Path) -> None:
+def test_an_editor_finds_the_schema_if_it_exists(project: Path) -> None:
     assert "$schema" not in json.loads(create("norm", "first").experiment.read_text())
     shutil.copytree(ROOT / "docs", project / "docs", ignore=shutil.ignore_patterns("results"))
     document = json.loads(create("norm", "second").experiment.read_text())
@@ -182,7 +182,7 @@ def test_with_any_name_the_files_are_python_whose_class_hides_nothing_that_is_im
     with tempfile.TemporaryDirectory() as folder:
         try:
             written = create(family, name, into=Path(folder))
-        except ScaffoldError:  # a module's, a word of Python's: other tests say which
+        except ScaffoldError:  # the name of a module or a Python keyword; other tests have these
             assume(False)
         for file in (written.plugin, written.test):
             text = file.read_text()
@@ -204,36 +204,38 @@ def test_with_any_name_the_files_are_python_whose_class_hides_nothing_that_is_im
 
 
 @pytest.mark.parametrize("there", ["plugins/mine.py", "experiments/mine.json", "tests/test_mine.py"])
-def test_nothing_is_written_where_one_of_the_files_is_there(there: str, project: Path, minigpt: Command) -> None:
+def test_nothing_is_written_if_one_of_the_files_exists(there: str, project: Path, minigpt: Command) -> None:
     (project / there).parent.mkdir(exist_ok=True)
     (project / there).write_text("mine already")
     before = files_of(project)
     code, out, err = minigpt("new", "norm", "mine")
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: there already: {there}; nothing was written")
+    assert err.startswith(f"error: {there} exists already; nothing was written")
     assert files_of(project) == before
 
 
-def test_a_link_to_nowhere_is_a_file_that_is_there(project: Path) -> None:
+def test_a_dangling_link_counts_as_an_existing_file(project: Path) -> None:
     (project / "plugins").mkdir()
     (project / "plugins/mine.py").symlink_to(project / "elsewhere.py")
-    with pytest.raises(ScaffoldError, match="there already: plugins/mine.py; nothing was written. Choose"):
+    with pytest.raises(ScaffoldError, match="plugins/mine.py exists already; nothing was written. Choose"):
         create("norm", "mine")
     assert not (project / "elsewhere.py").exists()
 
 
-def test_a_file_that_appears_meanwhile_stays_and_ours_go(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_appears_meanwhile_stays_and_written_files_are_removed(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (project / "tests").mkdir()
     (project / "tests/test_mine.py").write_text("another's")
     before = files_of(project)
     monkeypatch.setattr(os.path, "lexists", lambda path: False)
     monkeypatch.setattr("minigpt.lab.scaffold._check_test_name", lambda test, folder: None)
-    with pytest.raises(ScaffoldError, match="there already: tests/test_mine.py"):
+    with pytest.raises(ScaffoldError, match="tests/test_mine.py exists already"):
         create("norm", "mine")
     assert files_of(project) == before
 
 
-def test_what_was_written_is_taken_back_where_the_rest_cannot_be(project: Path, minigpt: Command) -> None:
+def test_written_files_are_removed_if_the_others_cannot_be_written(project: Path, minigpt: Command) -> None:
     (project / "tests").write_text("a file where a folder should be")
     before = files_of(project)
     code, _, err = minigpt("new", "norm", "mine")
@@ -256,16 +258,16 @@ def test_what_was_written_is_taken_back_where_the_rest_cannot_be(project: Path, 
         ("größe", 'lower-case letters, digits and "_"', "gr_e"),
         ("a" * 41, "40 at most", "a" * 35),
         ("mine\n", 'lower-case letters, digits and "_"', "mine"),
-        ("lambda", "is a word of Python's own", "lambda_norm"),
-        ("copy", "is a Python module's", "copy_norm"),
-        ("torch", "is a Python module's", "torch_norm"),
+        ("lambda", "is a Python keyword", "lambda_norm"),
+        ("copy", "is the name of a Python module", "copy_norm"),
+        ("torch", "is the name of a Python module", "torch_norm"),
         ("conftest", "a file that pytest takes for tests", "conftest_norm"),
         ("test_mine", "a file that pytest takes for tests", "norm_test_mine"),
         ("mine_test", "a file that pytest takes for tests", "mine_test_norm"),
         ("rmsnorm", 'norm "rmsnorm" is registered already, by ', "my_rmsnorm"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused_with_the_reason_and_a_better_one(
+def test_an_invalid_name_is_refused_with_the_reason_and_a_better_one(
     name: str, reason: str, better: str, project: Path, minigpt: Command
 ) -> None:
     before = files_of(project)
@@ -278,7 +280,7 @@ def test_a_name_that_cannot_be_is_refused_with_the_reason_and_a_better_one(
     assert code == 0, err
 
 
-def test_a_name_that_is_taken_is_told_with_the_file_that_took_it(project: Path, minigpt: Command) -> None:
+def test_a_name_in_use_is_reported_with_the_file_that_uses_it(project: Path, minigpt: Command) -> None:
     code, _, err = minigpt("new", "attention", "gqa")
     assert code == 2
     assert "components/attention/gqa.py:" in err
@@ -287,7 +289,7 @@ def test_a_name_that_is_taken_is_told_with_the_file_that_took_it(project: Path, 
     assert code == 0, err  # another family's names are free
 
 
-def test_an_unknown_family_is_told_with_the_nearest(project: Path, minigpt: Command) -> None:
+def test_an_unknown_family_is_reported_with_the_nearest(project: Path, minigpt: Command) -> None:
     before = files_of(project)
     code, _, err = minigpt("new", "atention", "mine")
     assert code == 2
@@ -296,10 +298,10 @@ def test_an_unknown_family_is_told_with_the_nearest(project: Path, minigpt: Comm
     assert files_of(project) == before
 
 
-def test_a_test_file_of_the_same_module_name_is_told(project: Path) -> None:
+def test_a_test_file_of_the_same_module_name_is_reported(project: Path) -> None:
     (project / "tests/unit").mkdir(parents=True)
     (project / "tests/unit/test_mine.py").touch()
-    with pytest.raises(ScaffoldError, match="is the module test_mine to pytest"):
+    with pytest.raises(ScaffoldError, match="for the same module test_mine"):
         create("norm", "mine")
     (project / "tests/unit/__init__.py").touch()
     create("norm", "mine")
@@ -308,7 +310,7 @@ def test_a_test_file_of_the_same_module_name_is_told(project: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- what it extends
 
 
-def test_in_an_empty_folder_it_extends_the_defaults_and_says_so(tmp_path: Path) -> None:
+def test_in_an_empty_folder_it_extends_the_defaults_and_reports_it(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "minigpt", "new", "norm", "mine"]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr
@@ -325,7 +327,7 @@ def test_in_an_empty_folder_it_extends_the_defaults_and_says_so(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("into", [".", "lab", "far/away"])
-def test_the_base_is_found_from_wherever_the_files_are_put(into: str, project: Path, minigpt: Command) -> None:
+def test_the_base_is_found_from_any_target_folder(into: str, project: Path, minigpt: Command) -> None:
     code, out, err = minigpt("new", "norm", "mine", "--into", into, "--base", "experiments/quickstart.json")
     assert code == 0, err
     assert "extends experiments/quickstart.json" in out
@@ -335,7 +337,7 @@ def test_the_base_is_found_from_wherever_the_files_are_put(into: str, project: P
     assert (loaded.data.name, loaded.model.norm.name) == ("python-docs", "mine")
 
 
-def test_folders_that_are_links_do_not_lead_the_paths_astray(project: Path) -> None:
+def test_paths_are_right_in_folders_that_are_links(project: Path) -> None:
     (project / "kept/deep").mkdir(parents=True)
     (project / "experiments").rename(project / "kept/deep/experiments")
     (project / "experiments").symlink_to(project / "kept/deep/experiments")
@@ -349,7 +351,7 @@ def test_the_run_folder_it_prints_has_the_seed_of_the_base(project: Path, minigp
     assert "minigpt generate runs/mine/seed-7\n" in out
 
 
-def test_a_base_that_is_not_there_is_told_with_the_nearest(project: Path, minigpt: Command) -> None:
+def test_a_missing_base_is_reported_with_the_nearest(project: Path, minigpt: Command) -> None:
     code, _, err = minigpt("new", "norm", "mine", "--base", "experiments/quikstart.json")
     assert code == 2
     assert 'there is no such file; did you mean "quickstart.json"?' in err
@@ -359,11 +361,11 @@ def test_a_base_that_is_not_there_is_told_with_the_nearest(project: Path, minigp
     ("family", "base", "reason"),
     [
         ("attention", "hybrid.json", "its model.layers choose the attention of every layer"),
-        ("position", "hybrid.json", "does not honour bias"),
+        ("position", "hybrid.json", "does not apply bias"),
         ("norm", "broken.json", "not JSON"),
     ],
 )
-def test_a_base_that_it_does_not_fit_is_refused_and_nothing_left(
+def test_a_base_that_does_not_fit_is_refused_and_nothing_is_written(
     family: str, base: str, reason: str, project: Path, minigpt: Command
 ) -> None:
     (project / "experiments/broken.json").write_text("{")
@@ -375,7 +377,7 @@ def test_a_base_that_it_does_not_fit_is_refused_and_nothing_left(
     assert files_of(project) == before
 
 
-def test_its_help_is_there_without_torch() -> None:
+def test_its_help_does_not_import_torch() -> None:
     code = "import sys; from minigpt.cli import app; app(['new', '--help'], standalone_mode=False); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert answer.stdout.endswith("False\n"), answer.stderr

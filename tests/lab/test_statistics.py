@@ -24,7 +24,7 @@ DELTA = 0.01
 
 
 @given(st.integers(2, 40), st.integers(0, 2**32 - 1))
-def test_intervals_and_p_values_are_scipys(n: int, seed: int) -> None:
+def test_intervals_and_p_values_equal_scipys(n: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     base = draw.normal(1.5, 0.01, n)
     variant = base + draw.normal(draw.normal(0, 0.01), 0.01, n)
@@ -41,7 +41,7 @@ def test_intervals_and_p_values_are_scipys(n: int, seed: int) -> None:
     assert seen.p_equivalent(DELTA) == pytest.approx(min(1, 2 * max(sides)), abs=1e-9)
 
 
-def test_without_spread_what_is_seen_is_certain() -> None:
+def test_without_spread_every_difference_is_certain() -> None:
     same, other = Paired.of([0.0, 0.0, 0.0]), Paired.of([0.5, 0.5, 0.5])
     assert (same.p_different(), other.p_different()) == (1.0, 0.0)
     assert (same.p_equivalent(DELTA), other.p_equivalent(DELTA)) == (0.0, 1.0)
@@ -49,30 +49,30 @@ def test_without_spread_what_is_seen_is_certain() -> None:
     assert same.effect is None
 
 
-def test_one_seed_says_nothing() -> None:
+def test_one_seed_gives_no_verdict() -> None:
     (verdict,) = verdicts([[-0.3]], DELTA)
     assert (verdict.kind, verdict.p, verdict.p_equivalent) == ("no verdict", 1.0, 1.0)
     assert verdict.interval == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize(("n", "shift"), [(3, 1.0), (5, 0.0), (5, 1.5), (12, 0.6), (40, -0.5)])
-def test_the_power_of_a_difference_is_what_is_found(n: int, shift: float) -> None:
+def test_the_power_of_a_difference_matches_simulations(n: int, shift: float) -> None:
     drawn = np.random.default_rng(0).normal(shift, 1, (20_000, n))
     found = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < ALPHA)
     assert power_of_difference(n, 0.002 * shift, 0.002) == pytest.approx(found, abs=0.011)
 
 
 @pytest.mark.parametrize(("n", "mean", "delta"), [(8, 0.0, 1.5), (20, 0.2, 0.9), (60, -0.1, 0.5)])
-def test_the_power_of_equivalence_is_what_is_found(n: int, mean: float, delta: float) -> None:
+def test_the_power_of_equivalence_matches_simulations(n: int, mean: float, delta: float) -> None:
     drawn = np.random.default_rng(1).normal(mean, 1, (20_000, n))
     lower = stats.ttest_1samp(drawn, -delta, axis=1, alternative="greater").pvalue
     upper = stats.ttest_1samp(drawn, delta, axis=1, alternative="less").pvalue
-    found = np.mean(np.maximum(lower, upper) < ALPHA / 2)  # where the 95 % interval lies within
+    found = np.mean(np.maximum(lower, upper) < ALPHA / 2)  # whether the 95 % interval lies within delta
     assert found > 0.6
     assert found - 0.02 < power_of_equivalence(n, mean, 1.0, delta) < found + 0.011
 
 
-def test_power_is_a_number_far_out() -> None:
+def test_power_is_finite_for_extreme_values() -> None:
     for n in (2, 3, 100, 10_000):
         for shift in (0.0, 1e-6, 0.5, 30.0, 1e4):
             assert 0 <= power_of_difference(n, shift, 1.0) <= 1.0000001
@@ -81,7 +81,7 @@ def test_power_is_a_number_far_out() -> None:
 
 
 @given(st.floats(-3, 3), st.integers(3, 10))
-def test_as_many_seeds_as_are_said_to_be_needed_suffice_and_one_fewer_does_not(shift: float, n: int) -> None:
+def test_the_suggested_number_of_seeds_suffices_and_one_fewer_does_not(shift: float, n: int) -> None:
     seen = Paired(n, shift, 1.0)
 
     def power(seeds: int) -> float:
@@ -96,8 +96,8 @@ def test_as_many_seeds_as_are_said_to_be_needed_suffice_and_one_fewer_does_not(s
     assert needed == n + 1 or power(needed - 1) < 0.8
 
 
-def test_a_variant_that_is_the_base_is_called_better_or_worse_in_five_of_a_hundred_cases() -> None:
-    """And with several such variants, any of them is."""
+def test_a_variant_equal_to_the_base_is_called_better_or_worse_in_five_per_cent() -> None:
+    """The same holds for any of several such variants together."""
     draw = np.random.default_rng(2)
     for variants in (1, 4):
         base = draw.normal(1.5, 0.01, (10_000, 1, 5))
@@ -108,7 +108,7 @@ def test_a_variant_that_is_the_base_is_called_better_or_worse_in_five_of_a_hundr
         assert wrong > 0.02, variants
 
 
-def test_a_planted_difference_of_two_standard_errors_is_found_as_often_as_the_power_formula_says() -> None:
+def test_a_difference_of_two_standard_errors_is_found_as_often_as_the_power_formula_says() -> None:
     draw = np.random.default_rng(3)
     n, sd = 5, 0.01
     mean = -2 * sd / math.sqrt(n)
@@ -118,8 +118,8 @@ def test_a_planted_difference_of_two_standard_errors_is_found_as_often_as_the_po
     assert np.mean([kind == "worse" for kind in kinds]) < 0.002
 
 
-def test_nothing_that_is_said_of_a_grid_is_false_in_ninety_five_of_a_hundred_cases() -> None:
-    """Neither that a variant differs which does not, nor that one is equivalent which differs by delta; failed ones apart."""
+def test_all_verdicts_of_a_grid_are_right_in_ninety_five_per_cent() -> None:
+    """No variant without a difference is called different, and none that differs by delta is called equivalent."""
     draw, sd, n = np.random.default_rng(4), 0.01, 5
     truth = np.array([0.0, 0.0, DELTA, -DELTA])
     base = draw.normal(0, sd, (10_000, 1, n))
@@ -132,7 +132,7 @@ def test_nothing_that_is_said_of_a_grid_is_false_in_ninety_five_of_a_hundred_cas
     assert np.mean(false) < ALPHA + 0.006
 
 
-def test_all_intervals_hold_together_in_ninety_five_of_a_hundred_cases() -> None:
+def test_all_intervals_hold_together_in_ninety_five_per_cent() -> None:
     draw = np.random.default_rng(5)
     truth = draw.normal(0, 0.02, 6)
     base = draw.normal(0, 0.01, (10_000, 1, 4))
@@ -142,7 +142,7 @@ def test_all_intervals_hold_together_in_ninety_five_of_a_hundred_cases() -> None
         for grid in grids
         if (intervals := [verdict.interval for verdict in verdicts(grid.tolist(), DELTA)])
     ]
-    assert 1 - ALPHA - 0.006 < np.mean(held) < 0.99, "and not much wider than they must be"
+    assert 1 - ALPHA - 0.006 < np.mean(held) < 0.99, "not much wider than necessary"
 
 
 @st.composite
@@ -170,14 +170,14 @@ def test_verdict_interval_and_p_never_contradict_each_other(table: tuple[list[li
         assert (verdict.kind == "equivalent") == (is_within and low <= 0 <= high)
         assert (verdict.p_equivalent < ALPHA) == is_within
         assert verdict.plain_interval[0] >= low
-        assert verdict.plain_interval[1] <= high, "the plain one is narrower: it speaks of this variant alone"
+        assert verdict.plain_interval[1] <= high, "the plain interval is narrower: it is not corrected for other variants"
         assert verdict.family == len(differences)
         if verdict.kind == "cannot tell":
             assert verdict.seeds is None or verdict.seeds > verdict.paired.n
 
 
 @given(tables())
-def test_what_is_shown_does_not_contradict_the_verdict_after_rounding(table: tuple[list[list[float]], float]) -> None:
+def test_shown_numbers_do_not_contradict_the_verdict_after_rounding(table: tuple[list[list[float]], float]) -> None:
     differences, delta = table
     for verdict in verdicts(differences, delta):
         assert kind_as_shown(verdict) == verdict.kind
@@ -186,7 +186,7 @@ def test_what_is_shown_does_not_contradict_the_verdict_after_rounding(table: tup
 
 
 def kind_as_shown(verdict: Verdict) -> str:
-    """What a reader concludes from the digits, and from the p-value too."""
+    """The verdict that a reader concludes from the shown digits and p-value."""
     low, high = map(float, shown_interval(verdict.interval, verdict.delta).split(" to "))
     delta = float(as_typed(verdict.delta))
     is_significant = float(shown_probability(verdict.p).removeprefix("< ")) < ALPHA
@@ -209,7 +209,7 @@ def kind_as_shown(verdict: Verdict) -> str:
         (0.010001, "+0.010001"),
     ],
 )
-def test_a_number_has_as_many_digits_as_keep_it_on_its_side(value: float, text: str) -> None:
+def test_a_number_has_enough_digits_to_stay_on_its_side(value: float, text: str) -> None:
     assert shown_difference(value, DELTA) == text
 
 
@@ -219,7 +219,7 @@ def test_a_p_value_is_shown_on_its_side_of_five_per_cent() -> None:
 
 
 def test_a_variant_that_failed_is_not_corrected_for() -> None:
-    """The number of seeds that would tell follows from the same criterion as the verdict."""
+    """The number of seeds needed for a verdict follows from the same criterion as the verdict."""
     difference = [0.004, 0.006, 0.011]
     (one,) = verdicts([difference], DELTA)
     first, *_ = verdicts([difference, [0.0, 0.1, 0.2], [0.3, 0.1, 0.0]], DELTA)

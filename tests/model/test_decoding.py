@@ -34,11 +34,11 @@ def test_no_filter_is_the_softmax() -> None:
     assert_formula(filtered(LOGITS, settings(temperature=0.5)), (LOGITS.double() / 0.5).softmax(-1))
 
 
-def test_temperature_zero_takes_the_likeliest() -> None:
+def test_temperature_zero_takes_the_most_likely_token() -> None:
     assert filtered(LOGITS, settings(temperature=0.0)).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
 
 
-def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
+def test_top_k_top_p_and_min_p_keep_the_documented_tokens() -> None:
     p = LOGITS.double().softmax(-1)[0].tolist()  # 0.644 0.237 0.087 0.032
     assert (filtered(LOGITS, settings(top_k=2))[0] > 0).tolist() == [True, True, False, False]
     assert filtered(LOGITS, settings(top_k=2))[0, 0].item() == pytest.approx(p[0] / (p[0] + p[1]), rel=1e-12)
@@ -55,7 +55,7 @@ def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
     st.none() | st.floats(0.01, 1),
     st.none() | st.floats(0, 1),
 )
-def test_filtered_probabilities_sum_to_one_and_keep_the_likeliest(
+def test_filtered_probabilities_sum_to_one_and_keep_the_most_likely_token(
     row: list[float], temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
 ) -> None:
     logits = torch.tensor([row])
@@ -68,7 +68,7 @@ def test_filtered_probabilities_sum_to_one_and_keep_the_likeliest(
 
 
 @pytest.mark.parametrize("position", [entry.name for entry in REGISTRY.entries("position")])
-def test_greedy_decoding_is_what_the_full_pass_says(position: str) -> None:
+def test_greedy_decoding_equals_the_full_pass(position: str) -> None:
     lm = model(position=position)
     prompt = [3, 1, 4]
     drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=BLOCK_SIZE - 3))]
@@ -79,12 +79,12 @@ def test_greedy_decoding_is_what_the_full_pass_says(position: str) -> None:
             context.append(token)
 
 
-def test_decoding_goes_on_beyond_the_context_from_its_last_half() -> None:
+def test_decoding_continues_beyond_the_context_from_its_last_half() -> None:
     lm = model()
     drawn = [int(ids[0]) for ids in sample_ids(lm, [1], settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE))]
     assert len(drawn) == 3 * BLOCK_SIZE
     history = [1, *drawn]
-    with torch.no_grad():  # the first token after the context was full is drawn from its last half
+    with torch.no_grad():  # the first token after a full context is drawn from its last half
         context = torch.tensor([history[BLOCK_SIZE // 2 + 1 : BLOCK_SIZE + 1]])
         assert history[BLOCK_SIZE + 1] == int(lm(context)[0, -1].argmax())
 
@@ -97,7 +97,7 @@ WITHOUT_END: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("parts", WITHOUT_END, ids=str)
-def test_a_model_whose_memory_does_not_grow_goes_on_beyond_the_context(parts: dict[str, object]) -> None:
+def test_a_model_whose_state_does_not_grow_continues_beyond_the_context(parts: dict[str, object]) -> None:
     lm = model(**parts)
     assert lm.decodes_without_end
     prompt = [token % 23 for token in range(BLOCK_SIZE + 7)]
@@ -118,11 +118,11 @@ def test_a_model_whose_memory_does_not_grow_goes_on_beyond_the_context(parts: di
     ],
     ids=str,
 )
-def test_what_grows_or_has_not_been_trained_ends_with_the_context(parts: dict[str, object]) -> None:
+def test_growing_states_and_untrained_positions_end_with_the_context(parts: dict[str, object]) -> None:
     assert not model(**parts).decodes_without_end
 
 
-def test_the_size_of_a_state_is_what_its_tensors_take() -> None:
+def test_the_size_of_a_state_is_the_size_of_its_tensors() -> None:
     lm = model(attention={"name": "gqa", "n_kv_heads": 2}, position="rope")
     assert lm.state_bytes(10) == lm.new_state(1, 10).nbytes == 2 * 2 * 2 * 4 * 10 * 4  # layers, k and v, heads, head_dim
     assert lm.state_bytes(10, torch.bfloat16) == lm.state_bytes(10) // 2
@@ -130,7 +130,7 @@ def test_the_size_of_a_state_is_what_its_tensors_take() -> None:
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("prompt_length", [1, 2, 3, 11])
-def test_every_token_is_the_likeliest_after_its_context(block_size: int, prompt_length: int) -> None:
+def test_every_token_is_the_most_likely_after_its_context(block_size: int, prompt_length: int) -> None:
     lm = model(block_size=block_size)
     history = list(range(prompt_length))
     drawn = [int(ids[0]) for ids in sample_ids(lm, history, settings(temperature=0.0, max_new_tokens=20))]
@@ -154,7 +154,7 @@ def test_the_prompt_is_read_once_for_all_samples(monkeypatch: pytest.MonkeyPatch
     assert read == [(1, 3), (4, 1), (4, 1)]
 
 
-def test_of_a_prompt_longer_than_the_context_the_end_counts() -> None:
+def test_only_the_end_of_a_prompt_longer_than_the_context_counts() -> None:
     lm = model()
     long = list(range(20)) * 5
     one = list(sample_ids(lm, long, settings(max_new_tokens=5)))
@@ -177,7 +177,7 @@ def test_equal_seeds_give_equal_text_and_samples_do_not_depend_on_their_number()
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_logits_that_are_not_finite_are_told_and_not_drawn_from(
+def test_logits_that_are_not_finite_are_reported_and_not_sampled(
     monkeypatch: pytest.MonkeyPatch, temperature: float, value: float
 ) -> None:
     lm, logits = model(), GPT.logits
@@ -190,7 +190,7 @@ def test_logits_that_are_not_finite_are_told_and_not_drawn_from(
         next(sample_ids(lm, [1], settings(temperature=temperature)))
 
 
-def test_decoding_leaves_model_and_random_state_as_they_were() -> None:
+def test_decoding_does_not_change_the_model_or_the_random_state() -> None:
     lm = model().train()
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
@@ -209,7 +209,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 @given(st.binary(max_size=60) | st.text(max_size=20).map(str.encode))
-def test_streamed_pieces_add_up_to_the_text(raw: bytes) -> None:
+def test_streamed_pieces_join_to_the_text(raw: bytes) -> None:
     tokenizer = REGISTRY.resolve("tokenizer", "byte").build()
     pieces = list(stream_text(iter(raw), tokenizer))
     whole = tokenizer.decode(list(raw))
@@ -234,7 +234,7 @@ def test_prompts_are_encoded_or_refused_and_an_empty_one_starts_a_line() -> None
     assert prompt_ids(without, "") == [0]
 
 
-def test_settings_out_of_bounds_are_told() -> None:
+def test_settings_out_of_bounds_are_reported() -> None:
     with pytest.raises(ExperimentError, match=r"sampling: top_p: found 1.5 \(number\); allowed: at most 1"):
         sampling_with(SamplingSection(), top_p=1.5)
 
@@ -254,7 +254,7 @@ def test_reading_ahead_draws_what_decoding_one_by_one_draws(
 ) -> None:
     lm = model(attention=attention, position="none", tied_head=False)
     with torch.no_grad():
-        lm.head.weight.mul_(30)  # a sure model, and no near-ties
+        lm.head.weight.mul_(30)  # a confident model without near-ties
     chosen = settings(temperature=temperature, max_new_tokens=2 * BLOCK_SIZE)
     prompt = [1, 2, 3, 1, 2, 3, 1]
     ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
@@ -262,7 +262,7 @@ def test_reading_ahead_draws_what_decoding_one_by_one_draws(
     assert ahead == [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
 
 
-def test_reading_ahead_takes_fewer_passes_where_text_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_ahead_takes_fewer_passes_if_text_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = model()
     passes: list[int] = []
     plain = lm.hidden
@@ -277,7 +277,7 @@ def test_reading_ahead_takes_fewer_passes_where_text_repeats_itself(monkeypatch:
     assert ahead < 0.75 * len(passes)
 
 
-def test_guesses_go_on_in_circles_and_learn_how_far_to_go() -> None:
+def test_guesses_continue_repetitions_and_adapt_their_number() -> None:
     guesses = Guesses([5, 1, 2, 1, 2, 1])
     assert guesses.next(10) == [2, 1]
     guesses.learn([], 2, wrong=0)
@@ -290,7 +290,7 @@ def test_guesses_go_on_in_circles_and_learn_how_far_to_go() -> None:
     assert guesses.next(10) == []
 
 
-def test_only_caches_of_all_that_came_forget() -> None:
+def test_only_complete_caches_can_be_truncated() -> None:
     assert model(attention="gqa", position="rope").new_state(1, 8).truncatable
     for attention in ({"name": "mha", "window": 5}, "retention", "short_conv", "hyena"):
         assert not model(attention=attention, position="none").new_state(1, 8).truncatable

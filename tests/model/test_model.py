@@ -35,7 +35,7 @@ def test_the_baseline_is_the_default_experiment() -> None:
 
 
 def gpt2(weights: dict[str, Tensor], ids: Tensor, layers: int, heads: int) -> Tensor:
-    """GPT-2 written down once, from the paper, in the precision of its weights."""
+    """GPT-2 written from the paper, in the precision of its weights."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -90,7 +90,7 @@ def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_coun
         for counted, expected in ((None, squares.mean()), (mask, squares[mask].mean())):
             loss, auxiliary = model.loss(ids, targets, counted)
             assert_formula(auxiliary, 0.5 * expected)
-            assert loss == plain.loss(ids, targets, counted)[0], "what is reported is the cross-entropy alone"
+            assert loss == plain.loss(ids, targets, counted)[0], "the reported loss is only the cross-entropy"
 
 
 def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
@@ -103,7 +103,7 @@ def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
 
 @pytest.mark.parametrize(("scale", "factor"), [(1.0, 1.0), (3.0, 3.0), ("sqrt", 4.0)])
 @pytest.mark.parametrize("norm", [None, "rmsnorm"])
-def test_embeddings_are_normed_then_scaled_before_positions_are_added(
+def test_embeddings_are_normalised_then_scaled_before_positions_are_added(
     scale: float | str, factor: float, norm: str | None
 ) -> None:
     model = lively(section(embedding_scale=scale, embedding_norm=norm)).double()
@@ -137,14 +137,14 @@ def test_unit_embeddings_make_the_logits_scaled_cosines_after_every_update(tied:
         model.after_step()
 
 
-def test_outputs_are_the_residual_stream_before_each_block_and_layers_know_their_place() -> None:
+def test_outputs_are_the_residual_stream_before_each_block_and_layers_have_their_index() -> None:
     block = REGISTRY.family("block").base
     seen: list[tuple[int, int, int]] = []
     with REGISTRY.temporarily():
 
         @register("block", "looking")
         class Looking(block):  # type: ignore[valid-type, misc]
-            """Sees that the last output is what it is given."""
+            """Checks that the last output is its input."""
 
             def __init__(self, dims: Any, layer: Any):
                 super().__init__()
@@ -162,17 +162,17 @@ def test_outputs_are_the_residual_stream_before_each_block_and_layers_know_their
     assert seen == [(0, 0, 1), (1, 0, 2), (2, 1, 3)]
 
 
-def test_each_layer_is_told_its_own_position_and_what_the_others_left() -> None:
+def test_each_layer_receives_its_own_position_and_the_shared_values() -> None:
     lm = GPT(section(n_layers=3, position="rope", layers=[{}, {"position": "alibi"}, {}]), 23)
-    told: list[Context] = []
+    contexts: list[Context] = []
     for block in lm.blocks:
-        block.register_forward_pre_hook(lambda _, arguments: told.append(arguments[1]))
+        block.register_forward_pre_hook(lambda _, arguments: contexts.append(arguments[1]))
     with torch.no_grad():
         lm(torch.tensor([[1, 2]]))
-    assert [type(ctx.position).__name__ for ctx in told] == ["RotaryPosition", "ALiBi", "RotaryPosition"]
+    assert [type(ctx.position).__name__ for ctx in contexts] == ["RotaryPosition", "ALiBi", "RotaryPosition"]
     for left in ("losses", "outputs", "shared"):
-        assert len({id(getattr(ctx, left)) for ctx in told}) == 1, f"layers do not share their {left}"
-    assert len(told[0].outputs) == 4
+        assert len({id(getattr(ctx, left)) for ctx in contexts}) == 1, f"layers do not share their {left}"
+    assert len(contexts[0].outputs) == 4
 
 
 def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
@@ -182,7 +182,7 @@ def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
 
         @register("block", "doubled")
         class Doubled(block):  # type: ignore[valid-type, misc]
-            """Two streams, of which the second counts the blocks passed."""
+            """Two streams; the second counts blocks."""
 
             def __init__(self, dims: Any, layer: Any):
                 super().__init__()
@@ -201,7 +201,7 @@ def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
         def built(pattern: list[dict[str, str]]) -> GPT:
             return GPT(section(n_layers=4, layers=pattern, norm="none", position="none"), 23)
 
-        doubled, plain = {"block": "doubled"}, {"block": "rezero"}  # rezero is the identity at first
+        doubled, plain = {"block": "doubled"}, {"block": "rezero"}  # rezero starts as the identity
         for pattern, entries in (([doubled], 1), ([doubled, plain], 2), ([doubled, doubled, plain, doubled], 2)):
             forms.clear()
             model = built(pattern).double()
@@ -211,7 +211,7 @@ def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
             assert forms == ["enter"] * entries
 
 
-def test_initial_weights_are_gpt2s() -> None:
+def test_initial_weights_follow_gpt2() -> None:
     model = build_model(load_experiment({"model": {"d_model": 192, "n_heads": 4}}), 65)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -230,14 +230,14 @@ def test_an_untrained_model_predicts_about_uniformly() -> None:
     assert loss.item() == pytest.approx(math.log(65), abs=0.1)
 
 
-def test_building_leaves_the_callers_random_state_alone() -> None:
+def test_building_does_not_change_the_callers_random_state() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     build_model(load_experiment({"model": {"d_model": 16, "n_heads": 2}}), 10)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_layers_repeat_their_pattern_and_fall_back_on_the_models_choice() -> None:
+def test_layers_repeat_their_pattern_and_default_to_the_models_choice() -> None:
     experiment = load_experiment(
         {
             "model": {
@@ -255,10 +255,10 @@ def test_layers_repeat_their_pattern_and_fall_back_on_the_models_choice() -> Non
     assert [type(block.attention).__name__[:5] for block in model.blocks] == ["Multi", "Group", "Multi", "Multi", "Group"]
     assert model.blocks[0].attention.qkv.bias is None, "the layer changes the window and keeps the model's bias"
     assert model.position_of_layer == [0, 1, 0, 0, 1]
-    assert len(model.positions) == 2, "layers that choose alike share one position"
+    assert len(model.positions) == 2, "layers with equal choices share one position"
 
 
-def test_roles_tell_matrices_from_embeddings_head_and_vectors() -> None:
+def test_roles_distinguish_matrices_embeddings_head_and_vectors() -> None:
     roles = {p.name: p.role for p in GPT(section(tied_head=False), 10).named_roles()}
     assert roles["embedding.weight"] == roles["positions.0.table.weight"] == "embedding"
     assert roles["head.weight"] == "head"
@@ -266,7 +266,7 @@ def test_roles_tell_matrices_from_embeddings_head_and_vectors() -> None:
     assert roles["blocks.0.attention.qkv.bias"] == roles["norm.weight"] == "vector"
 
 
-def test_what_a_component_calls_elementwise_is_no_matrix() -> None:
+def test_parameters_declared_elementwise_are_not_matrices() -> None:
     model = GPT(section(attention="short_conv", position="kerple", layers=[{"position": "none"}]), 10)
     roles = {p.name: p.role for p in model.named_roles()}
     assert roles["blocks.0.attention.convolution.weight"] == "vector"
@@ -278,7 +278,7 @@ def test_a_position_that_a_mixer_would_ignore_is_refused() -> None:
 
         @register("attention", "mean")
         class CausalMean(REGISTRY.family("attention").base):  # type: ignore[name-defined, misc]
-            """The mean of what came before."""
+            """The mean of earlier inputs."""
 
             def __init__(self, dims: object):
                 super().__init__()
@@ -287,12 +287,12 @@ def test_a_position_that_a_mixer_would_ignore_is_refused() -> None:
                 return x
 
         with pytest.raises(
-            ExperimentError, match=r'model.position: CausalMean \(layer 0\) does not honour rotate of position "rope"'
+            ExperimentError, match=r'model.position: CausalMean \(layer 0\) does not apply rotate of position "rope"'
         ):
             load_experiment({"model": {"attention": "mean", "position": "rope"}})
 
 
-def test_a_mixer_made_of_mixers_speaks_for_them() -> None:
+def test_a_mixer_made_of_mixers_declares_their_hooks() -> None:
     attention = REGISTRY.family("attention").base
 
     class Inner(attention):  # type: ignore[valid-type, misc]
@@ -303,7 +303,7 @@ def test_a_mixer_made_of_mixers_speaks_for_them() -> None:
 
         @register("attention", "composite")
         class Composite(attention):  # type: ignore[valid-type, misc]
-            """Honours rotation, though a part of it does not."""
+            """Applies rotation, although one of its parts does not."""
 
             uses = frozenset({"rotate"})
 
@@ -317,19 +317,19 @@ def test_a_mixer_made_of_mixers_speaks_for_them() -> None:
         load_experiment({"model": {"attention": "composite", "position": "rope"}})
 
 
-def test_beyond_learned_positions_is_an_error_and_not_a_crash() -> None:
+def test_a_position_beyond_learned_positions_is_an_error_and_not_a_crash() -> None:
     model = GPT(section(), 23)
-    with pytest.raises(ValueError, match="position 12 is asked for; the model's positions end at 11"):
+    with pytest.raises(ValueError, match="position 12 is too large: the model's positions end at 11"):
         model(tokens(1, 13, 0))
     assert GPT(section(position="rope"), 23)(tokens(1, 13, 0)).shape == (1, 13, 23)
 
 
-def test_a_position_that_embeds_cannot_be_one_layers_choice() -> None:
+def test_a_single_layer_cannot_choose_a_position_that_embeds() -> None:
     with pytest.raises(ExperimentError, match=r"model.layers\[1\].position: sinusoidal is added to the embeddings"):
         load_experiment({"model": {"position": "none", "layers": [{}, {"position": "sinusoidal"}]}})
 
 
-def test_dropout_acts_in_training_only_and_follows_the_seed() -> None:
+def test_dropout_acts_only_in_training_and_follows_the_seed() -> None:
     model = lively(section(dropout=0.5))
     ids = tokens(2, 12, 0)
     with torch.no_grad():
@@ -343,7 +343,7 @@ def test_dropout_acts_in_training_only_and_follows_the_seed() -> None:
     assert not torch.equal(first, second)
 
 
-def test_hooks_are_what_a_position_overrides() -> None:
+def test_hooks_are_the_methods_that_a_position_overrides() -> None:
     names = {entry.name: entry.cls for entry in REGISTRY.entries("position")}
     dims = section().dims(10)
     hooks = {name: cls(dims).hooks for name, cls in names.items() if issubclass(cls, Position)}

@@ -1,4 +1,4 @@
-"""Each test file is about the plugin of its name, which is loaded for it, and about the experiment of that name."""
+"""Fixtures: each test file tests the plugin and the experiment of the same name, which are loaded for it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Train = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def plugin(_own_registry: None, request: pytest.FixtureRequest) -> plugins.Plugin:
-    """tests/plugins/test_NAME.py is about plugins/NAME.py."""
+    """The plugin plugins/NAME.py for tests/plugins/test_NAME.py."""
     return plugins.load_file(ROOT / "plugins" / f"{request.path.stem.removeprefix('test_')}.py")
 
 
 @pytest.fixture
 def build(plugin: plugins.Plugin) -> Build:
-    """Builds the plugin's component: what its family hands over, then parameters as they stand in the JSON."""
+    """A function that builds the plugin's component from the family's arguments and JSON parameters."""
     (label,) = plugin.registered
     family, name = label.split("/")
 
@@ -39,7 +39,7 @@ def build(plugin: plugins.Plugin) -> Build:
 
 @pytest.fixture
 def train_experiment(plugin: plugins.Plugin, tmp_path: Path) -> Train:
-    """Trains the experiment of the plugin's name for a few updates on little text, changed by further overrides."""
+    """A function that trains the plugin's experiment for a few updates on a small text, with further overrides."""
     (tmp_path / "corpus.txt").write_text("".join(f"The square of {n} is {n * n}.\n" for n in range(2000)))
     corpus = f'data={{"name": "text", "paths": ["{(tmp_path / "corpus.txt").as_posix()}"]}}'
     small = ["model.d_model=16", "model.n_layers=2", "training.batch_size=4", "sampling.max_new_tokens=8"]
@@ -54,7 +54,7 @@ def train_experiment(plugin: plugins.Plugin, tmp_path: Path) -> Train:
         assert experiment.description
         outcome = train(experiment, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
         assert (outcome.run.path / "plugins" / plugin.path.name).read_bytes() == plugin.path.read_bytes()
-        assert [row["step"] for row in outcome.run.rows()] == list(range(1, updates + 1))
+        assert [row.step for row in outcome.run.rows()] == list(range(1, updates + 1))
         return outcome
 
     return trained

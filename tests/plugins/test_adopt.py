@@ -25,7 +25,7 @@ def parameters() -> list[NamedParameter]:
 
 
 def set_gradients(held: list[NamedParameter], number: int) -> list[Tensor]:
-    """Random gradients, of another size at every update."""
+    """Random gradients of a different size at every update."""
     drawn = [(1 + number) * normal(*parameter.tensor.shape, seed=100 + number) for parameter in held]
     for parameter, gradient in zip(held, drawn, strict=True):
         parameter.tensor.grad = gradient
@@ -34,8 +34,10 @@ def set_gradients(held: list[NamedParameter], number: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("power", [0.25, 0.0, 1.5, None])
 @pytest.mark.parametrize("betas", [(0.9, 0.9999), (0.5, 0.3), (0.0, 0.0)])
-def test_it_is_the_papers_and_decays_matrices_only(build: Build, betas: tuple[float, float], power: float | None) -> None:
-    """Algorithm 2 of Taniguchi et al. 2024, in float64, under a learning rate that changes."""
+def test_it_computes_the_papers_algorithm_and_decays_only_matrices(
+    build: Build, betas: tuple[float, float], power: float | None
+) -> None:
+    """Algorithm 2 of Taniguchi et al. 2024, in float64, with a changing learning rate."""
     held, (beta1, beta2), eps, decay, peak = parameters(), betas, 0.3, 0.2, 0.05
     settings = {"learning_rate": peak, "betas": list(betas), "eps": eps, "weight_decay": decay, "clip_power": power}
     optimizer = build(**settings).build(held)
@@ -44,7 +46,7 @@ def test_it_is_the_papers_and_decays_matrices_only(build: Build, betas: tuple[fl
     m = [torch.zeros_like(value) for value in v]
     optimizer.step()
     for parameter, start in zip(held, theta, strict=True):
-        assert torch.equal(parameter.tensor, start), "the first gradient moves nothing"
+        assert torch.equal(parameter.tensor, start), "the first gradient changes no weights"
     for t in range(1, 6):
         rate = peak / t
         for group in optimizer.param_groups:
@@ -62,7 +64,7 @@ def test_it_is_the_papers_and_decays_matrices_only(build: Build, betas: tuple[fl
             assert_formula(held[index].tensor.detach(), theta[index])
 
 
-def test_a_parameter_whose_gradient_comes_later_begins_later(build: Build) -> None:
+def test_a_parameter_with_a_later_first_gradient_starts_later(build: Build) -> None:
     early, late, other = parameters(), parameters(), build().build
     optimizer, whole = other(early), other(late)
     for number in range(4):
@@ -78,7 +80,7 @@ def test_a_parameter_whose_gradient_comes_later_begins_later(build: Build) -> No
 
 
 @pytest.mark.parametrize("before", [0, 1, 4])
-def test_a_saved_state_goes_on_bit_for_bit(build: Build, before: int) -> None:
+def test_a_saved_state_continues_bit_for_bit(build: Build, before: int) -> None:
     whole, first, second = parameters(), parameters(), parameters()
     straight, saved = build().build(whole), build().build(first)
     for number in range(before):
@@ -109,10 +111,10 @@ def test_gradients_of_zero_and_huge_ones_after_them_leave_weights_finite(build: 
             parameter.tensor.grad = torch.full_like(parameter.tensor, size)
         optimizer.step()
     for parameter, start in zip(held, before, strict=True):
-        assert (parameter.tensor - start).abs().max() < 0.01, "clipped: ten steps of the learning rate at most"
+        assert (parameter.tensor - start).abs().max() < 0.01, "clipped: at most ten steps of the learning rate"
         assert (parameter.tensor != start).all()
 
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment(updates=8).run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

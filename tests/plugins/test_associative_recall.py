@@ -63,13 +63,13 @@ def test_each_query_asks_for_the_value_beside_its_key(params: dict[str, int], da
 
 
 def test_no_row_of_one_split_has_the_pairs_of_another_row() -> None:
-    """Though nearly half of all pairs there can be are asked for: 8 * 7 * 8^2 = 3584."""
+    """Even for nearly half of all possible rows: 8 * 7 * 8^2 = 3584."""
     train, val = halves(load(n_pairs=2, n_queries=1, n_keys=8, n_values=8, rows=1600, val_rows=190))
     pairs = [tuple(row[:4]) for rows in (train, val) for row in rows.tokens.tolist()]
     assert len(set(pairs)) == 1790
 
 
-def test_all_keys_and_values_and_orders_of_queries_come_alike() -> None:
+def test_all_keys_values_and_query_orders_are_equally_frequent() -> None:
     train, _ = halves(load(n_pairs=4, n_queries=2, n_keys=6, n_values=5, rows=6000, val_rows=1))
     for column, symbols in ((0, 6), (7, 5)):
         counts = np.bincount(train.tokens[:, column] - (6 if column == 7 else 0), minlength=symbols)
@@ -78,7 +78,7 @@ def test_all_keys_and_values_and_orders_of_queries_come_alike() -> None:
     assert np.abs(np.bincount(asked, minlength=4) / 6000 * 4 - 1).max() < 0.15
 
 
-def test_the_seed_decides_all() -> None:
+def test_the_seed_determines_all_rows() -> None:
     one, same, other = (halves(load(seed=seed, rows=50, val_rows=20)) for seed in (3, 3, 4))
     for a, b, c in zip(one, same, other, strict=True):
         assert np.array_equal(a.tokens, b.tokens)
@@ -92,17 +92,17 @@ def test_the_seed_decides_all() -> None:
         ({"n_pairs": 3, "n_queries": 4}, "n_queries 4 is more than n_pairs 3"),
         (
             {"n_pairs": 1, "n_queries": 1, "n_keys": 4, "n_values": 2, "rows": 3, "val_rows": 2},
-            "3 rows and 2 val_rows are more than half of the 8 that there are: set more n_keys",
+            "3 rows and 2 val_rows are more than half of the 8 possible rows: increase n_keys",
         ),
         ({"rows": 0}, "rows"),
     ],
 )
-def test_rows_that_cannot_be_made_are_refused(build: Build, params: dict[str, int], message: str) -> None:
+def test_impossible_rows_are_refused(build: Build, params: dict[str, int], message: str) -> None:
     with pytest.raises(ExperimentError, match=message):
         build(**params)
 
 
-def test_rows_fit_the_experiments_model_to_the_token() -> None:
+def test_rows_fit_exactly_into_the_experiments_model() -> None:
     small = ["data.rows=4", "data.val_rows=2"]
     experiment = load_experiment(EXPERIMENT, overrides=small)
     assert load_corpus(experiment).train.sample(np.random.default_rng(0), 2, 0).tokens.shape == (2, 24)
@@ -121,7 +121,7 @@ def test_its_experiment_trains_and_its_model_learns_a_small_case(train_experimen
     assert outcome.val_loss < 0.2 * math.log(2)
 
 
-def test_a_model_that_knows_nothing_scores_worse_than_a_guess_among_the_values() -> None:
+def test_an_untrained_model_scores_worse_than_a_guess_among_the_values() -> None:
     experiment = load_experiment(EXPERIMENT, overrides=["data.rows=50", "data.val_rows=50"])
     corpus = load_corpus(experiment)
     batch = next(corpus.val.windows(50, 24))

@@ -16,7 +16,7 @@ from tests.plugins.conftest import Build, Train
 
 MARK = 0
 
-texts = st.text(st.characters(codec=None, categories=None))  # every code point, lone surrogates too
+texts = st.text(st.characters(codec=None, categories=None))  # every code point, lone surrogates included
 
 
 def fitted(text: str) -> Tokenizer:
@@ -27,7 +27,7 @@ def fitted(text: str) -> Tokenizer:
 
 
 @given(texts)
-def test_any_text_comes_back(text: str) -> None:
+def test_decoding_returns_any_encoded_text(text: str) -> None:
     tokenizer = fitted(text)
     ids = tokenizer.encode(text)
     assert ids.dtype == np.int64
@@ -36,8 +36,8 @@ def test_any_text_comes_back(text: str) -> None:
     assert tokenizer.decode(ids) == tokenizer.decode(ids.tolist()) == text
 
 
-def test_every_character_that_could_have_a_case_comes_back() -> None:
-    everything = "".join(map(chr, range(0x20000)))  # the first two planes: letters of the others have none
+def test_decoding_returns_every_character_that_could_have_a_case() -> None:
+    everything = "".join(map(chr, range(0x20000)))  # the first two planes: letters of other planes have no case
     tokenizer = fitted(everything)
     ids = tokenizer.encode(everything)
     assert tokenizer.decode(ids) == everything
@@ -46,7 +46,7 @@ def test_every_character_that_could_have_a_case_comes_back() -> None:
     assert tokenizer.vocab_size == 1 + len(everything) - capitals
 
 
-def test_a_capital_is_the_mark_and_its_small_letter() -> None:
+def test_a_capital_is_the_mark_and_its_lower_case_letter() -> None:
     tokenizer = fitted("the cat.É")
     small, mixed = tokenizer.encode("the cat").tolist(), tokenizer.encode("The CaT").tolist()
     assert mixed == [MARK, *small[:4], MARK, *small[4:6], MARK, small[6]]
@@ -54,32 +54,32 @@ def test_a_capital_is_the_mark_and_its_small_letter() -> None:
 
 
 @pytest.mark.parametrize("character", "İıßẞǅſ\u212a\u2126µϴς1.\n\0\ud800\u0301𝐀")
-def test_what_has_no_small_letter_of_its_own_is_a_character_of_its_own(character: str) -> None:
+def test_a_capital_without_a_unique_lower_case_letter_is_a_separate_character(character: str) -> None:
     ids = fitted(character + "aikωθσsµßǆ").encode(character)
     assert len(ids) == 1
     assert ids[0] != MARK
 
 
-def test_a_letter_that_was_seen_is_known_as_a_capital_too() -> None:
+def test_a_known_letter_can_be_encoded_as_a_capital_too() -> None:
     assert fitted("abc").vocab_size == fitted("ABC").vocab_size == fitted("aAbBcC").vocab_size == 4
     assert fitted("abc").decode(fitted("ABC").encode("cAb")) == "cAb"
 
 
 @pytest.mark.parametrize(("text", "name", "place"), [("abx", "x", 2), ("aXb", "X", 1), ("Ba\u0130", "\u0130", 2)])
-def test_what_was_never_seen_is_named_with_its_place(text: str, name: str, place: int) -> None:
+def test_an_unknown_character_is_reported_with_its_index(text: str, name: str, place: int) -> None:
     with pytest.raises(TokenizerError, match=rf"character '{name}' \(U\+{ord(name):04X}, at {place}\) is not in the"):
         fitted("ab").encode(text)
 
 
-def test_any_ids_are_text_and_marks_without_a_letter_are_signs() -> None:
-    """Every row of four ids; the text is found by writing marks as ^ and putting capitals in their place."""
+def test_any_ids_are_text_and_marks_without_a_letter_are_replacement_characters() -> None:
+    """Every row of four ids; the expected text comes from writing marks as ^ and replacing them by capitals."""
     tokenizer = fitted(".aßλ")
     for ids in itertools.product(range(5), repeat=4):
         written = "".join("^.aßλ"[token] for token in ids).replace("^a", "A").replace("^λ", "Λ").replace("^", "\ufffd")
         assert tokenizer.decode(ids) == written
 
 
-def test_what_it_learned_is_json_and_comes_back() -> None:
+def test_learned_values_are_the_same_after_json() -> None:
     tokenizer = fitted("Grüße, ΑΣΣ \ud800\0")
     learned = json.loads(json.dumps(tokenizer.to_json()))
     restored = fitted("")
@@ -91,7 +91,7 @@ def test_what_it_learned_is_json_and_comes_back() -> None:
 
 
 @pytest.mark.parametrize("codes", [[98, 97], [97, 97], ["a"], "ab", [-1], [2**40], None])
-def test_what_is_damaged_is_refused(build: Build, codes: Any) -> None:
+def test_damaged_values_are_refused(build: Build, codes: Any) -> None:
     with pytest.raises((ValueError, TypeError, OverflowError)):
         build().from_json({"code_points": codes})
 

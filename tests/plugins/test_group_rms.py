@@ -20,7 +20,7 @@ def norm(width: int, **params: float) -> nn.Module:
 
 
 @given(st.integers(1, 5), st.integers(2, 6), st.sampled_from([1e-6, 0.5]))
-def test_it_is_rmsnorm_of_each_group(groups: int, size: int, eps: float) -> None:
+def test_it_computes_rmsnorm_of_each_group(groups: int, size: int, eps: float) -> None:
     module = norm(groups * size, groups=groups, eps=eps)
     x = normal(2, 3, groups * size, seed=1)
     gain = module.get_parameter("weight")
@@ -39,7 +39,7 @@ def test_one_group_is_the_shipped_rmsnorm() -> None:
     assert_formula(module(x), shipped(x))
 
 
-def test_a_loud_channel_quietens_its_own_group_only() -> None:
+def test_a_large_channel_affects_only_its_own_group() -> None:
     module, x = norm(12, groups=3), normal(5, 12)
     loud = x.clone()
     loud[:, 5] = 1e4
@@ -50,17 +50,17 @@ def test_a_loud_channel_quietens_its_own_group_only() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.3, 3.0, 1e4])
-def test_scale_is_lost_as_it_promises(factor: float) -> None:
+def test_the_scale_of_the_input_has_no_effect(factor: float) -> None:
     module, x = norm(12, eps=1e-30), normal(5, 12)
     assert_formula(module(factor * x), module(x))
 
 
 @pytest.mark.parametrize(("width", "groups"), [(10, 4), (6, 6), (3, 4)])
-def test_groups_that_cannot_be_made_are_refused(build: Build, width: int, groups: int) -> None:
+def test_impossible_groups_are_refused(build: Build, width: int, groups: int) -> None:
     with pytest.raises(ExperimentError, match=rf"a width of {width} cannot be cut into {groups} equal groups"):
         build(width, groups=groups)
 
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment().run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

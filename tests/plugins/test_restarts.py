@@ -23,7 +23,7 @@ def factors(max_iters: int, **params: float) -> list[float]:
 
 @pytest.mark.parametrize("growth", [1, 2, 3])
 @pytest.mark.parametrize("floor", [0.0, 0.2])
-def test_it_is_torchs_where_the_lengths_are_whole(growth: int, floor: float) -> None:
+def test_it_equals_torchs_schedule_if_lengths_are_whole(growth: int, floor: float) -> None:
     first, cycles = 7, 4
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     torchs = CosineAnnealingWarmRestarts(optimizer, T_0=first, T_mult=growth, eta_min=floor)
@@ -49,7 +49,7 @@ def test_it_warms_up_once() -> None:
 
 
 @given(st.integers(1, 400), st.integers(1, 30), st.floats(1, 5), st.floats(0, 1), st.floats(0, 0.99))
-def test_it_rises_at_restarts_alone_and_as_often_as_there_are_cycles(
+def test_it_rises_only_at_restarts_and_once_per_cycle(
     max_iters: int, cycles: int, growth: float, floor: float, warmup: float
 ) -> None:
     got = factors(max_iters, warmup_ratio=warmup, cycles=cycles, growth=growth, min_lr_ratio=floor)
@@ -59,16 +59,18 @@ def test_it_rises_at_restarts_alone_and_as_often_as_there_are_cycles(
     assert set(restarts) <= {1.0}
     assert after[:1] in ([], [1.0])
     assert len(restarts) <= cycles - 1
-    if floor < 0.9 and len(after) / sum(growth**cycle for cycle in range(cycles)) >= 2:  # no cycle is too short to be seen
+    if (
+        floor < 0.9 and len(after) / sum(growth**cycle for cycle in range(cycles)) >= 2
+    ):  # every cycle has at least two updates
         assert len(restarts) == cycles - 1
 
 
 @pytest.mark.parametrize("params", [{"cycles": 0}, {"growth": 0.5}, {"min_lr_ratio": 1.5}, {"warmup_ratio": 1.0}])
-def test_values_without_a_meaning_are_refused(build: Build, params: dict[str, float]) -> None:
+def test_invalid_values_are_refused(build: Build, params: dict[str, float]) -> None:
     with pytest.raises(ExperimentError, match=next(iter(params))):
         build(10, **params)
 
 
 def test_its_experiment_trains_with_as_many_restarts(train_experiment: Train) -> None:
-    rates = [row["lr"] for row in train_experiment("training.schedule.warmup_ratio=0", updates=14).run.rows()]
+    rates = [row.lr for row in train_experiment("training.schedule.warmup_ratio=0", updates=14).run.rows()]
     assert [step for step, rate in enumerate(rates) if rate == rates[0]] == [0, 2, 6]

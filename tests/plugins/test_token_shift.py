@@ -34,7 +34,7 @@ def forward(module: nn.Module, x: Tensor, state: State | None = None) -> Tensor:
 
 
 def papers(module: nn.Module, x: Tensor) -> Tensor:
-    """Equations of Peng et al. 2023, section 3.1, token by token and in float64."""
+    """Equations of Peng et al. 2023, section 3.1, token by token in float64."""
     w = {name: parameter.detach() for name, parameter in module.named_parameters()}
     rows = []
     for sequence in x:
@@ -50,22 +50,22 @@ def papers(module: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("params", [{}, {"receptance": False}, {"expansion": 0.5}])
-def test_it_is_the_papers(build: Build, params: dict[str, float]) -> None:
+def test_it_computes_the_papers_formula(build: Build, params: dict[str, float]) -> None:
     module = randomised(build(dims(), **params))
     x = normal(3, 7, 6, seed=1)
     assert_formula(forward(module, x), papers(module, x))
 
 
-def test_the_shares_start_as_the_papers(build: Build) -> None:
+def test_the_shares_start_as_in_the_paper(build: Build) -> None:
     for layer in range(4):
         module = build(dims(5, layer))
         expected = torch.tensor([(channel / 5) ** (1 - layer / 4) for channel in range(5)], dtype=torch.float64)
         for share in (module.key_share, module.receptance_share):
             assert ((share.detach() - expected).abs() <= gamma(8)).all()  # a quotient to a power, of size 1
-        assert module.key_share.data_ptr() != module.receptance_share.data_ptr(), "each is trained by itself"
+        assert module.key_share.data_ptr() != module.receptance_share.data_ptr(), "each is trained separately"
 
 
-def test_each_token_sees_itself_and_the_one_before(build: Build) -> None:
+def test_each_token_sees_itself_and_the_previous_token(build: Build) -> None:
     module = randomised(build(dims()))
     x = normal(1, 8, 6, seed=1)
     changed = x.clone()
@@ -86,7 +86,7 @@ def test_a_model_with_it_decodes_in_any_chunks(data: st.DataObject, block: str) 
 
 
 @pytest.mark.parametrize("block", [entry.name for entry in REGISTRY.entries("block") if entry.name != "mixer_only"])
-def test_every_block_hands_it_its_state(block: str) -> None:
+def test_every_block_passes_its_state(block: str) -> None:
     section = {"d_model": 8, "n_heads": 2, "n_layers": 3, "block_size": BLOCK_SIZE, "dropout": 0.0, "block": block}
     model = lively(ModelSection.model_validate({**section, "ffn": "token_shift"})).double()
     ids = tokens(2, BLOCK_SIZE, 3)
@@ -96,7 +96,7 @@ def test_every_block_hands_it_its_state(block: str) -> None:
         assert_formula(torch.cat(steps, 1), model(ids))
 
 
-def test_what_it_remembers_is_one_token_of_its_own(build: Build) -> None:
+def test_its_state_is_one_token(build: Build) -> None:
     module = build(dims())
     state = module.new_state(2, 1000, torch.device("cpu"), torch.float32)
     assert state.nbytes == 2 * 6 * 4
@@ -109,4 +109,4 @@ def test_what_it_remembers_is_one_token_of_its_own(build: Build) -> None:
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment().run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

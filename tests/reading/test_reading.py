@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
+from torch import Tensor
 
+from minigpt.contracts import Norm, NormSpec
 from minigpt.errors import ExperimentError, MinigptError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.reading.documents import defaults
+from minigpt.registry import register
 from minigpt.registry.overlay import merge
 
 
@@ -216,11 +220,11 @@ BROKEN: list[tuple[Any, str]] = [
     ),
     (
         {"model": {"position": "rope", "head_dim": 7}},
-        "model.position: rope: rotation takes coordinates in pairs: head_dim 7",
+        "model.position: rope: rotation needs pairs of coordinates: head_dim 7",
     ),
     (
         {"model": {"position": "sinusoidal", "d_model": 9, "n_heads": 3}},
-        "model.position: sinusoidal: sines and cosines come in pairs",
+        "model.position: sinusoidal: sines and cosines need pairs of coordinates",
     ),
     (
         {"training": {"schedule": {"name": "wsd", "warmup_ratio": 0.5, "decay_ratio": 0.9}}},
@@ -235,8 +239,8 @@ BROKEN: list[tuple[Any, str]] = [
         "model.layers[0].attention: gqa: n_kv_heads 4",
     ),
     # half characters, wherever they stand
-    ({"model": {"ffn": "\ud800"}}, "not JSON as experiments use it: it has half a character in it (\\ud800)"),
-    ({"tokenizer": "\udc00"}, "half a character in it (\\udc00)"),
+    ({"model": {"ffn": "\ud800"}}, "not JSON as experiments use it: it contains half a character (\\ud800)"),
+    ({"tokenizer": "\udc00"}, "half a character (\\udc00)"),
     ({"plugins": ["\ud800"]}, "half a character"),
     ({"model": {"ffn": {"name": "glu", "\ud800": 1}}}, "half a character"),
     ({"data": {"name": "text", "paths": ["\ud800"]}}, "half a character"),
@@ -291,6 +295,53 @@ def test_an_object_may_extend_a_file_too(tmp_path: Path, monkeypatch: pytest.Mon
         load_experiment({"extends": 3})
     with pytest.raises(ExperimentError, match='extends: "nowhere.json" .text.: there is no such file'):
         load_experiment({"extends": "nowhere.json"})
+
+
+class Options(BaseModel):
+    norm: NormSpec
+
+
+def test_every_component_knows_where_it_stands() -> None:
+    @register("norm", "optioned")
+    class Optioned(Norm):
+        def __init__(self, width: int, *, options: Options):
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    said = {
+        "model": {
+            "attention": {"name": "gla", "norm": {"name": "layernorm", "eps": 0.5}},
+            "embedding_norm": {"name": "optioned", "options": {"norm": "rmsnorm"}},
+            "layers": [{"attention": {"name": "mha", "qk_norm": "scalenorm"}}, {"ffn": "glu"}],
+        },
+        "training": {"optimizer": "muon"},
+    }
+    experiment = load_experiment(said, overrides=["model.position=none"])
+    places = {spec.where: spec.name for spec in experiment.specs()}
+    assert places == {
+        "data": "tinyshakespeare",
+        "tokenizer": "char",
+        "model.embedding_norm": "optioned",
+        "model.embedding_norm.options.norm": "rmsnorm",
+        "model.attention": "gla",
+        "model.attention.norm": "layernorm",
+        "model.position": "none",
+        "model.norm": "layernorm",
+        "model.ffn": "mlp",
+        "model.block": "pre_norm",
+        "model.layers[0].attention": "mha",
+        "model.layers[0].attention.qk_norm": "scalenorm",
+        "model.layers[1].ffn": "glu",
+        "training.optimizer": "muon",
+        "training.optimizer.rest": "adamw",
+        "training.schedule": "cosine",
+    }
+    said["model"]["layers"][1]["attention"] = "gqa"  # type: ignore[index]
+    unused = load_experiment(said, overrides=["model.position=none"])
+    assert "model.attention" not in {spec.where for spec in unused.specs()}, "no layer uses the model's own"
+    assert unused.model.attention.where == "model.attention"
 
 
 def test_a_longer_cycle_is_told(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from minigpt.contracts import Dataset, DatasetSpec, Norm, NormSpec, Schedule, Splits
 from minigpt.errors import ExperimentError, RegistryError
-from minigpt.registry import REGISTRY, register
+from minigpt.registry import REGISTRY, Spec, register
 from minigpt.registry.paths import LocatedText, UserPath
+from minigpt.registry.spec import locate
 
 
 def norm(name: str = "mine") -> type:
@@ -42,6 +43,12 @@ def norm(name: str = "mine") -> type:
             return self.factor * (x if self.inner is None else self.inner(x))
 
     return Mine
+
+
+def located(spec: Spec[Any], path: str) -> Spec[Any]:
+    """A spec as it is in an experiment."""
+    locate(spec, path)
+    return spec
 
 
 def lines(error: pytest.ExceptionInfo[ExperimentError]) -> list[str]:
@@ -203,12 +210,12 @@ def test_a_constructors_value_error_gets_the_path() -> None:
             return 1.0
 
     with pytest.raises(ExperimentError, match="training.schedule: picky: never"):
-        REGISTRY.resolve("schedule", "picky").at("training.schedule").build(3)
+        located(REGISTRY.resolve("schedule", "picky"), "training.schedule").build(3)
 
 
 def test_nested_specs_know_where_they_stand() -> None:
     norm()
-    spec = REGISTRY.resolve("norm", {"name": "mine", "inner": "rmsnorm"}).at("model.norm")
+    spec = located(REGISTRY.resolve("norm", {"name": "mine", "inner": "rmsnorm"}), "model.norm")
     assert [nested.where for nested in spec.nested()] == ["model.norm", "model.norm.inner"]
 
 
@@ -228,7 +235,7 @@ def test_components_in_lists_and_objects_are_specs_too(tmp_path: Any) -> None:
         "named": {"a": "rmsnorm"},
         "pairs": [[1, 2]],
     }
-    spec = REGISTRY.resolve("norm", raw).at("model.norm")
+    spec = located(REGISTRY.resolve("norm", raw), "model.norm")
     places = ["model.norm", "model.norm.parts[0]", "model.norm.parts[1]", "model.norm.named.a"]
     assert [nested.where for nested in spec.nested()] == places
     assert spec.params["pairs"] == [(1, 2)]

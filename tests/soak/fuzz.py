@@ -200,7 +200,7 @@ class Tokenizers:
         for entry in REGISTRY.entries("tokenizer"):
             spec = {"name": "bpe", "vocab_size": 300, "special_tokens": ["<end>"]} if entry.name == "bpe" else entry.name
             experiment = small(folder, tokenizer=spec)
-            tokenizer = experiment.tokenizer.at("tokenizer").build()
+            tokenizer = experiment.tokenizer.build()
             tokenizer.fit(TEXT)
             self.cases.append((experiment, json.dumps(tokenizer.to_json())))
 

@@ -1,4 +1,4 @@
-"""Downloads, against a server on this machine that goes wrong in every way."""
+"""Downloads from a local server that fails in every way."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def server() -> Iterator[FaultyServer]:
         yield server
 
 
-# An answer that never came whole is closed by http.client when it is collected, and then says that it was not.
+# http.client closes an incomplete response when it is garbage-collected, and then warns that it was open.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _collected() -> Iterator[None]:
-    """Before tests that allow no such warning."""
+    """Collect garbage before tests that allow no such warning."""
     yield
     gc.collect()
 
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds from one attempt to the next, which are noted and not waited."""
+    """Seconds between attempts, recorded instead of waited."""
     seconds: list[float] = []
     monkeypatch.setattr(cache, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=seconds.append))
-    monkeypatch.setattr(cache, "_BACK_OFF_SECONDS", 1.0)  # which other tests do without
+    monkeypatch.setattr(cache, "_BACK_OFF_SECONDS", 1.0)  # other tests wait for no time
     monkeypatch.setenv("NO_PROXY", "*")
     return seconds
 
@@ -80,7 +80,7 @@ def part_of(file: RemoteFile) -> Path:
     return file.path.with_name("corpus.txt.part")
 
 
-def left_by_an_earlier_download(content: bytes) -> None:
+def write_earlier_download(content: bytes) -> None:
     part = part_of(remote("?"))
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(content)
@@ -92,11 +92,11 @@ def refused(file: RemoteFile) -> str:
     return str(failure.value)
 
 
-# ------------------------------------------------------------------------------------------------ what always holds
+# ------------------------------------------------------------------------------------------------ invariants
 
 
 def check_that_nothing_bad_is_kept(file: RemoteFile) -> None:
-    """Whatever happened: the file or none, and beside it at most a part and a lock."""
+    """After any outcome there is the file or no file, and beside it at most a part and a lock."""
     assert not file.path.exists() or file.path.read_bytes() == CONTENT
     assert {each.name for each in file.path.parent.iterdir()} <= {"corpus.txt", "corpus.txt.part", "corpus.txt.lock"}
 
@@ -134,12 +134,10 @@ CASES = [
 
 @pytest.mark.parametrize("beginning", ["nothing", "part"])
 @pytest.mark.parametrize("fault", CASES)
-def test_whatever_the_server_does_the_outcome_is_the_file_or_one_clear_line(
-    server: FaultyServer, fault: str, beginning: str
-) -> None:
+def test_with_any_fault_the_outcome_is_the_file_or_one_clear_line(server: FaultyServer, fault: str, beginning: str) -> None:
     server.gate.set()
     if beginning == "part":
-        left_by_an_earlier_download(CONTENT[:7000])
+        write_earlier_download(CONTENT[:7000])
     file = remote(server.url(fault))
     try:
         with impatience():
@@ -152,7 +150,7 @@ def test_whatever_the_server_does_the_outcome_is_the_file_or_one_clear_line(
         assert line.isprintable()
     check_that_nothing_bad_is_kept(file)
     assert len(server.requests) <= 4 * (31 if fault == "loop" else 1 + ("redirect" in fault))
-    assert cache.read(remote(server.url("right")), "do this") == CONTENT, "what was left is in nobody's way"
+    assert cache.read(remote(server.url("right")), "do this") == CONTENT, "left files do not prevent the next download"
 
 
 def test_every_fault_of_the_server_is_tried() -> None:
@@ -169,10 +167,10 @@ QUICK = [case for case in CASES if not case.startswith(("stall", "silent", "drip
 )
 @example(faults=["cut:7000", "wrong"], part=None, damaged=True)
 @example(faults=["cut:19999", "short_unsized", "lying_range:rest"], part=CONTENT[:1], damaged=False)
-def test_through_any_faults_in_a_row_calling_again_gets_there(faults: list[str], part: bytes | None, damaged: bool) -> None:
+def test_after_any_faults_in_a_row_a_further_call_succeeds(faults: list[str], part: bytes | None, damaged: bool) -> None:
     shutil.rmtree(cache.cache_folder(), ignore_errors=True)
     if part is not None:
-        left_by_an_earlier_download(part)
+        write_earlier_download(part)
     with serving(CONTENT) as server:
         file = remote(server.url(*faults, "right"))
         if damaged:
@@ -210,7 +208,7 @@ def test_a_download_is_checked_kept_and_not_repeated(server: FaultyServer) -> No
 
 
 @pytest.mark.parametrize("fault", ["redirect", "right_unsized", "no_ranges", "gzipped"])
-def test_what_a_server_may_do_is_taken(server: FaultyServer, fault: str, waits: list[float]) -> None:
+def test_valid_unusual_responses_are_accepted(server: FaultyServer, fault: str, waits: list[float]) -> None:
     assert cache.read(remote(server.url(fault)), "?") == CONTENT
     assert waits == []
 
@@ -245,15 +243,13 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(server: FaultyServer, mo
         ("status:204", "HTTP 204"),
         ("redirect_to_file", "No connection adapters were found for 'file:///etc/hostname'"),
         ("redirect_to_nonsense", "Invalid IPv6 URL"),
-        ("short", "the server has another file: 19,995 bytes where 20,000 are expected"),
-        ("long", "the server has another file: 60,000 bytes where 20,000 are expected"),
-        ("long_unsized", "the server has another file: more than the 20,000 bytes that are expected"),
-        ("busy:31", "HTTP 429, not to be asked again for 31 seconds"),
+        ("short", "the server has another file: 19,995 bytes, expected 20,000"),
+        ("long", "the server has another file: 60,000 bytes, expected 20,000"),
+        ("long_unsized", "the server has another file: more than the expected 20,000 bytes"),
+        ("busy:31", "HTTP 429, with no further request for 31 seconds"),
     ],
 )
-def test_what_would_be_the_same_again_is_not_tried_again(
-    server: FaultyServer, fault: str, reason: str, waits: list[float]
-) -> None:
+def test_permanent_failures_are_not_retried(server: FaultyServer, fault: str, reason: str, waits: list[float]) -> None:
     file = remote(server.url(fault))
     assert refused(file) == f"corpus.txt could not be downloaded from {file.url} ({reason}); do this"
     assert len(server.requests) == 1
@@ -261,10 +257,10 @@ def test_what_would_be_the_same_again_is_not_tried_again(
     assert not part_of(file).exists()
 
 
-def test_wrong_bytes_are_told_by_their_digest_and_thrown_away(server: FaultyServer) -> None:
+def test_wrong_bytes_are_reported_with_their_digest_and_removed(server: FaultyServer) -> None:
     file = remote(server.url("wrong"))
     digest = hashlib.sha256(CONTENT[::-1]).hexdigest()
-    assert f"(the server has another file: SHA-256 {digest} where {file.sha256} is expected); do this" in refused(file)
+    assert f"(the server has another file: SHA-256 is {digest}, expected {file.sha256}); do this" in refused(file)
     assert len(server.requests) == 1
     assert not part_of(file).exists()
 
@@ -281,12 +277,12 @@ def test_redirects_in_a_circle_end(server: FaultyServer, waits: list[float]) -> 
         ("hang_up", "Remote end closed connection without response"),
         ("reset:0", "Connection reset by peer"),
         ("not_http", "SSH-2.0-OpenSSH_9.6"),
-        ("cut:0", "the answer broke off"),
-        ("cut_unsized:0", "the answer broke off"),
-        ("cut_chunked:0", "the answer broke off"),
+        ("cut:0", "the response was interrupted"),
+        ("cut_unsized:0", "the response was interrupted"),
+        ("cut_chunked:0", "the response was interrupted"),
     ],
 )
-def test_what_may_pass_is_tried_four_times_ever_more_patiently(
+def test_transient_failures_are_tried_four_times_with_longer_waits(
     server: FaultyServer, fault: str, reason: str, waits: list[float]
 ) -> None:
     file = remote(server.url(fault))
@@ -299,7 +295,7 @@ def test_what_may_pass_is_tried_four_times_ever_more_patiently(
     assert cache.read(again, "?") == CONTENT
 
 
-def test_a_server_that_is_not_there_is_asked_four_times(waits: list[float]) -> None:
+def test_an_unreachable_server_is_asked_four_times(waits: list[float]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert "(Connection refused; 4 attempts); do this" in refused(remote(f"http://127.0.0.1:{port}/"))
@@ -313,7 +309,7 @@ def test_a_server_that_is_not_there_is_asked_four_times(waits: list[float]) -> N
         (ssl.SSLCertVerificationError(1, "certificate verify failed"), "certificate verify failed"),
     ],
 )
-def test_off_line_and_before_a_stranger_there_is_one_attempt(
+def test_without_network_or_certificate_there_is_one_attempt(
     monkeypatch: pytest.MonkeyPatch, waits: list[float], root: OSError, reason: str
 ) -> None:
     def get(*args: object, **kwargs: object) -> None:
@@ -324,12 +320,12 @@ def test_off_line_and_before_a_stranger_there_is_one_attempt(
     assert waits == []
 
 
-def test_a_server_is_left_alone_for_as_long_as_it_asks(server: FaultyServer, waits: list[float]) -> None:
+def test_the_wait_is_as_long_as_the_server_asks(server: FaultyServer, waits: list[float]) -> None:
     assert cache.read(remote(server.url("busy:7", "busy:0", "busy:soon", "right")), "?") == CONTENT
     assert waits == [7, 2, 4]
 
 
-def test_a_server_may_name_the_time() -> None:
+def test_a_server_may_give_the_wait_as_a_date() -> None:
     assert 50 < cache._retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
     assert cache._retry_after(formatdate(time.time() - 60, usegmt=True)) == 0
 
@@ -338,25 +334,25 @@ def test_a_server_may_name_the_time() -> None:
 @example("9" * 5000)
 @example("Mon, 01 Jan 99999 00:00:00 GMT")
 @example("Mon, 01 Jan 2024 00:00:00 +99999999999999999999")
-def test_no_header_upsets_the_waiting(value: str) -> None:
+def test_any_retry_after_header_gives_a_wait(value: str) -> None:
     assert cache._retry_after(value) >= 0
 
 
-# ------------------------------------------------------------------------------------------------ going on
+# ------------------------------------------------------------------------------------------------ resuming
 
 
 @pytest.mark.parametrize("fault", ["cut", "cut_unsized", "cut_chunked", "stall"])
-def test_only_the_rest_is_asked_for(server: FaultyServer, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_missing_bytes_are_requested(server: FaultyServer, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "stall":
         monkeypatch.setattr(cache, "_READ_SECONDS", 0.3)
     assert cache.read(remote(server.url(f"{fault}:7000", "cut:6000", "right")), "?") == CONTENT
     assert server.ranges() == [None, "bytes=7000-", "bytes=13000-"]
 
 
-def test_the_next_call_goes_on_where_the_last_one_gave_up(server: FaultyServer) -> None:
+def test_the_next_call_resumes_where_the_last_call_gave_up(server: FaultyServer) -> None:
     file = remote(server.url("cut:2000"))
-    kept = "8,000 of 20,000 bytes are kept, and the next call goes on from there"
-    assert f"(the answer broke off; 4 attempts); {kept}; do this" in refused(file)
+    kept = "8,000 of 20,000 bytes are kept, and the next call resumes there"
+    assert f"(the response was interrupted; 4 attempts); {kept}; do this" in refused(file)
     assert part_of(file).read_bytes() == CONTENT[:8000]
     assert not cache.cached(file)
     assert cache.read(remote(server.url("right")), "?") == CONTENT
@@ -364,12 +360,12 @@ def test_the_next_call_goes_on_where_the_last_one_gave_up(server: FaultyServer) 
     assert not part_of(file).exists()
 
 
-def test_a_server_that_likes_to_compress_can_be_gone_on_with(server: FaultyServer) -> None:
+def test_a_download_from_a_compressing_server_can_be_resumed(server: FaultyServer) -> None:
     assert cache.read(remote(server.url("cut:7000", "gzipped_if_welcome")), "?") == CONTENT
     assert server.ranges() == [None, "bytes=7000-"]
 
 
-def test_a_server_that_knows_no_ranges_sends_it_all_again(server: FaultyServer) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: FaultyServer) -> None:
     assert cache.read(remote(server.url("cut:7000", "no_ranges")), "?") == CONTENT
     assert server.ranges() == [None, "bytes=7000-"]
 
@@ -383,7 +379,7 @@ def test_a_server_that_knows_no_ranges_sends_it_all_again(server: FaultyServer) 
         *("lying_range:rest", "lying_range:all", "gzipped"),
     ],
 )
-def test_pieces_that_do_not_fit_give_way_to_the_whole(server: FaultyServer, fault: str) -> None:
+def test_pieces_that_do_not_fit_are_replaced_by_the_whole_file(server: FaultyServer, fault: str) -> None:
     assert cache.read(remote(server.url("cut:7000", fault, "right")), "?") == CONTENT
     assert server.ranges() == [None, "bytes=7000-", None]
 
@@ -391,7 +387,7 @@ def test_pieces_that_do_not_fit_give_way_to_the_whole(server: FaultyServer, faul
 @pytest.mark.parametrize(
     "content_range", ["", "nonsense", "bytes_0-19999/20000", "bytes_7001-19999/20000", "bytes_7000-19999/30000"]
 )
-def test_what_a_server_says_of_its_pieces_is_checked(server: FaultyServer, content_range: str) -> None:
+def test_the_content_range_of_a_server_is_checked(server: FaultyServer, content_range: str) -> None:
     file = remote(server.url("status:500", "status:500", "cut:7000", f"other_range:{content_range}"))
     assert "(HTTP 206, not the bytes from 7,000 on; 4 attempts); do this" in refused(file)
 
@@ -408,10 +404,10 @@ def test_what_a_server_says_of_its_pieces_is_checked(server: FaultyServer, conte
     ],
     ids=["whole", "nearly", "of another file", "damaged", "too long", "empty"],
 )
-def test_what_an_earlier_download_left_is_used_if_it_is_good(
+def test_bytes_of_an_earlier_download_are_used_if_they_are_right(
     server: FaultyServer, part: bytes, ranges: list[str | None]
 ) -> None:
-    left_by_an_earlier_download(part)
+    write_earlier_download(part)
     assert cache.read(remote(server.url("right")), "?") == CONTENT
     assert server.ranges() == ranges
 
@@ -428,7 +424,7 @@ print(len(cache.read(file, "do this")))
 
 @pytest.fixture
 def child() -> Iterator[Callable[[RemoteFile], subprocess.Popen[str]]]:
-    """Starts another process that reads a file when it is told to."""
+    """A function that starts another process, which reads a file on a signal."""
     children = []
 
     def start(file: RemoteFile) -> subprocess.Popen[str]:
@@ -442,7 +438,7 @@ def child() -> Iterator[Callable[[RemoteFile], subprocess.Popen[str]]]:
         each.communicate()
 
 
-def tell(*children: subprocess.Popen[str]) -> None:
+def send_start(*children: subprocess.Popen[str]) -> None:
     for each in children:
         assert each.stdout
         assert each.stdout.readline() == "ready\n"
@@ -459,12 +455,12 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_what_a_killed_process_had_is_not_asked_for_again(
+def test_bytes_of_a_killed_process_are_not_requested_again(
     server: FaultyServer, child: Callable[[RemoteFile], subprocess.Popen[str]]
 ) -> None:
     file = remote(server.url("gate:700", "right"))
     process = child(file)
-    tell(process)
+    send_start(process)
     until(lambda: part_of(file).exists() and part_of(file).stat().st_size == 700)
     process.kill()
     process.wait()
@@ -480,9 +476,9 @@ def test_of_several_processes_one_downloads(
     server: FaultyServer, child: Callable[[RemoteFile], subprocess.Popen[str]]
 ) -> None:
     processes = [child(remote(server.url("gate:7000"))) for _ in range(3)]
-    tell(*processes)
+    send_start(*processes)
     until(lambda: bool(server.requests))
-    time.sleep(0.3)  # for the others to be there, too
+    time.sleep(0.3)  # until the others have started too
     server.gate.set()
     assert [each.communicate()[0] for each in processes] == ["20000\n"] * 3
     assert server.ranges() == [None]
@@ -505,7 +501,7 @@ def test_of_several_threads_one_downloads(server: FaultyServer) -> None:
     assert server.ranges() == [None]
 
 
-def test_another_process_is_not_waited_for_without_end(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_another_process_has_a_limit(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_LOCK_SECONDS", 0.1)
     file = remote(server.url("right"))
     file.path.parent.mkdir(parents=True)
@@ -520,7 +516,7 @@ def test_another_process_is_not_waited_for_without_end(server: FaultyServer, mon
 # ------------------------------------------------------------------------------------------------ slow servers
 
 
-def test_a_server_that_says_nothing_is_not_waited_for(
+def test_the_wait_for_a_silent_server_has_a_limit(
     server: FaultyServer, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
     monkeypatch.setattr(cache, "_READ_SECONDS", 0.05)
@@ -529,12 +525,12 @@ def test_a_server_that_says_nothing_is_not_waited_for(
     assert waits == [1, 2, 4] * 2
 
 
-def test_headers_that_drip_are_not_waited_for(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_slow_headers_has_a_limit(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_ANSWER_SECONDS", 0.1)
     assert "(timed out; 4 attempts); do this" in refused(remote(server.url("drip_head:0.01")))
 
 
-def test_a_file_that_drips_is_given_up_and_gone_on_with(
+def test_a_slow_download_is_given_up_and_resumed(
     server: FaultyServer, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
     monkeypatch.setattr(cache, "_WINDOW_SECONDS", 0.1)
@@ -543,15 +539,15 @@ def test_a_file_that_drips_is_given_up_and_gone_on_with(
     kept = part_of(file).read_bytes()
     assert 0 < len(kept) < 100
     assert CONTENT.startswith(kept)
-    kept_told = f"{len(kept)} of 20,000 bytes are kept, and the next call goes on from there"
-    assert re.search(rf"\(too slow: {len(kept)} bytes in \d+ seconds\); {kept_told}; do this$", line)
+    kept_text = f"{len(kept)} of 20,000 bytes are kept, and the next call resumes there"
+    assert re.search(rf"\(too slow: {len(kept)} bytes in \d+ seconds\); {kept_text}; do this$", line)
     assert waits == []
     assert cache.read(remote(server.url("right")), "?") == CONTENT
     assert server.ranges() == [None, f"bytes={len(kept)}-"]
 
 
 def seconds_taken(rates: list[int], missing: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How long a body is read of which so many bytes come second by second."""
+    """Seconds until a body that arrives at these rates is complete or given up."""
     now = 0
 
     def read1(amount: int, decode_content: bool) -> bytes:
@@ -567,21 +563,21 @@ def seconds_taken(rates: list[int], missing: int, monkeypatch: pytest.MonkeyPatc
     return now
 
 
-def test_what_counts_is_how_much_came_lately(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert seconds_taken([1100] * 500, 10**9, monkeypatch) == 501, "slow, but it comes: read to the end"
+def test_the_rate_limit_counts_only_recent_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seconds_taken([1100] * 500, 10**9, monkeypatch) == 501, "slow but above the limit: read to the end"
     assert seconds_taken([1000] * 500, 10**9, monkeypatch) == 31, "too slow"
-    assert seconds_taken([10**6] * 100 + [10] * 500, 10**9, monkeypatch) == 124 + 31, "too slow, after a good beginning"
+    assert seconds_taken([10**6] * 100 + [10] * 500, 10**9, monkeypatch) == 124 + 31, "too slow after a fast start"
     assert seconds_taken([1] * 500, 40, monkeypatch) == 31
-    assert seconds_taken([1] * 500, 31, monkeypatch) == 501, "nothing is missing any more"
+    assert seconds_taken([1] * 500, 31, monkeypatch) == 501, "no bytes are missing any more"
 
 
-def test_the_reason_is_the_servers_whatever_the_caller_was_about(server: FaultyServer) -> None:
+def test_the_reason_is_the_servers_even_inside_another_exception(server: FaultyServer) -> None:
     try:
         raise OSError(1, "something else")
     except OSError:
         with impatience():
-            told = refused(remote(server.url("stall:0")))
-        assert "(timed out; 4 attempts)" in told
+            error = refused(remote(server.url("stall:0")))
+        assert "(timed out; 4 attempts)" in error
 
 
 # ------------------------------------------------------------------------------------------------ the cache's folder
@@ -596,7 +592,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(server: FaultyServer) -> None:
     assert file.path.read_bytes() == CONTENT
 
 
-def test_a_damaged_file_that_cannot_be_replaced_is_told_and_not_used(server: FaultyServer) -> None:
+def test_a_damaged_file_that_cannot_be_replaced_is_reported_and_not_used(server: FaultyServer) -> None:
     file = remote(server.url("status:404"))
     file.path.parent.mkdir(parents=True)
     file.path.write_bytes(CONTENT[:-1] + b"x")
@@ -604,7 +600,7 @@ def test_a_damaged_file_that_cannot_be_replaced_is_told_and_not_used(server: Fau
     assert not cache.cached(file)
 
 
-def test_on_a_full_disk_what_found_room_is_kept(server: FaultyServer) -> None:
+def test_on_a_full_disk_the_written_bytes_are_kept(server: FaultyServer) -> None:
     file = remote(server.url("right"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
@@ -619,7 +615,7 @@ def test_on_a_full_disk_what_found_room_is_kept(server: FaultyServer) -> None:
     assert server.ranges() == [None, "bytes=9000-"]
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_a_cache_that_cannot_be_written_is_reported(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -632,23 +628,23 @@ def test_a_cache_that_cannot_be_written_is_told(
     assert server.requests == []
 
 
-def test_what_is_in_the_way_of_the_file_is_told(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_folder_at_the_files_path_is_reported(server: FaultyServer, tmp_path: Path) -> None:
     (tmp_path / "right").write_bytes(CONTENT)
     file = remote(server.url("right"))
     file.path.mkdir(parents=True)
-    told = f"{file.path} cannot be written: Is a directory; set MINIGPT_CACHE to another folder"
-    with pytest.raises(DataError, match=told):
+    message = f"{file.path} cannot be written: Is a directory; set MINIGPT_CACHE to another folder"
+    with pytest.raises(DataError, match=message):
         cache.add(file, tmp_path / "right")
     assert list(file.path.parent.iterdir()) == [file.path]
-    assert refused(file) == told
+    assert refused(file) == message
     assert part_of(file).read_bytes() == CONTENT
 
 
-def test_a_copy_of_the_users_is_added_after_the_same_check(tmp_path: Path) -> None:
+def test_a_users_copy_is_added_after_the_same_check(tmp_path: Path) -> None:
     file = remote("http://127.0.0.1:9/")
     (tmp_path / "right").write_bytes(CONTENT)
     (tmp_path / "wrong").write_bytes(CONTENT + b"x")
-    with pytest.raises(DataError, match="is not corpus.txt: 20,001 bytes where 20,000 are expected; nothing was added"):
+    with pytest.raises(DataError, match="is not corpus.txt: 20,001 bytes, expected 20,000; nothing was added"):
         cache.add(file, tmp_path / "wrong")
     with pytest.raises(DataError, match="nowhere cannot be read: No such file"):
         cache.add(file, tmp_path / "nowhere")
@@ -657,7 +653,7 @@ def test_a_copy_of_the_users_is_added_after_the_same_check(tmp_path: Path) -> No
     assert cache.cached(file)
 
 
-def test_without_a_network_the_way_on_is_named() -> None:
+def test_without_a_network_the_next_step_is_reported() -> None:
     with pytest.raises(
         DataError, match=r"could not be downloaded .*minigpt data add tinyshakespeare FILE.*experiments/quickstart.json"
     ):

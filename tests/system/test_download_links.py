@@ -1,4 +1,4 @@
-"""A cache that others can write to: nothing is written through a link that they put there, and nothing without end is read."""
+"""In a cache that others can write to, no link is written through and no endless file is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minigpt.system.files import write_bytes
 from tests.faulty_server import FaultyServer, serving
 
 CONTENT = b"".join(b"%d: To be, or not to be\n" % line for line in range(1000))[:20_000]
-SECRET = CONTENT[:700]  # what a download could go on from
+SECRET = CONTENT[:700]  # bytes that a download could resume from
 LINKS: dict[str, Callable[[Path, Path], None]] = {
     "symbolic": lambda link, to: link.symlink_to(to),
     "hard": lambda link, to: link.hardlink_to(to),
@@ -40,7 +40,7 @@ def remote(url: str = "http://127.0.0.1:9/") -> RemoteFile:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A file of the user's; it is what it was after the test."""
+    """A file of the user, which must not change in the test."""
     file = tmp_path / "victim"
     file.write_bytes(SECRET)
     yield file
@@ -65,7 +65,7 @@ def test_a_link_in_the_cache_is_replaced_and_not_written_through(
     assert file.path.read_bytes() == CONTENT
 
 
-def test_a_dangling_link_makes_no_file(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_dangling_link_creates_no_file(server: FaultyServer, tmp_path: Path) -> None:
     file = remote(server.url("right"))
     file.path.with_name("corpus.txt.part").symlink_to(tmp_path / "nowhere")
     assert cache.read(file, "?") == CONTENT
@@ -80,7 +80,7 @@ def test_a_lock_that_is_a_link_is_refused(server: FaultyServer, victim: Path) ->
 
 
 @pytest.mark.parametrize("endless", ["/dev/zero", "pipe", "300 GB"])
-def test_what_never_ends_is_not_read(tmp_path: Path, server: FaultyServer, endless: str) -> None:
+def test_endless_files_are_not_read(tmp_path: Path, server: FaultyServer, endless: str) -> None:
     given = Path(endless) if endless == "/dev/zero" else tmp_path / "given"
     if endless == "pipe":
         os.mkfifo(given)
@@ -89,7 +89,7 @@ def test_what_never_ends_is_not_read(tmp_path: Path, server: FaultyServer, endle
         os.truncate(given, 300 * 10**9)
     file = remote(server.url("right"))
     with pytest.raises(
-        DataError, match=f"{given} (is no ordinary file|has 300,000,000,000 bytes; at most 67,108,864 are read)"
+        DataError, match=f"{given} (is not an ordinary file|has 300,000,000,000 bytes; at most 67,108,864 are read)"
     ):
         cache.add(file, given)
     file.path.symlink_to(given)
@@ -97,7 +97,7 @@ def test_what_never_ends_is_not_read(tmp_path: Path, server: FaultyServer, endle
     assert cache.read(file, "?") == CONTENT
 
 
-def test_a_file_of_ours_is_not_written_through_a_link(tmp_path: Path, victim: Path) -> None:
+def test_our_own_file_is_not_written_through_a_link(tmp_path: Path, victim: Path) -> None:
     for link in (LINKS["symbolic"], LINKS["hard"]):
         for place in ("state.json", ".state.json.new"):
             link(tmp_path / place, victim)

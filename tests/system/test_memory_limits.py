@@ -1,4 +1,4 @@
-"""What memory cannot hold is one line and exit code 2, whoever finds out."""
+"""Running out of memory is a one-line error and exit code 2, in any library."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.conftest import Command
 @pytest.mark.parametrize(
     "where", ["preparing.load_corpus", "session.entropies", "preparing.build_model", "preparing.measure_speed"]
 )
-def test_memory_that_runs_out_anywhere_is_one_line(
+def test_running_out_of_memory_anywhere_is_a_one_line_error(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def test_memory_that_runs_out_anywhere_is_one_line(
     assert line.endswith("; use a smaller corpus, model, block_size or micro_batch_size, or close other programs")
 
 
-def test_another_error_of_torch_is_not_taken_for_it(
+def test_another_error_of_torch_is_not_reported_as_out_of_memory(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -85,8 +85,8 @@ main(sys.argv[1:])
 """
 
 
-def test_with_200_mb_of_addresses_a_large_corpus_is_one_line(tmp_path: Path) -> None:
-    """About 90 MB of text: they can be read in 300 MB and no less; 30 MB can be read, and not be tokenized."""
+def test_with_200_mb_of_addresses_a_large_corpus_is_a_one_line_error(tmp_path: Path) -> None:
+    """About 90 MB of text: reading needs 300 MB; 30 MB can be read, but not tokenized."""
     piece = " ".join("".join(random.Random(n).choices("abcdefgh", k=7)) for n in range(5000))
     for megabytes in (30, 90):
         (tmp_path / "a.txt").write_text(piece * (megabytes * 10**6 // len(piece)))

@@ -1,4 +1,4 @@
-"""Children of ours in a folder full of traps: files named like modules that Python, torch or minigpt import."""
+"""Child processes in a folder full of traps: files named like modules that Python, torch or minigpt import."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCES = sorted(Path(minigpt.__file__).parent.rglob("*.py"))
 
 @pytest.fixture
 def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Lists the traps that were executed; the working folder is full of them, and on the path as it may be."""
+    """A file that lists the executed traps; the working folder is full of them, and is on the import path."""
     folder, log = tmp_path / "downloads", tmp_path / "trapped"
     folder.mkdir()
     log.touch()
@@ -41,7 +41,7 @@ CHILD = f"import json, sys\nimport {', '.join(NAMES[:6])}\nprint(json.dumps([sys
 
 
 @pytest.mark.parametrize("entry", ["", ".", os.curdir + os.sep, "absolute", "link"])
-def test_a_child_imports_what_its_parent_does_and_nothing_of_the_working_folder(
+def test_a_child_imports_the_same_modules_and_none_from_the_working_folder(
     trapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
     (tmp_path / "link").symlink_to(Path.cwd())
@@ -52,19 +52,21 @@ def test_a_child_imports_what_its_parent_does_and_nothing_of_the_working_folder(
     done = subprocess.run(process.python("-c", CHILD), env=process.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     path, home = json.loads(done.stdout)
-    assert str(tmp_path / "own") in path, "where a user has plugins of their own is kept"
+    assert str(tmp_path / "own") in path, "a folder with the user's plugins stays on the path"
     assert home == minigpt.__file__
     assert not trapped.read_text()
 
 
-def test_what_a_child_starts_in_its_turn_is_isolated_too(trapped: Path) -> None:
+def test_children_of_a_child_are_isolated_too(trapped: Path) -> None:
     grandchild = [sys.executable, "-c", "import random"]
     code = f"import subprocess, sys; sys.exit(subprocess.run({grandchild!r}).returncode)"
     assert subprocess.run(process.python("-c", code), env=process.environment()).returncode == 0
     assert not trapped.read_text()
 
 
-def test_spawned_processes_are_isolated_and_nothing_of_it_stays_here(trapped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spawned_processes_are_isolated_and_this_process_is_not_changed(
+    trapped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     variables, path = dict(os.environ), list(sys.path)
     with process.spawning_isolated():
@@ -79,7 +81,7 @@ def test_spawned_processes_are_isolated_and_nothing_of_it_stays_here(trapped: Pa
     assert not trapped.read_text()
 
 
-def test_a_clone_that_is_run_where_it_lies_finds_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clone_that_is_run_in_its_own_folder_finds_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(minigpt.__file__).parents[1]
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "path", [str(home), *sys.path])
@@ -87,7 +89,7 @@ def test_a_clone_that_is_run_where_it_lies_finds_itself(monkeypatch: pytest.Monk
 
 
 def test_there_is_no_other_way_to_start_a_python() -> None:
-    """Nothing but process.py knows where Python is, and whoever spawns does it isolated."""
+    """Only process.py uses the path of Python, and all spawning is isolated."""
     for file in SOURCES:
         names = {
             ast.unparse(node) for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Attribute)
@@ -110,7 +112,7 @@ def test_there_is_no_other_way_to_start_a_python() -> None:
         pytest.param(["bench", "mixers", "--names", "mha", "--times", "16", "--repeats", "1"], id="bench-mixers"),
     ],
 )
-def test_no_command_executes_what_lies_in_the_working_folder(trapped: Path, tmp_path: Path, command: list[str]) -> None:
+def test_no_command_executes_files_of_the_working_folder(trapped: Path, tmp_path: Path, command: list[str]) -> None:
     write = writer(Path.cwd())
     write("base")
     (tmp_path / "odd.py").write_text(

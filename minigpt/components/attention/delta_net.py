@@ -20,7 +20,7 @@ from minigpt.registry import register
 
 @register("attention", "delta_net")
 class DeltaNet(RecurrentAttention):
-    """Linear attention by the delta rule: a key's new value partly replaces its old one (Yang 2024, arXiv:2406.06484).
+    """The delta rule: a key's new value partly replaces its old one (Yang et al. 2024, arXiv:2406.06484).
 
     S_t = (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T;  b_t = sigmoid(w_h x_t);  q, k, v = silu(conv(W_qkv x))
 

@@ -19,7 +19,7 @@ _EPS = 1e-6  # from the paper's code: if every feature of a query is 0, its outp
 
 @register("attention", "linear")
 class LinearAttention(Attention):
-    """A feature map in place of the softmax, so keys and values are a sum in one matrix (Katharopoulos, arXiv:2006.16236).
+    """A feature map in place of the softmax: keys and values add up in a matrix (Katharopoulos 2020, arXiv:2006.16236).
 
     y_t = sum_(s <= t) v_s (phi(k_s) . phi(q_t)) / sum_(s <= t) (phi(k_s) . phi(q_t))
 

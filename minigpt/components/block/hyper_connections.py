@@ -50,8 +50,8 @@ class HyperConnection(Component):
     ) -> tuple[Float[Tensor, "*tokens streams reads"], Float[Tensor, "*tokens streams"]]:
         if self.norm is None or self.dynamic is None or self.read_scale is None or self.write_scale is None:
             return self.read, self.write
-        told = torch.tanh(F.linear(self.norm(streams), self.dynamic))
-        return self.read + self.read_scale * told[..., :-1], self.write + self.write_scale * told[..., -1]
+        dynamic = torch.tanh(F.linear(self.norm(streams), self.dynamic))
+        return self.read + self.read_scale * dynamic[..., :-1], self.write + self.write_scale * dynamic[..., -1]
 
 
 @register("block", "hyper_connections")

@@ -13,9 +13,9 @@ from minigpt.registry import register
 
 @register("block", "rezero")
 class ReZeroBlock(Block):
-    """x + a attention(x), then x + a ffn(x), with a trained a that starts at 0 (Bachlechner 2020, arXiv:2003.04887).
+    """x + a attention(x), then x + a ffn(x), with a trained a from 0 on (Bachlechner et al. 2020, arXiv:2003.04887).
 
-    It has no norm of its own; the model has one after the last block.
+    It contains no norm; the model has one after the last block.
     """
 
     starts_as_identity = True

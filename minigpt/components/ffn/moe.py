@@ -91,14 +91,14 @@ class MixtureOfExperts(FeedForward):
         self.balance, self.balance_rate = balance, balance_rate
         self.activation = _activation(variant)
         hidden = max(1, round(expansion * dims.d_model))
-        wide = 2 * hidden if variant in GATES else hidden
+        into_width = 2 * hidden if variant in GATES else hidden
         self.router = nn.Linear(dims.d_model, n_experts, bias=bias)
-        self.into = nn.Parameter(torch.zeros(n_experts, wide, dims.d_model))
-        self.into_bias = nn.Parameter(torch.zeros(n_experts, wide)) if bias else None
+        self.into = nn.Parameter(torch.zeros(n_experts, into_width, dims.d_model))
+        self.into_bias = nn.Parameter(torch.zeros(n_experts, into_width)) if bias else None
         self.out = nn.Parameter(torch.zeros(n_experts, dims.d_model, hidden))
         self.out_bias = nn.Parameter(torch.zeros(n_experts, dims.d_model)) if bias else None
         # All shared experts together are one expert of their total width.
-        self.shared_into = nn.Linear(dims.d_model, n_shared * wide, bias=bias) if n_shared else None
+        self.shared_into = nn.Linear(dims.d_model, n_shared * into_width, bias=bias) if n_shared else None
         self.shared_out = ResidualLinear(n_shared * hidden, dims.d_model, bias=bias) if n_shared else None
         self.register_buffer("choice_bias", torch.zeros(n_experts) if balance == "bias" else None)
         # Tokens sent to each expert since the last update; zero in every checkpoint.

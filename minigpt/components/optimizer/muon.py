@@ -114,17 +114,17 @@ def _scale(scaling: str, rows: int, columns: int) -> float:
 
 def _orthogonalised(matrices: Sequence[Tensor], iterations: int) -> list[Tensor]:
     """Each matrix with its singular values near 1; matrices of equal shape are iterated in one batch."""
-    wide = [matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT for matrix in matrices]
+    oriented = [matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT for matrix in matrices]  # rows <= columns
     batches: dict[tuple[int, ...], list[int]] = {}
-    for index, matrix in enumerate(wide):
+    for index, matrix in enumerate(oriented):
         batches.setdefault(tuple(matrix.shape[-2:]), []).append(index)
-    results = list(wide)
+    results = list(oriented)
     for shape, indices in batches.items():
-        stacks = [wide[index].reshape(-1, *shape) for index in indices]
+        stacks = [oriented[index].reshape(-1, *shape) for index in indices]
         done = torch.split(newton_schulz(torch.cat(stacks), iterations), [len(stack) for stack in stacks])
         for index, stack in zip(indices, done, strict=True):
-            result = stack.reshape(wide[index].shape)
-            results[index] = result if wide[index] is matrices[index] else result.mT
+            result = stack.reshape(oriented[index].shape)
+            results[index] = result if oriented[index] is matrices[index] else result.mT
     return results
 
 

@@ -23,7 +23,7 @@ class XPos(Position):
 
     Args:
         base: As for rope.
-        gamma: Raises the lower end of z, so that even the fastest frequency keeps some score.
+        gamma: Lower end of z before normalisation: even the fastest frequency keeps part of its score.
         scale_base: Distance over which z applies once.
     """
 

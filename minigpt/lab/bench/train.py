@@ -151,7 +151,7 @@ def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str,
     training, device = experiment.training, model.embedding.weight.device
     now = clock(device)
     optimizer = build_optimizer(experiment, model, precision)
-    schedule = training.schedule.at("training.schedule").build(training.max_iters)
+    schedule = training.schedule.build(training.max_iters)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     laps = []
     for step in range(count):

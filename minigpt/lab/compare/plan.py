@@ -31,6 +31,7 @@ from minigpt.lab.compare.variants import (
 )
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
+from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.system.files import read_object, write_json
 from minigpt.training.machine import choose_device, choose_precision
 
@@ -122,10 +123,7 @@ def make_plan(
     *,
     out: Path = Path("comparisons"),
     name: str | None = None,
-    overrides: Sequence[str] = (),
-    plugin_files: Sequence[Path] = (),
-    allow_plugins: bool = True,
-    trust: bool = False,
+    reading: Reading = AS_WRITTEN,
     runs: Path = Path("runs"),
     lost: Sequence[FailedVariant] = (),
 ) -> ComparisonPlan:
@@ -136,19 +134,16 @@ def make_plan(
         settings: As asked for.
         out: Where folders of comparisons are made.
         name: Of this one's; the base's name without it.
-        overrides: As for `load_experiment`.
-        plugin_files: Likewise.
-        allow_plugins: Likewise.
-        trust: Likewise.
+        reading: How the files are read.
         runs: Where finished runs are looked for.
-        lost: Variants that were named and are left out, to be told with the results.
+        lost: Those of the sources that are left out, and why; reported with the results.
 
     Raises:
         MinigptError: They cannot be compared.
     """
-    variants = read_variants(
-        sources, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
-    )
+    excluded = {variant.source for variant in lost}
+    sources = [source for source in sources if str(source) not in excluded]
+    variants = read_variants(sources, reading)
     _check_runs_are_left_alone(variants, settings)
     folder = out / (name or variants[0].name)
     seeds = _seeds(variants, settings.seeds)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import RunError, count
+from minigpt.errors import count
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.times import share_of_others
 from minigpt.lab.compare.variants import Unit, Variant, tokens_of
@@ -166,9 +166,9 @@ def read_result(cell: Cell, unit: Unit) -> Result:
 
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> Result:
     """What a run's own records show; of one that has not come to its end, as far as it has come."""
-    recorded, rows = run.provenance(), rows_of(run)
-    measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
-    speeds, machine = [row["tokens_per_second"] for row in rows], recorded["machine"]
+    recorded, rows = run.provenance(), run.rows()
+    measured = [value for row in rows if (value := getattr(row, COLUMN[unit])) is not None]
+    speeds, machine = [row.tokens_per_second for row in rows], recorded.machine
     return Result(
         seed,
         run.status(),
@@ -176,25 +176,16 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         message="; ".join(f"continued with changes {line}" for line in run.later_segments()),
         loss=measured[-1] if measured else None,
         best=min(measured, default=None),
-        seconds=rows[-1]["seconds"] if rows else None,
+        seconds=rows[-1].seconds if rows else None,
         tokens_per_second=statistics.median(speeds) if speeds else None,
         speed_quartiles=_quartiles(speeds) if speeds else None,
-        others=share_of_others(rows, machine.get("cores")),
-        machine=f"{machine.get('processor')}, {machine['device']}, {count(machine['threads'], 'thread')}",
-        precision=recorded["precision"],
-        code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
-        parts=tuple(sorted((row["component"], row["sha256"] or "") for row in recorded["components"])),
+        others=share_of_others(rows, machine.cores),
+        machine=f"{machine.processor}, {machine.device}, {count(machine.threads, 'thread')}",
+        precision=recorded.precision,
+        code=f"{recorded.core[:12]} on torch {recorded.versions.torch}",
+        parts=tuple(sorted((each.component, each.sha256 or "") for each in recorded.components)),
         position_loss=position_loss,
     )
-
-
-def rows_of(run: RunFolder) -> list[dict[str, Any]]:
-    """A run's records, each with what a report needs. Raises RunError where one lacks it."""
-    rows = run.rows()
-    for key in ("tokens", "seconds", "tokens_per_second"):
-        if any(key not in row for row in rows):
-            raise RunError(f"{run.metrics} is damaged: a record lacks {key}")
-    return rows
 
 
 def judge(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from minigpt.data import Corpus, tokenizer_fingerprint
 from minigpt.errors import ExperimentError, MinigptError, listing, nearest
 from minigpt.experiment import MAX_COUNT, Experiment
-from minigpt.reading import load_experiment
+from minigpt.reading import AS_WRITTEN, Reading, read_experiment
 from minigpt.run import RunFolder
 from minigpt.run.identity import differing, settings_of
 
@@ -82,26 +82,16 @@ class Variant:
             ExperimentError: Its schedule cannot be had for so many updates.
         """
         training = self.experiment.training.model_copy(update=changes)
-        training.schedule.at("training.schedule").build(training.max_iters)
+        training.schedule.build(training.max_iters)
         return self.changed(self.experiment.model_copy(update={"training": training}), note)
 
 
-def read_variants(
-    sources: Sequence[Path],
-    *,
-    overrides: Sequence[str] = (),
-    plugin_files: Sequence[Path] = (),
-    allow_plugins: bool = True,
-    trust: bool = False,
-) -> list[Variant]:
+def read_variants(sources: Sequence[Path], reading: Reading = AS_WRITTEN) -> list[Variant]:
     """Read experiment files and run folders; the first is the base.
 
     Args:
         sources: Files; folders of one run, or of several that differ by their seed (`runs/quickstart`).
-        overrides: Settings of every file, as for `load_experiment`; not of runs, which are what they are.
-        plugin_files: Plugins to load beside those that the experiments name.
-        allow_plugins: False refuses whatever needs one.
-        trust: As for `load_experiment`.
+        reading: How the files are read. The settings of runs are not changed.
 
     Raises:
         MinigptError: One cannot be read, two have one name, or there is nothing to compare with.
@@ -113,7 +103,7 @@ def read_variants(
         raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
     variants: list[Variant] = []
     for source in sources:
-        variant = read_variant(source, overrides, plugin_files, allow_plugins=allow_plugins, trust=trust)
+        variant = read_variant(source, reading)
         for other in variants:
             if other.name == variant.name:
                 raise MinigptError(
@@ -123,14 +113,7 @@ def read_variants(
     return variants
 
 
-def read_variant(
-    source: Path,
-    overrides: Sequence[str] = (),
-    plugin_files: Sequence[Path] = (),
-    *,
-    allow_plugins: bool = True,
-    trust: bool = False,
-) -> Variant:
+def read_variant(source: Path, reading: Reading = AS_WRITTEN) -> Variant:
     """Read one experiment file or run folder. Arguments as for `read_variants`.
 
     Raises:
@@ -138,14 +121,11 @@ def read_variant(
     """
     if source.is_dir():
         runs = runs_in(source)
-        experiments = [run.experiment(allow_plugins=allow_plugins, trust=trust) for run in runs]
+        experiments = [run.experiment(replace(reading, overrides=(), plugin_files=())) for run in runs]
         return Variant(experiments[0].name, *_of_runs(runs, source, experiments))
 
     def read(settings: Sequence[str]) -> Experiment:
-        changes = [*overrides, *settings]
-        return load_experiment(
-            source, overrides=changes, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
-        )
+        return read_experiment(source, reading.with_overrides(*settings))
 
     experiment = read(())
     return Variant(experiment.name, experiment, str(source), read=read)

@@ -10,13 +10,14 @@ from typing import Any
 
 from minigpt.errors import RunError
 from minigpt.lab.compare.record import read_record
-from minigpt.lab.compare.results import COLUMN, Spread, result_of, rows_of, speed_spread
+from minigpt.lab.compare.results import COLUMN, Spread, result_of, speed_spread
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.compare.variants import runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
 from minigpt.run import RunFolder
+from minigpt.run.recorded import MetricsRow, Provenance
 from minigpt.run.status import Status
 
 NOT_COMPARED = "not compared"
@@ -56,7 +57,7 @@ class Shown:
         training: Its training loss in nats, averaged over stretches of updates.
         position: Mean loss at each place in the window; empty where it was not measured.
         sample: The last text it wrote, with its first seed.
-        provenance: Of its first finished run.
+        provenance: Of its first finished run; None where it has none.
     """
 
     json: dict[str, Any]
@@ -64,7 +65,7 @@ class Shown:
     training: Curve | None
     position: tuple[float | None, ...]
     sample: str
-    provenance: dict[str, Any]
+    provenance: Provenance | None
 
     @property
     def name(self) -> str:
@@ -137,14 +138,22 @@ def content_of_runs(folders: Sequence[Path]) -> Content:
     )
 
 
+def _seed(run: RunFolder) -> int:
+    """Raises ValueError where experiment.json has none."""
+    seed = run.document()["seed"]
+    if not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}")
+    return seed
+
+
 def _uncompared(folder: Path) -> dict[str, Any]:
     """A variant as comparison.json has it, from what its runs recorded."""
     runs = runs_in(folder)
-    document = runs[0].document()
+    document: dict[str, Any] = runs[0].document()
     try:
         training, context = document["training"], int(document["model"]["block_size"])
         tokens = int(training["max_iters"]) * int(training["batch_size"]) * context
-        results = [result_of(run, run.document()["seed"], "nats") for run in runs]
+        results = [result_of(run, _seed(run), "nats") for run in runs]
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {type(error).__name__}: {error}") from error
     experiment = runs[0].without_plugins()
@@ -199,48 +208,52 @@ def _shown(variant: dict[str, Any], folder: Path, column: str) -> Shown:
                     f"{run.path} is another run than {variant['name']} was measured in; call minigpt compare again"
                 )
             runs.append(run)
-    rows = [rows_of(run) for run in runs]
+    rows = [run.rows() for run in runs]
     of_a_token = None if variant["training_flops"] is None else variant["training_flops"] / max(1, variant["tokens"])
     positions = [each["position_loss"] for each in variant["runs"] if each["position_loss"]]
     return Shown(
         variant,
-        validation=_curve([[row for row in each if column in row] for each in rows], column, of_a_token),
+        validation=_curve([[row for row in each if getattr(row, column) is not None] for each in rows], column, of_a_token),
         training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
         sample=runs[0].last_sample() if runs else "",
-        provenance=runs[0].provenance() if runs else {},
+        provenance=runs[0].provenance() if runs else None,
     )
 
 
 def _last(run: RunFolder, column: str) -> float | None:
-    return next((row[column] for row in reversed(run.rows()) if column in row), None)
+    return next((value for row in reversed(run.rows()) if (value := getattr(row, column)) is not None), None)
 
 
-def _curve(rows: Sequence[Sequence[dict[str, Any]]], column: str, of_a_token: float | None) -> Curve | None:
+def _curve(rows: Sequence[Sequence[MetricsRow]], column: str, of_a_token: float | None) -> Curve | None:
     """Over the updates that every seed has."""
-    shared = sorted(set.intersection(*({row["step"] for row in each} for each in rows))) if rows else []
+    shared = sorted(set.intersection(*({row.step for row in each} for each in rows))) if rows else []
     if not shared:
         return None
-    by_step = [{row["step"]: row for row in each} for each in rows]
-    values = [[each[step][column] for each in by_step] for step in shared]
-    tokens = [by_step[0][step]["tokens"] for step in shared]
+    by_step = [{row.step: row for row in each} for each in rows]
+    values = [[getattr(each[step], column) for each in by_step] for step in shared]
+    tokens = [by_step[0][step].tokens for step in shared]
     return Curve(
         steps=tuple(shared),
         tokens=tuple(tokens),
         flops=None if of_a_token is None else tuple(of_a_token * seen for seen in tokens),
-        seconds=tuple(statistics.median(each[step]["seconds"] for each in by_step) for step in shared),
+        seconds=tuple(statistics.median(each[step].seconds for each in by_step) for step in shared),
         low=tuple(map(min, values)),
         mean=tuple(map(statistics.fmean, values)),
         high=tuple(map(max, values)),
     )
 
 
-def _averaged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _averaged(rows: Sequence[MetricsRow]) -> list[MetricsRow]:
     """The training loss of a single batch jumps: its mean over each of some stretches, told at their ends."""
     size = max(1, len(rows) // _POINTS)
     stretches = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
-    sound = [[row for row in part if "train_loss" in row] for part in stretches]  # updates that were left out have none
-    return [{**part[-1], "train_loss": statistics.fmean(row["train_loss"] for row in part)} for part in sound if part]
+    averaged = []
+    for part in stretches:
+        losses = [(row, row.train_loss) for row in part if row.train_loss is not None]  # None: left out
+        if losses:
+            averaged.append(losses[-1][0].model_copy(update={"train_loss": statistics.fmean(loss for _, loss in losses)}))
+    return averaged
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

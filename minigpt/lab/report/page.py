@@ -253,21 +253,20 @@ def _run_table(content: Content) -> Rows:
 def _provenance_table(content: Content) -> Rows:
     rows = []
     for variant in content.variants:
-        known: dict[str, Any] = variant.provenance
-        if not known:
+        known = variant.provenance
+        if known is None:
             continue
-        versions, machine = known["versions"], known["machine"]
-        git = known.get("git") or {}
-        commit = git.get("commit", "")[:12] + (" with changes" if git.get("uncommitted") else "")
+        versions, machine = known.versions, known.machine
+        commit = known.git.commit[:12] + (" with changes" if known.git.uncommitted else "") if known.git else "–"
         rows.append(
             (
                 variant.name,
-                known["started"],
-                f"minigpt {versions['minigpt']}, torch {versions['torch']}, Python {versions['python']}",
-                f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
-                known["core"][:12],
-                known["data"]["fingerprint"][:12],
-                commit or "–",
+                known.started,
+                f"minigpt {versions.minigpt}, torch {versions.torch}, Python {versions.python}",
+                f"{machine.processor}, {machine.threads} threads, {machine.device}",
+                known.core[:12],
+                known.data.fingerprint[:12],
+                commit,
             )
         )
     columns = ("variant", "first run began", "versions", "machine", "code", "data", "git")

@@ -1,6 +1,6 @@
-"""What `minigpt new` writes: a component that works, an experiment that uses it, and a test of both.
+"""What `minigpt new` writes: a working component, an experiment that uses it, and a test of both.
 
-The component and the test are those of `templates/`, Python files like any other, in which the name is put in.
+The component and the test are copies of Python files in `templates/` with the name filled in.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _OUTSIDE_THE_MODEL = {
 
 
 class ScaffoldError(MinigptError):
-    """What was asked for cannot be written; nothing was."""
+    """The requested files cannot be written; nothing was."""
 
 
 @dataclass(frozen=True)
 class Scaffold:
-    """What was written.
+    """The files that were written.
 
     Attributes:
         family: The component's family.
@@ -46,8 +46,8 @@ class Scaffold:
         plugin: The file of the component.
         experiment: The experiment that names it.
         test: The file of its tests.
-        base: What the experiment extends; None for the defaults.
-        seed: The experiment's, which names its run folder.
+        base: The file that the experiment extends; None for the defaults.
+        seed: The seed of the experiment, which names its run folder.
     """
 
     family: str
@@ -64,13 +64,13 @@ def create(family: str, name: str, *, into: Path = Path(), base: Path | None = N
 
     Args:
         family: Such as `attention`.
-        name: Of the component, the files and the run.
-        into: The folder that `plugins`, `experiments` and `tests` are in; what is missing is made.
-        base: The experiment to extend; None for `experiments/baseline.json` where there is one, else for the defaults.
+        name: Name of the component, the files and the run.
+        into: The folder of `plugins`, `experiments` and `tests`; missing folders are created.
+        base: The experiment to extend; None for `experiments/baseline.json` if it exists, else for the defaults.
 
     Raises:
         RegistryError: There is no such family.
-        ScaffoldError: The name cannot be used, a file is there already, or the part does not fit the base.
+        ScaffoldError: The name cannot be used, a file exists already, or the part does not fit the base.
     """
     plugins.load_installed()
     kind = REGISTRY.family(family)
@@ -89,13 +89,13 @@ def create(family: str, name: str, *, into: Path = Path(), base: Path | None = N
     }
     taken = [str(file) for file in files if os.path.lexists(file)]
     if taken:
-        raise ScaffoldError(f"there already: {', '.join(taken)}; nothing was written. Choose another name, or --into FOLDER")
+        raise ScaffoldError(f"{', '.join(taken)} exists already; nothing was written. Choose another name, or --into FOLDER")
     _check_test_name(test, into / "tests")
     with ExitStack() as undo:
         for file, text in files.items():
             _write(file, text, undo)
         loaded = _loaded(experiment, family, name, base)
-        undo.pop_all()  # all is well: nothing is taken back
+        undo.pop_all()  # success: keep the files
     return Scaffold(family, name, plugin, experiment, test, base, loaded.seed)
 
 
@@ -112,17 +112,17 @@ def _check_name(family: str, name: str) -> None:
 
 
 def _objection(name: str) -> str | None:
-    """What speaks against a name, if anything."""
+    """The reason why a name cannot be used; None if it can."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > _MOST_LETTERS:
         allowed = f'lower-case letters, digits and "_", a letter first, {_MOST_LETTERS} at most'
-        return f"cannot be a component's, a file's and a test's; allowed: {allowed}"
+        return f"cannot name a component, a file and a test; allowed: {allowed}"
     if keyword.iskeyword(name):
-        return "is a word of Python's own"
+        return "is a Python keyword"
     if re.fullmatch(r"conftest|test_.*|.*_test", name):
         return f"would make plugins/{name}.py a file that pytest takes for tests"
-    # Wherever plugins/ comes onto the path (pytest --doctest-modules, mypy), plugins/NAME.py is the module NAME.
+    # If plugins/ is on the import path (pytest --doctest-modules, mypy), plugins/NAME.py is the module NAME.
     if name in sys.stdlib_module_names or plugins.distributions_of(name):
-        return f"is a Python module's, and plugins/{name}.py would come before it"
+        return f"is the name of a Python module, which plugins/{name}.py would hide"
     return None
 
 
@@ -137,23 +137,23 @@ def _suggestion(family: str, name: str) -> str:
 
 
 def _class_name(name: str, kind: str) -> str:
-    """`token_shift` and `Attention` as `TokenShiftAttention`; the ending keeps it apart from what a template imports."""
+    """`TokenShiftAttention` from `token_shift` and `Attention`; the ending avoids the names that a template imports."""
     camel = "".join(word.capitalize() for word in name.split("_"))
     return camel if camel.endswith(kind) and camel != kind else camel + kind
 
 
 def _check_test_name(test: Path, folder: Path) -> None:
-    """Two test files that pytest takes for the same module cannot be collected together."""
+    """Refuse a test file that pytest would take for the same module as another; it cannot collect both."""
     for other in sorted(folder.rglob(test.name)):
         if _module(other) == _module(test):
             raise ScaffoldError(
-                f"{other} is the module {_module(test)} to pytest, as {test} would be; nothing was written. "
+                f"pytest would take {test} for the same module {_module(test)} as {other}; nothing was written. "
                 f"Choose another name, or put an __init__.py into {other.parent}"
             )
 
 
 def _module(file: Path) -> str:
-    """The module that a test file is to pytest: its path from the outermost package."""
+    """The module name that pytest gives a test file: its path from the outermost package."""
     parts, folder = [file.stem], file.parent
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.absolute().name)
@@ -170,7 +170,7 @@ def _filled_in(template: str, name: str, class_name: str) -> str:
 
 
 def _experiment(family: str, plugin: Path, folder: Path, schema: Path, base: Path | None) -> str:
-    """An experiment that is the base but for one part; paths in it start from its own folder."""
+    """An experiment that differs from the base in one part; its paths are relative to its own folder."""
     name = plugin.stem
     part: Any = name
     for key in reversed(_OUTSIDE_THE_MODEL.get(family, ("model", family))):
@@ -188,8 +188,8 @@ def _experiment(family: str, plugin: Path, folder: Path, schema: Path, base: Pat
 
 
 def _seen_from(folder: Path, file: Path) -> str:
-    """The path of a file as it is said in a file of `folder`, however the two were named here."""
-    there = os.path.realpath(file.parent)  # and not of the file: what it extends starts from where it is
+    """The path of a file relative to `folder`, with links resolved."""
+    there = os.path.realpath(file.parent)  # not of the file itself: its own `extends` is relative to where the link is
     return Path(os.path.relpath(os.path.join(there, file.name), os.path.realpath(folder))).as_posix()
 
 
@@ -197,7 +197,7 @@ def _seen_from(folder: Path, file: Path) -> str:
 
 
 def _write(file: Path, text: str, undo: ExitStack) -> None:
-    """Write a file that is not there yet; `undo` takes it back, and the folders made for it."""
+    """Write a new file; `undo` removes it, and the folders created for it."""
     missing = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir()
@@ -206,26 +206,26 @@ def _write(file: Path, text: str, undo: ExitStack) -> None:
         with file.open("x", encoding="utf-8", newline="\n") as handle:
             undo.callback(file.unlink)
             handle.write(text)
-    except FileExistsError as error:  # made since we looked
-        raise ScaffoldError(f"there already: {file}; nothing was written") from error
+    except FileExistsError as error:  # created since the check
+        raise ScaffoldError(f"{file} exists already; nothing was written") from error
 
 
 def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):  # another's file is in it
+    with suppress(OSError):  # it has other files
         folder.rmdir()
 
 
 def _loaded(file: Path, family: str, name: str, base: Path | None) -> Experiment:
-    """The experiment as it was written, by which the part is known to load, to fit the base and to be used."""
+    """Load the written experiment, to check that the part loads, fits the base and is used."""
     try:
         with REGISTRY.temporarily():
             experiment = load_experiment(file)
     except MinigptError as error:
-        hint = f"nothing was written, for it would not load over {base or 'the defaults'}; choose another with --base FILE"
+        hint = f"nothing was written, because it cannot load over {base or 'the defaults'}; choose another with --base FILE"
         raise ScaffoldError(f"{error}\n{hint}") from error
     if not any((spec.family, spec.name) == (family, name) for spec in experiment.specs()):
         raise ScaffoldError(
-            f"{base}: its model.layers choose the {family} of every layer, so that {name} would not be used: "
+            f"{base}: its model.layers choose the {family} of every layer, so {name} would not be used: "
             "nothing was written; choose another with --base FILE"
         )
     return experiment

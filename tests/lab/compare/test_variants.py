@@ -18,6 +18,7 @@ from minigpt.lab.compare.variants import (
 )
 from minigpt.lab.cost import measure_cost
 from minigpt.model import build_model, build_model_on_meta
+from minigpt.reading import Reading
 from tests.lab.compare.conftest import Write
 
 
@@ -26,7 +27,7 @@ def variants(write: Write, **variant: Any) -> list[Variant]:
 
 
 def test_variants_are_read_in_order_and_named_by_their_experiments(write: Write) -> None:
-    found = read_variants([write("base"), write("b"), write("a")], overrides=["training.max_iters=9"])
+    found = read_variants([write("base"), write("b"), write("a")], Reading(("training.max_iters=9",)))
     assert [variant.name for variant in found] == ["base", "b", "a"]
     assert {variant.experiment.training.max_iters for variant in found} == {9}
 
@@ -148,13 +149,13 @@ def test_a_knob_is_turned_in_every_layer_that_takes_it_from_the_model(write: Wri
     turned = found["ffn"]["expansion"]
     of_layers = [(layer["ffn"] or found["ffn"])["expansion"] for layer in found["layers"]]
     assert of_layers == [turned, turned, 2.0]
-    by_hand = read_variants([wide, Path("variant.json")], overrides=[f"model.ffn.expansion={turned}"])[1]
+    by_hand = read_variants([wide, Path("variant.json")], Reading((f"model.ffn.expansion={turned}",)))[1]
     assert by_hand.experiment == matched.experiment
 
 
 def test_knobs_are_turned_after_settings_of_the_command_and_one_after_another(write: Write) -> None:
     base = write("base", model={"d_model": 64})
-    one, other = read_variants([base, write("variant", model={"d_model": 32})], overrides=["model.n_layers=2"])
+    one, other = read_variants([base, write("variant", model={"d_model": 32})], Reading(("model.n_layers=2",)))
     matched = matched_size(parameters(one.experiment), other, ["model.d_model", "model.n_heads"], parameters, "params")
     assert matched.experiment.model.n_layers == 2
     assert matched.experiment.model.d_model == 64

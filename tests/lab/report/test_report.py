@@ -172,7 +172,7 @@ def test_times_come_with_their_spread(comparison: Path) -> None:
     assert (base.seconds.low, base.seconds.high) == (min(seconds), max(seconds))
     assert base.tokens_per_second is not None
     rows = [RunFolder(comparison / run["run"]).rows() for run in base.finished]
-    speeds = [row["tokens_per_second"] for each in rows for row in each]
+    speeds = [row.tokens_per_second for each in rows for row in each]
     assert min(speeds) <= base.tokens_per_second.low <= base.tokens_per_second.median <= base.tokens_per_second.high
     assert base.tokens_per_second.high <= max(speeds)
     assert content.variants[3].seconds is None, "nothing of it finished"

@@ -1,24 +1,24 @@
 """my_part: a token mixer, complete with positions, a cache and decoding.
 
-It receives the normed stream x [batch, time, d_model]; in `ctx` the tokens' absolute
-positions and this layer's position component; in decoding also the state that its own
-`new_state` made, which it changes in place. It returns what is added to the stream, of
-x's shape. Keyword-only arguments are its JSON parameters: annotate each one, give it
-bounds, and explain it under Args.
+It receives the normalised stream x [batch, time, d_model]. `ctx` has the absolute
+positions of the tokens and this layer's position component. In decoding it also gets
+the state from its `new_state`, which it changes in place. It returns the values to add
+to the stream, in x's shape. Keyword-only arguments are its JSON parameters: annotate
+each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- output t depends on inputs up to t and on its own sequence alone, in values and in
+- output t depends only on inputs up to t of the same sequence, in values and in
   gradients, for any length, in training and evaluation, in fp32 and under bf16;
-- decoding in chunks of any size equals the full pass, and no state knows of another;
+- decoding in chunks of any size equals the full pass, and states are independent;
 - every parameter gets a gradient and every keyword argument changes something;
-- random numbers are drawn in training only, and follow the torch seed;
-- what it promises is so: the position hooks in `uses`, and `reach` if it sets one.
+- random numbers are drawn only in training, and follow the torch seed;
+- its promises hold: the position hooks in `uses`, and `reach` if it sets one.
 
-Edit first: what `forward` does between `rotate` and `out`. Read minigpt.contracts for
-what else there is, such as `init_weights`, and minigpt.kernels for windows and biases.
+Edit first: the lines of `forward` between `rotate` and `out`. minigpt.contracts has
+more methods, such as `init_weights`, and minigpt.kernels has windows and biases.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from minigpt.registry import register
 
 @register("attention", "my_part")
 class MyPart(Attention):
-    """Softmax attention whose heads learn how sharply they look, each its own factor.
+    """Softmax attention with a trained factor for the sharpness of each head's scores.
 
     y = W_out concat_h softmax(s_h q_h k_h^T / sqrt(K) + bias) v_h, with s_h trained.
 
     Args:
-        sharpness: Initial s_h; 1 begins as plain multi-head attention.
+        sharpness: Initial s_h; 1 starts as plain multi-head attention.
     """
 
     uses = frozenset({"rotate", "bias"})
@@ -64,11 +64,11 @@ class MyPart(Attention):
         batch, time, _ = x.shape
         heads = self.qkv(x).view(batch, time, 3 * self.n_heads, self.head_dim)
         q, k, v = heads.transpose(1, 2).chunk(3, dim=1)  # [batch, heads, time, K]
-        q, k = ctx.position.rotate(q, k, ctx.positions)  # before keys are remembered
+        q, k = ctx.position.rotate(q, k, ctx.positions)  # before keys are cached
         q = q * self.sharpness.to(q.dtype)[:, None, None]
         (k, v), k_positions = remember(state, (k, v), ctx.positions)
         bias = ctx.position.bias(ctx.positions, k_positions)
-        # attend masks by position: a query sees the keys at or before its own.
+        # attend masks by position: a query sees the keys at or before its own position.
         mixed = attend(q, k, v, ctx.positions, k_positions, bias=bias)
         return self.out(mixed.transpose(1, 2).reshape(batch, time, -1))
 
@@ -79,5 +79,5 @@ class MyPart(Attention):
         device: torch.device,
         dtype: torch.dtype,
     ) -> State:
-        shapes = [(self.n_heads, self.head_dim)] * 2  # of keys and values
+        shapes = [(self.n_heads, self.head_dim)] * 2  # for keys and values
         return new_cache(batch, shapes, capacity, None, device, dtype)

@@ -1,21 +1,21 @@
-"""my_part: how norms and residual connections make a layer of its parts.
+"""my_part: a block, which makes a layer of norms, residual connections and parts.
 
-It receives the residual stream x [batch, time, d_model] and returns the stream that the
-next layer reads. `layer` has the parts that the experiment chose: build a norm as often
-as one is needed. `ctx.outputs` are the streams before the first and after each earlier
-block. Keyword-only arguments are its JSON parameters: annotate each one, give it
+It receives the residual stream x [batch, time, d_model] and returns the stream for the
+next layer. `layer` has the parts that the experiment chose: build as many norms as you
+need. `ctx.outputs` has the streams before the first block and after each earlier
+one. Keyword-only arguments are its JSON parameters: annotate each one, give it
 bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- with any parts, output t depends on inputs up to t and on its own sequence alone;
-- decoding equals the full pass: each part gets the state under its attribute's name,
-  `substate(state, "attention")`, and passes none of it on;
+- with any parts, output t depends only on inputs up to t of the same sequence;
+- decoding equals the full pass: each part gets the state with its attribute's name,
+  `substate(state, "attention")`, and no other;
 - every parameter gets a gradient and every keyword argument changes something;
-- what it promises is so: `starts_as_identity`. And `final_norm` says whether the model
-  needs a norm after the last block.
+- its promise holds: `starts_as_identity`. `final_norm` says whether the model needs a
+  norm after the last block.
 
 Edit first: `forward`.
 """
@@ -36,10 +36,10 @@ from minigpt.registry import register
 
 @register("block", "my_part")
 class MyPart(Block):
-    """x + a attention(norm(x)), then x + f ffn(norm(x)), the numbers a and f trained.
+    """x + a attention(norm(x)), then x + f ffn(norm(x)), with trained numbers a and f.
 
     Args:
-        scale: Initial a and f; 1 begins as the plain pre-norm block.
+        scale: Initial a and f; 1 starts as the plain pre-norm block.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MyPart(Block):
         self.ffn_norm = layer.norm.build(dims.d_model)
         self.ffn = layer.ffn.build(dims)
         self.ffn_scale = nn.Parameter(torch.tensor(scale))
-        self.dropout = Dropout(dims.dropout)  # of what is added to the stream
+        self.dropout = Dropout(dims.dropout)  # on the output of each part
 
     def forward(
         self,

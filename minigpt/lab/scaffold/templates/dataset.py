@@ -1,21 +1,21 @@
-"""my_part: a synthetic task, as rows of ids with targets of their own.
+"""my_part: a synthetic task, as rows of ids with their own targets.
 
-`load` returns Splits. Here both are Sequences, three arrays [rows, time]: `tokens` that
-the model reads, `targets` that it is to predict at each place, and `mask`, which says
-what targets count. No row may be longer than the experiment's model.block_size. A
-dataset may give text in place of them: `Splits.of_text(text, val_fraction)`; only then
-is there something for `minigpt generate` to write. Keyword-only arguments are its JSON
-parameters: annotate each one, give it bounds, and explain it under Args.
+`load` returns Splits. Here both are Sequences, three arrays [rows, time]: `tokens` for
+the model to read, `targets` to predict at each position, and `mask`, which says which
+targets count. No row may be longer than the experiment's model.block_size. A dataset
+may return text instead: `Splits.of_text(text, val_fraction)`; only then can
+`minigpt generate` write text. Keyword-only arguments are its JSON parameters: annotate
+each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- both splits are there, of one kind, well-formed, and have no row in common;
+- both splits exist, are of one kind, well-formed, and have no row in common;
 - they are the same every time, in every process: random numbers come from a seed;
 - every keyword argument changes something.
 
-Edit first: `words`, and what `rows` makes of them.
+Edit first: `words`, and the rows that are made from them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from minigpt.registry import register
 
 @register("dataset", "my_part")
 class MyPart(Dataset):
-    """Words of random symbols, to be written backwards: does a mixer find its way?
+    """Words of random symbols to write backwards: can a mixer find the right position?
 
-    A row is a word, a sign of its own, and the word reversed, which alone counts. A
-    guess has a loss of log(symbols); what has learned the task comes near 0.
+    A row is a word, a separator, and the word reversed. Only the last part counts. A
+    guess has a loss of log(symbols); a model that learned the task gets close to 0.
 
     Args:
         length: Symbols in a word.
-        symbols: Different symbols.
-        rows: Words drawn; those drawn twice count once.
-        val_fraction: The share of them kept for validation.
-        seed: Of the draw.
+        symbols: Number of different symbols.
+        rows: Words drawn; a word drawn twice counts once.
+        val_fraction: Share of the words for validation.
+        seed: Seed of the draw.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MyPart(Dataset):
         rng = np.random.default_rng(self.seed)
         words = rng.integers(self.symbols, size=(self.rows, self.length))
         words = np.unique(words, axis=0)  # no word in both splits
-        rng.shuffle(words)  # unique has sorted them
+        rng.shuffle(words)  # unique sorts them
         cut = min(max(1, round(len(words) * (1 - self.val_fraction))), len(words) - 1)
         train, val = self._sequences(words[:cut]), self._sequences(words[cut:])
         return Splits(train, val, vocab_size=self.symbols + 1)
@@ -70,5 +70,5 @@ class MyPart(Dataset):
         sign = np.full((len(words), 1), self.symbols)
         rows = np.concatenate((words, sign, words[:, ::-1]), axis=1)
         tokens, targets = rows[:, :-1], rows[:, 1:]
-        counts = np.arange(tokens.shape[1]) >= self.length  # what follows the sign
+        counts = np.arange(tokens.shape[1]) >= self.length  # from the separator on
         return Sequences(tokens, targets, np.broadcast_to(counts, tokens.shape).copy())

@@ -1,21 +1,21 @@
 """my_part: the feed-forward that follows attention.
 
-It receives the normed stream x [batch, time, d_model], and returns what is added to the
-stream, of x's shape. `ctx.tokens` are the tokens' ids; an auxiliary loss is appended to
-`ctx.losses`. Keyword-only arguments are its JSON parameters: annotate each one, give it
-bounds, and explain it under Args.
+It receives the normalised stream x [batch, time, d_model], and returns the values to
+add to the stream, in x's shape. `ctx.tokens` has the ids of the tokens; append an
+auxiliary loss to `ctx.losses`. Keyword-only arguments are its JSON parameters: annotate
+each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- each token is treated by itself; one that looks back at earlier tokens remembers them
-  in a state (`new_state`), and then decodes in any chunks as it computes at once;
+- tokens are independent; a feed-forward that looks back keeps earlier tokens in a state
+  (`new_state`), and then decoding in any chunks equals the full pass;
 - outputs are finite and of x's shape, in fp32 and under bf16;
 - every parameter gets a gradient and every keyword argument changes something;
-- random numbers are drawn in training only, and follow the torch seed.
+- random numbers are drawn only in training, and follow the torch seed.
 
-Edit first: what `forward` does between `into` and `out`.
+Edit first: the lines of `forward` between `into` and `out`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from minigpt.registry import register
 
 @register("ffn", "my_part")
 class MyPart(FeedForward):
-    """W_out f(W_in x) with f(z) = z sigmoid(s z), s trained for each hidden unit.
+    """W_out f(W_in x) with f(z) = z sigmoid(s z), and a trained s for each hidden unit.
 
-    Swish as it was first proposed (Ramachandran et al. 2017, arXiv:1710.05941): s = 1
-    is SiLU, a large s nearly ReLU.
+    Swish as first proposed (Ramachandran et al. 2017, arXiv:1710.05941): s = 1 is SiLU,
+    a large s almost ReLU.
 
     Args:
         expansion: Hidden width as a multiple of d_model.
@@ -54,7 +54,7 @@ class MyPart(FeedForward):
         hidden = max(1, round(expansion * dims.d_model))
         self.into = nn.Linear(dims.d_model, hidden)
         self.slope = nn.Parameter(torch.full((hidden,), slope))
-        # Initialised smaller with depth, as whatever writes to the stream should be.
+        # ResidualLinear starts smaller in deep models, as maps into the stream should.
         self.out = ResidualLinear(hidden, dims.d_model)
 
     def forward(

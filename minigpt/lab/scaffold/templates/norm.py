@@ -1,21 +1,21 @@
 """my_part: a normalisation of the last axis.
 
-It receives a vector at each place, x [..., width] with any leading axes, and returns
-one of the same shape and dtype. Keyword-only arguments are its JSON parameters:
-annotate each one, give it bounds, and explain it under Args.
+It receives vectors x [..., width] with any leading axes, and returns vectors of the
+same shape and dtype. Keyword-only arguments are its JSON parameters: annotate each one,
+give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- each vector is normalised by itself: no mean over time, no mean over the batch;
-- the output is finite and of x's dtype, for zeros and for large inputs too;
+- each vector is normalised separately: no mean over time, no mean over the batch;
+- the output is finite and of x's dtype, also for zeros and for large inputs;
 - every parameter gets a gradient and every keyword argument changes something;
-- what it promises is so: `scaling`, which says what inputs a times as large give:
-  "invariant", the same output (but for eps); "equivariant", one a times as large; None
+- its promise holds: `scaling`, the output for inputs multiplied by a > 0. "invariant"
+  is the same output (up to eps), "equivariant" the output multiplied by a. None
   promises nothing.
 
-Edit first: `size`, and `scaling` if that no longer holds.
+Edit first: `size`, and `scaling` if the promise no longer holds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from minigpt.registry import register
 
 @register("norm", "my_part")
 class MyPart(Norm):
-    """gain * x / (mean |x| + eps): RMSNorm with the mean size in place of the root.
+    """gain * x / (mean |x| + eps): RMSNorm with the mean size instead of the root.
 
     Args:
         eps: Added to the mean size; small, or the promise of `scaling` would not hold.
@@ -55,5 +55,5 @@ class MyPart(Norm):
         self.gain = nn.Parameter(torch.full((width,), gain))
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        size = upcast(x).abs().mean(dim=-1, keepdim=True)  # in fp32 under bf16 too
+        size = upcast(x).abs().mean(dim=-1, keepdim=True)  # in fp32, also under bf16
         return (self.gain * (x / (size + self.eps))).to(x.dtype)

@@ -8,14 +8,14 @@ and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
 - every parameter is in exactly one group;
-- steps stay finite, for zero gradients too, and weights move;
-- what it remembers is in its state_dict, as tensors, numbers, text, lists and dicts: a
-  new optimizer that loads it goes on bit for bit;
-- weights change in `step` alone, not at all where lr is 0, and by nothing hidden: no
-  random numbers, no clock;
+- steps stay finite, also for zero gradients, and weights change;
+- its state_dict has its whole state, as tensors, numbers, text, lists and dicts: a new
+  optimizer that loads it continues bit for bit;
+- weights change only in `step`, do not change if lr is 0, and depend on nothing hidden:
+  no random numbers, no clock;
 - every keyword argument changes something.
 
 Edit first: the loop in `step`.
@@ -35,7 +35,7 @@ from minigpt.registry import register
 
 @register("optimizer", "my_part")
 class MyPart(Optimizer):
-    """Momentum whose step has the same size in every tensor: its root mean square is 1.
+    """Momentum with steps of equal size in every tensor: their root mean square is 1.
 
     m <- b m + (1 - b) g,  p <- p - lr (m / rms(m) + decay p)
 
@@ -82,4 +82,4 @@ class _EvenMomentum(torch.optim.Optimizer):
                 mean = state["mean"].lerp_(p.grad, 1 - keep)
                 size = torch.linalg.vector_norm(mean) / p.numel() ** 0.5
                 p.mul_(1 - lr * decay)
-                p.sub_(lr * mean / (size + 1e-12))  # and not 0 / 0
+                p.sub_(lr * mean / (size + 1e-12))  # avoids 0 / 0

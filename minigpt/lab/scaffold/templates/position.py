@@ -1,27 +1,27 @@
-"""my_part: how the model knows where a token stands.
+"""my_part: a position, which makes the order of tokens visible to the model.
 
-A position overrides the hooks that it needs, and inherits the others, which do nothing:
+A position overrides the hooks that it needs. The inherited hooks do nothing:
 
 - `embed(x, positions)` adds to the token embeddings, once, before the first block;
-- `rotate(q, k, positions)` turns queries and keys before keys are remembered;
-- `bias(q_positions, k_positions)` gives what is added to the scores, [heads, time,
-  source], or one plane for all heads.
+- `rotate(q, k, positions)` rotates queries and keys before keys are cached;
+- `bias(q_positions, k_positions)` returns a bias for the scores, [heads, time, source],
+  or one plane for all heads.
 
-Positions are absolute, and the only clock there is: in decoding the queries are a few
-new tokens and the keys all that is remembered. Keyword-only arguments are its JSON
+Positions are absolute, and nothing else counts tokens: in decoding the queries are a
+few new tokens and the keys all cached tokens. Keyword-only arguments are its JSON
 parameters: annotate each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- each entry of the bias depends on its own query's and key's position alone, each
-  rotated vector on its own position, and all are finite up to `max_positions`;
-- a model with it stays causal and decodes from its state as it computes at once;
+- each entry of the bias depends only on the positions of its query and key, each
+  rotated vector only on its own position, and all are finite up to `max_positions`;
+- a model with it stays causal, and decoding from its state equals the full pass;
 - every parameter gets a gradient and every keyword argument changes something;
-- what it promises is so: `relative`, `keeps_norm`, `max_positions`.
+- its promises hold: `relative`, `keeps_norm`, `max_positions`.
 
-Edit first: `bias`, and `relative` if more than the distance comes to matter.
+Edit first: `bias`, and `relative` if it depends on more than the distance.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from minigpt.registry import register
 
 @register("position", "my_part")
 class MyPart(Position):
-    """Scores fall with the logarithm of the distance, at a trained slope for each head.
+    """Scores fall with the logarithm of the distance, with a trained slope per head.
 
-    bias = -s_h log(1 + q - k), the slopes s_h evenly spaced at first.
+    bias = -s_h log(1 + q - k), with initially evenly spaced slopes s_h.
 
     Args:
         slope: Initial slope of the steepest head.
@@ -56,6 +56,6 @@ class MyPart(Position):
     def bias(
         self, q_positions: Int[Tensor, " time"], k_positions: Int[Tensor, " source"]
     ) -> Float[Tensor, "bias_heads time source"]:
-        # Keys that come later are masked anyway; they only have to stay finite.
+        # Later keys are masked in any case; their biases only have to be finite.
         distance = (q_positions[:, None] - k_positions[None, :]).clamp(min=0).to(self.slopes.dtype)
         return -self.slopes[:, None, None] * torch.log1p(distance)

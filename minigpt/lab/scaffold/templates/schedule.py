@@ -1,16 +1,16 @@
 """my_part: the learning rate over training, as a share of its peak.
 
-The constructor receives max_iters, the number of updates; `factor(step)` answers for
-update number `step`, 0 to max_iters - 1. Keyword-only arguments are its JSON
+The constructor receives max_iters, the number of updates. `factor(step)` returns the
+share for update `step`, 0 to max_iters - 1. Keyword-only arguments are its JSON
 parameters: annotate each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- the share is finite and not negative for every step, also where max_iters is 1;
-- it is a function of the step alone: asked in any order, twice, or of another instance
-  it says the same, for a run that is resumed asks in the middle;
+- the share is finite and not negative for every step, also if max_iters is 1;
+- it is a function of the step alone: calls in any order, repeated calls and other
+  instances give the same, because a resumed run calls it from the middle;
 - every keyword argument changes something.
 
 Edit first: the last line of `factor`.
@@ -28,11 +28,11 @@ from minigpt.registry import register
 
 @register("schedule", "my_part")
 class MyPart(Schedule):
-    """A straight line up to the peak, then a power of the share of updates left.
+    """A linear increase to the peak, then a power of the share of updates left.
 
     Args:
         warmup_ratio: Share of all updates spent warming up.
-        power: 1 falls in a straight line, more falls early, less falls late.
+        power: 1 decreases linearly, larger values early, smaller values late.
     """
 
     def __init__(

@@ -1,19 +1,20 @@
 """my_part: text to ids and back.
 
-`fit` learns the vocabulary from the training text; `encode` gives ids from 0 to
-vocab_size - 1, `decode` the text again. `to_json` holds all that was learned, for the
-run folder, and `from_json` takes it back. Keyword-only arguments are its JSON
+`fit` learns the vocabulary from the training text. `encode` returns ids from 0 to
+vocab_size - 1, and `decode` returns their text. `to_json` returns all learned values
+for the run folder, and `from_json` restores them. Keyword-only arguments are its JSON
 parameters: annotate each one, give it bounds, and explain it under Args.
 
     minigpt check plugins/my_part.py
 
-holds it to this:
+tests that:
 
-- decode(encode(text)) is text, to the character; what it cannot express it refuses with
-  a TokenizerError (minigpt.errors) that names the symbol and its place;
-- decode takes any ids, as a model may write any: what is no text gives U+FFFD;
+- decode(encode(text)) is text, to the character; a text that it cannot encode is
+  refused with a TokenizerError (minigpt.errors) that has the symbol and its index;
+- decode accepts any ids, because a model may write any: ids that are not valid text
+  give U+FFFD;
 - the same text gives the same vocabulary in every process, and encoding learns nothing;
-- what was learned survives JSON;
+- learned values are the same after saving them as JSON;
 - every keyword argument changes something.
 
 Edit first: `encode`, and `decode` with it.
@@ -32,17 +33,17 @@ from pydantic import Field
 from minigpt.contracts import Tokenizer
 from minigpt.registry import register
 
-BASE = 128  # three digits of base 128 write any code point, and are the first 128 ids
+BASE = 128  # three digits of base 128 encode any code point, and are the first 128 ids
 
 
 @register("tokenizer", "my_part")
 class MyPart(Tokenizer):
-    """A token for each of the commonest characters; others are spelt in three digits.
+    """A token for each of the most common characters; three digits encode any other.
 
     So no text is outside the vocabulary, and a prompt may have any character.
 
     Args:
-        common: Characters that get a token of their own, at most.
+        common: The largest number of characters with their own token.
     """
 
     def __init__(self, *, common: Annotated[int, Field(ge=0)] = 100):
@@ -55,7 +56,7 @@ class MyPart(Tokenizer):
 
     def fit(self, text: str) -> None:
         counts = Counter(text)
-        # Ties go by code point: the order must not hang on what was met first.
+        # Ties go by code point, so that the order of the text does not matter.
         ordered = sorted(counts, key=lambda character: (-counts[character], character))
         self._take(ordered[: self.common])
 
@@ -90,7 +91,7 @@ class MyPart(Tokenizer):
         return "".join(text) + ("\ufffd" if digits else "")
 
     def to_json(self) -> dict[str, Any]:
-        # As numbers: JSON would join two lone surrogates to one character.
+        # As numbers, because JSON would join two lone surrogates to one character.
         return {"code_points": [ord(character) for character in self._characters]}
 
     def from_json(self, learned: dict[str, Any]) -> None:

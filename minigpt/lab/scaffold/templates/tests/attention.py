@@ -23,7 +23,7 @@ def test_it_keeps_its_contract() -> None:
 
 def test_the_experiment_decodes_as_it_trains() -> None:
     experiment = load_experiment(EXPERIMENT, overrides=SMALL)
-    model = build_model(experiment, vocab_size=11).double().eval()  # in fp32 rounding would differ by processor
+    model = build_model(experiment, vocab_size=11).double().eval()  # fp32 rounding depends on the processor
     tokens = torch.randint(11, (2, 12), generator=torch.Generator().manual_seed(0))
     state = model.new_state(batch=2, capacity=12, dtype=torch.float64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The block keeps its contract, and lets the gradient through a deep model."""
+"""The block keeps its contract, and gradients reach every layer of a deep model."""
 
 from __future__ import annotations
 

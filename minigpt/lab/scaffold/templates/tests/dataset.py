@@ -1,4 +1,4 @@
-"""The dataset keeps its contract, and can be learned from."""
+"""The dataset keeps its contract, and a model learns from it."""
 
 from __future__ import annotations
 

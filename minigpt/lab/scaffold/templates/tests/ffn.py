@@ -1,4 +1,4 @@
-"""The feed-forward keeps its contract, and a model of it learns."""
+"""The feed-forward keeps its contract, and a model with it learns."""
 
 from __future__ import annotations
 

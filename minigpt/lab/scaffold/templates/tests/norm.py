@@ -1,4 +1,4 @@
-"""The norm keeps its contract, and a deep model of it starts sound."""
+"""The norm keeps its contract, and a deep model with it starts with a sound loss."""
 
 from __future__ import annotations
 

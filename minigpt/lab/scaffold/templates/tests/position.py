@@ -1,4 +1,4 @@
-"""The position keeps its contract, and tells a model the order of its tokens."""
+"""The position keeps its contract, and a model with it depends on the tokens' order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_it_keeps_its_contract() -> None:
 
 
 def test_the_experiment_knows_the_order_of_its_tokens() -> None:
-    # One layer without positions gives the last token the same, whatever the order.
+    # Without positions, one layer gives the last token the same result in any order.
     one_layer = [*SMALL, "model.n_layers=1", "model.layers=[]"]
     experiment = load_experiment(EXPERIMENT, overrides=one_layer)
     model = build_model(experiment, vocab_size=11).double().eval()

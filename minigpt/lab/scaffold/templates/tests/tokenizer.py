@@ -1,4 +1,4 @@
-"""The tokenizer keeps its contract, and prompts need not be cut where tokens are."""
+"""The tokenizer keeps its contract, and a prompt may end anywhere in a text."""
 
 from __future__ import annotations
 
