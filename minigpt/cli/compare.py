@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from minigpt.lab.compare.grid import Cell
     from minigpt.lab.compare.job import CellRecord
     from minigpt.lab.compare.plan import ComparisonPlan
+    from minigpt.lab.compare.record import FailedVariant
     from minigpt.lab.compare.tables import Table
-    from minigpt.lab.compare.variants import FailedVariant
 
 _Budget = Literal["tokens", "flops", "time", "steps"]
 _Size = Literal["params", "flops", "state"]
@@ -92,11 +92,11 @@ def compare(
     from minigpt.lab.compare.plan import Settings, make_plan
     from minigpt.run.status import Status
 
-    tried, lost = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), device, trust, 60 * patience)
+    tried, failed = ([], []) if no_plugins else _rehearse(sources, changes or (), plugin or (), device, trust, 60 * patience)
     words: dict[str, Any] = {"budget": budget, "match": match, "unit": unit}  # checked above
     knobs = tuple(knob or ["model.ffn.expansion"])
     plan = make_plan(
-        [source for source in sources if str(source) not in {variant.source for variant in lost}],
+        [source for source in sources if str(source) not in {variant.source for variant in failed}],
         Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
         out=out,
         name=name,
@@ -104,7 +104,7 @@ def compare(
         plugin_files=plugin or (),
         allow_plugins=not no_plugins,
         trust=trust,
-        lost=lost,
+        failed=failed,
     )
     if retry:
         for cell in plan.grid.cells:
@@ -140,43 +140,34 @@ def compare(
         warn("stopped, and what was under way is saved; the same command continues")
         raise typer.Exit(128 + (stop.signal or 0)) from None
 
-    from minigpt.lab.compare.tables import basis, cost_table, csv_text, unequal, verdict_table
+    from minigpt.lab.compare.tables import cost_table, csv_text, notes, verdict_table
 
-    results = plan.judge()
-    document = plan.write(results)
-    tables = [verdict_table(results, plan.settings.unit, plan.lost), cost_table(results)]
+    comparison = plan.judge()
+    document = plan.write(comparison)
+    tables = [verdict_table(comparison), cost_table(comparison)]
     for table in tables:
         console.print(_rich(table))
-    notes = [
-        basis(results),
-        *unequal(results),
-        *(f"{variant.name}: {variant.message}" for variant in plan.lost),
-        *(
-            f"{result.variant.name}, seed {each.seed}: {each.message}"
-            for result in results
-            for each in result.results
-            if each.message
-        ),
-    ]
-    for note in notes:
+    lines = notes(comparison)
+    for note in lines:
         console.print(note, style="dim", soft_wrap=True)
     if json_file is not None:
         json_file.write_bytes(json_bytes(document))
     if csv_file is not None:
-        csv_file.write_text(csv_text(results), encoding="utf-8")
+        csv_file.write_text(csv_text(comparison), encoding="utf-8")
     if markdown is not None:
         text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
-        markdown.write_text(text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes) + "\n", encoding="utf-8")
+        markdown.write_text(text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in lines) + "\n", encoding="utf-8")
     console.print(f"\nkept in {plan.folder}")
 
 
 def _rehearse(
     sources: list[Path], changes: Sequence[str], plugin: Sequence[Path], device: str, trust: bool, seconds: float
 ) -> tuple[list[str], list[FailedVariant]]:
-    """The sources that were tried elsewhere, for their plugins could do anything here; and which of them are lost."""
+    """The sources that were tried elsewhere, for their plugins could do anything here; and which of them failed."""
+    from minigpt.lab.compare.record import FailedVariant
     from minigpt.lab.compare.rehearsal import names_plugins, rehearse
 
-    tried, lost = [], []
+    tried, failed = [], []
     naming = {source for source in dict.fromkeys(sources) if names_plugins(source, trust=trust)}  # before any is executed
     for source in dict.fromkeys(sources):
         if not plugin and source not in naming:
@@ -186,12 +177,12 @@ def _rehearse(
         if message is not None and source == sources[0]:
             raise MinigptError(f"{source}, the base: {message}")
         if message is not None:
-            lost.append(FailedVariant(source.stem, str(source), message))
-    if lost and len(lost) == len(set(sources)) - 1:
+            failed.append(FailedVariant(name=source.stem, source=str(source), message=message))
+    if failed and len(failed) == len(set(sources)) - 1:
         raise MinigptError(
-            "\n".join(f"{variant.source}: {variant.message}" for variant in lost) + "\nnothing is left to compare"
+            "\n".join(f"{variant.source}: {variant.message}" for variant in failed) + "\nnothing is left to compare"
         )
-    return tried, lost
+    return tried, failed
 
 
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
@@ -203,7 +194,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     """What there is, what is missing, how long that takes."""
     from rich.text import Text
 
-    from minigpt.training.observer import duration
+    from minigpt.numbers import duration
 
     missing, to_train = plan.grid.missing(), plan.grid.missing_runs()
     seeds = plan.grid.seeds
@@ -211,8 +202,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     there = len(plan.grid.cells) - len(to_train)
     runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
     console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
-    for lost in plan.lost:
-        console.print(f"{lost.name}: {lost.message}; the others go on", style="red", soft_wrap=True)
+    for failed in plan.failed:
+        console.print(f"{failed.name}: {failed.message}; the others go on", style="red", soft_wrap=True)
     for variant in plan.variants:
         for note in variant.adjusted:
             console.print(f"{variant.name}: {note}", style="yellow", soft_wrap=True)
@@ -270,7 +261,7 @@ class _Progress:
 
     def progressed(self, cell: Cell, step: int) -> None:
         """Move its bar and the grid's."""
-        from minigpt.training.observer import duration
+        from minigpt.numbers import duration
 
         self.steps[cell.name] = step
         self.bars.update(self.tasks[cell.name], completed=step, figures=f"update {step:,}")
