@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -21,56 +20,53 @@ from matplotlib.figure import Figure
 
 from minigpt import generate
 from minigpt.errors import MinigptError
-from minigpt.run import RunFolder
+from minigpt.run import MetricsRow, Provenance, RunFolder
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 METRICS, CURVE, PAGE = "baseline.metrics.jsonl.gz", "baseline.svg", "baseline.md"
 PROMPT, TEMPERATURE, SEEDS, LENGTH = "ROMEO:", 0.8, (1, 2, 3), 500
 
-Row = dict[str, float]
 
-
-def read_metrics(file: Path) -> list[Row]:
+def read_metrics(file: Path) -> list[MetricsRow]:
     """The rows of a compressed metrics.jsonl, an update each."""
-    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode("utf-8").splitlines()]
+    return [MetricsRow.model_validate_json(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[MetricsRow]) -> str:
     """Update, training loss (mean since the last evaluation), validation loss and perplexity, a line an evaluation."""
     lines = ["| update | training loss | validation loss | perplexity |", "|---:|---:|---:|---:|"]
     since: list[float] = []
     for row in rows:
-        since.append(row["train_loss"])
-        if "val_loss" in row:
-            loss = row["val_loss"]
-            lines.append(f"| {int(row['step']):,} | {statistics.fmean(since):.4f} | {loss:.4f} | {math.exp(loss):.2f} |")
+        since += [] if row.train_loss is None else [row.train_loss]
+        if row.val_loss is not None:
+            loss = row.val_loss
+            lines.append(f"| {row.step:,} | {statistics.fmean(since):.4f} | {loss:.4f} | {math.exp(loss):.2f} |")
             since = []
     return "\n".join(lines)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[MetricsRow]) -> str:
     """The best and the last validation loss, in a sentence each."""
-    measured = [row for row in rows if "val_loss" in row]
-    best, last = min(measured, key=lambda row: row["val_loss"]), measured[-1]
+    measured = [(row.val_loss, row.step) for row in rows if row.val_loss is not None]
     words = [
-        f"{title}: {row['val_loss']:.4f} nats a character (perplexity {math.exp(row['val_loss']):.2f}) at update "
-        f"{int(row['step']):,}."
-        for title, row in (("Best", best), ("Last", last))
+        f"{title}: {loss:.4f} nats a character (perplexity {math.exp(loss):.2f}) at update {step:,}."
+        for title, (loss, step) in (("Best", min(measured)), ("Last", measured[-1]))
     ]
-    hours = rows[-1]["seconds"] / 3600
-    speed = statistics.median(row["tokens_per_second"] for row in rows)
+    hours = rows[-1].seconds / 3600
+    speed = statistics.median(row.tokens_per_second for row in rows)
     return "\n".join([*words, f"Training took {hours:.1f} hours at a median of {speed:,.0f} tokens/s."])
 
 
-def draw(rows: Sequence[Row], file: Path) -> None:
+def draw(rows: Sequence[MetricsRow], file: Path) -> None:
     """Training and validation loss against the update."""
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "baseline", "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        axes.plot([row["step"] for row in rows], [row["train_loss"] for row in rows], lw=0.5, color="#9ab", label="training")
-        measured = [row for row in rows if "val_loss" in row]
-        steps, losses = [row["step"] for row in measured], [row["val_loss"] for row in measured]
+        trained = [(row.step, row.train_loss) for row in rows if row.train_loss is not None]
+        axes.plot(*zip(*trained, strict=True), lw=0.5, color="#9ab", label="training")
+        measured = [(row.step, row.val_loss) for row in rows if row.val_loss is not None]
+        steps, losses = [step for step, _ in measured], [loss for _, loss in measured]
         axes.plot(steps, losses, "o-", ms=3, color="#0072B2", label="validation, whole split")
         axes.axhline(min(losses), lw=0.8, ls=":", color="#555")
         axes.annotate(f"{min(losses):.4f}", (steps[0], min(losses)), (0, 3), textcoords="offset points", color="#555")
@@ -80,18 +76,18 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         figure.savefig(file, metadata={"Date": None})
 
 
-def page(rows: Sequence[Row], recorded: dict[str, Any], samples: Sequence[str], resumed: int) -> str:
+def page(rows: Sequence[MetricsRow], recorded: Provenance, samples: Sequence[str], resumed: int) -> str:
     """The whole page."""
-    machine, versions = recorded["machine"], recorded["versions"]
-    where = f"{machine['processor']}, {machine['threads']} threads, device {machine['device']}"
-    software = f"torch {versions['torch']}, Python {versions['python']}, core {recorded['core'][:12]}"
+    machine, versions = recorded.machine, recorded.versions
+    where = f"{machine.processor}, {machine.threads} threads, device {machine.device}"
+    software = f"torch {versions.torch}, Python {versions.python}, core {recorded.core[:12]}"
     drawn = "\n\n".join(f"```\n{sample.rstrip()}\n```" for sample in samples)
     return f"""# The documented run
 
     minigpt run experiments/baseline.json --set training.checkpoint_interval=50
 
-10,770,816 parameters, {int(rows[-1]["step"]):,} updates of 64 x 256 characters of TinyShakespeare, seed 1337, precision
-{recorded["precision"]} (what `auto` chose). {where}; {software}. Begun {recorded["started"][:10]}. The run shared its
+10,770,816 parameters, {rows[-1].step:,} updates of 64 x 256 characters of TinyShakespeare, seed 1337, precision
+{recorded.precision} (what `auto` chose). {where}; {software}. Begun {recorded.started[:10]}. The run shared its
 processor with other work, and was interrupted and resumed {resumed} times, each time from its last checkpoint.
 
 {summary(rows)}

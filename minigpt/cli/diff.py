@@ -55,14 +55,18 @@ def _document(path: Path, run: RunFolder | None) -> dict[str, Any]:
 def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
     first, second = one.provenance(), other.provenance()
     pairs: dict[str, tuple[Any, Any]] = {
-        f"{section}.{key}": (first[section].get(key), second[section].get(key))
-        for section in ("versions", "machine", "data")
-        for key in sorted({*first[section], *second[section]})
+        f"{section}.{key}": (getattr(ours, key), getattr(theirs, key))
+        for section, ours, theirs in (
+            ("versions", first.versions, second.versions),
+            ("machine", first.machine, second.machine),
+            ("data", first.data, second.data),
+        )
+        for key in sorted(type(ours).model_fields)
     }
     ours_then, theirs_then = ("\n".join(run.later_segments()) or "no" for run in (one, other))
     pairs["continued with changes"] = (ours_then, theirs_then)
-    pairs |= {"precision": (first["precision"], second["precision"]), "code": (first["core"], second["core"])}
-    ours, theirs = ({row["component"]: row["sha256"] for row in each["components"]} for each in (first, second))
+    pairs |= {"precision": (first.precision, second.precision), "code": (first.core, second.core)}
+    ours, theirs = first.sources(), second.sources()
     pairs |= {f"source of {part}": (ours[part], theirs[part]) for part in sorted(ours.keys() & theirs.keys())}
     rows = [(what, _short(before), _short(after)) for what, (before, after) in pairs.items() if before != after]
     losses = [
@@ -76,7 +80,7 @@ def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
 
 
 def _losses(run: RunFolder) -> list[float]:
-    return [row["val_loss"] for row in run.rows() if "val_loss" in row]
+    return [row.val_loss for row in run.rows() if row.val_loss is not None]
 
 
 def _short(value: Any) -> str:

@@ -19,6 +19,7 @@ from minigpt.cli.terminal import say
 from minigpt.errors import command_line, count
 from minigpt.experiment import Experiment
 from minigpt.numbers import duration, shown_loss, shown_speed
+from minigpt.run.recorded import MetricsRow
 from minigpt.run.status import Status
 from minigpt.training import Observer, Outcome, PlainObserver
 from minigpt.training.observer import Pace, Plan, loss_in_words
@@ -63,30 +64,28 @@ class LiveObserver:
         self.live = Live(self.bar, console=self.console, refresh_per_second=4)
         self.live.start()
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         """Move the bar."""
         val = f"val {shown_loss(self.val_loss)}  " if self.val_loss is not None else ""
-        speed = f"{shown_speed(row['tokens_per_second'])} tokens/s  {duration(self.pace.left(row['step']))} left"
+        speed = f"{shown_speed(row.tokens_per_second)} tokens/s  {duration(self.pace.left(row.step))} left"
         figures = f"{loss_in_words(row)}  {val}{speed}"
-        self.bar.update(self.training, completed=row["step"], figures=figures)
+        self.bar.update(self.training, completed=row.step, figures=figures)
 
     def evaluating(self, done: int, total: int) -> None:
         """Show a second bar for as long as it takes."""
         self.bar.update(self.evaluation, completed=done, total=total, visible=done < total)
 
-    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+    def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         """Leave a line, and show the sample beneath the bar."""
-        self.val_loss = row["val_loss"]
+        self.val_loss = row.val_loss
         self.updated(row)
-        figures = f"val {shown_loss(row['val_loss'])}  perplexity {row['val_perplexity']:.2f}"
-        line = Text(f"step {int(row['step'])}  {loss_in_words(row)}  ").append(figures, "bold")
+        figures = f"val {shown_loss(row.val_loss)}  perplexity {row.val_perplexity:.2f}"
+        line = Text(f"step {row.step}  {loss_in_words(row)}  ").append(figures, "bold")
         self.console.print(line.append("  best so far", "green") if best else line)
         if self.live and sample:
             self.sample = sample
             lines = sample.splitlines()[:8]
-            panel = Panel(
-                Text("\n".join(lines)), title=f"a sample at step {int(row['step'])}", title_align="left", style="dim"
-            )
+            panel = Panel(Text("\n".join(lines)), title=f"a sample at step {row.step}", title_align="left", style="dim")
             self.live.update(Group(panel, self.bar))
 
     def end(self) -> None:
@@ -113,13 +112,13 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
             sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
         say(f"stopped after update {progress.step}, saved; continue with: {again}")
         sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
-    row = next(row for row in reversed(outcome.run.rows()) if "val_loss" in row)
-    bits = f", {row['val_bits_per_byte']:.3f} bits a byte" if "val_bits_per_byte" in row else ""
+    row = next(row for row in reversed(outcome.run.rows()) if row.val_loss is not None)
+    bits = f", {row.val_bits_per_byte:.3f} bits a byte" if row.val_bits_per_byte is not None else ""
     say(
-        f"\nvalidation loss {shown_loss(row['val_loss'])} nats a token (perplexity {row['val_perplexity']:.2f}{bits}) "
+        f"\nvalidation loss {shown_loss(row.val_loss)} nats a token (perplexity {row.val_perplexity:.2f}{bits}) "
         f"after {progress.step:,} updates, {duration(progress.seconds)} of training"
     )
-    entropies = outcome.run.provenance()["data"]["entropies"]
+    entropies = outcome.run.provenance().data.entropies
     if entropies:
         say(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
     if progress.best_step != progress.step and progress.best_val_loss is not None:

@@ -39,7 +39,7 @@ def generate(
 
     opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins, trust=trust)
     text = opened.experiment.sampling.prompt if prompt is None else prompt
-    for note in opened.checkpoint.notes:
+    for note in opened.notes:
         warn(note)
     try:
         tokens = len(prompt_ids(generating.text_tokenizer(opened), text))

@@ -92,8 +92,8 @@ def _row(run: RunFolder) -> dict[str, Any]:
         row["segments"] = 1 + len(run.later_segments())
     except MinigptError as error:
         return {**row, "problem": str(error)}
-    losses = [each["val_loss"] for each in records if "val_loss" in each]
-    row["step"] = records[-1]["step"] if records else 0
+    losses = [each.val_loss for each in records if each.val_loss is not None]
+    row["step"] = records[-1].step if records else 0
     row |= {
         "state": stands,
         "last": losses[-1] if losses else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,7 +44,7 @@ def show(
     """
     run = run_at(experiment)
     loaded = _loaded(experiment, run, changes, plugin, no_plugins, trust)
-    document = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
+    document: dict[str, Any] = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
     say(json.dumps(document, indent=2, ensure_ascii=False))
     if as_json:
         return
@@ -71,13 +71,13 @@ def _loaded(
 def _print_provenance(run: RunFolder) -> None:
     """When, with what and where a run was begun."""
     recorded = run.provenance()
-    versions = ", ".join(f"{name} {version}" for name, version in recorded["versions"].items())
-    machine = ", ".join(f"{name} {value}" for name, value in recorded["machine"].items() if value is not None)
-    say(f"\nstarted: {recorded.get('started', '?')}\nversions: {versions}\nmachine: {machine}")
-    say(f"precision: {recorded['precision']}\ndata: {recorded['data']['fingerprint']}\ncode: {recorded['core']}")
-    for row in recorded["components"]:
-        if row.get("distribution") != "minigpt-lab":
-            say(f"{row['component']}: {row['file']} (SHA-256 {row['sha256']})")
+    versions = ", ".join(f"{name} {version}" for name, version in recorded.versions)
+    machine = ", ".join(f"{name} {value}" for name, value in recorded.machine if value is not None)
+    say(f"\nstarted: {recorded.started}\nversions: {versions}\nmachine: {machine}")
+    say(f"precision: {recorded.precision}\ndata: {recorded.data.fingerprint}\ncode: {recorded.core}")
+    for part in recorded.components:
+        if part.distribution != "minigpt-lab":
+            say(f"{part.component}: {part.file} (SHA-256 {part.sha256})")
 
 
 def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | None, cost: bool) -> None:

@@ -28,6 +28,7 @@ from minigpt.contracts import (
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.kernels.fused import Dropout, upcast
+from minigpt.model.fp32 import fp32_by_default
 from minigpt.registry import Spec
 
 
@@ -261,10 +262,11 @@ def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:
             yield from _outermost_mixers(child)
 
 
+@fp32_by_default()
 def build_model(experiment: Experiment, vocab_size: int) -> GPT:
-    """The model of an experiment with its initial weights, on the CPU; equal seeds give equal weights.
+    """The model of an experiment with its initial weights, in fp32 on the CPU; equal seeds give equal weights.
 
-    The caller's random state is left as it was.
+    The caller's random state and default floating-point type are left as they were.
 
     Args:
         experiment: From `load_experiment`.
@@ -277,6 +279,7 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
         return GPT(experiment.model, vocab_size)
 
 
+@fp32_by_default()
 def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
     """The model without memory: shapes only. For checks and counts."""
     with torch.device("meta"), _NoValues():

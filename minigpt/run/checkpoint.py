@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _contents(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Prog
     tensors: dict[str, Tensor] = {}
     packed = pack(optimizer.state_dict(), tensors)
     yield _FILES[1], serialized(tensors)
-    yield _FILES[2], json_bytes({"progress": asdict(progress), "optimizer": packed})
+    yield _FILES[2], json_bytes({"progress": progress.to_json(), "optimizer": packed})
 
 
 def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path:

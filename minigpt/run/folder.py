@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from minigpt.contracts import Tokenizer
-from minigpt.errors import RunError, UnreadableError, WriteError, listing
+from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_recorded, load_without_plugins
 from minigpt.reading.plugins import refuse_edited
@@ -21,11 +22,10 @@ from minigpt.registry import plugins
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.manifest import checked_bytes, is_expected, replace_files, write_manifest
-from minigpt.run.recorded import check_recorded
+from minigpt.run.recorded import Ending, JsonObject, MetricsRow, Provenance, read_record
 from minigpt.run.records import last_sample, read_records
-from minigpt.run.segments import later_segments
-from minigpt.run.status import RECORDED, Status
-from minigpt.system.files import discard, json_bytes, parse_object, write_bytes, write_json
+from minigpt.run.status import Status
+from minigpt.system.files import discard, json_bytes, parse_object, write_bytes
 from minigpt.system.lock import held, is_held
 
 
@@ -59,7 +59,7 @@ class RunFolder:
         """The checkpoints; see checkpoint.py."""
         return self.path / "checkpoints"
 
-    def begin(self, experiment: Experiment, tokenizer: Tokenizer | None, provenance: dict[str, Any]) -> None:
+    def begin(self, experiment: Experiment, tokenizer: Tokenizer | None, provenance: Provenance) -> None:
         """Write what a run starts from: resolved experiment, plugin copies, fitted tokenizer, provenance.
 
         Raises:
@@ -81,7 +81,7 @@ class RunFolder:
         for name in sorted(contents, key="experiment.json".__eq__):  # it is the last: a folder with this file is a run
             write_bytes(self.path / name, contents[name])
 
-    def begin_segment(self, experiment: Experiment, provenance: dict[str, Any]) -> None:
+    def begin_segment(self, experiment: Experiment, provenance: Provenance) -> None:
         """Write what the run is continued with; its earlier segments are in the provenance.
 
         Raises:
@@ -92,9 +92,9 @@ class RunFolder:
         contents = {"provenance.json": self._placed(provenance), "experiment.json": json_bytes(document)}
         replace_files(self.path, contents)
 
-    def _placed(self, provenance: dict[str, Any]) -> bytes:
+    def _placed(self, provenance: Provenance) -> bytes:
         """A provenance with the folder's place, from which a run that was moved finds its data."""
-        return json_bytes({**provenance, "folder": str(self.path.absolute())})
+        return provenance.model_copy(update={"folder": str(self.path.absolute())}).content()
 
     def _copy_plugins(self, files: Sequence[str]) -> list[str]:
         names = [Path(file).name for file in files]
@@ -170,22 +170,19 @@ class RunFolder:
         A path that is gone is looked for at the same place seen from the run folder. Whether the text is the same is for
         its fingerprint to say.
         """
-        before, document = self.provenance().get("folder"), self._json("experiment.json")
-        if before is None or not isinstance(document.get("data"), dict):
+        before, data = self.provenance().folder, self._json("experiment.json").get("data")
+        if before is None or not isinstance(data, dict):
             return []
-        found = {key: _moved(value, before, self.path.absolute()) for key, value in document["data"].items()}
-        return [f"data.{key}={json.dumps(value)}" for key, value in found.items() if value != document["data"][key]]
+        found = {key: _moved(value, before, self.path.absolute()) for key, value in data.items()}
+        return [f"data.{key}={json.dumps(value)}" for key, value in found.items() if value != data[key]]
 
     def identity(self) -> Identity:
         """What the run's numbers follow from, as it was recorded; of the last segment, where there are several.
 
         Raises:
-            RunError: It was not recorded, or the run's experiment says otherwise.
+            RunError: It cannot be read, or the run's experiment says otherwise.
         """
-        try:
-            found = Identity.of(self.provenance())
-        except RunError as error:
-            raise RunError(f"{self.path}: {error}") from error
+        found = Identity.of(self.provenance())
         try:
             edited = differing(found.settings, settings_of(self._json("experiment.json")))
         except RecursionError as error:
@@ -197,17 +194,15 @@ class RunFolder:
 
     def later_segments(self) -> list[str]:
         """The changes that the run was continued with, a line each; empty for a run that is of one piece."""
-        return later_segments(self.provenance())
+        return self.provenance().later_segments()
 
-    def provenance(self) -> dict[str, Any]:
-        """What was recorded when the run began.
+    def provenance(self) -> Provenance:
+        """What was recorded when the run began, or was continued with changes.
 
         Raises:
             RunError: It cannot be read, or is not all there.
         """
-        recorded = self._json("provenance.json")
-        check_recorded(recorded, self.path / "provenance.json")
-        return recorded
+        return read_record(Provenance, checked_bytes(self.path, "provenance.json"), self.path / "provenance.json")
 
     def vocab_size(self) -> int:
         """How many ids the model was built for.
@@ -215,28 +210,33 @@ class RunFolder:
         Raises:
             RunError: That was not recorded.
         """
-        return int(self.provenance()["data"]["vocab_size"])
+        return self.provenance().data.vocab_size
 
-    def learned(self) -> dict[str, Any] | None:
+    def learned(self) -> JsonObject | None:
         """What the tokenizer learned; None for a synthetic task."""
         return self._json("tokenizer.json") if is_expected(self.path, "tokenizer.json") else None
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All metrics, in order. Raises RunError as `read_records` does."""
-        return read_records(self.metrics, self.checkpoints)
+    def rows(self) -> list[MetricsRow]:
+        """All metrics, in order. Raises RunError as `read_records` does, or for a format that cannot be read."""
+        try:
+            return read_records(self.metrics, self.checkpoints)
+        except RunError:
+            if self.exists():
+                self.provenance()  # a line of another format is no damage: the provenance has the format's number
+            raise
 
     def last_sample(self) -> str:
         """The text that was drawn last; nothing where none was. Raises RunError where samples.txt is damaged."""
         return last_sample(self.samples, self.checkpoints)
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def _json(self, name: str) -> JsonObject:
         content = checked_bytes(self.path, name)
         try:
             return parse_object(content, self.path / name)
         except UnreadableError as error:
             raise RunError(str(error)) from error
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """The recorded experiment as plain data: nothing is executed to read it.
 
         Raises:
@@ -263,7 +263,7 @@ class RunFolder:
             return False
         rows, last = self.rows(), self.max_iters()
         saved = checkpoint.last_step(self.checkpoints)  # a kill may have come between the last record and its checkpoint
-        return bool(rows) and rows[-1]["step"] >= last and "val_loss" in rows[-1] and saved is not None and saved >= last
+        return bool(rows) and rows[-1].step >= last and rows[-1].val_loss is not None and saved is not None and saved >= last
 
     def status(self) -> Status:
         """How the run stands.
@@ -275,18 +275,20 @@ class RunFolder:
             return Status.MISSING
         if self.is_finished():
             return Status.FINISHED
-        return Status.RUNNING if self.is_in_use() else self.ending() or Status.STOPPED
+        if self.is_in_use():
+            return Status.RUNNING
+        ending = self.ending()
+        return ending.status if ending else Status.STOPPED
 
-    def record_ending(self, status: Status, message: str) -> None:
+    def record_ending(self, ending: Ending) -> None:
         """Write down how a session ended, where nothing else in the folder shows it. Raises WriteError."""
-        assert status in RECORDED
-        write_json(self._ending, {"status": status, "message": message})
+        write_bytes(self._ending, ending.content())
 
     def forget_ending(self) -> None:
         """A session begins: how the one before it ended is past."""
         discard(self._ending)
 
-    def ending(self) -> Status | None:
+    def ending(self) -> Ending | None:
         """What `record_ending` wrote, if no session has begun since.
 
         Raises:
@@ -294,10 +296,7 @@ class RunFolder:
         """
         if not self._ending.is_file():
             return None
-        found = self._json(self._ending.name).get("status")
-        if found not in RECORDED:
-            raise RunError(f"{self._ending} is damaged: status is {found!r}; allowed: {listing(RECORDED)}")
-        return Status(found)
+        return read_record(Ending, checked_bytes(self.path, self._ending.name), self._ending)
 
     @property
     def _ending(self) -> Path:
@@ -332,7 +331,7 @@ def check_links(path: Path) -> None:
                 raise RunError(f"{Path(folder) / name} is a symbolic link; {path} is written into itself only")
 
 
-def _moved(value: Any, before: str, now: Path) -> Any:
+def _moved(value: JsonValue, before: str, now: Path) -> JsonValue:
     """Paths that are gone, where they are now if a folder above both them and the run was moved."""
     if isinstance(value, list):
         return [_moved(item, before, now) for item in value]

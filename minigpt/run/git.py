@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.run.recorded import Git
+
 _SECONDS = 10.0
 _CHUNK = 1 << 20
 _SKIPPED = 1 << 30  # of an entry's flags: a sparse checkout leaves the file out
@@ -41,7 +43,7 @@ class _Named:
     skipped: bool = False
 
 
-def state() -> dict[str, str | None] | None:
+def state() -> Git | None:
     """The commit of the working folder, and the SHA-256 of what is not committed; None outside of a repository.
 
     A tracked file that differs byte by byte from what is committed counts as not committed, unless git saw before that it
@@ -56,13 +58,13 @@ def state() -> dict[str, str | None] | None:
     index = _ask("ls-files", "-z", "--stage", "--debug", "--", at=root)
     place = _ask("rev-parse", "--git-path", "index", at=root)
     if committed is None or index is None or place is None:
-        return {"commit": head, "uncommitted": "unknown"}
+        return Git(commit=head, uncommitted="unknown")
     try:
         written = os.stat(root / os.fsdecode(place.removesuffix(b"\n"))).st_mtime_ns
     except OSError:  # nothing was ever added
         written = 0
     files = _Files(root, _tree(committed), _index(index), written, time.monotonic() + _SECONDS)
-    return {"commit": head, "uncommitted": files.difference()}
+    return Git(commit=head, uncommitted=files.difference())
 
 
 def _ask(*words: str, at: Path | None = None) -> bytes | None:

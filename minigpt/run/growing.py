@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from minigpt.errors import RunError, WriteError
+from minigpt.run.recorded import MetricsRow
 from minigpt.system.files import open_growing, write_all, write_new
 
 _CHUNK = 1 << 20
@@ -94,9 +95,9 @@ class GrowingFile:
         self._length += len(content)
         self._digest.update(content)
 
-    def append_json(self, row: dict[str, float]) -> None:
-        """A JSON object on a line of its own."""
-        self.append(json.dumps(row, allow_nan=False) + "\n")
+    def append_row(self, row: MetricsRow) -> None:
+        """A record on a line of its own."""
+        self.append(json.dumps(row.to_json(), allow_nan=False) + "\n")
 
     @property
     def length(self) -> int:

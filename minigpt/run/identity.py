@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
-from minigpt.errors import RunError
+from pydantic import JsonValue
+
+from minigpt.run.recorded import JsonObject, Origin
 
 LEFT_OUT: Mapping[str, str] = {
     "name": "names the folder",
@@ -21,7 +22,7 @@ LEFT_OUT: Mapping[str, str] = {
     "the number of threads": "changes the order of sums and no random number; resuming compares it all the same",
     "the processor": "likewise changes rounding only, and a run says on which it was trained",
     "the version of Python": "computes nothing: torch and numpy do",
-    "other packages": "such as tokenizers count by what they learned, and the text by its content",
+    "other packages": "such as tokenizers count by what they learned; what a foreign part imports counts with it",
 }
 """Settings of an experiment (by path, with all below), and other things, that are not part of a run's identity."""
 
@@ -41,7 +42,7 @@ class Identity:
         device: The kind of device: dropout draws other random numbers on another.
     """
 
-    settings: dict[str, Any]
+    settings: JsonObject
     data: str
     tokenizer: str | None
     core: str
@@ -51,25 +52,17 @@ class Identity:
     device: str
 
     @classmethod
-    def of(cls, recorded: Mapping[str, Any]) -> Identity:
-        """From a run's provenance.
-
-        Raises:
-            RunError: It does not say with which settings the run was trained.
-        """
-        if not isinstance(recorded.get("experiment"), dict):
-            raise RunError(
-                "the settings that it was trained with are not recorded: an older minigpt wrote its provenance.json"
-            )
+    def of(cls, recorded: Origin) -> Identity:
+        """From a run's provenance."""
         return cls(
-            settings=recorded["experiment"],
-            data=recorded["data"]["fingerprint"],
-            tokenizer=recorded["data"].get("tokenizer"),
-            core=recorded["core"],
-            parts=tuple(sorted((row["component"], row["sha256"] or "typed in") for row in recorded["components"])),
-            torch=recorded["versions"]["torch"],
-            numpy=recorded["versions"]["numpy"],
-            device=recorded["machine"]["device"],
+            settings=recorded.experiment,
+            data=recorded.data.fingerprint,
+            tokenizer=recorded.data.tokenizer,
+            core=recorded.core,
+            parts=tuple(sorted((each.component, each.sha256 or "typed in") for each in recorded.components)),
+            torch=recorded.versions.torch,
+            numpy=recorded.versions.numpy,
+            device=recorded.machine.device,
         )
 
     def with_seed(self, seed: int) -> Identity:
@@ -81,19 +74,19 @@ class Identity:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def settings_of(document: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(document: Mapping[str, JsonValue]) -> JsonObject:
     """What of a resolved experiment's JSON belongs to the identity, in the form in which a file gives it back."""
     return dict(json.loads(json.dumps(_without_left_out(document, ""))))
 
 
-def _without_left_out(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _without_left_out(section: Mapping[str, JsonValue], path: str) -> JsonObject:
     kept = {key: value for key, value in section.items() if path + key not in LEFT_OUT}
     return {
         key: _without_left_out(value, f"{path}{key}.") if isinstance(value, dict) else value for key, value in kept.items()
     }
 
 
-def differing(base: Any, other: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def differing(base: JsonValue, other: JsonValue, path: str = "") -> list[tuple[str, JsonValue, JsonValue]]:
     """Where two JSON documents differ: path, value there, value here; a component of another name counts as a whole."""
     if base == other:
         return []

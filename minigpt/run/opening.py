@@ -10,8 +10,12 @@ from minigpt.data import restore_tokenizer
 from minigpt.errors import RunError, command_line
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.registry.spec import is_shipped, source_file
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
+from minigpt.run.provenance import part_sha256
+from minigpt.run.recorded import Provenance
+from minigpt.run.sources import Sources
 from minigpt.system.memory import refuse_if_too_large
 
 
@@ -24,12 +28,14 @@ class OpenRun:
         model: With the checkpoint's weights, in eval mode, on the CPU.
         tokenizer: As it was fitted; None for a synthetic task.
         checkpoint: Where the weights came from.
+        notes: What the user should know, such as that a part's source was edited since; a line each.
     """
 
     experiment: Experiment
     model: GPT
     tokenizer: Tokenizer | None
     checkpoint: checkpoint.Checkpoint
+    notes: tuple[str, ...] = ()
 
 
 def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = True, trust: bool = False) -> OpenRun:
@@ -48,12 +54,11 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     """
     run = RunFolder(Path(path))
     experiment = run.experiment(allow_plugins=allow_plugins, trust=trust)
-    if isinstance(run.provenance().get("experiment"), dict):
-        run.identity()  # an edit that was accepted, and not trained with, is another model's
+    run.identity()  # an edit that was accepted, and not trained with, is another model's
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()
-    if (tokenizer is None) != (run.provenance()["data"].get("tokenizer") is None):
+    if (tokenizer is None) != (run.provenance().data.tokenizer is None):
         raise RunError(f"{run.path / 'tokenizer.json'} is missing")
     if tokenizer is not None and tokenizer.vocab_size != vocab_size:
         raise RunError(f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {vocab_size}")
@@ -64,4 +69,24 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
     model = build_model(experiment, vocab_size)
     found.load_weights(model)
-    return OpenRun(experiment, model.eval(), tokenizer, found)
+    notes = (*found.notes, *_edited_parts(experiment, run.provenance()))
+    return OpenRun(experiment, model.eval(), tokenizer, found, notes)
+
+
+_ONLY_IN_TRAINING = ("dataset", "optimizer", "schedule")
+
+
+def _edited_parts(experiment: Experiment, recorded: Provenance) -> list[str]:
+    """A line for each part from outside whose source is not what the run was trained with."""
+    trained_with = recorded.sources()
+    now, found = Sources(), []
+    for spec in experiment.specs():
+        part = f"{spec.family}/{spec.name}"
+        if is_shipped(spec.cls) or spec.family in _ONLY_IN_TRAINING or part not in trained_with:
+            continue
+        if part_sha256(spec.cls, now) != trained_with[part]:
+            place = f" ({file})" if (file := source_file(spec.cls)) else ""
+            found.append(
+                f"the source of {part}{place} changed since the run was trained: the model may compute something else"
+            )
+    return list(dict.fromkeys(found))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
-from minigpt.run.packing import is_number
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-_DIGEST = re.compile("[0-9a-f]{64}")
+from minigpt.run.recorded import MetricsRow
+
+Done = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -31,42 +34,41 @@ class Progress:
         samples_sha256: Of these bytes of samples.txt; likewise.
     """
 
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    wall: float = 0.0
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # for reading it
+
+    step: Done = 0
+    tokens: Done = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    wall: Annotated[float, Field(ge=0)] = 0.0
     best_step: int | None = None
     best_val_loss: float | None = None
-    metrics_bytes: int = 0
-    samples_bytes: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    pending: dict[str, float] | None = None
-    metrics_sha256: str | None = None
-    samples_sha256: str | None = None
+    metrics_bytes: Done = 0
+    samples_bytes: Done = 0
+    skipped: Done = 0
+    skipped_in_a_row: Done = 0
+    pending: MetricsRow | None = None
+    metrics_sha256: Digest | None = None
+    samples_sha256: Digest | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """What stands in state.json."""
+        return {**vars(self), "pending": self.pending.to_json() if self.pending else None}
 
 
-def read_progress(value: Any) -> Progress:
+_PROGRESS = TypeAdapter(Progress)
+
+
+def read_progress(value: JsonValue) -> Progress:
     """A damaged one is refused here, and not where a number of it is used.
 
     Raises:
         ValueError: A number is missing, of another kind, or below zero.
-        TypeError: It is no object, or has other keys.
     """
-    progress = Progress(**value)
-    for name in ("step", "tokens", "metrics_bytes", "samples_bytes", "seconds", "wall", "skipped", "skipped_in_a_row"):
-        number = getattr(progress, name)
-        kinds = (int, float) if name in ("seconds", "wall") else (int,)
-        if isinstance(number, bool) or not isinstance(number, kinds) or not 0 <= number < float("inf"):
-            raise ValueError(f"progress.{name} is {number!r}")
-    for name, allowed in (("best_step", int), ("best_val_loss", float), ("pending", dict)):
-        if not isinstance(getattr(progress, name), allowed | None):
-            raise ValueError(f"progress.{name} is {getattr(progress, name)!r}")
-    for name in ("metrics_sha256", "samples_sha256"):
-        digest = getattr(progress, name)
-        if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-            raise ValueError(f"progress.{name} is {digest!r}")
-    row = progress.pending
-    if row is not None and (row.get("step") != progress.step or not all(map(is_number, row.values()))):
+    try:
+        progress = _PROGRESS.validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(['progress', *map(str, first['loc'])])}: {first['msg']}") from error
+    if progress.pending is not None and progress.pending.step != progress.step:
         raise ValueError(f"progress.pending is no record of update {progress.step}")
     return progress

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 
 import minigpt
 from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
@@ -22,12 +22,13 @@ from minigpt.registry import plugins
 from minigpt.registry.spec import source_file
 from minigpt.run import git
 from minigpt.run.identity import differing, settings_of
+from minigpt.run.recorded import Component, Data, Evaluation, Machine, Provenance, Segment, Versions
 from minigpt.run.sources import Sources
 from minigpt.run.typed_in import typed_fingerprint
 
 
-def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> dict[str, Any]:
-    """Everything that is written to provenance.json when a run begins.
+def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> Provenance:
+    """What is written to provenance.json when a run begins.
 
     Args:
         experiment: As it is trained, but for its precision.
@@ -38,61 +39,67 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
     started = datetime.now(UTC).isoformat(timespec="seconds")
     sources, document = Sources(), experiment.to_json()
     document["training"]["precision"] = precision
-    return {
-        "started": started,
-        "command": [os.fsencode(word).decode("utf-8", "backslashreplace") for word in sys.argv],
-        "versions": {
-            "minigpt": minigpt.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": device.type,
-            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        },
-        "precision": precision,
-        "experiment": settings_of(document),
-        "data": {
-            "fingerprint": corpus.fingerprint,
-            "tokenizer": tokenizer_fingerprint(corpus),
-            "vocab_size": corpus.vocab_size,
-            "entropies": entropies(corpus),
-            "notes": list(corpus.notes),
-            "train_tokens": len(corpus.train.ids) if isinstance(corpus.train, TokenStream) else corpus.train.n_targets,
-        },
-        "evaluation": {
-            "split": "validation, whole",
-            "targets": corpus.val.n_targets,
-            "bytes": corpus.val_bytes,
-            "window": experiment.model.block_size,
-            "stride": experiment.model.block_size,
-        },
-        "core": sources.core_fingerprint,
-        "components": components(experiment, sources),
-        "git": git.state(),
-        "segments": [{"from_update": 0, "started": started, "changes": []}],
-    }
+    return Provenance(
+        started=started,
+        command=tuple(os.fsencode(word).decode("utf-8", "backslashreplace") for word in sys.argv),
+        versions=Versions(
+            minigpt=minigpt.__version__,
+            python=platform.python_version(),
+            torch=str(torch.__version__),
+            numpy=np.__version__,
+        ),
+        machine=Machine(
+            system=platform.platform(),
+            processor=processor(),
+            cores=os.cpu_count(),
+            threads=torch.get_num_threads(),
+            device=device.type,
+            device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        ),
+        precision=precision,
+        experiment=settings_of(document),
+        data=Data(
+            fingerprint=corpus.fingerprint,
+            tokenizer=tokenizer_fingerprint(corpus),
+            vocab_size=corpus.vocab_size,
+            entropies=entropies(corpus),
+            notes=tuple(corpus.notes),
+            train_tokens=len(corpus.train.ids) if isinstance(corpus.train, TokenStream) else corpus.train.n_targets,
+        ),
+        evaluation=Evaluation(
+            split="validation, whole",
+            targets=corpus.val.n_targets,
+            bytes=corpus.val_bytes,
+            window=experiment.model.block_size,
+            stride=experiment.model.block_size,
+        ),
+        core=sources.core_fingerprint,
+        components=components(experiment, sources),
+        git=git.state(),
+        segments=(Segment(from_update=0, started=started, changes=()),),
+    )
 
 
-def components(experiment: Experiment, sources: Sources) -> list[dict[str, Any]]:
-    """For every component used, shipped ones too: its source file, the SHA-256 of its source, and its package."""
-    rows = []
+def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...]:
+    """Every component used, shipped ones too: its source file, the SHA-256 of its source, and its package."""
+    found: list[Component] = []
     for spec in experiment.specs():
-        file = source_file(spec.cls)
-        row: dict[str, Any] = {
-            "component": f"{spec.family}/{spec.name}",
-            "file": str(file) if file else None,
-            "sha256": sources.part_fingerprint(spec.cls) if file else typed_fingerprint(spec.cls),
-            **_distribution(spec.cls),
-        }
-        if row not in rows:
-            rows.append(row)
-    return rows
+        file, (distribution, number) = source_file(spec.cls), _distribution(spec.cls)
+        row = Component(
+            component=f"{spec.family}/{spec.name}",
+            file=str(file) if file else None,
+            sha256=part_sha256(spec.cls, sources),
+            distribution=distribution,
+            version=number,
+        )
+        if row not in found:
+            found.append(row)
+    return tuple(found)
+
+
+def part_sha256(cls: type, sources: Sources) -> str:
+    """SHA-256 of the source of a component's class; of one that was typed in, of its compiled code."""
+    return sources.part_fingerprint(cls) if source_file(cls) else typed_fingerprint(cls)
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,8 @@ class Change:
     """
 
     what: str
-    before: Any = None
-    now: Any = None
+    before: JsonValue = None
+    now: JsonValue = None
     detail: str | None = None
 
     @property
@@ -120,39 +127,33 @@ class Change:
         return f"{self.what} ({before} then, {now} now)"
 
 
-def changed_since(recorded: dict[str, Any], now: dict[str, Any]) -> list[Change]:
+def changed_since(recorded: Provenance, now: Provenance) -> list[Change]:
     """What differs between a run's provenance and the present that could change its numbers."""
-    if isinstance(recorded.get("experiment"), dict):
-        changes = [Change(*difference) for difference in differing(recorded["experiment"], now["experiment"])]
-    else:
-        changes = [Change("the experiment", detail=" (recorded by an older minigpt)")]
-    sources = {row["component"]: row["sha256"] for row in now["components"]}
-    for row in recorded["components"]:
-        if row["component"] in sources and sources[row["component"]] != row["sha256"]:
-            changes.append(Change(f"the source of {row['component']}", detail=f" ({row['file']})"))
-    if recorded["core"] != now["core"]:
+    changes = [Change(*difference) for difference in differing(recorded.experiment, now.experiment)]
+    sources = now.sources()
+    for part in recorded.components:
+        if part.component in sources and sources[part.component] != part.sha256:
+            changes.append(Change(f"the source of {part.component}", detail=f" ({part.file})"))
+    if recorded.core != now.core:
         changes.append(Change("minigpt's model or training code", detail=""))
-    pairs = {
-        "the data": ("data", "fingerprint"),
-        "the tokenizer": ("data", "tokenizer"),
-        "torch": ("versions", "torch"),
-        "numpy": ("versions", "numpy"),
-        "the device": ("machine", "device"),
-        "the number of threads": ("machine", "threads"),
-    }
-    for words, (section, key) in pairs.items():
-        before, after = recorded[section][key], now[section][key]
-        if before != after:
-            changes.append(Change(words, before, after))
-    return changes
+    values: list[tuple[str, JsonValue, JsonValue]] = [
+        ("the data", recorded.data.fingerprint, now.data.fingerprint),
+        ("the tokenizer", recorded.data.tokenizer, now.data.tokenizer),
+        ("torch", recorded.versions.torch, now.versions.torch),
+        ("numpy", recorded.versions.numpy, now.versions.numpy),
+        ("the device", recorded.machine.device, now.machine.device),
+        ("the number of threads", recorded.machine.threads, now.machine.threads),
+    ]
+    return [*changes, *(Change(*each) for each in values if each[1] != each[2])]
 
 
-def _distribution(cls: type) -> dict[str, str | None]:
+def _distribution(cls: type) -> tuple[str | None, str | None]:
+    """The installed package that a class comes from, and its version."""
     top = cls.__module__.partition(".")[0]
     if top == "minigpt":
-        return {"distribution": "minigpt-lab", "version": minigpt.__version__}
+        return "minigpt-lab", minigpt.__version__
     names = plugins.distributions_of(top)
-    return {"distribution": names[0], "version": version(names[0])} if names else {"distribution": None, "version": None}
+    return (names[0], version(names[0])) if names else (None, None)
 
 
 def processor() -> str:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from minigpt.errors import RunError
 from minigpt.run import checkpoint
 from minigpt.run.growing import check_beginning
-
-LARGEST = 1e100
-"""Of a number in a record, either way: beyond every loss and every count, and sums and squares of it are finite."""
+from minigpt.run.recorded import MetricsRow
 
 
-def read_records(metrics: Path, checkpoints: Path) -> list[dict[str, Any]]:
+def read_records(metrics: Path, checkpoints: Path) -> list[MetricsRow]:
     """All records, in order; a torn last line (the machine went down, or the run is writing it) is left out.
 
     Args:
@@ -28,15 +25,15 @@ def read_records(metrics: Path, checkpoints: Path) -> list[dict[str, Any]]:
     """
     recorded = checkpoint.recorded(checkpoints)  # first: what a run adds meanwhile does no harm then
     check_beginning(metrics, recorded.metrics_bytes, recorded.metrics_sha256)
-    found: list[dict[str, Any]] = []
+    found: list[MetricsRow] = []
     for number, line in enumerate(_lines(metrics), 1):
         if not line.endswith(b"\n"):
             break
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{metrics} is damaged: line {number} is not JSON") from error
-        if not is_record(row) or (found and row["step"] <= found[-1]["step"]):
+            row = MetricsRow.model_validate_json(line)
+        except ValidationError as error:
+            raise RunError(f"{metrics} is damaged: line {number}: {_what(error)}") from error
+        if found and row.step <= found[-1].step:
             raise RunError(f"{metrics} is damaged: line {number} is no record of the next update")
         found.append(row)
     return found
@@ -54,17 +51,9 @@ def last_sample(samples: Path, checkpoints: Path) -> str:
     return content.rpartition("--- step ")[2].partition("\n")[2].strip("\n")
 
 
-def is_record(value: Any) -> bool:
-    """Whether it is an object of finite numbers that says of which update it is."""
-    if not isinstance(value, dict) or not isinstance(value.get("step"), int) or isinstance(value["step"], bool):
-        return False
-    return value["step"] >= 1 and all(_is_number(number) for number in value.values())
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= LARGEST and (isinstance(value, int) or math.isfinite(value))
+def _what(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -7,11 +7,10 @@ used, and stands for nothing but itself: a comparison takes none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from minigpt.errors import RunError, count
 from minigpt.run.provenance import Change
+from minigpt.run.recorded import Provenance, Segment
 
 FIXED: Mapping[str, str] = {
     "name": "it names the run folder",
@@ -26,54 +25,20 @@ FREE_IN_MODEL = ("model.dropout", "model.z_loss")
 """Settings of the model that take part in training only."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of updates that follow from one identity.
-
-    Attributes:
-        from_update: Updates that had been done when it began.
-        started: When, in UTC.
-        changes: What is not as in the segment before, a line each.
-    """
-
-    from_update: int
-    started: str
-    changes: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        """For whoever looks at the run."""
-        return f"from update {self.from_update:,} on: {'; '.join(self.changes) or 'continued after a change'}"
-
-
-def segments_of(recorded: Mapping[str, Any]) -> list[Segment]:
-    """The segments that a provenance records, the first one first."""
-    listed = recorded.get("segments", [])
-    return [Segment(row["from_update"], row["started"], tuple(row["changes"])) for row in listed]
-
-
-def later_segments(recorded: Mapping[str, Any]) -> list[str]:
-    """The changes that a run was continued with, a line a segment; empty for a run that is of one piece."""
-    return [segment.line for segment in segments_of(recorded)[1:]]
-
-
-def continued(
-    recorded: Mapping[str, Any], now: Mapping[str, Any], changes: Sequence[Change], from_update: int
-) -> dict[str, Any]:
+def continued(recorded: Provenance, now: Provenance, changes: Sequence[Change], from_update: int) -> Provenance:
     """The provenance of a run that is continued with changes: that of the present, and the history.
 
     Args:
         recorded: The run's provenance so far; it is kept in the history, as that of the segment that ends here.
         now: What a run would record that begins now.
-        changes: That there are.
+        changes: What is another than it was.
         from_update: Updates that are done.
     """
-    earlier = [dict(row) for row in recorded.get("segments", [])] or [
-        {"from_update": 0, "started": recorded.get("started", ""), "changes": []}
-    ]
-    earlier[-1]["provenance"] = {key: value for key, value in recorded.items() if key != "segments"}
-    lines = [change.line for change in changes]
-    return {**now, "segments": [*earlier, {"from_update": from_update, "started": now["started"], "changes": lines}]}
+    *earlier, ending = recorded.segments
+    ended = ending.model_copy(update={"provenance": recorded.origin()})
+    lines = tuple(change.line for change in changes)
+    begun = Segment(from_update=from_update, started=now.started, changes=lines)
+    return now.model_copy(update={"segments": (*earlier, ended, begun)})
 
 
 def refuse_fixed(run: str, changes: Sequence[Change]) -> None:
@@ -112,7 +77,7 @@ def _reason(change: Change) -> str | None:
 
 def _named(change: Change) -> Change:
     """The change of a whole component, as that of its name."""
-    pair = change.before, change.now
-    if all(isinstance(value, dict) and "name" in value for value in pair):
-        return Change(f"{change.what}.name", change.before["name"], change.now["name"])
+    before, now = change.before, change.now
+    if isinstance(before, dict) and isinstance(now, dict) and "name" in before and "name" in now:
+        return Change(f"{change.what}.name", before["name"], now["name"])
     return change

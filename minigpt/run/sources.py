@@ -7,17 +7,17 @@ all that stands beside it. The `__init__` files above a module count with their 
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import minigpt
 from minigpt.registry import plugins
 from minigpt.registry.spec import source_file
+from minigpt.run.imports import Imports, imports_in
+from minigpt.run.outside import Followed, follow
 
 PACKAGE = Path(minigpt.__file__).parent
 CORE_ROOT = "minigpt.training.session"
@@ -29,20 +29,6 @@ NO_NUMBERS: Mapping[str, str] = {
     "minigpt.system.lock": "holds the folder against other processes",
 }
 """Modules that a training executes and that change none of its numbers, each with the reason."""
-
-
-@dataclass(frozen=True)
-class _Imports:
-    """What a module's text refers to.
-
-    Attributes:
-        used: Dotted names of ours that it imports or reaches by an attribute, when it runs.
-        bound: Its own names to the dotted names that they are imported from, those for type checkers included: a package
-            that imports late names there what it passes on.
-    """
-
-    used: frozenset[str]
-    bound: Mapping[str, str]
 
 
 class Sources:
@@ -69,25 +55,24 @@ class Sources:
         """SHA-256 of the source that a component's class stands on, beside what every training goes through.
 
         A plugin file counts as it was when it was loaded, a package that is not ours as a whole, and both with what they
-        import of ours.
+        import: of ours, and from outside (outside.py).
         """
         lines: list[str] = []
-        references: list[str] = []
+        references: set[str] = set()
         for kind in cls.__mro__:
             top = kind.__module__.partition(".")[0]
             if top in ("builtins", "abc", "typing", "torch"):
                 continue
             if top == "minigpt":
-                references.append(kind.__module__)
+                references.add(kind.__module__)
                 continue
-            if plugin := plugins.plugin_of(kind):
-                lines.append(f"plugin {plugin.sha256}")
-                texts = (content for name, content in sorted(plugin.files.files.items()) if name.endswith(".py"))
-                references += references_in(texts)  # as they were executed: the file may be another since, or gone
-            elif place := _place(kind, top):
-                lines.append(f"{top} {plugins.source_fingerprint(place)}")
-                files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-                references += references_in(file.read_bytes() for file in files if file.is_file())
+            first, found = _from_outside(kind, top)
+            lines += [
+                *first,
+                *(f"{name} {hashlib.sha256(text).hexdigest()}" for name, text in sorted(found.files.items())),
+                *sorted(found.versions),
+            ]
+            references |= found.references
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
 
     def closure(self, references: Iterable[str]) -> frozenset[str]:
@@ -120,8 +105,8 @@ class Sources:
                 return self._defining_module(".".join([passed_on, *rest[1:]]))
         return module
 
-    def _imports(self, module: str) -> _Imports:
-        return _imports_in(self._text(module) or b"", module, is_package=_is_package(module))
+    def _imports(self, module: str) -> Imports:
+        return imports_in(self._text(module) or b"", module, is_package=_is_package(module))
 
     def _text(self, module: str) -> bytes | None:
         """A module's source; None where there is no such module."""
@@ -144,87 +129,36 @@ def _path(module: str) -> Path:
     return PACKAGE.joinpath(*module.split(".")[1:])
 
 
-def _place(cls: type, top: str) -> Path | None:
-    """What a class from outside came from: the whole folder of a package, or its file."""
-    package = sys.modules[top]
-    file = getattr(package, "__file__", None)
-    if hasattr(package, "__path__") and file:
-        return Path(file).parent
-    return source_file(cls)
+def _from_outside(cls: type, top: str) -> tuple[list[str], Followed]:
+    """What a class that is not ours stands on: lines for its plugin or package as a whole, and the modules beside that."""
+    if plugin := plugins.plugin_of(cls):  # as it was executed: the file may be another since, or gone
+        texts = {f"{plugins.FILE_PACKAGE}/plugin/{name}": text for name, text in plugin.files.files.items()}
+        return [f"plugin {plugin.sha256}"], follow(references_in(texts))
+    own = plugins.distributions_of(top)
+    package = sys.modules.get(top)
+    if hasattr(package, "__path__") and (start := getattr(package, "__file__", None)):
+        folder = Path(start).parent
+        files = (file for file in sorted(folder.rglob("*.py")) if file.is_file())
+        texts = {f"{top}/{file.relative_to(folder).as_posix()}": file.read_bytes() for file in files}
+        line = f"{top} {plugins.source_fingerprint(folder)}"
+        return [line], follow(references_in(texts), own=own, counted=[top])
+    file = source_file(cls)
+    lines = [f"{top} {plugins.source_fingerprint(file)}"] if file else []
+    return lines, follow([cls.__module__], own=own)
 
 
-def references_in(texts: Iterable[bytes]) -> Iterator[str]:
-    """What files from outside import of ours, as dotted names."""
-    for text in texts:
-        yield from _imports_in(text, "", is_package=False).used
+def references_in(texts: Mapping[str, bytes]) -> Iterator[str]:
+    """What files from outside import, as dotted names.
+
+    Args:
+        texts: Contents by the path of the file below the folder that is on `sys.path`. Only Python files are read.
+    """
+    for path, text in texts.items():
+        words = PurePosixPath(path).with_suffix("").parts
+        is_package = words[-1] == "__init__"
+        if path.endswith(".py"):
+            yield from imports_in(text, ".".join(words[:-1] if is_package else words), is_package=is_package).used
 
 
 def _digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------- what a text refers to
-
-
-@functools.lru_cache(maxsize=1024)
-def _imports_in(text: bytes, module: str, *, is_package: bool) -> _Imports:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):  # it could not be imported either; a foreign package may have such templates
-        return _Imports(frozenset(), {})
-    imports: list[tuple[str, str, bool]] = []
-    reaching: list[ast.AST] = []
-    for node, runs in _nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imports += [(name, target, runs) for name, target in _bindings(node, module, is_package)]
-        elif runs and isinstance(node, ast.Attribute | ast.Call):
-            reaching.append(node)
-    # What stands under TYPE_CHECKING only names where things are, so what runs has the last word.
-    bound = {name: target for name, target, _ in sorted(imports, key=lambda each: each[2])}
-    used = {target for _, target, runs in imports if runs} | {_reached(node, bound) for node in reaching}
-    ours = frozenset(reference for reference in used if reference and reference.partition(".")[0] == "minigpt")
-    return _Imports(ours, bound)
-
-
-def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes, each with whether it runs: what stands under `if TYPE_CHECKING:` does not."""
-    pending = [(tree, True)]
-    while pending:
-        node, runs = pending.pop()
-        yield node, runs
-        is_typing = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        skipped = node.body if is_typing and isinstance(node, ast.If) else []
-        pending += [(child, runs and child not in skipped) for child in ast.iter_child_nodes(node)]
-
-
-def _bindings(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
-    """The names that an import makes, each with the dotted name of what it stands for."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield alias.asname or alias.name, alias.name
-        return
-    package = module if is_package else module.rpartition(".")[0]
-    for _ in range(node.level - 1):
-        package = package.rpartition(".")[0]
-    origin = ".".join(filter(None, [package if node.level else "", node.module or ""]))
-    for alias in node.names:
-        yield alias.asname or alias.name, origin if alias.name == "*" else f"{origin}.{alias.name}"
-
-
-def _reached(node: ast.AST, bound: Mapping[str, str]) -> str | None:
-    """What `package.module.name`, or `import_module("package.module")`, stands for."""
-    match node:
-        case ast.Call(
-            func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
-            args=[ast.Constant(value=str(name)), *_],
-        ):
-            return name
-        case ast.Attribute():
-            words: list[str] = []
-            value: ast.expr = node
-            while isinstance(value, ast.Attribute):
-                words.insert(0, value.attr)
-                value = value.value
-            if isinstance(value, ast.Name) and (value.id in bound or value.id == "minigpt"):
-                return ".".join([bound.get(value.id, value.id), *words])
-    return None

@@ -18,6 +18,7 @@ from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.provenance import Change
+from minigpt.run.recorded import Provenance
 from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import build_optimizer
 
@@ -49,13 +50,11 @@ def _lead_to_each_other(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-def changed_settings(recorded: dict[str, Any], begun: Experiment, experiment: Experiment) -> list[Change]:
+def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experiment) -> list[Change]:
     """Settings that are not those of the run's last segment, or not those in its folder."""
     after = experiment.to_json()
     found = [Change(*difference) for difference in differing(begun.to_json(), after)]
-    trained = recorded.get("experiment")
-    if isinstance(trained, dict):
-        found += [Change(*difference) for difference in differing(trained, settings_of(after))]
+    found += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
     return list({change.what: change for change in found}.values())
 
 

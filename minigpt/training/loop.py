@@ -23,11 +23,12 @@ from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.progress import Progress
+from minigpt.run.recorded import MetricsRow
 from minigpt.run.status import Status
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
-from minigpt.training.metrics import evaluate
+from minigpt.training.metrics import Measured, evaluate
 from minigpt.training.observer import Observer
 from minigpt.training.other_processes import OtherProcesses
 from minigpt.training.saving import Saver
@@ -185,19 +186,19 @@ class Trainer:
             skipped=self.progress.skipped + (not sound),
             skipped_in_a_row=in_a_row,
         )
-        self.row = {
-            "step": step + 1,
-            "tokens": self.progress.tokens,
-            "seconds": round(self.progress.seconds, 6),
-            "wall": round(self.progress.wall, 6),
-            **({"train_loss": loss} if math.isfinite(loss) else {}),
-            "lr": self.peaks[0] * factor,
-            **({"auxiliary_loss": auxiliary} if auxiliary and math.isfinite(auxiliary) else {}),
-            **({"grad_norm": norm} if math.isfinite(norm) else {}),
-            **({} if sound else {"skipped": self.progress.skipped}),
-            "tokens_per_second": round(n_tokens / seconds, 1),
-            **({} if others is None else {"other_cpu": round(others, 3)}),
-        }
+        self.row = MetricsRow(
+            step=step + 1,
+            tokens=self.progress.tokens,
+            seconds=round(self.progress.seconds, 6),
+            wall=round(self.progress.wall, 6),
+            train_loss=loss if math.isfinite(loss) else None,
+            lr=self.peaks[0] * factor,
+            auxiliary_loss=auxiliary if auxiliary and math.isfinite(auxiliary) else None,
+            grad_norm=norm if math.isfinite(norm) else None,
+            skipped=None if sound else self.progress.skipped,
+            tokens_per_second=round(n_tokens / seconds, 1),
+            other_cpu=None if others is None else round(others, 3),
+        )
 
     def _refuse_update(self, number: int, loss: float, norm: float, in_a_row: int) -> None:
         """Stop, or leave this update out, as the experiment says.
@@ -225,7 +226,7 @@ class Trainer:
 
     # ----------------------------------------------------------------------------------- what follows an update
 
-    def _complete(self, row: dict[str, float]) -> None:
+    def _complete(self, row: MetricsRow) -> None:
         """Evaluate, sample and save where they are due, and write the record."""
         if self.saver.has_moved():
             self._save(best=False)  # where it is now, which ends the session
@@ -234,12 +235,13 @@ class Trainer:
         due = last or step % training.eval_interval == 0
         best = False
         if due:
-            row = {**row, **self._answer()}
-            best = self.progress.best_val_loss is None or row["val_loss"] < self.progress.best_val_loss
-        self.saver.metrics.append_json(row)
+            measured = self._answer()
+            row = row.model_copy(update=vars(measured))
+            best = self.progress.best_val_loss is None or measured.val_loss < self.progress.best_val_loss
+        self.saver.metrics.append_row(row)
         self.row = None
         if best:
-            self.progress = replace(self.progress, best_step=step, best_val_loss=row["val_loss"])
+            self.progress = replace(self.progress, best_step=step, best_val_loss=row.val_loss)
         if last or best or self.saver.is_due(step, evaluated=due):
             self._save(best=best)
         if due:
@@ -247,11 +249,11 @@ class Trainer:
         else:
             self.observer.updated(row)
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> Measured:
         """Measure the model and draw a sample from it."""
         with answering(self.optimizer):
             measured = evaluate(self.model, self.corpus, self.experiment, self.precision, self._evaluating)
-            step, self.val_loss = self.progress.step, measured["val_loss"]
+            step, self.val_loss = self.progress.step, measured.val_loss
             if not math.isfinite(self.val_loss):
                 raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")
             self.sample = self._draw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -13,13 +14,28 @@ from minigpt.model import GPT
 from minigpt.training.machine import autocast, micro_batch_size
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation gives, under the names that a line of metrics.jsonl has for it.
+
+    Attributes:
+        val_loss: In nats a target.
+        val_perplexity: exp(val_loss).
+        val_bits_per_byte: None for a synthetic task.
+    """
+
+    val_loss: float
+    val_perplexity: float
+    val_bits_per_byte: float | None
+
+
 def evaluate(
     model: GPT,
     corpus: Corpus,
     experiment: Experiment,
     precision: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, float]:
+) -> Measured:
     """Mean loss over the whole validation split, every target exactly once, in fixed windows.
 
     Args:
@@ -30,7 +46,7 @@ def evaluate(
         progress: Called with targets done and in all; may raise to stop.
 
     Returns:
-        `val_loss` in nats a target, `val_perplexity` = exp(val_loss), and for text `val_bits_per_byte`.
+        The loss in nats a target, the perplexity, and for text the bits per byte.
     """
     training = model.training
     model.eval()
@@ -47,7 +63,8 @@ def evaluate(
     finally:
         model.train(training)
     mean = total / done
-    result = {"val_loss": mean, "val_perplexity": math.exp(min(mean, 700.0))}  # exp overflows beyond 709
-    if corpus.val_bytes:
-        result["val_bits_per_byte"] = total / math.log(2) / corpus.val_bytes
-    return result
+    return Measured(
+        val_loss=mean,
+        val_perplexity=math.exp(min(mean, 700.0)),  # exp overflows beyond 709
+        val_bits_per_byte=total / math.log(2) / corpus.val_bytes if corpus.val_bytes else None,
+    )

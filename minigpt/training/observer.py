@@ -12,6 +12,7 @@ from minigpt.errors import count
 from minigpt.experiment import Experiment
 from minigpt.numbers import duration, shown_loss, shown_speed
 from minigpt.printable import printable
+from minigpt.run.recorded import MetricsRow
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,13 @@ class Observer(Protocol):
     def begin(self, plan: Plan) -> None:
         """Training is about to begin."""
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         """An update was made: `row` is its line in metrics.jsonl so far."""
 
     def evaluating(self, done: int, total: int) -> None:
         """An evaluation has covered `done` of `total` targets."""
 
-    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+    def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         """An evaluation is complete; `sample` is text drawn from the model."""
 
     def end(self) -> None:
@@ -119,16 +120,16 @@ class PlainObserver:
         for line in plan.lines():
             self._print(line)
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         """Print a line now and then."""
-        if row["wall"] >= self._next:
-            self._next = row["wall"] + self.every_seconds
+        if row.wall >= self._next:
+            self._next = row.wall + self.every_seconds
             self._print(self._line(row))
 
     def evaluating(self, done: int, total: int) -> None:
         """Nothing: a line a batch would be noise."""
 
-    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+    def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         """Print the losses and the sample."""
         self._print(self._line(row) + ("  best so far" if best else ""))
         if sample:
@@ -137,13 +138,13 @@ class PlainObserver:
     def end(self) -> None:
         """Nothing to tidy up."""
 
-    def _line(self, row: dict[str, float]) -> str:
+    def _line(self, row: MetricsRow) -> str:
         assert self.plan is not None, "begin comes first"
-        text = f"step {int(row['step']):>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  {loss_in_words(row)}"
-        if "val_loss" in row:
-            text += f"  val {shown_loss(row['val_loss'])}"
-        left = duration(self.pace.left(row["step"]))
-        return text + f"  lr {row['lr']:.2e}  {shown_speed(row['tokens_per_second'])} tokens/s  {left} left"
+        text = f"step {row.step:>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  {loss_in_words(row)}"
+        if row.val_loss is not None:
+            text += f"  val {shown_loss(row.val_loss)}"
+        left = duration(self.pace.left(row.step))
+        return text + f"  lr {row.lr:.2e}  {shown_speed(row.tokens_per_second)} tokens/s  {left} left"
 
     def _print(self, text: str) -> None:
         try:
@@ -152,6 +153,6 @@ class PlainObserver:
             self.stream = io.StringIO()
 
 
-def loss_in_words(row: dict[str, float]) -> str:
+def loss_in_words(row: MetricsRow) -> str:
     """`loss 1.2345`; an update that was left out has none, if the loss is what was not finite."""
-    return f"loss {shown_loss(row['train_loss'])}" if "train_loss" in row else "left out"
+    return f"loss {shown_loss(row.train_loss)}" if row.train_loss is not None else "left out"

@@ -22,6 +22,7 @@ from minigpt.run.growing import check_beginning
 from minigpt.run.identity import differing
 from minigpt.run.progress import Progress
 from minigpt.run.provenance import changed_since, provenance
+from minigpt.run.recorded import Machine, Provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
@@ -63,9 +64,9 @@ class Ready:
     precision: str
     seconds: float
     start: Checkpoint | None = None
-    begins_with: dict[str, Any] | None = None
+    begins_with: Provenance | None = None
     counted: Sequence[frozenset[str]] | None = None
-    continues_with: dict[str, Any] | None = None
+    continues_with: Provenance | None = None
 
 
 def prepare_anew(
@@ -154,7 +155,7 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     overrides = [*folder.moved_data(), *asked.overrides]
     experiment = folder.experiment(overrides=overrides, allow_plugins=asked.allow_plugins)
     folder.check_links()
-    where, precision = _machine_again(folder, experiment.training.precision, recorded["machine"], asked)
+    where, precision = _machine_again(folder, experiment.training.precision, recorded.machine, asked)
     experiment = _with_training(experiment, {"precision": precision})
     refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
     start = _start_of(folder, experiment)
@@ -170,10 +171,10 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     model = build_model(experiment, corpus.vocab_size).to(where)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, None, observer)
     experiment = _with_training(experiment, {"compile": compiled})
-    now["experiment"]["training"]["compile"] = compiled
+    now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)
-    segments = recorded.get("segments", [])
-    is_unsaved = len(segments) > 1 and step <= segments[-1]["from_update"]  # a kill came before its first checkpoint
+    segments = recorded.segments
+    is_unsaved = len(segments) > 1 and step <= segments[-1].from_update  # a kill came before its first checkpoint
     form = form_of_optimizer(experiment, corpus, model, precision) if start and (changes or is_unsaved) else None
     if start is not None and form is not None:
         refuse_other_form(folder, start, form, changes)
@@ -226,15 +227,15 @@ def _check_records(folder: RunFolder, done: Progress) -> None:
             check_beginning(path, length, sha256)
 
 
-def _machine_again(folder: RunFolder, precision: str, machine: dict[str, Any], asked: Asked) -> tuple[torch.device, str]:
+def _machine_again(folder: RunFolder, precision: str, machine: Machine, asked: Asked) -> tuple[torch.device, str]:
     """Device and precision to continue with: those of before, or others that were asked for."""
-    wish = asked.device or machine["device"]
+    wish = asked.device or machine.device
     if asked.device is None and not is_present(wish):
         raise RunError(
             f"{folder.path} was trained on {wish}, which is not here. To continue elsewhere, not bit for bit: "
             f"minigpt resume {folder.path} --device auto"
         )
-    return _machine(precision, wish, asked.threads or machine["threads"])
+    return _machine(precision, wish, asked.threads or machine.threads)
 
 
 def _check_prompt(tokenizer: Tokenizer, prompt: str) -> None:

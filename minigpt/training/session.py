@@ -11,10 +11,12 @@ import torch
 from minigpt.data import Corpus, entropies, train_batch
 from minigpt.errors import DivergedError, MinigptError, RunError, WriteError, command_line
 from minigpt.experiment import Experiment
+from minigpt.model.fp32 import fp32_by_default
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.manifest import accept_edits
 from minigpt.run.progress import Progress
+from minigpt.run.recorded import Ending
 from minigpt.run.status import Status
 from minigpt.training.continuing import Asked
 from minigpt.training.loop import Outcome, Trainer
@@ -23,6 +25,7 @@ from minigpt.training.preparing import Ready, prepare_anew, prepare_to_continue
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 
+@fp32_by_default()
 def train(
     experiment: Experiment,
     *,
@@ -81,6 +84,7 @@ def _refuse_existing(run: RunFolder) -> None:
         )
 
 
+@fp32_by_default()
 def resume(
     run: str | Path,
     *,
@@ -189,5 +193,5 @@ def _ending_recorded(run: RunFolder) -> Iterator[None]:
         diverged = isinstance(error, DivergedError)
         message = str(error) if isinstance(error, MinigptError) else f"{type(error).__name__}: {error}"
         with suppress(WriteError):  # what happened is to be reported, and not that this could not be noted
-            run.record_ending(Status.DIVERGED if diverged else Status.CRASHED, message)
+            run.record_ending(Ending(status=Status.DIVERGED if diverged else Status.CRASHED, message=message))
         raise

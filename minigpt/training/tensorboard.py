@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
+from minigpt.run.recorded import MetricsRow
 from minigpt.training.observer import Observer, Plan
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class TensorBoardObserver:
         self.experiment = plan.experiment
         self.writer = SummaryWriter(f"{plan.folder}/tensorboard", purge_step=plan.first_step + 1)
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         """Scalars of an update."""
         self.observer.updated(row)
         self._scalars(row)
@@ -67,14 +68,14 @@ class TensorBoardObserver:
         """Passed on."""
         self.observer.evaluating(done, total)
 
-    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+    def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         """Scalars of an update and its evaluation, and the sample."""
         self.observer.evaluated(row, best, sample)
         self._scalars(row)
-        self.val_loss = row["val_loss"]
+        self.val_loss = row.val_loss
         if sample is not None:
             indented = "\n".join(f"    {line}" for line in sample.splitlines())  # as it is, for it is shown as Markdown
-            self._open().add_text("sample", indented, int(row["step"]))
+            self._open().add_text("sample", indented, row.step)
 
     def end(self) -> None:
         """Settings and result, and all of it to the disk."""
@@ -86,13 +87,13 @@ class TensorBoardObserver:
             writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
         writer.close()
 
-    def _scalars(self, row: dict[str, float]) -> None:
+    def _scalars(self, row: MetricsRow) -> None:
         writer = self._open()
         if not _is_there(writer):
             return
         for key, tag in _SCALARS.items():
-            if key in row:
-                writer.add_scalar(tag, row[key], int(row["step"]))
+            if (value := getattr(row, key)) is not None:
+                writer.add_scalar(tag, value, row.step)
 
     def _open(self) -> SummaryWriter:
         assert self.writer is not None, "begin comes first"

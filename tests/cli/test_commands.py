@@ -102,7 +102,7 @@ def test_the_baseline_trains_on_the_real_corpus_where_it_is_here(
     assert code == 0, err
     if real_corpus:
         assert "baseline: 10,770,816 parameters, 1,024 tokens in 2 steps" in out
-    assert RunFolder(Path("runs/baseline/seed-1337")).rows()[-1]["val_loss"] < 4.3
+    assert RunFolder(Path("runs/baseline/seed-1337")).rows()[-1].val_loss < 4.3
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_runs_tells_how_far_each_run_is(minigpt: Command, trained: Path) -> None
     lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text("".join(lines[:3]))
     shutil.rmtree(stopped / "checkpoints/step-00000004")  # which had recorded a fourth line
-    losses = [row["val_loss"] for row in RunFolder(trained).rows() if "val_loss" in row]
+    losses = [row.val_loss for row in RunFolder(trained).rows() if row.val_loss is not None]
     rows = {row["run"]: row for row in json.loads(minigpt("runs", "--json")[1])}
     assert {name: (row["state"], row["step"]) for name, row in rows.items()} == {
         "runs/baseline/seed-1337": ("finished", 4),
@@ -295,7 +295,7 @@ def test_diff_says_in_what_runs_differ(minigpt: Command, trained: Path, corpus: 
     words = " ".join(out.split())
     assert "seed 1337 8" in words
     assert "model.norm" in words
-    first, second = (RunFolder(Path(run)).rows()[-1]["val_loss"] for run in (trained, "runs/other/seed-8"))
+    first, second = (RunFolder(Path(run)).rows()[-1].val_loss for run in (trained, "runs/other/seed-8"))
     assert f"last loss {first:.4f} {second:.4f} ({second - first:+.4f})" in words
     assert "machine" not in words
     code, out, _ = minigpt("diff", ROOT / "experiments/quickstart.json", ROOT / "experiments/sandwich.json")
@@ -467,5 +467,5 @@ def test_the_quickstart_beats_the_bigram_entropy_by_far(tmp_path: Path) -> None:
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 0, answer.stderr
     run = RunFolder(tmp_path / "runs/quickstart/seed-1337")
-    bigram = run.provenance()["data"]["entropies"]["bigram"]
-    assert run.rows()[-1]["val_loss"] < bigram - 0.5
+    bigram = run.provenance().data.entropies["bigram"]
+    assert run.rows()[-1].val_loss < bigram - 0.5

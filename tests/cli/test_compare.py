@@ -38,7 +38,7 @@ def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, wr
     losses = {variant["name"]: variant["runs"][0]["loss"] for variant in document["variants"]}
     for name, loss in losses.items():
         run = RunFolder(Path(f"comparisons/base/runs/{name}/seed-5"))
-        assert run.rows()[-1]["val_loss"] == loss
+        assert run.rows()[-1].val_loss == loss
     with Path("runs.csv").open() as file:
         assert {row["variant"]: float(row["loss"]) for row in csv.DictReader(file)} == losses
     tables = Path("tables.md").read_text()
@@ -126,7 +126,7 @@ def test_planted_variants_have_the_outcomes_they_should(write: Write) -> None:
     assert f"({found['twice']['cost']['total'] / found['base']['cost']['total']:.2f}×)" in done.stdout
     for run in found["crashes"]["runs"]:
         assert run["message"] == "RuntimeError: boom"
-        assert [row["step"] for row in RunFolder(Path("comparisons/base") / run["run"]).rows()][-1] in (9, 10)
+        assert [row.step for row in RunFolder(Path("comparisons/base") / run["run"]).rows()][-1] in (9, 10)
     assert all("is not finite" in run["message"] for run in found["diverges"]["runs"])
     refused = subprocess.run(compare(variants=("bytes",)), capture_output=True, text=True)
     assert refused.returncode == 2
@@ -154,7 +154,7 @@ def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Wr
     for name in ("base", "variant"):
         for seed in (5, 6):
             rows = RunFolder(folder / name / f"seed-{seed}").rows()
-            assert [row["step"] for row in rows] == list(range(1, 301))
+            assert [row.step for row in rows] == list(range(1, 301))
     whole, killed = (Path(f"{name}.md").read_text().partition("**What it costs")[0] for name in ("whole", "killed"))
     assert whole == killed
 
@@ -178,7 +178,7 @@ def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "stopped, and what was under way is saved; the same command continues" in err
-    last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1]["step"]
+    last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1].step
     assert checkpoint.available(metrics.parent / "checkpoints")[-1] >= last, "an update's record may wait for the next one"
 
 

@@ -8,16 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-
-RECORDED = {
-    "started": "2026-11-28T00:00:00+00:00",
-    "versions": dict.fromkeys(("minigpt", "python", "torch", "numpy"), "1"),
-    "machine": {"processor": "any", "device": "cpu", "threads": 1},
-    "precision": "fp32",
-    "data": {"fingerprint": "0", "vocab_size": 3},
-    "core": "0",
-    "components": [],
-}
+from tests.records import PROVENANCE
 
 
 def test_a_run_that_cannot_be_read_is_a_row_that_says_so_and_the_rest_is_listed(
@@ -28,7 +19,7 @@ def test_a_run_that_cannot_be_read_is_a_row_that_says_so_and_the_rest_is_listed(
         run = Path("runs") / name / "seed-1"
         run.mkdir(parents=True)
         (run / "experiment.json").write_text('{"training": {"max_iters": 3}}')
-        (run / "provenance.json").write_text(json.dumps(RECORDED))
+        (run / "provenance.json").write_text(json.dumps(PROVENANCE))
     Path("runs/b/.seed-1.lock").mkdir()  # nobody, root included, can lock a folder as a file
     code, out, err = minigpt("runs", "--json")
     assert code == 0, err

@@ -169,7 +169,7 @@ def test_what_is_left_out_is_reported_and_recorded(
     assert code == 0, err
     lines = ["data.paths: 1 file skipped: 1 .pdf", "left out of training because it is validation text: "]
     assert all(line in out.replace("\n", "") for line in lines)
-    recorded = RunFolder(Path("runs/one/seed-1337")).provenance()["data"]["notes"]
+    recorded = RunFolder(Path("runs/one/seed-1337")).provenance().data.notes
     assert [note.startswith(line) for note, line in zip(recorded, lines, strict=True)] == [True, True]
 
 

@@ -54,7 +54,7 @@ def train_experiment(plugin: plugins.Plugin, tmp_path: Path) -> Train:
         assert experiment.description
         outcome = train(experiment, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
         assert (outcome.run.path / "plugins" / plugin.path.name).read_bytes() == plugin.path.read_bytes()
-        assert [row["step"] for row in outcome.run.rows()] == list(range(1, updates + 1))
+        assert [row.step for row in outcome.run.rows()] == list(range(1, updates + 1))
         return outcome
 
     return trained

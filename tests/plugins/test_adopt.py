@@ -115,4 +115,4 @@ def test_gradients_of_zero_and_huge_ones_after_them_leave_weights_finite(build: 
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment(updates=8).run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

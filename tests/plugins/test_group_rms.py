@@ -63,4 +63,4 @@ def test_groups_that_cannot_be_made_are_refused(build: Build, width: int, groups
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment().run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

@@ -70,5 +70,5 @@ def test_values_without_a_meaning_are_refused(build: Build, params: dict[str, fl
 
 
 def test_its_experiment_trains_with_as_many_restarts(train_experiment: Train) -> None:
-    rates = [row["lr"] for row in train_experiment("training.schedule.warmup_ratio=0", updates=14).run.rows()]
+    rates = [row.lr for row in train_experiment("training.schedule.warmup_ratio=0", updates=14).run.rows()]
     assert [step for step, rate in enumerate(rates) if rate == rates[0]] == [0, 2, 6]

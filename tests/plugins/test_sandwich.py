@@ -79,4 +79,4 @@ def test_values_without_a_meaning_are_refused(build: Build, params: dict[str, fl
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment().run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

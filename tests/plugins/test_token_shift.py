@@ -109,4 +109,4 @@ def test_what_it_remembers_is_one_token_of_its_own(build: Build) -> None:
 
 def test_its_experiment_trains(train_experiment: Train) -> None:
     rows = train_experiment().run.rows()
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1].train_loss < rows[0].train_loss

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from minigpt.errors import RunError
 from minigpt.run import RunFolder, open_run
 from minigpt.run.provenance import changed_since
+from tests.records import PROVENANCE, provenance_of, row
 
 HOLD = """
 import sys, time
@@ -122,8 +125,9 @@ def test_what_is_no_run_is_told_with_the_nearest_that_is(tmp_path: Path) -> None
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.rows() == []
-    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert run.rows() == [{"step": 1}, {"step": 2}]
+    rows = [row(1), row(2, val_loss=2.5)]
+    run.metrics.write_text("".join(f"{json.dumps(each.to_json())}\n" for each in rows) + '{"st')
+    assert run.rows() == rows
 
 
 def test_a_run_is_set_aside_and_never_overwritten(tmp_path: Path) -> None:
@@ -137,25 +141,17 @@ def test_a_run_is_set_aside_and_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_each_change_that_could_change_the_numbers_is_named() -> None:
-    def record() -> dict:  # type: ignore[type-arg]
-        return {
-            "components": [{"component": "norm/a", "file": "a.py", "sha256": "1"}],
-            "core": "c",
-            "experiment": {"seed": 1, "training": {"grad_clip": 1.0, "schedule": {"name": "cosine", "warmup": 100}}},
-            "data": {"fingerprint": "d", "tokenizer": "t"},
-            "versions": {"torch": "2", "numpy": "1"},
-            "machine": {"device": "cpu", "threads": 2},
-        }
-
-    now = record()
-    assert changed_since(record(), now) == []
+    training = {"grad_clip": 1.0, "schedule": {"name": "cosine", "warmup": 100}}
+    before = copy.deepcopy(PROVENANCE) | {"experiment": {"seed": 1, "training": training}}
+    now = copy.deepcopy(before)
+    assert changed_since(provenance_of(before), provenance_of(now)) == []
     now["components"][0]["sha256"] = "2"
     now["core"] = "x"
     now["experiment"] = {"seed": 2, "training": {"grad_clip": None, "schedule": {"name": "constant"}}}
-    now["data"] = {"fingerprint": "x", "tokenizer": "x"}
-    now["versions"] = {"torch": "3", "numpy": "2"}
-    now["machine"] = {"device": "cuda", "threads": 8}
-    assert [change.line for change in changed_since(record(), now)] == [
+    now["data"] |= {"fingerprint": "x", "tokenizer": "x"}
+    now["versions"] |= {"torch": "3", "numpy": "2"}
+    now["machine"] |= {"device": "cuda", "threads": 8}
+    assert [change.line for change in changed_since(provenance_of(before), provenance_of(now))] == [
         "seed (1 then, 2 now)",
         "training.grad_clip (1.0 then, null now)",
         'training.schedule ({"name": "cosine", "warmup": 100} then, {"name": "constant"} now)',

@@ -172,7 +172,7 @@ def timed(work: Callable[[], int]) -> float:
 def differences(one: RunFolder, two: RunFolder) -> list[str]:
     """In what two finished runs differ, but for their clocks; nothing if they are the same to the bit."""
     found = []
-    rows = [[{k: v for k, v in row.items() if k not in CLOCKS} for row in run.rows()] for run in (one, two)]
+    rows = [[{k: v for k, v in row.to_json().items() if k not in CLOCKS} for row in run.rows()] for run in (one, two)]
     steps = [row["step"] for row in rows[1]]
     if steps != list(range(1, len(steps) + 1)):
         found.append(f"lines of metrics.jsonl are doubled or missing: {steps}")

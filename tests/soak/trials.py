@@ -154,7 +154,7 @@ class Races:
             winner = Child(lambda: sit(self.experiment, out))
         if winner.wait() != 0:
             wrong.append(f"the winner says: {winner.said}")
-        if [row["step"] for row in RunFolder.of(self.experiment, out).rows()] != list(range(1, 41)):
+        if [row.step for row in RunFolder.of(self.experiment, out).rows()] != list(range(1, 41)):
             wrong.append("the winner's records are not whole")
         shutil.rmtree(out)
         return 1, wrong

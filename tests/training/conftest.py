@@ -13,7 +13,7 @@ import pytest
 
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.run import RunFolder
+from minigpt.run import MetricsRow, RunFolder
 from minigpt.training import Outcome, PlainObserver, train
 
 # A schedule like any other, but that it can send its own process a signal when a given update begins.
@@ -51,14 +51,14 @@ class Watcher(PlainObserver):
         if self.interrupt == (kind, self.counts[kind]):
             signal.raise_signal(signal.SIGTERM)
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         super().updated(row)
         self.count("updated")
 
     def evaluating(self, done: int, total: int) -> None:
         self.count("evaluating")
 
-    def evaluated(self, row: dict[str, float], best: bool, sample: str | None) -> None:
+    def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         super().evaluated(row, best, sample)
         self.count("evaluated")
 

@@ -246,8 +246,8 @@ def test_a_setting_takes_effect(path: str, value: Any, changes_weights: bool, st
     left_out = path.startswith(("sampling", "description", "training.checkpoint_"))
     assert bool(folder.later_segments()) != left_out
     rows = folder.rows()
-    assert ("val_loss" in rows[3]) == (path == "training.eval_interval")
-    assert rows[-1]["step"] == (9 if path == "training.max_iters" else 6)
+    assert (rows[3].val_loss is not None) == (path == "training.eval_interval")
+    assert rows[-1].step == (9 if path == "training.max_iters" else 6)
 
 
 @pytest.mark.parametrize(("path", "value", "message"), REFUSED, ids=[path for path, *_ in REFUSED])
@@ -342,17 +342,17 @@ def test_a_finished_run_is_trained_further_and_its_history_says_so(stopped: Stop
     resume(folder.path, overrides=["training.max_iters=9"], observer=observer)
     assert equal(weights(folder), expected)
     assert folder.is_finished()
-    assert [row["step"] for row in folder.rows()] == list(range(1, 10))
+    assert [row.step for row in folder.rows()] == list(range(1, 10))
     resume(folder.path, overrides=["training.max_iters=10", "training.grad_clip=0.5"], threads=1, observer=observer)
     assert folder.later_segments() == [
         "from update 6 on: training.max_iters (6 then, 9 now)",
         "from update 9 on: training.max_iters (9 then, 10 now); training.grad_clip (1.0 then, 0.5 now)",
     ]
     recorded = folder.provenance()
-    first, second, _ = recorded["segments"]
-    assert first["provenance"]["experiment"]["training"]["max_iters"] == 6
-    assert second["provenance"]["experiment"]["training"]["max_iters"] == 9
-    assert recorded["experiment"]["training"]["max_iters"] == 10
+    first, second, _ = recorded.segments
+    for origin, max_iters in ((first.provenance, 6), (second.provenance, 9), (recorded, 10)):
+        assert origin is not None
+        assert origin.experiment["training"]["max_iters"] == max_iters  # type: ignore[call-overload, index]
     said = observer.out.getvalue()
     assert "changed: training.max_iters (6 then, 9 now)" in said
     assert "from here on the schedule is the one over 9 updates" in said

@@ -48,8 +48,8 @@ def test_a_run_stops_with_the_weights_of_before(what: str, spoil: Spoil, write_e
     with pytest.raises(DivergedError, match=f"the {what} of update 12 is not finite .* the last checkpoint is of step 11"):
         run(load_experiment(write_experiment(checkpoint_interval=1)), tmp_path / "diverged")
     found = RunFolder(tmp_path / "diverged" / "small" / "seed-1337")
-    assert [row["step"] for row in found.rows()] == list(range(1, 12))
-    assert [row["train_loss"] for row in found.rows()] == [row["train_loss"] for row in whole.rows()][:11]
+    assert [row.step for row in found.rows()] == list(range(1, 12))
+    assert [row.train_loss for row in found.rows()] == [row.train_loss for row in whole.rows()][:11]
     saved = checkpoint.load(found.checkpoints)
     assert saved is not None
     assert saved.progress.step == 11
@@ -63,9 +63,9 @@ def test_an_update_can_be_left_out_and_is_counted(what: str, spoil: Spoil, write
     outcome = run(experiment, tmp_path, observer)
     assert (outcome.status, outcome.progress.skipped) == ("finished", 3)
     rows = outcome.run.rows()
-    assert {row["step"]: row["skipped"] for row in rows if "skipped" in row} == {4: 1, 5: 2, 12: 3}
+    assert {row.step: row.skipped for row in rows if row.skipped is not None} == {4: 1, 5: 2, 12: 3}
     missing = "train_loss" if what == "loss" else "grad_norm"
-    assert [row["step"] for row in rows if missing not in row] == [4, 5, 12]
+    assert [row.step for row in rows if getattr(row, missing) is None] == [4, 5, 12]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert observer.out.getvalue().count("left out") >= 3
     assert outcome.val_loss is not None

@@ -11,7 +11,7 @@ import pytest
 
 from minigpt.errors import RunError, WriteError
 from minigpt.reading import load_experiment
-from minigpt.run import RunFolder, checkpoint
+from minigpt.run import MetricsRow, RunFolder, checkpoint
 from minigpt.run.place import Place
 from minigpt.training import TensorBoardObserver, resume, train
 from tests.conftest import Command
@@ -26,9 +26,9 @@ class Doing(Watcher):
         super().__init__()
         self.at, self.action = at, action
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         super().updated(row)
-        if row["step"] == self.at:
+        if row.step == self.at:
             self.action()
 
 

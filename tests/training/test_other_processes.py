@@ -63,4 +63,4 @@ def test_where_the_system_does_not_say_nothing_is_recorded(proc_stat: Path, cont
 @pytest.mark.usefixtures("proc_stat")
 def test_a_run_records_it_at_its_end_at_least(write_experiment: Write, tmp_path: Path) -> None:
     rows = run(load_experiment(write_experiment(max_iters=3)), tmp_path).run.rows()
-    assert rows[-1]["other_cpu"] == 0
+    assert rows[-1].other_cpu == 0

@@ -11,7 +11,7 @@ import pytest
 from minigpt.errors import ExperimentError
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
-from minigpt.run import RunFolder, checkpoint
+from minigpt.run import MetricsRow, RunFolder, checkpoint
 from minigpt.training import loop, resume, session
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
@@ -91,8 +91,8 @@ def test_a_run_that_dies_after_a_save_by_time_resumes_bit_for_bit(
     write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
     class Dies(Watcher):
-        def updated(self, row: dict[str, float]) -> None:
-            if row["step"] == 9:
+        def updated(self, row: MetricsRow) -> None:
+            if row.step == 9:
                 raise KeyboardInterrupt  # as good as a kill: nothing is saved for it
 
     experiment = load_experiment(write_experiment(**RARELY))

@@ -140,7 +140,7 @@ from minigpt.training import PlainObserver, train
 
 class Slow(PlainObserver):
     def updated(self, row):
-        if row["step"] == 12:
+        if row.step == 12:
             for _ in range(2):
                 signal.raise_signal(signal.{name})
             time.sleep(60)

@@ -17,7 +17,7 @@ import pytest
 
 from minigpt.cli.outliving import OutlivingStream
 from minigpt.reading import load_experiment
-from minigpt.run import RunFolder, checkpoint
+from minigpt.run import MetricsRow, RunFolder, checkpoint
 from minigpt.training import PlainObserver, resume
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
@@ -41,9 +41,9 @@ class Signalling(Watcher):
         super().__init__()
         self.number, self.at, self.times = number, at, times
 
-    def updated(self, row: dict[str, float]) -> None:
+    def updated(self, row: MetricsRow) -> None:
         super().updated(row)
-        if row["step"] == self.at:
+        if row.step == self.at:
             for _ in range(self.times):
                 signal.raise_signal(self.number)
 
@@ -120,4 +120,4 @@ def test_a_closed_terminal_saves_and_leaves_with_129(write_experiment: Write, tm
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
-    assert checkpoint.available(folder.checkpoints) == [folder.rows()[-1]["step"]]
+    assert checkpoint.available(folder.checkpoints) == [folder.rows()[-1].step]

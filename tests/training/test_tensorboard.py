@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.run import RunFolder
+from minigpt.run import MetricsRow, RunFolder
 from minigpt.training import TensorBoardObserver, resume, train
 from minigpt.training.tensorboard import settings
 from tests.training.conftest import Watcher, Write
@@ -43,10 +43,10 @@ def test_scalars_samples_and_settings_are_those_of_the_run(write_experiment: Wri
     ):
         events = found.Scalars(tag)
         assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
-        assert [event.value for event in events] == pytest.approx([row[key] for row in rows], rel=1e-6)
+        assert [event.value for event in events] == pytest.approx([getattr(row, key) for row in rows], rel=1e-6)
     validation = found.Scalars("loss/validation")
     assert [(event.step, event.value) for event in validation] == [
-        (row["step"], pytest.approx(row["val_loss"])) for row in rows if "val_loss" in row
+        (row.step, pytest.approx(row.val_loss)) for row in rows if row.val_loss is not None
     ]
     samples = found.Tensors("sample/text_summary")
     assert [event.step for event in samples] == [3, 6]
@@ -56,15 +56,15 @@ def test_scalars_samples_and_settings_are_those_of_the_run(write_experiment: Wri
     chosen = HParamsPluginData.FromString(data).session_start_info.hparams
     assert chosen["model.d_model"].number_value == 32
     assert chosen["model.attention.name"].string_value == "mha"
-    assert found.Scalars("hparam/val_loss")[-1].value == pytest.approx(rows[-1]["val_loss"])
+    assert found.Scalars("hparam/val_loss")[-1].value == pytest.approx(rows[-1].val_loss)
 
 
 def test_a_run_that_is_resumed_goes_on_in_the_same_plots(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(), overrides=["training.max_iters=12", "training.checkpoint_interval=4"])
 
     class Failing(Watcher):
-        def updated(self, row: dict[str, float]) -> None:
-            if row["step"] == 7:
+        def updated(self, row: MetricsRow) -> None:
+            if row.step == 7:
                 raise ZeroDivisionError
             super().updated(row)
 

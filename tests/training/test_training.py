@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,26 +38,26 @@ def test_a_run_leaves_everything_it_should(write_experiment: Write, tmp_path: Pa
     folder = outcome.run
     assert folder.path == tmp_path / "runs" / "small" / "seed-1337"
     rows = folder.rows()
-    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert [row.step for row in rows] == list(range(1, 41))
     fields = {"step", "tokens", "seconds", "wall", "train_loss", "lr", "grad_norm", "tokens_per_second"}
     evaluated = {"val_loss", "val_perplexity", "val_bits_per_byte"}
     for row in rows:
-        assert set(row) - {"other_cpu"} == (fields | evaluated if row["step"] in (15, 30, 40) else fields)
-    assert "other_cpu" in rows[-1] or not Path("/proc/stat").exists()
-    assert rows[-1]["tokens"] == 40 * 8 * 32
-    assert rows[-1]["lr"] == pytest.approx(0.005)
-    assert rows[-1]["val_loss"] < rows[0]["train_loss"] - 1
-    assert rows[-1]["val_perplexity"] == pytest.approx(math.exp(rows[-1]["val_loss"]))
-    assert rows[-1]["seconds"] <= rows[-1]["wall"]
-    assert outcome.val_loss == rows[-1]["val_loss"]
+        assert set(row.to_json()) - {"other_cpu"} == (fields | evaluated if row.step in (15, 30, 40) else fields)
+    assert rows[-1].other_cpu is not None or not Path("/proc/stat").exists()
+    assert rows[-1].tokens == 40 * 8 * 32
+    assert rows[-1].lr == pytest.approx(0.005)
+    assert rows[-1].val_loss < rows[0].train_loss - 1
+    assert rows[-1].val_perplexity == pytest.approx(math.exp(rows[-1].val_loss))
+    assert rows[-1].seconds <= rows[-1].wall
+    assert outcome.val_loss == rows[-1].val_loss
     provenance = folder.provenance()
-    assert provenance["precision"] == "fp32"
-    assert {row["component"] for row in provenance["components"]} >= {
+    assert provenance.precision == "fp32"
+    assert {row.component for row in provenance.components} >= {
         "attention/mha",
         "schedule/interrupting",
         "optimizer/adamw",
     }
-    assert provenance["evaluation"]["window"] == provenance["evaluation"]["stride"] == 32
+    assert provenance.evaluation.window == provenance.evaluation.stride == 32
     assert "--- step 40, validation loss" in folder.samples.read_text()
     assert (folder.path / "plugins" / "interrupting.py").is_file()
     assert json.loads((folder.path / "experiment.json").read_text())["plugins"] == ["plugins/interrupting.py"]
@@ -70,13 +70,34 @@ def test_a_run_leaves_everything_it_should(write_experiment: Write, tmp_path: Pa
 def test_a_run_folder_is_enough_to_run_again(write_experiment: Write, tmp_path: Path) -> None:
     first = run(load_experiment(write_experiment()), tmp_path / "one")
     second = run(load_experiment(first.run.path / "experiment.json"), tmp_path / "two")
-    assert [row["train_loss"] for row in first.run.rows()] == [row["train_loss"] for row in second.run.rows()]
+    assert [row.train_loss for row in first.run.rows()] == [row.train_loss for row in second.run.rows()]
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_training_and_its_resuming_are_fp32_whatever_torchs_default_is(
+    optimizer: str, write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path, float64_by_default: None
+) -> None:
+    named = {"name": optimizer, "learning_rate": 1e-2}
+    experiment = load_experiment(write_experiment(optimizer=named))
+    part = run(experiment, tmp_path, Watcher(("updated", 14)))
+    assert torch.get_default_dtype() == torch.float64, "the caller's own"
+    assert resume(part.run.path, observer=Watcher()).status == "finished"
+    assert {parameter.dtype for parameter in build_model(experiment, 50).parameters()} == {torch.float32}
+    torch.set_default_dtype(torch.float32)
+    assert not differences(undisturbed(optimizer=named), part.run)
 
 
 def test_seeds_change_the_run(write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment(max_iters=3)
     losses = [
-        [row["train_loss"] for row in run(load_experiment(file, overrides=[f"seed={seed}"]), tmp_path / "r").run.rows()]
+        [row.train_loss for row in run(load_experiment(file, overrides=[f"seed={seed}"]), tmp_path / "r").run.rows()]
         for seed in (1, 2)
     ]
     assert losses[0] != losses[1]
@@ -113,13 +134,13 @@ def test_stopping_anywhere_and_resuming_is_the_same_run(
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment(eval_interval=5, checkpoint_interval=None, optimizer={"learning_rate": 0.3}, grad_clip=None)
     outcome = run(load_experiment(file), tmp_path)
-    losses = {row["step"]: row["val_loss"] for row in outcome.run.rows() if "val_loss" in row}
+    losses = {row.step: row.val_loss for row in outcome.run.rows() if row.val_loss is not None}
     best = min(losses, key=lambda step: losses[step])
     opened = open_run(outcome.run.path)
     assert opened.checkpoint.progress.step == best == outcome.progress.best_step
     assert open_run(outcome.run.path, which="last").checkpoint.progress.step == 40
     corpus = load_corpus(opened.experiment)
-    assert evaluate(opened.model, corpus, opened.experiment, "fp32")["val_loss"] == losses[best]
+    assert evaluate(opened.model, corpus, opened.experiment, "fp32").val_loss == losses[best]
 
 
 def test_a_diverging_run_stops_with_sound_weights(write_experiment: Write, tmp_path: Path) -> None:
@@ -127,7 +148,7 @@ def test_a_diverging_run_stops_with_sound_weights(write_experiment: Write, tmp_p
     with pytest.raises(DivergedError, match=r"of update \d+ is not finite .*: training diverged; .*learning_rate"):
         run(load_experiment(file), tmp_path)
     rows = RunFolder(tmp_path / "small" / "seed-1337").rows()
-    assert all(math.isfinite(row["train_loss"]) for row in rows)
+    assert all(math.isfinite(row.train_loss) for row in rows)
 
 
 def test_a_model_that_diverges_at_an_evaluation_is_told_before_it_writes(write_experiment: Write, tmp_path: Path) -> None:
@@ -190,7 +211,7 @@ def test_what_is_measured_sampled_and_saved_are_the_averaged_weights(write_exper
         assert torch.equal(parameter.tensor, state["x"]), parameter.name
         assert not torch.equal(torch.lerp(state["z"], state["x"], 0.9), state["x"]), "no average to tell apart"
     measured = evaluate(opened.model, load_corpus(opened.experiment), opened.experiment, "fp32")
-    assert outcome.run.rows()[-1]["val_loss"] == measured["val_loss"]
+    assert outcome.run.rows()[-1].val_loss == measured.val_loss
     assert opened.tokenizer is not None
     sampling, seed = opened.experiment.sampling, stream_seed(opened.experiment.seed, 40, 1)
     assert outcome.sample is not None
@@ -270,9 +291,9 @@ def test_evaluation_is_the_mean_over_the_whole_split(write_experiment: Write) ->
         model.train()
     got = evaluate(model, corpus, experiment, "fp32")
     assert places == len(ids) - 1
-    assert got["val_loss"] == pytest.approx(total / places, rel=1e-12)
+    assert got.val_loss == pytest.approx(total / places, rel=1e-12)
     assert corpus.val_bytes is not None
-    assert got["val_bits_per_byte"] == pytest.approx(total / math.log(2) / corpus.val_bytes, rel=1e-12)
+    assert got.val_bits_per_byte == pytest.approx(total / math.log(2) / corpus.val_bytes, rel=1e-12)
     assert model.training
 
 
@@ -290,7 +311,7 @@ def test_clipping_bounds_the_gradient_and_is_off_with_null(write_experiment: Wri
         norms[clip] = (
             torch.stack([state["exp_avg"].norm() for state in found.optimizer["state"].values()]).norm().item() / 0.1
         )
-        assert outcome.run.rows()[0]["grad_norm"] > 0.1, "what is recorded is the norm before clipping"
+        assert outcome.run.rows()[0].grad_norm > 0.1, "what is recorded is the norm before clipping"
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[None] > 0.1
 

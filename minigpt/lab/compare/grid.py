@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -25,6 +25,7 @@ from minigpt.run import RunFolder, checkpoint
 from minigpt.run.folder import check_links
 from minigpt.run.identity import Identity
 from minigpt.run.provenance import provenance
+from minigpt.run.recorded import Provenance
 from minigpt.run.sources import Sources
 from minigpt.run.status import Status
 from minigpt.system.files import discard
@@ -172,7 +173,7 @@ class Grid:
         self.device = device
         self.folder, self.variants, self.seeds = folder, list(variants), list(seeds)
         self.corpora = corpora
-        self.present: dict[str, dict[str, Any]] = {}  # what a run of each variant would record if it began now
+        self.present: dict[str, Provenance] = {}  # what a run of each variant would record if it began now
         self.frozen: dict[str, tuple[Path, Path]] = {}  # of each variant, the copies of its experiment and corpus
         found = self._finished([*elsewhere, folder / "runs"])
         self.cells = [self._cell(variant, seed, found) for seed in seeds for variant in variants]
@@ -202,7 +203,7 @@ class Grid:
         """What a run of the variant has as its identity if it begins now."""
         return Identity.of(self._provenance(variant)).with_seed(seed).digest()
 
-    def _provenance(self, variant: Variant) -> dict[str, Any]:
+    def _provenance(self, variant: Variant) -> Provenance:
         if variant.name not in self.present:
             self.present[variant.name] = present(variant.experiment, self.corpora.of(variant), self.device)
         return self.present[variant.name]
@@ -330,21 +331,24 @@ def _wait_until_free(run: RunFolder) -> None:
         time.sleep(_LOOK_EVERY)
 
 
-def _check_data(run: RunFolder, recorded: dict[str, Any], known: dict[str, Any]) -> None:
+def _check_data(run: RunFolder, recorded: Provenance, known: Provenance) -> None:
     """A run that was named must have seen the data that is here.
 
     Raises:
         MinigptError: It has not.
     """
-    for what, key in (("data", "fingerprint"), ("a tokenizer", "tokenizer")):
-        before, now = (str(known["data"].get(key))[:12] for known in (recorded, known))
+    for what, before, now in (
+        ("data", recorded.data.fingerprint, known.data.fingerprint),
+        ("a tokenizer", recorded.data.tokenizer, known.data.tokenizer),
+    ):
         if before != now:
             raise MinigptError(
-                f"{run.path} was trained on {what} with the fingerprint {before}, and its experiment gives {now} today: "
+                f"{run.path} was trained on {what} with the fingerprint {str(before)[:12]}, and its experiment gives "
+                f"{str(now)[:12]} today: "
                 "they cannot be mixed; name the experiment file to train it anew"
             )
 
 
-def present(experiment: Experiment, corpus: Corpus, device: torch.device) -> dict[str, Any]:
+def present(experiment: Experiment, corpus: Corpus, device: torch.device) -> Provenance:
     """The provenance of a run that would begin now; its precision is settled."""
     return provenance(experiment, corpus, device=device, precision=experiment.training.precision)

@@ -115,4 +115,4 @@ def updates_in(run: RunFolder) -> int | None:
         rows = run.rows()
     except RunError:
         return None
-    return rows[-1]["step"] if rows else 0
+    return rows[-1].step if rows else 0

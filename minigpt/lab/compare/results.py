@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.errors import RunError, count
+from minigpt.errors import count
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.record import LARGEST, Difference, RecordedCost, RunResult, VariantResult
 from minigpt.lab.compare.times import share_of_others
@@ -17,9 +17,8 @@ from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.numbers import as_typed
 from minigpt.run import RunFolder
+from minigpt.run.recorded import MetricsRow
 from minigpt.run.status import Status
-
-COLUMN = {"nats": "val_loss", "bits-per-byte": "val_bits_per_byte"}
 
 
 def judge(
@@ -158,9 +157,9 @@ def read_result(cell: Cell, unit: Unit) -> RunResult:
 
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> RunResult:
     """What a run's own records show; of one that has not come to its end, as far as it has come."""
-    recorded, rows = run.provenance(), rows_of(run)
-    measured = [row[COLUMN[unit]] for row in rows if COLUMN[unit] in row]
-    speeds, machine = [row["tokens_per_second"] for row in rows], recorded["machine"]
+    recorded, rows = run.provenance(), run.rows()
+    measured = [loss for row in rows if (loss := validation_loss(row, unit)) is not None]
+    speeds, machine = [row.tokens_per_second for row in rows], recorded.machine
     return RunResult(
         seed=seed,
         outcome=run.status(),
@@ -168,25 +167,21 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         message="; ".join(f"continued with changes {line}" for line in run.later_segments()),
         loss=measured[-1] if measured else None,
         best=min(measured, default=None),
-        seconds=rows[-1]["seconds"] if rows else None,
+        seconds=rows[-1].seconds if rows else None,
         tokens_per_second=statistics.median(speeds) if speeds else None,
         speed_quartiles=_quartiles(speeds) if speeds else None,
-        others=share_of_others(rows, machine.get("cores")),
-        machine=f"{machine.get('processor')}, {machine['device']}, {count(machine['threads'], 'thread')}",
-        precision=recorded["precision"],
-        code=f"{recorded['core'][:12]} on torch {recorded['versions']['torch']}",
-        parts=dict(sorted((row["component"], row["sha256"] or "") for row in recorded["components"])),
+        others=share_of_others(rows, machine.cores),
+        machine=f"{machine.processor}, {machine.device}, {count(machine.threads, 'thread')}",
+        precision=recorded.precision,
+        code=f"{recorded.core[:12]} on torch {recorded.versions.torch}",
+        parts=dict(sorted((each.component, each.sha256 or "") for each in recorded.components)),
         position_loss=position_loss,
     )
 
 
-def rows_of(run: RunFolder) -> list[dict[str, float]]:
-    """A run's records, each with what a report needs. Raises RunError where one lacks it."""
-    rows = run.rows()
-    for key in ("tokens", "seconds", "tokens_per_second"):
-        if any(key not in row for row in rows):
-            raise RunError(f"{run.metrics} is damaged: a record lacks {key}")
-    return rows
+def validation_loss(row: MetricsRow, unit: Unit) -> float | None:
+    """Of a record; None where the model was not evaluated, or there are no bytes."""
+    return row.val_loss if unit == "nats" else row.val_bits_per_byte
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:

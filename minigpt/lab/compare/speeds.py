@@ -104,15 +104,19 @@ class Speeds:
         with using_threads(self.threads):
             precision = self._precision(variant)
             recorded = provenance(variant.experiment, self.corpus_of(variant), device=self.device, precision=precision)
-        settings = {key: value for key, value in recorded["experiment"].items() if key not in ("seed", "training")}
+        settings = {key: value for key, value in recorded.experiment.items() if key not in ("seed", "training")}
         of_length = ("max_iters", "schedule", "eval_interval")
-        training = {key: value for key, value in recorded["experiment"]["training"].items() if key not in of_length}
-        sources = sorted((row["component"], row["sha256"] or "") for row in recorded["components"])
+        of_training = recorded.experiment["training"]
+        assert isinstance(of_training, dict)
+        training = {key: value for key, value in of_training.items() if key not in of_length}
+        sources = sorted((each.component, each.sha256 or "") for each in recorded.components)
         parts = [
             settings,
             training,
             sources,
-            *(recorded[name] for name in ("core", "versions", "machine", "precision", "data")),
+            recorded.core,
+            *(section.model_dump(mode="json") for section in (recorded.versions, recorded.machine, recorded.data)),
+            recorded.precision,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

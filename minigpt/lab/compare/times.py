@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from minigpt.errors import listing
 from minigpt.lab.compare.record import RunResult, VariantResult
+from minigpt.run.recorded import MetricsRow
 from minigpt.training.other_processes import ALONE
 
 
-def share_of_others(rows: Sequence[Mapping[str, float]], cores: object) -> float | None:
+def share_of_others(rows: Sequence[MetricsRow], cores: int | None) -> float | None:
     """What other processes took of the processors while a run trained, as a part of all; None where nothing was recorded.
 
     Args:
         rows: The run's records. `other_cpu` stands in some of them: CPU seconds since the one before that has it.
         cores: Of the machine, as provenance.json has it; where it has no number, 1: then less is taken for much.
     """
-    measured = [row for row in rows if "other_cpu" in row]
-    if not measured or not measured[-1].get("wall"):
+    measured = [row.other_cpu for row in rows if row.other_cpu is not None]
+    wall = next((row.wall for row in reversed(rows) if row.other_cpu is not None), 0.0)
+    if not wall:
         return None
     # Single numbers may be below 0, for the system counts in hundredths of a second; their sum is right.
-    return max(
-        0.0,
-        sum(row["other_cpu"] for row in measured)
-        / measured[-1]["wall"]
-        / (cores if isinstance(cores, int) and cores > 0 else 1),
-    )
+    return max(0.0, sum(measured) / wall / (cores or 1))
 
 
 def why_not_comparable(variants: Sequence[VariantResult]) -> str | None:

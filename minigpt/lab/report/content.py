@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from minigpt.errors import RunError
-from minigpt.lab.compare.record import NOT_COMPARED, Asked, Comparison, RecordedCost, VariantResult
-from minigpt.lab.compare.results import COLUMN, mean_loss, result_of, rows_of, sd_of_loss
+from minigpt.lab.compare.record import NOT_COMPARED, Asked, Comparison, Count, RecordedCost, VariantResult
+from minigpt.lab.compare.results import mean_loss, result_of, sd_of_loss, validation_loss
 from minigpt.lab.compare.times import why_not_comparable
-from minigpt.lab.compare.variants import runs_in
+from minigpt.lab.compare.variants import Unit, runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
 from minigpt.run import RunFolder
+from minigpt.run.recorded import MetricsRow
 
 _POINTS = 120  # of a training curve: more cannot be seen
 
@@ -34,8 +37,8 @@ class Curve:
         high: The highest.
     """
 
-    steps: tuple[float, ...]
-    tokens: tuple[float, ...]
+    steps: tuple[int, ...]
+    tokens: tuple[int, ...]
     flops: tuple[float, ...] | None
     seconds: tuple[float, ...]
     low: tuple[float, ...]
@@ -136,20 +139,43 @@ def content_of_runs(folders: Sequence[Path]) -> Content:
     return content_of(Comparison(name=name, settings=Asked(seeds=tuple(seeds)), variants=variants), Path())
 
 
+class _Section(BaseModel):
+    """A part of a recorded experiment that the page needs; what stands beside it is left alone."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Model(_Section):
+    block_size: Count
+
+
+class _Training(_Section):
+    max_iters: Count
+    batch_size: Count
+
+
+class _Experiment(_Section):
+    seed: Count
+    description: str = ""
+    model: _Model
+    training: _Training
+
+
 def _uncompared(folder: Path) -> VariantResult:
     """A variant from what its runs recorded."""
     runs = runs_in(folder)
     document = runs[0].document()
     try:
-        training, context = document["training"], int(document["model"]["block_size"])
-        tokens = int(training["max_iters"]) * int(training["batch_size"]) * context
-        results = [result_of(run, run.document()["seed"], "nats") for run in runs]
+        recorded = [_Experiment.model_validate(run.document()) for run in runs]
+        training, context = recorded[0].training, recorded[0].model.block_size
+        tokens = training.max_iters * training.batch_size * context
+        results = [result_of(run, each.seed, "nats") for run, each in zip(runs, recorded, strict=True)]
         experiment = runs[0].without_plugins()
         cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()))
         return VariantResult(
             name=_name(folder),
             source=str(folder),
-            description=document.get("description", ""),
+            description=recorded[0].description,
             experiment=document,
             tokens=tokens,
             training_flops=None if cost is None else cost.train_flops * tokens,
@@ -159,9 +185,10 @@ def _uncompared(folder: Path) -> VariantResult:
             verdict=NOT_COMPARED,
             runs=tuple(results),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {type(error).__name__}: {reason}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {where}: {first['msg']}") from error
 
 
 def _name(folder: Path) -> str:
@@ -172,29 +199,28 @@ def _name(folder: Path) -> str:
 
 def content_of(comparison: Comparison, folder: Path) -> Content:
     """Gather it for a comparison, whose runs' paths start from `folder`."""
-    column = COLUMN[comparison.settings.unit]
-    variants = tuple(_shown(variant, folder, column) for variant in comparison.variants)
+    variants = tuple(_shown(variant, folder, comparison.settings.unit) for variant in comparison.variants)
     base = comparison.base.experiment
     changes = {variant.name: differences(base, variant.experiment) for variant in comparison.variants[1:]}
     return Content(comparison, variants, changes)
 
 
-def _shown(variant: VariantResult, folder: Path, column: str) -> ShownVariant:
-    runs = _measured_runs(variant, folder, column)
-    rows = [rows_of(run) for run in runs]
+def _shown(variant: VariantResult, folder: Path, unit: Unit) -> ShownVariant:
+    runs = _measured_runs(variant, folder, unit)
+    rows = [run.rows() for run in runs]
     of_a_token = None if variant.training_flops is None else variant.training_flops / max(1, variant.tokens)
     positions = [run.position_loss for run in variant.runs if run.position_loss]
     return ShownVariant(
         variant,
-        validation=_curve([[row for row in each if column in row] for each in rows], column, of_a_token),
-        training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
+        validation=_curve([_validated(each, unit) for each in rows], of_a_token),
+        training=_curve([_averaged(each) for each in rows], of_a_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
         sample=runs[0].last_sample() if runs else "",
         origin=_origin(runs[0]) if runs else None,
     )
 
 
-def _measured_runs(variant: VariantResult, folder: Path, column: str) -> list[RunFolder]:
+def _measured_runs(variant: VariantResult, folder: Path, unit: Unit) -> list[RunFolder]:
     """The folders of the runs that have a loss.
 
     Raises:
@@ -209,54 +235,71 @@ def _measured_runs(variant: VariantResult, folder: Path, column: str) -> list[Ru
             raise RunError(f"{run.path} is gone, and {variant.name} was measured in it; call minigpt compare again")
         if run.later_segments() and variant.verdict != NOT_COMPARED:
             raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
-        if result.is_finished and result.loss != _last(run, column):
+        if result.is_finished and result.loss != _last(run, unit):
             raise RunError(f"{run.path} is another run than {variant.name} was measured in; call minigpt compare again")
         runs.append(run)
     return runs
 
 
-def _last(run: RunFolder, column: str) -> float | None:
-    return next((row[column] for row in reversed(run.rows()) if column in row), None)
+def _last(run: RunFolder, unit: Unit) -> float | None:
+    points = _validated(run.rows(), unit)
+    return points[-1].loss if points else None
 
 
 def _origin(run: RunFolder) -> Origin:
     recorded = run.provenance()
-    versions, machine, git = recorded["versions"], recorded["machine"], recorded.get("git") or {}
+    versions, machine, git = recorded.versions, recorded.machine, recorded.git
     return Origin(
-        started=recorded["started"],
-        versions=f"minigpt {versions['minigpt']}, torch {versions['torch']}, Python {versions['python']}",
-        machine=f"{machine['processor']}, {machine['threads']} threads, {machine['device']}",
-        code=recorded["core"],
-        data=recorded["data"]["fingerprint"],
-        commit=git.get("commit", "")[:12] + (" with changes" if git.get("uncommitted") else ""),
+        started=recorded.started,
+        versions=f"minigpt {versions.minigpt}, torch {versions.torch}, Python {versions.python}",
+        machine=f"{machine.processor}, {machine.threads} threads, {machine.device}",
+        code=recorded.core,
+        data=recorded.data.fingerprint,
+        commit="" if git is None else git.commit[:12] + (" with changes" if git.uncommitted else ""),
     )
 
 
-def _curve(rows: Sequence[Sequence[Mapping[str, float]]], column: str, of_a_token: float | None) -> Curve | None:
+@dataclass(frozen=True)
+class _Point:
+    """A loss after an update."""
+
+    row: MetricsRow
+    loss: float
+
+
+def _validated(rows: Sequence[MetricsRow], unit: Unit) -> list[_Point]:
+    return [_Point(row, loss) for row in rows if (loss := validation_loss(row, unit)) is not None]
+
+
+def _averaged(rows: Sequence[MetricsRow]) -> list[_Point]:
+    """The training loss of a single batch jumps: its mean over each of some stretches, at their ends."""
+    length = max(1, len(rows) // _POINTS)
+    points = []
+    for start in range(0, len(rows) - length + 1, length):
+        # Updates that were left out have no loss.
+        part = [_Point(row, row.train_loss) for row in rows[start : start + length] if row.train_loss is not None]
+        if part:
+            points.append(_Point(part[-1].row, statistics.fmean(point.loss for point in part)))
+    return points
+
+
+def _curve(points: Sequence[Sequence[_Point]], of_a_token: float | None) -> Curve | None:
     """Over the updates that every seed has."""
-    shared = sorted(set.intersection(*({row["step"] for row in each} for each in rows))) if rows else []
+    by_step = [{point.row.step: point for point in each} for each in points]
+    shared = sorted(set.intersection(*(set(each) for each in by_step))) if by_step else []
     if not shared:
         return None
-    by_step = [{row["step"]: row for row in each} for each in rows]
-    values = [[each[step][column] for each in by_step] for step in shared]
-    tokens = [by_step[0][step]["tokens"] for step in shared]
+    values = [[each[step].loss for each in by_step] for step in shared]
+    tokens = [by_step[0][step].row.tokens for step in shared]
     return Curve(
         steps=tuple(shared),
         tokens=tuple(tokens),
         flops=None if of_a_token is None else tuple(of_a_token * seen for seen in tokens),
-        seconds=tuple(statistics.median(each[step]["seconds"] for each in by_step) for step in shared),
+        seconds=tuple(statistics.median(each[step].row.seconds for each in by_step) for step in shared),
         low=tuple(map(min, values)),
         mean=tuple(map(statistics.fmean, values)),
         high=tuple(map(max, values)),
     )
-
-
-def _averaged(rows: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """The training loss of a single batch jumps: its mean over each of some stretches, at their ends."""
-    length = max(1, len(rows) // _POINTS)
-    stretches = [rows[start : start + length] for start in range(0, len(rows) - length + 1, length)]
-    sound = [[row for row in part if "train_loss" in row] for part in stretches]  # updates that were left out have none
-    return [{**part[-1], "train_loss": statistics.fmean(row["train_loss"] for row in part)} for part in sound if part]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

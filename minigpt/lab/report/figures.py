@@ -44,7 +44,7 @@ SECONDS = "seconds of training"
 Axis = Literal["tokens", "flops", "seconds"]
 """What a loss is drawn against."""
 
-_STYLE: Any = {  # type: ignore[explicit-any]  # matplotlib types it as a union of four hundred names
+_STYLE: Any = {  # matplotlib types its keys as four hundred names
     "svg.fonttype": "none",
     "text.usetex": False,  # whoever imported matplotlib before may have asked for it, and LaTeX is a program
     "font.family": "sans-serif",

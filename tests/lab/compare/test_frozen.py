@@ -175,7 +175,9 @@ def test_a_cell_is_not_trained_by_other_code_than_was_planned(write: Write, monk
     found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
     now = grid_module.provenance
     with monkeypatch.context() as patch:
-        patch.setattr(grid_module, "provenance", lambda *args, **kwargs: {**now(*args, **kwargs), "core": "edited"})
+        patch.setattr(
+            grid_module, "provenance", lambda *args, **kwargs: now(*args, **kwargs).model_copy(update={"core": "edited"})
+        )
         with pytest.raises(PlanError, match=r"base, seed 5: the source of minigpt.* was edited since the plan was made"):
             train_here(found.grid)
     assert len(found.grid.missing()) == 2
@@ -191,7 +193,9 @@ def test_a_comparison_whose_source_is_edited_ends_in_a_line(
 ) -> None:
     files = write("base"), write("variant", model={"ffn": "glu"})
     now = grid_module.provenance
-    monkeypatch.setattr(grid_module, "provenance", lambda *args, **kwargs: {**now(*args, **kwargs), "core": "before"})
+    monkeypatch.setattr(
+        grid_module, "provenance", lambda *args, **kwargs: now(*args, **kwargs).model_copy(update={"core": "before"})
+    )
     code, _, err = minigpt("compare", *files, "--seeds", "1")
     assert (code, len(err.splitlines())) == (2, 1), err
     assert "the source of minigpt, or of an installed plugin, was edited since the plan was made" in err

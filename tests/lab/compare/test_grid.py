@@ -117,7 +117,9 @@ def test_runs_of_other_code_are_not_used(write: Write, minigpt: Any, monkeypatch
     base, variant = write("base"), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
     now = grid_module.provenance
-    monkeypatch.setattr(grid_module, "provenance", lambda *args, **kwargs: {**now(*args, **kwargs), "core": "other"})
+    monkeypatch.setattr(
+        grid_module, "provenance", lambda *args, **kwargs: now(*args, **kwargs).model_copy(update={"core": "other"})
+    )
     assert all("comparisons" in str(cell.run.path) for cell in plan(base, variant, seeds=1).grid.cells)
 
 
@@ -138,7 +140,7 @@ def test_a_run_that_was_begun_is_gone_on_with(write: Write, tmp_path: Path, monk
     assert begun.outcome() is None, "to be stopped is no outcome"
     train_here(halved.grid)
     assert not list((halved.folder / "runs/base").glob("seed-5.old-*"))
-    assert [row["step"] for row in begun.run.rows()] == [1, 2, 3, 4, 5, 6]
+    assert [row.step for row in begun.run.rows()] == [1, 2, 3, 4, 5, 6]
     assert [result.losses for result in whole.judge().variants] == [result.losses for result in halved.judge().variants]
 
 
@@ -170,7 +172,7 @@ def test_a_run_of_before_an_edit_that_is_still_being_saved_is_waited_for(write: 
     holding.__enter__()
     threading.Timer(1, lambda: holding.__exit__(None, None, None)).start()
     train_here(edited)
-    assert [row["step"] for row in edited.cells[0].run.rows()] == [1, 2, 3, 4]
+    assert [row.step for row in edited.cells[0].run.rows()] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -289,7 +291,7 @@ def test_a_crashed_cell_that_was_continued_by_hand_has_the_outcome_of_its_run(wr
     assert again.judge().variants[1].runs[0].outcome == "stopped", "until then"
     train_here(again.grid)
     assert cell.status() == "finished"
-    assert again.judge().variants[1].runs[0].loss == cell.run.rows()[-1]["val_loss"]
+    assert again.judge().variants[1].runs[0].loss == cell.run.rows()[-1].val_loss
 
 
 def test_runs_that_are_there_are_counted_and_their_time_is_not(write: Write, minigpt: Any) -> None:
@@ -366,7 +368,7 @@ def test_the_loss_by_position_is_the_validation_loss_taken_apart(write: Write, m
         counts[: mask.shape[1]] += mask.sum(0)
     assert [value is None for value in each] == [count == 0 for count in counts.tolist()]
     mean = sum(value * count for value, count in zip(each, counts.tolist(), strict=True) if value is not None) / counts.sum()
-    recorded = RunFolder(Path("runs/base/seed-5")).rows()[-1]["val_loss"]
+    recorded = RunFolder(Path("runs/base/seed-5")).rows()[-1].val_loss
     assert math.isclose(mean, recorded, rel_tol=1e-5)
 
 

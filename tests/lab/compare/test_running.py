@@ -108,5 +108,5 @@ def test_a_cell_that_someone_stops_is_gone_on_with_by_the_next_comparison(
         (Status.FINISHED, Status.STOPPED, Status.STOPPED),
         (Status.FINISHED, Status.FINISHED, Status.FINISHED),
     ]
-    assert [row["step"] for row in variant.run.rows()] == [1, 2, 3, 4, 5, 6]
+    assert [row.step for row in variant.run.rows()] == [1, 2, 3, 4, 5, 6]
     assert not list(variant.run.path.parent.glob("*.old-*")), "it was gone on with"

@@ -16,6 +16,7 @@ from minigpt.lab.compare.grid import Corpora
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.speeds import WIDTH, Speeds
 from minigpt.lab.compare.variants import read_variants
+from minigpt.run import Provenance
 from minigpt.training.interleaved import measure_ratio
 from tests.conftest import Command
 from tests.lab.compare.conftest import Write
@@ -107,6 +108,19 @@ def test_a_machine_that_is_too_busy_is_reported_in_a_line(
     assert not Path("comparisons/base/speeds.json").exists(), "nothing half known is kept"
 
 
+def _with(recorded: Provenance, part: str) -> Provenance:
+    """A provenance that differs in one part."""
+    changed = {
+        "components": (recorded.components[0].model_copy(update={"sha256": "other"}), *recorded.components[1:]),
+        "core": "other",
+        "machine": recorded.machine.model_copy(update={"processor": "other"}),
+        "versions": recorded.versions.model_copy(update={"torch": "other"}),
+        "precision": "bf16",
+        "data": recorded.data.model_copy(update={"fingerprint": "other"}),
+    }
+    return recorded.model_copy(update={part: changed[part]})
+
+
 @pytest.mark.parametrize("part", ["components", "core", "machine", "versions", "precision", "data"])
 def test_another_source_machine_torch_or_corpus_is_measured_again(
     write: Write, monkeypatch: pytest.MonkeyPatch, part: str
@@ -115,8 +129,7 @@ def test_another_source_machine_torch_or_corpus_is_measured_again(
     timed = simulate(monkeypatch, Machine(1), base=0.05, twin=0.05)
     timed_plan(*files)
     now = speeds_module.provenance
-    other = [{"component": "ffn/mlp", "sha256": "other"}] if part == "components" else {"other": 1}
-    monkeypatch.setattr(speeds_module, "provenance", lambda *args, **kwargs: {**now(*args, **kwargs), part: other})
+    monkeypatch.setattr(speeds_module, "provenance", lambda *args, **kwargs: _with(now(*args, **kwargs), part))
     timed_plan(*files)
     assert timed == ["base", "twin"] * 2
 

@@ -12,6 +12,7 @@ from minigpt.lab.compare.times import share_of_others, why_not_comparable
 from minigpt.run.status import Status
 from minigpt.training.other_processes import ALONE
 from tests.lab.compare.results import comparison, run
+from tests.records import row
 
 
 def finished(seed: int, others: float | None = 0.0, machine: str = "here", **changes: Any) -> RunResult:
@@ -20,11 +21,11 @@ def finished(seed: int, others: float | None = 0.0, machine: str = "here", **cha
 
 def test_what_others_took_is_added_up_over_the_run() -> None:
     """Also over sessions: `wall` counts on, and what is recorded in the rows was measured since the row before."""
-    rows = [{"wall": 1.0}, {"wall": 2.0, "other_cpu": 1.6}, {"wall": 4.0, "other_cpu": -0.02}, {"wall": 9.0}]
+    rows = [row(1, wall=1.0), row(2, wall=2.0, other_cpu=1.6), row(3, wall=4.0, other_cpu=-0.02), row(4, wall=9.0)]
     assert share_of_others(rows, 2) == pytest.approx(1.58 / 4 / 2)
     assert share_of_others(rows, None) == pytest.approx(1.58 / 4)
-    assert share_of_others([{"wall": 1.0, "other_cpu": -0.02}], 2) == 0
-    assert share_of_others([{"wall": 1.0}], 2) is None
+    assert share_of_others([row(1, wall=1.0, other_cpu=-0.02)], 2) == 0
+    assert share_of_others([row(1, wall=1.0)], 2) is None
     assert share_of_others([], 2) is None
 
 

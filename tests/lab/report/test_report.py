@@ -172,7 +172,7 @@ def test_times_come_with_their_spread(comparison: Path) -> None:
     assert (base.result.seconds.low, base.result.seconds.high) == (min(seconds), max(seconds))
     assert base.result.tokens_per_second is not None
     rows = [RunFolder(comparison / run.run).rows() for run in base.result.finished]
-    speeds = [row["tokens_per_second"] for each in rows for row in each]
+    speeds = [row.tokens_per_second for each in rows for row in each]
     assert (
         min(speeds)
         <= base.result.tokens_per_second.low

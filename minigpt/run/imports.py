@@ -1,0 +1,92 @@
+"""What the text of a Python file imports, read without executing it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Imports:
+    """What a module's text refers to.
+
+    Attributes:
+        used: Dotted names that it imports, or reaches by an attribute of what it imports, when it runs.
+        bound: Its own names to the dotted names that they are imported from, those for type checkers included: a package
+            that imports late names there what it passes on.
+    """
+
+    used: frozenset[str]
+    bound: Mapping[str, str]
+
+
+@functools.lru_cache(maxsize=1024)
+def imports_in(text: bytes, module: str, *, is_package: bool) -> Imports:
+    """The imports of a file; none where it is not Python.
+
+    Args:
+        text: Its content.
+        module: The dotted name of its module, from which relative imports start.
+        is_package: Whether the file is the `__init__.py` of that module.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # it could not be imported either; a foreign package may have such templates
+        return Imports(frozenset(), {})
+    imports: list[tuple[str, str, bool]] = []
+    reaching: list[ast.AST] = []
+    for node, runs in _nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports += [(name, target, runs) for name, target in _bindings(node, module, is_package)]
+        elif runs and isinstance(node, ast.Attribute | ast.Call):
+            reaching.append(node)
+    # What stands under TYPE_CHECKING only names where things are, so what runs has the last word.
+    bound = {name: target for name, target, _ in sorted(imports, key=lambda each: each[2])}
+    used = {target for _, target, runs in imports if runs} | {_reached(node, bound) for node in reaching}
+    return Imports(frozenset(reference for reference in used if reference), bound)
+
+
+def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """All nodes, each with whether it runs: what stands under `if TYPE_CHECKING:` does not."""
+    pending = [(tree, True)]
+    while pending:
+        node, runs = pending.pop()
+        yield node, runs
+        is_typing = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        skipped = node.body if is_typing and isinstance(node, ast.If) else []
+        pending += [(child, runs and child not in skipped) for child in ast.iter_child_nodes(node)]
+
+
+def _bindings(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
+    """The names that an import makes, each with the dotted name of what it stands for."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name, alias.name
+        return
+    package = module if is_package else module.rpartition(".")[0]
+    for _ in range(node.level - 1):
+        package = package.rpartition(".")[0]
+    origin = ".".join(filter(None, [package if node.level else "", node.module or ""]))
+    for alias in node.names:
+        yield alias.asname or alias.name, origin if alias.name == "*" else f"{origin}.{alias.name}"
+
+
+def _reached(node: ast.AST, bound: Mapping[str, str]) -> str | None:
+    """What `package.module.name`, or `import_module("package.module")`, stands for."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+            args=[ast.Constant(value=str(name)), *_],
+        ):
+            return name
+        case ast.Attribute():
+            words: list[str] = []
+            value: ast.expr = node
+            while isinstance(value, ast.Attribute):
+                words.insert(0, value.attr)
+                value = value.value
+            if isinstance(value, ast.Name) and (value.id in bound or value.id == "minigpt"):
+                return ".".join([bound.get(value.id, value.id), *words])
+    return None
