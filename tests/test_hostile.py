@@ -387,7 +387,9 @@ RECORDED: list[tuple[str, Any]] = [
 def test_provenance_of_another_form_is_refused_by_every_command(key: str, value: Any, minigpt: Command, run: Path) -> None:
     _unfinished(run)
     file = run / "provenance.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    recorded = json.loads(file.read_text())
+    beside = recorded[key] if isinstance(value, dict) and value and key in ("machine", "data", "versions") else {}
+    file.write_text(json.dumps({**recorded, key: {**beside, **value} if beside else value}))
     for command in (["resume", run, "--accept-changes"], ["report", run], ["generate", run]):
         assert "provenance.json is damaged" in refused(minigpt, *command)
     assert minigpt("runs")[0] == 0

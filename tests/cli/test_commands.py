@@ -321,8 +321,14 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
     [
         ("experiment.json", "{", "experiment.json: not JSON"),
         ("provenance.json", "[]", "provenance.json is damaged: found list; allowed: an object"),
-        ("provenance.json", "{}", "provenance.json is damaged: it lacks components, core, data"),
+        ("provenance.json", "{}", "provenance.json is damaged: it lacks command, components, core, data"),
         ("provenance.json", "\0", "provenance.json is damaged"),
+        (
+            "provenance.json",
+            '{"format": 2, "versions": {"minigpt": "9.1"}}',
+            "provenance.json has the format 2, and this version reads 1; open the run with the version that wrote it: minigpt 9.1",
+        ),
+        ("provenance.json", '{"core": "0"}', "provenance.json has no format number, and this version reads 1; open the run"),
         ("tokenizer.json", "{}", "what the tokenizer learned is damaged: KeyError: 'code_points'"),
         ("tokenizer.json", '{"code_points": [-1]}', "what the tokenizer learned is damaged: ValueError"),
         ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint says: 0 of"),

@@ -20,6 +20,7 @@ from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Progress
 from minigpt.run.packing import pack, unpack
 from tests.faults import ERRORS, failing
+from tests.records import row
 
 
 def model(seed: int = 0, **changes: Any) -> GPT:
@@ -76,7 +77,7 @@ def test_what_would_need_pickle_is_refused() -> None:
 
 def test_a_checkpoint_gives_back_weights_optimizer_and_progress_to_the_bit(tmp_path: Path) -> None:
     lm, optimizer = trained()
-    progress = Progress(7, 70, 1.5, 2.5, 3, 0.25, 11, 12, 2, 1, {"step": 7, "train_loss": 1.0})
+    progress = Progress(7, 70, 1.5, 2.5, 3, 0.25, 11, 12, 2, 1, row(7, train_loss=1.0))
     checkpoint.save(tmp_path, lm, optimizer, progress, best=True)
     found = checkpoint.load(tmp_path)
     assert found is not None

@@ -15,6 +15,7 @@ import pytest
 from minigpt.reading import load_experiment
 from minigpt.training import PlainObserver, train
 from tests.conftest import Command
+from tests.records import row
 
 RUN = Path("runs/small/seed-1337")
 OTHER = Path("runs/other/seed-1337")
@@ -189,17 +190,26 @@ def test_an_honest_edit_is_named_and_can_be_accepted(minigpt: Command, here: Pat
     assert minigpt("generate", RUN)[0] == 0
 
 
+def _row(**changes: str) -> str:
+    """A line like any other, with values in its place or beside."""
+    texts = {key: json.dumps(value) for key, value in row(5).to_json().items()} | changes
+    return "{" + ", ".join(f'"{key}": {text}' for key, text in texts.items()) + "}"
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        *('{"step": true}', '{"step": 0}', '{"step": 1.5}', '{"step": 5, "val_loss": NaN}', '{"step": 5, "val_loss": true}'),
-        *('{"step": 5, "val_loss": 1e999}', '{"step": 5, "val_loss": null}', '{"step": 3}', "[5]", "{", '{"step": 5e3}'),
-        '{"step": 5, "tokens": ' + "9" * 400 + "}",
+        *("[5]", "{", "{}", *(_row(step=step) for step in ("true", "0", "1.5", "3", "5e3", "null"))),
+        *(_row(val_loss=loss) for loss in ("NaN", "true", "1e999", '"2"')),
+        *(_row(tokens=tokens) for tokens in ("9" * 400, "1.5", "null")),
+        _row(another="1"),
     ],
 )
 def test_a_line_beyond_the_last_checkpoint_is_a_record_or_is_named(line: str, minigpt: Command, here: Path) -> None:
-    with (RUN / "metrics.jsonl").open("a") as file:
-        file.write(line + "\n")
+    records = (RUN / "metrics.jsonl").read_text()
+    (RUN / "metrics.jsonl").write_text(f"{records}{_row()}\n")
+    assert minigpt("diff", RUN, OTHER)[0] == 0, "the same line with nothing wrong in it"
+    (RUN / "metrics.jsonl").write_text(f"{records}{line}\n")
     code, _, err = minigpt("diff", RUN, OTHER)
     assert code == 2, (line, err)
     assert f"{RUN / 'metrics.jsonl'} is damaged: line 5" in err

@@ -44,8 +44,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def uncommitted() -> str | None:
     found = git.state()
     assert found is not None
-    assert found["commit"] == call("rev-parse", "HEAD").strip()
-    return found["uncommitted"]
+    assert found.commit == call("rev-parse", "HEAD").strip()
+    return found.uncommitted
 
 
 def test_a_sound_folder_has_its_commit_and_nothing_uncommitted(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_nothing_that_a_folder_or_an_environment_names_is_executed(
     os.utime("b.py", (4e9, 4e9))  # git would have to read it to know that it is the same, and so to filter it
     found = git.state()
     assert found is not None
-    assert found["uncommitted"] not in (None, "unknown")
+    assert found.uncommitted not in (None, "unknown")
     assert not mark.exists()
 
 
@@ -199,7 +199,7 @@ def test_missing_objects_are_not_fetched_by_a_program_that_the_folder_names(repo
         call("config", key, value)
     found = git.state()
     assert found is not None
-    assert found["uncommitted"] == "unknown"
+    assert found.uncommitted == "unknown"
     assert not mark.exists()
 
 

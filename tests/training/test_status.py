@@ -76,7 +76,13 @@ def test_a_run_that_raised_is_listed_as_crashed(
 def test_a_damaged_ending_is_a_line_and_one_row_of_the_list(spoiled: RunFolder, minigpt: Command, tmp_path: Path) -> None:
     sound = spoiled.path.with_name("seed-1")
     shutil.copytree(spoiled.path, sound)
-    for content in (b"{", b"[]", b'{"status": "finished"}', b'{"status": 3}', b"\xff"):
+    for content in (
+        b"{",
+        b"[]",
+        b'{"format": 1, "status": "finished", "message": ""}',
+        b'{"format": 1, "status": 3}',
+        b"\xff",
+    ):
         (spoiled.path / "ending.json").write_bytes(content)
         with pytest.raises(RunError, match=r"ending.json is damaged: ") as caught:
             spoiled.status()
