@@ -24,21 +24,6 @@ TOLERANCE = 0.01  # sizes that differ by less are called equal
 
 
 @dataclass(frozen=True)
-class FailedVariant:
-    """A variant that is not compared, for its plugins do not let it be built or trained.
-
-    Attributes:
-        name: Of its file.
-        source: The file or run folder.
-        message: What they did.
-    """
-
-    name: str
-    source: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Variant:
     """One of the things that are compared.
 
