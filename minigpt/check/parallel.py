@@ -91,7 +91,7 @@ def check_all(
                 ProcessPoolExecutor(
                     min(jobs, len(targets)),
                     mp_context=context,
-                    initializer=trust.announced_by_parent,
+                    initializer=trust.expect,
                     initargs=(trust.announced(),),
                 )
             )

@@ -17,6 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from pydantic_core import to_jsonable_python
 
 from minigpt.check.targets import Target
+from minigpt.errors import TrustError
 from minigpt.registry import Spec, plugins
 
 C = TypeVar("C")
@@ -158,7 +159,7 @@ class _Trial(Generic[C]):
         except Violation as violation:
             self.tried += 1
             return Failure(violation.message, self.example(case), violation.at, violation.size, violation.cause)
-        except NotTried:
+        except (NotTried, TrustError):  # a plugin that was edited meanwhile is another one
             raise
         except Exception as error:  # a component may raise anything; that breaks whatever was being tried
             self.tried += 1

@@ -131,13 +131,8 @@ def decode(
     )
     _print_decoding(loaded.name, "random weights" if run is None else str(run), temperature, speed)
     _warn(as_warning(others.share()))
-    settings = {
-        "experiment": loaded.to_json(),
-        "run": run and str(run),
-        "temperature": temperature,
-        "vocab_size": vocab_size,
-    }
-    _write(json_file, "decode", {**settings, **speed.to_json()})
+    settings = {"run": run and str(run), "temperature": temperature, "vocab_size": vocab_size}
+    _write(json_file, "decode", {"experiment": loaded.to_json(), **settings, **speed.to_json()})
 
 
 @bench_app.command()

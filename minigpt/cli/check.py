@@ -18,30 +18,34 @@ if TYPE_CHECKING:
     from minigpt.check.gate import GateReport
     from minigpt.check.parallel import Options
 
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TARGET...",
+        help="A component (attention/gqa), a family (norm), a plugin file (mine.py) or an experiment (mine.json).",
+    ),
+]
+Thorough = Annotated[
+    bool | None,
+    typer.Option(
+        "--thorough/--no-thorough",
+        help="Also what takes long, such as torch.compile's own code; by default for up to three targets.",
+    ),
+]
+Examples = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Random cases for each property, after the fixed ones.")
+]
+
 
 def check(
-    targets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TARGET...",
-            help="A component (attention/gqa), a family (norm), a plugin file (mine.py) or an experiment (mine.json).",
-        ),
-    ] = None,
+    targets: Targets = None,
     everything: Annotated[bool, typer.Option("--all", help="Every registered component.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="The part that takes seconds.")] = False,
-    thorough: Annotated[
-        bool | None,
-        typer.Option(
-            "--thorough/--no-thorough",
-            help="Also what takes long, such as torch.compile's own code; by default for up to three targets.",
-        ),
-    ] = None,
+    thorough: Thorough = None,
     only: Annotated[list[str] | None, typer.Option(metavar="PROPERTY", help="Only this property. Repeatable.")] = None,
     changes: Set = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
-    examples: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Random cases for each property, after the fixed ones.")
-    ] = None,
+    examples: Examples = None,
     jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; by default one a core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     plugin: PluginFile = None,

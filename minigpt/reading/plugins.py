@@ -35,15 +35,12 @@ def load_named(named: Sequence[str], extra: Sequence[str | Path], *, allowed: bo
     sources = read_named(named, extra, trusted=trusted)
     plugins.load_installed()
     for source in sources:
-        if files[str(source.path)]:
-            trust.announce([(source.path, source.sha256)])
-            trust.remember(source.sha256, source.path)
         plugins.load(source)
     return list(files)
 
 
 def read_named(named: Sequence[str], extra: Sequence[str | Path], *, trusted: bool) -> list[PluginFiles]:
-    """Read plugins, and see that those which no person named may be executed; nothing is, yet.
+    """Read and announce plugins, and see that those which no person named may be executed; nothing is, yet.
 
     Raises:
         PluginError: One cannot be read.
@@ -52,6 +49,9 @@ def read_named(named: Sequence[str], extra: Sequence[str | Path], *, trusted: bo
     files = _by_person(named, extra)
     sources = [read_plugin(Path(file)) for file in files]
     trust.allow([(each.path, each.sha256) for each in sources if not files[str(each.path)]], trust=trusted)
+    for each in (source for source in sources if files[str(source.path)]):
+        trust.announce([(each.path, each.sha256)])
+        trust.remember(each.sha256, each.path)
     return sources
 
 

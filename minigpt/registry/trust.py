@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -18,7 +18,8 @@ from minigpt.printable import printable_line
 from minigpt.system.files import write_json
 
 _FOLDER, _WITHOUT_STORE = "MINIGPT_CONFIG", "MINIGPT_TRUSTED"
-_announced: set[tuple[str, str]] = set()
+_announced: dict[str, str] = {}  # SHA-256 by real path
+_of_parent: dict[str, str] = {}  # likewise, of what the process that started this one announced
 
 
 def store() -> Path:
@@ -75,22 +76,33 @@ def allow(plugins: Sequence[tuple[Path, str]], *, trust: bool) -> None:
 
 
 def announce(plugins: Sequence[tuple[Path, str]]) -> None:
-    """Print the names and hashes of plugins before they are executed, each once in a process."""
+    """Print the names and hashes of plugins before they are executed, each once in a process and those that it starts.
+
+    Raises:
+        TrustError: The process that started this one read other content from the same file.
+    """
     for path, sha256 in plugins:
         place = os.path.realpath(path)
-        if (place, sha256) not in _announced:
-            _announced.add((place, sha256))
+        expected = _of_parent.get(place, sha256)
+        if sha256 != expected:
+            raise TrustError(
+                f"not executed: {place} was edited meanwhile (SHA-256 {sha256}; {expected} was announced); "
+                "give the same command again"
+            )
+        if _announced.get(place) != sha256:
+            _announced[place] = sha256
             _report(f"plugin: {place} (SHA-256 {sha256})")
 
 
-def announced() -> frozenset[tuple[str, str]]:
-    """Paths and SHA-256 of the plugins that this process has announced."""
-    return frozenset(_announced)
+def announced() -> dict[str, str]:
+    """SHA-256 of the plugins that this process has announced, by real path: what a child is given for `expect`."""
+    return dict(_announced)
 
 
-def announced_by_parent(plugins: Iterable[tuple[str, str]]) -> None:
-    """Do not announce again what the process that started this one has announced."""
-    _announced.update(plugins)
+def expect(announced: Mapping[str, str]) -> None:
+    """In a process that another one started: what that one announced is executed as it was then, and not announced again."""
+    _announced.update(announced)
+    _of_parent.update(announced)
 
 
 def _report(line: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_HOME = str(Path(__file__).resolve().parents[1])
+_HOME = str(Path(__file__).resolve().parents[2])
 
 
 def python(*arguments: str) -> list[str]:

@@ -394,6 +394,19 @@ def test_many_are_checked_in_processes_of_their_own_and_come_to_the_same(plugin:
     ]
 
 
+def test_a_plugin_that_is_edited_while_it_is_checked_is_not_executed_in_other_processes(
+    minigpt: Command, tmp_path: Path
+) -> None:
+    file, executed = tmp_path / "norms.py", tmp_path / "executed"
+    edited = f"{PLUGIN}\nimport os\nos.mkdir({str(executed)!r})\n"
+    file.write_text(f"{PLUGIN}\nfrom pathlib import Path\nPath({str(file)!r}).write_text({edited!r})\n")
+    code, out, err = minigpt("check", file, "--only", "shape", "--jobs", "2")
+    assert (code, out) == (2, "")
+    assert f"error: not executed: {file} was edited meanwhile (SHA-256 {plugins.fingerprint(file)}; " in err
+    assert len([line for line in err.splitlines() if line and not line.startswith("plugin: ")]) == 1
+    assert not executed.exists()
+
+
 # ----------------------------------------------------------------------------------------------------------- pytest
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from minigpt.check import Result, check, component_target, find_targets
+from minigpt.check import Result, Violation, check, component_target, find_targets
 from minigpt.check.properties import dataset as dataset_check
 from minigpt.check.properties import optimizer as optimizer_check
 from minigpt.check.properties import schedule as schedule_check
@@ -23,7 +23,7 @@ from minigpt.components.optimizer.sgd import SGD
 from minigpt.components.tokenizer.byte import ByteTokenizer
 from minigpt.components.tokenizer.char import CharTokenizer
 from minigpt.contracts import Dataset, NamedParameter, Optimizer, Schedule, Sequences, Splits
-from minigpt.errors import TokenizerError
+from minigpt.errors import TokenizerError, TrustError
 from minigpt.registry import REGISTRY
 
 PROPERTIES = {
@@ -392,6 +392,16 @@ def test_another_process_knows_components_of_modules_and_of_plugin_files(tmp_pat
         outcome = outcome_in_another_process(target, chosen)
         assert outcome is not None
         assert outcome == dataset_check.outcome(target, chosen)
+    file.write_text(f"{file.read_text()}\nraise SystemExit(7)\n")
+    with pytest.raises(TrustError, match=r"not executed: .*cubes\.py was edited meanwhile"):
+        check(cubes, only=["repeatable"])
+
+
+def test_what_fails_in_another_process_alone_breaks_a_property() -> None:
+    REGISTRY.register("dataset", "squares")(Squares)
+    target = component_target("dataset", "squares")
+    with pytest.raises(Violation, match=r"^in another process it fails: .*unknown_word"):
+        outcome_in_another_process(target, {"unknown_word": 1})
 
 
 def test_a_class_made_in_a_function_is_not_looked_for_in_another_process() -> None:

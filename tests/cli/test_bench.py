@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from minigpt import __version__
-from minigpt.lab.bench import mixers, startup
+from minigpt.lab.bench import startup
 from minigpt.lab.bench import train as bench_train
+from minigpt.system import child
 from minigpt.training import other_processes
 from tests.conftest import Command
 
@@ -28,12 +29,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(function: str, *arguments: Any) -> Any:
-        if "gla" in arguments:
-            raise mixers.ChildFailed("no [such] luck")
-        return mixers._ANSWERS[function](*arguments)
+    def here(function: Any, request: Any) -> Any:
+        if getattr(request, "mixer", "") == "gla":
+            return child.Ending(1, last_line="no [such] luck")
+        return function(request)
 
-    monkeypatch.setattr(mixers, "_in_child", here)
+    monkeypatch.setattr(child, "call", here)
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ def compare(*arguments: str, variants: tuple[str, ...] = ("variant",)) -> list[s
 
 
 CRASHING = '''
-import __main__
+import sys
 from minigpt import register
 from minigpt.contracts import Schedule
 
@@ -86,13 +86,26 @@ from minigpt.contracts import Schedule
 class Crashing(Schedule):
     """Constant, until it fails, one way or another; only where it is trained, so that no check finds it before."""
     def __init__(self, max_iters: int, *, how: str = "raise"):
-        spec = getattr(__main__, "__spec__", None)
-        self.how = how if spec is not None and spec.name == "minigpt.lab.compare.cell" else ""
+        self.how = how if "minigpt.lab.compare.cell:do" in sys.argv else ""
     def factor(self, step: int) -> float:
         if step == 10 and self.how == "raise":
             raise RuntimeError("boom")
         return float("1e30") if self.how == "diverge" and step > 10 else 1.0
 '''
+
+
+@pytest.mark.parametrize("named", ["in the experiment", "on the command line"])
+def test_a_plugin_is_announced_once_though_it_is_tried_in_another_process_first(write: Write, named: str) -> None:
+    Path("crashing.py").write_text(CRASHING.replace("import sys", "import sys\nsys.stderr.write('executed' + chr(10))"))
+    plugins = {"plugins": ["crashing.py"]} if named == "in the experiment" else {}
+    options = [] if plugins else ["--plugin", "crashing.py"]
+    write("base")
+    write("variant", **plugins, training={"schedule": "crashing"})
+    done = subprocess.run(compare("--plan", *options), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("plugin: ") or line == "executed"]
+    assert [line.split()[0] for line in lines[:2]] == ["plugin:", "executed"]
+    assert lines[1:] == ["executed"] * (2 if plugins else 3), "by the process that tries it, and by this one"
 
 
 @pytest.mark.slow
@@ -204,8 +217,7 @@ class Odd(RMSNorm):
         return super().forward(x - x.mean(-2, keepdim=True))
 '''
 IN_TRAINING = '''
-import ctypes, os, time
-import __main__
+import ctypes, os, sys, time
 from minigpt import register
 from minigpt.contracts import Schedule
 
@@ -213,8 +225,7 @@ from minigpt.contracts import Schedule
 class Failing(Schedule):
     """Constant, until it fails, where it is trained."""
     def __init__(self, max_iters: int, *, how: str):
-        spec = getattr(__main__, "__spec__", None)
-        self.how = how if spec is not None and spec.name == "minigpt.lab.compare.cell" else ""
+        self.how = how if "minigpt.lab.compare.cell:do" in sys.argv else ""
     def factor(self, step: int) -> float:
         if step == 3 and self.how == "exit":
             os._exit(5)

@@ -26,16 +26,17 @@ from rich.table import Table
 from rich.text import Text
 
 import minigpt as package
-from minigpt.cli.compare import _Progress
+from minigpt.cli.compare import _Watching
 from minigpt.cli.display import LiveObserver
 from minigpt.cli.drawing import Terminal, column, terminal
 from minigpt.cli.terminal import say, warn, write_generated
 from minigpt.lab.compare.tables import Table as Comparison
 from minigpt.lab.compare.tables import csv_text
-from minigpt.model import decoding
 from minigpt.printable import as_markdown, as_spreadsheet, printable, printable_line
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.run import generating
+from minigpt.run.status import Status
 from minigpt.system import process
 from minigpt.system.files import json_bytes
 from minigpt.training import PlainObserver, train
@@ -254,7 +255,7 @@ def test_what_a_model_writes_is_escaped_on_a_terminal_and_exact_in_a_file(
     def pieces(*_: object, **__: object) -> Iterator[str]:
         yield from ("a\x1b", "]0;t", "\x07[b]\u202e", ":smile:")
 
-    monkeypatch.setattr(decoding, "stream", pieces)
+    monkeypatch.setattr(generating, "stream", pieces)
     _, out, _ = minigpt("generate", RUN, "R", "--seed", "1")
     assert out == "Ra\x1b]0;t\x07[b]\u202e:smile:\n"
     screen = _Screen()
@@ -287,13 +288,17 @@ def test_those_who_watch_a_training_show_samples_names_and_notes_escaped(kind: s
 def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
     stream = io.StringIO()
     experiment = SimpleNamespace(training=SimpleNamespace(max_iters=2))
-    cell: Any = SimpleNamespace(name="v [x], seed 1", variant=SimpleNamespace(experiment=experiment))
+    cell: Any = SimpleNamespace(
+        name="v [x], seed 1", variant=SimpleNamespace(experiment=experiment), is_only_to_measure=lambda: False
+    )
+    message = "RuntimeError: cache [/mnt/data] is :full: \x1b]0;x"
+    record: Any = SimpleNamespace(outcome=Status.CRASHED, message=message)
     for forced in (False, True):
-        progress = _Progress(None, [cell], Terminal(file=stream, width=200, force_terminal=forced))  # type: ignore[arg-type]
-        with progress:
+        with _Watching(Terminal(file=stream, width=200, force_terminal=forced)) as progress:
+            progress.expect([cell])
             progress.started(cell)
             progress.progressed(cell, 1)
-            progress.ended(cell, {"outcome": "crashed", "message": "RuntimeError: cache [/mnt/data] is :full: \x1b]0;x"})
+            progress.ended(cell, record)
     assert stream.getvalue().count("v [x], seed 1: crashed: RuntimeError: cache [/mnt/data] is :full: \\u001b]0;x") == 2
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -32,6 +31,7 @@ from minigpt.model import build_model
 from minigpt.model.decoding import sample_ids
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder
+from minigpt.system import child
 from minigpt.training import Trainer, other_processes
 from tests.conftest import Command
 
@@ -245,10 +245,7 @@ def test_parents_of_what_is_measured_do_not_import_torch() -> None:
 
 @pytest.fixture
 def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(function: str, *arguments: Any) -> Any:
-        return json.loads(json.dumps(mixers._ANSWERS[function](*json.loads(json.dumps(arguments)))))
-
-    monkeypatch.setattr(mixers, "_in_child", here)
+    monkeypatch.setattr(child, "call", lambda function, request: function(request))
 
 
 @pytest.mark.usefixtures("_no_children")

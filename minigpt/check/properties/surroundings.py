@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,10 +20,10 @@ import torch
 
 from minigpt.check.property import Unsuitable, Violation
 from minigpt.check.targets import Target, component_target
-from minigpt.errors import ExperimentError
-from minigpt.registry import REGISTRY, plugins
+from minigpt.errors import ExperimentError, MinigptError, TrustError
+from minigpt.registry import REGISTRY, plugins, trust
 from minigpt.registry.spec import is_shipped
-from minigpt.system import process
+from minigpt.system import child
 
 
 def built(target: Target, params: Mapping[str, Any], *received: Any) -> Any:
@@ -84,60 +83,88 @@ def _later(clock: Callable[[], float]) -> Callable[[], float]:
     return lambda: clock() + 1_000_001
 
 
-def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> Any:
+@dataclass(frozen=True)
+class _Question:
+    """What the family's `outcome` is asked for in another process.
+
+    Attributes:
+        plugins: Files that register the component.
+        announced: As for `trust.expect`.
+        family: Of the component.
+        name: Under which it is registered.
+        module: Of its class.
+        qualname: Of its class in that module.
+        is_foreign: Whether installed plugins may have to be loaded.
+        params: Of the component, as JSON.
+    """
+
+    plugins: tuple[Path, ...]
+    announced: dict[str, str]
+    family: str
+    name: str
+    module: str
+    qualname: str
+    is_foreign: bool
+    params: dict[str, Any]
+
+
+def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str | None:
     """What the family's `outcome` is in a new process, whose sets of texts have another order.
 
     None where the class cannot be had there: typed into a console or a notebook, or made inside a function.
 
     Raises:
         Violation: It fails there.
+        TrustError: A plugin's file was edited since this process read it.
     """
     assert target.entry is not None
     cls = target.entry.cls
     plugin = plugins.plugin_of(cls)
     if cls.__module__ == "__main__" or _member(sys.modules.get(cls.__module__), cls.__qualname__) is not cls:
         return None
-    question = {
-        "plugins": [str(file) for file in (*target.plugin_files, *([plugin.path] if plugin else []))],
-        "family": target.family,
-        "name": target.entry.name,
-        "module": cls.__module__,
-        "class": cls.__qualname__,
-        "installed": not is_shipped(cls),
-        "params": dict(params),
-    }
-    environment = process.environment(PYTHONHASHSEED="2" if os.environ.get("PYTHONHASHSEED") == "1" else "1")
-    command = process.python("-c", f"from {__name__} import answer; answer()")
-    answered = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True, env=environment)
-    if answered.returncode:
-        reason = (answered.stderr.strip().splitlines() or ["no word"])[-1]
-        raise Violation(f"in another process it fails: {reason}", cause="does it need something that only this process has?")
-    return json.loads(answered.stdout)
+    question = _Question(
+        plugins=(*target.plugin_files, *([plugin.path] if plugin else [])),
+        announced=trust.announced(),
+        family=target.family,
+        name=target.entry.name,
+        module=cls.__module__,
+        qualname=cls.__qualname__,
+        is_foreign=not is_shipped(cls),
+        params=dict(params),
+    )
+    order = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    try:
+        answer = child.call(_outcome_here, question, PYTHONHASHSEED=order)
+    except TrustError:
+        raise
+    except MinigptError as error:
+        reason = str(error)
+    else:
+        if not isinstance(answer, child.Ending):
+            return answer
+        reason = answer.last_line or "no word"
+    raise Violation(f"in another process it fails: {reason}", cause="does it need something that only this process has?")
 
 
-def answer() -> None:
-    """The other end of `outcome_in_another_process`: question on standard input, answer on standard output."""
-    question = json.load(sys.stdin)
-    with contextlib.redirect_stdout(sys.stderr):  # a component may print
-        outcome = _outcome_of(question)
-    print(json.dumps(outcome))
-
-
-def _outcome_of(question: Mapping[str, Any]) -> Any:
+def _outcome_here(question: _Question) -> str | None:
+    """In the other process."""
+    trust.expect(question.announced)
     importlib.import_module("minigpt.components")
-    if question["installed"]:
+    if question.is_foreign:
         plugins.load_installed()
-    for file in question["plugins"]:
-        plugins.load_file(Path(file))
-    family, name = question["family"], question["name"]
+    for file in question.plugins:
+        plugins.load_file(file)
+    family, name = question.family, question.name
     if not REGISTRY.has(family, name):  # a test registers what its module only defines
         try:
-            module = importlib.import_module(question["module"])
+            module = importlib.import_module(question.module)
         except ModuleNotFoundError:
             return None
-        REGISTRY.register(family, name)(_member(module, question["class"]))
-    outcome = importlib.import_module(f"minigpt.check.{family}").outcome
-    return outcome(component_target(family, name), question["params"])
+        REGISTRY.register(family, name)(_member(module, question.qualname))
+    outcome: str = importlib.import_module(f"minigpt.check.properties.{family}").outcome(
+        component_target(family, name), question.params
+    )
+    return outcome
 
 
 def _member(module: Any, path: str) -> Any:

@@ -7,16 +7,12 @@ peak is the largest resident memory, less what was resident once everything was 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from minigpt.errors import MinigptError, listing, nearest
 from minigpt.lab.bench.timing import Timing, measure
-from minigpt.system import process
+from minigpt.system import child
 
 # What is measured runs in child processes. torch is imported there only: a child's peak is never below its parent's
 # memory at the fork, so the parent stays small.
@@ -68,9 +64,31 @@ class MixerSpeed:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What one process measures.
+
+    Attributes:
+        mixer: Its name.
+        time: Tokens in a sequence.
+        settings: Shared by all.
+    """
+
+    mixer: str
+    time: int
+    settings: Settings
+
+
 def registered() -> list[str]:
-    """Names of all mixers; found in a process of its own."""
-    return list(_in_child("_names"))
+    """Names of all mixers; found in a process of its own.
+
+    Raises:
+        MinigptError: The process failed.
+    """
+    names = child.call(_names, "attention")
+    if isinstance(names, child.Ending):
+        raise MinigptError(_reason(names))
+    return names
 
 
 def choose(names: Sequence[str] | None) -> list[str]:
@@ -89,33 +107,24 @@ def choose(names: Sequence[str] | None) -> list[str]:
 def measure_mixer(name: str, time: int, settings: Settings) -> MixerSpeed:
     """Seconds and memory of one mixer at one length; what went wrong stands in `error`, so that others can be measured."""
     try:
-        answer = _in_child("_measure", name, time, asdict(settings))
-    except ChildFailed as failure:
-        return MixerSpeed(name, time, error=str(failure))
-    return MixerSpeed(name, time, **{**answer, "seconds": Timing(**answer["seconds"])})
+        speed = child.call(_measure, Measurement(name, time, settings))
+    except MinigptError as error:
+        return MixerSpeed(name, time, error=str(error))
+    return MixerSpeed(name, time, error=_reason(speed)) if isinstance(speed, child.Ending) else speed
 
 
-class ChildFailed(Exception):
-    """A measuring process ended without an answer; the message is its last line."""
+def _reason(ending: child.Ending) -> str:
+    return ending.last_line or f"ended with code {ending.code} and no word (out of memory?)"
 
 
-def _in_child(function: str, *arguments: Any) -> Any:
-    command = process.python("-m", __name__, json.dumps([function, *arguments]))
-    done = subprocess.run(command, env=process.environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise ChildFailed(lines[-1] if lines else f"ended with code {done.returncode} and no word (out of memory?)")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _names() -> list[str]:
+def _names(family: str) -> list[str]:
     import minigpt.components  # noqa: F401 - importing it registers them
     from minigpt.registry import REGISTRY
 
-    return [entry.name for entry in REGISTRY.entries("attention")]
+    return [entry.name for entry in REGISTRY.entries(family)]
 
 
-def _measure(name: str, length: int, given: dict[str, Any]) -> dict[str, Any]:
+def _measure(measurement: Measurement) -> MixerSpeed:
     import torch
 
     import minigpt.components  # noqa: F401 - importing it registers them
@@ -124,12 +133,12 @@ def _measure(name: str, length: int, given: dict[str, Any]) -> dict[str, Any]:
     from minigpt.registry import REGISTRY
     from minigpt.training.other_processes import OtherProcesses, as_warning
 
-    settings = Settings(**given)
+    settings, length = measurement.settings, measurement.time
     device = prepare("cpu", settings.threads)
     torch.manual_seed(0)
     baseline = peak_mib(device)
     dims = Dims(d_model=384, n_layers=1, n_heads=6, head_dim=64, block_size=length, vocab_size=_VOCAB, dropout=0.0)
-    mixer = REGISTRY.resolve("attention", name).build(dims)
+    mixer = REGISTRY.resolve("attention", measurement.mixer).build(dims)
     for module in mixer.modules():
         if isinstance(module, Component):
             module.init_weights()
@@ -148,18 +157,13 @@ def _measure(name: str, length: int, given: dict[str, Any]) -> dict[str, Any]:
     others = OtherProcesses()
     seconds = measure(work, repeats=settings.repeats, warmup=2)
     peak = peak_mib(device)
-    return {
-        "seconds": asdict(seconds),
-        "tokens_per_second": settings.batch * length / seconds.median,
-        "peak_mib": None if peak is None or baseline is None else peak - baseline,
-        "parameters": sum(parameter.numel() for parameter in mixer.parameters()),
-        "machine": str(this_machine(device)),
-        "warning": as_warning(others.share()),
-    }
-
-
-_ANSWERS: dict[str, Callable[..., Any]] = {"_names": _names, "_measure": _measure}
-
-if __name__ == "__main__":
-    function, *arguments = json.loads(sys.argv[1])
-    print(json.dumps(_ANSWERS[function](*arguments)))
+    return MixerSpeed(
+        mixer=measurement.mixer,
+        time=length,
+        seconds=seconds,
+        tokens_per_second=settings.batch * length / seconds.median,
+        peak_mib=None if peak is None or baseline is None else peak - baseline,
+        parameters=sum(parameter.numel() for parameter in mixer.parameters()),
+        machine=str(this_machine(device)),
+        warning=as_warning(others.share()),
+    )

@@ -1,20 +1,15 @@
-"""One variant with one seed, in a process of its own: train it or go on with it, measure it, and leave a record.
+"""One variant with one seed, in a process of its own: train it or continue it, measure it, and report how it ended.
 
-    python -m minigpt.lab.compare.cell JOB.json
-
-Whatever happens here, the comparison goes on: what ends the process without a record is told from its exit code.
+Whatever happens here, the comparison continues: what ends the process without a record is reported by its exit code.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,32 +18,20 @@ from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
-from minigpt.lab.compare.grid import present
-from minigpt.lab.compare.job import SAVES_WITHIN, CellRecord, Ending, Job, updates_in
+from minigpt.lab.compare.job import CellRecord, Ending, Job, updates_in
 from minigpt.model import GPT
 from minigpt.run import RunFolder, open_run
 from minigpt.run.identity import Identity
+from minigpt.run.provenance import provenance
 from minigpt.run.status import Status
-from minigpt.system.files import write_json
 from minigpt.training import PlainObserver, resume, train
 from minigpt.training.machine import choose_device, micro_batch_size
 
 _LOOK_EVERY, _SAY_EVERY = 0.2, 10.0
 
 
-def main() -> None:
-    """Do the job in the file that the command line names."""
-    job = Job.read(Path(sys.argv[1]))
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    try:
-        do(job)
-    except PlanError as error:
-        write_json(job.refusal, {"message": str(error)})
-        sys.exit(2)
-
-
-def do(job: Job) -> None:
-    """Train, measure, and write the record, whatever happens.
+def do(job: Job) -> CellRecord:
+    """Train, measure, and record whatever happens.
 
     Raises:
         PlanError: It cannot be trained as planned: that is no outcome.
@@ -57,17 +40,16 @@ def do(job: Job) -> None:
         experiment = frozen_experiment(job.experiment, job.seed, allow_plugins=job.allow_plugins)
         corpus = frozen_corpus(job.corpus, experiment)
         _train(job, experiment, corpus)
-        record = _record(job, Status.FINISHED, position_loss=_loss_by_position(job, corpus))
+        return _record(job, Status.FINISHED, position_loss=_loss_by_position(job, corpus))
     except PlanError:
         raise
     except DivergedError as error:
-        record = _record(job, Status.DIVERGED, str(error))
+        return _record(job, Status.DIVERGED, str(error))
     except Exception as error:  # a plugin may raise anything, and whatever it is is the outcome
         traceback.print_exc()
         text = str(error).splitlines()
         said = text[0] if isinstance(error, MinigptError) and text else f"{type(error).__name__}: {text[0] if text else ''}"
-        record = _record(job, Status.CRASHED, said)
-    record.write(job.record)
+        return _record(job, Status.CRASHED, said)
 
 
 def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequence[float | None] = ()) -> CellRecord:
@@ -79,19 +61,6 @@ def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequenc
         updates=updates_in(RunFolder(job.run)),
         position_loss=tuple(position_loss),
     )
-
-
-def _stop_with_parent() -> None:
-    """The parent holds the other end of standard input; when it is gone, save and stop, and do not hang over that.
-
-    The descriptor is read, and not `sys.stdin`: a thread that waits in that one holds its lock, and the interpreter, which
-    wants it when it ends, would abort.
-    """
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(SAVES_WITHIN)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
@@ -118,7 +87,8 @@ def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     Raises:
         PlanError: It is not what it was when the plan was made.
     """
-    now = present(experiment, corpus, choose_device(job.device))
+    device, precision = choose_device(job.device), experiment.training.precision
+    now = provenance(experiment, corpus, device=device, precision=precision)
     if Identity.of(now).digest() != job.key:
         raise PlanError(
             f"{experiment.name}, seed {job.seed}: the source of minigpt, or of an installed plugin, was edited since the "
@@ -167,7 +137,3 @@ def loss_by_position(model: GPT, corpus: Corpus, experiment: Experiment) -> list
         sums[:time] += (losses.double() * counted).sum(0)
         counts[:time] += counted.sum(0)
     return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
-
-
-if __name__ == "__main__":
-    main()

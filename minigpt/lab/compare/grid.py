@@ -17,7 +17,7 @@ from minigpt.data import Corpus, load_corpus
 from minigpt.errors import MinigptError, RunError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
-from minigpt.lab.compare.job import SAVES_WITHIN, CellRecord, Job, updates_in
+from minigpt.lab.compare.job import CellRecord, Job, updates_in
 from minigpt.lab.compare.running import Running
 from minigpt.lab.compare.variants import Variant
 from minigpt.reading import named_plugins
@@ -28,6 +28,7 @@ from minigpt.run.provenance import provenance
 from minigpt.run.recorded import Provenance
 from minigpt.run.sources import Sources
 from minigpt.run.status import Status
+from minigpt.system.child import SAVES_WITHIN
 from minigpt.system.files import discard
 from minigpt.system.lock import held
 
@@ -272,12 +273,12 @@ class Grid:
                     if step is not None:
                         watcher.progressed(process.cell, step)
                     process.give_up_after(patience)
-                    if process.is_over():
+                    if process.child.is_over():
                         running.remove(process)
                         watcher.ended(process.cell, process.outcome())
         finally:
             for process in running:
-                process.ask_to_stop()
+                process.child.ask_to_stop()
             for process in running:
                 process.stop()
 
@@ -312,8 +313,6 @@ class Grid:
             corpus=corpus,
             seed=cell.seed,
             run=cell.run.path,
-            record=cell.record,
-            refusal=cell.record.with_suffix(".refused"),
             key=cell.key,
             device=device,
             threads=threads,

@@ -1,4 +1,4 @@
-"""What the process of a cell receives, what it leaves behind, and how long it is waited for."""
+"""What the process of a cell receives, and what it answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from minigpt.errors import RunError, UnreadableError
 from minigpt.run import RunFolder
 from minigpt.run.status import Status
 from minigpt.system.files import read_object, write_json
-
-SAVES_WITHIN = 60.0
-"""Seconds from being asked to stop to being gone: an update, and a checkpoint. A plugin that hangs never comes to it."""
 
 FORMAT: Final = 1
 """Of a cell's record."""
@@ -31,8 +28,6 @@ class Job(BaseModel):
         corpus: Likewise.
         seed: Of this run.
         run: Its folder; trained there unless it is finished.
-        record: Where the outcome is to be written.
-        refusal: Where it is to be written that it cannot be trained as planned, which is no outcome.
         key: What the outcome follows from: the identity of the run. Copied into the outcome.
         device: As for `minigpt run`.
         threads: Likewise.
@@ -45,21 +40,10 @@ class Job(BaseModel):
     corpus: Path
     seed: int
     run: Path
-    record: Path
-    refusal: Path
     key: str
     device: str
     threads: int | None
     allow_plugins: bool
-
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        """The job in a file that `write` wrote."""
-        return cls.model_validate(read_object(file))
-
-    def write(self, file: Path) -> None:
-        """Write it for the process. Raises WriteError."""
-        write_json(file, self.model_dump(mode="json"))
 
 
 class CellRecord(BaseModel):

@@ -150,11 +150,13 @@ def make_plan(
         allow_plugins: Likewise.
         trust: Likewise.
         runs: Where finished runs are looked for.
-        failed: Variants that were named and are left out, to be reported with the results.
+        failed: Those of the sources that are left out, and why; reported with the results.
 
     Raises:
         MinigptError: They cannot be compared.
     """
+    excluded = {variant.source for variant in failed}
+    sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(
         sources, overrides=overrides, plugin_files=plugin_files, allow_plugins=allow_plugins, trust=trust
     )

@@ -1,125 +1,145 @@
-"""Variants with plugin parts are tried in a process of their own first: there a plugin may raise, leave, hang or crash.
-
-python -m minigpt.lab.compare.rehearsal JOB.json
-"""
+"""Variants with plugin parts are tried in a process of their own first: there a plugin may raise, leave, hang or crash."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
+from minigpt.check.gate import check_before_training
+from minigpt.data import load_corpus
 from minigpt.errors import MinigptError, PluginError
-from minigpt.system import process
+from minigpt.lab.compare.record import FailedVariant
+from minigpt.lab.compare.variants import read_variant, runs_in
+from minigpt.lab.cost import measure_cost
+from minigpt.model import build_model
+from minigpt.reading import named_plugins
+from minigpt.reading.plugins import read_named
+from minigpt.registry import trust
+from minigpt.registry.plugins import last_place
+from minigpt.system import child
+from minigpt.training.estimate import measure_speed
+from minigpt.training.machine import choose_device, choose_precision
 
 
-class _Job(TypedDict):
-    source: str
-    overrides: list[str]
-    plugin_files: list[str]
-    device: str
-    trust: bool
-    answer: str
+@dataclass(frozen=True)
+class Rehearsal:
+    """What is tried of a variant.
 
-
-def rehearse(
-    source: Path, overrides: Sequence[str], plugin_files: Sequence[Path], *, device: str, trust: bool, seconds: float
-) -> str | None:
-    """Do everything with a variant that planning a comparison does, elsewhere.
-
-    Args:
+    Attributes:
         source: An experiment file, or a folder of runs.
         overrides: As for `load_experiment`.
         plugin_files: Likewise.
         device: Where it would be trained.
         trust: As for `load_experiment`.
-        seconds: After which it counts as hung.
+        announced: As for `trust.expect`.
+    """
 
-    Returns:
-        What its plugins did that loses the variant; None if there is nothing against it.
+    source: Path
+    overrides: tuple[str, ...]
+    plugin_files: tuple[Path, ...]
+    device: str
+    trust: bool
+    announced: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What came of it.
+
+    Attributes:
+        tried: The sources that were tried.
+        failed: Those of them that cannot be compared.
+    """
+
+    tried: tuple[Path, ...] = ()
+    failed: tuple[FailedVariant, ...] = ()
+
+
+def rehearse(
+    sources: Sequence[Path],
+    overrides: Sequence[str],
+    plugin_files: Sequence[Path],
+    *,
+    device: str,
+    trusted: bool,
+    seconds: float,
+) -> Rehearsed:
+    """Do everything that planning a comparison does with each variant that has plugins, in another process.
+
+    Args:
+        sources: Experiment files and folders of runs; the base first.
+        overrides: As for `load_experiment`.
+        plugin_files: Likewise.
+        device: Where they would be trained.
+        trusted: As `trust` for `load_experiment`.
+        seconds: After which one counts as hung.
 
     Raises:
-        MinigptError: Something in the experiment is to be mended.
+        MinigptError: Something in an experiment is to be fixed, the base fails, or nothing is left to compare with it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        job, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
-        said: _Job = {
-            "source": str(source),
-            "overrides": list(overrides),
-            "plugin_files": [str(file) for file in plugin_files],
-            "device": device,
-            "trust": trust,
-            "answer": str(answer),
-        }
-        job.write_text(json.dumps(said), encoding="utf-8")
-        try:
-            command = process.python("-m", "minigpt.lab.compare.rehearsal", str(job))
-            done = subprocess.run(command, env=process.environment(), timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return f"it came to no end in {seconds:.0f} s when it was tried"
-        if not answer.is_file():
-            code = done.returncode
-            return f"it ended the process with {f'signal {-code}' if code < 0 else f'exit code {code}'} when it was tried"
-        kind, text = json.loads(answer.read_text("utf-8"))
-    if kind == "mistake":
-        raise MinigptError(text)
-    return text or None
+    sources = list(dict.fromkeys(sources))
+    read_named((), plugin_files, trusted=trusted)
+    tried = [source for source in sources if _names_plugins(source, trusted) or plugin_files]  # before any is executed
+    failed = []
+    for source in tried:
+        rehearsal = Rehearsal(source, tuple(overrides), tuple(plugin_files), device, trusted, trust.announced())
+        reason = _failure(child.call(_try, rehearsal, seconds=seconds, is_quiet=False), seconds)
+        if reason is not None and source == sources[0]:
+            raise MinigptError(f"{source}, the base: {reason}")
+        if reason is not None:
+            failed.append(FailedVariant(name=source.stem, source=str(source), message=reason))
+    if failed and len(failed) == len(sources) - 1:
+        raise MinigptError(
+            "\n".join(f"{variant.source}: {variant.message}" for variant in failed) + "\nnothing is left to compare"
+        )
+    return Rehearsed(tuple(tried), tuple(failed))
 
 
-def names_plugins(source: Path, *, trust: bool) -> bool:
-    """Whether a file, or what it extends, or a run, names plugin files; none is loaded.
+def _names_plugins(source: Path, trusted: bool) -> bool:
+    """Whether a file, or what it extends, or a run, names plugin files; they are announced, and none is loaded.
 
     Raises:
         TrustError: A run names one that is not trusted.
     """
-    from minigpt.lab.compare.variants import runs_in
-    from minigpt.reading import named_plugins
-
     if not source.is_dir():
-        return bool(named_plugins(source, trusted=trust))
+        return bool(named_plugins(source, trusted=trusted))
     files = [run.path / "experiment.json" for run in runs_in(source)]
-    named = [named_plugins(file, of_run=True, trusted=trust) for file in files]
+    named = [named_plugins(file, of_run=True, trusted=trusted) for file in files]  # all of them are announced
     return any(named)
 
 
-def main() -> None:
-    """Do the job in the file that the command line names."""
-    job: _Job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    Path(job["answer"]).write_text(json.dumps(_try(job)), encoding="utf-8")
+def _failure(answer: str | child.Ending | None, seconds: float) -> str | None:
+    """What a variant's plugins did that excludes it, in words."""
+    if not isinstance(answer, child.Ending):
+        return answer
+    if answer.timed_out:
+        return f"it came to no end in {seconds:.0f} s when it was tried"
+    return f"it ended the process with {answer} when it was tried"
 
 
-def _try(job: _Job) -> tuple[str, str]:
-    from minigpt.check.gate import check_before_training
-    from minigpt.data import load_corpus
-    from minigpt.lab.compare.variants import read_variant
-    from minigpt.lab.cost import measure_cost
-    from minigpt.model import build_model
-    from minigpt.registry.plugins import last_place
-    from minigpt.training.estimate import measure_speed
-    from minigpt.training.machine import choose_device, choose_precision
+def _try(rehearsal: Rehearsal) -> str | None:
+    """In the other process: what is wrong with the plugins; None if nothing is.
 
+    Raises:
+        MinigptError: Something in the experiment is to be fixed.
+    """
+    trust.expect(rehearsal.announced)
     try:
-        files = [Path(file) for file in job["plugin_files"]]
-        variant = read_variant(Path(job["source"]), job["overrides"], files, trust=job["trust"])
-        check_before_training(variant.experiment, variant.source, job["overrides"], in_full=False)
+        variant = read_variant(rehearsal.source, rehearsal.overrides, rehearsal.plugin_files, trust=rehearsal.trust)
+        report = check_before_training(variant.experiment, variant.source, rehearsal.overrides, in_full=False)
+        if report is not None and report.broken:
+            return f"a part of it does not keep its contract: {report.message}"
         corpus = load_corpus(variant.experiment)
-        where = choose_device(job["device"])
+        where = choose_device(rehearsal.device)
         model = build_model(variant.experiment, corpus.vocab_size)
         measure_cost(model)
         precision = choose_precision(variant.experiment.training.precision, where)
         measure_speed(variant.experiment, corpus.to(where), model.to(where), precision)
     except PluginError as error:
-        return "lost", str(error)
-    except MinigptError as error:
-        return "mistake", str(error)
+        return str(error)
+    except MinigptError:
+        raise
     except Exception as error:  # a plugin may raise anything
-        return "lost", f"{last_place(error) or job['source']}: {type(error).__name__}: {error}"
-    return "sound", ""
-
-
-if __name__ == "__main__":
-    main()
+        return f"{last_place(error) or rehearsal.source}: {type(error).__name__}: {error}"
+    return None

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from minigpt.errors import PlanError
-from minigpt.lab.compare.job import SAVES_WITHIN, CellRecord, Job, updates_in
+from minigpt.lab.compare.cell import do
+from minigpt.lab.compare.job import CellRecord, Job, updates_in
 from minigpt.run.status import Status
-from minigpt.system import process
-from minigpt.system.files import discard, open_growing, read_object
+from minigpt.system.child import SAVES_WITHIN, Child, Ending
 
 if TYPE_CHECKING:
     from minigpt.lab.compare.grid import Cell
@@ -28,24 +26,11 @@ class Running:
 
     def __init__(self, cell: Cell, job: Job):
         self.cell = cell
-        stem = f"{cell.variant.name}-seed-{cell.seed}"
-        folder = cell.record.parents[1] / "logs"
-        file = folder / f"{stem}.json"
-        self.refusal = job.refusal
-        discard(self.refusal)
-        job.write(file)
-        self.log = folder / f"{stem}.log"
+        stem = cell.record.parents[1] / "logs" / f"{cell.variant.name}-seed-{cell.seed}"
+        request, self.log = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.log")
         # torch reads it at its start; a later change leaves some pools as they are
         threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
-        with os.fdopen(open_growing(self.log), "ab") as log:
-            self.process = subprocess.Popen(
-                process.python("-m", "minigpt.lab.compare.cell", str(file)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=process.environment(**threads),
-                start_new_session=True,  # Ctrl-C reaches us, and we ask the processes to stop
-            )
+        self.child = Child(do, job, request, cell.record, log=self.log, **threads)
         self.read = 0
         self.hung, self.written, self.last_sign = False, 0, time.monotonic()
 
@@ -70,13 +55,9 @@ class Running:
         now = time.monotonic()
         if written != self.written:
             self.written, self.last_sign = written, now
-        if now - self.last_sign > patience and not self.is_over():
+        if now - self.last_sign > patience and not self.child.is_over():
             self.hung = True
-            self.process.kill()
-
-    def is_over(self) -> bool:
-        """Whether the process has ended."""
-        return self.process.poll() is not None
+            self.child.process.kill()
 
     def outcome(self) -> CellRecord | None:
         """The cell's record; where the process left none, what its end says is written as one. None if it was stopped.
@@ -86,35 +67,22 @@ class Running:
         Raises:
             PlanError: It could not be trained as planned.
         """
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        if self.refusal.is_file():
-            raise PlanError(read_object(self.refusal)["message"])
-        record, code = self.cell.outcome(), self.process.returncode
-        if record is None and code in _STOPPED and not self.hung:
+        answer = self.child.result()
+        if not isinstance(answer, Ending):
+            return answer
+        if answer.code in _STOPPED and not self.hung:
             return None
-        if record is None:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            how = "no sign of progress, and was killed" if self.hung else how
-            record = CellRecord(
-                key=self.cell.key,
-                run=str(self.cell.run.path),
-                outcome=Status.CRASHED,
-                message=f"its process ended with {how}; see {self.log}",
-                updates=updates_in(self.cell.run),
-            )
-            record.write(self.cell.record)
+        how = "no sign of progress, and was killed" if self.hung else str(answer)
+        record = CellRecord(
+            key=self.cell.key,
+            run=str(self.cell.run.path),
+            outcome=Status.CRASHED,
+            message=f"its process ended with {how}; see {self.log}",
+            updates=updates_in(self.cell.run),
+        )
+        record.write(self.cell.record)
         return record
 
-    def ask_to_stop(self) -> None:
-        """Let it save and stop."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
     def stop(self) -> None:
-        """Wait for that; one that does not answer is killed."""
-        try:
-            self.process.wait(SAVES_WITHIN)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Wait until it has saved and stopped; one that does not answer is killed."""
+        self.child.stop(SAVES_WITHIN)

@@ -164,6 +164,13 @@ def csv_text(comparison: Comparison) -> str:
     return stream.getvalue()
 
 
+def markdown_text(comparison: Comparison) -> str:
+    """Tables and notes, for a pull request."""
+    tables = [verdict_table(comparison), cost_table(comparison)]
+    text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
+    return text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes(comparison)) + "\n"
+
+
 def notes(comparison: Comparison) -> list[str]:
     """What is to be read with the tables, a line each: what they rest on, what is unequal, what went wrong."""
     lines = [basis(comparison), *unequal(comparison)]

@@ -50,4 +50,4 @@ def train_here(grid: Grid) -> None:
     for name in ("cells", "runs"):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
     for cell in grid.missing():
-        do(grid.job(cell, device="cpu", threads=None, allow_plugins=True))
+        do(grid.job(cell, device="cpu", threads=None, allow_plugins=True)).write(cell.record)

@@ -147,7 +147,7 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
     found.grid.freeze(found.variants)  # as it begins
     first, *later = found.grid.missing()
     job = found.grid.job(first, "cpu", None, True)
-    cell_module.do(job.model_copy(update={"record": Path("first.json").absolute()}))
+    cell_module.do(job)  # its record is not written
     edit_corpus()
     scaled(3.0)
     with monkeypatch.context() as patch:
@@ -173,10 +173,10 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
 
 def test_a_cell_is_not_trained_by_other_code_than_was_planned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
-    now = grid_module.provenance
+    now = cell_module.provenance
     with monkeypatch.context() as patch:
         patch.setattr(
-            grid_module, "provenance", lambda *args, **kwargs: now(*args, **kwargs).model_copy(update={"core": "edited"})
+            cell_module, "provenance", lambda *args, **kwargs: now(*args, **kwargs).model_copy(update={"core": "edited"})
         )
         with pytest.raises(PlanError, match=r"base, seed 5: the source of minigpt.* was edited since the plan was made"):
             train_here(found.grid)

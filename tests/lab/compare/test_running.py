@@ -11,12 +11,11 @@ from unittest.mock import Mock
 import pytest
 
 from minigpt.errors import PlanError
-from minigpt.lab.compare import running as running_module
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.plan import Settings, make_plan
 from minigpt.lab.compare.running import Running
 from minigpt.run.status import Status
-from minigpt.system import process
+from minigpt.system import child, process
 from minigpt.system.files import write_json
 from tests.lab.compare.conftest import Write
 from tests.training.conftest import INTERRUPTING
@@ -29,11 +28,11 @@ def ended(write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("cells", "logs"):
         (found.folder / name).mkdir(parents=True)
     cell = found.grid.cells[0]
-    monkeypatch.setattr(running_module.subprocess, "Popen", Mock())
+    monkeypatch.setattr(child.subprocess, "Popen", Mock())
 
     def end(code: int, *, hung: bool = False) -> tuple[Cell, Running]:
         running = Running(cell, found.grid.job(cell, "cpu", None, True))
-        running.process.returncode, running.hung = code, hung
+        running.child.process.returncode, running.hung = code, hung
         return cell, running
 
     return end
@@ -68,7 +67,7 @@ def test_a_process_that_ended_by_itself_crashed(ended: Any, code: int, hung: boo
 
 def test_a_process_that_refused_has_no_outcome_and_ends_the_comparison(ended: Any) -> None:
     cell, running = ended(2)
-    write_json(running.refusal, {"message": "the source was edited"})
+    write_json(cell.record.with_suffix(".refused"), {"kind": "PlanError", "message": "the source was edited"})
     with pytest.raises(PlanError, match="the source was edited"):
         running.outcome()
     assert not cell.record.exists()
@@ -79,10 +78,10 @@ def test_a_cell_ends_with_exit_code_0_though_its_standard_input_is_open(write: W
     found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
     cell, job = found.grid.cells[0], Path("job.json")
     cell.record.parent.mkdir(parents=True)
-    found.grid.job(cell, "cpu", 1, True).write(job)
-    command = process.python("-W", "error", "-m", "minigpt.lab.compare.cell", str(job))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=process.environment()) as child:
-        assert child.wait(60) == 0
+    write_json(job, found.grid.job(cell, "cpu", 1, True).model_dump(mode="json"))
+    words = ("-W", "error", "-m", "minigpt.system.child", "minigpt.lab.compare.cell:do", str(job), str(cell.record))
+    with subprocess.Popen(process.python(*words), stdin=subprocess.PIPE, env=process.environment()) as running:
+        assert running.wait(60) == 0
     assert cell.status() is Status.FINISHED
 
 
