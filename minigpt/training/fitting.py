@@ -12,8 +12,9 @@ from minigpt.data import Batch, Corpus
 from minigpt.errors import TooLargeError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.numbers import size
 from minigpt.run.checkpoint import KEPT
-from minigpt.system.memory import available_memory, free_disk, size
+from minigpt.system.memory import available_memory, free_disk
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _BYTES = 4

@@ -16,7 +16,6 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -155,7 +154,7 @@ def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
 
 
 def _split(tensors: dict[str, torch.Tensor], name: str) -> TokenStream | TokenRows:
-    parts: dict[str, Any] = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    parts = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
     return TokenStream(**parts) if "ids" in parts else TokenRows(**parts)
 
 
