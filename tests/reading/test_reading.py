@@ -249,7 +249,7 @@ BROKEN: list[tuple[Any, str]] = [
     ({"extends": "brokn.json"}, '"brokn.json" (text): there is no such file; did you mean "broken.json"?'),
     ({"extends": "\0"}, "extends: "),
     ({"plugins": ["\0"]}, "is no path"),
-    ({"model": {"n_layers": 1, "layers": [{}, {}]}}, "model.layers: a pattern of 2 layers, and the model has 1"),
+    ({"model": {"n_layers": 1, "layers": [{}, {}]}}, "model.layers: a pattern of 2 layers, but the model has 1"),
     ({"extends": "broken.json"}, "extends: goes round in a circle: broken.json -> broken.json"),
     ({"extends": 3}, "extends: found 3 (number); allowed: the path of a JSON file"),
     ({"extends": "."}, "cannot be read: Is a directory"),
