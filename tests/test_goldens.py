@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -101,3 +102,13 @@ def test_the_first_losses_do_not_change(request: pytest.FixtureRequest, tmp_path
     if request.config.getoption("--update-goldens"):
         file.write_text(json.dumps(losses, indent=2) + "\n")
     assert losses == pytest.approx(json.loads(file.read_text()), rel=gamma(16))
+
+
+def test_the_exported_names_are_those_of_the_golden_list(check: Check) -> None:
+    """A name that users import is neither dropped nor added by accident."""
+    exported = {}
+    for name in ("minigpt", "minigpt.contracts", "minigpt.kernels", "minigpt.testing"):
+        module = importlib.import_module(name)
+        assert [each for each in module.__all__ if not hasattr(module, each)] == []
+        exported[name] = sorted(module.__all__)
+    check(GOLDEN / "exports.json", exported)

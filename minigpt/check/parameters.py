@@ -69,10 +69,10 @@ def alternatives(entry: Entry) -> dict[str, list[Any]]:
 
     `Field(examples=[...])` in the annotation comes first: the author knows best.
     """
-    found = _by_type(entry.params)
-    base = {name: values[0] for name, values in found.items() if _must(entry, name) and values}
+    typed = _by_type(entry.params)
+    base = {name: values[0] for name, values in typed.items() if _must(entry, name) and values}
     allowed: dict[str, list[Any]] = {}
-    for name, values in found.items():
+    for name, values in typed.items():
         if name in entry.path_params:
             values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _some_texts()]
         rest = {key: value for key, value in base.items() if key not in entry.path_params}

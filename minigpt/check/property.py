@@ -217,17 +217,17 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
-    found: list[Failure] = []
+    failures: list[Failure] = []
     deadline = time.monotonic() + 20  # shrinking a slow component ends here, with the smallest so far
 
     def fails(case: C) -> bool:
-        if found and time.monotonic() > deadline:
+        if failures and time.monotonic() > deadline:
             return False
         try:
             failure = trial.failure_of(case)
         except NotTried:
             return False  # of some cases only
-        found.extend([failure] if failure else [])
+        failures.extend([failure] if failure else [])
         return failure is not None
 
     tried = trial.tried
@@ -238,7 +238,7 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
     except Flaky:  # what remembers earlier passes does not fail again in the same way: what was seen is what counts
         pass
     trial.tried = max(tried, 1)
-    return found[-1]
+    return failures[-1]
 
 
 def _plain(value: Any) -> Any:

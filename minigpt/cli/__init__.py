@@ -151,7 +151,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _out_of_memory() -> str:
     there = ""
     with contextlib.suppress(MemoryError, ImportError):  # there may be too little left to say how much it is
-        from minigpt.system.memory import available_memory, size
+        from minigpt.numbers import size
+        from minigpt.system.memory import available_memory
 
         left = available_memory()
         there = "" if left is None else f" ({size(left)} are free on the CPU now)"

@@ -11,6 +11,7 @@ import typer
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
+from minigpt.numbers import measured_time, operations, shown_speed
 from minigpt.system.files import json_bytes
 
 if TYPE_CHECKING:
@@ -238,14 +239,14 @@ def _print_training(name: str, speed: TrainingSpeed) -> None:
     table.add_row("  optimizer", *_told(speed.optimizer))
     table.add_row("tokens/s", *_speed(speed.tokens, speed.update))
     table.add_section()
-    table.add_row("operations of an update", _operations(speed.flops.needed))
+    table.add_row("operations of an update", operations(speed.flops.needed))
     table.add_row("achieved", _rates(speed.flops.needed / speed.update.median))
     table.add_row("matrix products, before and after", _rates(speed.before.best, speed.after.best))
     share = speed.share(speed.flops.needed, speed.update)
     table.add_row("share of the ceiling", _bold(f"{share:.0%}"), "of the faster of the two")
     table.add_row("  without the optimizer", f"{speed.share(speed.flops.needed, speed.gradients):.0%}")
     square = f"{speed.share(speed.flops.square, speed.update):.0%}"
-    table.add_row("  with masked scores counted", square, _operations(speed.flops.square))
+    table.add_row("  with masked scores counted", square, operations(speed.flops.square))
     table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
     settings = f"{speed.precision}, {speed.micro_batch_size} sequences at once"
     _print(table, f"{settings}, {count(speed.update.n, 'update')} after two to warm up, random ids; {speed.machine}")
@@ -261,7 +262,7 @@ def _print_decoding(name: str, weights: str, temperature: float, speed: Decoding
     table.add_section()
     for window in (speed.windows[0], speed.windows[-1]):
         table.add_row(f"computing a window of {window.length:,} again", *_told(window.seconds))
-    table.add_row("all tokens so", _seconds(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
+    table.add_row("all tokens so", measured_time(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
     table.add_row("decoding from the state is faster by", _bold(f"{speed.ratio:.1f}"))
     table.add_row("one by one", _bold(f"{speed.ratio_one_by_one:.1f}"))
     how = "greedy" if temperature == 0 else f"temperature {temperature:g}"
@@ -291,7 +292,7 @@ def _mixer_cell(row: MixerSpeed) -> Text | str:
 
     if row.seconds is None or row.tokens_per_second is None:
         return Text(row.error or "", "red")
-    return f"{row.tokens_per_second:,.0f}" + ("" if row.peak_mib is None else f"  {row.peak_mib:,.0f}")
+    return f"{shown_speed(row.tokens_per_second)}" + ("" if row.peak_mib is None else f"  {row.peak_mib:,.0f}")
 
 
 def _table(title: str, first: str, *others: str) -> Table:
@@ -312,25 +313,13 @@ def _bold(text: str) -> Text:
 
 
 def _told(timing: Timing) -> tuple[str, str]:
-    return _seconds(timing.median), f"{_seconds(timing.low)}, {_seconds(timing.high)}"
+    return measured_time(timing.median), f"{measured_time(timing.low)}, {measured_time(timing.high)}"
 
 
 def _speed(tokens: int, timing: Timing) -> tuple[Text, str]:
     """Tokens/s: the median, and from the lowest to the highest."""
     median, low, high = timing.rates(tokens)
-    return _bold(f"{median:,.0f}"), f"{low:,.0f}, {high:,.0f}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
-def _operations(number: int) -> str:
-    """Four digits of it."""
-    for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9)):
-        if number >= size:
-            return f"{number / size:.4g} {unit}"
-    return f"{number / 1e6:.4g} MFLOP"
+    return _bold(shown_speed(median)), f"{shown_speed(low)}, {shown_speed(high)}"
 
 
 def _rates(*rates: float) -> str:

@@ -62,7 +62,7 @@ def check(
 
     if not targets and not everything:
         raise typer.BadParameter("name a component, a family, a plugin file or an experiment; or give --all")
-    found = find_targets(
+    chosen = find_targets(
         targets or [],
         everything=everything,
         reading=reading_of(changes, plugin, no_plugins, trust),
@@ -71,14 +71,14 @@ def check(
         only=tuple(only or ()),
         seed=seed,
         quick=quick,
-        thorough=(len(found) <= 3 and not quick) if thorough is None else thorough,
+        thorough=(len(chosen) <= 3 and not quick) if thorough is None else thorough,
         examples=examples or EXAMPLES,
     )
     from minigpt.cli.drawing import terminal
 
     console = terminal(width=None)
-    with _Progress(found) as progress:
-        reports = check_all(found, options, jobs=jobs or default_jobs(found), done=progress.done)
+    with _Progress(chosen) as progress:
+        reports = check_all(chosen, options, jobs=jobs or default_jobs(chosen), done=progress.done)
     if as_json:
         say(json.dumps(_document(reports, options), indent=2, ensure_ascii=False))
     else:

@@ -93,7 +93,7 @@ def compare(
     """Say whether variants are better than a base, from runs with the same seeds, data and budget.
 
     Trains what is missing, each run in a process of its own, and uses finished runs that are the same in experiment, seed,
-    data and code. Stopped, it goes on where it was when it is called again.
+    data and code. A comparison that was stopped continues when the same command is given again.
     """
     words = _checked(budget, match, unit, [json_file, csv_file, markdown])
 
@@ -143,18 +143,19 @@ def _report(
         warn("stopped, and what was under way is saved; the same command continues")
         raise typer.Exit(128 + compared.stop_signal)
 
-    from minigpt.lab.compare.tables import csv_text
+    from minigpt.lab.compare.tables import cost_table, csv_text, markdown_text, notes, verdict_table
 
-    for table in compared.tables():
+    assert compared.comparison is not None
+    for table in (verdict_table(compared.comparison), cost_table(compared.comparison)):
         console.print(_rich(table))
-    for note in compared.notes():
+    for note in notes(compared.comparison):
         console.print(note, style="dim", soft_wrap=True)
     if json_file is not None:
         json_file.write_bytes(compared.file.read_bytes())
     if csv_file is not None:
-        csv_file.write_text(csv_text(compared.results), encoding="utf-8")
+        csv_file.write_text(csv_text(compared.comparison), encoding="utf-8")
     if markdown is not None:
-        markdown.write_text(compared.markdown(), encoding="utf-8")
+        markdown.write_text(markdown_text(compared.comparison), encoding="utf-8")
     console.print(f"\nkept in {compared.plan.folder}")
 
 
@@ -167,7 +168,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     """What there is, what is missing, how long that takes."""
     from rich.text import Text
 
-    from minigpt.training.observer import duration
+    from minigpt.numbers import duration
 
     missing, to_train = plan.grid.missing(), plan.grid.missing_runs()
     seeds = plan.grid.seeds
@@ -175,8 +176,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     there = len(plan.grid.cells) - len(to_train)
     runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
     console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
-    for lost in plan.lost:
-        console.print(f"{lost.name}: {lost.message}; the others go on", style="red", soft_wrap=True)
+    for failed in plan.failed:
+        console.print(f"{failed.name}: {failed.message}; the others continue", style="red", soft_wrap=True)
     for variant in plan.variants:
         for note in variant.adjusted:
             console.print(f"{variant.name}: {note}", style="yellow", soft_wrap=True)
@@ -251,7 +252,7 @@ class _Watching:
 
     def progressed(self, cell: Cell, step: int) -> None:
         """Move its bar and the grid's."""
-        from minigpt.training.observer import duration
+        from minigpt.numbers import duration
 
         assert self.whole is not None
         self.steps[cell.name] = step

@@ -9,6 +9,7 @@ import typer
 
 from minigpt.cli.options import run_at
 from minigpt.cli.terminal import say
+from minigpt.numbers import shown_loss
 
 if TYPE_CHECKING:
     from minigpt.run import RunFolder
@@ -74,7 +75,7 @@ def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
     for what in losses[0].keys() & losses[1].keys():
         before, after = (each[what] for each in losses)
         if before != after:
-            rows.append((what, f"{before:.4f}", f"{after:.4f} ({after - before:+.4f})"))
+            rows.append((what, shown_loss(before), f"{shown_loss(after)} ({after - before:+.4f})"))
     return rows
 
 

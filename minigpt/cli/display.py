@@ -18,10 +18,11 @@ from minigpt.cli.outliving import outlive_the_terminal
 from minigpt.cli.terminal import say
 from minigpt.errors import command_line, count
 from minigpt.experiment import Experiment
+from minigpt.numbers import duration, shown_loss, shown_speed
 from minigpt.run.recorded import MetricsRow
 from minigpt.run.status import Status
 from minigpt.training import Observer, Outcome, PlainObserver
-from minigpt.training.observer import Pace, Plan, duration, loss_in_words
+from minigpt.training.observer import Pace, Plan, loss_in_words
 
 
 def observer_for_terminal() -> Observer:
@@ -65,8 +66,8 @@ class LiveObserver:
 
     def updated(self, row: MetricsRow) -> None:
         """Move the bar."""
-        val = f"val {self.val_loss:.4f}  " if self.val_loss is not None else ""
-        speed = f"{row.tokens_per_second:,.0f} tokens/s  {duration(self.pace.left(row.step))} left"
+        val = f"val {shown_loss(self.val_loss)}  " if self.val_loss is not None else ""
+        speed = f"{shown_speed(row.tokens_per_second)} tokens/s  {duration(self.pace.left(row.step))} left"
         figures = f"{loss_in_words(row)}  {val}{speed}"
         self.bar.update(self.training, completed=row.step, figures=figures)
 
@@ -78,7 +79,7 @@ class LiveObserver:
         """Leave a line, and show the sample beneath the bar."""
         self.val_loss = row.val_loss
         self.updated(row)
-        figures = f"val {row.val_loss:.4f}  perplexity {row.val_perplexity:.2f}"
+        figures = f"val {shown_loss(row.val_loss)}  perplexity {row.val_perplexity:.2f}"
         line = Text(f"step {row.step}  {loss_in_words(row)}  ").append(figures, "bold")
         self.console.print(line.append("  best so far", "green") if best else line)
         if self.live and sample:
@@ -114,14 +115,17 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     row = next(row for row in reversed(outcome.run.rows()) if row.val_loss is not None)
     bits = f", {row.val_bits_per_byte:.3f} bits a byte" if row.val_bits_per_byte is not None else ""
     say(
-        f"\nvalidation loss {row.val_loss:.4f} nats a token (perplexity {row.val_perplexity:.2f}{bits}) "
+        f"\nvalidation loss {shown_loss(row.val_loss)} nats a token (perplexity {row.val_perplexity:.2f}{bits}) "
         f"after {progress.step:,} updates, {duration(progress.seconds)} of training"
     )
     entropies = outcome.run.provenance().data.entropies
     if entropies:
         say(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
     if progress.best_step != progress.step and progress.best_val_loss is not None:
-        say(f"the best was {progress.best_val_loss:.4f} at update {progress.best_step:,}, kept as the best checkpoint")
+        say(
+            f"the best was {shown_loss(progress.best_val_loss)} at update {progress.best_step:,}, "
+            "kept as the best checkpoint"
+        )
     if progress.skipped:
         say(f"{count(progress.skipped, 'update')} left out: loss or gradient was not finite (training.non_finite)")
     say(f"run folder: {folder}\n\nNext:")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minigpt.cli.terminal import say
+from minigpt.numbers import UNKNOWN, age, shown_loss, size
 
 if TYPE_CHECKING:
     from minigpt.run import RunFolder
@@ -28,8 +29,8 @@ def runs(
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}; runs are made by: minigpt run experiments/quickstart.json")
     files = sorted(folder.rglob("experiment.json"))
-    found = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
-    rows = [_row(run) for run in found]
+    folders = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
+    rows = [_row(run) for run in folders]
     if as_json:
         say(json.dumps(rows, indent=2))
         return
@@ -48,11 +49,11 @@ def runs(
     for title in ("update", "last loss", "best loss", "age", "size"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        losses = ("–" if row[key] is None else f"{row[key]:.4f}" for key in ("last", "best"))
+        losses = (shown_loss(row[key]) for key in ("last", "best"))
         style = {Status.RUNNING: "green", Status.FINISHED: "", Status.STOPPED: ""}.get(row["state"], "red")
-        numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else "–"
+        numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else UNKNOWN
         state = row["state"] + (f", {row['segments']} segments" if row["segments"] > 1 else "")
-        table.add_row(row["run"], state, numbers, *losses, _age(row["age"]), f"{row['bytes'] / 1e6:,.1f} MB", style=style)
+        table.add_row(row["run"], state, numbers, *losses, age(row["age"]), size(row["bytes"]), style=style)
     console = terminal()
     console.print(table)
     for row in rows:
@@ -99,10 +100,3 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "best": min(losses, default=None),
     }
     return row
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -10,6 +10,7 @@ import typer
 
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of, run_at
 from minigpt.cli.terminal import say
+from minigpt.numbers import shown_speed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -183,7 +184,7 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
         (f"training ({training.precision})", training.update, training.tokens),
         ("decoding one sequence", decoding.one_by_one, decoding.tokens),
     ):
-        median, low, high = (f"{rate:,.0f}" for rate in timing.rates(tokens))
+        median, low, high = map(shown_speed, timing.rates(tokens))
         table.add_row(what, f"{median} tokens/s ({low} to {high})")
     return table, as_warning(others.share())
 

@@ -4,9 +4,9 @@ from minigpt.reading.loading import (
     load_experiment,
     load_recorded,
     load_without_plugins,
-    named_plugins,
     read_experiment,
 )
+from minigpt.reading.named_plugins import named_plugins
 from minigpt.reading.options import AS_WRITTEN, Reading
 
 __all__ = [

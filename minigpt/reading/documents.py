@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from minigpt.errors import ExperimentError, Problem
 from minigpt.experiment import Experiment, ModelSection, SamplingSection, Section, TrainingSection
+from minigpt.reading.files import strict_json
 from minigpt.registry.overlay import Place, lay_over, merge, place_of
+from minigpt.system.files import refuse_surrogates
 
 
 def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -41,3 +44,41 @@ def defaults() -> dict[str, Any]:
     for key, section in sections.items():
         document[key] = {name: field.default for name, field in section.model_fields.items()}
     return document
+
+
+def overrides_as_document(overrides: Sequence[str]) -> dict[str, Any]:
+    """`path=value` texts as one document, in any order: a component's name may come after its parameters.
+
+    Raises:
+        ExperimentError: One is not of that form.
+    """
+    document: dict[str, Any] = {}
+    for override in overrides:
+        document = lay_over(document, _spelled_out(document, _override(override)))
+    return document
+
+
+def _spelled_out(before: Any, value: Any) -> Any:
+    """A component's short name as an object, where parameters of that component were set before it."""
+    if isinstance(before, dict) and isinstance(value, dict):
+        return {key: _spelled_out(before.get(key), item) for key, item in value.items()}
+    return {"name": value} if isinstance(before, dict) and isinstance(value, str) else value
+
+
+def _override(text: str) -> dict[str, Any]:
+    """`a.b=1` as `{"a": {"b": 1}}`."""
+    path, equals, raw = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ExperimentError([Problem((), f'found "{text}"; allowed: path=value, such as training.max_iters=100')], "--set")
+    try:
+        value = strict_json(raw)
+    except (ValueError, RecursionError):
+        value = raw
+    try:
+        refuse_surrogates([keys, value])
+    except ValueError as error:
+        raise ExperimentError([Problem((), f"{'.'.join(map(repr, keys))}: {error}")], "--set") from error
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)

@@ -74,7 +74,7 @@ class Entry:
         if not comes_back(self.params, values, among=self._mixed):
             keys = ", ".join(sorted(self._mixed))
             raise ExperimentError(
-                [Problem((), f"what is written of {keys} is not read back as the same; choose other types")]
+                [Problem((), f"{keys}: another value is read back than was written to JSON; choose another type")]
             )
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
 
@@ -173,7 +173,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
 
 
 def _check_types(fields: Mapping[str, tuple[Any, Any]], place: str) -> None:
-    """Refuse a parameter that JSON cannot say, or whose default would not come back from a run's own experiment.json."""
+    """Refuse a parameter that JSON cannot represent, or whose default a run's experiment.json would change."""
     for key, (annotation, default) in fields.items():
         for mark in getattr(annotation, "__metadata__", ()):
             if isinstance(mark, JsonType):

@@ -1,4 +1,4 @@
-"""Parameter types in JSON: a value is read from JSON text, strictly, and what is written of it comes back as itself."""
+"""Parameter types in JSON: values are read strictly from JSON text, and a value that was written is read back equal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class JsonType:
         self.annotation = annotation
 
     def read(self, value: Any) -> Any:
-        """The value of this type that a JSON value says, or the Python value itself.
+        """Read a value of this type from JSON, or check a Python value by writing and reading it.
 
         Raises:
             ValidationError: It is not of this type.
@@ -96,7 +96,7 @@ def json_type(annotation: Any) -> Any:
 
 
 def is_mixed(field: FieldInfo) -> bool:
-    """Whether a parameter has components inside of something that JSON has not, such as a class or a tuple."""
+    """Whether a parameter has components inside of a type that JSON lacks, such as a class or a tuple."""
     annotation = _annotated(field.annotation, field.metadata)
     return has_component(annotation) and not _is_plain(annotation)
 
@@ -119,7 +119,7 @@ def _written(value: Any) -> Any:
         json.dumps(written, allow_nan=False)
     except (PydanticSerializationError, TypeError, ValueError, AttributeError) as error:
         if isinstance(value, float):
-            return value  # infinite or no number: validation says what is allowed
+            return value  # infinite or NaN: validation reports the allowed numbers
         raise ValueError(f"{value!r} cannot be written as JSON; choose another type") from error
     return written
 
@@ -131,7 +131,7 @@ def _annotated(annotation: Any, metadata: Iterable[Any]) -> Any:
 
 
 def _is_harmless(metadata: Any) -> bool:
-    """Whether what `Annotated` says leaves the value as it is: bounds and marks, and no function."""
+    """Whether metadata of `Annotated` leaves the value unchanged: bounds and marks do, functions may not."""
     known = (FieldInfo, annotated_types.BaseMetadata, annotated_types.GroupedMetadata, PathMark)
     return isinstance(metadata, known)
 

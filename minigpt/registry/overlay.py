@@ -27,7 +27,7 @@ def lay_over(base: Mapping[str, Any], overlay: Mapping[str, Any], fields: Fields
 
     Args:
         base: The object beneath.
-        overlay: What is said of it.
+        overlay: The object on top.
         fields: The types of its keys; None where they are not known.
     """
     result = dict(base)
@@ -40,13 +40,13 @@ def lay_over(base: Mapping[str, Any], overlay: Mapping[str, Any], fields: Fields
 
 @dataclass(frozen=True)
 class Place:
-    """What may stand at one place of a document, as far as laying one value over another depends on it.
+    """The kinds of values that are allowed at one place of a document.
 
     Attributes:
-        family: The family of the components that may stand there; None if none may.
-        members: The classes whose objects may stand there.
+        family: The family of the components that are allowed; None if none is.
+        members: The classes whose objects are allowed.
         values: The annotation of the values of an object with any keys.
-        discriminator: The key that says of which member an object is, or a function that says so.
+        discriminator: The key, or the function, that gives the member of an object.
         known: Whether the type of the place is known; an object with a name is taken for a component where it is not.
     """
 
@@ -57,13 +57,13 @@ class Place:
     known: bool = False
 
     def kind(self, value: Mapping[str, Any]) -> Any:
-        """The kind of an object: None if it does not say one, or there is only one."""
+        """The kind of an object; None if it names none, or if there is only one kind."""
         key = "name" if self.family or not self.known else self.discriminator
         if not callable(key):
             return None if key is None else value.get(key)
         try:
             return key(value)
-        except Exception:  # a plugin's function, and an object that validation may still refuse
+        except Exception:  # a plugin's function, given an object that is not validated yet
             return None
 
     def fields(self, value: Mapping[str, Any]) -> Fields:
@@ -82,7 +82,7 @@ class Place:
 
 
 def place_of(field: FieldInfo) -> Place:
-    """Read off the type of a parameter what may stand there."""
+    """The values that a parameter's type allows."""
     family, members, values, discriminator = None, [], None, field.discriminator
     for part in _alternatives(field.annotation, *field.metadata):
         if isinstance(part, Family):
@@ -95,17 +95,17 @@ def place_of(field: FieldInfo) -> Place:
             values = typing.get_args(part)[1]
         elif isinstance(part, type) and typing.get_origin(part) is None and part not in (Spec, type(None)):
             members.append(part)
-    said = discriminator.discriminator if isinstance(discriminator, Discriminator) else discriminator
-    return Place(family, tuple(members), values, said or _distinguishing_key(members), known=True)
+    declared = discriminator.discriminator if isinstance(discriminator, Discriminator) else discriminator
+    return Place(family, tuple(members), values, declared or _distinguishing_key(members), known=True)
 
 
 def merge(base: Any, overlay: Any, place: Place | None = None) -> Any:
     """Lay one value inside an experiment over another.
 
     Args:
-        base: The value beneath; None if there is none.
-        overlay: What is said there.
-        place: What may stand there.
+        base: The value beneath; None without one.
+        overlay: The value on top.
+        place: The kinds of values that are allowed there.
     """
     place = place or Place()
     if isinstance(base, str) and isinstance(overlay, dict):
@@ -133,7 +133,7 @@ def _default_component(field: FieldInfo | None, place: Place) -> Any:
 
 
 def _alternatives(annotation: Any, *metadata: Any) -> Iterator[Any]:
-    """What a parameter may be: the members of unions in it, and all that `Annotated` says of them."""
+    """The members of the unions in an annotation, and the metadata of `Annotated` beside them."""
     yield from metadata
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -146,7 +146,7 @@ def _alternatives(annotation: Any, *metadata: Any) -> Iterator[Any]:
 
 
 def _distinguishing_key(members: list[type]) -> str | None:
-    """The key that tells the members of a union apart though none was declared: a literal in each, and nowhere the same."""
+    """The key that distinguishes the members of a union without a declared one: a literal, different in each."""
     annotations = [_annotations(member) for member in members]
     for key in annotations[0] if len(members) > 1 else ():
         literals = [_literals(each.get(key)) for each in annotations]

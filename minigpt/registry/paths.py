@@ -1,4 +1,4 @@
-"""Paths in an experiment start from the file that says them, and a plugin in a run folder is named by nobody here."""
+"""Paths in an experiment: relative to the file that has them; and which files belong to a run folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class LocatedText(str):
 
     @classmethod
     def of(cls, text: str, folder: Path) -> LocatedText:
-        """`text`, which stood in a file of `folder`."""
+        """`text`, read from a file in `folder`."""
         located = cls(text)
         located.folder = folder
         return located
 
 
 class PathMark:
-    """Marks a parameter as a path of the user's."""
+    """Marks a parameter as one of the user's paths."""
 
 
 UserPath = Annotated[str, PathMark()]
-"""Annotation for a path parameter: relative to the experiment file that says it, else to the working folder."""
+"""Annotation for a path parameter: relative to the experiment file that has it, else to the working folder."""
 
 
 def absolute(value: Any) -> Any:
@@ -54,7 +54,7 @@ _OF_COMPARISONS = ("comparison.json", "inputs/experiments")
 
 
 class NamedByRun(str):
-    """A plugin file that a run folder names, itself or through what it extends: no person here has named it."""
+    """A plugin file that only a run folder names, itself or through a file that it extends."""
 
     __slots__ = ()
 
@@ -63,7 +63,7 @@ def run_folder_of(path: Path) -> Path | None:
     """The run's, or comparison's, folder that a file lies in; None outside of one.
 
     A file named `experiment.json`, itself or where a link to it leads, is always a run's record, whatever else is or is
-    not there: who mails a folder chooses what is in it. Another file is of a run where a folder above it has an
+    not there, because the sender of a folder chooses its contents. Another file is of a run where a folder above it has an
     `experiment.json` and anything else that a run leaves; of a comparison where one has `comparison.json` or
     `inputs/experiments`.
     """

@@ -1,4 +1,4 @@
-"""A plugin's files, read once: what is executed is what was fingerprinted, whatever happens on the disk meanwhile."""
+"""A plugin's files, read once: the executed bytes are the fingerprinted bytes, even if the files change meanwhile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PluginFiles:
 
     Attributes:
         path: The file, or the folder of a package.
-        files: Contents by path below the folder; a file alone is under its own name.
+        files: Contents by path below the folder; a single file is under its own name.
         is_folder: Whether it is a package.
     """
 
@@ -104,17 +104,17 @@ def read_plugin(path: Path) -> PluginFiles:
 
 
 def _below(folder: Path) -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
-        found += [Path(place) / name for name in names if not name.startswith(".")]
-        if len(found) > _MOST_FILES:
+        files += [Path(place) / name for name in names if not name.startswith(".")]
+        if len(files) > _MOST_FILES:
             raise PluginError(f"plugin {folder}: more than {_MOST_FILES:,} files; name a smaller folder")
-    return found
+    return files
 
 
 class _FromMemory(MetaPathFinder, ExecutionLoader):
-    """Imports plugins, and the modules inside of plugin folders, from what was read."""
+    """Imports plugins, and the modules inside of plugin folders, from the bytes that were read."""
 
     def __init__(self) -> None:
         self.plugins: dict[str, PluginFiles] = {}
@@ -138,25 +138,25 @@ class _FromMemory(MetaPathFinder, ExecutionLoader):
             raise ImportError(f"{compiled} has no source, and only source is imported from a plugin", name=fullname)
         raise ModuleNotFoundError(f"No module named '{fullname}'", name=fullname)
 
-    def _found(self, fullname: str) -> tuple[str, bytes]:
+    def _file(self, fullname: str) -> tuple[str, bytes]:
         place = self._place(fullname)
-        found = None if place is None else place[0].source(place[1])
-        if place is None or found is None:
+        source = None if place is None else place[0].source(place[1])
+        if place is None or source is None:
             raise ImportError(f"no plugin {fullname}", name=fullname)
-        plugin, (name, content) = place[0], found
+        plugin, (name, content) = place[0], source
         return str(plugin.path / name if plugin.is_folder else plugin.path), content
 
     def is_package(self, fullname: str) -> bool:
-        return PurePosixPath(self._found(fullname)[0]).name == _START
+        return PurePosixPath(self._file(fullname)[0]).name == _START
 
     def get_filename(self, fullname: str) -> str:
-        return self._found(fullname)[0]
+        return self._file(fullname)[0]
 
     def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self._found(fullname)[1])
+        return importlib.util.decode_source(self._file(fullname)[1])
 
     def get_code(self, fullname: str) -> CodeType:
-        file, content = self._found(fullname)
+        file, content = self._file(fullname)
         return compile(content, file, "exec", dont_inherit=True)
 
 
@@ -164,7 +164,7 @@ _FROM_MEMORY = _FromMemory()
 
 
 def module_of(name: str, plugin: PluginFiles) -> ModuleType:
-    """A module, not yet executed, of what was read; its submodules are imported from that too, until `forget`."""
+    """A plugin's module, not yet executed; its submodules are imported from the same bytes, until `forget`."""
     if _FROM_MEMORY not in sys.meta_path:
         sys.meta_path.insert(0, _FROM_MEMORY)
     _FROM_MEMORY.plugins[name] = plugin

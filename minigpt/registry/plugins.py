@@ -50,7 +50,7 @@ class Plugin:
 
 _loaded: dict[str, Plugin] = {}  # by fingerprint: a copy in a run folder is the same plugin as its original
 _replaced: dict[str, Plugin] = {}  # likewise, of files that were edited and loaded again: their classes may be in use
-_failed_packages: dict[str, str] = {}  # entry point to reason, told when a name turns out to be unknown
+_failed_packages: dict[str, str] = {}  # entry point to reason, reported when a name is unknown
 _installed_asked = False
 
 
@@ -108,9 +108,9 @@ def _execute(files: PluginFiles, module_name: str) -> None:
     except MinigptError as error:
         _unload(module_name)
         raise PluginError(f"plugin {path}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a stranger's file may raise, told as theirs
+    except (Exception, SystemExit) as error:  # a plugin may raise anything: reported as the plugin's error
         _unload(module_name)
-        raise PluginError(f"plugin {path} failed to load: {_told(error, path)}") from error
+        raise PluginError(f"plugin {path} failed to load: {_reported(error, path)}") from error
 
 
 def _unload(module_name: str) -> None:
@@ -119,7 +119,7 @@ def _unload(module_name: str) -> None:
     forget(module_name)
 
 
-def _told(error: BaseException, path: Path) -> str:
+def _reported(error: BaseException, path: Path) -> str:
     """`ValueError: message (line 12)`, the line being the last one in the plugin itself."""
     line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
     message = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -140,7 +140,7 @@ def last_place(error: BaseException) -> str | None:
 def load_installed() -> None:
     """Load every installed package that declares itself in the entry-point group, once.
 
-    One that fails is not fatal: experiments that do not use it still run. The reason is told when a name is unknown.
+    One that fails is not fatal: experiments that do not use it still run. The reason is reported when a name is unknown.
     """
     global _installed_asked
     if _installed_asked:
@@ -150,7 +150,7 @@ def load_installed() -> None:
         try:
             with REGISTRY.undo_on_error():
                 point.load()
-        except (Exception, SystemExit) as error:  # whatever a stranger's package may raise
+        except (Exception, SystemExit) as error:  # a package may raise anything
             _failed_packages[point.name] = f"{type(error).__name__}: {error}"
 
 
@@ -168,7 +168,7 @@ def distributions_of(module: str) -> list[str]:
 
 @functools.cache
 def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """Of every module on the path: a tenth of a second, for it reads what each distribution has installed."""
+    """Of every module on the path: takes 0.1 s, because it reads the file list of each distribution."""
     return packages_distributions()
 
 

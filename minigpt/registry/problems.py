@@ -1,4 +1,4 @@
-"""pydantic's validation errors, told as lines a person can act on: path, found, allowed, nearest, next step."""
+"""pydantic's validation errors as lines to act on: path, found, allowed, nearest, next step."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _BOUNDS = {
 }
 
 
-def found(value: Any) -> str:
-    """The offending value as it stood in the JSON, cut short, with its JSON type."""
+def quote(value: Any) -> str:
+    """A wrong value as JSON, abbreviated, with its JSON type: the `found` of a message."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     if len(text) > 60:
         text = text[:57] + "..."
@@ -74,14 +74,14 @@ def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:
         value = item["input"]
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(value, choices) if isinstance(value, str) else ""
-        return f"found {found(value)}; allowed: {context['expected']}{hint}"
+        return f"found {quote(value)}; allowed: {context['expected']}{hint}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"found {found(item['input'])}; allowed: {words} {context[key]}"
+        return f"found {quote(item['input'])}; allowed: {words} {context[key]}"
     if kind == "string_pattern_mismatch":
-        return f"found {found(item['input'])}; allowed: text that matches {context['pattern']}"
+        return f"found {quote(item['input'])}; allowed: text that matches {context['pattern']}"
     allowed = _ALLOWED.get(kind, item["msg"][:1].lower() + item["msg"][1:])
-    return f"found {found(item['input'])}; allowed: {allowed}"
+    return f"found {quote(item['input'])}; allowed: {allowed}"
 
 
 def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:

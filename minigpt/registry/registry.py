@@ -26,20 +26,20 @@ from pydantic import BaseModel
 from minigpt.errors import ExperimentError, Problem, RegistryError, listing, nearest
 from minigpt.registry.entry import Entry, entry_of
 from minigpt.registry.family import Family
-from minigpt.registry.problems import found
+from minigpt.registry.problems import quote
 from minigpt.registry.spec import Spec
 
 T = TypeVar("T")
 
 
 class Registry:
-    """Families, and what is registered in each. There is one, `REGISTRY`."""
+    """Families and their registered components. There is one instance, `REGISTRY`."""
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
         self._entries: dict[str, dict[str, Entry]] = {}
         self.unknown_hints: list[Callable[[str, str], str | None]] = []
-        """Asked (family, name) for a next step when a name is unknown; plugins.py adds what it knows."""
+        """Asked (family, name) for a next step when a name is unknown; plugins.py adds its hints."""
 
     def add_family(self, name: str, base: type, receives: tuple[str, ...] = ()) -> Family:
         """Declare a family; contracts declares them all."""
@@ -123,11 +123,11 @@ class Registry:
         if isinstance(value, str):
             value = {"name": str(value)}
         if not isinstance(value, dict):
-            raise ExperimentError([Problem((), f'found {found(value)}; allowed: a name, or {{"name": ..., parameters}}')])
+            raise ExperimentError([Problem((), f'found {quote(value)}; allowed: a name, or {{"name": ..., parameters}}')])
         name = value.get("name")
         if not isinstance(name, str):
             known = listing(self._entries[family])
-            what = f"found {found(name)}; allowed: one of" if "name" in value else f"is required: which {family}? One of"
+            what = f"found {quote(name)}; allowed: one of" if "name" in value else f"is required: which {family}? One of"
             raise ExperimentError([Problem(("name",), f"{what} {known}")])
         try:
             entry = self.entry(family, name)

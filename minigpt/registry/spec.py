@@ -49,7 +49,7 @@ class Spec(Generic[T_co]):
             raise
         except ValueError as error:
             raise ExperimentError([Problem((self.where or self.family,), f"{self.name}: {error}")]) from error
-        except Exception as error:  # a stranger's constructor may raise anything; ours may not
+        except Exception as error:  # a plugin's constructor may raise anything; ours may not
             if is_shipped(self.cls):
                 raise
             frames = traceback.extract_tb(error.__traceback__)

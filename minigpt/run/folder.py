@@ -17,7 +17,7 @@ from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
 from minigpt.reading import AS_WRITTEN, Reading, load_recorded, load_without_plugins
-from minigpt.reading.plugins import refuse_edited
+from minigpt.reading.named_plugins import refuse_edited
 from minigpt.registry import plugins
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from minigpt.errors import TooLargeError
+from minigpt.numbers import size
 
 _CGROUPS = (  # limit and use of a container, in version 2 and version 1 of control groups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -79,11 +80,3 @@ def refuse_if_too_large(what: str, needed: int, device: torch.device | None = No
     free = available_memory(device)
     if free is not None and needed > free:
         raise TooLargeError(f"{what} needs {size(needed)} of memory, and {size(free)} are free here")
-
-
-def size(number: int) -> str:
-    """Bytes in a readable unit: `12.9 MB`, `1.2 TB`."""
-    value, units = float(number), ["bytes", "kB", "MB", "GB", "TB", "PB", "EB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:,.0f} {units[0]}" if units[0] == "bytes" or value >= 100 else f"{value:.1f} {units[0]}"

@@ -53,9 +53,9 @@ def _lead_to_each_other(one: str, other: str) -> bool:
 def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experiment) -> list[Change]:
     """Settings that are not those of the run's last segment, or not those in its folder."""
     after = experiment.to_json()
-    found = [Change(*difference) for difference in differing(begun.to_json(), after)]
-    found += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
-    return list({change.what: change for change in found}.values())
+    changes = [Change(*difference) for difference in differing(begun.to_json(), after)]
+    changes += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
+    return list({change.what: change for change in changes}.values())
 
 
 def refuse_unasked(folder: RunFolder, asked: Asked, changes: Sequence[Change]) -> None:

@@ -12,9 +12,26 @@ from minigpt.data import Batch, Corpus
 from minigpt.errors import TooLargeError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.numbers import size
 from minigpt.run.checkpoint import KEPT
-from minigpt.system.memory import available_memory, free_disk, size
+from minigpt.system.memory import available_memory, free_disk
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
+
+_BYTES = 4
+"""Of a number in fp32: weights and optimizer states are kept in it whatever the precision."""
+
+_COPIES_OF_PARAMETERS = 48
+"""Numbers for each parameter, at most in a save. SOAP remembers the most: two averages and, for a matrix of D by 4 D, square
+matrices and their bases of 8.5 times its size. A save holds that state four times, beside the weights."""
+
+_SCORES_KEPT = 8
+"""Numbers kept for each pair of tokens in each head: scores, bias, mask and softmax, twice in a differential attention."""
+
+_VALUES_KEPT = 300
+"""Numbers kept for each of a token's d_model in each layer. Hyena keeps the most, some 170."""
+
+_VALUES_KEPT_OF_LOGITS = 8
+"""Numbers kept for each of a token's logits: the logits, capped and as fp32, their softmax and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +98,10 @@ def refuse_what_cannot_fit(
 
 def _too_large(needs: Needs, memory: int) -> TooLargeError:
     parts = {name: size(amount) for name, amount in vars(needs).items() if amount}
-    told = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and what is copied to save them"
+    amounts = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and what is copied to save them"
     part = "training.micro_batch_size or model.block_size" if needs.activations > memory / 2 else "model"
     return TooLargeError(
-        f"training needs {size(needs.memory)} of memory ({told}), and {size(memory)} are free here; try a smaller {part}"
+        f"training needs {size(needs.memory)} of memory ({amounts}), and {size(memory)} are free here; try a smaller {part}"
     )
 
 
@@ -162,10 +179,11 @@ def _bytes_of(tree: object) -> int:
 
 
 def _bound(experiment: Experiment, vocab_size: int, device: torch.device) -> int:
-    """More than any shipped part takes: hyena keeps some 170 values for each of a token's d_model in a layer."""
+    """More bytes than any shipped part takes, in training or in a save; tests hold every part to it."""
     model = experiment.model
     parameters = sum(value.numel() for value in build_model_on_meta(model, vocab_size).state_dict().values())
     sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))
-    scores = 8 * sequences * model.block_size**2 * model.n_heads * model.n_layers
-    values = sequences * model.block_size * (300 * model.d_model * model.n_layers + 8 * vocab_size)
-    return 4 * (48 * parameters + scores + values)
+    tokens = sequences * model.block_size
+    pairs = sequences * model.block_size**2 * model.n_heads * model.n_layers
+    kept = tokens * (_VALUES_KEPT * model.d_model * model.n_layers + _VALUES_KEPT_OF_LOGITS * vocab_size)
+    return _BYTES * (_COPIES_OF_PARAMETERS * parameters + _SCORES_KEPT * pairs + kept)

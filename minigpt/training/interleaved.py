@@ -89,9 +89,9 @@ def measure_ratio(
             pairs.append((_turn(first), _turn(second)))
         is_over = now() - began >= at_most and len(pairs) >= _FIRST_LOOK
         if len(pairs) == look_at or is_over:
-            found = _ratio(pairs)
-            if found.width <= width or is_over or look_at >= _FIRST_LOOK * 2 ** (_LOOKS - 1):
-                return found
+            ratio = _ratio(pairs)
+            if ratio.width <= width or is_over or look_at >= _FIRST_LOOK * 2 ** (_LOOKS - 1):
+                return ratio
             look_at *= 2
 
 

@@ -207,12 +207,12 @@ class Trainer:
             DivergedError: It says to stop, or so many were left out one after another that it goes on like that.
         """
         what = "gradient" if math.isfinite(loss) else "loss"
-        found = f"the {what} of update {number} is not finite (loss {loss}, gradient norm {norm})"
+        reason = f"the {what} of update {number} is not finite (loss {loss}, gradient norm {norm})"
         if self.experiment.training.non_finite == "stop":
-            raise DivergedError(f"{found}: {self._advice()}")
+            raise DivergedError(f"{reason}: {self._advice()}")
         if in_a_row >= _SKIPPED_IN_A_ROW:
-            raise DivergedError(f"{found}, as of {_SKIPPED_IN_A_ROW} in a row: {self._advice()}")
-        self.observer.note(f"{found}: left out")
+            raise DivergedError(f"{reason}, as of {_SKIPPED_IN_A_ROW} in a row: {self._advice()}")
+        self.observer.note(f"{reason}: left out")
 
     def _advice(self) -> str:
         steps = checkpoint.available(self.run.checkpoints)

@@ -10,6 +10,7 @@ from typing import Protocol, TextIO
 
 from minigpt.errors import count
 from minigpt.experiment import Experiment
+from minigpt.numbers import duration, shown_loss, shown_speed
 from minigpt.printable import printable
 from minigpt.run.recorded import MetricsRow
 
@@ -141,9 +142,9 @@ class PlainObserver:
         assert self.plan is not None, "begin comes first"
         text = f"step {row.step:>{len(str(self.plan.max_iters))}}/{self.plan.max_iters}  {loss_in_words(row)}"
         if row.val_loss is not None:
-            text += f"  val {row.val_loss:.4f}"
+            text += f"  val {shown_loss(row.val_loss)}"
         left = duration(self.pace.left(row.step))
-        return text + f"  lr {row.lr:.2e}  {row.tokens_per_second:,.0f} tokens/s  {left} left"
+        return text + f"  lr {row.lr:.2e}  {shown_speed(row.tokens_per_second)} tokens/s  {left} left"
 
     def _print(self, text: str) -> None:
         try:
@@ -154,14 +155,4 @@ class PlainObserver:
 
 def loss_in_words(row: MetricsRow) -> str:
     """`loss 1.2345`; an update that was left out has none, if the loss is what was not finite."""
-    return f"loss {row.train_loss:.4f}" if row.train_loss is not None else "left out"
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `7 h 40 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"loss {shown_loss(row.train_loss)}" if row.train_loss is not None else "left out"

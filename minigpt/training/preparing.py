@@ -21,13 +21,14 @@ from minigpt.run.folder import RunFolder
 from minigpt.run.growing import check_beginning
 from minigpt.run.identity import differing
 from minigpt.run.progress import Progress
-from minigpt.run.provenance import changed_since, provenance
+from minigpt.run.provenance import Change, changed_since, provenance
 from minigpt.run.recorded import Machine, Provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import (
     Asked,
+    OptimizerForm,
     changed_settings,
     form_of_optimizer,
     refuse_other_form,
@@ -39,7 +40,8 @@ from minigpt.training.fitting import refuse_what_cannot_fit
 from minigpt.training.machine import choose_device, choose_precision, is_present, use_threads
 from minigpt.training.observer import Observer
 
-_WIDTH = 0.03  # to which an update's time is wanted where the length of a training follows from it
+_PRECISION_OF_SPEED = 0.03
+"""Relative width of the interval of an update's time, where the number of updates follows from it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Ready:
         model: Likewise.
         precision: `fp32` or `bf16`.
         seconds: About how long it will take.
-        start: The checkpoint to go on from; None at the beginning.
+        start: The checkpoint to continue from; None at the beginning.
         begins_with: The provenance of a run that is about to begin; None for one that is there.
         counted: As for the Trainer.
         continues_with: The provenance of a run that is continued with other settings; None where there is none to write.
@@ -86,8 +88,41 @@ def prepare_anew(
         observer.note(note)
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
-    refuse_what_cannot_fit(experiment, corpus, run.path, where, precision)
-    model = build_model(experiment, corpus.vocab_size).to(where)
+    experiment, model, speed = _build(experiment, corpus, run, where, precision, observer, minutes=minutes)
+    for spec in experiment.specs():
+        if spec.cls.__module__ == "__main__":
+            observer.note(
+                f"{spec.family} {spec.name} is not in a file: only this process can open the run; write it to a plugin file"
+            )
+    found = provenance(experiment, corpus, device=where, precision=precision)
+    return Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=found)
+
+
+def _build(
+    experiment: Experiment,
+    corpus: Corpus,
+    run: RunFolder,
+    device: torch.device,
+    precision: str,
+    observer: Observer,
+    *,
+    minutes: float | None = None,
+    checkpoints: int = 0,
+) -> tuple[Experiment, GPT, Speed]:
+    """What both preparations share: the model, if it fits here, its speed, and the experiment with what that settles.
+
+    Args:
+        experiment: What will be trained.
+        corpus: On the device.
+        run: Where checkpoints will be written.
+        device: Where it will be trained.
+        precision: `fp32` or `bf16`.
+        observer: Receives notes on what is settled.
+        minutes: How long it may take, if the number of updates follows from that.
+        checkpoints: How many the run has already.
+    """
+    refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
+    model = build_model(experiment, corpus.vocab_size).to(device)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
@@ -96,14 +131,7 @@ def prepare_anew(
         precise = f"± {speed.margin:.0%}" if speed.margin else "measured once"
         fits = count(settled["max_iters"], "update")
         observer.note(f"{minutes:g} min here are {fits} (an update takes {speed.update:.3g} s, {precise})")
-    experiment = _with_training(experiment, settled)
-    for spec in experiment.specs():
-        if spec.cls.__module__ == "__main__":
-            observer.note(
-                f"{spec.family} {spec.name} is not in a file: only this process can open the run; write it to a plugin file"
-            )
-    found = provenance(experiment, corpus, device=where, precision=precision)
-    return Ready(experiment, corpus, model, precision, speed.seconds(experiment), begins_with=found)
+    return _with_training(experiment, settled), model, speed
 
 
 def _choose_compile(
@@ -118,7 +146,7 @@ def _choose_compile(
     missing = missing_compiler(device)
     if wish is True and missing:
         raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
-    width = None if minutes is None else _WIDTH
+    width = None if minutes is None else _PRECISION_OF_SPEED
     speed = measure_speed(experiment, corpus, model, precision, compiled=wish is True, width=width)
     if wish != "auto":
         return wish, speed
@@ -167,28 +195,16 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     for note in start.notes if start else ():
         observer.note(note)
     there = len(checkpoint.available(folder.checkpoints))
-    refuse_what_cannot_fit(experiment, corpus, folder.path, where, precision, checkpoints=there)
-    model = build_model(experiment, corpus.vocab_size).to(where)
-    compiled, speed = _choose_compile(experiment, corpus, model, precision, None, observer)
-    experiment = _with_training(experiment, {"compile": compiled})
+    experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=there)
     now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)
     segments = recorded.segments
     is_unsaved = len(segments) > 1 and step <= segments[-1].from_update  # a kill came before its first checkpoint
     form = form_of_optimizer(experiment, corpus, model, precision) if start and (changes or is_unsaved) else None
-    if start is not None and form is not None:
-        refuse_other_form(folder, start, form, changes)
     if start is not None:
-        start.check_optimizer(speed.state)
-        _check_records(folder, start.progress)
-        if any(change.what == "the data" for change in changes):  # losses on other text are no yardstick for the best
-            start = replace(start, progress=replace(start.progress, best_step=None, best_val_loss=None))
-    for change in changes:
-        observer.note(f"changed: {change.line}")
-    if any(change.what == "training.max_iters" for change in changes):
-        observer.note(f"from here on the schedule is the one over {count(experiment.training.max_iters, 'update')}")
+        start = _checked(start, folder, changes, form, speed)
     if changes:
-        observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
+        _report_changes(changes, experiment, step, observer)
         now = continued(recorded, now, changes, step)
     left_out = differing(asked.begun.to_json(), experiment.to_json())
     return Ready(
@@ -203,6 +219,14 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     )
 
 
+def _report_changes(changes: Sequence[Change], experiment: Experiment, step: int, observer: Observer) -> None:
+    for change in changes:
+        observer.note(f"changed: {change.line}")
+    if any(change.what == "training.max_iters" for change in changes):
+        observer.note(f"from here on the schedule is the one over {count(experiment.training.max_iters, 'update')}")
+    observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
+
+
 def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
     """The checkpoint to continue from; None where there is none yet."""
     shapes = build_model_on_meta(experiment.model, folder.vocab_size())
@@ -214,6 +238,19 @@ def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
             f"{folder.path} is finished (step {step}); try: {command_line('generate', folder.path)}, or train it further: "
             f"{command_line('resume', folder.path, '--set', f'training.max_iters={2 * step}')}"
         )
+    return start
+
+
+def _checked(
+    start: Checkpoint, folder: RunFolder, changes: Sequence[Change], form: OptimizerForm | None, speed: Speed
+) -> Checkpoint:
+    """The checkpoint, after everything that could prevent its use has been refused; nothing is written yet."""
+    if form is not None:
+        refuse_other_form(folder, start, form, changes)
+    start.check_optimizer(speed.state)
+    _check_records(folder, start.progress)
+    if any(change.what == "the data" for change in changes):  # losses on other text are no yardstick for the best
+        return replace(start, progress=replace(start.progress, best_step=None, best_val_loss=None))
     return start
 
 

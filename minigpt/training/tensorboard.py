@@ -107,14 +107,14 @@ def _is_there(writer: SummaryWriter) -> bool:
 
 def settings(experiment: Experiment) -> dict[str, bool | str | float | int]:
     """Every setting by its dotted path; what TensorBoard has no type for is text."""
-    found: dict[str, bool | str | float | int] = {}
+    by_path: dict[str, bool | str | float | int] = {}
 
     def walk(value: Any, path: str) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
                 walk(item, f"{path}.{key}" if path else key)
         else:
-            found[path] = value if isinstance(value, bool | str | float | int) else str(value)
+            by_path[path] = value if isinstance(value, bool | str | float | int) else str(value)
 
     walk({key: value for key, value in experiment.to_json().items() if key not in ("description", "plugins")}, "")
-    return found
+    return by_path

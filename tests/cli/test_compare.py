@@ -256,13 +256,13 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_variant(write
     done = subprocess.run(compare(*options, variants=("sound", *AT_ONCE, *in_use, *later)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     document = json.loads(Path("all.json").read_text())
-    lost = {variant["name"]: variant["message"] for variant in document["lost"]}
-    assert set(lost) == {*AT_ONCE, *in_use}
-    assert "does not keep its contract" in lost["leak-in-use"]
-    assert "RuntimeError: boom (line 1)" in lost["raises"]
-    assert "it ended the process with exit code 3" in lost["exits"]
-    assert "it ended the process with signal 11" in lost["crashes"]
-    assert "it came to no end in 45 s" in lost["hangs"]
+    failed = {variant["name"]: variant["message"] for variant in document["failed"]}
+    assert set(failed) == {*AT_ONCE, *in_use}
+    assert "does not keep its contract" in failed["leak-in-use"]
+    assert "RuntimeError: boom (line 1)" in failed["raises"]
+    assert "it ended the process with exit code 3" in failed["exits"]
+    assert "it ended the process with signal 11" in failed["crashes"]
+    assert "it came to no end in 45 s" in failed["hangs"]
     runs = {variant["name"]: variant["runs"][0] for variant in document["variants"]}
     assert {name: run["outcome"] for name, run in runs.items()} == {
         **dict.fromkeys(("base", "sound"), "finished"),

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
 from minigpt.lab.statistics import (
     ALPHA,
     Paired,
@@ -19,6 +18,7 @@ from minigpt.lab.statistics import (
     seeds_needed,
     verdicts,
 )
+from minigpt.numbers import as_typed, shown_difference, shown_interval, shown_probability
 
 DELTA = 0.01
 
@@ -189,7 +189,7 @@ def kind_as_shown(verdict: Verdict) -> str:
     """The verdict that a reader concludes from the shown digits and p-value."""
     low, high = map(float, shown_interval(verdict.interval, verdict.delta).split(" to "))
     delta = float(as_typed(verdict.delta))
-    is_significant = float(shown_probability(verdict.p).removeprefix("< ")) < ALPHA
+    is_significant = float(shown_probability(verdict.p, ALPHA).removeprefix("< ")) < ALPHA
     assert is_significant == (low > 0 or high < 0)
     if is_significant:
         return "better" if high < 0 else "worse"
@@ -214,7 +214,7 @@ def test_a_number_has_enough_digits_to_stay_on_its_side(value: float, text: str)
 
 
 def test_a_p_value_is_shown_on_its_side_of_five_per_cent() -> None:
-    shown = [shown_probability(p) for p in (0.0004, 0.02, 0.04996, 0.05, 0.0501, 1.0)]
+    shown = [shown_probability(p, ALPHA) for p in (0.0004, 0.02, 0.04996, 0.05, 0.0501, 1.0)]
     assert shown == ["< 0.001", "0.020", "0.04996", "0.050", "0.0501", "1.000"]
 
 

@@ -223,7 +223,7 @@ def test_components_inside_of_other_types_come_back_as_well() -> None:
 
 def test_a_component_in_a_class_that_does_not_validate_its_default_is_reported() -> None:
     component(NotValidated, NotValidated())
-    with pytest.raises(ExperimentError, match="what is written of value is not read back as the same"):
+    with pytest.raises(ExperimentError, match="value: another value is read back than was written to JSON"):
         load_experiment({"model": {"norm": "typed"}})
 
 

@@ -68,8 +68,13 @@ def run(experiment: Experiment, out: Path, observer: Watcher | None = None) -> O
 
 
 @pytest.fixture
-def write_experiment(tmp_path: Path) -> Write:
-    """Writes an experiment of 40 updates; keyword arguments go into its training section."""
+def write_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes an experiment of 40 updates; keyword arguments go into its training section.
+
+    The test works in the experiment's folder: a command without --out locks `runs/` in the working folder, and two test
+    processes of one checkout would refuse each other.
+    """
+    monkeypatch.chdir(tmp_path)
     return writer(tmp_path)
 
 

@@ -16,6 +16,7 @@ from minigpt.data import TokenStream, load_corpus
 from minigpt.errors import DivergedError, ExperimentError, MinigptError, PluginError, RunError
 from minigpt.model import build_model
 from minigpt.model.decoding import sample_text
+from minigpt.numbers import duration
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint, open_run
@@ -25,7 +26,7 @@ from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.loop import stream_seed
 from minigpt.training.machine import choose_device, choose_precision
 from minigpt.training.metrics import evaluate
-from minigpt.training.observer import Plan, duration
+from minigpt.training.observer import Plan
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 

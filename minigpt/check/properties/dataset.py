@@ -134,9 +134,9 @@ def _check_rows(rows: Sequences, name: str, vocab_size: int | None) -> None:
     for what, array in arrays.items():
         kinds = "b" if what == "mask" else "iu"
         if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in kinds:
-            found = f"{array.dtype} of {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
+            kind = f"{array.dtype} of {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
             wanted = "truth values" if what == "mask" else "integers"
-            raise Violation(f"{what} of the {name} rows are {found}", cause=f"an array [rows, time] of {wanted} is wanted")
+            raise Violation(f"{what} of the {name} rows are {kind}", cause=f"an array [rows, time] of {wanted} is wanted")
     shapes = {what: list(array.shape) for what, array in arrays.items()}
     if len(set(map(tuple, shapes.values()))) > 1:
         told = ", ".join(f"{what} {shape}" for what, shape in shapes.items())

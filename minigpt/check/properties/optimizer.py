@@ -158,8 +158,8 @@ def groups(target: Target, case: Case) -> None:
     grouped = [id(tensor) for group in run.optimizer.param_groups for tensor in group["params"]]
     for key, name in names.items():
         if grouped.count(key) != 1:
-            found = "in no group" if key not in grouped else f"in {grouped.count(key)} groups"
-            raise Violation(f"{name} is {found}", cause="does a filter by role or by shape leave it out?")
+            places = "in no group" if key not in grouped else f"in {grouped.count(key)} groups"
+            raise Violation(f"{name} is {places}", cause="does a filter by role or by shape leave it out?")
     if len(grouped) != len(names):
         raise Violation(
             f"{len(grouped) - len(names)} tensors in the groups are none of the parameters",
@@ -253,7 +253,10 @@ def _checkpoint(optimizer: torch.optim.Optimizer) -> Checkpoint:
             f"its state_dict cannot be saved: {error}",
             cause="tensors, numbers, text, lists and dicts can be: does self.state hold anything else?",
         ) from error
-    return Checkpoint(Path("checkpoint"), {}, unpack(json.loads(packed), load(save(tensors))), Progress())
+    state = unpack(json.loads(packed), load(save(tensors)))
+    if not isinstance(state, dict):
+        raise Violation("its state_dict is no dict", cause="what does state_dict() return?")
+    return Checkpoint(Path("checkpoint"), {}, state, Progress())
 
 
 def _check_neighbours(target: Target, case: Case) -> None:

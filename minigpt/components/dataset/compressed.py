@@ -15,7 +15,7 @@ from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 
 from minigpt.errors import DataError, TooLargeError
-from minigpt.system.memory import size
+from minigpt.numbers import size
 
 _STEP = 1 << 20
 _ANY_GROWTH, _MOST_GROWTH = 1 << 26, 500

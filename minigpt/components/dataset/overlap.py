@@ -75,11 +75,11 @@ def _window_overlap(train: str, val: str) -> Overlap:
         bits //= 2
         looked_for = _chosen(val, width, bits)
     known = np.unique(looked_for)
-    found = np.zeros(len(known), dtype=bool)
+    in_both = np.zeros(len(known), dtype=bool)
     for hashes in _chosen_by_chunk(train, width, bits):
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        found[places[known[places] == hashes]] = True
-    in_training = found[np.searchsorted(known, looked_for)]
+        in_both[places[known[places] == hashes]] = True
+    in_training = in_both[np.searchsorted(known, looked_for)]
     return Overlap(float(in_training.mean()), len(known) / len(looked_for), f"windows of {width} characters")
 
 
@@ -92,10 +92,10 @@ def _line_overlap(train: str, val: str) -> Overlap:
     lines = Counter(_lines(val))
     if len(lines) < _FEWEST_LINES:
         return Overlap(0.0, 1.0, "lines")
-    found = {line for line in _lines(train) if line in lines}
+    in_both = {line for line in _lines(train) if line in lines}
     chance = _repeated_by_length(train)
     total = sum(len(line) * times for line, times in lines.items())
-    shared = sum(len(line) * times for line, times in lines.items() if line in found and len(line) in chance)
+    shared = sum(len(line) * times for line, times in lines.items() if line in in_both and len(line) in chance)
     expected = sum(len(line) * times * chance.get(len(line), 0.0) for line, times in lines.items())
     beyond = (shared - expected) / (total - expected) if total > expected else 0.0
     return Overlap(max(0.0, beyond), len(lines) / lines.total(), "lines")

@@ -60,15 +60,15 @@ class TextFiles(Dataset):
 
     def load(self) -> Splits:
         search, val_search = Search("data.paths", self.suffixes), Search("data.val_path", self.suffixes)
-        files = [file for path in self.paths for file in search.files(path)]
+        train_files = [file for path in self.paths for file in search.files(path)]
         val_files = val_search.files(self.val_path) if self.val_path is not None else []
-        needed = _MEMORY * sum({file.identity: file.size for file in (*files, *val_files)}.values())
+        needed = _MEMORY * sum({file.identity: file.size for file in (*train_files, *val_files)}.values())
         refuse_if_too_large("reading the text of data.paths", needed)
         room = (available_memory() or 1 << 60) // _MEMORY
         val = _Texts(self, room)
         val.read(val_files)
         train = _Texts(self, val.room, kept_out=val)
-        train.read(files)
+        train.read(train_files)
         if not train.texts:
             raise DataError("data.paths: every file is validation text (data.val_path); add other files for training")
         notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())

@@ -12,10 +12,8 @@ from minigpt.errors import CheckError
 from minigpt.lab.compare.grid import Cell, Watcher
 from minigpt.lab.compare.job import CellRecord
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
+from minigpt.lab.compare.record import Comparison
 from minigpt.lab.compare.rehearsal import Rehearsed, rehearse
-from minigpt.lab.compare.results import VariantResult
-from minigpt.lab.compare.tables import Table, basis, cost_table, unequal, verdict_table
-from minigpt.printable import as_markdown
 from minigpt.reading import Reading
 from minigpt.run.status import Status
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
@@ -23,42 +21,22 @@ from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison found.
+    """What came of a comparison.
 
     Attributes:
         plan: What was compared, and how.
-        results: Of each variant, the base first; none where it was only planned, or stopped.
+        comparison: What was found; None where it was only planned, or stopped.
         stop_signal: The signal that stopped it; None if none did.
     """
 
     plan: ComparisonPlan
-    results: tuple[VariantResult, ...] = ()
+    comparison: Comparison | None = None
     stop_signal: int | None = None
 
     @property
     def file(self) -> Path:
         """comparison.json, which has everything."""
         return self.plan.folder / "comparison.json"
-
-    def tables(self) -> list[Table]:
-        """The verdicts, and what each variant costs."""
-        return [verdict_table(self.results, self.plan.settings.unit, self.plan.lost), cost_table(self.results)]
-
-    def notes(self) -> list[str]:
-        """What the verdicts rest on, what the variants do not share, and what failed."""
-        failed = [(variant.name, variant.message) for variant in self.plan.lost]
-        failed += [
-            (f"{result.variant.name}, seed {each.seed}", each.message)
-            for result in self.results
-            for each in result.results
-            if each.message
-        ]
-        return [basis(self.results), *unequal(self.results), *(f"{name}: {message}" for name, message in failed)]
-
-    def markdown(self) -> str:
-        """Tables and notes, for a pull request."""
-        tables = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in self.tables())
-        return tables + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in self.notes()) + "\n"
 
 
 class ComparisonWatcher(Watcher, Protocol):
@@ -89,7 +67,7 @@ def compare(
     """Say whether variants are better than a base, from runs with the same seeds, data and budget.
 
         compared = compare([Path("base.json"), Path("variant.json")], Settings(seeds=5))
-        print(compared.results[1].words)  # better
+        print(compared.comparison.variants[1].verdict)
 
     Trains what is missing, each run in a process of its own, and uses finished runs that are the same in experiment, seed,
     data and code. One that was stopped continues when it is called again.
@@ -121,7 +99,7 @@ def compare(
         out=out,
         name=name,
         reading=reading,
-        lost=rehearsed.failed,
+        failed=rehearsed.failed,
     )
     if retry:
         _forget_failures(plan)
@@ -171,9 +149,9 @@ def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: 
             )
     except StopNow:
         return Compared(plan, stop_signal=stop.signal or 0)
-    results = plan.judge()
-    plan.write(results)
-    return Compared(plan, tuple(results))
+    comparison = plan.judge()
+    plan.write(comparison)
+    return Compared(plan, comparison)
 
 
 class _Unwatched:

@@ -16,7 +16,6 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +26,7 @@ from minigpt.data import Corpus, TokenRows, TokenStream, restore_tokenizer
 from minigpt.errors import PlanError, PluginError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
-from minigpt.reading.plugins import refuse_edited
+from minigpt.reading.named_plugins import refuse_edited
 from minigpt.registry import plugins
 from minigpt.run.packing import alone
 from minigpt.system.files import json_bytes, read_bytes, read_object, write_bytes
@@ -155,7 +154,7 @@ def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
 
 
 def _split(tensors: dict[str, torch.Tensor], name: str) -> TokenStream | TokenRows:
-    parts: dict[str, Any] = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    parts = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
     return TokenStream(**parts) if "ids" in parts else TokenRows(**parts)
 
 

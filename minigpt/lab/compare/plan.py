@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora, Grid
-from minigpt.lab.compare.record import write_record
-from minigpt.lab.compare.results import VariantResult, judge, to_json
+from minigpt.lab.compare.record import Asked, Comparison, FailedVariant
+from minigpt.lab.compare.results import judge
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.compare.variants import (
     Budget,
-    FailedVariant,
     Size,
     Unit,
     Variant,
@@ -74,7 +72,7 @@ class ComparisonPlan:
         grid: Variants by seeds.
         costs: Of each variant's model.
         threads: Of each run; None for torch's choice.
-        lost: What was named and cannot be compared.
+        failed: What was named and cannot be compared.
     """
 
     folder: Path
@@ -83,7 +81,7 @@ class ComparisonPlan:
     grid: Grid
     costs: tuple[Cost, ...]
     threads: int | None
-    lost: tuple[FailedVariant, ...] = ()
+    failed: tuple[FailedVariant, ...] = ()
 
     def seconds(self) -> tuple[float, float, float]:
         """About how long the missing runs take on this machine, and from where to where that may be.
@@ -102,19 +100,30 @@ class ComparisonPlan:
     def _speeds(self) -> Speeds:
         return _speeds(self.folder, self.settings, self.grid.corpora, self.threads)
 
-    def judge(self) -> list[VariantResult]:
+    def judge(self) -> Comparison:
         """Results and verdicts, as far as the grid has come."""
-        return judge(self.variants, self.costs, self.grid.cells, unit=self.settings.unit, delta=self.settings.delta)
+        asked = self.settings
+        return Comparison(
+            name=self.folder.name,
+            settings=Asked(
+                seeds=tuple(self.grid.seeds),
+                unit=asked.unit,
+                delta=asked.delta,
+                budget=asked.budget,
+                match=asked.match,
+                knobs=asked.knobs,
+                device=asked.device,
+                jobs=asked.jobs,
+            ),
+            failed=self.failed,
+            variants=tuple(judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)),
+        )
 
-    def write(self, results: Sequence[VariantResult]) -> dict[str, Any]:
-        """comparison.json: what the report is made from, beside the runs, whose paths start from the folder."""
-        settings = {**asdict(self.settings), "seeds": self.grid.seeds}
-        lost = [vars(lost) for lost in self.lost]
-        document = to_json(results, {"name": self.folder.name, "settings": settings, "lost": lost})
-        for variant in document["variants"]:
-            for run in variant["runs"]:
-                run["run"] = Path(os.path.relpath(run["run"], self.folder)).as_posix()
-        return write_record(self.folder / "comparison.json", document)
+    def write(self, comparison: Comparison) -> dict[str, JsonValue]:
+        """Write comparison.json, in which the paths of runs start from its folder; returns what it says."""
+        seen = comparison.seen_from(self.folder)
+        seen.write(self.folder / "comparison.json")
+        return seen.document()
 
 
 def make_plan(
@@ -125,7 +134,7 @@ def make_plan(
     name: str | None = None,
     reading: Reading = AS_WRITTEN,
     runs: Path = Path("runs"),
-    lost: Sequence[FailedVariant] = (),
+    failed: Sequence[FailedVariant] = (),
 ) -> ComparisonPlan:
     """Read the variants, make them comparable, and look what is there already.
 
@@ -136,12 +145,12 @@ def make_plan(
         name: Of this one's; the base's name without it.
         reading: How the files are read.
         runs: Where finished runs are looked for.
-        lost: Those of the sources that are left out, and why; reported with the results.
+        failed: Those of the sources that are left out, and why; reported with the results.
 
     Raises:
         MinigptError: They cannot be compared.
     """
-    excluded = {variant.source for variant in lost}
+    excluded = {variant.source for variant in failed}
     sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(sources, reading)
     _check_runs_are_left_alone(variants, settings)
@@ -166,7 +175,7 @@ def make_plan(
         ]
     grid = Grid(folder, variants, seeds, corpora, elsewhere=[runs], device=device)
     costs = tuple(_cost(variant.experiment, corpora.of(variant).vocab_size) for variant in variants)
-    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(lost))
+    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed))
 
 
 def _settled_precision(folder: Path, device: torch.device, threads: int | None) -> str:

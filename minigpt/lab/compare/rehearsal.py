@@ -9,11 +9,12 @@ from pathlib import Path
 from minigpt.check.gate import check_before_training
 from minigpt.data import load_corpus
 from minigpt.errors import MinigptError, PluginError
-from minigpt.lab.compare.variants import FailedVariant, read_variant, runs_in
+from minigpt.lab.compare.record import FailedVariant
+from minigpt.lab.compare.variants import read_variant, runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.model import build_model
 from minigpt.reading import Reading, named_plugins
-from minigpt.reading.plugins import read_named
+from minigpt.reading.named_plugins import read_named
 from minigpt.registry import trust
 from minigpt.registry.plugins import last_place
 from minigpt.system import child
@@ -75,7 +76,7 @@ def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds:
         if reason is not None and source == sources[0]:
             raise MinigptError(f"{source}, the base: {reason}")
         if reason is not None:
-            failed.append(FailedVariant(source.stem, str(source), reason))
+            failed.append(FailedVariant(name=source.stem, source=str(source), message=reason))
     if failed and len(failed) == len(sources) - 1:
         raise MinigptError(
             "\n".join(f"{variant.source}: {variant.message}" for variant in failed) + "\nnothing is left to compare"
@@ -114,7 +115,9 @@ def _try(rehearsal: Rehearsal) -> str | None:
     trust.expect(rehearsal.announced)
     try:
         variant = read_variant(rehearsal.source, rehearsal.reading)
-        check_before_training(variant.experiment, variant.source, rehearsal.reading.overrides, in_full=False)
+        report = check_before_training(variant.experiment, variant.source, rehearsal.reading.overrides, in_full=False)
+        if report is not None and report.broken:
+            return f"a part of it does not keep its contract: {report.message}"
         corpus = load_corpus(variant.experiment)
         where = choose_device(rehearsal.device)
         model = build_model(variant.experiment, corpus.vocab_size)

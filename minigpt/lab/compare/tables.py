@@ -1,4 +1,4 @@
-"""A comparison as tables: for the terminal, for a pull request, for a spreadsheet."""
+"""A comparison as tables: for the terminal, for a pull request, for a spreadsheet, for the page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
-from minigpt.lab.compare.results import VariantResult, family_size
+from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
-from minigpt.lab.compare.variants import TOLERANCE, FailedVariant, Unit, tokens_of
-from minigpt.lab.rounding import shown_difference, shown_interval, shown_probability
+from minigpt.lab.compare.variants import TOLERANCE
+from minigpt.lab.statistics import ALPHA
+from minigpt.numbers import (
+    UNKNOWN,
+    duration_of,
+    shown_difference,
+    shown_interval,
+    shown_loss,
+    shown_probability,
+    shown_speed,
+    shown_whole,
+)
 from minigpt.printable import as_markdown, as_spreadsheet
 from minigpt.run.status import Status
 
@@ -33,20 +43,62 @@ class Table:
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def verdict_table(results: Sequence[VariantResult], unit: Unit, lost: Sequence[FailedVariant] = ()) -> Table:
+@dataclass(frozen=True)
+class Column:
+    """A column over variants.
+
+    Attributes:
+        title: Its heading.
+        cell: What it says of a variant.
+        in_full: Whether only the full table has it, which is that of the page.
+    """
+
+    title: str
+    cell: Callable[[VariantResult], str]
+    in_full: bool = False
+
+
+def _table(title: str, columns: Sequence[Column], variants: Sequence[VariantResult], *, full: bool) -> Table:
+    kept = [column for column in columns if full or not column.in_full]
+    rows = tuple(tuple(column.cell(variant) for column in kept) for variant in variants)
+    return Table(title, tuple(column.title for column in kept), rows)
+
+
+def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
     """The answer: losses, paired differences with their intervals, verdicts."""
-    rows = []
-    for result in results:
-        verdict = result.verdict
-        difference = interval = p = "–"
-        if verdict is not None:
-            difference = shown_difference(verdict.paired.mean, verdict.delta)
-            if verdict.kind != "no verdict":
-                interval, p = shown_interval(verdict.interval, verdict.delta), shown_probability(verdict.p)
-        rows.append((result.variant.name, _spread(result), difference, interval, p, result.words))
-    rows += [(variant.name, "–", "–", "–", "–", Status.CRASHED) for variant in lost]
-    columns = ("variant", f"loss, {UNITS[unit]}", "difference", interval_name(family_size(results)), "p", "verdict")
-    return Table("Is it better than the base?", columns, tuple(rows))
+    delta = comparison.settings.delta
+
+    def difference(variant: VariantResult) -> str:
+        return UNKNOWN if variant.difference is None else shown_difference(variant.difference.mean, delta)
+
+    def interval(variant: VariantResult) -> str:
+        return UNKNOWN if variant.difference is None else shown_interval(variant.difference.interval, delta)
+
+    def plain_interval(variant: VariantResult) -> str:
+        return UNKNOWN if variant.difference is None else shown_interval(variant.difference.plain_interval, delta)
+
+    def p(variant: VariantResult) -> str:
+        found = variant.difference
+        return UNKNOWN if found is None or not found.has_interval else shown_probability(found.p, ALPHA)
+
+    def effect(variant: VariantResult) -> str:
+        found = variant.difference
+        return UNKNOWN if found is None or found.effect is None else f"{found.effect:+.2f}"
+
+    columns = (
+        Column("variant", lambda variant: variant.name),
+        Column(f"loss, {UNITS[comparison.settings.unit]}", lambda variant: shown_loss(variant.mean, variant.sd)),
+        Column("difference", difference),
+        Column(interval_name(comparison.family), interval),
+        Column("of it alone", plain_interval, in_full=True),
+        Column("p", p),
+        Column("effect size", effect, in_full=True),
+        Column("verdict", lambda variant: variant.verdict),
+    )
+    table = _table("Is it better than the base?", columns, comparison.variants, full=full)
+    unknown = (UNKNOWN,) * (len(table.columns) - 2)
+    failed = tuple((variant.name, *unknown, Status.CRASHED) for variant in comparison.failed)
+    return Table(table.title, table.columns, table.rows + failed)
 
 
 def interval_name(family: int) -> str:
@@ -54,10 +106,10 @@ def interval_name(family: int) -> str:
     return "95 % interval" if family < 2 else f"95 % interval, all {family} together"
 
 
-def basis(results: Sequence[VariantResult]) -> str:
+def basis(comparison: Comparison) -> str:
     """What the verdicts rest on, in a sentence."""
-    seeds, family = len(results[0].results), family_size(results)
-    words = f"differences are paired over {count(seeds, 'seed')}"
+    family = comparison.family
+    words = f"differences are paired over {count(len(comparison.base.runs), 'seed')}"
     words += ", and the loss is of the whole validation split after the last update"
     if not family:
         return words
@@ -65,89 +117,91 @@ def basis(results: Sequence[VariantResult]) -> str:
     return f"{words}; intervals and p-values hold for {together} (95 %, Bonferroni)"
 
 
-def cost_table(results: Sequence[VariantResult]) -> Table:
+def cost_table(comparison: Comparison, *, full: bool = False) -> Table:
     """What each variant takes; beside the base's, where it differs by more than 1 %."""
-    base = results[0]
-    rows = []
-    for result in results:
-        cost, tokens = result.cost, tokens_of(result.variant.experiment)
-        rows.append(
-            (
-                result.variant.name,
-                _beside(cost.total, base.cost.total),
-                _beside(cost.train_flops, base.cost.train_flops),
-                _beside(tokens, tokens_of(base.variant.experiment)),
-                _beside(cost.state_bytes, base.cost.state_bytes),
-                "–" if (seconds := result.seconds) is None else seconds.shown(duration_of(seconds.median)),
-                "–" if (speed := result.tokens_per_second) is None else speed.shown("{:,.0f}".format),
-            )
-        )
-    columns = ("variant", "parameters", "FLOP a token", "tokens", f"state at {base.cost.context}", "training", "tokens/s")
-    return Table("What it costs (× the base where more than 1 % apart)", columns, tuple(rows))
+    base = comparison.base
+
+    def training(variant: VariantResult) -> str:
+        seconds = variant.seconds
+        return UNKNOWN if seconds is None else seconds.shown(duration_of(seconds.median))
+
+    def speed(variant: VariantResult) -> str:
+        speeds = variant.tokens_per_second
+        return UNKNOWN if speeds is None else speeds.shown(shown_speed)
+
+    def of_training(variant: VariantResult) -> str:
+        return UNKNOWN if variant.training_flops is None else f"{variant.training_flops:.3e}"
+
+    columns = (
+        Column("variant", lambda variant: variant.name),
+        Column("parameters", lambda variant: _beside(variant.cost.total, base.cost.total)),
+        Column("of which active", lambda variant: shown_whole(variant.cost.active), in_full=True),
+        Column("FLOP a token", lambda variant: _beside(variant.cost.train_flops, base.cost.train_flops)),
+        Column("FLOPs of training", of_training, in_full=True),
+        Column("tokens", lambda variant: _beside(variant.tokens, base.tokens)),
+        Column("kept for backward, bytes a token", lambda variant: shown_whole(variant.cost.activation_bytes), in_full=True),
+        Column("state, bytes a token", lambda variant: shown_whole(variant.cost.state_bytes_token), in_full=True),
+        Column(
+            f"state at {base.cost.context:,}{', bytes' * full}",
+            lambda variant: _beside(variant.cost.state_bytes, base.cost.state_bytes),
+        ),
+        Column("training", training),
+        Column("tokens/s", speed),
+    )
+    title = "What it costs (× the base where more than 1 % apart)"
+    return _table(title, columns, comparison.variants, full=full)
 
 
-def csv_text(results: Sequence[VariantResult]) -> str:
+def csv_text(comparison: Comparison) -> str:
     """One row a run."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    columns = [
-        "variant",
-        "seed",
-        "outcome",
-        "loss",
-        "best",
-        "seconds",
-        "tokens_per_second",
-        "others",
-        "precision",
-        "run",
-        "message",
-    ]
-    writer.writerow(columns)
-    for result in results:
-        for each in result.results:
-            values = [result.variant.name, *(getattr(each, name) for name in columns[1:])]
-            writer.writerow([as_spreadsheet(value) if isinstance(value, str) else value for value in values])
+    columns = ("outcome", "loss", "best", "seconds", "tokens_per_second", "others", "precision", "run", "message")
+    writer.writerow(["variant", "seed", *columns])
+    for variant, run in comparison.runs:
+        values = [variant.name, run.seed, *(getattr(run, column) for column in columns)]
+        writer.writerow([as_spreadsheet(value) if isinstance(value, str) else value for value in values])
     return stream.getvalue()
 
 
-def unequal(results: Sequence[VariantResult]) -> list[str]:
+def markdown_text(comparison: Comparison) -> str:
+    """Tables and notes, for a pull request."""
+    tables = [verdict_table(comparison), cost_table(comparison)]
+    text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
+    return text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes(comparison)) + "\n"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What is to be read with the tables, a line each: what they rest on, what is unequal, what went wrong."""
+    lines = [basis(comparison), *unequal(comparison)]
+    lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
+    return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
+
+
+def unequal(comparison: Comparison) -> list[str]:
     """What the variants do not share and nobody asked for, in words."""
-    lines = [f"{result.variant.name}: {note}" for result in results for note in result.variant.adjusted]
-    precisions = {each.precision for result in results for each in result.results if each.precision}
+    lines = [f"{variant.name}: {note}" for variant in comparison.variants for note in variant.adjusted]
+    precisions = {run.precision for _, run in comparison.runs if run.precision}
     if len(precisions) > 1:
         lines.append(f"precisions differ: {', '.join(sorted(precisions))}; set training.precision for all")
-    code = {each.code for result in results for each in result.results if each.code}
+    code = {run.code for _, run in comparison.runs if run.code}
     if len(code) > 1:
         lines.append(f"the runs were trained by different code: {'; '.join(sorted(code))}")
-    lines += [f"the source of {part} is not the same in all runs" for part in _differing_parts(results)]
-    why = why_not_comparable({result.variant.name: [vars(each) for each in result.results] for result in results})
+    lines += [f"the source of {part} is not the same in all runs" for part in _differing_parts(comparison)]
+    why = why_not_comparable(comparison.variants)
     if why:
         lines.append(f"seconds and tokens/s do not compare the variants: {why}")
     return lines
 
 
-def _differing_parts(results: Sequence[VariantResult]) -> list[str]:
+def _differing_parts(comparison: Comparison) -> list[str]:
     """Parts that runs name alike and that were trained from different source."""
-    sources = {part for result in results for each in result.results for part in each.parts}
+    sources = {part for _, run in comparison.runs for part in run.parts.items()}
     names = [name for name, _ in sources]
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _spread(result: VariantResult) -> str:
-    if result.mean is None:
-        return "–"
-    return f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
-
-
-def _beside(value: int, base: int) -> str:
-    if base == value or abs(value - base) <= TOLERANCE * base:
-        return f"{value:,}"
-    return f"{value:,} ({value / base:.2f}×)" if base else f"{value:,}"
-
-
-def duration_of(typical: float) -> Callable[[float], str]:
-    """How seconds of about that size are shown."""
-    if typical >= 120:
-        return lambda seconds: f"{seconds / 60:.1f} min"
-    return lambda seconds: f"{seconds:.1f} s" if typical < 10 else f"{seconds:.0f} s"
+def _beside(value: int | None, base: int | None) -> str:
+    if value is None or not base or abs(value - base) <= TOLERANCE * base:
+        return shown_whole(value)
+    return f"{value:,} ({value / base:.2f}×)"

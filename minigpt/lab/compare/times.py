@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from minigpt.errors import listing
+from minigpt.lab.compare.record import RunResult, VariantResult
 from minigpt.run.recorded import MetricsRow
-from minigpt.run.status import Status
 from minigpt.training.other_processes import ALONE
 
 
@@ -26,35 +25,31 @@ def share_of_others(rows: Sequence[MetricsRow], cores: int | None) -> float | No
     return max(0.0, sum(measured) / wall / (cores or 1))
 
 
-def why_not_comparable(variants: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    """Why the times of finished runs cannot be set beside each other, in a sentence; None where they can.
-
-    Args:
-        variants: Runs by their variant's name, as in comparison.json.
-    """
-    finished = [(name, run) for name, runs in variants.items() for run in runs if run["outcome"] == Status.FINISHED]
-    shared = [(name, run) for name, run in finished if run["others"] is not None and run["others"] > ALONE]
-    if shared:
-        shares = [run["others"] for _, run in shared]
+def why_not_comparable(variants: Sequence[VariantResult]) -> str | None:
+    """Why the times of finished runs cannot be set beside each other, in a sentence; None where they can."""
+    finished = [(variant.name, run) for variant in variants for run in variant.finished]
+    shares = [run.others for _, run in finished if run.others is not None and run.others > ALONE]
+    if shares:
+        shared = [(name, run) for name, run in finished if run.others is not None and run.others > ALONE]
         return (
             f"other processes were at the machine while {_named(shared, len(finished))} trained, "
             f"and took {_range(shares)} of its processors"
         )
-    unknown = [(name, run) for name, run in finished if run["others"] is None]
+    unknown = [(name, run) for name, run in finished if run.others is None]
     if unknown:
         return (
             f"it was not recorded whether other processes were at the machine while {_named(unknown, len(finished))} trained"
         )
-    machines = sorted({run["machine"] for _, run in finished})
+    machines = sorted({run.machine or "an unknown one" for _, run in finished})
     return f"the runs were trained on different machines: {'; '.join(machines)}" if len(machines) > 1 else None
 
 
-def _named(runs: Sequence[tuple[str, Mapping[str, Any]]], of: int) -> str:
+def _named(runs: Sequence[tuple[str, RunResult]], of: int) -> str:
     if len(runs) == of:
         return "all runs"
     if len(runs) > 4:
         return f"{len(runs)} of {of} runs"
-    return listing([f"{name} (seed {run['seed']})" for name, run in runs])
+    return listing([f"{name} (seed {run.seed})" for name, run in runs])
 
 
 def _range(shares: Sequence[float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from minigpt.data import Corpus, tokenizer_fingerprint
 from minigpt.errors import ExperimentError, MinigptError, listing, nearest
@@ -21,21 +21,6 @@ Unit = Literal["nats", "bits-per-byte"]
 _FEW = 128  # values that are all tried
 
 TOLERANCE = 0.01  # sizes that differ by less are called equal
-
-
-@dataclass(frozen=True)
-class FailedVariant:
-    """A variant that is not compared, for its plugins do not let it be built or trained.
-
-    Attributes:
-        name: Of its file.
-        source: The file or run folder.
-        message: What they did.
-    """
-
-    name: str
-    source: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,7 @@ class Variant:
         experiment = self.read(settings).model_copy(update={"training": self.experiment.training})
         return replace(self, experiment=experiment, settings=settings)
 
-    def with_training(self, changes: dict[str, Any], note: str) -> Variant:
+    def with_training(self, changes: dict[str, object], note: str) -> Variant:
         """The same variant, trained otherwise.
 
         Raises:
@@ -122,7 +107,7 @@ def read_variant(source: Path, reading: Reading = AS_WRITTEN) -> Variant:
     if source.is_dir():
         runs = runs_in(source)
         experiments = [run.experiment(replace(reading, overrides=(), plugin_files=())) for run in runs]
-        return Variant(experiments[0].name, *_of_runs(runs, source, experiments))
+        return _of_runs(runs, source, experiments)
 
     def read(settings: Sequence[str]) -> Experiment:
         return read_experiment(source, reading.with_overrides(*settings))
@@ -146,7 +131,7 @@ def runs_in(folder: Path) -> tuple[RunFolder, ...]:
     return runs
 
 
-def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Experiment]) -> tuple[Any, ...]:
+def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Experiment]) -> Variant:
     for run in runs:
         if later := run.later_segments():
             raise MinigptError(
@@ -158,7 +143,7 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Ex
         if differences := differing(first, settings_of({**experiment.to_json(), "seed": 0})):
             paths = ", ".join(path for path, *_ in differences)
             raise MinigptError(f"{runs[0].path} and {run.path} differ in more than their seed ({paths}): name one of them")
-    return experiments[0], str(source), (), runs
+    return Variant(experiments[0].name, experiments[0], str(source), runs=runs)
 
 
 def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[Variant]:
@@ -172,7 +157,7 @@ def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[V
     found = []
     for variant in variants:
         training = variant.experiment.training
-        changes: dict[str, Any] = {"precision": precision()} if training.precision == "auto" else {}
+        changes: dict[str, object] = {"precision": precision()} if training.precision == "auto" else {}
         changes |= {"compile": False} if training.compile == "auto" else {}
         training = training.model_copy(update=changes)
         found.append(replace(variant, experiment=variant.experiment.model_copy(update={"training": training})))
@@ -248,7 +233,7 @@ def check_same_data(variants: Sequence[Variant], corpus_of: Callable[[Variant], 
                 )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A component as one would write it."""
     if isinstance(value, dict):
         others = ", ".join(f"{key} {item}" for key, item in value.items() if key != "name")
@@ -379,7 +364,7 @@ def _best_value(start: float, grid: int, aim: int, size: Callable[[float], int |
 
 
 def _number_at(variant: Variant, knob: str) -> float:
-    value: Any = variant.experiment.to_json()
+    value: object = variant.experiment.to_json()
     passed: list[str] = []
     for step in knob.split("."):
         if not isinstance(value, dict) or step not in value:

@@ -1,4 +1,4 @@
-"""What a report shows, gathered from comparison.json and the run folders."""
+"""What a report shows, gathered from a comparison and its run folders."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from minigpt.errors import RunError
-from minigpt.lab.compare.record import read_record
-from minigpt.lab.compare.results import COLUMN, Spread, result_of, speed_spread
+from minigpt.lab.compare.record import NOT_COMPARED, Asked, Comparison, Count, RecordedCost, VariantResult
+from minigpt.lab.compare.results import mean_loss, result_of, sd_of_loss, validation_loss
 from minigpt.lab.compare.times import why_not_comparable
-from minigpt.lab.compare.variants import runs_in
+from minigpt.lab.compare.variants import Unit, runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
 from minigpt.run import RunFolder
-from minigpt.run.recorded import MetricsRow, Provenance
-from minigpt.run.status import Status
-
-NOT_COMPARED = "not compared"
-"""The verdict on runs that are only shown."""
+from minigpt.run.recorded import MetricsRow
 
 _POINTS = 120  # of a training curve: more cannot be seen
 
@@ -35,11 +32,13 @@ class Curve:
         tokens: Tokens seen by then.
         flops: Operations by then; None where they were not counted.
         seconds: Of training by then, the median over seeds.
-        low, mean, high: Over seeds.
+        low: The lowest loss of all seeds.
+        mean: The mean over seeds.
+        high: The highest.
     """
 
     steps: tuple[int, ...]
-    tokens: tuple[float, ...]
+    tokens: tuple[int, ...]
     flops: tuple[float, ...] | None
     seconds: tuple[float, ...]
     low: tuple[float, ...]
@@ -48,70 +47,74 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Origin:
+    """Where a run's numbers come from.
+
+    Attributes:
+        started: When it began, in UTC.
+        versions: Of minigpt, torch and Python.
+        machine: Processor, threads, device.
+        code: Fingerprint of minigpt's model and training code.
+        data: Fingerprint of the text.
+        commit: Of the working folder, and whether it had changes; nothing where it is no repository.
+    """
+
+    started: str
+    versions: str
+    machine: str
+    code: str
+    data: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class ShownVariant:
     """One variant.
 
     Attributes:
-        json: As it stands in comparison.json.
+        result: What the comparison found.
         validation: Its validation loss, in the report's unit.
         training: Its training loss in nats, averaged over stretches of updates.
         position: Mean loss at each place in the window; empty where it was not measured.
         sample: The last text it wrote, with its first seed.
-        provenance: Of its first finished run; None where it has none.
+        origin: Of its first run; None where there is none.
     """
 
-    json: dict[str, Any]
+    result: VariantResult
     validation: Curve | None
     training: Curve | None
     position: tuple[float | None, ...]
     sample: str
-    provenance: Provenance | None
+    origin: Origin | None
 
     @property
     def name(self) -> str:
         """Of the variant."""
-        return str(self.json["name"])
-
-    @property
-    def finished(self) -> list[dict[str, Any]]:
-        """Its finished runs."""
-        return [run for run in self.json["runs"] if run["outcome"] == Status.FINISHED]
-
-    @property
-    def seconds(self) -> Spread | None:
-        """Of training, over its finished runs."""
-        return Spread.of([run["seconds"] for run in self.finished if run["seconds"] is not None])
-
-    @property
-    def tokens_per_second(self) -> Spread | None:
-        """Over its finished runs, and the updates of each."""
-        return speed_spread(self.finished)
+        return self.result.name
 
 
 @dataclass(frozen=True)
 class Content:
-    """A report: its title, what was asked for, the variants with the base first, and those that could not be compared."""
+    """What a page shows.
 
-    name: str
-    settings: dict[str, Any]
-    variants: tuple[Shown, ...]
+    Attributes:
+        comparison: What was found.
+        variants: The base first.
+        changes: Settings in which each variant differs from the base: path, value there, value here.
+    """
+
+    comparison: Comparison
+    variants: tuple[ShownVariant, ...]
     changes: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
-    lost: tuple[dict[str, str], ...] = ()
 
     @property
     def why_no_times(self) -> str | None:
         """Why nothing is drawn against seconds, in a sentence; None where they can be compared."""
-        return why_not_comparable({variant.name: variant.json["runs"] for variant in self.variants})
-
-    @property
-    def family(self) -> int:
-        """Variants whose intervals hold together."""
-        found = [variant.json["difference"] for variant in self.variants if variant.json["difference"] is not None]
-        return max((int(each["family"]) for each in found if None not in each["interval"]), default=0)
+        return why_not_comparable(self.comparison.variants)
 
 
 def read_content(folder: Path) -> Content:
-    """Gather what a comparison's folder tells.
+    """Gather what a comparison's folder has.
 
     Raises:
         RunError: There is no comparison, or runs of it are gone.
@@ -119,7 +122,7 @@ def read_content(folder: Path) -> Content:
     file = folder / "comparison.json"
     if not file.is_file():
         raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
-    return content_of(read_record(file), folder)
+    return content_of(Comparison.read(file), folder)
 
 
 def content_of_runs(folders: Sequence[Path]) -> Content:
@@ -130,130 +133,173 @@ def content_of_runs(folders: Sequence[Path]) -> Content:
     Raises:
         RunError: One of them is no run.
     """
-    variants = [_uncompared(folder) for folder in folders]
-    seeds = sorted({run["seed"] for variant in variants for run in variant["runs"]})
-    settings = {"seeds": seeds, "unit": "nats", "delta": 0.01, "budget": None, "match": None}
-    return content_of(
-        {"name": ", ".join(variant["name"] for variant in variants), "settings": settings, "variants": variants}, Path()
-    )
+    variants = tuple(_uncompared(folder) for folder in folders)
+    seeds = sorted({run.seed for variant in variants for run in variant.runs})
+    name = ", ".join(variant.name for variant in variants)
+    return content_of(Comparison(name=name, settings=Asked(seeds=tuple(seeds)), variants=variants), Path())
 
 
-def _seed(run: RunFolder) -> int:
-    """Raises ValueError where experiment.json has none."""
-    seed = run.document()["seed"]
-    if not isinstance(seed, int):
-        raise ValueError(f"seed is {seed!r}")
-    return seed
+class _Section(BaseModel):
+    """A part of a recorded experiment that the page needs; what stands beside it is left alone."""
+
+    model_config = ConfigDict(strict=True)
 
 
-def _uncompared(folder: Path) -> dict[str, Any]:
-    """A variant as comparison.json has it, from what its runs recorded."""
+class _Model(_Section):
+    block_size: Count
+
+
+class _Training(_Section):
+    max_iters: Count
+    batch_size: Count
+
+
+class _Experiment(_Section):
+    seed: Count
+    description: str = ""
+    model: _Model
+    training: _Training
+
+
+def _uncompared(folder: Path) -> VariantResult:
+    """A variant from what its runs recorded."""
     runs = runs_in(folder)
-    document: dict[str, Any] = runs[0].document()
+    document = runs[0].document()
     try:
-        training, context = document["training"], int(document["model"]["block_size"])
-        tokens = int(training["max_iters"]) * int(training["batch_size"]) * context
-        results = [result_of(run, _seed(run), "nats") for run in runs]
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {type(error).__name__}: {error}") from error
-    experiment = runs[0].without_plugins()
-    cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()))
-    losses = [result.loss for result in results if result.loss is not None]
-    return {
-        "name": _name(folder),
-        "source": str(folder),
-        "description": document.get("description", ""),
-        "adjusted": [],
-        "experiment": document,
-        "tokens": tokens,
-        "training_flops": None if cost is None else cost.train_flops * tokens,
-        "cost": {**dict.fromkeys(_COSTS), "context": context} if cost is None else cost.to_json(),
-        "mean": statistics.fmean(losses) if losses else None,
-        "sd": statistics.stdev(losses) if len(losses) > 1 else None,
-        "verdict": NOT_COMPARED,
-        "difference": None,
-        "runs": [{**vars(result), "position_loss": []} for result in results],
-    }
-
-
-_COSTS = ("total", "active", "train_flops", "activation_bytes", "state_bytes_token", "state_bytes")
+        recorded = [_Experiment.model_validate(run.document()) for run in runs]
+        training, context = recorded[0].training, recorded[0].model.block_size
+        tokens = training.max_iters * training.batch_size * context
+        results = [result_of(run, each.seed, "nats") for run, each in zip(runs, recorded, strict=True)]
+        experiment = runs[0].without_plugins()
+        cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()))
+        return VariantResult(
+            name=_name(folder),
+            source=str(folder),
+            description=recorded[0].description,
+            experiment=document,
+            tokens=tokens,
+            training_flops=None if cost is None else cost.train_flops * tokens,
+            cost=RecordedCost(context=context) if cost is None else RecordedCost.of(cost),
+            mean=mean_loss(results),
+            sd=sd_of_loss(results),
+            verdict=NOT_COMPARED,
+            runs=tuple(results),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {where}: {first['msg']}") from error
 
 
 def _name(folder: Path) -> str:
     """`runs/quickstart/seed-1` is quickstart/seed-1, and `runs/quickstart` is quickstart."""
     parts = folder.resolve().parts
-    return "/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1]
+    return ("/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1])[:200]
 
 
-def content_of(document: dict[str, Any], folder: Path) -> Content:
-    """Gather it from a comparison's document, whose runs' paths start from `folder`."""
-    unit = document["settings"]["unit"]
-    variants = tuple(_shown(variant, folder, COLUMN[unit]) for variant in document["variants"])
-    base = variants[0].json["experiment"]
-    changes = {variant.name: differences(base, variant.json["experiment"]) for variant in variants[1:]}
-    return Content(document["name"], document["settings"], variants, changes, tuple(document.get("lost", [])))
+def content_of(comparison: Comparison, folder: Path) -> Content:
+    """Gather it for a comparison, whose runs' paths start from `folder`."""
+    variants = tuple(_shown(variant, folder, comparison.settings.unit) for variant in comparison.variants)
+    base = comparison.base.experiment
+    changes = {variant.name: differences(base, variant.experiment) for variant in comparison.variants[1:]}
+    return Content(comparison, variants, changes)
 
 
-def _shown(variant: dict[str, Any], folder: Path, column: str) -> Shown:
-    runs = []
-    for each in variant["runs"]:
-        if each["loss"] is not None:
-            run = RunFolder(folder / each["run"])
-            if not run.exists():
-                raise RunError(f"{run.path} is gone, and {variant['name']} was measured in it; call minigpt compare again")
-            if run.later_segments() and variant["verdict"] != NOT_COMPARED:
-                raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
-            if each["outcome"] == Status.FINISHED and each["loss"] != _last(run, column):
-                raise RunError(
-                    f"{run.path} is another run than {variant['name']} was measured in; call minigpt compare again"
-                )
-            runs.append(run)
+def _shown(variant: VariantResult, folder: Path, unit: Unit) -> ShownVariant:
+    runs = _measured_runs(variant, folder, unit)
     rows = [run.rows() for run in runs]
-    of_a_token = None if variant["training_flops"] is None else variant["training_flops"] / max(1, variant["tokens"])
-    positions = [each["position_loss"] for each in variant["runs"] if each["position_loss"]]
-    return Shown(
+    of_a_token = None if variant.training_flops is None else variant.training_flops / max(1, variant.tokens)
+    positions = [run.position_loss for run in variant.runs if run.position_loss]
+    return ShownVariant(
         variant,
-        validation=_curve([[row for row in each if getattr(row, column) is not None] for each in rows], column, of_a_token),
-        training=_curve([_averaged(each) for each in rows], "train_loss", of_a_token),
+        validation=_curve([_validated(each, unit) for each in rows], of_a_token),
+        training=_curve([_averaged(each) for each in rows], of_a_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
         sample=runs[0].last_sample() if runs else "",
-        provenance=runs[0].provenance() if runs else None,
+        origin=_origin(runs[0]) if runs else None,
     )
 
 
-def _last(run: RunFolder, column: str) -> float | None:
-    return next((value for row in reversed(run.rows()) if (value := getattr(row, column)) is not None), None)
+def _measured_runs(variant: VariantResult, folder: Path, unit: Unit) -> list[RunFolder]:
+    """The folders of the runs that have a loss.
+
+    Raises:
+        RunError: One is gone, or is not what was measured.
+    """
+    runs = []
+    for result in variant.runs:
+        if result.loss is None:
+            continue
+        run = RunFolder(folder / result.run)
+        if not run.exists():
+            raise RunError(f"{run.path} is gone, and {variant.name} was measured in it; call minigpt compare again")
+        if run.later_segments() and variant.verdict != NOT_COMPARED:
+            raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
+        if result.is_finished and result.loss != _last(run, unit):
+            raise RunError(f"{run.path} is another run than {variant.name} was measured in; call minigpt compare again")
+        runs.append(run)
+    return runs
 
 
-def _curve(rows: Sequence[Sequence[MetricsRow]], column: str, of_a_token: float | None) -> Curve | None:
+def _last(run: RunFolder, unit: Unit) -> float | None:
+    points = _validated(run.rows(), unit)
+    return points[-1].loss if points else None
+
+
+def _origin(run: RunFolder) -> Origin:
+    recorded = run.provenance()
+    versions, machine, git = recorded.versions, recorded.machine, recorded.git
+    return Origin(
+        started=recorded.started,
+        versions=f"minigpt {versions.minigpt}, torch {versions.torch}, Python {versions.python}",
+        machine=f"{machine.processor}, {machine.threads} threads, {machine.device}",
+        code=recorded.core,
+        data=recorded.data.fingerprint,
+        commit="" if git is None else git.commit[:12] + (" with changes" if git.uncommitted else ""),
+    )
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A loss after an update."""
+
+    row: MetricsRow
+    loss: float
+
+
+def _validated(rows: Sequence[MetricsRow], unit: Unit) -> list[_Point]:
+    return [_Point(row, loss) for row in rows if (loss := validation_loss(row, unit)) is not None]
+
+
+def _averaged(rows: Sequence[MetricsRow]) -> list[_Point]:
+    """The training loss of a single batch jumps: its mean over each of some stretches, at their ends."""
+    length = max(1, len(rows) // _POINTS)
+    points = []
+    for start in range(0, len(rows) - length + 1, length):
+        # Updates that were left out have no loss.
+        part = [_Point(row, row.train_loss) for row in rows[start : start + length] if row.train_loss is not None]
+        if part:
+            points.append(_Point(part[-1].row, statistics.fmean(point.loss for point in part)))
+    return points
+
+
+def _curve(points: Sequence[Sequence[_Point]], of_a_token: float | None) -> Curve | None:
     """Over the updates that every seed has."""
-    shared = sorted(set.intersection(*({row.step for row in each} for each in rows))) if rows else []
+    by_step = [{point.row.step: point for point in each} for each in points]
+    shared = sorted(set.intersection(*(set(each) for each in by_step))) if by_step else []
     if not shared:
         return None
-    by_step = [{row.step: row for row in each} for each in rows]
-    values = [[getattr(each[step], column) for each in by_step] for step in shared]
-    tokens = [by_step[0][step].tokens for step in shared]
+    values = [[each[step].loss for each in by_step] for step in shared]
+    tokens = [by_step[0][step].row.tokens for step in shared]
     return Curve(
         steps=tuple(shared),
         tokens=tuple(tokens),
         flops=None if of_a_token is None else tuple(of_a_token * seen for seen in tokens),
-        seconds=tuple(statistics.median(each[step].seconds for each in by_step) for step in shared),
+        seconds=tuple(statistics.median(each[step].row.seconds for each in by_step) for step in shared),
         low=tuple(map(min, values)),
         mean=tuple(map(statistics.fmean, values)),
         high=tuple(map(max, values)),
     )
-
-
-def _averaged(rows: Sequence[MetricsRow]) -> list[MetricsRow]:
-    """The training loss of a single batch jumps: its mean over each of some stretches, told at their ends."""
-    size = max(1, len(rows) // _POINTS)
-    stretches = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
-    averaged = []
-    for part in stretches:
-        losses = [(row, row.train_loss) for row in part if row.train_loss is not None]  # None: left out
-        if losses:
-            averaged.append(losses[-1][0].model_copy(update={"train_loss": statistics.fmean(loss for _, loss in losses)}))
-    return averaged
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,12 +8,12 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from minigpt.lab.compare.results import Spread
+from minigpt.lab.compare.spread import Spread
 from minigpt.lab.compare.tables import UNITS
-from minigpt.lab.report.content import Content, Shown
-from minigpt.lab.rounding import as_typed
+from minigpt.lab.report.content import Content, Curve
+from minigpt.numbers import as_typed
 from minigpt.printable import printable_line
 
 
@@ -41,7 +41,10 @@ _INK = "#010203"  # stands for the page's colour until the SVG is written
 
 SECONDS = "seconds of training"
 
-_STYLE: Any = {
+Axis = Literal["tokens", "flops", "seconds"]
+"""What a loss is drawn against."""
+
+_STYLE: Any = {  # matplotlib types its keys as four hundred names
     "svg.fonttype": "none",
     "text.usetex": False,  # whoever imported matplotlib before may have asked for it, and LaTeX is a program
     "font.family": "sans-serif",
@@ -71,21 +74,26 @@ def look(index: int) -> tuple[str, str]:
 
 def forest(content: Content) -> str | None:
     """Differences to the base with their intervals; None where there is none."""
-    rows = [(index, variant) for index, variant in enumerate(content.variants) if _has_interval(variant)]
+    rows = [
+        (index, variant.name, variant.result.difference)
+        for index, variant in enumerate(content.variants)
+        if variant.result.difference is not None and variant.result.difference.has_interval
+    ]
     if not rows:
         return None
-    delta, unit = content.settings["delta"], UNITS[content.settings["unit"]]
+    settings = content.comparison.settings
+    delta, unit = settings.delta, UNITS[settings.unit]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(7, 0.9 + 0.42 * len(rows))
         axes.axvspan(-delta, delta, color=_INK, alpha=0.07, lw=0)
         axes.axvline(0, color=_INK, lw=1)
-        for place, (index, variant) in enumerate(rows):
-            difference = variant.json["difference"]
+        for place, (index, _, difference) in enumerate(rows):
             colour, _ = look(index)
-            for bounds, width in ((difference["interval"], 1.2), (difference["plain_interval"], 3.5)):
-                axes.plot(bounds, [place, place], color=colour, lw=width, solid_capstyle="butt")
-            axes.plot([difference["mean"]], [place], "o", color=colour, ms=6)
-        axes.set_yticks(range(len(rows)), [_plain(variant.name) for _, variant in rows])
+            for bounds, width in ((difference.interval, 1.2), (difference.plain_interval, 3.5)):
+                ends = [bound for bound in bounds if bound is not None]
+                axes.plot(ends, [place] * len(ends), color=colour, lw=width, solid_capstyle="butt")
+            axes.plot([difference.mean], [place], "o", color=colour, ms=6)
+        axes.set_yticks(range(len(rows)), [_plain(name) for _, name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(
             f"difference to {_plain(content.variants[0].name)}, {unit} (left is better; shaded: within ±{as_typed(delta)})"
@@ -96,18 +104,32 @@ def forest(content: Content) -> str | None:
         )
 
 
-def curves(content: Content, axis: str, label: str) -> str | None:
+def along(curve: Curve | None, axis: Axis) -> tuple[float, ...] | None:
+    """The places of a curve on an axis; None where they are not known."""
+    if curve is None:
+        return None
+    match axis:
+        case "tokens":
+            return curve.tokens
+        case "flops":
+            return curve.flops
+        case "seconds":
+            return curve.seconds
+
+
+def curves(content: Content, axis: Axis, label: str) -> str | None:
     """Validation loss with its range over seeds, and the training loss behind it, against `axis` of a Curve."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(7, 4.6)
         heights: list[float] = []
         for index, variant in enumerate(content.variants):
             colour, dashes = look(index)
-            if variant.training is not None and getattr(variant.training, axis) and content.settings["unit"] == "nats":
-                axes.plot(getattr(variant.training, axis), variant.training.mean, color=colour, lw=0.8, alpha=0.35)
-            if variant.validation is None or getattr(variant.validation, axis) is None:
+            trained = along(variant.training, axis)
+            if variant.training is not None and trained and content.comparison.settings.unit == "nats":
+                axes.plot(trained, variant.training.mean, color=colour, lw=0.8, alpha=0.35)
+            xs = along(variant.validation, axis)
+            if variant.validation is None or xs is None:
                 continue  # nothing was measured, or its operations were not counted
-            xs = getattr(variant.validation, axis)
             axes.fill_between(xs, variant.validation.low, variant.validation.high, color=colour, alpha=0.15, lw=0)
             axes.plot(
                 xs, variant.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=_plain(variant.name)
@@ -118,7 +140,7 @@ def curves(content: Content, axis: str, label: str) -> str | None:
         room = 0.08 * (max(heights) - min(heights)) or 0.05
         axes.set_ylim(min(heights) - 3 * room, max(heights) + room)
         _name_axis(axes, label)
-        axes.set_ylabel(f"validation loss, {UNITS[content.settings['unit']]}")
+        axes.set_ylabel(f"validation loss, {UNITS[content.comparison.settings.unit]}")
         _legend(figure, axes)
         return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each variant.")
 
@@ -145,7 +167,7 @@ def by_position(content: Content) -> str | None:
 def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | None]]]) -> str | None:
     """Loss against each cost with its spread, and the front of variants whose medians no other beats in both."""
     usable = [(label, values) for label, values in costs if any(value and value.high for value in values)]
-    losses = [variant.json["mean"] for variant in content.variants]
+    losses = [variant.result.mean for variant in content.variants]
     if not usable or sum(loss is not None for loss in losses) < 2:
         return None
     with matplotlib.rc_context(_STYLE):
@@ -177,7 +199,7 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | 
             axes.xaxis.set_major_locator(MaxNLocator(4))
             _name_axis(axes, label)
         _legend(figure, axes)
-        figure.supylabel(f"loss, {UNITS[content.settings['unit']]}", color=_INK, fontsize=10)
+        figure.supylabel(f"loss, {UNITS[content.comparison.settings.unit]}", color=_INK, fontsize=10)
         return _svg(
             figure,
             "cost",
@@ -200,11 +222,6 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not front or point[1] < front[-1][1]:
             front.append(point)
     return front
-
-
-def _has_interval(variant: Shown) -> bool:
-    difference = variant.json["difference"]
-    return difference is not None and None not in difference["interval"]
 
 
 def _in_stretches(values: Sequence[float | None]) -> tuple[list[float], list[float]]:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from minigpt import __version__
-from minigpt.lab.compare.results import Spread
-from minigpt.lab.compare.tables import UNITS, duration_of, interval_name
+from minigpt.lab.compare.record import RunResult, VariantResult
+from minigpt.lab.compare.spread import Spread
+from minigpt.lab.compare.tables import UNITS, Table, cost_table, verdict_table
 from minigpt.lab.report import figures
-from minigpt.lab.report.content import Content, Curve, Shown
-from minigpt.lab.rounding import as_typed, shown_difference, shown_interval, shown_probability
+from minigpt.lab.report.content import Content
+from minigpt.numbers import (
+    UNKNOWN,
+    as_typed,
+    shown_difference,
+    shown_interval,
+    shown_loss,
+    shown_share,
+    shown_speed,
+)
 from minigpt.printable import printable
-from minigpt.run.status import Status
 from minigpt.system.files import write_text
 
-_AXES = (("tokens", "tokens seen"), ("flops", "training FLOPs"), ("seconds", figures.SECONDS))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table of text; the first column heads its row."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+_AXES: tuple[tuple[figures.Axis, str], ...] = (
+    ("tokens", "tokens seen"),
+    ("flops", "training FLOPs"),
+    ("seconds", figures.SECONDS),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Picture:
 
     title: str
     svg: Markup
-    table: Rows
+    table: Table
 
 
 def write_report(content: Content, file: Path) -> None:
@@ -50,14 +51,17 @@ def write_report(content: Content, file: Path) -> None:
         lstrip_blocks=True,
         finalize=_without_controls,
     )
+    comparison = content.comparison
+    settings, verdicts = comparison.settings, _unbroken(verdict_table(comparison, full=True))
     page = environment.get_template("report.html.j2").render(
+        comparison=comparison,
         content=content,
         version=__version__,
-        unit=UNITS[content.settings["unit"]],
-        delta=as_typed(content.settings["delta"]),
-        headlines=[_headline(variant, content.settings["delta"]) for variant in content.variants],
-        verdicts=_verdicts(content),
-        forest=_picture("Differences to the base", figures.forest(content), _verdicts(content)),
+        unit=UNITS[settings.unit],
+        delta=as_typed(settings.delta),
+        headlines=[_headline(variant, settings.delta) for variant in comparison.variants],
+        verdicts=verdicts,
+        forest=_picture("Differences to the base", figures.forest(content), verdicts),
         curves=[
             _picture(f"Against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
             for axis, label in _AXES
@@ -65,7 +69,9 @@ def write_report(content: Content, file: Path) -> None:
         ],
         why_no_times=content.why_no_times,
         position=_picture("Loss by position", figures.by_position(content), _position_table(content)),
-        cost=_picture("Loss against cost", figures.against_cost(content, _costs(content)), _cost_table(content)),
+        cost=_picture(
+            "Loss against cost", figures.against_cost(content, _costs(content)), cost_table(comparison, full=True)
+        ),
         runs=_run_table(content),
         troubles=_troubles(content),
         provenance=_provenance_table(content),
@@ -76,24 +82,24 @@ def write_report(content: Content, file: Path) -> None:
 
 def _troubles(content: Content) -> list[tuple[str, str]]:
     """What went wrong, and with what: a message that several seeds have stands once."""
-    found = [(f"{variant['name']}, {variant['source']}", variant["message"]) for variant in content.lost]
-    for variant in content.variants:
+    found = [(f"{variant.name}, {variant.source}", variant.message) for variant in content.comparison.failed]
+    for variant in content.comparison.variants:
         seeds: dict[str, list[str]] = {}
-        for run in variant.json["runs"]:
-            if run["message"]:
-                seeds.setdefault(run["message"], []).append(str(run["seed"]))
+        for run in variant.runs:
+            if run.message:
+                seeds.setdefault(run.message, []).append(str(run.seed))
         found += [
             (f"{variant.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()
         ]
     return found
 
 
-def _without_controls(value: Any) -> Any:
+def _without_controls(value: object) -> object:
     """Control characters have no place in HTML; our own markup, pictures above all, stays as it is."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _picture(title: str, svg: str | None, table: Rows) -> Picture | None:
+def _picture(title: str, svg: str | None, table: Table) -> Picture | None:
     # Made by us from numbers and names; matplotlib escapes the names.
     return None if svg is None else Picture(title, Markup(svg), table)
 
@@ -102,69 +108,35 @@ def _css_colour(index: int) -> str:
     return "currentColor" if index == 0 else figures.look(index)[0]
 
 
-def _headline(variant: Shown, delta: float) -> str:
+def _headline(variant: VariantResult, delta: float) -> str:
     """The number beside a variant's name: its difference with the interval that the verdict is read from, or its loss."""
-    difference = variant.json["difference"]
-    if difference is None or None in difference["interval"]:
-        return "" if variant.json["mean"] is None else f"{variant.json['mean']:.4f}"
-    return f"{shown_difference(difference['mean'], delta)} ({shown_interval(difference['interval'], delta)})"
+    difference = variant.difference
+    if difference is None or not difference.has_interval:
+        return "" if variant.mean is None else shown_loss(variant.mean)
+    return f"{shown_difference(difference.mean, delta)} ({shown_interval(difference.interval, delta)})"
 
 
-def _intervals(difference: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Those that hold together, and that of the variant alone."""
-    return difference["interval"], difference["plain_interval"]
+def _unbroken(table: Table) -> Table:
+    """The table with numbers that are not broken over two lines; names and verdicts may be."""
+    rows = [
+        (first, *(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells), last) for first, *cells, last in table.rows
+    ]
+    return Table(table.title, table.columns, tuple(rows))
 
 
-def _verdicts(content: Content) -> Rows:
-    rows, delta = [], content.settings["delta"]
-    for variant in content.variants:
-        difference = variant.json["difference"]
-        cells = ["–"] * 5
-        if difference is not None:
-            cells = [
-                shown_difference(difference["mean"], delta),
-                *("–" if None in bounds else _on_a_line(shown_interval(bounds, delta)) for bounds in _intervals(difference)),
-                "–" if None in difference["interval"] else shown_probability(difference["p"]),
-                "–" if difference["effect"] is None else f"{difference['effect']:+.2f}",
-            ]
-        rows.append((variant.name, _loss(variant.json["mean"], variant.json["sd"]), *cells, variant.json["verdict"]))
-    rows += [(variant["name"], *["–"] * 6, Status.CRASHED) for variant in content.lost]
-    columns = (
-        "variant",
-        "loss ± sd",
-        "difference",
-        interval_name(content.family),
-        "of it alone",
-        "p",
-        "effect size",
-        "verdict",
-    )
-    return Rows("Losses, paired differences and verdicts", columns, rows)
-
-
-def _loss(mean: float | None, sd: float | None) -> str:
-    return "–" if mean is None else _on_a_line(f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}"))
-
-
-def _on_a_line(text: str) -> str:
-    """Not to be broken."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _curve_table(content: Content, axis: str, label: str) -> Rows:
+def _curve_table(content: Content, axis: figures.Axis, label: str) -> Table:
     rows = []
     for variant in content.variants:
-        curve: Curve | None = variant.validation
-        if curve is None or getattr(curve, axis) is None:
+        curve, places = variant.validation, figures.along(variant.validation, axis)
+        if curve is None or places is None:
             continue
-        for place, low, mean, high in zip(getattr(curve, axis), curve.low, curve.mean, curve.high, strict=True):
-            rows.append(
-                (variant.name, f"{place:,.4g}" if place < 1e6 else f"{place:.4g}", *(f"{x:.4f}" for x in (mean, low, high)))
-            )
-    return Rows(f"Validation loss against {label}", ("variant", label, "mean", "lowest", "highest"), rows)
+        for place, low, mean, high in zip(places, curve.low, curve.mean, curve.high, strict=True):
+            where = f"{place:,.4g}" if place < 1e6 else f"{place:.4g}"
+            rows.append((variant.name, where, *map(shown_loss, (mean, low, high))))
+    return Table(f"Validation loss against {label}", ("variant", label, "mean", "lowest", "highest"), tuple(rows))
 
 
-def _position_table(content: Content) -> Rows:
+def _position_table(content: Content) -> Table:
     """At powers of two."""
     variants = [variant for variant in content.variants if variant.position]
     length = max((len(variant.position) for variant in variants), default=0)
@@ -172,19 +144,19 @@ def _position_table(content: Content) -> Rows:
     rows = []
     for place in places:
         values = [variant.position[place - 1] if place <= len(variant.position) else None for variant in variants]
-        rows.append((f"{place:,}", *("–" if value is None else f"{value:.4f}" for value in values)))
-    return Rows("Validation loss at some places", ("place", *(variant.name for variant in variants)), rows)
+        rows.append((f"{place:,}", *map(shown_loss, values)))
+    return Table("Validation loss at some places", ("place", *(variant.name for variant in variants)), tuple(rows))
 
 
 def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
     """What is counted, and what is measured where that compares the variants."""
-    variants = content.variants
-    state = f"state of {variants[0].json['cost']['context']:,} tokens, bytes"
+    variants = content.comparison.variants
+    state = f"state of {variants[0].cost.context:,} tokens, bytes"
     return [
-        ("parameters", [_counted(variant.json["cost"]["total"]) for variant in variants]),
-        ("training FLOPs", [_counted(variant.json["training_flops"]) for variant in variants]),
+        ("parameters", [_counted(variant.cost.total) for variant in variants]),
+        ("training FLOPs", [_counted(variant.training_flops) for variant in variants]),
         *([] if content.why_no_times else [(figures.SECONDS, [variant.seconds for variant in variants])]),
-        (state, [_counted(variant.json["cost"]["state_bytes"]) for variant in variants]),
+        (state, [_counted(variant.cost.state_bytes) for variant in variants]),
     ]
 
 
@@ -193,81 +165,30 @@ def _counted(number: float | None) -> Spread | None:
     return None if number is None else Spread.of([number])
 
 
-def _cost_table(content: Content) -> Rows:
-    rows = []
-    for variant in content.variants:
-        cost = variant.json["cost"]
-        seconds, speed = variant.seconds, variant.tokens_per_second
-        rows.append(
-            (
-                variant.name,
-                *(_number(cost[key], ",") for key in ("total", "active", "train_flops")),
-                _number(variant.json["training_flops"], ".3e"),
-                _number(variant.json["tokens"], ","),
-                *(_number(cost[key], ",") for key in ("activation_bytes", "state_bytes_token", "state_bytes")),
-                "–" if seconds is None else seconds.shown(duration_of(seconds.median)),
-                "–" if speed is None else speed.shown("{:,.0f}".format),
-            )
-        )
-    columns = (
-        "variant",
-        "parameters",
-        "of which active",
-        "FLOP a token",
-        "FLOPs of training",
-        "tokens",
-        "kept for backward, bytes a token",
-        "state, bytes a token",
-        f"state at {content.variants[0].json['cost']['context']:,}, bytes",
-        "training",
-        "tokens/s",
-    )
-    return Rows("What each variant costs", columns, rows)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _run_table(content: Content) -> Rows:
-    rows = [
-        (
-            f"{variant.name}, seed {run['seed']}",
-            run["outcome"],
-            *("–" if run[key] is None else f"{run[key]:.4f}" for key in ("loss", "best")),
-            *(
-                "–" if run[key] is None else f"{run[key]:,.{digits}f}"
-                for key, digits in (("seconds", 1), ("tokens_per_second", 0))
-            ),
-            "–" if run["others"] is None else f"{run['others']:.0%}",
-            run["precision"] or "–",
-            run["run"],
-        )
-        for variant in content.variants
-        for run in variant.json["runs"]
-    ]
+def _run_table(content: Content) -> Table:
     columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "others' share", "precision", "folder")
-    return Rows("Every run", columns, rows)
+    return Table("Every run", columns, tuple(_run_row(variant, run) for variant, run in content.comparison.runs))
 
 
-def _provenance_table(content: Content) -> Rows:
-    rows = []
-    for variant in content.variants:
-        known = variant.provenance
-        if known is None:
-            continue
-        versions, machine = known.versions, known.machine
-        commit = known.git.commit[:12] + (" with changes" if known.git.uncommitted else "") if known.git else "–"
-        rows.append(
-            (
-                variant.name,
-                known.started,
-                f"minigpt {versions.minigpt}, torch {versions.torch}, Python {versions.python}",
-                f"{machine.processor}, {machine.threads} threads, {machine.device}",
-                known.core[:12],
-                known.data.fingerprint[:12],
-                commit,
-            )
-        )
+def _run_row(variant: VariantResult, run: RunResult) -> tuple[str, ...]:
+    return (
+        f"{variant.name}, seed {run.seed}",
+        run.outcome,
+        shown_loss(run.loss),
+        shown_loss(run.best),
+        UNKNOWN if run.seconds is None else f"{run.seconds:,.1f}",
+        UNKNOWN if run.tokens_per_second is None else shown_speed(run.tokens_per_second),
+        shown_share(run.others),
+        run.precision or UNKNOWN,
+        run.run,
+    )
+
+
+def _provenance_table(content: Content) -> Table:
+    rows = [
+        (variant.name, of.started, of.versions, of.machine, of.code[:12], of.data[:12], of.commit or UNKNOWN)
+        for variant in content.variants
+        if (of := variant.origin) is not None
+    ]
     columns = ("variant", "first run began", "versions", "machine", "code", "data", "git")
-    return Rows("Where the numbers come from", columns, rows)
+    return Table("Where the numbers come from", columns, tuple(rows))

@@ -10,7 +10,8 @@ import pytest
 
 from minigpt.errors import CheckError
 from minigpt.lab.compare import Settings, compare, comparing
-from minigpt.lab.compare.rehearsal import Rehearsed
+from minigpt.lab.compare.rehearsal import Rehearsal, Rehearsed
+from minigpt.lab.compare.rehearsal import _try as tried
 from tests.lab.compare.conftest import Write
 
 LEAKING = '''
@@ -33,7 +34,7 @@ def test_a_comparison_that_is_only_planned_trains_and_judges_nothing(write: Writ
     compared = compare(files, Settings(seeds=2), only_plan=True, watcher=watcher)
     watcher.planned.assert_called_once_with(compared.plan)
     assert len(compared.plan.grid.missing()) == 4
-    assert compared.results == ()
+    assert compared.comparison is None
     assert not compared.file.exists()
     watcher.started.assert_not_called()
 
@@ -51,17 +52,32 @@ def test_a_variant_that_breaks_its_contract_is_not_trained(write: Write, monkeyp
     watcher.started.assert_not_called()
 
 
+def test_a_variant_that_breaks_its_contract_fails_when_it_is_tried(write: Write) -> None:
+    Path("leaking.py").write_text(LEAKING)
+    variant = write("variant", plugins=["leaking.py"], model={"norm": "leaking"})
+    reason = tried(Rehearsal(variant, (), (), "cpu", False, {}))
+    assert reason is not None
+    assert reason.startswith("a part of it does not keep its contract: norm/leaking breaks causality: ")
+
+
 @pytest.mark.slow
 def test_a_comparison_can_be_made_in_python(write: Write) -> None:
     files = [write("base"), write("variant", model={"ffn": "glu"})]
-    compared = compare(files, Settings(seeds=1, device="cpu"))
-    assert [len(result.losses) for result in compared.results] == [1, 1]
-    assert compared.stop_signal is None
-    assert json.loads(compared.file.read_text())["variants"][1]["runs"][0]["loss"] == compared.results[1].losses[0]
-    assert "**Is it better than the base?**" in compared.markdown()
-    assert compare(files, Settings(seeds=1, device="cpu")).results[1].losses == compared.results[1].losses
+
+    def losses(*, retry: bool = False) -> list[list[float]]:
+        compared = compare(files, Settings(seeds=1, device="cpu"), retry=retry)
+        assert compared.comparison is not None
+        assert compared.comparison.name == "base"
+        assert compared.stop_signal is None
+        return [variant.losses for variant in compared.comparison.variants]
+
+    first = losses()
+    assert [len(each) for each in first] == [1, 1]
+    document = json.loads(Path("comparisons/base/comparison.json").read_text())
+    assert [[run["loss"] for run in variant["runs"]] for variant in document["variants"]] == first
+    assert losses() == first
     record = json.loads(next(Path("comparisons/base/cells").glob("variant*")).read_text())
     record["outcome"] = "crashed"
     next(Path("comparisons/base/cells").glob("variant*")).write_text(json.dumps(record))
-    assert compare(files, Settings(seeds=1, device="cpu")).results[1].losses == []
-    assert compare(files, Settings(seeds=1, device="cpu"), retry=True).results[1].losses == compared.results[1].losses
+    assert losses() == [first[0], []]
+    assert losses(retry=True) == first

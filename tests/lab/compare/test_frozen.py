@@ -43,7 +43,7 @@ def plan(*files: Path, **settings: Any) -> ComparisonPlan:
 
 
 def losses(of: ComparisonPlan) -> dict[str, list[float]]:
-    return {result.variant.name: result.losses for result in of.judge()}
+    return {result.name: result.losses for result in of.judge().variants}
 
 
 def scaled(factor: float) -> None:
@@ -155,8 +155,8 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
         train_here(found.grid)
     expected = losses(undisturbed)
     assert losses(found) == expected
-    positions = [each.position_loss for result in found.judge() for each in result.results]
-    assert positions == [each.position_loss for result in undisturbed.judge() for each in result.results]
+    positions = [each.position_loss for result in found.judge().variants for each in result.runs]
+    assert positions == [each.position_loss for result in undisturbed.judge().variants for each in result.runs]
     assert len(later) == 3
 
     edited = plan(*files, seeds=2)
@@ -243,7 +243,7 @@ def test_a_run_that_its_own_variant_will_set_aside_is_not_used_for_another(write
     shutil.rmtree("comparisons/base/runs/base")
     changed = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
     train_here(changed.grid)
-    assert {result.variant.name: len(result.losses) for result in changed.judge()} == {"base": 1, "variant": 1}
+    assert {result.name: len(result.losses) for result in changed.judge().variants} == {"base": 1, "variant": 1}
 
 
 def test_named_runs_of_another_tokenizer_are_refused(write: Write, minigpt: Command) -> None:

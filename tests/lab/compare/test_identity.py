@@ -36,14 +36,14 @@ def test_experiments_that_differ_only_in_precision_or_compile_are_different_cell
     found = plan(base, variant)
     assert places(found) == {"base": "runs/base/seed-5", "variant": "comparisons/base/runs/variant/seed-5"}
     assert len({cell.key for cell in found.grid.cells}) == 2
-    assert [result.verdict for result in found.judge()] == [None, None], "what was not trained is not judged"
+    assert [result.difference for result in found.judge().variants] == [None, None], "what was not trained is not judged"
 
 
 def test_each_is_trained_as_it_says(write: Write) -> None:
     found = plan(write("base"), write("variant", training={"precision": "bf16"}))
     train_here(found.grid)
-    base, variant = found.judge()
-    assert [result.results[0].precision for result in (base, variant)] == ["fp32", "bf16"]
+    base, variant = found.judge().variants
+    assert [result.runs[0].precision for result in (base, variant)] == ["fp32", "bf16"]
     assert base.losses != variant.losses
 
 
@@ -94,7 +94,7 @@ def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write,
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     found = plan(base, variant)
     train_here(found.grid)
-    losses = [result.losses for result in found.judge()]
+    losses = [result.losses for result in found.judge().variants]
     found.write(found.judge())
     run = found.grid.cells[0].run
     resume(run.path, overrides=["training.max_iters=9"], observer=Watcher())
@@ -105,7 +105,7 @@ def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write,
     again = plan(base, variant)
     assert [cell.variant.name for cell in again.grid.missing()] == ["base"]
     train_here(again.grid)
-    assert [result.losses for result in again.judge()] == losses
+    assert [result.losses for result in again.judge().variants] == losses
 
 
 def test_a_run_whose_experiment_was_edited_is_not_what_it_says(write: Write, minigpt: Any) -> None:

@@ -102,7 +102,7 @@ def test_a_cell_that_someone_stops_is_gone_on_with_by_the_next_comparison(
         statuses.append((base.status(), variant.status(), variant.run.status()))
         records = {call.args[0].variant.name: call.args[1] for call in watcher.ended.call_args_list}
         assert records["variant"] == variant.outcome()
-        assert found.judge()[1].results[0].outcome is variant.status()
+        assert found.judge().variants[1].runs[0].outcome is variant.status()
     assert statuses == [
         (Status.FINISHED, Status.STOPPED, Status.STOPPED),
         (Status.FINISHED, Status.FINISHED, Status.FINISHED),

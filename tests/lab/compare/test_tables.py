@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
-from minigpt.lab.compare.results import Result, VariantResult, family_size
-from minigpt.lab.compare.tables import basis, unequal, verdict_table
-from minigpt.lab.statistics import verdicts
-from minigpt.run.status import Status
+from minigpt.lab.compare.record import Comparison
+from minigpt.lab.compare.tables import basis, cost_table, unequal, verdict_table
+from tests.lab.compare.results import comparison, run
 
 
-def variant_results(*differences: list[float] | None) -> list[VariantResult]:
-    """The base, and variants with these differences; None is one that failed."""
-    answers = iter(verdicts([each for each in differences if each is not None], 0.01))
-    parts: Any = SimpleNamespace(name="base"), SimpleNamespace(), tuple(SimpleNamespace(loss=1.0) for _ in range(3))
-    found = [VariantResult(*parts)]
-    for each in differences:
-        verdict = None if each is None else next(answers)
-        found.append(VariantResult(*parts, verdict=verdict, why="crashed" if each is None else ""))
-    return found
+def compared(*differences: list[float] | None) -> Comparison:
+    """The base, whose losses are 1, and variants with these differences; None is one that failed."""
+    seeds = len(next((each for each in differences if each is not None), [0.0]))
+    base = [run(seed) for seed in range(seeds)]
+    variants = {
+        f"variant-{number}": [run(seed, None if each is None else 1 + each[seed]) for seed in range(seeds)]
+        for number, each in enumerate(differences)
+    }
+    return comparison(base=base, **variants)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +30,7 @@ def variant_results(*differences: list[float] | None) -> list[VariantResult]:
     ],
 )
 def test_digits_are_as_many_as_the_verdict_needs(differences: list[float], words: str) -> None:
-    *_, row = verdict_table(variant_results(differences), "nats").rows
+    *_, row = verdict_table(compared(differences)).rows
     low, high = (float(bound) for bound in row[3].split(" to "))
     assert (low > 0) == (words == "worse")
     assert (high < 0) == (words == "better")
@@ -42,29 +38,35 @@ def test_digits_are_as_many_as_the_verdict_needs(differences: list[float], words
 
 
 def test_the_number_that_is_corrected_for_stands_in_one_place() -> None:
-    results = variant_results([0.1, 0.2, 0.3], None, [0.0, 0.1, -0.1], None)
-    assert family_size(results) == 2
-    assert {result.verdict.family for result in results if result.verdict is not None} == {2}
-    assert verdict_table(results, "nats").columns[3] == "95 % interval, all 2 together"
-    assert "hold for all 2 variants with a verdict together" in basis(results)
-    assert verdict_table(variant_results([0.1, 0.2, 0.3], None), "nats").columns[3] == "95 % interval"
-    assert "interval" not in basis(variant_results(None))
+    found = compared([0.1, 0.2, 0.3], None, [0.0, 0.1, -0.1], None)
+    assert found.family == 2
+    assert {variant.difference.family for variant in found.variants if variant.difference is not None} == {2}
+    assert verdict_table(found).columns[3] == "95 % interval, all 2 together"
+    assert "hold for all 2 variants with a verdict together" in basis(found)
+    assert verdict_table(compared([0.1, 0.2, 0.3], None)).columns[3] == "95 % interval"
+    assert "interval" not in basis(compared(None))
 
 
 def test_parts_that_were_edited_between_runs_are_named() -> None:
-    norm, ffn = ("norm/mine", "1"), ("ffn/glu", "3")
-    for edited, notes in ((("norm/mine", "1"), []), (("norm/mine", "2"), ["norm/mine"])):
-        runs = [
-            Result(5, Status.FINISHED, "a", parts=(norm,), others=0.0),
-            Result(5, Status.FINISHED, "b", parts=(edited, ffn), others=0.0),
-        ]
-        results: Any = [VariantResult(SimpleNamespace(name=run.run, adjusted=()), SimpleNamespace(), (run,)) for run in runs]  # type: ignore[arg-type]
-        assert unequal(results) == [f"the source of {part} is not the same in all runs" for part in notes]
+    parts = {"norm/mine": "1"}
+    for edited, notes in (({"norm/mine": "1"}, []), ({"norm/mine": "2"}, ["norm/mine"])):
+        found = comparison(base=[run(parts=parts)], other=[run(parts={**edited, "ffn/glu": "3"})])
+        assert unequal(found) == [f"the source of {part} is not the same in all runs" for part in notes]
 
 
 def test_without_a_verdict_there_is_neither_interval_nor_p() -> None:
     """Two seeds with one difference have an interval that leaves 0 out, and a p-value of 0."""
-    results = variant_results([0.1, 0.1])
-    *_, row = verdict_table(results, "nats").rows
-    assert row[2:5] == ("+0.1000", "–", "–")
-    assert family_size(results) == 0
+    found = compared([0.5, 0.5])
+    *_, row = verdict_table(found).rows
+    assert row[2:5] == ("+0.5000", "–", "–")
+    assert found.family == 0
+
+
+def test_the_full_tables_have_the_columns_of_the_short_ones_and_more() -> None:
+    found = compared([0.1, 0.2, 0.3])
+    for table in (verdict_table, cost_table):
+        short, full = table(found), table(found, full=True)
+        kept = [index for index, column in enumerate(full.columns) if column.removesuffix(", bytes") in short.columns]
+        assert len(kept) == len(short.columns) < len(full.columns)
+        for row, longer in zip(short.rows, full.rows, strict=True):
+            assert row == tuple(longer[index] for index in kept)

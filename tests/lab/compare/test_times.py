@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from minigpt.lab.compare.results import Spread, speed_spread
+from minigpt.lab.compare.record import RunResult
+from minigpt.lab.compare.spread import Spread, speed_spread
 from minigpt.lab.compare.times import share_of_others, why_not_comparable
+from minigpt.run.status import Status
 from minigpt.training.other_processes import ALONE
+from tests.lab.compare.results import comparison, run
 from tests.records import row
 
 
-def finished(seed: int, others: float | None = 0.0, machine: str = "here") -> dict[str, Any]:
-    return {"outcome": "finished", "seed": seed, "others": others, "machine": machine}
+def finished(seed: int, others: float | None = 0.0, machine: str = "here", **changes: Any) -> RunResult:
+    return run(seed, others=others, machine=machine, **changes)
 
 
 def test_what_others_took_is_added_up_over_the_run() -> None:
@@ -30,7 +33,7 @@ def test_what_others_took_is_added_up_over_the_run() -> None:
     ("variants", "why"),
     [
         ({"base": [finished(1), finished(2)], "other": [finished(1, ALONE)]}, None),
-        ({"base": [finished(1)], "other": [{**finished(1, 0.9), "outcome": "diverged"}]}, None),
+        ({"base": [finished(1)], "other": [finished(1, 0.9, outcome=Status.DIVERGED)]}, None),
         (
             {"base": [finished(1, 0.4)], "other": [finished(1, 0.25)]},
             "while all runs trained, and took 25% to 40% of its proc",
@@ -44,19 +47,14 @@ def test_what_others_took_is_added_up_over_the_run() -> None:
         ({"base": [finished(1)], "other": [finished(1, 0.0, "there")]}, "trained on different machines: here; there"),
     ],
 )
-def test_why_times_cannot_be_compared_is_a_sentence(variants: dict[str, list[dict[str, Any]]], why: str | None) -> None:
-    found = why_not_comparable(variants)
+def test_why_times_cannot_be_compared_is_a_sentence(variants: dict[str, list[RunResult]], why: str | None) -> None:
+    found = why_not_comparable(comparison(**variants).variants)
     assert found == why if why is None or found is None else why in found
 
 
 def test_a_spread_covers_seeds_and_the_middle_half_of_updates() -> None:
-    runs = [
-        {"tokens_per_second": 100.0, "speed_quartiles": (90.0, 130.0)},
-        {"tokens_per_second": 120.0, "speed_quartiles": (95.0, 125.0)},
-        {"tokens_per_second": None, "speed_quartiles": None},
-    ]
-    spread = speed_spread(runs)
+    spread = speed_spread([100.0, 120.0], [(90.0, 130.0), (95.0, 125.0)])
     assert spread == Spread(110.0, 90.0, 130.0)
     assert spread.shown("{:.0f}".format) == "110 (90 to 130)"
     assert Spread(1.0, 0.99, 1.01).shown("{:.0f}".format) == "1"
-    assert speed_spread(runs[2:]) is None
+    assert speed_spread([], []) is None

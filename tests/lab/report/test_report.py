@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minigpt.lab.compare.plan import Settings, make_plan
-from minigpt.lab.compare.record import write_record
+from minigpt.lab.compare.record import Comparison, seal
 from minigpt.lab.differences import differences
 from minigpt.lab.report.content import content_of, content_of_runs, read_content
 from minigpt.lab.report.figures import pareto
@@ -150,7 +150,7 @@ def test_times_of_a_shared_machine_are_not_drawn_as_facts(
     file = comparison / "comparison.json"
     document = json.loads(file.read_text())
     document["variants"][2]["runs"][1] |= changes
-    write_record(file, document)
+    file.write_text(json.dumps(seal(document)))
     assert minigpt("report", comparison)[0] == 0
     page = Page((comparison / "report.html").read_text("utf-8"))
     text = " ".join(" ".join(page.words).split())
@@ -167,15 +167,20 @@ def test_times_come_with_their_spread(comparison: Path) -> None:
     content = read_content(comparison)
     assert content.why_no_times is None
     base = content.variants[0]
-    seconds = [run["seconds"] for run in base.finished]
-    assert base.seconds is not None
-    assert (base.seconds.low, base.seconds.high) == (min(seconds), max(seconds))
-    assert base.tokens_per_second is not None
-    rows = [RunFolder(comparison / run["run"]).rows() for run in base.finished]
+    seconds = [run.seconds for run in base.result.finished if run.seconds is not None]
+    assert base.result.seconds is not None
+    assert (base.result.seconds.low, base.result.seconds.high) == (min(seconds), max(seconds))
+    assert base.result.tokens_per_second is not None
+    rows = [RunFolder(comparison / run.run).rows() for run in base.result.finished]
     speeds = [row.tokens_per_second for each in rows for row in each]
-    assert min(speeds) <= base.tokens_per_second.low <= base.tokens_per_second.median <= base.tokens_per_second.high
-    assert base.tokens_per_second.high <= max(speeds)
-    assert content.variants[3].seconds is None, "nothing of it finished"
+    assert (
+        min(speeds)
+        <= base.result.tokens_per_second.low
+        <= base.result.tokens_per_second.median
+        <= base.result.tokens_per_second.high
+    )
+    assert base.result.tokens_per_second.high <= max(speeds)
+    assert content.variants[3].result.seconds is None, "nothing of it finished"
 
 
 def test_a_folder_without_a_comparison_or_with_lost_runs_says_so(comparison: Path, minigpt: Command, tmp_path: Path) -> None:
@@ -200,7 +205,7 @@ def test_runs_that_nobody_compared_make_a_page_too(comparison: Path, minigpt: Co
     assert "not compared" in words
     assert "variant-b/seed-6" in words
     content = content_of_runs([comparison / "runs/base", comparison / "runs/variant-b/seed-6"])
-    assert [len(variant.finished) for variant in content.variants] == [3, 1]
+    assert [len(variant.result.finished) for variant in content.variants] == [3, 1]
 
 
 def test_differences_name_the_settings_and_whole_components() -> None:
@@ -220,9 +225,9 @@ def test_the_front_is_what_none_beats_in_both() -> None:
 
 
 def test_one_variant_alone_makes_a_page_without_a_comparison(comparison: Path) -> None:
-    document = json.loads((comparison / "comparison.json").read_text())
-    document["variants"] = document["variants"][:1]
-    assert content_of(document, comparison).changes == {}
+    whole = Comparison.read(comparison / "comparison.json")
+    alone = whole.model_copy(update={"variants": whole.variants[:1]})
+    assert content_of(alone, comparison).changes == {}
 
 
 @pytest.mark.slow

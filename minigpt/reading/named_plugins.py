@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from minigpt.errors import ExperimentError, PluginError, Problem
 from minigpt.experiment import Experiment
-from minigpt.reading.options import Reading
+from minigpt.reading.files import plugins_in, read_chain
+from minigpt.reading.options import AS_WRITTEN, Reading
 from minigpt.registry import plugins, trust
 from minigpt.registry.paths import NamedByRun
 from minigpt.registry.plugin_files import PluginFiles, read_plugin
-from minigpt.registry.problems import found
+from minigpt.registry.problems import quote
 
 
 def is_list_of_paths(named: Any) -> TypeGuard[list[str]]:
@@ -56,6 +58,24 @@ def read_named(named: Sequence[str], reading: Reading) -> list[PluginFiles]:
     return sources
 
 
+def named_plugins(path: Path, reading: Reading = AS_WRITTEN, *, of_run: bool = False) -> list[Any]:
+    """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
+
+    Args:
+        path: The file.
+        reading: Whether plugins that a run names are trusted.
+        of_run: Whether it is a run's.
+
+    Raises:
+        ExperimentError: It cannot be read.
+        TrustError: A run folder's file names a plugin that is not trusted.
+    """
+    named = plugins_in(read_chain(path, (), of_run))
+    if is_list_of_paths(named):
+        read_named(named, replace(reading, plugin_files=()))
+    return named if isinstance(named, list) else [named]
+
+
 def refuse_edited(experiment: Experiment) -> None:
     """See that the experiment's plugin files are still those that its parts came from.
 
@@ -72,7 +92,7 @@ def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, b
     """The real paths of plugins, each with whether a person named it, on the command line or in a file of theirs."""
     for file in named:
         if "\0" in file:
-            raise ExperimentError([Problem(("plugins",), f"{found(file)} is no path")])
+            raise ExperimentError([Problem(("plugins",), f"{quote(file)} is no path")])
     files = {_place(file): False for file in (*named, *extra)}
     return files | {_place(file): True for file in (*named, *extra) if not isinstance(file, NamedByRun)}
 

@@ -1,0 +1,42 @@
+"""Results of comparisons that nobody trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigpt.lab.compare.record import Asked, Comparison, RecordedCost, RunResult, VariantResult
+from minigpt.lab.compare.results import difference_of, judge_runs, mean_loss, sd_of_loss
+from minigpt.run.status import Status
+
+
+def run(seed: int = 5, loss: float | None = 1.0, **others: Any) -> RunResult:
+    """A finished run on a machine that nobody else used; without a loss one that crashed."""
+    outcome = Status.CRASHED if loss is None else Status.FINISHED
+    return RunResult(**{"seed": seed, "outcome": outcome, "run": "a", "loss": loss, "others": 0.0, **others})
+
+
+def comparison(**variants: list[RunResult]) -> Comparison:
+    """Of variants by their names, the base first."""
+    base, *others = variants.values()
+    judgements = [None, *judge_runs(base, others, 0.01)]
+    return Comparison(
+        name="one",
+        settings=Asked(seeds=tuple(each.seed for each in base)),
+        variants=tuple(
+            VariantResult(
+                name=name,
+                source=f"{name}.json",
+                description="",
+                experiment={},
+                tokens=1,
+                training_flops=1,
+                cost=RecordedCost(context=16),
+                mean=mean_loss(runs),
+                sd=sd_of_loss(runs),
+                verdict="the base" if judgement is None else judgement.words,
+                difference=None if judgement is None or judgement.verdict is None else difference_of(judgement.verdict),
+                runs=tuple(runs),
+            )
+            for (name, runs), judgement in zip(variants.items(), judgements, strict=True)
+        ),
+    )
