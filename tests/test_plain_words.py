@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 INSTEAD = {
-    r"\btold\b|(?<!cannot )\btells?\b|\btelling\b": "reports, shows, says",
+    r"\btold\b|(?<!cannot )(?<!\.)\btells?\b|\btelling\b": "reports, shows, says",
     r"\bgo(es|ing|ne)? on\b|\bwent on\b": "continue, resume",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\bsittings?\b|\bsits?\b": "session",
