@@ -93,7 +93,7 @@ def compare(
     """Say whether variants are better than a base, from runs with the same seeds, data and budget.
 
     Trains what is missing, each run in a process of its own, and uses finished runs that are the same in experiment, seed,
-    data and code. Stopped, it goes on where it was when it is called again.
+    data and code. A comparison that was stopped continues when the same command is given again.
     """
     words = _checked(budget, match, unit, [json_file, csv_file, markdown])
 
@@ -177,7 +177,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
     console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
     for failed in plan.failed:
-        console.print(f"{failed.name}: {failed.message}; the others go on", style="red", soft_wrap=True)
+        console.print(f"{failed.name}: {failed.message}; the others continue", style="red", soft_wrap=True)
     for variant in plan.variants:
         for note in variant.adjusted:
             console.print(f"{variant.name}: {note}", style="yellow", soft_wrap=True)

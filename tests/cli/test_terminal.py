@@ -379,10 +379,9 @@ def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
         "message",
     )
     values = (1, "crashed", -0.5, None, None, None, None, None, "+runs/x", "=HYPERLINK(1)")
-    result: Any = SimpleNamespace(
-        variant=SimpleNamespace(name="x"), results=[SimpleNamespace(**dict(zip(names[1:], values, strict=True)))]
-    )
-    (row,) = csv.DictReader(io.StringIO(csv_text([result])))
+    run = SimpleNamespace(**dict(zip(names[1:], values, strict=True)))
+    comparison: Any = SimpleNamespace(runs=[(SimpleNamespace(name="x"), run)])
+    (row,) = csv.DictReader(io.StringIO(csv_text(comparison)))
     assert (row["message"], row["run"], row["loss"]) == ("'=HYPERLINK(1)", "'+runs/x", "-0.5")
     table = Comparison("t", ("variant", "p"), (("a|b <img src=x> [y](z) `c`\nd", "< 0.001"),))
     assert table.markdown().splitlines()[-1] == r"| a\|b \<img src=x\> \[y\](z) \`c\`\\u000ad | < 0.001 |"

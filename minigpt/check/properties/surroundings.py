@@ -56,7 +56,7 @@ def random_states() -> dict[str, str]:
 
 @contextlib.contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Whatever is drawn or seeded inside, the global random numbers go on as if it had not been."""
+    """Whatever is drawn or seeded inside, the global random numbers continue as if it had not been."""
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield
