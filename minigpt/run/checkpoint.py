@@ -16,10 +16,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,7 +53,7 @@ class Checkpoint:
 
     path: Path
     weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    optimizer: dict[str, object]
     progress: Progress
     notes: tuple[str, ...] = ()
 
@@ -71,7 +70,7 @@ class Checkpoint:
         """
         optimizer_state.load(optimizer, self.optimizer, self.path, counted)
 
-    def check_optimizer(self, expected: dict[Any, dict[str, Any]]) -> None:
+    def check_optimizer(self, expected: Mapping[object, object]) -> None:
         """Whether tensors have the shapes and types that the optimizer gives them, before a kernel relies on it.
 
         Args:
@@ -376,10 +375,10 @@ _DTYPES = {
 }
 
 
-def _digest(content: bytes) -> dict[str, Any]:
+def _digest(content: bytes) -> dict[str, int | str]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _digest_of(path: Path) -> dict[str, Any]:
+def _digest_of(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError
@@ -79,7 +78,7 @@ def stream(
     return stream_text((int(token[0]) for token in drawn), tokenizer)
 
 
-def _prepare(run: str | Path | OpenRun, trust: bool, **changes: Any) -> tuple[OpenRun, SamplingSection]:
+def _prepare(run: str | Path | OpenRun, trust: bool, **changes: int | float | None) -> tuple[OpenRun, SamplingSection]:
     opened = run if isinstance(run, OpenRun) else open_run(run, trust=trust)
     return opened, sampling_with(opened.experiment.sampling, **changes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from minigpt.run.packing import is_number, kind, restored
 
 
 def load(
-    optimizer: torch.optim.Optimizer, saved: dict[str, Any], path: Path, counted: Sequence[frozenset[str]] | None
+    optimizer: torch.optim.Optimizer, saved: dict[str, object], path: Path, counted: Sequence[frozenset[str]] | None
 ) -> None:
     """Put a saved state_dict back, to the bit: torch's own loading casts it to the parameters' dtype.
 
@@ -32,7 +31,9 @@ def load(
         _check_groups(saved, optimizer.state_dict()["param_groups"], counted)
         optimizer.load_state_dict(saved)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for index, state in saved.get("state", {}).items():
+        states = saved.get("state", {})
+        assert isinstance(states, dict), "torch has loaded it"
+        for index, state in states.items():
             key = parameters[index] if isinstance(index, int) else index
             optimizer.state[key] = restored(state, optimizer.state[key])
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
@@ -43,7 +44,9 @@ def load(
             group.update({key: value for key, value in fresh.items() if key not in kept})
 
 
-def _check_groups(saved: dict[str, Any], expected: list[dict[str, Any]], counted: Sequence[frozenset[str]] | None) -> None:
+def _check_groups(
+    saved: dict[str, object], expected: list[dict[str, object]], counted: Sequence[frozenset[str]] | None
+) -> None:
     groups = saved["param_groups"]
     if not isinstance(groups, list) or len(groups) != len(expected):
         raise ValueError(f"{len(expected)} groups of parameters are expected")
@@ -57,7 +60,7 @@ def _check_groups(saved: dict[str, Any], expected: list[dict[str, Any]], counted
                 raise ValueError(f"{name} of group {number} is {found!r}")
 
 
-def check(saved: dict[str, Any], expected: Mapping[Any, Mapping[str, Any]], path: Path) -> None:
+def check(saved: dict[str, object], expected: Mapping[object, object], path: Path) -> None:
     """Whether a saved state has the tensors that the optimizer makes itself.
 
     Raises:
@@ -73,7 +76,7 @@ def check(saved: dict[str, Any], expected: Mapping[Any, Mapping[str, Any]], path
                 raise CheckpointError(f"{path} holds the state of another optimizer: {said}")
 
 
-def continues(saved: dict[str, Any], sizes: Sequence[int], expected: Mapping[Any, Any]) -> bool:
+def continues(saved: dict[str, object], sizes: Sequence[int], expected: Mapping[object, object]) -> bool:
     """Whether an optimizer whose settings were changed can continue from a saved state.
 
     Args:
@@ -88,7 +91,7 @@ def continues(saved: dict[str, Any], sizes: Sequence[int], expected: Mapping[Any
     return same_groups and all(index in expected and _has_form_of(parts, expected[index]) for index, parts in state.items())
 
 
-def _has_form_of(saved: Any, expected: Any) -> bool:
+def _has_form_of(saved: object, expected: object) -> bool:
     """Whether a saved state is built as the expected one: the same names, and tensors of the same shapes and types."""
     if isinstance(saved, dict) and isinstance(expected, dict):
         return saved.keys() == expected.keys() and all(_has_form_of(saved[key], expected[key]) for key in saved)

@@ -276,7 +276,7 @@ def _migrated(document: JsonObject, file: Path) -> JsonObject:
         RunError: Its format is none that can be read.
     """
     number = document.get("format")
-    while number in MIGRATIONS and isinstance(number, int):
+    while isinstance(number, int) and number in MIGRATIONS:
         document = MIGRATIONS[number](document)
         number = document["format"]
     if number != FORMAT or isinstance(number, bool):

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from types import CodeType, FunctionType
-from typing import Any
 
 _NO_NUMBERS = {"__dict__", "__weakref__", "__doc__", "__annotations__", "__annotate_func__", "__firstlineno__"}
 
@@ -23,7 +22,7 @@ def typed_fingerprint(cls: type) -> str:
     return digest.hexdigest()
 
 
-def _lines(value: Any, session: str, seen: set[int]) -> Iterator[str]:
+def _lines(value: object, session: str, seen: set[int]) -> Iterator[str]:
     """What a value is, line by line; of the session's functions and classes what they are made of."""
     match value:
         case bool() | int() | float() | complex() | str() | bytes() | None:

@@ -253,7 +253,10 @@ def _checkpoint(optimizer: torch.optim.Optimizer) -> Checkpoint:
             f"its state_dict cannot be saved: {error}",
             cause="tensors, numbers, text, lists and dicts can be: does self.state hold anything else?",
         ) from error
-    return Checkpoint(Path("checkpoint"), {}, unpack(json.loads(packed), load(save(tensors))), Progress())
+    state = unpack(json.loads(packed), load(save(tensors)))
+    if not isinstance(state, dict):
+        raise Violation("its state_dict is no dict", cause="what does state_dict() return?")
+    return Checkpoint(Path("checkpoint"), {}, state, Progress())
 
 
 def _check_neighbours(target: Target, case: Case) -> None:
