@@ -15,13 +15,13 @@ from minigpt.data import Corpus, load_corpus
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
-from minigpt.training.metrics import evaluate
+from minigpt.training.metrics import Measured, evaluate
 
 SMALL = {"d_model": 4, "n_heads": 1, "n_layers": 1, "block_size": 8, "dropout": 0.0}
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 
 
-def corpus_of(text: str, tokenizer: str) -> tuple[Corpus, dict[str, float]]:
+def corpus_of(text: str, tokenizer: str) -> tuple[Corpus, Measured]:
     """The corpus whose validation text this is, and what an untrained model scores on it."""
     with tempfile.TemporaryDirectory() as folder:
         train, val = Path(folder) / "train.txt", Path(folder) / "val.txt"
@@ -38,13 +38,13 @@ def test_with_a_token_a_byte_bits_per_byte_are_the_loss_over_ln_2(text: str) -> 
     text += "e"  # two tokens at least
     corpus, scores = corpus_of(text, "byte")
     assert corpus.val_bytes == len(text.encode()) - 1
-    assert scores["val_bits_per_byte"] == pytest.approx(scores["val_loss"] / math.log(2), rel=1e-12)
+    assert scores.val_bits_per_byte == pytest.approx(scores.val_loss / math.log(2), rel=1e-12)
 
 
 def test_half_a_character_counts_the_bytes_that_it_has() -> None:
     corpus, scores = corpus_of("日" * 400, "byte")
     assert corpus.val_bytes == 3 * 400 - 1
-    assert scores["val_bits_per_byte"] == pytest.approx(scores["val_loss"] / math.log(2), rel=1e-12)
+    assert scores.val_bits_per_byte == pytest.approx(scores.val_loss / math.log(2), rel=1e-12)
 
 
 @given(TEXTS, st.sampled_from(["bpe", "char", "word"]))
