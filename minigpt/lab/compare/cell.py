@@ -45,7 +45,7 @@ def do(job: Job) -> CellRecord:
         raise
     except DivergedError as error:
         return _record(job, Status.DIVERGED, str(error))
-except Exception as error:  # a plugin may raise any error; then the run has crashed
+    except Exception as error:  # a plugin may raise any error; then the run has crashed
         traceback.print_exc()
         first = (str(error).splitlines() or [""])[0]
         message = first if isinstance(error, MinigptError) and first else f"{type(error).__name__}: {first}"
@@ -65,8 +65,8 @@ def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequenc
 
 def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     run = RunFolder(job.run)
-while run.is_in_use():  # by a process of a killed comparison, which is still saving
-time.sleep(_POLL_SECONDS)
+    while run.is_in_use():  # by a process of a killed comparison, which is still saving
+        time.sleep(_POLL_SECONDS)
     if run.is_finished():
         return
     _check_as_planned(job, experiment, corpus)
@@ -94,20 +94,20 @@ def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     if Identity.of(now).digest() != job.key:
         raise PlanError(
             f"{experiment.name}, seed {job.seed}: the source of minigpt, or of an installed plugin, was edited since the "
-"plan was made; run the same command again to make a new plan"
+            "plan was made; run the same command again to make a new plan"
         )
 
 
 class _Alive(PlainObserver):
-"""Writes to the log also during a long evaluation, because a process whose log does not grow counts as hung."""
+    """Writes to the log also during a long evaluation, because a process whose log does not grow counts as hung."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last = time.monotonic()
 
     def evaluating(self, done: int, total: int) -> None:
-"""Write a line every few seconds."""
-if time.monotonic() - self.last > _NOTE_SECONDS:
+        """Write a line every few seconds."""
+        if time.monotonic() - self.last > _NOTE_SECONDS:
             self.last = time.monotonic()
             self.note(f"evaluated {done:,} of {total:,} targets")
 

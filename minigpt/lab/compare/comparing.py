@@ -35,18 +35,18 @@ class Compared:
 
     @property
     def file(self) -> Path:
-"""The path of comparison.json, which contains all results."""
+        """The path of comparison.json, which contains all results."""
         return self.plan.folder / "comparison.json"
 
 
 class ComparisonWatcher(Watcher, Protocol):
-"""Is notified as a comparison proceeds."""
+    """Is notified as a comparison proceeds."""
 
     def planned(self, plan: ComparisonPlan) -> None:
-"""The plan is made; nothing is trained yet."""
+        """The plan is made; nothing is trained yet."""
 
     def checked(self, report: GateReport) -> None:
-"""A variant's plugins were checked before its training; a failure ends the comparison."""
+        """A variant's plugins were checked before its training; a failure ends the comparison."""
 
 
 def compare(
@@ -117,10 +117,10 @@ def _forget_failures(plan: ComparisonPlan) -> None:
 
 
 def _check(plan: ComparisonPlan, tried: Sequence[Path], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:
-"""Check the plugins of the missing runs' variants, unless the rehearsal has checked them.
+    """Check the plugins of the missing runs' variants, unless the rehearsal has checked them.
 
     Raises:
-CheckError: A plugin violates its contract.
+        CheckError: A plugin violates its contract.
     """
     sources = {str(source) for source in tried}
     missing = {cell.variant.name for cell in plan.grid.missing()}
@@ -135,7 +135,7 @@ CheckError: A plugin violates its contract.
 
 
 def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float) -> Compared:
-"""Train the missing runs, judge and write. A signal stops the training after saving it."""
+    """Train the missing runs, judge and write. A signal stops the training after saving it."""
     stop, settings = Stop(), plan.settings
     try:
         with stopped_by_signals(stop), stop.breakable():
@@ -155,7 +155,7 @@ def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: 
 
 
 class _Unwatched:
-"""A watcher that does nothing."""
+    """A watcher that does nothing."""
 
     def planned(self, plan: ComparisonPlan) -> None: ...
     def checked(self, report: GateReport) -> None: ...

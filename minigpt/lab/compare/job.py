@@ -72,14 +72,14 @@ class CellRecord(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-"""Read the record in a file; None if there is none, or it has another format.
+        """Read the record in a file; None if there is none, or it has another format.
 
         Raises:
             RunError: It is damaged.
         """
         if not file.is_file():
             return None
-again = "remove it; then the run is examined again"
+        again = "remove it; then the run is examined again"
         try:
             document = read_object(file)
             return cls.model_validate(document) if document.get("format") == FORMAT else None
@@ -89,12 +89,12 @@ again = "remove it; then the run is examined again"
             raise RunError(f"{file} is damaged; {again}") from error
 
     def write(self, file: Path) -> None:
-"""Write the record to a file. Raises WriteError."""
+        """Write the record to a file. Raises WriteError."""
         write_json(file, self.model_dump(mode="json"))
 
 
 def updates_in(run: RunFolder) -> int | None:
-"""The last update in a run's records; None if they cannot be read."""
+    """The last update in a run's records; None if they cannot be read."""
     try:
         rows = run.rows()
     except RunError:

@@ -85,39 +85,39 @@ def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds:
 
 
 def _names_plugins(source: Path, reading: Reading) -> bool:
-"""Whether a file (or a file it extends) or a run names plugin files. They are announced, but not loaded.
+    """Whether a file (or a file it extends) or a run names plugin files. They are announced, but not loaded.
 
     Raises:
-TrustError: A run names a plugin that is not trusted.
+        TrustError: A run names a plugin that is not trusted.
     """
     if not source.is_dir():
         return bool(named_plugins(source, reading))
     files = [run.path / "experiment.json" for run in runs_in(source)]
-named = [named_plugins(file, reading, of_run=True) for file in files]  # a list, so that all of them are announced
+    named = [named_plugins(file, reading, of_run=True) for file in files]  # a list, so that all of them are announced
     return any(named)
 
 
 def _failure(answer: str | child.Ending | None, seconds: float) -> str | None:
-"""Why a variant is excluded, in words; None if its trial succeeded."""
+    """Why a variant is excluded, in words; None if its trial succeeded."""
     if not isinstance(answer, child.Ending):
         return answer
     if answer.timed_out:
-return f"its trial run did not finish within {seconds:.0f} s"
-return f"its trial run ended the process with {answer}"
+        return f"its trial run did not finish within {seconds:.0f} s"
+    return f"its trial run ended the process with {answer}"
 
 
 def _try(rehearsal: Rehearsal) -> str | None:
-"""Try a variant, in the other process: what is wrong with its plugins; None if nothing is wrong.
+    """Try a variant, in the other process: what is wrong with its plugins; None if nothing is wrong.
 
     Raises:
-MinigptError: The experiment has an error.
+        MinigptError: The experiment has an error.
     """
     trust.expect(rehearsal.announced)
     try:
         variant = read_variant(rehearsal.source, rehearsal.reading)
         report = check_before_training(variant.experiment, variant.source, rehearsal.reading.overrides, in_full=False)
         if report is not None and report.broken:
-return f"one of its parts violates its contract: {report.message}"
+            return f"one of its parts violates its contract: {report.message}"
         corpus = load_corpus(variant.experiment)
         where = choose_device(rehearsal.device)
         model = build_model(variant.experiment, corpus.vocab_size)
@@ -128,6 +128,6 @@ return f"one of its parts violates its contract: {report.message}"
         return str(error)
     except MinigptError:
         raise
-except Exception as error:  # a plugin may raise any error
+    except Exception as error:  # a plugin may raise any error
         return f"{last_place(error) or rehearsal.source}: {type(error).__name__}: {error}"
     return None

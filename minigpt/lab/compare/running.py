@@ -28,14 +28,14 @@ class Running:
         self.cell = cell
         stem = cell.record.parents[1] / "logs" / f"{cell.variant.name}-seed-{cell.seed}"
         request, self.log = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.log")
-# torch reads this variable when it starts; a later change does not affect all thread pools
+        # torch reads this variable when it starts; a later change does not affect all thread pools
         threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
         self.child = Child(do, job, request, cell.record, log=self.log, **threads)
         self.read = 0
         self.hung, self.written, self.last_sign = False, 0, time.monotonic()
 
     def step(self) -> int | None:
-"""The last update in its records; None if there are no new records."""
+        """The last update in its records; None if there are no new records."""
         metrics = self.cell.run.metrics
         if not metrics.is_file() or metrics.stat().st_size == self.read:
             return None
@@ -46,11 +46,11 @@ class Running:
         whole = [line for line in lines[1 if self.read > 2048 else 0 :] if line.endswith(b"\n")]
         try:
             return int(json.loads(whole[-1])["step"]) if whole else None
-except (ValueError, KeyError, TypeError):  # a damaged file; the cell's process reports it
+        except (ValueError, KeyError, TypeError):  # a damaged file; the cell's process reports it
             return None
 
     def give_up_after(self, patience: float) -> None:
-"""Kill the process if neither its records nor its log have grown for `patience` seconds."""
+        """Kill the process if neither its records nor its log have grown for `patience` seconds."""
         written = sum(file.stat().st_size for file in (self.cell.run.metrics, self.log) if file.is_file())
         now = time.monotonic()
         if written != self.written:
@@ -73,17 +73,17 @@ except (ValueError, KeyError, TypeError):  # a damaged file; the cell's process 
             return answer
         if answer.code in _STOPPED and not self.hung:
             return None
-reason = "was killed, because it showed no progress" if self.hung else f"ended with {answer}"
+        reason = "was killed, because it showed no progress" if self.hung else f"ended with {answer}"
         record = CellRecord(
             key=self.cell.key,
             run=str(self.cell.run.path),
             outcome=Status.CRASHED,
-message=f"its process {reason}; see {self.log}",
+            message=f"its process {reason}; see {self.log}",
             updates=updates_in(self.cell.run),
         )
         record.write(self.cell.record)
         return record
 
     def stop(self) -> None:
-"""Wait until the process has saved and stopped; kill it if it does not stop in time."""
+        """Wait until the process has saved and stopped; kill it if it does not stop in time."""
         self.child.stop(SAVES_WITHIN)

@@ -53,7 +53,7 @@ class Speeds:
             self._read()
 
     def of(self, variant: Variant) -> Speed:
-"""A variant's speed, measured over a few updates; it is used to estimate the training time."""
+        """A variant's speed, measured over a few updates; it is used to estimate the training time."""
         key = self._key(variant)
         if key not in self.speeds:
             with using_threads(self.threads):
@@ -96,7 +96,7 @@ class Speeds:
         return choose_precision(variant.experiment.training.precision, self.device)
 
     def _key(self, variant: Variant) -> str:
-        """A digest of what a variant's speed depends on: settings except the length, source, data, torch, machine, threads."""
+        """A digest of what a variant's speed depends on: settings except the length, source, data, machine, threads."""
         settings = json.dumps([variant.name, variant.experiment.to_json()], sort_keys=True)
         if settings not in self.keys:
             self.keys[settings] = self._digest(variant)
@@ -123,7 +123,7 @@ class Speeds:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _read(self) -> None:
-"""Read the earlier measurements.
+        """Read the earlier measurements.
 
         Raises:
             RunError: The file is damaged.
@@ -131,7 +131,7 @@ class Speeds:
         try:
             kept = _Kept.model_validate(read_object(self.file))
         except (UnreadableError, ValidationError) as error:
-raise RunError(f"{self.file} is damaged. Remove it; then the speeds are measured again") from error
+            raise RunError(f"{self.file} is damaged. Remove it; then the speeds are measured again") from error
         self.ratios = {key: Ratio(**entry.model_dump()) for key, entry in kept.ratios.items()}
         self.speeds = {key: Speed(**entry.model_dump()) for key, entry in kept.speeds.items()}
 
@@ -145,9 +145,9 @@ raise RunError(f"{self.file} is damaged. Remove it; then the speeds are measured
 
 
 def described(ratio: Ratio) -> str:
-"""A ratio in words, with its precision, and with a note if the machine was busy."""
+    """A ratio in words, with its precision, and with a note if the machine was busy."""
     if not ratio.pairs:
-return "an update has the same parts and settings as the base's, so it takes the same time"
+        return "an update has the same parts and settings as the base's, so it takes the same time"
     busy = f"; the machine was busy: equal updates varied by {ratio.variation:.0%}" if ratio.variation > _VARIES else ""
     return f"an update takes {ratio} of the base's{busy}"
 
@@ -192,7 +192,7 @@ class _Kept(_Entry):
 
 @contextmanager
 def using_threads(number: int | None) -> Iterator[None]:
-"""Set torch's number of threads, and restore it on exit. None changes nothing."""
+    """Set torch's number of threads, and restore it on exit. None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -21,12 +21,12 @@ def share_of_others(rows: Sequence[MetricsRow], cores: int | None) -> float | No
     wall = next((row.wall for row in reversed(rows) if row.other_cpu is not None), 0.0)
     if not wall:
         return None
-# Single numbers may be below 0, because the system counts in hundredths of a second. Their sum is right.
+    # Single numbers may be below 0, because the system counts in hundredths of a second. Their sum is right.
     return max(0.0, sum(measured) / wall / (cores or 1))
 
 
 def why_not_comparable(variants: Sequence[VariantResult]) -> str | None:
-"""Why the times of finished runs cannot be compared, as a clause; None if they can be."""
+    """Why the times of finished runs cannot be compared, as a clause; None if they can be."""
     finished = [(variant.name, run) for variant in variants for run in variant.finished]
     shares = [run.others for _, run in finished if run.others is not None and run.others > ALONE]
     if shares:

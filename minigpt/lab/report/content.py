@@ -25,16 +25,16 @@ _POINTS = 120  # of a training curve; more would not be visible
 
 @dataclass(frozen=True)
 class Curve:
-"""A loss over training, at updates that every seed has.
+    """A loss over training, at updates that every seed has.
 
     Attributes:
-steps: Updates done.
-tokens: Training tokens seen until then.
-flops: Operations until then; None if they were not counted.
-seconds: Training seconds until then; median over seeds.
-low: Lowest loss of all seeds.
-mean: Mean loss over seeds.
-high: Highest loss of all seeds.
+        steps: Updates done.
+        tokens: Training tokens seen until then.
+        flops: Operations until then; None if they were not counted.
+        seconds: Training seconds until then; median over seeds.
+        low: Lowest loss of all seeds.
+        mean: Mean loss over seeds.
+        high: Highest loss of all seeds.
     """
 
     steps: tuple[int, ...]
@@ -51,12 +51,12 @@ class Origin:
     """Where a run's numbers come from.
 
     Attributes:
-started: When the run began, in UTC.
-versions: Versions of minigpt, torch and Python.
+        started: When the run began, in UTC.
+        versions: Versions of minigpt, torch and Python.
         machine: Processor, threads, device.
         code: Fingerprint of minigpt's model and training code.
         data: Fingerprint of the text.
-commit: Git commit of the working folder, and whether it had changes; empty outside of a repository.
+        commit: Git commit of the working folder, and whether it had changes; empty outside of a repository.
     """
 
     started: str
@@ -69,15 +69,15 @@ commit: Git commit of the working folder, and whether it had changes; empty outs
 
 @dataclass(frozen=True)
 class ShownVariant:
-"""One variant as the page shows it.
+    """One variant as the page shows it.
 
     Attributes:
-result: The comparison's result.
+        result: The comparison's result.
         validation: Its validation loss, in the report's unit.
-training: Its training loss in nats, averaged over intervals of updates.
-position: Mean loss at each position in the window; empty if it was not measured.
-sample: The last text that the run with its first seed generated.
-origin: Where its first run's numbers come from; None without a run.
+        training: Its training loss in nats, averaged over intervals of updates.
+        position: Mean loss at each position in the window; empty if it was not measured.
+        sample: The last text that the run with its first seed generated.
+        origin: Where its first run's numbers come from; None without a run.
     """
 
     result: VariantResult
@@ -89,18 +89,18 @@ origin: Where its first run's numbers come from; None without a run.
 
     @property
     def name(self) -> str:
-"""The variant's name."""
+        """The variant's name."""
         return self.result.name
 
 
 @dataclass(frozen=True)
 class Content:
-"""Everything that a page shows.
+    """Everything that a page shows.
 
     Attributes:
-comparison: The results of the comparison.
-variants: The variants, the base first.
-changes: For each variant the settings that differ: path, value in the base, value in the variant.
+        comparison: The results of the comparison.
+        variants: The variants, the base first.
+        changes: For each variant the settings that differ: path, value in the base, value in the variant.
     """
 
     comparison: Comparison
@@ -109,19 +109,19 @@ changes: For each variant the settings that differ: path, value in the base, val
 
     @property
     def why_no_times(self) -> str | None:
-"""Why nothing is drawn against seconds, as a clause; None if seconds can be compared."""
+        """Why nothing is drawn against seconds, as a clause; None if seconds can be compared."""
         return why_not_comparable(self.comparison.variants)
 
 
 def read_content(folder: Path) -> Content:
-"""Read the content of a comparison's folder.
+    """Read the content of a comparison's folder.
 
     Raises:
-RunError: There is no comparison, or one of its runs is missing.
+        RunError: There is no comparison, or one of its runs is missing.
     """
     file = folder / "comparison.json"
     if not file.is_file():
-raise RunError(f"{folder} contains no comparison.json; minigpt compare writes it at its end")
+        raise RunError(f"{folder} contains no comparison.json; minigpt compare writes it at its end")
     return content_of(Comparison.read(file), folder)
 
 
@@ -140,7 +140,7 @@ def content_of_runs(folders: Sequence[Path]) -> Content:
 
 
 class _Section(BaseModel):
-"""The keys of a recorded experiment that the page needs; other keys are ignored."""
+    """The keys of a recorded experiment that the page needs; other keys are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -162,7 +162,7 @@ class _Experiment(_Section):
 
 
 def _uncompared(folder: Path) -> VariantResult:
-"""A variant without a verdict, from the records of its runs."""
+    """A variant without a verdict, from the records of its runs."""
     runs = runs_in(folder)
     document = runs[0].document()
     try:
@@ -192,13 +192,13 @@ def _uncompared(folder: Path) -> VariantResult:
 
 
 def _name(folder: Path) -> str:
-"""A name for a folder: quickstart/seed-1 for `runs/quickstart/seed-1`, quickstart for `runs/quickstart`."""
+    """A name for a folder: quickstart/seed-1 for `runs/quickstart/seed-1`, quickstart for `runs/quickstart`."""
     parts = folder.resolve().parts
     return ("/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1])[:200]
 
 
 def content_of(comparison: Comparison, folder: Path) -> Content:
-"""The content for a comparison; the paths of its runs are relative to `folder`."""
+    """The content for a comparison; the paths of its runs are relative to `folder`."""
     variants = tuple(_shown_variant(variant, folder, comparison.settings.unit) for variant in comparison.variants)
     base = comparison.base.experiment
     changes = {variant.name: differences(base, variant.experiment) for variant in comparison.variants[1:]}
@@ -208,7 +208,7 @@ def content_of(comparison: Comparison, folder: Path) -> Content:
 def _shown_variant(variant: VariantResult, folder: Path, unit: Unit) -> ShownVariant:
     runs = _measured_runs(variant, folder, unit)
     rows = [run.rows() for run in runs]
-flops_per_token = None if variant.training_flops is None else variant.training_flops / max(1, variant.tokens)
+    flops_per_token = None if variant.training_flops is None else variant.training_flops / max(1, variant.tokens)
     positions = [run.position_loss for run in variant.runs if run.position_loss]
     return ShownVariant(
         variant,
@@ -224,7 +224,7 @@ def _measured_runs(variant: VariantResult, folder: Path, unit: Unit) -> list[Run
     """The folders of the runs that have a loss.
 
     Raises:
-RunError: A run is missing, or is not the run that was measured.
+        RunError: A run is missing, or is not the run that was measured.
     """
     runs = []
     for result in variant.runs:
@@ -261,7 +261,7 @@ def _origin(run: RunFolder) -> Origin:
 
 @dataclass(frozen=True)
 class _Point:
-"""A loss, with the record of its update."""
+    """A loss, with the record of its update."""
 
     row: MetricsRow
     loss: float
@@ -276,7 +276,7 @@ def _averaged(rows: Sequence[MetricsRow]) -> list[_Point]:
     length = max(1, len(rows) // _POINTS)
     points = []
     for start in range(0, len(rows) - length + 1, length):
-# A skipped update has no loss.
+        # A skipped update has no loss.
         part = [_Point(row, row.train_loss) for row in rows[start : start + length] if row.train_loss is not None]
         if part:
             points.append(_Point(part[-1].row, statistics.fmean(point.loss for point in part)))
@@ -284,7 +284,7 @@ def _averaged(rows: Sequence[MetricsRow]) -> list[_Point]:
 
 
 def _curve(points: Sequence[Sequence[_Point]], flops_per_token: float | None) -> Curve | None:
-"""A curve over the updates that every seed has; None if there is no such update."""
+    """A curve over the updates that every seed has; None if there is no such update."""
     by_step = [{point.row.step: point for point in each} for each in points]
     shared = sorted(set.intersection(*(set(each) for each in by_step))) if by_step else []
     if not shared:

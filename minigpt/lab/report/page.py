@@ -35,7 +35,7 @@ _AXES: tuple[tuple[figures.Axis, str], ...] = (
 
 @dataclass(frozen=True)
 class Picture:
-"""An SVG figure, and the table of its numbers."""
+    """An SVG figure, and the table of its numbers."""
 
     title: str
     svg: Markup
@@ -43,7 +43,7 @@ class Picture:
 
 
 def write_report(content: Content, file: Path) -> None:
-"""Write the page. If writing fails, an existing file stays as it was."""
+    """Write the page. If writing fails, an existing file stays as it was."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("minigpt.lab.report"),
         autoescape=True,
@@ -73,7 +73,7 @@ def write_report(content: Content, file: Path) -> None:
             "Validation loss against cost", figures.against_cost(content, _costs(content)), cost_table(comparison, full=True)
         ),
         runs=_run_table(content),
-troubles=_problems(content),
+        troubles=_problems(content),
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.variants))],
     )
@@ -95,12 +95,12 @@ def _problems(content: Content) -> list[tuple[str, str]]:
 
 
 def _without_controls(value: object) -> object:
-"""A text without control characters, which HTML does not allow. Our own markup is returned unchanged."""
+    """A text without control characters, which HTML does not allow. Our own markup is returned unchanged."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _picture(title: str, svg: str | None, table: Table) -> Picture | None:
-# The SVG is made here from numbers and names, so it is safe markup: matplotlib escapes the names.
+    # The SVG is made here from numbers and names, so it is safe markup: matplotlib escapes the names.
     return None if svg is None else Picture(title, Markup(svg), table)
 
 
@@ -109,7 +109,7 @@ def _css_colour(index: int) -> str:
 
 
 def _headline(variant: VariantResult, delta: float) -> str:
-"""The number below a variant's name: its difference with the joint interval, or its loss."""
+    """The number below a variant's name: its difference with the joint interval, or its loss."""
     difference = variant.difference
     if difference is None or not difference.has_interval:
         return "" if variant.mean is None else shown_loss(variant.mean)
@@ -131,13 +131,13 @@ def _curve_table(content: Content, axis: figures.Axis, label: str) -> Table:
         if curve is None or places is None:
             continue
         for place, low, mean, high in zip(places, curve.low, curve.mean, curve.high, strict=True):
-shown_place = f"{place:,.4g}" if place < 1e6 else f"{place:.4g}"
-rows.append((variant.name, shown_place, *map(shown_loss, (mean, low, high))))
-return Table(f"Validation loss against {label}", ("variant", label, "mean", "lowest seed", "highest seed"), tuple(rows))
+            shown_place = f"{place:,.4g}" if place < 1e6 else f"{place:.4g}"
+            rows.append((variant.name, shown_place, *map(shown_loss, (mean, low, high))))
+    return Table(f"Validation loss against {label}", ("variant", label, "mean", "lowest seed", "highest seed"), tuple(rows))
 
 
 def _position_table(content: Content) -> Table:
-"""The loss at the positions that are powers of two."""
+    """The loss at the positions that are powers of two."""
     variants = [variant for variant in content.variants if variant.position]
     length = max((len(variant.position) for variant in variants), default=0)
     places = [2**power for power in range(length.bit_length()) if 2**power <= length]
@@ -145,13 +145,13 @@ def _position_table(content: Content) -> Table:
     for place in places:
         values = [variant.position[place - 1] if place <= len(variant.position) else None for variant in variants]
         rows.append((f"{place:,}", *map(shown_loss, values)))
-return Table("Validation loss at some positions", ("position", *(variant.name for variant in variants)), tuple(rows))
+    return Table("Validation loss at some positions", ("position", *(variant.name for variant in variants)), tuple(rows))
 
 
 def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
-"""The costs of each variant. Seconds are included only if they can be compared."""
+    """The costs of each variant. Seconds are included only if they can be compared."""
     variants = content.comparison.variants
-state = f"decoding state after {variants[0].cost.context:,} tokens, bytes"
+    state = f"decoding state after {variants[0].cost.context:,} tokens, bytes"
     return [
         ("parameters", [_counted(variant.cost.total) for variant in variants]),
         ("training FLOPs", [_counted(variant.training_flops) for variant in variants]),
@@ -161,7 +161,7 @@ state = f"decoding state after {variants[0].cost.context:,} tokens, bytes"
 
 
 def _counted(number: float | None) -> Spread | None:
-"""A counted number, which has no spread; None if it is unknown because the model's plugins were not executed."""
+    """A counted number, which has no spread; None if it is unknown because the model's plugins were not executed."""
     return None if number is None else Spread.of([number])
 
 
