@@ -223,7 +223,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "as large, another shape": (lambda w: w.update({"norm.weight": torch.ones(4, 4)}), "norm.weight: [4, 4]"),
     "another type": (
         lambda weights: weights.update({"norm.weight": torch.ones(16, dtype=torch.int8)}),
-        "norm.weight: [16] torch.int8, where [16] torch.float32 is expected",
+        "norm.weight: [16] torch.int8, but [16] torch.float32 is expected",
     ),
     "nan": (lambda weights: weights["norm.weight"].fill_(torch.nan), "the weight norm.weight is not finite"),
     "infinite": (lambda weights: weights["norm.weight"][3:4].fill_(torch.inf), "the weight norm.weight is not finite"),

@@ -1,4 +1,4 @@
-"""A run folder: what a training run leaves behind, and how it is read again."""
+"""The run folder: writes, checks and reads the files of a training run."""
 
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder

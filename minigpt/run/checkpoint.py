@@ -1,10 +1,11 @@
 """Checkpoints: weights and training state as safetensors and JSON. No pickle.
 
-A checkpoint is a folder `step-00000250/` (`step-00000250.1/` if that step is saved once more: none is ever overwritten) with
+A checkpoint is a folder `step-00000250/` (`step-00000250.1/` if that step is saved again: none is ever overwritten) with
 
-    model.safetensors    weights
-    optimizer.safetensors, state.json    the optimizer's state_dict, tensors apart from the rest, and the progress
-    manifest.json        size and SHA-256 of the other three
+    model.safetensors        weights
+    optimizer.safetensors    tensors of the optimizer's state_dict
+    state.json               the rest of the optimizer's state_dict, and the progress
+    manifest.json            size and SHA-256 of the other three files
 
 It is written under a temporary name, synced, read again and compared, then renamed. `best` and `last` are one-line files
 that name a folder.
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,27 +29,27 @@ from torch import Tensor, nn
 
 from minigpt.errors import CheckpointError, MinigptError, UnreadableError, WriteError
 from minigpt.run import optimizer_state
-from minigpt.run.packing import alone, pack, unpack
+from minigpt.run.packing import cpu_copy, pack, unpack
 from minigpt.run.progress import Progress, read_progress
 from minigpt.system.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SPARE = 1
 KEPT = 3 + SPARE
-"""Checkpoints that are on the disk at once: the best, the last, the spare ones, and the one being written."""
+"""Most checkpoints on the disk at once: the best, the last, the spare ones, and the one being written."""
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole.
+    """A checkpoint that was read and is intact.
 
     Attributes:
         path: Its folder.
         weights: The model's state_dict.
         optimizer: The optimizer's state_dict.
-        progress: How far training had come.
-        notes: What the user should know, such as that a damaged one was passed over.
+        progress: The progress of training when it was saved.
+        notes: Messages for the user, for example that a damaged checkpoint was skipped.
     """
 
     path: Path
@@ -58,36 +59,36 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, counted: Sequence[frozenset[str]] | None = None) -> None:
-        """Put the state back into an optimizer, to the bit.
+        """Restore the state of an optimizer, bit for bit.
 
         Args:
-            optimizer: The same one, or the same with other hyperparameters.
-            counted: What it counts itself in each of its groups: only that is put back there, and what else the groups
-                hold stays as it was built. None puts back all of it.
+            optimizer: An optimizer of the same kind; its hyperparameters may differ.
+            counted: For each parameter group, the names of the values that the optimizer counts itself. Only these are
+                restored in the groups; other values stay as they were built. None restores all of them.
 
         Raises:
-            CheckpointError: It is another optimizer's.
+            CheckpointError: The state belongs to another optimizer.
         """
         optimizer_state.load(optimizer, self.optimizer, self.path, counted)
 
     def check_optimizer(self, expected: Mapping[object, object]) -> None:
-        """Whether tensors have the shapes and types that the optimizer gives them, before a kernel relies on it.
+        """Check that the tensors have the shapes and types of the optimizer, before a kernel relies on it.
 
         Args:
-            expected: The `state` of the same optimizer's state_dict after two updates or more. What only this has is left
-                alone, for a state may grow.
+            expected: The `state` of the same optimizer's state_dict after at least two updates. The saved state may have
+                entries that `expected` lacks, because a state may grow.
 
         Raises:
-            CheckpointError: They have not.
+            CheckpointError: A shape or type differs.
         """
-        if self.progress.step - self.progress.skipped >= _UPDATES_TO_KNOW:
+        if self.progress.step - self.progress.skipped >= _FULL_STATE_AFTER:
             optimizer_state.check(self.optimizer, expected, self.path)
 
     def load_weights(self, model: nn.Module) -> None:
-        """Put the weights into a model.
+        """Load the weights into a model.
 
         Raises:
-            CheckpointError: They are another model's.
+            CheckpointError: The weights belong to another model.
         """
         try:
             model.load_state_dict(self.weights, strict=True)
@@ -99,23 +100,23 @@ class Checkpoint:
 def save(
     root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, *, best: bool, spare: int = SPARE
 ) -> Path:
-    """Write a checkpoint, point `last` (and `best`) at it, and remove the ones that nothing points at.
+    """Write a checkpoint, point `last` (and `best`) at it, and remove old checkpoints.
 
     Args:
         root: The run's `checkpoints` folder.
-        model: Its weights are saved.
-        optimizer: Its state is saved.
-        progress: Names the checkpoint by its step.
+        model: The model whose weights are saved.
+        optimizer: The optimizer whose state is saved.
+        progress: The progress of training; its step names the checkpoint.
         best: Whether this is the lowest validation loss so far.
-        spare: How many older ones to keep beside `best` and `last`, should a disk damage those.
+        spare: How many older checkpoints to keep beside `best` and `last`, in case the disk damages those.
 
     Raises:
-        WriteError: The disk is full or failing, or the run folder is gone; the checkpoints that were there are there still.
+        WriteError: The disk is full or failing, or the run folder is missing. The existing checkpoints stay.
     """
     try:
-        root.mkdir(exist_ok=True)  # its parent is the run's folder, which is never made anew
+        root.mkdir(exist_ok=True)  # without its parent, the run's folder, which must exist
         target = _write(root, progress.step, _contents(model, optimizer, progress))
-        if best:  # before `last`: a run that resumes from there must not miss its best
+        if best:  # before `last`, because a run that resumes from `last` needs its best
             write_text(root / "best", target.name + "\n")
         write_text(root / "last", target.name + "\n")
         _prune(root, target, spare)
@@ -125,8 +126,8 @@ def save(
 
 
 def _contents(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> Iterator[tuple[str, bytes]]:
-    """The files, one after another, so that only one is in memory."""
-    yield _FILES[0], serialized({name: alone(tensor) for name, tensor in model.state_dict().items()})
+    """The names and contents of the files, one after another, so that only one is in memory."""
+    yield _FILES[0], serialized({name: cpu_copy(tensor) for name, tensor in model.state_dict().items()})
     tensors: dict[str, Tensor] = {}
     packed = pack(optimizer.state_dict(), tensors)
     yield _FILES[1], serialized(tensors)
@@ -134,7 +135,7 @@ def _contents(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Prog
 
 
 def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path:
-    """A new folder with these files and their manifest, all of it on the disk before it has its name."""
+    """A new folder with these files and their manifest. Everything is synced before the folder gets its name."""
     stem = f"step-{step:08d}"
     same = [_order(path)[1] for path in _checkpoints(root) if _order(path)[0] == step]
     target = root / (f"{stem}.{max(same) + 1}" if same else stem)
@@ -146,12 +147,12 @@ def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path
         for name, content in contents:
             manifest[name] = _digest(content)
             write_new(temporary / name, content)
-            del content  # before the next one is made
+            del content  # frees the memory before the next content is made
         write_new(temporary / "manifest.json", json_bytes(manifest))
         sync_folder(temporary)
         for name, expected in manifest.items():
             if _digest_of(temporary / name) != expected:
-                raise WriteError(f"{target / name} is not on the disk as it was written: the disk is failing")
+                raise WriteError(f"{target / name} reads back differently than it was written: the disk is failing")
         os.replace(temporary, target)
     except (OSError, WriteError):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -161,13 +162,13 @@ def _write(root: Path, step: int, contents: Iterable[tuple[str, bytes]]) -> Path
 
 
 def _prune(root: Path, saved: Path, spare: int) -> None:
-    """Keep what is pointed at, and of what was saved before it the newest; later steps are of a history that was left."""
+    """Keep `best`, `last` and the newest `spare` ones before them. Later steps belong to an abandoned branch."""
     kept = {_pointed_at(root, name) for name in ("best", "last")}
     others = [path for path in _checkpoints(root) if path.name not in kept]
     before = [path for path in others if _order(path) < _order(saved)]
     later = [path for path in others if _order(path) > _order(saved)]
     for path in [*before[spare:], *later]:
-        path.rename(root / f".{path.name}.old")  # at once: half a checkpoint must not stand where a whole one did
+        path.rename(root / f".{path.name}.old")  # in one step, so that no partly removed checkpoint keeps its name
     for path in [*root.glob(".step-*.old"), *root.glob(".step-*.new")]:
         shutil.rmtree(path)
 
@@ -179,42 +180,43 @@ def _order(path: Path) -> tuple[int, int]:
 
 
 def _checkpoints(root: Path) -> list[Path]:
-    """All there are, the newest first."""
+    """The folders of all checkpoints, the newest first."""
     try:
-        found = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
-    except OSError:  # none yet, or no folder
-        found = []
-    return sorted(found, key=_order, reverse=True)
+        folders = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    except OSError:  # the folder does not exist yet
+        folders = []
+    return sorted(folders, key=_order, reverse=True)
 
 
 def load(root: Path, which: str = "last", model: nn.Module | None = None) -> Checkpoint | None:
-    """Read a checkpoint, checking every byte; None if there is none yet.
+    """Read a checkpoint and check every byte; None if there is none yet.
 
-    If `last` is damaged, the newest whole one before it is taken, and `notes` says so. A run that saves meanwhile may remove
-    what is being read: where the checkpoints have changed since, they are looked at again.
+    If `last` is damaged, the newest intact checkpoint before it is read, and `notes` reports it. A run that is still
+    training may remove a checkpoint during reading. If the list of checkpoints has changed, reading is tried again.
 
     Args:
         root: The run's `checkpoints` folder.
         which: `last`, `best`, or a step number.
-        model: The one that it is for: what does not fit it is refused from the header, before memory is asked for.
+        model: The model that the weights are for. Weights that do not fit are refused from the file's header, before
+            memory is allocated.
 
     Raises:
-        CheckpointError: What was asked for is not there, or all there is is damaged.
+        CheckpointError: The requested checkpoint does not exist, or all checkpoints are damaged.
     """
-    for _ in range(_LOOKS - 1):
+    for _ in range(_ATTEMPTS - 1):
         before = _listing(root)
         try:
-            found = _load(root, which, model)
+            checkpoint = _load(root, which, model)
         except CheckpointError:
             if _listing(root) == before:
                 raise
         else:
-            if found is None or not found.notes or _listing(root) == before:
-                return found
+            if checkpoint is None or not checkpoint.notes or _listing(root) == before:
+                return checkpoint
     return _load(root, which, model)
 
 
-_LOOKS = 5  # a run that saves more often than it can be read five times over is not waited for
+_ATTEMPTS = 5  # a run that saves during each of five attempts saves faster than it can be read
 
 
 def _listing(root: Path) -> tuple[str | None, ...]:
@@ -222,15 +224,15 @@ def _listing(root: Path) -> tuple[str | None, ...]:
 
 
 def _load(root: Path, which: str, model: nn.Module | None) -> Checkpoint | None:
-    there = _checkpoints(root)
+    folders = _checkpoints(root)
     if re.fullmatch("[0-9]{1,18}", which):
-        name = next((path.name for path in there if _order(path)[0] == int(which)), None)
+        name = next((path.name for path in folders if _order(path)[0] == int(which)), None)
         if name is None:
             steps = ", ".join(map(str, available(root))) or "none"
-            raise CheckpointError(f"{root} has no checkpoint of step {which}; there are: {steps}")
+            raise CheckpointError(f"{root} has no checkpoint of step {which}; available: {steps}")
     else:
         name = _pointed_at(root, which)
-    if not there:
+    if not folders:
         return None
     notes: list[str] = []
     if which == "best" and name is None:
@@ -238,26 +240,26 @@ def _load(root: Path, which: str, model: nn.Module | None) -> Checkpoint | None:
         notes.append("no evaluation has been made yet: this is the last checkpoint")
     candidates = [name] if name else []
     if which == "last":
-        candidates += [path.name for path in there if path.name not in candidates]
+        candidates += [path.name for path in folders if path.name not in candidates]
     for candidate in candidates:
         try:
-            found = _read(root / candidate, model)
+            intact = _read(root / candidate, model)
         except CheckpointError as error:
-            notes.append(f"{error}; passed over")
+            notes.append(f"{error}; skipped")
             continue
-        return Checkpoint(found.path, found.weights, found.optimizer, found.progress, tuple(notes))
+        return replace(intact, notes=tuple(notes))
     reasons = "\n".join(notes) or f'{root} names no "{which}" checkpoint'
     raise CheckpointError(reasons)
 
 
 def available(root: Path) -> list[int]:
-    """Steps of the checkpoints that are there."""
+    """The steps of all checkpoints, in ascending order."""
     return sorted({_order(path)[0] for path in _checkpoints(root)})
 
 
 def whole(root: Path) -> list[int]:
-    """Steps of the checkpoints that are as they were written, the newest first; weights are hashed, and not loaded."""
-    found = []
+    """The steps of the intact checkpoints, the newest first. Files are hashed, but not loaded."""
+    steps = []
     for path in _checkpoints(root):
         try:
             manifest = read_object(path / "manifest.json")
@@ -265,18 +267,18 @@ def whole(root: Path) -> list[int]:
         except (UnreadableError, OSError, KeyError):
             continue
         if is_whole:
-            found.append(_order(path)[0])
-    return found
+            steps.append(_order(path)[0])
+    return steps
 
 
 def last_step(root: Path) -> int | None:
-    """The step of the checkpoint that `last` names; None if there is none. It is not read."""
+    """The step of the checkpoint that `last` names; None if there is none. The checkpoint is not read."""
     name = _pointed_at(root, "last")
     return _order(root / name)[0] if name else None
 
 
 def point_at(root: Path, checkpoint: Path) -> None:
-    """Let `last` name the checkpoint that training continues from, where a damaged one was passed over.
+    """Let `last` name the checkpoint that training continues from, in case a damaged one was skipped.
 
     Raises:
         WriteError: The disk is full or failing.
@@ -286,7 +288,7 @@ def point_at(root: Path, checkpoint: Path) -> None:
 
 
 def recorded(root: Path) -> Progress:
-    """What the last whole checkpoint recorded of the run, its weights unread; a run without one is at its beginning."""
+    """The progress in the last intact checkpoint, without reading its weights; without one, that of a new run."""
     named = [name for name in (_pointed_at(root, "last"),) if name]
     for name in [*named, *(path.name for path in _checkpoints(root) if path.name not in named)]:
         state = root / name / _FILES[2]
@@ -294,7 +296,7 @@ def recorded(root: Path) -> Progress:
             if read_object(root / name / "manifest.json")[_FILES[2]] == _digest_of(state):
                 return read_progress(read_object(state)["progress"])
         except (MinigptError, OSError, ValueError, KeyError, TypeError):
-            continue  # whoever wants its weights says what is wrong with it
+            continue  # the damage is reported when the weights are loaded
     return Progress()
 
 
@@ -311,18 +313,18 @@ def _read(path: Path, model: nn.Module | None) -> Checkpoint:
         manifest = read_object(path / "manifest.json")
         for name in _FILES:
             if manifest[name]["bytes"] != (path / name).stat().st_size:
-                raise CheckpointError(f"{path / name} is damaged: it is not as long as the manifest says")
+                raise CheckpointError(f"{path / name} is damaged: its length differs from the manifest")
         if model is not None:
             _check_header(path, model)
         for name in _FILES:
             if manifest[name] != _digest_of(path / name):
-                raise CheckpointError(f"{path / name} is damaged: it is not what the manifest says")
+                raise CheckpointError(f"{path / name} is damaged: its SHA-256 differs from the manifest")
         weights, tensors = load_file(path / _FILES[0]), load_file(path / _FILES[1])
         state = read_object(path / _FILES[2])
         progress = read_progress(state["progress"])
         optimizer = unpack(state["optimizer"], tensors)
         if not isinstance(optimizer, dict):
-            raise CheckpointError(f"{path / _FILES[2]} is damaged: the optimizer's state is no object")
+            raise CheckpointError(f"{path / _FILES[2]} is damaged: the optimizer's state is not an object")
     except CheckpointError:
         raise
     except MinigptError as error:
@@ -332,15 +334,15 @@ def _read(path: Path, model: nn.Module | None) -> Checkpoint:
     if model is not None:
         for name, _ in model.named_parameters():
             if name in weights and not torch.isfinite(weights[name]).all():
-                raise CheckpointError(f"{path} is of no use: the weight {name} is not finite")
+                raise CheckpointError(f"{path} is unusable: the weight {name} is not finite")
     return Checkpoint(path, weights, optimizer, progress)
 
 
 def _check_header(path: Path, model: nn.Module) -> None:
-    """Whether the file's tensors are those of the model, by names, shapes and types; their values are not read.
+    """Check that the file's tensors have the model's names, shapes and types, without reading their values.
 
     Raises:
-        CheckpointError: They are not.
+        CheckpointError: A name, shape or type differs.
     """
     expected = model.state_dict()
     with safe_open(path / _FILES[0], "pt") as file:
@@ -348,19 +350,19 @@ def _check_header(path: Path, model: nn.Module) -> None:
         lines = [f"it lacks {name}" for name in expected if name not in names]
         lines += [f"{name} is unknown" for name in sorted(names) if name not in expected]
         for name in sorted(names & expected.keys()):
-            found = file.get_slice(name)
-            shape, dtype = list(found.get_shape()), _DTYPES.get(found.get_dtype(), found.get_dtype())
-            there = expected[name]
-            if shape != list(there.shape) or dtype != there.dtype:
-                said = f"{shape} {dtype}, where {list(there.shape)} {there.dtype} is expected"
-                lines.append(f"size mismatch for {name}: {said}")
+            saved, wanted = file.get_slice(name), expected[name]
+            shape, dtype = list(saved.get_shape()), _DTYPES.get(saved.get_dtype(), saved.get_dtype())
+            if shape != list(wanted.shape) or dtype != wanted.dtype:
+                lines.append(
+                    f"size mismatch for {name}: {shape} {dtype}, but {list(wanted.shape)} {wanted.dtype} is expected"
+                )
     if lines:
-        more = f"; and {len(lines) - _SAID} more" if len(lines) > _SAID else ""
-        raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(lines[:_SAID])}{more}")
+        more = f"; and {len(lines) - _MAX_LINES} more" if len(lines) > _MAX_LINES else ""
+        raise CheckpointError(f"{path} holds the weights of another model: {'; '.join(lines[:_MAX_LINES])}{more}")
 
 
-_MAX_POINTER, _SAID = 100, 3
-_UPDATES_TO_KNOW = 2  # after which an optimizer has all that it remembers
+_MAX_POINTER, _MAX_LINES = 100, 3
+_FULL_STATE_AFTER = 2  # updates, after which an optimizer has all entries of its state
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

@@ -1,4 +1,4 @@
-"""The run folder: its files, its lock, and how a model is opened from it."""
+"""The run folder: its files, its status and its lock."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ from minigpt.system.lock import held, is_held
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/<name>/seed-<n>/`: everything there is to know of one training run.
+    """The folder of one training run, `runs/<name>/seed-<n>/`.
 
     Attributes:
-        path: The folder.
+        path: The path of the folder.
     """
 
     path: Path
 
     @classmethod
     def of(cls, experiment: Experiment, root: str | Path = "runs") -> RunFolder:
-        """Where an experiment's run belongs."""
+        """The folder in which an experiment's run belongs."""
         return cls(Path(root) / experiment.name / f"seed-{experiment.seed}")
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line, a line an update: the truth that everything else is drawn from."""
+        """The file of all metrics: one JSON object per line, one line per update."""
         return self.path / "metrics.jsonl"
 
     @property
     def samples(self) -> Path:
-        """Text drawn at each evaluation."""
+        """The file of the texts that were generated at evaluations."""
         return self.path / "samples.txt"
 
     @property
     def checkpoints(self) -> Path:
-        """The checkpoints; see checkpoint.py."""
+        """The folder of the checkpoints; see checkpoint.py."""
         return self.path / "checkpoints"
 
     def begin(self, experiment: Experiment, tokenizer: Tokenizer | None, provenance: Provenance) -> None:
-        """Write what a run starts from: resolved experiment, plugin copies, fitted tokenizer, provenance.
+        """Write the inputs of a run: resolved experiment, plugin copies, fitted tokenizer, provenance.
 
         Raises:
             WriteError: The disk is full or failing.
-            RunError: Something in the folder leads out of it.
+            RunError: A symbolic link leads out of the folder.
         """
         document = experiment.to_json()
         refuse_edited(experiment)
@@ -74,26 +74,26 @@ class RunFolder:
             document["plugins"] = self._copy_plugins(experiment.plugins)
         except OSError as error:
             raise WriteError(f"{self.path} cannot be written: {error.strerror}") from error
-        contents = {"provenance.json": self._placed(provenance), "experiment.json": json_bytes(document)}
+        contents = {"provenance.json": self._with_folder(provenance), "experiment.json": json_bytes(document)}
         if tokenizer is not None:
             contents["tokenizer.json"] = json_bytes(tokenizer.to_json())
         write_manifest(self.path, contents)
-        for name in sorted(contents, key="experiment.json".__eq__):  # it is the last: a folder with this file is a run
+        for name in sorted(contents, key="experiment.json".__eq__):  # experiment.json last: it makes a folder a run
             write_bytes(self.path / name, contents[name])
 
     def begin_segment(self, experiment: Experiment, provenance: Provenance) -> None:
-        """Write what the run is continued with; its earlier segments are in the provenance.
+        """Write the settings that the run is continued with. The provenance contains its earlier segments.
 
         Raises:
             WriteError: The disk is full or failing.
         """
         document = {**experiment.to_json(), "plugins": self._json("experiment.json").get("plugins", [])}
-        # The provenance first: once the settings are others, the history says so already.
-        contents = {"provenance.json": self._placed(provenance), "experiment.json": json_bytes(document)}
+        # The provenance first, so that the history has the change before the settings have it.
+        contents = {"provenance.json": self._with_folder(provenance), "experiment.json": json_bytes(document)}
         replace_files(self.path, contents)
 
-    def _placed(self, provenance: Provenance) -> bytes:
-        """A provenance with the folder's place, from which a run that was moved finds its data."""
+    def _with_folder(self, provenance: Provenance) -> bytes:
+        """A provenance with the folder's path, which helps a moved run to find its data."""
         return provenance.model_copy(update={"folder": str(self.path.absolute())}).content()
 
     def _copy_plugins(self, files: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ class RunFolder:
         for name in names:
             if names.count(name) > 1:
                 raise RunError(f"two plugins are named {name}; rename one of them")
-        shutil.rmtree(self.path / "plugins", ignore_errors=True)  # of a beginning that was cut short
+        shutil.rmtree(self.path / "plugins", ignore_errors=True)  # left by an interrupted start
         copies = []
         for file in map(Path, files):
             plugins.write_copy(file, self.path / "plugins" / file.name)
@@ -109,7 +109,7 @@ class RunFolder:
         return copies
 
     def set_aside(self) -> Path | None:
-        """Rename the folder, if there is one, so that a run can begin in its place; returns its new path."""
+        """Rename the folder, if it exists, so that a new run can begin in its place; return its new path."""
         if not self.path.exists():
             return None
         number = next(n for n in itertools.count(1) if not self._aside(n).exists())
@@ -124,13 +124,13 @@ class RunFolder:
         return (self.path / "experiment.json").is_file()
 
     def experiment(self, reading: Reading = AS_WRITTEN) -> Experiment:
-        """The run's resolved experiment; executes the copies of its plugins, where they are trusted.
+        """The run's resolved experiment. The copies of its plugins are executed if they are trusted.
 
         Args:
-            reading: How it is read.
+            reading: How the experiment is read.
 
         Raises:
-            RunError: There is no run here, or its experiment.json is not what was written when it began.
+            RunError: There is no run here, or its experiment.json was edited.
             TrustError: A plugin is not trusted.
         """
         self._check_exists()
@@ -139,84 +139,84 @@ class RunFolder:
         return load_recorded(file, reading)
 
     def without_plugins(self) -> Experiment | None:
-        """The run's experiment from parts that are shipped or installed; None where it needs its own plugins.
+        """The run's experiment, made of shipped and installed parts; None if it needs its own plugins.
 
-        Nothing of the run is executed.
+        No code of the run is executed.
 
         Raises:
-            ExperimentError: It needs none, and something is wrong with it.
+            ExperimentError: The experiment needs no plugins, but is invalid.
             RunError: There is no run here.
         """
         return load_without_plugins(self.document(), self.path / "experiment.json")
 
     def _check_exists(self) -> None:
         if not self.exists():
-            reason = "it has no experiment.json" if self.path.exists() else "there is no such folder"
+            reason = "it has no experiment.json" if self.path.exists() else "the folder does not exist"
             raise RunError(f"{self.path} is not a run folder: {reason}{_near(self.path)}")
 
     def moved_data(self) -> list[str]:
-        """Overrides that lead to the data of a run that was moved together with it.
+        """Overrides with the new paths of data that was moved together with the run.
 
-        A path that is gone is looked for at the same place seen from the run folder. Whether the text is the same is for
-        its fingerprint to say.
+        If a path does not exist, the same path relative to the run folder is tried. The caller must check the
+        fingerprint of the text.
         """
         before, data = self.provenance().folder, self._json("experiment.json").get("data")
         if before is None or not isinstance(data, dict):
             return []
-        found = {key: _moved(value, before, self.path.absolute()) for key, value in data.items()}
-        return [f"data.{key}={json.dumps(value)}" for key, value in found.items() if value != data[key]]
+        moved = {key: _moved(value, before, self.path.absolute()) for key, value in data.items()}
+        return [f"data.{key}={json.dumps(value)}" for key, value in moved.items() if value != data[key]]
 
     def identity(self) -> Identity:
-        """What the run's numbers follow from, as it was recorded; of the last segment, where there are several.
+        """The recorded identity: what the numbers of the run's last segment follow from.
 
         Raises:
-            RunError: It cannot be read, or the run's experiment says otherwise.
+            RunError: The provenance cannot be read, or differs from experiment.json.
         """
-        found = Identity.of(self.provenance())
+        recorded = Identity.of(self.provenance())
         try:
-            edited = differing(found.settings, settings_of(self._json("experiment.json")))
+            edited = differing(recorded.settings, settings_of(self._json("experiment.json")))
         except RecursionError as error:
             raise RunError(f"{self.path / 'experiment.json'} is damaged: nested too deeply") from error
         if edited:
             paths = ", ".join(path for path, *_ in edited)
-            raise RunError(f"{self.path / 'experiment.json'} was edited: it was trained with other values of {paths}")
-        return found
+            raise RunError(f"{self.path / 'experiment.json'} was edited: the run was trained with other values of {paths}")
+        return recorded
 
     def later_segments(self) -> list[str]:
-        """The changes that the run was continued with, a line each; empty for a run that is of one piece."""
+        """The changes with which the run was continued, one line per segment; empty for a run of one segment."""
         return self.provenance().later_segments()
 
     def provenance(self) -> Provenance:
-        """What was recorded when the run began, or was continued with changes.
+        """The provenance, recorded when the run began or was continued with changes.
 
         Raises:
-            RunError: It cannot be read, or is not all there.
+            RunError: The file cannot be read, or is incomplete.
         """
         return read_record(Provenance, checked_bytes(self.path, "provenance.json"), self.path / "provenance.json")
 
     def vocab_size(self) -> int:
-        """How many ids the model was built for.
+        """The size of the vocabulary that the model was built for.
 
         Raises:
-            RunError: That was not recorded.
+            RunError: It was not recorded.
         """
         return self.provenance().data.vocab_size
 
     def learned(self) -> JsonObject | None:
-        """What the tokenizer learned; None for a synthetic task."""
+        """The state of the fitted tokenizer; None for a synthetic task."""
         return self._json("tokenizer.json") if is_expected(self.path, "tokenizer.json") else None
 
     def rows(self) -> list[MetricsRow]:
-        """All metrics, in order. Raises RunError as `read_records` does, or for a format that cannot be read."""
+        """All metrics, in order. Raises RunError as `read_records` does, or for an unknown format."""
         try:
             return read_records(self.metrics, self.checkpoints)
         except RunError:
             if self.exists():
-                self.provenance()  # a line of another format is no damage: the provenance has the format's number
+                self.provenance()  # raises a better error if the lines have another format
             raise
 
     def last_sample(self) -> str:
-        """The text that was drawn last; nothing where none was. Raises RunError where samples.txt is damaged."""
+        """The last generated text; empty if there is none. Raises RunError if samples.txt is damaged."""
         return last_sample(self.samples, self.checkpoints)
 
     def _json(self, name: str) -> JsonObject:
@@ -227,19 +227,19 @@ class RunFolder:
             raise RunError(str(error)) from error
 
     def document(self) -> JsonObject:
-        """The recorded experiment as plain data: nothing is executed to read it.
+        """The recorded experiment as JSON; no code of the run is executed.
 
         Raises:
-            RunError: There is no run here, or it cannot be read.
+            RunError: There is no run here, or experiment.json cannot be read.
         """
         self._check_exists()
         return self._json("experiment.json")
 
     def max_iters(self) -> int:
-        """How many updates there are to be, without loading the experiment and its plugins.
+        """The number of updates of the whole run, read without loading the experiment and its plugins.
 
         Raises:
-            RunError: That cannot be read.
+            RunError: It cannot be read.
         """
         training = self._json("experiment.json").get("training")
         number = training.get("max_iters") if isinstance(training, dict) else None
@@ -252,11 +252,11 @@ class RunFolder:
         if not self.exists():
             return False
         rows, last = self.rows(), self.max_iters()
-        saved = checkpoint.last_step(self.checkpoints)  # a kill may have come between the last record and its checkpoint
+        saved = checkpoint.last_step(self.checkpoints)  # the run may have been killed before the last checkpoint
         return bool(rows) and rows[-1].step >= last and rows[-1].val_loss is not None and saved is not None and saved >= last
 
     def status(self) -> Status:
-        """How the run stands.
+        """The run's status.
 
         Raises:
             RunError: Its files are damaged.
@@ -271,18 +271,18 @@ class RunFolder:
         return ending.status if ending else Status.STOPPED
 
     def record_ending(self, ending: Ending) -> None:
-        """Write down how a session ended, where nothing else in the folder shows it. Raises WriteError."""
+        """Record that a session diverged or crashed, because no other file shows it. Raises WriteError."""
         write_bytes(self._ending, ending.content())
 
     def forget_ending(self) -> None:
-        """A session begins: how the one before it ended is past."""
+        """Remove the record of how the previous session ended; called when a session begins."""
         discard(self._ending)
 
     def ending(self) -> Ending | None:
-        """What `record_ending` wrote, if no session has begun since.
+        """The ending that `record_ending` wrote, if no session has begun since.
 
         Raises:
-            RunError: It is damaged.
+            RunError: The record is damaged.
         """
         if not self._ending.is_file():
             return None
@@ -297,42 +297,42 @@ class RunFolder:
         return is_held(self.path)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder against other processes; raises RunError where one has it."""
+        """Lock the folder against other processes; raises RunError if another process has locked it."""
         return held(self.path)
 
     def check_links(self) -> None:
-        """Refuse to write where a symbolic link would lead out of the folder.
+        """Refuse symbolic links, which would lead writes out of the folder.
 
         Raises:
-            RunError: There is one, in the folder or among its checkpoints.
+            RunError: There is a symbolic link in the folder or below it.
         """
         check_links(self.path)
 
 
 def check_links(path: Path) -> None:
-    """Refuse to write below a folder where a symbolic link would lead out of it.
+    """Refuse symbolic links below a folder, which would lead writes out of it.
 
     Raises:
-        RunError: There is one.
+        RunError: There is a symbolic link.
     """
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             if os.path.islink(os.path.join(folder, name)):
-                raise RunError(f"{Path(folder) / name} is a symbolic link; {path} is written into itself only")
+                raise RunError(f"{Path(folder) / name} is a symbolic link, which would lead writes out of {path}; remove it")
 
 
 def _moved(value: JsonValue, before: str, now: Path) -> JsonValue:
-    """Paths that are gone, where they are now if a folder above both them and the run was moved."""
+    """The value with new paths for files that do not exist any more, if they were moved together with the run."""
     if isinstance(value, list):
         return [_moved(item, before, now) for item in value]
     if not isinstance(value, str) or not os.path.isabs(value) or os.path.exists(value):
         return value
-    place = os.path.normpath(now / os.path.relpath(value, before))
-    return place if os.path.exists(place) else value
+    moved = os.path.normpath(now / os.path.relpath(value, before))
+    return moved if os.path.exists(moved) else value
 
 
 def _near(path: Path) -> str:
-    """The run above a path inside of one, or a run below a folder of runs."""
+    """A suggestion for a path that is not a run: a run above it, or the first run below it."""
     around = [folder for folder in path.parents if RunFolder(folder).exists()]
     below = [file.parent for pattern in ("*/experiment.json", "*/*/experiment.json") for file in sorted(path.glob(pattern))]
     return "".join(f"; did you mean {run}?" for run in [*around, *below][:1])

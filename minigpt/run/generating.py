@@ -1,4 +1,4 @@
-"""Text from a run: its best checkpoint, its tokenizer, its sampling settings."""
+"""Generate text from a run, with its best checkpoint, its tokenizer and its sampling settings."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def generate(
 ) -> list[str]:
     """Continue a prompt with a trained model.
 
-    What is None is taken from the run's own `sampling` section.
+    Arguments that are None have the value of the run's `sampling` section.
 
     Args:
-        run: A run folder, or what `open_run` gave (which spares loading it again).
-        prompt: Text to go on from.
-        max_new_tokens: Length of each continuation.
-        temperature: 0 always takes the likeliest token.
-        top_k: Keep the k likeliest tokens.
-        top_p: Keep the likeliest tokens that hold this probability together.
-        min_p: Keep tokens at least this share as likely as the likeliest.
-        num_samples: How many continuations.
+        run: A run folder, or an opened run, which is not loaded again.
+        prompt: The text to continue.
+        max_new_tokens: Length of each continuation, in tokens.
+        temperature: Divides the logits; 0 always takes the most likely token.
+        top_k: Keep the k most likely tokens.
+        top_p: Keep the most likely tokens whose total probability reaches this value.
+        min_p: Keep tokens with at least this share of the most likely token's probability.
+        num_samples: Number of continuations.
         seed: Equal seeds give equal text.
         trust: As for `open_run`.
 
@@ -45,8 +45,8 @@ def generate(
         The continuations, without the prompt.
 
     Raises:
-        RunError: No trained model there.
-        TokenizerError: The prompt has something that the tokenizer lacks.
+        RunError: The folder contains no trained model.
+        TokenizerError: The tokenizer cannot encode the prompt.
     """
     opened, sampling = _prepare(
         run, trust, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
@@ -68,7 +68,7 @@ def stream(
     seed: int = 0,
     trust: bool = False,
 ) -> Iterator[str]:
-    """The same text as `generate` gives for one sample, piece by piece as it is decoded. Arguments as there."""
+    """Generate one text, piece by piece as it is decoded. Arguments and text are those of `generate`."""
     opened, sampling = _prepare(
         run, trust, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
@@ -87,8 +87,8 @@ def text_tokenizer(opened: OpenRun) -> Tokenizer:
     """The run's tokenizer.
 
     Raises:
-        RunError: It was trained on a synthetic task and has none.
+        RunError: The run was trained on a synthetic task, so it has no tokenizer.
     """
     if opened.tokenizer is None:
-        raise RunError(f"{opened.experiment.name} was trained on ids of a synthetic task: it has no text to generate")
+        raise RunError(f"{opened.experiment.name} was trained on ids of a synthetic task, so it cannot generate text")
     return opened.tokenizer

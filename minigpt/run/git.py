@@ -1,7 +1,7 @@
-"""What git knows of the working folder, asked so that nothing of the folder's configuration is executed.
+"""Read the git state of the working folder, without executing anything that its configuration names.
 
-`git diff` and `git status` run whatever a repository's configuration names: a file system monitor, filters, external
-diffs. So git only lists what HEAD and the index name, and the files are hashed here.
+`git diff` and `git status` run programs that a repository's configuration names: a file system monitor, filters,
+external diffs. So git only lists the files in HEAD and in the index, and the files are hashed here.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from minigpt.run.recorded import Git
 
 _SECONDS = 10.0
 _CHUNK = 1 << 20
-_SKIPPED = 1 << 30  # of an entry's flags: a sparse checkout leaves the file out
+_SKIPPED = 1 << 30  # a bit of an entry's flags: a sparse checkout leaves the file out
 _SUBMODULE, _LINK, _FILE, _PROGRAM = b"160000", b"120000", b"100644", b"100755"
 
 
 @dataclass(frozen=True)
-class _Named:
+class _Tracked:
     """A file that git tracks.
 
     Attributes:
         mode: `100644`, `100755`, `120000` for a link, `160000` for a submodule.
         blob: The id of its content.
-        seen: Size, and time of change in nanoseconds, when git last saw that it has this content; None where git
-            does not say.
+        seen: Size, and time of change in nanoseconds, when git last saw that it has this content; None if unknown.
         skipped: Whether it is left out of the working folder on purpose.
     """
 
@@ -44,11 +43,11 @@ class _Named:
 
 
 def state() -> Git | None:
-    """The commit of the working folder, and the SHA-256 of what is not committed; None outside of a repository.
+    """The commit of the working folder, and the SHA-256 of uncommitted changes; None outside of a repository.
 
-    A tracked file that differs byte by byte from what is committed counts as not committed, unless git saw before that it
-    is the same (after a filter, say). Submodules are left out. After ten seconds, and where the index cannot be read, what
-    is not committed is `unknown`.
+    A tracked file counts as changed if its bytes differ from the commit, unless git has recorded that it is unchanged
+    (for example after a filter). Submodules are left out. If this takes more than ten seconds, or the index cannot be
+    read, the uncommitted changes are `unknown`.
     """
     commit, top = _ask("rev-parse", "--verify", "HEAD^{commit}"), _ask("rev-parse", "--show-toplevel")
     if not commit or not top:
@@ -61,23 +60,23 @@ def state() -> Git | None:
         return Git(commit=head, uncommitted="unknown")
     try:
         written = os.stat(root / os.fsdecode(place.removesuffix(b"\n"))).st_mtime_ns
-    except OSError:  # nothing was ever added
+    except OSError:  # there is no index, because no file was ever added
         written = 0
     files = _Files(root, _tree(committed), _index(index), written, time.monotonic() + _SECONDS)
     return Git(commit=head, uncommitted=files.difference())
 
 
 def _ask(*words: str, at: Path | None = None) -> bytes | None:
-    """What git answers to a question that reads its own files only; None where it cannot."""
+    """The output of a git command that reads only git's own files; None if it fails."""
     program = shutil.which("git")
     if program is None or Path(program).absolute().parent == Path.cwd():  # Windows looks into the working folder first
         return None
-    # The person's own configuration counts (safe.directory stands there); what is set for another command does not.
+    # The user's own configuration is used (it contains safe.directory), but not variables set for another git command.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     environment |= {
         "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_NO_LAZY_FETCH": "1",  # a missing object is not fetched, by whatever program the folder names for that
-        "GIT_ALLOW_PROTOCOL": "none",  # nor by a git that does not know the line above
+        "GIT_NO_LAZY_FETCH": "1",  # a missing object is not fetched, because the folder may name the program for it
+        "GIT_ALLOW_PROTOCOL": "none",  # the same for older versions of git, which ignore the line above
         "GIT_TERMINAL_PROMPT": "0",
     }
     settings = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.untrackedCache=false")
@@ -90,14 +89,14 @@ def _ask(*words: str, at: Path | None = None) -> bytes | None:
         return None
 
 
-def _tree(listing: bytes) -> dict[bytes, _Named]:
-    """`mode type id TAB path`, each ended by NUL."""
+def _tree(listing: bytes) -> dict[bytes, _Tracked]:
+    """Parse `git ls-tree -z`: entries `mode type id TAB path`, each ended by NUL."""
     found = {}
     for line in listing.split(b"\0"):
         if line:
             fields, _, path = line.partition(b"\t")
             mode, _, blob = fields.split()
-            found[path] = _Named(mode, blob)
+            found[path] = _Tracked(mode, blob)
     return found
 
 
@@ -108,15 +107,15 @@ _ENTRY = re.compile(
 )
 
 
-def _index(listing: bytes) -> dict[bytes, _Named]:
-    """`mode id stage TAB path`, ended by NUL, and what git remembers of the file, where this version says it."""
+def _index(listing: bytes) -> dict[bytes, _Tracked]:
+    """Parse `git ls-files --stage --debug -z`: `mode id stage TAB path NUL`, and the recorded file status if present."""
     found = {}
     for entry in _ENTRY.finditer(listing):
         seen, skipped = None, False
         if entry["size"] is not None:
             seen = int(entry["size"]), int(entry["seconds"]) * 10**9 + int(entry["nanoseconds"])
             skipped = bool(int(entry["flags"], 16) & _SKIPPED)
-        found[entry["path"]] = _Named(entry["mode"], entry["blob"], seen, skipped)
+        found[entry["path"]] = _Tracked(entry["mode"], entry["blob"], seen, skipped)
     return found
 
 
@@ -126,20 +125,20 @@ class _Files:
 
     Attributes:
         root: The folder.
-        committed: What HEAD has.
-        index: What the index has.
-        written: When the index was written: what git saw of a file that changed later says nothing.
+        committed: The files in HEAD.
+        index: The files in the index.
+        written: When the index was written; its status of files that changed later is out of date.
         until: When to give up.
     """
 
     root: Path
-    committed: dict[bytes, _Named]
-    index: dict[bytes, _Named]
+    committed: dict[bytes, _Tracked]
+    index: dict[bytes, _Tracked]
     written: int
     until: float
 
     def difference(self) -> str | None:
-        """SHA-256 of the files that are not as committed, with their names; None if there are none."""
+        """SHA-256 of the names and contents of files that differ from the commit; None if no file differs."""
         lines = []
         try:
             for path in sorted(self.committed.keys() | self.index.keys()):
@@ -151,7 +150,7 @@ class _Files:
         return hashlib.sha256(b"".join(lines)).hexdigest() if lines else None
 
     def _content(self, path: bytes) -> str | None:
-        """What is there now, by its SHA-256; None if that is what is committed."""
+        """Mode and SHA-256 of a file's content now; None if it is unchanged since the commit."""
         before, staged = self.committed.get(path), self.index.get(path)
         if _SUBMODULE in (named.mode for named in (before, staged) if named) or (before and staged and staged.skipped):
             return None
@@ -163,7 +162,7 @@ class _Files:
             if not stat.S_ISREG(status.st_mode):
                 return "no file"
             mode = _PROGRAM if status.st_mode & stat.S_IXUSR else _FILE
-            if os.name == "nt" and before:  # which has no such mark
+            if os.name == "nt" and before:  # Windows has no executable bit
                 mode = before.mode
             seen = status.st_size, status.st_mtime_ns
             same = before and staged and (before.mode, before.blob) == (staged.mode, staged.blob) and before.mode == mode
@@ -175,8 +174,8 @@ class _Files:
                 raise
             return "no file"
 
-    def _digests(self, content: bytes, file: bytes | None, before: _Named | None) -> tuple[str, str]:
-        """The id that git gives to some content, or to that of a file; and its SHA-256."""
+    def _digests(self, content: bytes, file: bytes | None, before: _Tracked | None) -> tuple[str, str]:
+        """The git id and the SHA-256 of some content, or of a file's content."""
         plain, blob = hashlib.sha256(), hashlib.sha256() if before and len(before.blob) == 64 else hashlib.sha1()
         size = len(content) if file is None else os.stat(file).st_size
         blob.update(b"blob %d\0" % size)
@@ -189,6 +188,6 @@ class _Files:
         return blob.hexdigest(), plain.hexdigest()
 
 
-def _unless(before: _Named | None, mode: bytes, blob: str, sha256: str) -> str | None:
-    """The mode and SHA-256 of a file, unless they are what was committed."""
+def _unless(before: _Tracked | None, mode: bytes, blob: str, sha256: str) -> str | None:
+    """The mode and SHA-256 of a file; None if mode and content are those of the commit."""
     return None if before and (before.mode, before.blob) == (mode, blob.encode()) else f"{mode.decode()} {sha256}"

@@ -1,4 +1,4 @@
-"""Files that grow line by line: written to their end, and vouched for as far as a checkpoint has recorded them."""
+"""Files that grow line by line. A checkpoint records their length and SHA-256, with which they are checked."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ _CHUNK = 1 << 20
 
 
 def check_beginning(path: Path, length: int, sha256: str | None) -> hashlib._Hash:
-    """Whether a file still begins as a checkpoint recorded it.
+    """Check that a file still begins with the bytes that a checkpoint recorded.
 
     Args:
-        path: Of the file.
-        length: Bytes that the checkpoint recorded.
-        sha256: Of these bytes; None where it was not recorded: then only the length is looked at.
+        path: The file.
+        length: The length that the checkpoint recorded, in bytes.
+        sha256: SHA-256 of these bytes; None if it was not recorded. Then only the length is checked.
 
     Returns:
-        The digest, to which what follows can be added.
+        The digest of these bytes, which can be updated with the bytes that follow.
 
     Raises:
-        RunError: It does not.
+        RunError: The file is shorter, or its first bytes differ.
     """
     try:
-        there, found = _digest(path, length)
+        available, digest = _digest(path, length)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    if there < length:
-        raise RunError(f"{path} is shorter than the checkpoint says: {there:,} of {length:,} bytes are left")
-    if sha256 is not None and found.hexdigest() != sha256:
+    if available < length:
+        raise RunError(f"{path} is shorter than the checkpoint recorded: {available:,} of {length:,} bytes are left")
+    if sha256 is not None and digest.hexdigest() != sha256:
         raise RunError(
-            f"{path} is damaged or was edited: its first {length:,} bytes are not those that the checkpoint recorded"
+            f"{path} is damaged or was edited: its first {length:,} bytes differ from those that the checkpoint recorded"
         )
-    return found
+    return digest
 
 
 def _digest(path: Path, length: int) -> tuple[int, hashlib._Hash]:
-    """How many of its first bytes there are, and their SHA-256."""
+    """The number of bytes among the first `length` that exist, and their SHA-256."""
     digest, left = hashlib.sha256(), length
     if not length:
         return 0, digest
-    if not path.is_file():  # a pipe is not waited for
-        raise OSError(errno.ENOENT, "it is missing, or no ordinary file")
+    if not path.is_file():  # reading a pipe would wait
+        raise OSError(errno.ENOENT, "it is missing, or is not a regular file")
     with path.open("rb") as file:
         while left and (part := file.read(min(left, _CHUNK))):
             digest.update(part)
@@ -57,16 +57,16 @@ def _digest(path: Path, length: int) -> tuple[int, hashlib._Hash]:
 
 
 class GrowingFile:
-    """A file that is appended to, and cut back to a known length when a run is resumed.
+    """A file for appending, which is truncated to a known length when a run is resumed.
 
     Args:
-        path: Made if it is not there.
-        length: What precedes belongs to the steps done; what follows is cut off.
-        sha256: Of what precedes; None where it is not known.
+        path: The file; it is made if it does not exist.
+        length: The first `length` bytes belong to the updates done; later bytes are cut off.
+        sha256: SHA-256 of the first `length` bytes; None if unknown.
 
     Raises:
-        RunError: The file has lost some of it, or it is not what it was.
-        WriteError: It cannot be written.
+        RunError: The file is shorter, or its first bytes differ.
+        WriteError: The file cannot be written.
     """
 
     def __init__(self, path: Path, length: int, sha256: str | None = None):
@@ -86,7 +86,7 @@ class GrowingFile:
             raise self._failed(error) from error
 
     def append(self, text: str) -> None:
-        """Write to the end; a reader sees it at once."""
+        """Append text; it is visible to readers at once."""
         content = text.encode("utf-8", "backslashreplace")
         try:
             write_all(self._handle, content)
@@ -96,12 +96,12 @@ class GrowingFile:
         self._digest.update(content)
 
     def append_row(self, row: MetricsRow) -> None:
-        """A record on a line of its own."""
+        """Append a record as one line."""
         self.append(json.dumps(row.to_json(), allow_nan=False) + "\n")
 
     @property
     def length(self) -> int:
-        """Bytes written so far, synced to the disk."""
+        """Number of bytes written so far; they are synced to the disk first."""
         try:
             os.fsync(self._handle)
         except OSError as error:
@@ -110,31 +110,31 @@ class GrowingFile:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes written so far."""
+        """SHA-256 of the bytes written so far."""
         return self._digest.hexdigest()
 
     def restore_if_deleted(self, path: Path) -> bool:
-        """Write the file again where somebody deleted it; what it held is still in the open handle.
+        """Write the file again if it was deleted. The open handle still has its content.
 
         Args:
-            path: Where it belongs now.
+            path: Where the file belongs now.
 
         Returns:
-            Whether it was deleted.
+            Whether the file was deleted.
 
         Raises:
             RunError: Another file has taken its place.
-            WriteError: It cannot be written.
+            WriteError: The file cannot be written.
         """
         self.path = path
         try:
-            there = os.stat(path, follow_symlinks=False)
+            status = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             self._write_again()
             return True
         except OSError as error:
             raise self._failed(error) from error
-        if not os.path.samestat(there, os.fstat(self._handle)) or there.st_size != self._length:
+        if not os.path.samestat(status, os.fstat(self._handle)) or status.st_size != self._length:
             raise RunError(f"{path} was replaced or changed while the run wrote to it")
         return False
 

@@ -1,4 +1,4 @@
-"""A state_dict as JSON with its tensors apart, and back, to the bit."""
+"""Convert a state_dict to JSON and separate tensors, and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from minigpt.errors import CheckpointError
 
 
 def pack(value: object, tensors: dict[str, Tensor]) -> dict[str, JsonValue]:
-    """A tree of dicts, lists, tuples, tensors and plain values as JSON; tensors go to `tensors` and leave their key.
+    """Convert a tree of dicts, lists, tuples, tensors and plain values to JSON.
+
+    Tensors are put into `tensors`; the JSON contains their keys.
 
     Raises:
-        CheckpointError: Something in the tree is none of these.
+        CheckpointError: The tree contains a value of another kind.
     """
     if isinstance(value, Tensor):
         key = str(len(tensors))
-        tensors[key] = alone(value)
+        tensors[key] = cpu_copy(value)
         return {"tensor": key}
     if isinstance(value, dict):
         return {"dict": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
@@ -29,7 +31,7 @@ def pack(value: object, tensors: dict[str, Tensor]) -> dict[str, JsonValue]:
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     raise CheckpointError(
-        f"an optimizer's state may not hold a {type(value).__name__}: it could not be saved without pickle"
+        f"an optimizer's state may not hold a {type(value).__name__}, because it could not be saved without pickle"
     )
 
 
@@ -37,9 +39,9 @@ def unpack(node: JsonValue, tensors: dict[str, Tensor]) -> object:
     """The inverse of `pack`.
 
     Raises:
-        CheckpointError: The node is none that `pack` makes.
+        CheckpointError: `pack` does not make such a node.
         KeyError: A tensor is missing.
-        TypeError: What cannot be a key of a dict is one.
+        TypeError: The key of a dict is not hashable.
     """
     match node:
         case {"tensor": str(key)}:
@@ -61,21 +63,21 @@ def _pair(node: JsonValue) -> tuple[JsonValue, JsonValue]:
     match node:
         case [key, item]:
             return key, item
-    raise CheckpointError("found another form in state.json; allowed: a key and a value")
+    raise CheckpointError("found an entry of another form in state.json; allowed: a key and a value")
 
 
 def kind(value: object) -> str:
-    """What a value is like, but for its content."""
+    """Shape and dtype of a tensor, or the name of a value's type."""
     return f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def restored(saved: object, loaded: object) -> object:
-    """`saved` with its own dtypes, each tensor on the device where torch put it when it loaded the state.
+    """The saved state with its own dtypes, and each tensor on the device of the state that torch loaded.
 
     Raises:
-        TypeError: `loaded` has another form.
-        KeyError: It lacks a part.
-        ValueError: A sequence in it has another length.
+        TypeError: `loaded` has another structure.
+        KeyError: `loaded` lacks a key.
+        ValueError: A sequence in `loaded` has another length.
     """
     match saved, loaded:
         case Tensor(), Tensor():
@@ -83,17 +85,17 @@ def restored(saved: object, loaded: object) -> object:
         case dict(), Mapping():
             return {key: restored(value, loaded[key]) for key, value in saved.items()}
         case ((list() | tuple()), (list() | tuple())):
-            return type(saved)(restored(value, there) for value, there in zip(saved, loaded, strict=True))
+            return type(saved)(restored(each, target) for each, target in zip(saved, loaded, strict=True))
         case ((Tensor() | dict() | list() | tuple()), _):
-            raise TypeError(f"found {kind(saved)}, where {kind(loaded)} is expected")
+            raise TypeError(f"found {kind(saved)}, but {kind(loaded)} is expected")
     return saved
 
 
-def alone(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares memory with no other: safetensors saves no tensors that do."""
+def cpu_copy(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that shares no memory, because safetensors refuses tensors that share memory."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is one, and finite."""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)

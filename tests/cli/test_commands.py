@@ -221,7 +221,7 @@ def test_prompts_of_every_kind_do_the_sensible_thing(minigpt: Command, trained: 
     [
         (["--top-p", "2"], "sampling: top_p: found 2.0 (number); allowed: at most 1"),
         (["--min-p", "-1"], "sampling: min_p: found -1.0 (number); allowed: at least 0"),
-        (["--checkpoint", "999"], "has no checkpoint of step 999; there are: 2, 4"),
+        (["--checkpoint", "999"], "has no checkpoint of step 999; available: 2, 4"),
         (["--checkpoint", "worst"], 'names no "worst" checkpoint'),
     ],
 )
@@ -332,7 +332,7 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
         ("provenance.json", '{"core": "0"}', "provenance.json has no format number, and this version reads 1; open the run"),
         ("tokenizer.json", "{}", "the learned values of the tokenizer are damaged: KeyError: 'code_points'"),
         ("tokenizer.json", '{"code_points": [-1]}', "the learned values of the tokenizer are damaged: ValueError"),
-        ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint says: 0 of"),
+        ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint recorded: 0 of"),
     ],
 )
 def test_a_damaged_run_folder_is_answered_with_a_line(

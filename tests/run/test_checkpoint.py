@@ -71,7 +71,7 @@ def test_infinities_survive() -> None:
 
 
 def test_what_would_need_pickle_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="may not hold a function: it could not be saved without pickle"):
+    with pytest.raises(CheckpointError, match="may not hold a function, because it could not be saved without pickle"):
         pack({"closure": lambda: None}, {})
 
 
@@ -108,7 +108,7 @@ def test_there_may_be_none_yet(tmp_path: Path) -> None:
 
 def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     save(tmp_path, 3)
-    with pytest.raises(CheckpointError, match="has no checkpoint of step 4; there are: 3"):
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 4; available: 3"):
         checkpoint.load(tmp_path, "4")
     with pytest.raises(CheckpointError, match='names no "worst" checkpoint'):
         checkpoint.load(tmp_path, "worst")
@@ -228,7 +228,7 @@ def test_any_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, seed: i
     found = checkpoint.load(tmp_path)
     assert found is not None
     assert found.progress.step == 1
-    assert "passed over" in found.notes[0]
+    assert "skipped" in found.notes[0]
     assert str(path) in found.notes[0]
 
 
@@ -308,7 +308,7 @@ def test_what_a_disk_does_not_give_back_is_no_checkpoint(tmp_path: Path, monkeyp
         save(tmp_path, step, seed=step)
     real = os.write
     monkeypatch.setattr(os, "write", lambda handle, content: real(handle, bytes(len(content))))
-    with pytest.raises(WriteError, match=r"step-00000003/model.safetensors is not on the disk as it was written"):
+    with pytest.raises(WriteError, match=r"step-00000003/model.safetensors reads back differently than it was written"):
         save(tmp_path, 3)
     assert checkpoint.available(tmp_path) == [1, 2]
     found = checkpoint.load(tmp_path)

@@ -118,7 +118,7 @@ def test_what_is_no_run_is_told_with_the_nearest_that_is(tmp_path: Path) -> None
     (tmp_path / "x" / "seed-1" / "experiment.json").write_text("{}")
     with pytest.raises(RunError, match=r"is not a run folder: it has no experiment.json; did you mean .*seed-1\?"):
         RunFolder(tmp_path / "x").experiment()
-    with pytest.raises(RunError, match="is not a run folder: there is no such folder$"):
+    with pytest.raises(RunError, match="is not a run folder: the folder does not exist$"):
         open_run(tmp_path / "nowhere")
 
 

@@ -53,7 +53,7 @@ def test_a_step_that_is_removed_meanwhile_is_named_with_those_that_are_left(
 ) -> None:
     save(tmp_path, 1, best=True)
     saving_meanwhile(monkeypatch, tmp_path, times=1, best=True)
-    with pytest.raises(CheckpointError, match="has no checkpoint of step 1; there are: 2, 3"):
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 1; available: 2, 3"):
         checkpoint.load(tmp_path, "1")
 
 

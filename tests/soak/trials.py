@@ -63,7 +63,7 @@ def what_is_damaged(run: RunFolder) -> list[str]:
     try:
         for which in ("last", "best"):
             found = checkpoint.load(run.checkpoints, which)
-            if found is not None and any("passed over" in note for note in found.notes):
+            if found is not None and any("skipped" in note for note in found.notes):
                 return [f"{which}: {note}" for note in found.notes]
     except MinigptError as error:
         return [str(error)]

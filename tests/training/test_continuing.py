@@ -450,5 +450,5 @@ def test_an_edit_that_was_accepted_and_not_trained_with_is_not_generated_from(st
     file.write_text(json.dumps(document))
     with pytest.raises(RunError, match=r"model.logit_softcap"):
         resume(folder.path, accept_changes=True, observer=Watcher())
-    with pytest.raises(RunError, match=r"was edited: it was trained with other values of model.logit_softcap"):
+    with pytest.raises(RunError, match=r"was edited: the run was trained with other values of model.logit_softcap"):
         open_run(folder.path)

@@ -28,7 +28,7 @@ from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.reading.named_plugins import refuse_edited
 from minigpt.registry import plugins
-from minigpt.run.packing import alone
+from minigpt.run.packing import cpu_copy
 from minigpt.system.files import json_bytes, read_bytes, read_object, write_bytes
 
 _MAX_BYTES = 1 << 40
@@ -55,7 +55,7 @@ def freeze_experiment(folder: Path, experiment: Experiment) -> Path:
 def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
     """Write a tokenized corpus. Raises WriteError."""
     tensors = {
-        f"{split}.{name}": alone(tensor)
+        f"{split}.{name}": cpu_copy(tensor)
         for split, stretch in (("train", corpus.train), ("val", corpus.val))
         for name, tensor in vars(stretch).items()
     }

@@ -142,7 +142,7 @@ def curves(content: Content, axis: Axis, label: str) -> str | None:
         room = 0.08 * (max(heights) - min(heights)) or 0.05
         axes.set_ylim(min(heights) - 3 * room, max(heights) + room)
         _name_axis(axes, label)
-        axes.set_ylabel(f"validation loss, {UNITS[content.comparison.settings.unit]}")
+        axes.set_ylabel(f"loss, {UNITS[content.comparison.settings.unit]}")
         _legend(figure, axes)
         return _svg(figure, f"curves-{axis}", f"Validation loss against {label}, mean and range over seeds of each variant.")
 

@@ -301,6 +301,6 @@ def test_a_comparison_is_written_into_its_own_folder_only(write: Write, tmp_path
     link.parent.mkdir(parents=True)
     (tmp_path / "precious").mkdir()
     link.symlink_to(tmp_path / "precious")
-    with pytest.raises(RunError, match=r"is a symbolic link; .* is written into itself only"):
+    with pytest.raises(RunError, match=r"is a symbolic link, which would lead writes out of"):
         comparison.grid.run(Mock(), jobs=1, device="cpu", threads=1)
     assert list((tmp_path / "precious").iterdir()) == []

@@ -114,7 +114,7 @@ def test_a_run_whose_experiment_was_edited_is_not_what_it_says(write: Write, min
     file = Path("runs/base/seed-5/experiment.json")
     forge_text(file, file.read_text().replace('"grad_clip": 1.0', '"grad_clip": 0.5'))
     with pytest.raises(
-        RunError, match=r"experiment.json was edited: it was trained with other values of training.grad_clip"
+        RunError, match=r"experiment.json was edited: the run was trained with other values of training.grad_clip"
     ):
         plan(file.parent, variant)
     write("base", training={"grad_clip": 0.5})
