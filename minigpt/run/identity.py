@@ -1,4 +1,4 @@
-"""What a run's numbers follow from, and what is left out of that, each with its reason."""
+"""The identity of a run: everything that determines its numbers. What is left out is listed with its reason."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pydantic import JsonValue
 from minigpt.run.recorded import JsonObject, Origin
 
 LEFT_OUT: Mapping[str, str] = {
-    "name": "names the folder",
-    "description": "is for readers",
-    "plugins": "are files: their text counts with the parts that they give",
-    "data": "counts by its content, the text or rows of both splits: the same text may lie elsewhere",
-    "sampling": "is for text that is drawn after the loss was measured, from random numbers of its own",
-    "training.checkpoint_interval": "says when the state is saved, which changes nothing in it",
-    "training.checkpoint_minutes": "likewise",
-    "the number of threads": "changes the order of sums and no random number; resuming compares it all the same",
-    "the processor": "likewise changes rounding only, and a run says on which it was trained",
+    "name": "only names the folder",
+    "description": "is only for readers",
+    "plugins": "are files whose text is counted with the parts that they register",
+    "data": "is counted by the content of both splits, because the same text may be in another file",
+    "sampling": "is for text that is generated after the loss was measured, with separate random numbers",
+    "training.checkpoint_interval": "determines when the state is saved, which does not change the state",
+    "training.checkpoint_minutes": "determines when the state is saved, which does not change the state",
+    "the number of threads": "changes the order of sums but no random number; resuming compares it nevertheless",
+    "the processor": "changes only rounding; it is recorded in the provenance",
     "the version of Python": "computes nothing: torch and numpy do",
-    "other packages": "such as tokenizers count by what they learned; what a foreign part imports counts with it",
+    "other packages": "are counted by their results (for example a fitted tokenizer), or with the plugin that imports them",
 }
-"""Settings of an experiment (by path, with all below), and other things, that are not part of a run's identity."""
+"""Settings (by path, with everything below it) and other facts that are not part of a run's identity."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All that a run's numbers follow from: runs that are equal in it have the same numbers, but for rounding.
+    """Everything that determines a run's numbers. Runs with the same identity differ only by rounding.
 
     Attributes:
-        settings: The resolved experiment without what is left out; with the seed, and with the precision that was used.
-        data: Fingerprint of both splits' content.
-        tokenizer: Fingerprint of what the tokenizer learned; None where there is none.
-        core: Fingerprint of the source that every training goes through.
+        settings: The resolved experiment, with the seed and the precision that was used, without the keys of LEFT_OUT.
+        data: Fingerprint of the content of both splits.
+        tokenizer: Fingerprint of the fitted tokenizer; None if there is no tokenizer.
+        core: Fingerprint of the source that every training executes.
         parts: Each part that is used, with the fingerprint of its source.
-        torch: Its version.
-        numpy: Likewise.
-        device: The kind of device: dropout draws other random numbers on another.
+        torch: Version of torch.
+        numpy: Version of numpy.
+        device: Kind of device, because dropout draws different random numbers on different kinds.
     """
 
     settings: JsonObject
@@ -53,7 +53,7 @@ class Identity:
 
     @classmethod
     def of(cls, recorded: Origin) -> Identity:
-        """From a run's provenance."""
+        """The identity that a run's provenance records."""
         return cls(
             settings=recorded.experiment,
             data=recorded.data.fingerprint,
@@ -66,16 +66,16 @@ class Identity:
         )
 
     def with_seed(self, seed: int) -> Identity:
-        """That of the same run with another seed."""
+        """The identity of the same run with another seed."""
         return replace(self, settings={**self.settings, "seed": seed})
 
     def digest(self) -> str:
-        """SHA-256 of it."""
+        """SHA-256 of the identity."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(document: Mapping[str, JsonValue]) -> JsonObject:
-    """What of a resolved experiment's JSON belongs to the identity, in the form in which a file gives it back."""
+    """The settings of a resolved experiment that belong to the identity, as JSON read from a file has them."""
     return dict(json.loads(json.dumps(_without_left_out(document, ""))))
 
 
@@ -87,7 +87,7 @@ def _without_left_out(section: Mapping[str, JsonValue], path: str) -> JsonObject
 
 
 def differing(base: JsonValue, other: JsonValue, path: str = "") -> list[tuple[str, JsonValue, JsonValue]]:
-    """Where two JSON documents differ: path, value there, value here; a component of another name counts as a whole."""
+    """The differences of two JSON documents: path, first value, second value. Components of different names differ whole."""
     if base == other:
         return []
     if isinstance(base, dict) and isinstance(other, dict) and (not path or base.get("name") == other.get("name")):

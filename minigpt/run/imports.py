@@ -1,4 +1,4 @@
-"""What the text of a Python file imports, read without executing it."""
+"""Find the imports of a Python file in its text, without executing it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Imports:
-    """What a module's text refers to.
+    """The modules and names that a module's text refers to.
 
     Attributes:
-        used: Dotted names that it imports, or reaches by an attribute of what it imports, when it runs.
-        bound: Its own names to the dotted names that they are imported from, those for type checkers included: a package
-            that imports late names there what it passes on.
+        used: Dotted names that the module imports when it runs, or reaches through attributes of imported names.
+        bound: Maps names in the module to the dotted names they are imported from. Imports for type checkers are
+            included, because a package with lazy imports lists its public names there.
     """
 
     used: frozenset[str]
@@ -24,16 +24,16 @@ class Imports:
 
 @functools.lru_cache(maxsize=1024)
 def imports_in(text: bytes, module: str, *, is_package: bool) -> Imports:
-    """The imports of a file; none where it is not Python.
+    """The imports of a file; empty if it is not Python.
 
     Args:
-        text: Its content.
+        text: The file's content.
         module: The dotted name of its module, from which relative imports start.
         is_package: Whether the file is the `__init__.py` of that module.
     """
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError):  # it could not be imported either; a foreign package may have such templates
+    except (SyntaxError, ValueError):  # it cannot be imported either; for example a template in another package
         return Imports(frozenset(), {})
     imports: list[tuple[str, str, bool]] = []
     reaching: list[ast.AST] = []
@@ -42,14 +42,14 @@ def imports_in(text: bytes, module: str, *, is_package: bool) -> Imports:
             imports += [(name, target, runs) for name, target in _bindings(node, module, is_package)]
         elif runs and isinstance(node, ast.Attribute | ast.Call):
             reaching.append(node)
-    # What stands under TYPE_CHECKING only names where things are, so what runs has the last word.
+    # Imports that run come last, so that they override imports under TYPE_CHECKING.
     bound = {name: target for name, target, _ in sorted(imports, key=lambda each: each[2])}
     used = {target for _, target, runs in imports if runs} | {_reached(node, bound) for node in reaching}
     return Imports(frozenset(reference for reference in used if reference), bound)
 
 
 def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes, each with whether it runs: what stands under `if TYPE_CHECKING:` does not."""
+    """All nodes, each with whether it is executed; code under `if TYPE_CHECKING:` is not."""
     pending = [(tree, True)]
     while pending:
         node, runs = pending.pop()
@@ -60,7 +60,7 @@ def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
 
 
 def _bindings(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
-    """The names that an import makes, each with the dotted name of what it stands for."""
+    """The names that an import binds, each with the dotted name that it refers to."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield alias.asname or alias.name, alias.name
@@ -74,7 +74,7 @@ def _bindings(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) 
 
 
 def _reached(node: ast.AST, bound: Mapping[str, str]) -> str | None:
-    """What `package.module.name`, or `import_module("package.module")`, stands for."""
+    """The dotted name that `package.module.name` or `import_module("package.module")` refers to; None for other code."""
     match node:
         case ast.Call(
             func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),

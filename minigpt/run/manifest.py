@@ -1,9 +1,9 @@
-"""The manifest of a run folder: size and SHA-256 of the files that say what the run is.
+"""The manifest of a run folder: size and SHA-256 of the files that describe the run.
 
-They are written when it begins, and anew with each segment. It is written before experiment.json, whose presence makes a
-folder a run. Each file is checked when it is read. Files that grow are vouched for by the checkpoints (`growing.py`),
-checkpoints by manifests of their own, and plugins by the hashes in provenance.json. A run that an earlier version began has
-none, and is read without it.
+The files are written when the run begins, and again with each segment. The manifest is written before experiment.json,
+whose presence makes a folder a run. Each file is checked when it is read. Other files are checked in other ways: growing
+files with the checkpoints (`growing.py`), checkpoints with their own manifests, plugins with the hashes in
+provenance.json. A run that was begun by an earlier version has no manifest, and is read without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from minigpt.errors import RunError, UnreadableError, command_line
 from minigpt.system.files import MAX_JSON_BYTES, read_bytes, read_object, write_bytes, write_json
 
 EDITABLE = "experiment.json"
-"""The file that a person may change, and then accept."""
+"""The only file that a person may change; the change must then be accepted."""
 
 
 class _Strict(BaseModel):
@@ -31,7 +31,7 @@ class _File(_Strict):
 
 
 class _Manifest(_Strict):
-    """Files by name; `next` has those that are being replaced, as they will be."""
+    """The files by name. During a replacement, `next` has the new versions of the files."""
 
     format: Literal[1] = 1
     files: dict[str, _File]
@@ -43,15 +43,15 @@ def _file(content: bytes) -> _File:
 
 
 def write_manifest(folder: Path, contents: dict[str, bytes]) -> None:
-    """Vouch for files by their names. Raises WriteError where it cannot be written."""
+    """Write the manifest of these files. Raises WriteError if it cannot be written."""
     _write(folder, _Manifest(files={name: _file(content) for name, content in contents.items()}))
 
 
 def checked_bytes(folder: Path, name: str, most: int = MAX_JSON_BYTES) -> bytes:
-    """The content of one of the files, if it is what was written when the run began.
+    """The content of one of the files, checked with the manifest.
 
     Raises:
-        RunError: It is missing, unreadable, damaged or edited; so is the manifest.
+        RunError: The file or the manifest is missing, unreadable, damaged or edited.
     """
     manifest = _read(folder)
     expected = [files[name] for files in (manifest.files, manifest.next) if name in files]
@@ -60,19 +60,20 @@ def checked_bytes(folder: Path, name: str, most: int = MAX_JSON_BYTES) -> bytes:
     except UnreadableError as error:
         raise RunError(str(error)) from error
     if expected and _file(content) not in expected:
-        said = f"{folder / name} is damaged or was edited: it is not what {_place(folder).name} recorded"
+        problem = f"{folder / name} is damaged or was edited: it differs from the record in {_path(folder).name}"
         accept = command_line("resume", folder, "--accept-changes")
-        raise RunError(f"{said}. {'Undo that, or accept it: ' + accept if name == EDITABLE else 'Restore it from a copy'}")
+        step = f"Undo the edit, or accept it: {accept}" if name == EDITABLE else "Restore the file from a copy"
+        raise RunError(f"{problem}. {step}")
     return content
 
 
 def is_expected(folder: Path, name: str) -> bool:
-    """Whether the run has such a file: by its manifest, or where it has none, by the folder."""
-    return name in _read(folder).files if _place(folder).exists() else (folder / name).is_file()
+    """Whether the manifest lists the file; without a manifest, whether the file exists."""
+    return name in _read(folder).files if _path(folder).exists() else (folder / name).is_file()
 
 
 def accept_edits(folder: Path) -> None:
-    """Vouch for experiment.json as it is now: a person has changed it and says so. Nothing else can be accepted.
+    """Record the present experiment.json in the manifest, because a person has changed it and accepts the change.
 
     Raises:
         RunError: The manifest is damaged, or experiment.json cannot be read.
@@ -90,38 +91,38 @@ def accept_edits(folder: Path) -> None:
 
 
 def replace_files(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write some of the files anew, in the order given, and vouch for them.
+    """Replace some of the files, in the given order, and update the manifest.
 
-    Where a kill comes in between, the manifest vouches for each of them as it was and as it is to be.
+    During the replacement the manifest accepts the old and the new version of each file, in case the process is killed.
 
     Raises:
         RunError: The manifest is damaged.
         WriteError: The disk is full or failing.
     """
     before, after = _read(folder).files, {name: _file(content) for name, content in contents.items()}
-    if _place(folder).exists():
+    if _path(folder).exists():
         _write(folder, _Manifest(files=before, next=after))
     for name, content in contents.items():
         write_bytes(folder / name, content)
     _write(folder, _Manifest(files={**before, **after}))
 
 
-def _place(folder: Path) -> Path:
+def _path(folder: Path) -> Path:
     return folder / "manifest.json"
 
 
 def _write(folder: Path, manifest: _Manifest) -> None:
-    write_json(_place(folder), manifest.model_dump(exclude=None if manifest.next else {"next"}))
+    write_json(_path(folder), manifest.model_dump(exclude=None if manifest.next else {"next"}))
 
 
 def _read(folder: Path) -> _Manifest:
-    if not _place(folder).exists():
+    if not _path(folder).exists():
         return _Manifest(files={})
     try:
-        return _Manifest.model_validate(read_object(_place(folder)))
+        return _Manifest.model_validate(read_object(_path(folder)))
     except UnreadableError as error:
         raise RunError(str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{_place(folder)} is damaged: {where}: {first['msg']}") from error
+        raise RunError(f"{_path(folder)} is damaged: {where}: {first['msg']}") from error

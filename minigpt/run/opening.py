@@ -1,4 +1,4 @@
-"""From a run folder to its trained model."""
+"""Open a run: load its trained model and tokenizer from the run folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class OpenRun:
     """A trained model, ready for use.
 
     Attributes:
-        experiment: As it was resolved.
-        model: With the checkpoint's weights, in eval mode, on the CPU.
-        tokenizer: As it was fitted; None for a synthetic task.
-        checkpoint: Where the weights came from.
-        notes: What the user should know, such as that a part's source was edited since; a line each.
+        experiment: The run's resolved experiment.
+        model: The model with the checkpoint's weights, in eval mode, on the CPU.
+        tokenizer: The fitted tokenizer; None for a synthetic task.
+        checkpoint: The checkpoint that the weights come from.
+        notes: Messages for the user, one per line, for example that a part's source was edited since.
     """
 
     experiment: Experiment
@@ -46,48 +46,50 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         path: The run folder.
         which: `best`, `last`, or a step number.
         allow_plugins: False refuses a run that used plugin files.
-        trust: Execute the run's own plugins, and trust them from now on; known ones need no word.
+        trust: Execute the run's own plugins, and trust them from now on. Trusted plugins do not need this.
 
     Raises:
-        RunError: No run there, or nothing saved yet.
+        RunError: There is no run, or it has no checkpoint yet.
         TrustError: A plugin of the run is not trusted.
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
     experiment = run.experiment(Reading(allow_plugins=allow_plugins, trust=trust))
-    run.identity()  # an edit that was accepted, and not trained with, is another model's
+    run.identity()  # refuses an edit that was accepted but not trained with: it describes another model
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()
     if (tokenizer is None) != (run.provenance().data.tokenizer is None):
         raise RunError(f"{run.path / 'tokenizer.json'} is missing")
     if tokenizer is not None and tokenizer.vocab_size != vocab_size:
-        raise RunError(f"{run.path / 'tokenizer.json'} is damaged: {tokenizer.vocab_size} tokens, not {vocab_size}")
-    shapes = build_model_on_meta(experiment.model, vocab_size)  # before memory is asked for, in case it is absurd
+        raise RunError(
+            f"{run.path / 'tokenizer.json'} is damaged: it has {tokenizer.vocab_size} tokens, but the run has {vocab_size}"
+        )
+    shapes = build_model_on_meta(experiment.model, vocab_size)  # allocates no memory, in case the size is absurd
     refuse_if_too_large(f"{run.path}: the model", sum(value.nbytes for value in shapes.state_dict().values()))
-    found = checkpoint.load(run.checkpoints, which, shapes)
-    if found is None:
+    saved = checkpoint.load(run.checkpoints, which, shapes)
+    if saved is None:
         raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
     model = build_model(experiment, vocab_size)
-    found.load_weights(model)
-    notes = (*found.notes, *_edited_parts(experiment, run.provenance()))
-    return OpenRun(experiment, model.eval(), tokenizer, found, notes)
+    saved.load_weights(model)
+    notes = (*saved.notes, *_edited_parts(experiment, run.provenance()))
+    return OpenRun(experiment, model.eval(), tokenizer, saved, notes)
 
 
 _ONLY_IN_TRAINING = ("dataset", "optimizer", "schedule")
 
 
 def _edited_parts(experiment: Experiment, recorded: Provenance) -> list[str]:
-    """A line for each part from outside whose source is not what the run was trained with."""
+    """A note for each plugin part whose source has changed since the run was trained."""
     trained_with = recorded.sources()
-    now, found = Sources(), []
+    now, notes = Sources(), []
     for spec in experiment.specs():
         part = f"{spec.family}/{spec.name}"
         if is_shipped(spec.cls) or spec.family in _ONLY_IN_TRAINING or part not in trained_with:
             continue
         if part_sha256(spec.cls, now) != trained_with[part]:
-            place = f" ({file})" if (file := source_file(spec.cls)) else ""
-            found.append(
-                f"the source of {part}{place} changed since the run was trained: the model may compute something else"
+            path = f" ({file})" if (file := source_file(spec.cls)) else ""
+            notes.append(
+                f"the source of {part}{path} changed since the run was trained: the model may compute something else"
             )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(notes))

@@ -1,4 +1,4 @@
-"""The state of an optimizer from a checkpoint: whether it fits, and how it is put back."""
+"""Check and restore the state of an optimizer from a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from minigpt.run.packing import is_number, kind, restored
 def load(
     optimizer: torch.optim.Optimizer, saved: dict[str, object], path: Path, counted: Sequence[frozenset[str]] | None
 ) -> None:
-    """Put a saved state_dict back, to the bit: torch's own loading casts it to the parameters' dtype.
+    """Restore a saved state_dict bit for bit. Torch's own loading would cast it to the parameters' dtype.
 
     Args:
-        optimizer: That it is for.
-        saved: The state_dict.
-        path: Of the checkpoint, for messages.
-        counted: Names of what the optimizer counts itself in each of its groups: only these are put back there. None for
-            all of each group.
+        optimizer: The optimizer whose state is restored.
+        saved: The saved state_dict.
+        path: The checkpoint's path, for messages.
+        counted: For each parameter group, the names of the values that the optimizer counts itself. Only these are
+            restored in the groups. None restores all values.
 
     Raises:
-        CheckpointError: It is another optimizer's.
+        CheckpointError: The state belongs to another optimizer.
     """
     built = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
@@ -32,7 +32,7 @@ def load(
         optimizer.load_state_dict(saved)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states = saved.get("state", {})
-        assert isinstance(states, dict), "torch has loaded it"
+        assert isinstance(states, dict), "torch has checked this when loading"
         for index, state in states.items():
             key = parameters[index] if isinstance(index, int) else index
             optimizer.state[key] = restored(state, optimizer.state[key])
@@ -50,39 +50,39 @@ def _check_groups(
     groups = saved["param_groups"]
     if not isinstance(groups, list) or len(groups) != len(expected):
         raise ValueError(f"{len(expected)} groups of parameters are expected")
-    for number, (group, there) in enumerate(zip(groups, expected, strict=True)):
-        for name, value in there.items():
-            found = group[name]
+    for number, (group, built) in enumerate(zip(groups, expected, strict=True)):
+        for name, value in built.items():
+            saved_value = group[name]
             is_setting = counted is not None and name != "params" and name not in counted[number]
-            if is_setting and (found is None or value is None):
-                continue  # it was changed, and its saved value is not used
-            if kind(found) != kind(value) and not (is_number(found) and is_number(value)):
-                raise ValueError(f"{name} of group {number} is {found!r}")
+            if is_setting and (saved_value is None or value is None):
+                continue  # the setting was changed, and its saved value is not used
+            if kind(saved_value) != kind(value) and not (is_number(saved_value) and is_number(value)):
+                raise ValueError(f"{name} of group {number} is {saved_value!r}")
 
 
 def check(saved: dict[str, object], expected: Mapping[object, object], path: Path) -> None:
-    """Whether a saved state has the tensors that the optimizer makes itself.
+    """Check that a saved state has the tensors that the optimizer makes.
 
     Raises:
-        CheckpointError: It has not.
+        CheckpointError: A tensor is missing, or has another shape or type.
     """
     state = saved.get("state")
     for index, parts in expected.items():
         own = state.get(index) if isinstance(state, dict) else None
-        for name, there in parts.items() if isinstance(parts, dict) else ():
-            found = own.get(name) if isinstance(own, dict) else None
-            if kind(found) != kind(there) and not (is_number(found) and is_number(there)):
-                said = f"{name} of {index} is {kind(found)}, where {kind(there)} is expected"
-                raise CheckpointError(f"{path} holds the state of another optimizer: {said}")
+        for name, wanted in parts.items() if isinstance(parts, dict) else ():
+            value = own.get(name) if isinstance(own, dict) else None
+            if kind(value) != kind(wanted) and not (is_number(value) and is_number(wanted)):
+                difference = f"{name} of {index} is {kind(value)}, but {kind(wanted)} is expected"
+                raise CheckpointError(f"{path} holds the state of another optimizer: {difference}")
 
 
 def continues(saved: dict[str, object], sizes: Sequence[int], expected: Mapping[object, object]) -> bool:
     """Whether an optimizer whose settings were changed can continue from a saved state.
 
     Args:
-        saved: The state_dict, of the optimizer as it was.
-        sizes: Parameters in each group of the optimizer as it is.
-        expected: The `state` that it makes itself.
+        saved: The saved state_dict, from before the change.
+        sizes: Number of parameters in each group of the changed optimizer.
+        expected: The `state` that the changed optimizer makes.
     """
     groups, state = saved.get("param_groups"), saved.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict) or not all(isinstance(group, dict) for group in groups):
@@ -92,7 +92,7 @@ def continues(saved: dict[str, object], sizes: Sequence[int], expected: Mapping[
 
 
 def _has_form_of(saved: object, expected: object) -> bool:
-    """Whether a saved state is built as the expected one: the same names, and tensors of the same shapes and types."""
+    """Whether a saved state has the same structure as the expected one, with the same tensor shapes and types."""
     if isinstance(saved, dict) and isinstance(expected, dict):
         return saved.keys() == expected.keys() and all(_has_form_of(saved[key], expected[key]) for key in saved)
     if isinstance(saved, list | tuple) and isinstance(expected, list | tuple):

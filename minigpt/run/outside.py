@@ -1,9 +1,9 @@
-"""The modules that a part from outside imports, which its numbers follow from as well.
+"""Find the modules that a part from outside this package imports, because its numbers depend on them too.
 
-Imports are read from the text and nothing is executed. A module counts by its content wherever it lies: beside the part, in
-its distribution, in a namespace package, or in a folder that the part put on `sys.path`. What another distribution has
-installed counts by that distribution's version. The standard library, torch and numpy are left out: a run records their
-versions itself.
+Imports are read from the text, and no code is executed. A module is counted by its content, wherever it is: beside the
+part, in the part's distribution, in a namespace package, or in a folder that the part put on `sys.path`. A module that
+another distribution has installed is counted by the distribution's version. The standard library, torch and numpy are
+left out, because a run records their versions.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from minigpt.registry import plugins
 from minigpt.run.imports import imports_in
 
 NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "minigpt", plugins.FILE_PACKAGE, "torch", "numpy"})
-"""Top-level modules that are counted elsewhere, or not at all."""
+"""Top-level modules that are counted in another way, or not at all."""
 
 
 @dataclass(frozen=True)
 class Followed:
-    """What references to modules from outside lead to.
+    """The modules that references from outside lead to.
 
     Attributes:
         files: The content of each module, by its dotted name.
         versions: Other distributions, as `name version`.
-        references: The dotted names that the modules use, those of this package among them.
+        references: All dotted names that the modules use, including names of this package.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -38,11 +38,11 @@ class Followed:
 
 
 def follow(references: Iterable[str], *, own: Collection[str] = (), counted: Collection[str] = ()) -> Followed:
-    """The modules that dotted names lead to, the packages above them, and what all of these import.
+    """The modules that dotted names lead to, with the packages above them and everything that they import.
 
     Args:
         references: Dotted names.
-        own: Distributions whose modules count by their content although they are installed.
+        own: Distributions whose modules are counted by content although they are installed.
         counted: Top-level modules that are counted already.
     """
     found, pending = Followed(), list(references)
@@ -72,8 +72,8 @@ class _Module:
 
     Attributes:
         name: Its dotted name.
-        file: Its file; None for a namespace package and for one that is compiled in.
-        folders: Where its own modules are looked for; None unless it is a package.
+        file: Its file; None for a namespace package or a built-in module.
+        folders: The folders in which its submodules are searched; None if it is not a package.
     """
 
     name: str
@@ -87,7 +87,7 @@ class _Module:
 
 
 def _along(reference: str) -> Iterator[_Module]:
-    """The modules that a dotted name goes through, until a word of it is no module."""
+    """The modules on the path of a dotted name, up to the first word that is not a module."""
     words, folders = reference.split("."), None
     for length in range(1, len(words) + 1):
         module = _find(".".join(words[:length]), folders)
@@ -100,14 +100,14 @@ def _along(reference: str) -> Iterator[_Module]:
 
 
 def _find(name: str, folders: Sequence[str] | None) -> _Module | None:
-    """A module that is imported, or that would be; it is not imported for this."""
+    """The module that an import would find; it is not imported here."""
     module = sys.modules.get(name)
     if module is not None:
         return _Module(name, _file(getattr(module, "__file__", None)), _folders(getattr(module, "__path__", None)))
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, folders)
-        except (ImportError, AttributeError, ValueError):  # a finder of an older form, or a name that it refuses
+        except (ImportError, AttributeError, ValueError):  # a finder of an old kind, or one that refuses the name
             continue
         if spec is not None:
             return _Module(name, _file(spec.origin), _folders(spec.submodule_search_locations))
@@ -123,7 +123,7 @@ def _folders(places: Iterable[str] | None) -> list[str] | None:
 
 
 def _installed_by(module: _Module, own: Collection[str]) -> str:
-    """The distributions, other than the part's own, that have installed a module's package: `name version`, or nothing."""
+    """The other distributions that installed a module's package, as `name version`; empty if there is none."""
     if module.file is None:
         return ""
     names = [name for name in plugins.distributions_of(module.name.partition(".")[0]) if name not in own]
@@ -133,7 +133,7 @@ def _installed_by(module: _Module, own: Collection[str]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _installed_in(name: str, file: Path) -> str | None:
-    """`name version` if the file lies where the distribution was installed to, and not in a folder that is worked on."""
+    """`name version` if the distribution installed the file as a copy; None for an editable installation."""
     try:
         found = distribution(name)
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""Where a run folder is while it trains: held by its handle, so that a renamed or removed one is noticed.
+"""Track a run folder during training by an open handle, so that renaming or removing it is noticed.
 
-The handle also carries a lock of its own (where the system locks folders), which goes with the folder wherever it is moved,
-and which nobody can delete, unlike the lock file beside it.
+The handle also has a lock (if the system can lock folders). Unlike the lock file beside the folder, this lock moves with
+the folder and cannot be deleted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if sys.platform != "win32":
 
 
 class Place:
-    """A folder that is written to for a long time. A context manager.
+    """A folder that is written to for a long time, held open and locked. A context manager.
 
     Args:
-        path: As it was named; it must be there.
+        path: The path of the folder, which must exist.
 
     Raises:
-        RunError: Another process trains in it, or it cannot be opened.
+        RunError: Another process trains in the folder, or it cannot be opened.
     """
 
     def __init__(self, path: Path):
@@ -43,16 +43,16 @@ class Place:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return  # a file system that locks no folders: the lock file beside it has to do
+                return  # the file system cannot lock folders; the lock file beside the folder must suffice
             self._close()
             raise RunError(f"{self.path} is in use by another process, whose lock file is gone; stop it first") from error
 
     def has_moved(self) -> bool:
-        """Whether the path is not that folder any more: renamed, removed, replaced or unmounted."""
+        """Whether the path no longer leads to the folder: it was renamed, removed, replaced or unmounted."""
         return not self._is_at(self.path)
 
     def now(self) -> Path | None:
-        """Where the folder is now; None where it cannot be found (only Linux can say where one was moved)."""
+        """The present path of the folder; None if it cannot be found (only Linux reports where it was moved)."""
         if self._is_at(self.path):
             return self.path
         try:

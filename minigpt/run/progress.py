@@ -1,4 +1,4 @@
-"""How far a training has come: the numbers in a checkpoint's state.json, checked when they are read."""
+"""The progress of a training: numbers in a checkpoint's state.json, checked when they are read."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come; together with the weights and the optimizer, all that resuming needs.
+    """The progress of a training. Resuming needs only this, the weights and the optimizer's state.
 
     Attributes:
-        step: Updates done. Data order, dropout and samples follow from it and the seed.
-        tokens: Tokens seen.
-        seconds: Training time, evaluation and saving left out.
-        wall: Time since the run began, all sittings added up.
+        step: Updates done. With the seed it determines data order, dropout and samples.
+        tokens: Training tokens seen.
+        seconds: Training time in seconds, without evaluation and saving.
+        wall: Time in seconds since the run began, as the sum over all sessions.
         best_step: Step of the lowest validation loss so far.
-        best_val_loss: That loss, in nats a token.
-        metrics_bytes: Length of metrics.jsonl that belongs to these steps.
-        samples_bytes: Length of samples.txt that belongs to these steps.
-        skipped: Updates whose loss or gradient was not finite, and which changed nothing (`training.non_finite`).
-        skipped_in_a_row: Of these the last ones, that no other came between.
-        pending: The record of the last update where it is not in metrics.jsonl yet (stopped before its evaluation).
-        metrics_sha256: Of these bytes of metrics.jsonl; None in a checkpoint that was written before it was recorded.
-        samples_sha256: Of these bytes of samples.txt; likewise.
+        best_val_loss: The lowest validation loss so far, in nats per token.
+        metrics_bytes: Length of metrics.jsonl up to this step.
+        samples_bytes: Length of samples.txt up to this step.
+        skipped: Updates that were skipped because loss or gradient was not finite (`training.non_finite`).
+        skipped_in_a_row: Current streak of skipped updates.
+        pending: The record of the last update if it is not in metrics.jsonl yet (stopped before its evaluation).
+        metrics_sha256: SHA-256 of the first metrics_bytes bytes of metrics.jsonl; None in checkpoints of old versions.
+        samples_sha256: SHA-256 of the first samples_bytes bytes of samples.txt; None in checkpoints of old versions.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # for reading it
@@ -51,7 +51,7 @@ class Progress:
     samples_sha256: Digest | None = None
 
     def to_json(self) -> dict[str, object]:
-        """What stands in state.json."""
+        """The progress as state.json has it."""
         return {**vars(self), "pending": self.pending.to_json() if self.pending else None}
 
 
@@ -59,10 +59,10 @@ _PROGRESS = TypeAdapter(Progress)
 
 
 def read_progress(value: JsonValue) -> Progress:
-    """A damaged one is refused here, and not where a number of it is used.
+    """Read and check the progress from state.json.
 
     Raises:
-        ValueError: A number is missing, of another kind, or below zero.
+        ValueError: A number is missing, has the wrong type, or is negative.
     """
     try:
         progress = _PROGRESS.validate_json(json.dumps(value))
@@ -70,5 +70,5 @@ def read_progress(value: JsonValue) -> Progress:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(['progress', *map(str, first['loc'])])}: {first['msg']}") from error
     if progress.pending is not None and progress.pending.step != progress.step:
-        raise ValueError(f"progress.pending is no record of update {progress.step}")
+        raise ValueError(f"progress.pending is not the record of update {progress.step}")
     return progress

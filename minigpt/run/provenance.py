@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: code, data, machine, command."""
+"""Collect the provenance of a run: code, data, machine, command. Find what has changed since."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from minigpt.run.typed_in import typed_fingerprint
 
 
 def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> Provenance:
-    """What is written to provenance.json when a run begins.
+    """The provenance of a run that begins now.
 
     Args:
-        experiment: As it is trained, but for its precision.
-        corpus: Its data.
-        device: Where it is trained.
-        precision: That is used.
+        experiment: The experiment as trained, except for its precision.
+        corpus: The run's data.
+        device: The device on which it is trained.
+        precision: The precision that is used.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     sources, document = Sources(), experiment.to_json()
@@ -81,7 +81,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
 
 
 def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...]:
-    """Every component used, shipped ones too: its source file, the SHA-256 of its source, and its package."""
+    """Every component that the experiment uses: source file, SHA-256 of the source, and package."""
     found: list[Component] = []
     for spec in experiment.specs():
         file, (distribution, number) = source_file(spec.cls), _distribution(spec.cls)
@@ -98,19 +98,19 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
 
 
 def part_sha256(cls: type, sources: Sources) -> str:
-    """SHA-256 of the source of a component's class; of one that was typed in, of its compiled code."""
+    """SHA-256 of the source of a component's class, or of its compiled code if it has no file."""
     return sources.part_fingerprint(cls) if source_file(cls) else typed_fingerprint(cls)
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that a run's numbers follow from, and that is not what it was.
+    """A change of something that a run's numbers depend on.
 
     Attributes:
-        what: The path of a setting, or words.
-        before: As it was recorded.
-        now: As it is.
-        detail: Further words, in place of the two values.
+        what: The path of a setting, or a description.
+        before: The recorded value.
+        now: The present value.
+        detail: A text in place of the two values.
     """
 
     what: str
@@ -120,7 +120,7 @@ class Change:
 
     @property
     def line(self) -> str:
-        """For messages, and for the run's history."""
+        """The change as one line, for messages and for the run's history."""
         if self.detail is not None:
             return f"{self.what}{self.detail}"
         before, now = (value if isinstance(value, str) else json.dumps(value) for value in (self.before, self.now))
@@ -128,7 +128,7 @@ class Change:
 
 
 def changed_since(recorded: Provenance, now: Provenance) -> list[Change]:
-    """What differs between a run's provenance and the present that could change its numbers."""
+    """The changes since a run's provenance was recorded that could change its numbers."""
     changes = [Change(*difference) for difference in differing(recorded.experiment, now.experiment)]
     sources = now.sources()
     for part in recorded.components:
@@ -157,7 +157,7 @@ def _distribution(cls: type) -> tuple[str | None, str | None]:
 
 
 def processor() -> str:
-    """The model of this machine's processor, as far as the system tells."""
+    """The model name of this machine's processor, if the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]

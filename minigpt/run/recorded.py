@@ -1,8 +1,8 @@
-"""What a run folder records of its run: one class for each kind of record, which writes it and reads it.
+"""The records in a run folder: one class for each kind of record, which writes and reads it.
 
-A record that is read is complete and has the right types, or is refused in one line. `FORMAT` is the number of the form
-that all records of a run folder have. It stands in provenance.json and in ending.json. The lines of metrics.jsonl go by that
-of the provenance.
+A record is refused with a one-line error if it is incomplete or has wrong types. All records of a run folder have the same
+format, with the number `FORMAT`. It is written in provenance.json and ending.json. The lines of metrics.jsonl have the
+format of the provenance.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from minigpt.run.status import Status
 from minigpt.system.files import json_bytes, parse_object
 
 FORMAT: Literal[1] = 1
-"""Of what this version writes. A change that an older version could not read, or would misread, needs another number."""
+"""The format that this version writes. A change that older versions cannot read, or misread, needs a new number."""
 
 JsonObject = dict[str, JsonValue]
 
 MIGRATIONS: Mapping[int, Callable[[JsonObject], JsonObject]] = {}
-"""For each older format that can still be read: makes of a record of that format one of the next."""
+"""For each older format that can still be read, a function that converts a record to the next format."""
 
 MAX_THREADS = 1024
-"""Of the CPU; with some ten thousand the system gives no more, and the process ends without a word."""
+"""Most CPU threads; with some ten thousand the system refuses more, and the process ends without a message."""
 
 LARGEST = 1e100
-"""Of a number in a record, either way: beyond every loss and every count, and sums and squares of it are finite."""
+"""Largest absolute value in a record: beyond every loss and count, yet sums and squares of it are finite."""
 
 MAX_TOKENS = 10**18
 
@@ -39,13 +39,13 @@ Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Section(BaseModel):
-    """A part of a record: immutable, without conversions, and without keys that it does not know."""
+    """A part of a record: immutable, without type conversions, and without unknown keys."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Versions(Section):
-    """Of the software that a run is computed by."""
+    """The versions of the software that computes a run."""
 
     minigpt: str
     python: str
@@ -54,34 +54,34 @@ class Versions(Section):
 
 
 class Machine(Section):
-    """Where a run is trained."""
+    """The machine on which a run is trained."""
 
     system: str
-    """As the platform names itself."""
+    """The platform's own name."""
     processor: str
     cores: int | None
-    """Of the machine; None where the system does not say."""
+    """Number of cores; None if the system does not report it."""
     threads: Annotated[int, Field(gt=0, le=MAX_THREADS)]
-    """That torch computes with."""
+    """Number of threads that torch uses."""
     device: Annotated[str, Field(pattern="^(cpu|cuda|mps)$")]
     device_name: str | None
-    """Of a CUDA device; None for others."""
+    """Name of a CUDA device; None for other devices."""
 
 
 class Data(Section):
-    """What a run is trained on."""
+    """The data that a run is trained on."""
 
     fingerprint: str
-    """SHA-256 of both splits' content."""
+    """SHA-256 of the content of both splits."""
     tokenizer: str | None
-    """SHA-256 of what the tokenizer learned; None for a synthetic task."""
+    """SHA-256 of the fitted tokenizer; None for a synthetic task."""
     vocab_size: Annotated[int, Field(gt=0, le=MAX_COUNT)]
     entropies: dict[str, float] | None
-    """The training split's, in nats a token, by name; None for a synthetic task."""
+    """Entropies of the training split by name, in nats per token; None for a synthetic task."""
     notes: tuple[str, ...]
-    """What the corpus says of itself."""
+    """The notes of the corpus."""
     train_tokens: int
-    """Tokens of the training split; of a synthetic task, targets."""
+    """Number of tokens of the training split; for a synthetic task, of targets."""
 
 
 class Evaluation(Section):
@@ -89,13 +89,13 @@ class Evaluation(Section):
 
     split: str
     targets: int
-    """Tokens that are predicted."""
+    """Number of predicted tokens."""
     bytes: int | None
-    """UTF-8 bytes of these; None for a synthetic task."""
+    """UTF-8 bytes of the predicted text; None for a synthetic task."""
     window: int
-    """Tokens that the model sees at once."""
+    """Number of tokens that the model sees at once."""
     stride: int
-    """Tokens from one window to the next."""
+    """Number of tokens from one window to the next."""
 
 
 class Component(Section):
@@ -106,11 +106,11 @@ class Component(Section):
     file: str | None
     """The source file; None for a class that was typed in."""
     sha256: str | None
-    """Of its source, and of what that imports."""
+    """SHA-256 of its source, and of everything that the source imports."""
     distribution: str | None
-    """The installed package that it comes from."""
+    """The installed package that contains the part."""
     version: str | None
-    """Of that package."""
+    """The version of that package."""
 
 
 class Git(Section):
@@ -118,33 +118,33 @@ class Git(Section):
 
     commit: str
     uncommitted: str | None
-    """SHA-256 of what is not committed, or `unknown`; None where everything is."""
+    """SHA-256 of the uncommitted changes, or `unknown`; None if there are none."""
 
 
 class Origin(Section):
-    """Everything that a run's numbers come from."""
+    """The origin of a run's numbers: code, data, machine, command."""
 
     format: Literal[1] = FORMAT
-    """Of the run folder's records."""
+    """Format number of the run folder's records."""
     started: str
-    """When, in UTC."""
+    """Start time in UTC."""
     command: tuple[str, ...]
     """The words of the command line."""
     versions: Versions
     machine: Machine
     precision: Annotated[str, Field(pattern="^(fp32|bf16)$")]
-    """The one that is used, never `auto`."""
+    """The precision that is used; never `auto`."""
     experiment: JsonObject
     """The settings that belong to the run's identity, resolved."""
     data: Data
     evaluation: Evaluation
     core: str
-    """SHA-256 of the source that every training goes through."""
+    """SHA-256 of the source that every training executes."""
     components: tuple[Component, ...]
     git: Git | None
-    """None outside of a repository."""
+    """The git state; None outside of a repository."""
     folder: str | None = None
-    """The run folder's place when it was written; None until then."""
+    """The run folder's path when the record was written; None before that."""
 
     def sources(self) -> dict[str, str | None]:
         """The SHA-256 of each part's source, by `family/name`."""
@@ -152,35 +152,35 @@ class Origin(Section):
 
 
 class Segment(Section):
-    """A stretch of updates that follow from one identity."""
+    """Consecutive updates of a run during which its identity is the same."""
 
     from_update: Count
-    """Updates that had been done when it began."""
+    """Number of updates done when the segment began."""
     started: str
-    """When, in UTC."""
+    """Start time in UTC."""
     changes: tuple[str, ...]
-    """What is not as in the segment before, a line each."""
+    """Changes since the previous segment, one line each."""
     provenance: Origin | None = None
-    """What its numbers come from; None for the last segment, whose origin is the provenance itself."""
+    """The origin of its numbers; None for the last segment, whose origin is the provenance itself."""
 
     @property
     def line(self) -> str:
-        """For whoever looks at the run."""
+        """The segment's changes as one line, for messages."""
         return f"from update {self.from_update:,} on: {'; '.join(self.changes) or 'continued after a change'}"
 
 
 class Provenance(Origin):
-    """provenance.json: where a run's numbers come from, and the segments that it consists of."""
+    """The content of provenance.json: the origin of a run's numbers, and the run's segments."""
 
     segments: Annotated[tuple[Segment, ...], Field(min_length=1)]
-    """The first one first."""
+    """The segments in order."""
 
     def later_segments(self) -> list[str]:
-        """The changes that the run was continued with, a line a segment; empty for a run that is of one piece."""
+        """The changes with which the run was continued, one line per segment; empty for a run of one segment."""
         return [segment.line for segment in self.segments[1:]]
 
     def origin(self) -> Origin:
-        """It without its segments."""
+        """The provenance without its segments."""
         return Origin(**{name: getattr(self, name) for name in Origin.model_fields})
 
     def content(self) -> bytes:
@@ -193,10 +193,10 @@ class Provenance(Origin):
 
 
 class Ending(Section):
-    """ending.json: how a session ended, where nothing else in the folder shows it."""
+    """The content of ending.json: how a session ended, if no other file in the folder shows it."""
 
     format: Literal[1] = FORMAT
-    """Of the run folder's records."""
+    """Format number of the run folder's records."""
     status: Literal[Status.DIVERGED, Status.CRASHED]
     message: str
     """What happened."""
@@ -207,37 +207,37 @@ class Ending(Section):
 
 
 class MetricsRow(Section):
-    """A line of metrics.jsonl: what is recorded of an update. Of a number that is None nothing is written."""
+    """A line of metrics.jsonl: the record of an update. Numbers that are None are not written."""
 
     step: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    """Updates done, this one included."""
+    """Updates done, including this one."""
     tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-    """Seen so far."""
+    """Training tokens seen so far."""
     seconds: Number
-    """Of training so far, evaluation and saving left out."""
+    """Training time so far, without evaluation and saving."""
     wall: Number
-    """Since the run began, over all sessions."""
+    """Time in seconds since the run began, as the sum over all sessions."""
     train_loss: Number | None = None
-    """Of the update's batch, in nats a token; None where it was not finite."""
+    """Loss of the update's batch, in nats per token; None if it was not finite."""
     lr: Number
     """The learning rate of the optimizer's first group."""
     auxiliary_loss: Number | None = None
-    """What components add to the loss; None where nothing is added."""
+    """Sum of the losses that components add; None if there are none."""
     grad_norm: Number | None = None
-    """Before clipping; None where it was not finite."""
+    """Norm of the gradient before clipping; None if it was not finite."""
     skipped: Count | None = None
-    """Updates left out so far; None where this one was not."""
+    """Number of updates skipped so far; None if this update was not skipped."""
     tokens_per_second: Number
     other_cpu: Number | None = None
-    """CPU seconds of other processes since the row before that has it."""
+    """CPU seconds of other processes since the previous row with this number."""
     val_loss: Number | None = None
-    """Over the whole validation split, in nats a target; None where the model was not evaluated."""
+    """Loss over the whole validation split, in nats per target; None if the model was not evaluated."""
     val_perplexity: Number | None = None
     val_bits_per_byte: Number | None = None
-    """None for a synthetic task too."""
+    """Bits per byte over the validation split; None also for a synthetic task."""
 
     def to_json(self) -> dict[str, float]:
-        """What stands in the line."""
+        """The line's JSON object."""
         return self.model_dump(exclude_none=True)
 
 
@@ -245,10 +245,10 @@ Read = TypeVar("Read", Provenance, Ending)
 
 
 def read_record(kind: type[Read], content: bytes, file: Path) -> Read:
-    """A record from its file's content.
+    """Read a record from the content of its file.
 
     Raises:
-        RunError: It is damaged, or has a format that this version does not read.
+        RunError: The record is damaged, or has a format that this version cannot read.
     """
     try:
         document: JsonObject = parse_object(content, file)
@@ -270,10 +270,10 @@ def read_record(kind: type[Read], content: bytes, file: Path) -> Read:
 
 
 def _migrated(document: JsonObject, file: Path) -> JsonObject:
-    """A record in the present format.
+    """Convert a record to the present format.
 
     Raises:
-        RunError: Its format is none that can be read.
+        RunError: The record has a format that cannot be read.
     """
     number = document.get("format")
     while isinstance(number, int) and number in MIGRATIONS:

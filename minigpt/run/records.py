@@ -1,4 +1,4 @@
-"""metrics.jsonl as records, and samples.txt as text: checked as far as a checkpoint has recorded them, then read."""
+"""Read metrics.jsonl and samples.txt, after checking the part that a checkpoint has recorded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from minigpt.run.recorded import MetricsRow
 
 
 def read_records(metrics: Path, checkpoints: Path) -> list[MetricsRow]:
-    """All records, in order; a torn last line (the machine went down, or the run is writing it) is left out.
+    """All records, in order. An incomplete last line (the run is writing it, or the machine crashed) is left out.
 
     Args:
-        metrics: The file.
-        checkpoints: The run's checkpoints, which have recorded how it begins.
+        metrics: The file metrics.jsonl.
+        checkpoints: The folder of the run's checkpoints, which recorded length and SHA-256 of the file.
 
     Raises:
-        RunError: It is damaged.
+        RunError: The file is damaged.
     """
-    recorded = checkpoint.recorded(checkpoints)  # first: what a run adds meanwhile does no harm then
+    recorded = checkpoint.recorded(checkpoints)  # first, because a run may add lines meanwhile
     check_beginning(metrics, recorded.metrics_bytes, recorded.metrics_sha256)
-    found: list[MetricsRow] = []
+    rows: list[MetricsRow] = []
     for number, line in enumerate(_lines(metrics), 1):
         if not line.endswith(b"\n"):
             break
@@ -33,21 +33,21 @@ def read_records(metrics: Path, checkpoints: Path) -> list[MetricsRow]:
             row = MetricsRow.model_validate_json(line)
         except ValidationError as error:
             raise RunError(f"{metrics} is damaged: line {number}: {_what(error)}") from error
-        if found and row.step <= found[-1].step:
-            raise RunError(f"{metrics} is damaged: line {number} is no record of the next update")
-        found.append(row)
-    return found
+        if rows and row.step <= rows[-1].step:
+            raise RunError(f"{metrics} is damaged: line {number} is not the record of the next update")
+        rows.append(row)
+    return rows
 
 
 def last_sample(samples: Path, checkpoints: Path) -> str:
-    """The text that was drawn last; nothing where none was.
+    """The last generated text; empty if there is none.
 
     Raises:
         RunError: The file is damaged.
     """
     recorded = checkpoint.recorded(checkpoints)
     check_beginning(samples, recorded.samples_bytes, recorded.samples_sha256)
-    content = b"".join(_lines(samples)).decode("utf-8", "replace")  # a run may be in the middle of a character
+    content = b"".join(_lines(samples)).decode("utf-8", "replace")  # a running process may have written half a character
     return content.rpartition("--- step ")[2].partition("\n")[2].strip("\n")
 
 
@@ -61,7 +61,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         if not path.exists():
             return
         if not path.is_file():
-            raise RunError(f"{path} is no ordinary file")
+            raise RunError(f"{path} is not a regular file")
         with path.open("rb") as file:
             yield from file
     except OSError as error:

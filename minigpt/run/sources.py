@@ -1,8 +1,8 @@
-"""Which source files a run's numbers follow from: what its parts and the training import inside this package, and so on.
+"""Find the source files that a run's numbers depend on: its parts, the training, and everything that they import.
 
-Imports are read from the text of the files and nothing is executed. A name that a package only passes on (`from
-minigpt.contracts import Norm`) leads to the module that defines it, so that a run depends on what it executes and not on
-all that stands beside it. The `__init__` files above a module count with their text: importing the module executes them.
+Imports are read from the text of the files, and no code is executed. A name that a package re-exports (`from
+minigpt.contracts import Norm`) leads to the module that defines it. So a run depends only on modules that it uses, not on
+their neighbours. The text of the `__init__` files above a module counts too, because importing the module executes them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from minigpt.run.outside import Followed, follow
 
 PACKAGE = Path(minigpt.__file__).parent
 CORE_ROOT = "minigpt.training.session"
-"""What every training begins with. It reaches the parts by their names in the experiment, never by an import."""
+"""The module that every training starts in. It finds parts by their names in the experiment, never by an import."""
 
 NO_NUMBERS: Mapping[str, str] = {
-    "minigpt.training.observer": "prints what it is given",
-    "minigpt.training.tensorboard": "writes down what it is given",
-    "minigpt.system.lock": "holds the folder against other processes",
+    "minigpt.training.observer": "only prints values",
+    "minigpt.training.tensorboard": "only records values",
+    "minigpt.system.lock": "only locks the folder against other processes",
 }
-"""Modules that a training executes and that change none of its numbers, each with the reason."""
+"""Modules that a training executes but that do not change its numbers, each with the reason."""
 
 
 class Sources:
-    """The package's source as it is now: each file is read once, so that all fingerprints are of one state.
+    """The package's present source. Each file is read only once, so that all fingerprints are from the same state.
 
     Args:
-        texts: The text of modules, in place of that of their files.
+        texts: Texts of modules, used in place of their files.
     """
 
     def __init__(self, texts: Mapping[str, bytes] | None = None):
@@ -43,19 +43,19 @@ class Sources:
 
     @functools.cached_property
     def core(self) -> frozenset[str]:
-        """The modules that every training goes through."""
+        """The modules that every training executes."""
         return self.closure([CORE_ROOT])
 
     @functools.cached_property
     def core_fingerprint(self) -> str:
-        """SHA-256 of the source that every training goes through."""
+        """SHA-256 of the source that every training executes."""
         return _digest(self._lines(self.core))
 
     def part_fingerprint(self, cls: type) -> str:
-        """SHA-256 of the source that a component's class stands on, beside what every training goes through.
+        """SHA-256 of the source that a component's class depends on, without the source that every training executes.
 
-        A plugin file counts as it was when it was loaded, a package that is not ours as a whole, and both with what they
-        import: of ours, and from outside (outside.py).
+        A plugin file is counted as it was when it was loaded, and a package from outside as a whole. Both are counted
+        with everything that they import, from this package and from outside (outside.py).
         """
         lines: list[str] = []
         references: set[str] = set()
@@ -66,18 +66,18 @@ class Sources:
             if top == "minigpt":
                 references.add(kind.__module__)
                 continue
-            first, found = _from_outside(kind, top)
+            own_lines, followed = _from_outside(kind, top)
             lines += [
-                *first,
-                *(f"{name} {hashlib.sha256(text).hexdigest()}" for name, text in sorted(found.files.items())),
-                *sorted(found.versions),
+                *own_lines,
+                *(f"{name} {hashlib.sha256(text).hexdigest()}" for name, text in sorted(followed.files.items())),
+                *sorted(followed.versions),
             ]
-            references |= found.references
+            references |= followed.references
         return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
 
     def closure(self, references: Iterable[str]) -> frozenset[str]:
-        """The modules that dotted names lead to, what those import, and the packages that all of them stand in."""
-        found: set[str] = set()
+        """The modules that dotted names lead to, everything that they import, and the packages that contain them."""
+        modules: set[str] = set()
         pending = list(references)
         seen: set[str] = set()
         while pending:
@@ -86,30 +86,30 @@ class Sources:
                 continue
             seen.add(reference)
             module = self._defining_module(reference)
-            if module is not None and module not in found and module not in NO_NUMBERS:
-                found.add(module)
+            if module is not None and module not in modules and module not in NO_NUMBERS:
+                modules.add(module)
                 pending += self._imports(module).used
-        above = {name.rsplit(".", depth)[0] for name in found for depth in range(1, name.count(".") + 1)}
-        return frozenset(found | above)
+        above = {name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)}
+        return frozenset(modules | above)
 
     def _defining_module(self, reference: str) -> str | None:
-        """The module that a dotted name leads to; None for one that is not ours."""
+        """The module that a dotted name leads to; None if it is not in this package."""
         words = reference.split(".")
         if words[0] != "minigpt":
             return None
         length = next(n for n in range(len(words), 0, -1) if self._text(".".join(words[:n])) is not None)
         module, rest = ".".join(words[:length]), words[length:]
         if rest and _is_package(module):
-            passed_on = self._imports(module).bound.get(rest[0])
-            if passed_on is not None:
-                return self._defining_module(".".join([passed_on, *rest[1:]]))
+            reexported = self._imports(module).bound.get(rest[0])
+            if reexported is not None:
+                return self._defining_module(".".join([reexported, *rest[1:]]))
         return module
 
     def _imports(self, module: str) -> Imports:
         return imports_in(self._text(module) or b"", module, is_package=_is_package(module))
 
     def _text(self, module: str) -> bytes | None:
-        """A module's source; None where there is no such module."""
+        """A module's source; None if the module does not exist."""
         if module not in self._texts:
             path = _path(module)
             file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -130,8 +130,8 @@ def _path(module: str) -> Path:
 
 
 def _from_outside(cls: type, top: str) -> tuple[list[str], Followed]:
-    """What a class that is not ours stands on: lines for its plugin or package as a whole, and the modules beside that."""
-    if plugin := plugins.plugin_of(cls):  # as it was executed: the file may be another since, or gone
+    """The source of a class from outside: lines for its whole plugin or package, and the other modules it uses."""
+    if plugin := plugins.plugin_of(cls):  # as it was executed, because the file may have changed since
         texts = {f"{plugins.FILE_PACKAGE}/plugin/{name}": text for name, text in plugin.files.files.items()}
         return [f"plugin {plugin.sha256}"], follow(references_in(texts))
     own = plugins.distributions_of(top)
@@ -148,10 +148,10 @@ def _from_outside(cls: type, top: str) -> tuple[list[str], Followed]:
 
 
 def references_in(texts: Mapping[str, bytes]) -> Iterator[str]:
-    """What files from outside import, as dotted names.
+    """The imports of files from outside, as dotted names.
 
     Args:
-        texts: Contents by the path of the file below the folder that is on `sys.path`. Only Python files are read.
+        texts: Contents of the files by their paths, relative to a folder on `sys.path`. Only Python files are read.
     """
     for path, text in texts.items():
         words = PurePosixPath(path).with_suffix("").parts

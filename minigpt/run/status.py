@@ -1,4 +1,4 @@
-"""How a run stands: one list of words, for `runs`, comparisons, reports, tables and files alike."""
+"""The status of a run: the same words in `minigpt runs`, comparisons, reports, tables and files."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a run stands, or how its last session ended.
+    """The status of a run, or of its last session.
 
-    `diverged` and `crashed` are recorded when they happen; the others follow from the run folder, so that they hold for a
-    run whose process was killed, too.
+    `diverged` and `crashed` are recorded when they happen. The others follow from the files in the run folder, so they are
+    also right for a run whose process was killed.
     """
 
     RUNNING = "running"
-    """A process is at it."""
+    """A process is training the run."""
     STOPPED = "stopped"
-    """It was interrupted or killed before its last update, and can go on."""
+    """The run was interrupted or killed before its last update, and can be continued."""
     FINISHED = "finished"
-    """The last update is done, measured and saved."""
+    """The last update is done, evaluated and saved."""
     DIVERGED = "diverged"
     """A loss, a gradient or a weight was not finite."""
     CRASHED = "crashed"
-    """Something raised, or ended the process, that was not asked to."""
+    """An unexpected error was raised, or the process ended unexpectedly."""
     MISSING = "missing"
-    """It was never begun."""
+    """The run was not begun."""
     DAMAGED = "damaged"
-    """Its files cannot be read."""
+    """The run's files cannot be read."""

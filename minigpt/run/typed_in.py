@@ -1,7 +1,7 @@
-"""Fingerprints of classes that have no file: typed at a prompt, or in a notebook.
+"""Fingerprints of classes without a file, which were typed at a prompt or in a notebook.
 
-What such a class computes is in its compiled functions, and in the functions, classes and constants of the same session that
-those name. Another version of Python compiles to other code, and gives another fingerprint.
+The fingerprint covers the compiled functions of a class, and the functions, classes and constants of the same session
+that they use. Another version of Python compiles to different code, and gives a different fingerprint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NO_NUMBERS = {"__dict__", "__weakref__", "__doc__", "__annotations__", "__annot
 
 
 def typed_fingerprint(cls: type) -> str:
-    """SHA-256 of the code of a class that was typed in, and of what it uses of its session."""
+    """SHA-256 of the code of a class that was typed in, and of everything from its session that it uses."""
     digest = hashlib.sha256()
     for line in _lines(cls, cls.__module__, set()):
         digest.update(f"{line}\n".encode("utf-8", "backslashreplace"))
@@ -23,7 +23,7 @@ def typed_fingerprint(cls: type) -> str:
 
 
 def _lines(value: object, session: str, seen: set[int]) -> Iterator[str]:
-    """What a value is, line by line; of the session's functions and classes what they are made of."""
+    """A description of a value, line by line. Functions and classes of the session are described by their code."""
     match value:
         case bool() | int() | float() | complex() | str() | bytes() | None:
             yield repr(value)
@@ -63,7 +63,7 @@ def _function(function: FunctionType, session: str, seen: set[int]) -> Iterator[
         yield name
         yield from _lines(function.__globals__.get(name), session, seen)
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it is still empty
+        with contextlib.suppress(ValueError):  # the cell is still empty
             yield from _lines(cell.cell_contents, session, seen)
 
 
@@ -75,6 +75,6 @@ def _code(code: CodeType) -> Iterator[str]:
 
 
 def _names(code: CodeType) -> list[str]:
-    """Global names that a function and the functions within it use."""
+    """The global names that a function and its inner functions use."""
     inner = (name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant))
     return list(dict.fromkeys([*code.co_names, *inner]))

@@ -184,7 +184,7 @@ def test_an_honest_edit_is_named_and_can_be_accepted(minigpt: Command, here: Pat
     code, _, err = minigpt("generate", RUN)
     assert code == 2
     assert f"{file} is damaged or was edited" in err
-    assert f"Undo that, or accept it: minigpt resume {RUN} --accept-changes" in err
+    assert f"Undo the edit, or accept it: minigpt resume {RUN} --accept-changes" in err
     code, _, err = minigpt("resume", RUN, "--accept-changes")
     assert code == 0, err
     assert minigpt("generate", RUN)[0] == 0

@@ -161,7 +161,9 @@ def test_an_edited_experiment_is_not_resumed_as_if_it_were_the_same(write_experi
     part = run(load_experiment(write_experiment()), tmp_path, Watcher(("updated", 5)))
     file = part.run.path / "experiment.json"
     file.write_text(file.read_text().replace('"batch_size": 8', '"batch_size": 4'))
-    with pytest.raises(RunError, match=r"experiment.json is damaged or was edited: it is not what manifest.json recorded"):
+    with pytest.raises(
+        RunError, match=r"experiment.json is damaged or was edited: it differs from the record in manifest.json"
+    ):
         resume(part.run.path, observer=Watcher())
 
 
