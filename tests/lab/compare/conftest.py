@@ -1,4 +1,4 @@
-"""Small experiments to compare, and grids that are trained in this process."""
+"""Fixtures for comparisons: small experiments, and grids that are trained in this process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes an experiment of 6 updates, changed as the keyword arguments say; the working folder is the test's own."""
+    """Writes an experiment of 6 updates into the test's working folder, with the keyword arguments as changes."""
     monkeypatch.chdir(tmp_path)
     return writer(tmp_path)
 
 
 def writer(folder: Path) -> Write:
-    """Writes experiments there."""
+    """A function that writes experiments into the test's working folder."""
     (folder / "corpus.txt").write_text(TEXT)
 
     def write(name: str, /, **changes: Any) -> Path:
@@ -46,7 +46,7 @@ def writer(folder: Path) -> Write:
 
 
 def train_here(grid: Grid) -> None:
-    """What `Grid.run` does, without its processes."""
+    """The same as `Grid.run`, but in this process."""
     for name in ("cells", "runs"):
         (grid.folder / name).mkdir(parents=True, exist_ok=True)
     for cell in grid.missing():

@@ -1,4 +1,4 @@
-"""Results of comparisons that nobody trained."""
+"""Artificial results of comparisons, without training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from minigpt.run.status import Status
 
 
 def run(seed: int = 5, loss: float | None = 1.0, **others: Any) -> RunResult:
-    """A finished run on a machine that nobody else used; without a loss one that crashed."""
+    """A finished run on a machine without other load; without a loss, a crashed run."""
     outcome = Status.CRASHED if loss is None else Status.FINISHED
     return RunResult(**{"seed": seed, "outcome": outcome, "run": "a", "loss": loss, "others": 0.0, **others})
 
 
 def comparison(**variants: list[RunResult]) -> Comparison:
-    """Of variants by their names, the base first."""
+    """A comparison of variants by name, the base first."""
     base, *others = variants.values()
     judgements = [None, *judge_runs(base, others, 0.01)]
     return Comparison(

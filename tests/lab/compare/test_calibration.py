@@ -1,4 +1,4 @@
-"""Grids that are trained for real: how often is a variant that is the base called better or worse?"""
+"""Tests with trained grids how often a variant that equals the base is called better or worse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHORT = {"training": {"max_iters": 40, "eval_interval": 40, "optimizer": {"learn
 
 @pytest.mark.slow
 def test_of_twenty_grids_of_an_experiment_with_itself_at_most_one_is_called_better_or_worse(write: Write) -> None:
-    """The variant is the base under other random numbers: it throws one away before it draws its weights."""
+    """The variant is the base with other random numbers: it discards one number before it draws its weights."""
 
     @register("attention", "twin")
     class Twin(MultiHeadAttention):

@@ -1,4 +1,4 @@
-"""A whole comparison as a call in Python."""
+"""Tests of a whole comparison by one call in Python."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from minigpt.errors import CheckError
 from minigpt.lab.compare import Settings, compare, comparing
 from minigpt.lab.compare.rehearsal import Rehearsal, Rehearsed
 from minigpt.lab.compare.rehearsal import _try as tried
+from minigpt.reading import AS_WRITTEN
 from tests.lab.compare.conftest import Write
 
 LEAKING = '''
@@ -20,7 +21,7 @@ from minigpt.contracts import Norm
 
 @register("norm", "leaking")
 class Leaking(Norm):
-    """Mixes what comes later into what comes before."""
+    """Mixes later tokens into earlier ones."""
     def __init__(self, width: int):
         super().__init__()
     def forward(self, x):
@@ -40,7 +41,7 @@ def test_a_comparison_that_is_only_planned_trains_and_judges_nothing(write: Writ
 
 
 def test_a_variant_that_breaks_its_contract_is_not_trained(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where nothing was rehearsed, since its part comes from an installed package."""
+    """Also without a rehearsal, because its part comes from an installed package."""
     Path("leaking.py").write_text(LEAKING)
     files = [write("base"), write("variant", plugins=["leaking.py"], model={"norm": "leaking"})]
     monkeypatch.setattr(comparing, "rehearse", lambda *_, **__: Rehearsed())
@@ -55,7 +56,7 @@ def test_a_variant_that_breaks_its_contract_is_not_trained(write: Write, monkeyp
 def test_a_variant_that_breaks_its_contract_fails_when_it_is_tried(write: Write) -> None:
     Path("leaking.py").write_text(LEAKING)
     variant = write("variant", plugins=["leaking.py"], model={"norm": "leaking"})
-    reason = tried(Rehearsal(variant, (), (), "cpu", False, {}))
+    reason = tried(Rehearsal(variant, AS_WRITTEN, "cpu", {}))
     assert reason is not None
     assert reason.startswith("one of its parts violates its contract: norm/leaking breaks causality: ")
 

@@ -1,4 +1,4 @@
-"""What a comparison is trained from is what there was when its plan was made, whatever is edited meanwhile."""
+"""Tests that a comparison is trained from copies made with its plan, whatever is edited meanwhile."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ROWS: dict[str, Any] = {"plugins": [str(RECALL)], "data": {"name": "associative_
 @pytest.mark.parametrize(
     "changes", [{}, {"tokenizer": "byte"}, {"tokenizer": "word"}, ROWS], ids=["char", "byte", "word", "rows"]
 )
-def test_a_frozen_corpus_is_the_corpus(write: Write, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_frozen_corpus_equals_the_corpus(write: Write, tmp_path: Path, changes: dict[str, Any]) -> None:
     experiment = load_experiment(write("base", **changes))
     corpus = load_corpus(experiment)
     file = freeze_corpus(tmp_path / "inputs", corpus)
@@ -103,12 +103,12 @@ def test_a_plugin_is_frozen_as_it_was_loaded(write: Write, tmp_path: Path, is_fo
     norm = read.model.norm.build(16)
     x = torch.randn(2, 16)
     torch.testing.assert_close(norm(x).square().mean(-1), torch.ones(2), rtol=1e-3, atol=0)
-    assert freeze_experiment(tmp_path / "inputs", read) == frozen, "what is frozen once more is the same"
+    assert freeze_experiment(tmp_path / "inputs", read) == frozen, "freezing it again gives the same copies"
     with pytest.raises(PluginError, match=r"changed since it was loaded"):
         freeze_experiment(tmp_path / "again", experiment)
 
 
-def test_what_is_edited_in_the_copies_is_found_and_no_outcome(write: Write) -> None:
+def test_an_edited_copy_is_detected_and_gives_no_outcome(write: Write) -> None:
     scaled(1.0)
     found = plan(write("base", **PLUGGED), write("variant", model={"ffn": "glu"}), seeds=1)
     cell = found.grid.cells[0]
@@ -131,14 +131,14 @@ def test_what_is_edited_in_the_copies_is_found_and_no_outcome(write: Write) -> N
     files[0].write_bytes(b"{}")
     again = plan(write("base", **PLUGGED), write("variant", model={"ffn": "glu"}), seeds=1)
     train_here(again.grid)
-    assert not again.grid.missing(), "the next one copies anew"
+    assert not again.grid.missing(), "the next comparison makes new copies"
 
 
 def edit_corpus() -> None:
     Path("corpus.txt").write_text("something else, as long. " * 300)
 
 
-def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edits_while_a_comparison_runs_do_not_change_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     scaled(1.0)
     files = write("base", **PLUGGED), write("variant", **PLUGGED, training={"optimizer": "lion"})
     undisturbed = make_plan(files, Settings(seeds=2), name="undisturbed", runs=Path("nowhere"))
@@ -147,7 +147,7 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
     found.grid.freeze(found.variants)  # as it begins
     first, *later = found.grid.missing()
     job = found.grid.job(first, "cpu", None, True)
-    cell_module.do(job)  # its record is not written
+    cell_module.do(job)  # does not write the record
     edit_corpus()
     scaled(3.0)
     with monkeypatch.context() as patch:
@@ -160,7 +160,7 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
     assert len(later) == 3
 
     edited = plan(*files, seeds=2)
-    assert len(edited.grid.missing()) == 4, "over edited files it is another comparison"
+    assert len(edited.grid.missing()) == 4, "with edited files all cells are different"
     train_here(edited.grid)
     assert all(a != b for name in expected for a, b in zip(losses(edited)[name], expected[name], strict=True))
 
@@ -168,10 +168,10 @@ def test_what_is_edited_while_a_comparison_runs_changes_nothing_in_it(write: Wri
     scaled(1.0)
     restored = plan(*files, seeds=2)
     train_here(restored.grid)
-    assert losses(restored) == expected, "no loss of the edited one stands for the old source"
+    assert losses(restored) == expected, "no loss of the edited source is used for the old one"
 
 
-def test_a_cell_is_not_trained_by_other_code_than_was_planned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_not_trained_with_other_code_than_planned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
     now = cell_module.provenance
     with monkeypatch.context() as patch:
@@ -184,11 +184,11 @@ def test_a_cell_is_not_trained_by_other_code_than_was_planned(write: Write, monk
     assert not any((found.folder / "runs").iterdir())
     assert not any((found.folder / "cells").iterdir())
     train_here(found.grid)
-    assert not found.grid.missing(), "the source is what it was"
+    assert not found.grid.missing(), "the source is restored"
 
 
 @pytest.mark.slow
-def test_a_comparison_whose_source_is_edited_ends_in_a_line(
+def test_a_comparison_whose_source_is_edited_ends_with_one_line(
     write: Write, minigpt: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write("base"), write("variant", model={"ffn": "glu"})
@@ -203,8 +203,8 @@ def test_a_comparison_whose_source_is_edited_ends_in_a_line(
     assert not list(Path("comparisons/base/runs").rglob("experiment.json"))
 
 
-def test_a_run_that_took_anothers_place_does_not_stand_for_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process was killed between the last update of the new run and its record; then the file is restored."""
+def test_a_run_that_replaced_another_is_not_used_for_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was killed after the last update of the new run, before its record. Then the file is restored."""
     files = write("base"), write("variant", model={"ffn": "glu"})
     found = plan(*files, seeds=1)
     train_here(found.grid)
@@ -225,7 +225,7 @@ def test_a_run_that_took_anothers_place_does_not_stand_for_it(write: Write, monk
     assert losses(restored) == expected
 
 
-def test_a_run_elsewhere_that_is_replaced_does_not_stand_for_what_it_was(write: Write, minigpt: Command) -> None:
+def test_a_replaced_run_in_another_folder_is_not_used_for_the_old_one(write: Write, minigpt: Command) -> None:
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     assert minigpt("run", base, "--no-check")[0] == 0
     found = plan(base, variant, seeds=1)
@@ -272,7 +272,7 @@ class Letters(Dataset):
 """
 
 
-def test_the_data_of_two_versions_of_a_plugin_are_not_taken_for_each_other(write: Write, minigpt: Command) -> None:
+def test_the_data_of_two_versions_of_a_plugin_are_not_confused(write: Write, minigpt: Command) -> None:
     letters: dict[str, Any] = {"plugins": ["letters.py"], "data": {"name": "letters"}}
     Path("letters.py").write_text(LETTERS.format(alphabet="abcdefghij"))
     assert minigpt("run", write("base", **letters), "--no-check")[0] == 0
@@ -282,7 +282,7 @@ def test_the_data_of_two_versions_of_a_plugin_are_not_taken_for_each_other(write
 
 
 @pytest.mark.parametrize("damage", [{"outcome": "nope"}, {"position_loss": "xyz"}, {"run": 3}, {"message": None}])
-def test_a_damaged_record_of_a_cell_is_one_line(write: Write, damage: dict[str, Any]) -> None:
+def test_a_damaged_record_of_a_cell_is_reported_in_one_line(write: Write, damage: dict[str, Any]) -> None:
     base, variant = write("base"), write("variant", model={"norm": "rmsnorm"})
     comparison = plan(base, variant, seeds=1)
     record = comparison.grid.cells[0].record

@@ -50,7 +50,7 @@ from minigpt.contracts import Schedule
 
 @register("schedule", "hanging")
 class Hanging(Schedule):
-    """Constant, until it comes to no end."""
+    """Constant, until it hangs."""
     def __init__(self, max_iters: int):
         pass
     def factor(self, step: int) -> float:
@@ -65,7 +65,7 @@ def plan(*files: Path, **settings: Any) -> ComparisonPlan:
     return make_plan(files, Settings(**settings))
 
 
-def test_what_is_trained_once_is_not_trained_again(write: Write) -> None:
+def test_a_trained_run_is_not_trained_again(write: Write) -> None:
     files = write("base"), write("variant", model={"ffn": "glu"})
     first = plan(*files, seeds=2)
     assert [(cell.variant.name, cell.seed) for cell in first.grid.missing()] == [
@@ -84,7 +84,7 @@ def test_what_is_trained_once_is_not_trained_again(write: Write) -> None:
     assert before == {file: file.stat().st_mtime_ns for file in first.folder.rglob("metrics.jsonl")}
 
 
-def test_two_processes_are_not_at_one_grid(write: Write) -> None:
+def test_two_processes_cannot_train_the_same_grid(write: Write) -> None:
     found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=1)
     with held(found.folder), pytest.raises(RunError, match=r"comparisons/base is in use by process \d+; wait for it"):
         found.grid.run(Mock(), jobs=1, device="cpu", threads=None)
@@ -101,7 +101,7 @@ def test_a_changed_experiment_is_another_cell_and_the_old_run_is_kept(write: Wri
     assert len(list((changed.folder / "runs/variant").glob("seed-5.old-*"))) == 1
 
 
-def test_finished_runs_elsewhere_are_used_where_they_are(write: Write, minigpt: Any) -> None:
+def test_finished_runs_in_other_folders_are_used_in_place(write: Write, minigpt: Any) -> None:
     base = write("base")
     assert minigpt("run", base, "--no-check")[0] == 0
     found = plan(base, write("variant", model={"ffn": "glu"}), seeds=2)
@@ -123,7 +123,7 @@ def test_runs_of_other_code_are_not_used(write: Write, minigpt: Any, monkeypatch
     assert all("comparisons" in str(cell.run.path) for cell in plan(base, variant, seeds=1).grid.cells)
 
 
-def test_a_run_that_was_begun_is_gone_on_with(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_begun_is_continued(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "interrupting.py").write_text(INTERRUPTING)
     changes: dict[str, Any] = {"plugins": ["interrupting.py"], "training": {"schedule": "interrupting"}}
     files = write("base", **changes), write("variant", model={"ffn": "glu"}, **changes)
@@ -137,14 +137,14 @@ def test_a_run_that_was_begun_is_gone_on_with(write: Write, tmp_path: Path, monk
     monkeypatch.delenv("END_AT")
     begun = halved.grid.cells[0]
     assert 0 < len(begun.run.rows()) < 6
-    assert begun.outcome() is None, "to be stopped is no outcome"
+    assert begun.outcome() is None, "a stopped run has no outcome"
     train_here(halved.grid)
     assert not list((halved.folder / "runs/base").glob("seed-5.old-*"))
     assert [row.step for row in begun.run.rows()] == [1, 2, 3, 4, 5, 6]
     assert [result.losses for result in whole.judge().variants] == [result.losses for result in halved.judge().variants]
 
 
-def test_a_run_that_a_killed_grid_is_still_saving_is_waited_for(write: Write) -> None:
+def test_the_grid_waits_for_a_run_that_a_killed_grid_is_still_saving(write: Write) -> None:
     found = plan(write("base"), write("variant"), seeds=1)
     cell = found.grid.cells[0]
 
@@ -164,7 +164,7 @@ def test_a_run_that_a_killed_grid_is_still_saving_is_waited_for(write: Write) ->
     assert outcome.outcome == "finished"
 
 
-def test_a_run_of_before_an_edit_that_is_still_being_saved_is_waited_for(write: Write) -> None:
+def test_the_grid_waits_for_a_run_from_before_an_edit_that_is_still_being_saved(write: Write) -> None:
     train_here(plan(write("base"), write("variant"), seeds=1).grid)
     shorter = {"training": {"max_iters": 4}}
     edited = plan(write("base", **shorter), write("variant", **shorter), seeds=1).grid
@@ -176,7 +176,7 @@ def test_a_run_of_before_an_edit_that_is_still_being_saved_is_waited_for(write: 
 
 
 @pytest.mark.slow
-def test_ctrl_c_does_not_wait_for_an_variant_that_hangs(
+def test_ctrl_c_does_not_wait_for_a_variant_that_hangs(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hanging.py").write_text(HANGING)
@@ -202,11 +202,11 @@ def test_ctrl_c_does_not_wait_for_an_variant_that_hangs(
         signal.signal(signal.SIGINT, ours)
     user.join()
     assert time.monotonic() - interrupted[0] < 10
-    assert cell.outcome() is None, "to be stopped is no outcome"
-    assert not cell.run.is_in_use(), "its process is gone"
+    assert cell.outcome() is None, "a stopped run has no outcome"
+    assert not cell.run.is_in_use(), "its process has ended"
 
 
-def test_an_variant_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(write: Write, tmp_path: Path) -> None:
+def test_a_crash_or_divergence_is_an_outcome_and_the_other_variants_continue(write: Write, tmp_path: Path) -> None:
     (tmp_path / "crashing.py").write_text(CRASHING)
     crashing = write("crashing", plugins=["crashing.py"], training={"schedule": "crashing"})
     diverging = write("diverging", training={"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None})
@@ -219,7 +219,7 @@ def test_an_variant_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(
     assert "not finite" in by_name["diverging"].runs[0].message
     assert by_name["same"].verdict == "equivalent within 0.01"
     assert by_name["wide"].difference is not None
-    assert by_name["wide"].difference.family == 2, "those that failed are not corrected for"
+    assert by_name["wide"].difference.family == 2, "failed variants are not in the correction"
     assert "corrected for 2 variants (Bonferroni): all intervals hold jointly" in basis(found.judge())
     assert (by_name["wide"].cost.total or 0) > 2 * (by_name["base"].cost.total or 0) > 0
     assert not found.grid.missing(), "an outcome is not tried again"
@@ -233,7 +233,7 @@ def flip(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["checkpoints/step-00000006/model.safetensors", "tokenizer.json", "metrics.jsonl"])
-def test_a_damaged_run_that_nobody_named_is_passed_over(name: str, write: Write, minigpt: Any) -> None:
+def test_a_damaged_run_that_nobody_named_is_ignored(name: str, write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     assert minigpt("run", base, "--no-check")[0] == 0
     flip(Path("runs/base/seed-5") / name)
@@ -244,7 +244,7 @@ def test_a_damaged_run_that_nobody_named_is_passed_over(name: str, write: Write,
     assert [cell.status() for cell in found.grid.cells] == ["finished", "finished"]
 
 
-def test_another_run_of_the_same_identity_takes_the_place_of_a_damaged_one(write: Write, minigpt: Any) -> None:
+def test_another_run_with_the_same_identity_replaces_a_damaged_one(write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     assert minigpt("run", base, "--no-check")[0] == 0
     assert minigpt("run", base, "--no-check", "--name", "z")[0] == 0
@@ -260,7 +260,7 @@ def test_a_damaged_run_of_the_comparison_itself_is_set_aside_and_trained_again(w
     cell = found.grid.cells[0]
     for file in cell.run.path.glob(which):
         flip(file)
-    assert not plan(*files, seeds=1).grid.missing(), "what is measured needs no weights"
+    assert not plan(*files, seeds=1).grid.missing(), "a measured run needs no weights"
     cell.record.unlink()
     again = plan(*files, seeds=1)
     assert [each.name for each in again.grid.missing_runs()] == [cell.name]
@@ -282,7 +282,7 @@ def test_a_crashed_cell_that_was_continued_by_hand_has_the_outcome_of_its_run(wr
     train_here(found.grid)
     cell = found.grid.cells[1]
     assert cell.status() == "crashed"
-    assert not plan(*files, seeds=1).grid.missing(), "what crashed is not tried again"
+    assert not plan(*files, seeds=1).grid.missing(), "a crashed run is not tried again"
     Path("fails").unlink()
     resume(cell.run.path, observer=Watcher())
     again = plan(*files, seeds=1)
@@ -294,7 +294,7 @@ def test_a_crashed_cell_that_was_continued_by_hand_has_the_outcome_of_its_run(wr
     assert again.judge().variants[1].runs[0].loss == cell.run.rows()[-1].val_loss
 
 
-def test_runs_that_are_there_are_counted_and_their_time_is_not(write: Write, minigpt: Any) -> None:
+def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     for file in (base, variant):
         assert minigpt("run", file, "--no-check")[0] == 0
@@ -322,7 +322,7 @@ def test_a_record_of_another_format_is_measured_again(write: Write) -> None:
         found.grid.missing()
 
 
-def test_bits_per_byte_of_what_is_no_text_are_refused_before_training(write: Write) -> None:
+def test_bits_per_byte_of_data_that_is_not_text_are_refused_before_training(write: Write) -> None:
     plugin = Path(__file__).parents[3] / "plugins/associative_recall.py"
     changes: dict[str, Any] = {"plugins": [str(plugin)], "data": {"name": "associative_recall"}, "model": {"block_size": 64}}
     files = write("base", **changes), write("variant", **changes)
@@ -330,7 +330,7 @@ def test_bits_per_byte_of_what_is_no_text_are_refused_before_training(write: Wri
         plan(*files, seeds=1, unit="bits-per-byte")
 
 
-def test_of_named_runs_the_shared_seeds_are_compared(write: Write, minigpt: Any) -> None:
+def test_named_runs_are_compared_over_their_shared_seeds(write: Write, minigpt: Any) -> None:
     for name, seeds in (("base", (1, 2, 3)), ("variant", (2, 3, 4))):
         file = write(name, model={"ffn": "glu"} if name == "variant" else {})
         for seed in seeds:
@@ -340,7 +340,7 @@ def test_of_named_runs_the_shared_seeds_are_compared(write: Write, minigpt: Any)
     assert {str(cell.run.path) for cell in found.grid.cells} == {
         f"runs/{name}/seed-{seed}" for name in ("base", "variant") for seed in (2, 3)
     }
-    with pytest.raises(MinigptError, match=r"--budget changes variants, and runs/variant is trained already"):
+    with pytest.raises(MinigptError, match=r"--budget changes variants, but runs/variant is trained already"):
         plan(Path("runs/base"), Path("runs/variant"), budget="tokens")
     with pytest.raises(MinigptError, match=r"the runs share no seed.*base \[1\]; variant \[4\]"):
         plan(Path("runs/base/seed-1"), Path("runs/variant/seed-4"))
@@ -350,7 +350,7 @@ def test_of_named_runs_the_shared_seeds_are_compared(write: Write, minigpt: Any)
 
 
 @pytest.mark.parametrize("data", ["text", "rows"])
-def test_the_loss_by_position_is_the_validation_loss_taken_apart(write: Write, minigpt: Any, data: str) -> None:
+def test_the_mean_of_the_loss_by_position_is_the_validation_loss(write: Write, minigpt: Any, data: str) -> None:
     changes: dict[str, Any] = {}
     if data == "rows":
         plugin = Path(__file__).parents[3] / "plugins/associative_recall.py"
@@ -372,7 +372,7 @@ def test_the_loss_by_position_is_the_validation_loss_taken_apart(write: Write, m
     assert math.isclose(mean, recorded, rel_tol=1e-5)
 
 
-def test_what_is_written_is_json_that_holds_everything(write: Write) -> None:
+def test_the_written_json_contains_all_results(write: Write) -> None:
     found = plan(write("base"), write("variant", model={"ffn": "glu"}), seeds=3)
     train_here(found.grid)
     found.write(found.judge())

@@ -1,4 +1,4 @@
-"""Which runs a comparison takes for which cell: those of the same identity, and of one piece."""
+"""Tests that a comparison uses only runs with the cell's identity and a single segment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_experiments_that_differ_only_in_precision_or_compile_are_different_cell
     assert [result.difference for result in found.judge().variants] == [None, None], "what was not trained is not judged"
 
 
-def test_each_is_trained_as_it_says(write: Write) -> None:
+def test_each_variant_is_trained_with_its_own_settings(write: Write) -> None:
     found = plan(write("base"), write("variant", training={"precision": "bf16"}))
     train_here(found.grid)
     base, variant = found.judge().variants
@@ -47,7 +47,7 @@ def test_each_is_trained_as_it_says(write: Write) -> None:
     assert base.losses != variant.losses
 
 
-def test_precision_and_compile_are_settled_once_and_kept(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_automatic_precision_and_compile_are_chosen_once_and_kept(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [write(name, training={"precision": "auto", "compile": "auto"}) for name in ("base", "variant")]
     answers = iter(["bf16", "fp32"])
     monkeypatch.setattr(plan_module, "choose_precision", lambda *_: next(answers))
@@ -60,7 +60,7 @@ def test_precision_and_compile_are_settled_once_and_kept(write: Write, monkeypat
     assert next(answers) == "fp32", "it was measured once"
 
 
-def test_the_same_text_elsewhere_is_the_same_run_and_another_text_is_not(write: Write, minigpt: Any) -> None:
+def test_the_same_text_in_another_file_is_the_same_run_and_another_text_is_not(write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
     shutil.copy("corpus.txt", "same.txt")
@@ -71,14 +71,14 @@ def test_the_same_text_elsewhere_is_the_same_run_and_another_text_is_not(write: 
     assert places(plan(base, variant))["base"] == "comparisons/base/runs/base/seed-5"
 
 
-def test_a_run_of_several_segments_is_not_found_not_continued_and_not_taken_by_its_name(write: Write, minigpt: Any) -> None:
+def test_a_run_of_several_segments_is_neither_found_nor_continued_nor_accepted_by_name(write: Write, minigpt: Any) -> None:
     base, variant = write("base", training={"max_iters": 4}), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
     run = RunFolder(Path("runs/base/seed-5"))
     assert places(plan(base, variant, budget="tokens"))["base"] == str(run.path)
     resume(run.path, overrides=["training.max_iters=6"], observer=Watcher())
     assert run.is_finished()
-    write("base")  # of 6 updates: what the run says that it is now
+    write("base")  # with 6 updates, the same as the continued run has now
     found = plan(base, variant)
     assert places(found)["base"] == "comparisons/base/runs/base/seed-5"
     (cell, _) = found.grid.cells
@@ -108,7 +108,7 @@ def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write,
     assert [result.losses for result in again.judge().variants] == losses
 
 
-def test_a_run_whose_experiment_was_edited_is_not_what_it_says(write: Write, minigpt: Any) -> None:
+def test_a_run_whose_experiment_was_edited_is_not_used(write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant")
     assert minigpt("run", base, "--no-check")[0] == 0
     file = Path("runs/base/seed-5/experiment.json")
@@ -121,7 +121,7 @@ def test_a_run_whose_experiment_was_edited_is_not_what_it_says(write: Write, min
     assert places(plan(base, variant))["base"] == "comparisons/base/runs/base/seed-5"
 
 
-def test_what_a_run_was_continued_with_is_shown_wherever_it_is_shown(write: Write, minigpt: Any) -> None:
+def test_changes_of_a_continued_run_are_shown_by_every_command(write: Write, minigpt: Any) -> None:
     assert minigpt("run", write("base"), "--no-check")[0] == 0
     assert minigpt("run", write("other"), "--no-check")[0] == 0
     code, said, _ = minigpt("resume", "runs/base/seed-5", "--set", "training.max_iters=8")

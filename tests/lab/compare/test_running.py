@@ -1,4 +1,4 @@
-"""The processes of cells: how they end, and what is made of it."""
+"""Tests of the processes of cells: how they end, and which outcome follows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.training.conftest import INTERRUPTING
 
 @pytest.fixture
 def ended(write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A cell, and its process that ended with a code and left no record."""
+    """A function that gives a cell whose process ended with some code and left no record."""
     found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
     for name in ("cells", "logs"):
         (found.folder / name).mkdir(parents=True)
@@ -39,7 +39,7 @@ def ended(write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("code", [-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 128 + signal.SIGTERM, 130, 129])
-def test_a_process_that_someone_ended_was_stopped_and_has_no_outcome(ended: Any, code: int) -> None:
+def test_a_process_that_was_asked_to_stop_has_no_outcome(ended: Any, code: int) -> None:
     cell, running = ended(code)
     assert running.outcome() is None
     assert not cell.record.exists()
@@ -58,20 +58,20 @@ def test_a_process_that_someone_ended_was_stopped_and_has_no_outcome(ended: Any,
         (5, False, "exit code 5"),
     ],
 )
-def test_a_process_that_ended_by_itself_crashed(ended: Any, code: int, hung: bool, message: str) -> None:
+def test_a_process_that_ended_unasked_has_crashed(ended: Any, code: int, hung: bool, message: str) -> None:
     cell, running = ended(code, hung=hung)
     record = running.outcome()
     assert (record.outcome, message in record.message) == (Status.CRASHED, True)
     assert cell.status() is Status.CRASHED
 
 
-def test_a_process_that_refused_has_no_outcome_and_ends_the_comparison(ended: Any) -> None:
+def test_a_refusal_to_train_is_no_outcome_and_ends_the_comparison(ended: Any) -> None:
     cell, running = ended(2)
     write_json(cell.record.with_suffix(".refused"), {"kind": "PlanError", "message": "the source was edited"})
     with pytest.raises(PlanError, match="the source was edited"):
         running.outcome()
     assert not cell.record.exists()
-    assert ended(2)[1].outcome().outcome is Status.CRASHED, "a refusal of an earlier process is none of this one"
+    assert ended(2)[1].outcome().outcome is Status.CRASHED, "a refusal of an earlier process does not count for this one"
 
 
 def test_a_cell_ends_with_exit_code_0_though_its_standard_input_is_open(write: Write) -> None:
@@ -86,9 +86,7 @@ def test_a_cell_ends_with_exit_code_0_though_its_standard_input_is_open(write: W
 
 
 @pytest.mark.slow
-def test_a_cell_that_someone_stops_is_gone_on_with_by_the_next_comparison(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_cell_is_continued_by_the_next_comparison(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("interrupting.py").write_text(INTERRUPTING)
     changes: dict[str, Any] = {"plugins": ["interrupting.py"], "training": {"schedule": "interrupting"}}
     files = write("base"), write("variant", **changes)
@@ -108,4 +106,4 @@ def test_a_cell_that_someone_stops_is_gone_on_with_by_the_next_comparison(
         (Status.FINISHED, Status.FINISHED, Status.FINISHED),
     ]
     assert [row.step for row in variant.run.rows()] == [1, 2, 3, 4, 5, 6]
-    assert not list(variant.run.path.parent.glob("*.old-*")), "it was gone on with"
+    assert not list(variant.run.path.parent.glob("*.old-*")), "it was continued"

@@ -1,4 +1,4 @@
-"""--budget time: equal work gets equal updates whatever else the machine does, or a line that it cannot be measured."""
+"""Tests of --budget time: equal work gets equal updates on a busy machine, or an error says that it is too busy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG = {"training": {"max_iters": 1000, "eval_interval": 1000}}
 
 
 def simulate(monkeypatch: pytest.MonkeyPatch, machine: Machine, **seconds: float) -> list[str]:
-    """Updates that take so long on a simulated machine, by the experiment's name; returns which were timed."""
+    """Simulate updates that take these seconds, by the experiment's name; returns the names that were timed."""
     timed: list[str] = []
 
     class Simulated:
@@ -49,7 +49,7 @@ def timed_plan(*files: Path, name: str = "timed") -> ComparisonPlan:
 def test_equal_work_gets_equal_updates_on_a_machine_with_bursts_and_drift(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Measured one after another, such a machine gave one of two equal experiments 456 to 4,981 updates."""
+    """When they were timed one after another, one of two equal experiments got 456 to 4,981 updates."""
     base, twin = write("base", **LONG), write("twin", training={**LONG["training"], "grad_clip": 0.9})
     twice = write("twice", training={**LONG["training"], "grad_clip": 0.8})
     found: dict[str, list[int]] = {"twin": [], "twice": []}
@@ -65,9 +65,7 @@ def test_equal_work_gets_equal_updates_on_a_machine_with_bursts_and_drift(
     assert all(abs(updates - 500) <= 500 * WIDTH for updates in found["twice"])
 
 
-def test_what_is_measured_is_kept_and_the_estimate_of_the_time_uses_it(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measurements_are_kept_and_used_for_the_time_estimate(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write("base", **LONG), write("twin", training={**LONG["training"], "grad_clip": 0.9})
     timed = simulate(monkeypatch, Machine(1), base=0.05, twin=0.05)
     first = timed_plan(*files)
@@ -94,7 +92,7 @@ def test_the_same_experiment_twice_needs_no_measurement(write: Write, monkeypatc
     )
 
 
-def test_a_machine_that_is_too_busy_is_reported_in_a_line(
+def test_a_machine_that_is_too_busy_is_reported_in_one_line(
     write: Write, monkeypatch: pytest.MonkeyPatch, minigpt: Command
 ) -> None:
     write("base", **LONG)
@@ -105,7 +103,7 @@ def test_a_machine_that_is_too_busy_is_reported_in_a_line(
     assert len(err.splitlines()) == 1
     for words in ("--budget time: the machine is too busy to measure (load ", "equal updates varied by", "± 3% is needed"):
         assert words in err
-    assert not Path("comparisons/base/speeds.json").exists(), "nothing half known is kept"
+    assert not Path("comparisons/base/speeds.json").exists(), "no imprecise measurement is kept"
 
 
 def _with(recorded: Provenance, part: str) -> Provenance:
@@ -146,7 +144,7 @@ def test_another_number_of_threads_is_measured_again(write: Write, monkeypatch: 
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"ratios": {"a": {"value": 0}}, "speeds": {}}', '{"ratios": {}, "speeds": {"a": [1, 2]}}']
 )
-def test_damage_is_reported_in_a_line(write: Write, content: str) -> None:
+def test_damage_is_reported_in_one_line(write: Write, content: str) -> None:
     files = write("base", **LONG), write("twin", training={**LONG["training"], "grad_clip": 0.9})
     file = Path("comparisons/timed/speeds.json")
     file.parent.mkdir(parents=True)
@@ -156,7 +154,7 @@ def test_damage_is_reported_in_a_line(write: Write, content: str) -> None:
 
 
 def test_two_equal_experiments_get_equal_updates_on_this_machine(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For real, or the line that the machine is too busy for it."""
+    """With real measurements, unless the machine is too busy."""
     monkeypatch.setattr(speeds_module, "AT_MOST_SECONDS", 5.0)
     files = write("base", **LONG), write("twin", training={**LONG["training"], "grad_clip": 0.9})
     try:

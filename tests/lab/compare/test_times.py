@@ -1,4 +1,4 @@
-"""Seconds and tokens/s say something of a variant only where nothing else was at the machine."""
+"""Tests that times of runs are compared only if no other processes used the machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def finished(seed: int, others: float | None = 0.0, machine: str = "here", **cha
     return run(seed, others=others, machine=machine, **changes)
 
 
-def test_what_others_took_is_added_up_over_the_run() -> None:
-    """Also over sessions: `wall` counts on, and what is recorded in the rows was measured since the row before."""
+def test_the_load_from_other_processes_is_summed_over_the_run() -> None:
+    """Also over sessions: `wall` continues, and each row's load was measured since the previous row."""
     rows = [row(1, wall=1.0), row(2, wall=2.0, other_cpu=1.6), row(3, wall=4.0, other_cpu=-0.02), row(4, wall=9.0)]
     assert share_of_others(rows, 2) == pytest.approx(1.58 / 4 / 2)
     assert share_of_others(rows, None) == pytest.approx(1.58 / 4)
@@ -36,18 +36,18 @@ def test_what_others_took_is_added_up_over_the_run() -> None:
         ({"base": [finished(1)], "other": [finished(1, 0.9, outcome=Status.DIVERGED)]}, None),
         (
             {"base": [finished(1, 0.4)], "other": [finished(1, 0.25)]},
-            "while all runs trained, and took 25% to 40% of its proc",
+            "used 25% to 40% of the machine's processors while all runs trained",
         ),
         (
             {"base": [finished(1)], "other": [finished(1, 0.4)]},
-            "while other (seed 1) trained, and took 40% of its processors",
+            "used 40% of the machine's processors while other (seed 1) trained",
         ),
         ({"base": [finished(n) for n in range(6)], "o": [finished(n, 0.5) for n in range(6)]}, "while 6 of 12 runs trained"),
-        ({"base": [finished(1)], "other": [finished(1, None)]}, "it was not recorded whether other processes were at the"),
+        ({"base": [finished(1)], "other": [finished(1, None)]}, "the load from other processes was not recorded while"),
         ({"base": [finished(1)], "other": [finished(1, 0.0, "there")]}, "trained on different machines: here; there"),
     ],
 )
-def test_why_times_cannot_be_compared_is_a_sentence(variants: dict[str, list[RunResult]], why: str | None) -> None:
+def test_the_reason_why_times_cannot_be_compared_is_given(variants: dict[str, list[RunResult]], why: str | None) -> None:
     found = why_not_comparable(comparison(**variants).variants)
     assert found == why if why is None or found is None else why in found
 

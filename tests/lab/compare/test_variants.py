@@ -32,7 +32,7 @@ def test_variants_are_read_in_order_and_named_by_their_experiments(write: Write)
     assert {variant.experiment.training.max_iters for variant in found} == {9}
 
 
-def test_two_variants_of_one_name_are_refused(write: Write) -> None:
+def test_two_variants_with_the_same_name_are_refused(write: Write) -> None:
     with pytest.raises(MinigptError, match=r'b\.json and .*base\.json are both named "base"; give one of them another'):
         read_variants([write("base"), write("b", name="base")])
 
@@ -44,7 +44,7 @@ def test_a_file_that_is_named_twice_is_one_variant(write: Write) -> None:
         read_variants([base, base])
 
 
-def test_one_variant_is_nothing_to_compare(write: Write) -> None:
+def test_a_single_variant_is_refused(write: Write) -> None:
     with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
         read_variants([write("base")])
 
@@ -68,7 +68,7 @@ def test_one_variant_is_nothing_to_compare(write: Write) -> None:
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_by_name(write: Write, variant: dict[str, Any], message: str) -> None:
+def test_variants_that_cannot_be_compared_are_refused_by_name(write: Write, variant: dict[str, Any], message: str) -> None:
     with pytest.raises(MinigptError, match=message) as caught:
         check_comparable(variants(write, **variant), unit="nats", budget=None)
     assert len(str(caught.value).splitlines()) == 1
@@ -100,7 +100,7 @@ def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: 
         assert tokens_of(matched.experiment) == tokens_of(base.experiment)
 
 
-def test_a_variant_that_has_the_budget_is_left_alone(write: Write) -> None:
+def test_a_variant_that_has_the_budget_already_is_not_changed(write: Write) -> None:
     base, variant = variants(write)
     assert matched_budget(base, variant, "tokens") is variant
     assert matched_budget(base, variant, "time", 1.001, "1.001 ± 0.020").adjusted == (
@@ -122,7 +122,7 @@ def parameters(experiment: Experiment) -> int:
         pytest.param({"attention": "gqa", "position": "rope"}, ["model.ffn.expansion"], flops, id="operations"),
     ],
 )
-def test_a_knob_is_turned_until_sizes_agree(write: Write, variant: dict[str, Any], knobs: list[str], size_of: Any) -> None:
+def test_a_knob_is_changed_until_sizes_agree(write: Write, variant: dict[str, Any], knobs: list[str], size_of: Any) -> None:
     base = write("base", model={"d_model": 64, "n_layers": 2})
     wide = write("variant", model={"d_model": 64, **variant})
     one, other = read_variants([base, wide])
@@ -137,8 +137,8 @@ def test_a_knob_is_turned_until_sizes_agree(write: Write, variant: dict[str, Any
     assert changed == {knob.split(".")[1] for knob in knobs}, "nothing else is turned"
 
 
-def test_a_knob_is_turned_in_every_layer_that_takes_it_from_the_model(write: Write) -> None:
-    """As `--set` on the file does: a layer that changes another setting of the same part keeps the model's."""
+def test_a_knob_is_changed_in_every_layer_that_takes_it_from_the_model(write: Write) -> None:
+    """The same as with `--set`: a layer that changes another setting of the same part keeps the model's value."""
     model = {"d_model": 64, "n_layers": 3}
     layers = [{"ffn": {"activation": "relu"}}, {}, {"ffn": {"expansion": 2.0}}]
     wide = write("wide", model={**model, "ffn": {"expansion": 6.0}})
@@ -153,7 +153,7 @@ def test_a_knob_is_turned_in_every_layer_that_takes_it_from_the_model(write: Wri
     assert by_hand.experiment == matched.experiment
 
 
-def test_knobs_are_turned_after_settings_of_the_command_and_one_after_another(write: Write) -> None:
+def test_knobs_are_changed_one_after_another_and_after_settings_of_the_command(write: Write) -> None:
     base = write("base", model={"d_model": 64})
     one, other = read_variants([base, write("variant", model={"d_model": 32})], Reading(("model.n_layers=2",)))
     matched = matched_size(parameters(one.experiment), other, ["model.d_model", "model.n_heads"], parameters, "params")
@@ -161,7 +161,7 @@ def test_knobs_are_turned_after_settings_of_the_command_and_one_after_another(wr
     assert matched.experiment.model.d_model == 64
 
 
-def test_a_size_that_is_near_enough_is_left_alone(write: Write) -> None:
+def test_a_size_that_is_near_enough_is_not_changed(write: Write) -> None:
     one, other = variants(write)
     assert matched_size(parameters(one.experiment), other, ["model.ffn.expansion"], parameters, "params") is other
 
@@ -173,20 +173,20 @@ def test_a_size_that_is_near_enough_is_left_alone(write: Write) -> None:
             "model.ffn.expansoin",
             r'--knob model.ffn.expansoin: variant has no "expansoin" in model.ffn; did you mean "expansion"',
         ),
-        ("model.attention", r"--knob model.attention: found \{.*\} in variant; a number is needed"),
+        ("model.attention", r"--knob model.attention: found \{.*\} in variant; a number that increases the size is needed"),
         (
             "model.n_heads",
             r"variant: model.n_heads cannot bring its params within 1 % of the base's [\d,]+; the nearest is [\d,]+.*finer",
         ),
     ],
 )
-def test_a_knob_that_does_not_do_it_is_told(write: Write, knob: str, message: str) -> None:
+def test_a_knob_that_cannot_match_the_size_is_reported(write: Write, knob: str, message: str) -> None:
     one, other = read_variants([write("base"), write("variant", model={"d_model": 32})])
     with pytest.raises(MinigptError, match=message):
         matched_size(parameters(one.experiment), other, [knob], parameters, "params")
 
 
-def test_a_folder_without_runs_says_so(write: Write, tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_refused(write: Write, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(MinigptError, match=r"empty is not a run folder"):
         read_variants([write("base"), tmp_path / "empty"])

@@ -1,4 +1,4 @@
-"""comparison.json, damaged or made by a stranger: the same page, or one line that names the file."""
+"""Tests of a damaged or untrusted comparison.json: the result is the same page, or one line that names the file."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return plan.folder
 
 
-_PAGES = settings.default.max_examples // 2  # each takes most of a second
+_PAGES = settings.default.max_examples // 2  # because each page takes almost a second
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a document; of a long list the ends."""
+    """The paths of all values in a document; for a long list only its ends."""
     yield path
     if isinstance(value, dict):
         for key, item in value.items():
@@ -85,7 +85,7 @@ def page(folder: Path, file: Path) -> str:
 
 
 def answer(folder: Path) -> str:
-    """The page, or the one line that is said in its place; anything else that is raised is a failure."""
+    """The page, or the one-line error; any other exception is a failure."""
     try:
         return page(folder, folder / "page.html")
     except RunError as error:
@@ -97,8 +97,8 @@ def answer(folder: Path) -> str:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=_PAGES)
 @given(data=st.data())
-def test_whatever_a_stranger_writes_into_it_is_a_page_or_a_line(data: st.DataObject, comparison: Path) -> None:
-    """With a digest that fits, so that only the types stand in the way."""
+def test_any_content_gives_a_page_or_a_one_line_error(data: st.DataObject, comparison: Path) -> None:
+    """With the right digest, so that only the types can refuse it."""
     document = json.loads((comparison / "kept.json").read_text())
     path = data.draw(st.sampled_from(list(paths(document))))
     how = data.draw(st.sampled_from([DELETE, WRAP, DOUBLE, *VALUES]))
@@ -113,7 +113,7 @@ def test_whatever_a_stranger_writes_into_it_is_a_page_or_a_line(data: st.DataObj
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(data=st.data())
-def test_any_change_to_it_is_found(data: st.DataObject, comparison: Path) -> None:
+def test_any_change_of_the_file_is_detected(data: st.DataObject, comparison: Path) -> None:
     document = json.loads((comparison / "kept.json").read_text())
     path = data.draw(st.sampled_from(list(paths(document))))
     changed = mutated(document, path, data.draw(st.sampled_from([DELETE, WRAP, DOUBLE, *VALUES])))
@@ -137,7 +137,9 @@ def _flip(file: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [_cut, _flip, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"[]")], ids=range(4)
 )
-def test_damage_is_one_line_of_the_command(damage: Callable[[Path], Any], comparison: Path, minigpt: Command) -> None:
+def test_damage_is_reported_by_the_command_in_one_line(
+    damage: Callable[[Path], Any], comparison: Path, minigpt: Command
+) -> None:
     file = comparison / "comparison.json"
     shutil.copy2(comparison / "kept.json", file)
     damage(file)
@@ -147,7 +149,7 @@ def test_damage_is_one_line_of_the_command(damage: Callable[[Path], Any], compar
     assert str(file) in err
 
 
-def test_it_has_a_format_number_and_what_was_written_is_read(comparison: Path) -> None:
+def test_the_file_has_a_format_number_and_is_read_as_written(comparison: Path) -> None:
     shutil.copy2(comparison / "kept.json", comparison / "comparison.json")
     document = json.loads((comparison / "kept.json").read_text())
     assert document["format"] == 2
@@ -158,7 +160,7 @@ def test_it_has_a_format_number_and_what_was_written_is_read(comparison: Path) -
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "provenance.json"])
-def test_damage_to_a_run_of_it_is_one_line_too(name: str, comparison: Path, minigpt: Command) -> None:
+def test_damage_to_one_of_its_runs_is_reported_in_one_line_too(name: str, comparison: Path, minigpt: Command) -> None:
     shutil.copy2(comparison / "kept.json", comparison / "comparison.json")
     file = sorted(comparison.glob(f"runs/base/seed-*/{name}"))[0]  # whose text and origin are shown
     kept = file.read_bytes()

@@ -1,4 +1,4 @@
-"""The page: what it says, that it needs nothing else, and that a browser shows it."""
+"""Tests of the page: its content, that it is self-contained, and that a browser shows it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECTIONS = ["verdicts", "differences", "curves", "cost", "position", "changes", 
 
 
 class Quiet:
-    """A machine that nobody else uses."""
+    """Reports no load from other processes."""
 
     def seconds(self, *, now: bool) -> float:
         return 0.0
@@ -34,7 +34,7 @@ class Quiet:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small one: a variant, the base once more, and one that diverges."""
+    """A small comparison: a variant, a copy of the base, and a variant that diverges."""
     folder = tmp_path_factory.mktemp("compared")
     write = writer(folder)
     diverging = {"training": {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None}}
@@ -54,14 +54,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def comparison(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, as it might have been mailed."""
+    """A copy of the comparison, as another person might receive it."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained, tmp_path / "base")
     return Path("base")
 
 
 class Page(HTMLParser):
-    """Collects what a page is made of."""
+    """Collects the tags and the text of a page."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -76,7 +76,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: Command) -> None:
+def test_the_page_is_complete_and_self_contained(comparison: Path, minigpt: Command) -> None:
     code, out, err = minigpt("report", comparison)
     assert code == 0, err
     file = comparison / "report.html"
@@ -93,7 +93,7 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
             assert link.startswith(("#", "data:")), f"<{tag} {name}={link}> asks the network"
     assert not re.findall(r"@import|url\((?!#)", text)
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
-    assert len(ids) == len(set(ids)), "no id twice, of all pictures together"
+    assert len(ids) == len(set(ids)), "ids are unique over all pictures"
     links = {attributes["href"] for _, attributes in page.tags if (attributes.get("href") or "").startswith("#")}
     assert {link.removeprefix("#") for link in links} <= set(ids)
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
@@ -107,7 +107,7 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
         if variant["difference"]:
             assert f"{variant['difference']['mean']:+.4f}" in words
     assert "equivalent within 0.01" in words
-    assert "not finite" in words, "why the diverged variant has no loss"
+    assert "not finite" in words, "the reason why the diverged variant has no loss"
     assert "diverging, seeds 5, 6, 7:" in words, "once for all seeds"
     assert "the joint intervals of all 2 variants are right at the same time in 95 % of comparisons" in words
     assert "95 % interval, joint for 2 variants" in words
@@ -144,7 +144,7 @@ def test_curves_are_means_and_ranges_over_seeds(comparison: Path) -> None:
         ({"machine": "another"}, "the runs were trained on different machines: "),
     ],
 )
-def test_times_of_a_shared_machine_are_not_drawn_as_facts(
+def test_times_of_a_shared_machine_are_not_drawn(
     comparison: Path, minigpt: Command, changes: dict[str, object], words: str
 ) -> None:
     file = comparison / "comparison.json"
@@ -159,7 +159,7 @@ def test_times_of_a_shared_machine_are_not_drawn_as_facts(
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert len(labels) == 5
     assert not any("seconds" in (label or "") for label in labels)
-    assert text.count("seconds of training") == 0, "nor in the pictures of costs, and FLOPs stay"
+    assert text.count("seconds of training") == 0, "also not in the pictures of costs"
     assert text.count("training FLOPs") >= 2
 
 
@@ -183,7 +183,9 @@ def test_times_come_with_their_spread(comparison: Path) -> None:
     assert content.variants[3].result.seconds is None, "nothing of it finished"
 
 
-def test_a_folder_without_a_comparison_or_with_lost_runs_says_so(comparison: Path, minigpt: Command, tmp_path: Path) -> None:
+def test_a_folder_without_a_comparison_or_with_missing_runs_is_refused(
+    comparison: Path, minigpt: Command, tmp_path: Path
+) -> None:
     code, _, err = minigpt("report", tmp_path)
     assert (code, "is not a run folder: it has no experiment.json" in err) == (2, True)
     code, _, err = minigpt("report", comparison, "--out", tmp_path / "no/page.html")
@@ -219,7 +221,7 @@ def test_differences_name_the_settings_and_whole_components() -> None:
     assert differences(base, eps) == [("model.norm.eps", "1", "2")]
 
 
-def test_the_front_is_what_none_beats_in_both() -> None:
+def test_the_front_has_the_points_that_no_other_beats_in_both_numbers() -> None:
     points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 2.5), (3.0, 1.5), (4.0, 1.0), (2.0, 2.0)]
     assert pareto(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
 
