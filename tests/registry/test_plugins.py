@@ -127,7 +127,7 @@ def test_a_name_of_another_plugin_file_is_not_taken(tmp_path: Path) -> None:
 def test_code_is_never_an_older_one_from_a_cache(tmp_path: Path) -> None:
     code = """
 import sys; from pathlib import Path; sys.dont_write_bytecode = False
-from minigpt import plugins; from minigpt.registry import REGISTRY; import minigpt.contracts
+from minigpt.registry import REGISTRY, plugins; import minigpt.contracts
 file = Path("mine.py"); text = file.read_text()
 for number in "123":
     file.write_text(text.replace("number = 1", f"number = {number}")); plugins.load_file(file)
