@@ -112,7 +112,7 @@ def difference_of(verdict: Verdict) -> Difference:
     return Difference(
         kind=verdict.kind,
         n=paired.n,
-        mean=max(-LARGEST, min(paired.mean, LARGEST)),
+        mean=_within(paired.mean),
         sd=_known(paired.sd),
         interval=_bounds(verdict.interval),
         plain_interval=_bounds(verdict.plain_interval),
@@ -125,8 +125,14 @@ def difference_of(verdict: Verdict) -> Difference:
 
 
 def _bounds(interval: tuple[float, float]) -> tuple[float | None, float | None]:
-    low, high = (_known(bound) for bound in interval)
-    return low, high
+    """Both ends; neither where there are too few seeds for one."""
+    low, high = interval
+    return (_within(low), _within(high)) if math.isfinite(low) and math.isfinite(high) else (None, None)
+
+
+def _within(number: float) -> float:
+    """The number, or the largest that the record holds, if it is beyond it."""
+    return max(-LARGEST, min(number, LARGEST))
 
 
 def _known(number: float) -> float | None:

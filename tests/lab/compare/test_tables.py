@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from minigpt.lab.compare.record import Comparison
+from minigpt.lab.compare.record import Comparison, FailedVariant
 from minigpt.lab.compare.tables import basis, cost_table, unequal, verdict_table
 from tests.lab.compare.results import comparison, run
 
@@ -52,6 +54,30 @@ def test_parts_that_were_edited_between_runs_are_named() -> None:
     for edited, notes in (({"norm/mine": "1"}, []), ({"norm/mine": "2"}, ["norm/mine"])):
         found = comparison(base=[run(parts=parts)], other=[run(parts={**edited, "ffn/glu": "3"})])
         assert unequal(found) == [f"the source of {part} is not the same in all runs" for part in notes]
+
+
+def test_what_a_plugin_raised_can_be_written_and_read_whatever_it_is(tmp_path: Path) -> None:
+    message = "half a character \ud800, an escape \x1b[2J and " + "much " * 50_000
+    found = comparison(base=[run(message=message)], other=[run()])
+    failed = FailedVariant(name="odd", source="odd.json", message=message)
+    found = found.model_copy(update={"failed": (failed,)})
+    found.write(tmp_path / "comparison.json")
+    read = Comparison.read(tmp_path / "comparison.json")
+    assert read == found
+    for kept in (read.failed[0].message, read.base.runs[0].message):
+        assert kept.startswith("half a character \\ud800, an escape \\u001b[2J and much")
+        assert len(kept) == 1 << 16
+
+
+def test_numbers_that_are_not_finite_or_absurd_are_left_out_of_the_record() -> None:
+    found = comparison(
+        base=[run(seed, 1e100) for seed in range(3)], other=[run(seed, -(10.0 ** (90 + seed))) for seed in range(3)]
+    )
+    assert found.variants[1].difference is not None
+    huge = comparison(base=[run(1, 1e100), run(2, -1e100)], other=[run(1, -1e100), run(2, 1e100)])
+    assert huge.base.sd is None
+    assert huge.variants[1].difference is not None
+    assert huge.variants[1].difference.sd is None
 
 
 def test_without_a_verdict_there_is_neither_interval_nor_p() -> None:
