@@ -26,7 +26,3 @@ class Status(StrEnum):
     """It was never begun."""
     DAMAGED = "damaged"
     """Its files cannot be read."""
-
-
-RECORDED = (Status.DIVERGED, Status.CRASHED)
-"""What is written down when it happens, for nothing else in the folder shows it."""
