@@ -22,11 +22,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 
 
 def corpus_of(text: str, tokenizer: str) -> tuple[Corpus, Measured]:
-<<<<<<< HEAD
     """A corpus with this validation text, and the scores of an untrained model on it."""
-=======
-    """The corpus whose validation text this is, and what an untrained model scores on it."""
->>>>>>> records
     with tempfile.TemporaryDirectory() as folder:
         train, val = Path(folder) / "train.txt", Path(folder) / "val.txt"
         train.write_bytes(b"Something else to learn from, with spaces.")
