@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 
 from minigpt.check.suite import EXAMPLES, TargetReport, check
 from minigpt.check.targets import EXPERIMENT, Target, find_again
+from minigpt.errors import CheckError
 from minigpt.reading import Reading
 from minigpt.registry import trust
 from minigpt.system import process
@@ -99,7 +101,13 @@ def check_all(
             ]
         try:
             for future in as_completed(futures):
-                report = future.result()
+                try:
+                    report = future.result()
+                except BrokenProcessPool as error:
+                    raise CheckError(
+                        "a component ended the process that checked it (a crash, or os._exit). "
+                        "Check the targets in separate commands to find it"
+                    ) from error
                 of_label[report.target] = report
                 done(report)
         except BaseException:  # Ctrl-C: what has not begun shall not
