@@ -263,7 +263,7 @@ def tokenwise(target: Target, case: Case) -> None:
 
 @property_of("block", cases=standard_cases, strategy=any_case)
 def identity(target: Target, case: Case) -> None:
-    """A block that promises `starts_as_identity` returns its input if its weights are initial."""
+    """With initial weights, a block that promises `starts_as_identity` returns its input."""
     assert target.entry is not None
     if not getattr(target.entry.cls, "starts_as_identity", False):
         raise NotTried("it does not promise `starts_as_identity`")

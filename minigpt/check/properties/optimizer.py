@@ -275,7 +275,7 @@ def _check_neighbours(target: Target, case: Case) -> None:
 @property_of("optimizer", cases=_cases, strategy=_any_case)
 @random_states_kept()
 def step(target: Target, case: Case) -> None:
-    """Only steps change weights, not at a learning rate of 0, and without random numbers or the clock."""
+    """Weights change only in a step with a learning rate above 0, without random numbers or the clock."""
     _check_calls(target, case)
     _check_no_rate(target, case)
     before = random_states()

@@ -257,7 +257,7 @@ def _fitting_cases(target: Target) -> list[Case]:
 @property_of("tokenizer", cases=_fitting_cases, strategy=_any_case)
 @random_states_kept()
 def fitting(target: Target, case: Case) -> None:
-    """Equal texts give equal vocabularies in any process; JSON restores them, and encoding keeps them."""
+    """A text gives the same vocabulary in any process; JSON restores it, and encoding does not change it."""
     if case.another_process:
         _check_process(target, case)
         return
