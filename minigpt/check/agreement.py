@@ -21,9 +21,9 @@ from minigpt.check.probe import Subject
 from minigpt.contracts import ModelState
 
 SAME_PATH, OTHER_PATH = 2e-6, 1e-4
-"""Largest fp32 rounding if one code path runs twice, and if two paths are compared (full pass and chunk or step).
+"""Tolerances for fp32 rounding: one code path run twice, and two paths compared (full pass and chunk or step).
 
-They apply only to components that always compute in fp32 (`Narrowing`)."""
+They apply only to components that always compute in fp32 (`Narrowing`) or cannot compute in float64."""
 
 EXTREME = 1e4
 """Size of inputs that amplify a weak leak. Components that overflow at this size get smaller inputs (`largest_scale`)."""
@@ -31,7 +31,7 @@ EXTREME = 1e4
 _FLOAT64_ROUNDING = 1e-9
 """A difference in float64 below this is rounding."""
 _NEAR_TIE = 1e-2
-"""A larger fp32 difference must occur in every repetition, otherwise it was a choice between near-ties."""
+"""A larger fp32 difference must occur in every repetition; otherwise it is a flipped choice between near-ties."""
 
 Computations = Callable[[Subject, torch.dtype, int], tuple[Tensor, Tensor]]
 """Maps a subject, a dtype and a repetition number (it changes the inputs) to two results that should agree."""

@@ -74,7 +74,7 @@ def alternatives(entry: Entry) -> dict[str, list[Any]]:
     allowed: dict[str, list[Any]] = {}
     for name, values in typed.items():
         if name in entry.path_params:
-            values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _some_texts()]
+            values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _example_paths()]
         rest = {key: value for key, value in base.items() if key not in entry.path_params}
         rest |= {key: allowed[key][0] for key in base if key in entry.path_params and allowed.get(key)}
         allowed[name] = [value for value in values if _is_valid(entry, {**rest, name: value}, name)]
@@ -99,7 +99,7 @@ def _is_allowed(entry: Entry, params: Mapping[str, Any]) -> bool:
 
 
 @cache
-def _some_texts() -> list[Path]:
+def _example_paths() -> list[Path]:
     """Return a text file, and its folder, which also contains a file that is not UTF-8."""
     files = {"squares.txt": "{0} times {0} is {1}.\n", "squares.md": "The square of {0} is {1}.\n"}
     for name, line in files.items():
@@ -118,14 +118,14 @@ def _values(field: FieldInfo) -> Iterator[Any]:
     default = default.value if isinstance(default, enum.Enum) else default
     seen: list[Any] = [] if default is PydanticUndefined else [default]
     for value in [*(field.examples or ()), *_of_type(field.annotation, field.metadata, default)]:
-        if not any(type(value) is type(other) and value == other for other in seen) and not _names(value, default):
+        if not any(type(value) is type(other) and value == other for other in seen) and not _is_name_of(value, default):
             seen.append(value)
             yield value
             if len(seen) > _MAX_VALUES:
                 return
 
 
-def _names(value: Any, default: Any) -> bool:
+def _is_name_of(value: Any, default: Any) -> bool:
     """Return whether the value is the name of the default component."""
     return isinstance(default, dict) and isinstance(value, str) and default.get("name") == value
 

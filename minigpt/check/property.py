@@ -148,7 +148,7 @@ class _Trial(Generic[C]):
         """Return the case as JSON, without fields that do not affect this target."""
         shown = getattr(case, "shown", None)
         names = [field.name for field in dataclasses.fields(case)] if shown is None else shown(self.target)  # type: ignore[arg-type]
-        return dict(to_jsonable_python({name: _plain(getattr(case, name)) for name in names}))
+        return dict(to_jsonable_python({name: _without_specs(getattr(case, name)) for name in names}))
 
     def failure_of(self, case: C) -> Failure | None:
         """Return the failure of this case, or None if the case passes or is refused."""
@@ -241,11 +241,12 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
     return failures[-1]
 
 
-def _plain(value: Any) -> Any:
+def _without_specs(value: Any) -> Any:
+    """Replace specs in a value by their JSON."""
     if isinstance(value, Spec):
         return value.to_json()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _without_specs(item) for key, item in value.items()}
     return value
 
 

@@ -89,7 +89,7 @@ def find_targets(words: Sequence[str], reading: Reading = AS_WRITTEN, *, everyth
     _load(reading)
     targets = list(_every_component(reading)) if everything else []
     for word in words:
-        targets += _meaning(word, reading)
+        targets += _targets_of(word, reading)
     return list({target.label: target for target in targets}.values())
 
 
@@ -109,7 +109,7 @@ def _load(reading: Reading) -> None:
     if reading.allow_plugins:
         plugins.load_installed()
     elif reading.plugin_files:
-        raise PluginError(f"plugins are refused (--no-plugins), and {reading.plugin_files[0]} is one")
+        raise PluginError(f"plugins are refused (--no-plugins), but {reading.plugin_files[0]} is a plugin")
     for file in reading.plugin_files:
         plugins.load_file(file)
 
@@ -127,7 +127,7 @@ def _every_component(reading: Reading, family: str | None = None) -> Iterator[Ta
                 yield component_target(registered.name, entry.name, reading)
 
 
-def _meaning(word: str, reading: Reading) -> list[Target]:
+def _targets_of(word: str, reading: Reading) -> list[Target]:
     """Return the targets of one word; a registered name wins over a folder of that name (`./norm/none`)."""
     families = [family.name for family in REGISTRY.families()]
     if word in families:
@@ -140,7 +140,7 @@ def _meaning(word: str, reading: Reading) -> list[Target]:
         return [_experiment(word, reading)]
     if path.suffix == ".py" or path.is_dir():
         if not reading.allow_plugins:
-            raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
+            raise PluginError(f"plugins are refused (--no-plugins), but {path} is a plugin")
         _refuse_folder_of_runs(path)
         labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
         reading = replace(reading, plugin_files=(*reading.plugin_files, path.absolute()))
@@ -154,7 +154,7 @@ def _meaning(word: str, reading: Reading) -> list[Target]:
     homes = [f"{family}/{word}" for family in families if REGISTRY.has(family, word)]
     hint = f"; did you mean {' or '.join(homes)}?" if homes else nearest(word, families)
     raise CheckError(
-        f'"{word}" is nothing to check: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
+        f'"{word}" is not a target: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
         f"(mine.py) or an experiment (mine.json){hint}"
     )
 

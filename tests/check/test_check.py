@@ -218,7 +218,7 @@ def test_words_name_components_families_plugin_files_and_experiments(plugin: Pat
     [
         ("attention/gqqa", RegistryError, 'did you mean "gqa"'),
         ("attentoin/gqa", CheckError, 'there is no family "attentoin".*did you mean "attention"'),
-        ("rmsnorm", CheckError, '"rmsnorm" is nothing to check.*did you mean norm/rmsnorm'),
+        ("rmsnorm", CheckError, '"rmsnorm" is not a target.*did you mean norm/rmsnorm'),
         ("atention", CheckError, 'did you mean "attention"'),
         ("nowhere.py", PluginError, "there is no plugin file .*nowhere.py"),
         ("nowhere.json", ExperimentError, "there is no such file"),

@@ -1,4 +1,4 @@
-"""What every dataset must satisfy."""
+"""The properties of datasets."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def splits(target: Target, case: Case) -> None:
         _check_no_row_twice(train, val)
     else:
         raise Violation(
-            f"training is a {type(train).__name__}, validation a {type(val).__name__}",
+            f"training is a {type(train).__name__}, validation is a {type(val).__name__}",
             cause="both must be text, or both Sequences",
         )
 
@@ -200,7 +200,10 @@ def repeatable(target: Target, case: Case) -> None:
         _check_same(first_with, again, f"with {changes}, when another instance loads it", _UNSEEDED)
     in_other_process = outcome_in_another_process(target, case.params)  # None if it cannot import the class
     if in_other_process is not None and in_other_process != _digest(first):
-        raise Violation("in another process the splits differ", cause="the order of a set, or of a folder's files?")
+        raise Violation(
+            "in another process the splits differ",
+            cause="does the result depend on the order of a set or of a folder's files?",
+        )
 
 
 _UNSEEDED = "an unseeded random generator, or the time?"

@@ -92,8 +92,8 @@ def _bases(target: Target, knob: Knob) -> Iterator[dict[str, Any]]:
         yield from ({**base, name: value} for value in values[:4])
     rng = random.Random(0)
     while others:
-        some = rng.sample(sorted(others), rng.randint(2, max(2, len(others) // 2))) if len(others) > 1 else list(others)
-        yield {**base, **{name: rng.choice(others[name]) for name in some}}
+        changed = rng.sample(sorted(others), rng.randint(2, max(2, len(others) // 2))) if len(others) > 1 else list(others)
+        yield {**base, **{name: rng.choice(others[name]) for name in changed}}
 
 
 def _of_part(target: Target, params: Mapping[str, Any]) -> str:

@@ -161,7 +161,7 @@ def groups(target: Target, case: Case) -> None:
     for key, name in names.items():
         if grouped.count(key) != 1:
             places = "in no group" if key not in grouped else f"in {grouped.count(key)} groups"
-            raise Violation(f"{name} is {places}", cause="does a filter by role or by shape leave it out?")
+            raise Violation(f"{name} is {places}", cause="does a filter by role or by shape omit or repeat it?")
     if len(grouped) != len(names):
         raise Violation(
             f"{len(grouped) - len(names)} tensors in the groups are not parameters of the model",
@@ -222,19 +222,19 @@ def resumable(target: Target, case: Case) -> None:
     if (name := resumed.differing(resumed_before)) is not None:
         raise Violation(f"load_state_dict changes {name}", cause="does it load weights? that is the trainer's task")
     resumed.average("trained")
-    _check_equal(resumed, whole, "after the state is loaded, eval and train do not restore the weights", _LEFT_OUT)
+    _check_equal(resumed, whole, "after the state is loaded, eval and train do not restore the weights", _INCOMPLETE_STATE)
     for number in range(len(case.scales), len(case.scales) + 3):
         for run in (whole, saved, resumed):
             run.step(number)
         _check_equal(saved, whole, "after saving, its steps differ", "does state_dict change the state?")
-        _check_equal(resumed, whole, "resumed from its state, its steps differ", _LEFT_OUT)
+        _check_equal(resumed, whole, "resumed from its state, its steps differ", _INCOMPLETE_STATE)
     for run in (whole, resumed):
         run.average("used")
-    _check_equal(resumed, whole, "resumed from its state, its averages differ", _LEFT_OUT)
+    _check_equal(resumed, whole, "resumed from its state, its averages differ", _INCOMPLETE_STATE)
 
 
-_SHARED = "is state kept in the class or the module instead of self.state? a random number, or the clock?"
-_LEFT_OUT = (
+_SHARED_STATE = "is state kept in the class or the module instead of self.state? a random number, or the clock?"
+_INCOMPLETE_STATE = (
     "is something kept outside self.state and the groups, or rounded when saved? is a tensor of the state transposed? "
     "Files keep no strides, and then products round differently: .contiguous()"
 )
@@ -269,7 +269,7 @@ def _check_neighbours(target: Target, case: Case) -> None:
     for number in range(3):
         other.step(number, 3.0)
         interleaved.step(number)
-    _check_equal(interleaved, undisturbed, "a second optimizer for equal weights makes different steps", _SHARED)
+    _check_equal(interleaved, undisturbed, "a second optimizer for equal weights makes different steps", _SHARED_STATE)
 
 
 @property_of("optimizer", cases=_cases, strategy=_any_case)
@@ -298,7 +298,7 @@ def _check_calls(target: Target, case: Case) -> None:
     run = _Run(target, case)
     if (name := run.differing(start)) is not None:
         raise Violation(f"build changes {name}", cause="does it initialise weights? that is the model's task")
-    for time in ("before the first step", "after some steps"):
+    for when in ("before the first step", "after several steps"):
         start = run.weights()
         calls: dict[str, Callable[[], object]] = {
             "zero_grad": run.optimizer.zero_grad,
@@ -308,7 +308,7 @@ def _check_calls(target: Target, case: Case) -> None:
         for call, make in calls.items():
             make()
             if (name := run.differing(start)) is not None:
-                raise Violation(f"{call} changes {name} {time}", cause="does it update weights? only step() may do that")
+                raise Violation(f"{call} changes {name} {when}", cause="does it update weights? only step() may do that")
         run.steps()
 
 

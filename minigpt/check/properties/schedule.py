@@ -32,8 +32,8 @@ class Case:
 
 def _cases(target: Target) -> list[Case]:
     base, *changed = parameter_sets(target)
-    some = [Case(base, max_iters) for max_iters in (1, 100, 2, 3, 7, 1000, 4999)]
-    return [*some, *(Case(params, max_iters) for params in changed for max_iters in (1, 2, 3, 50, 1000))]
+    defaults = [Case(base, max_iters) for max_iters in (1, 100, 2, 3, 7, 1000, 4999)]
+    return [*defaults, *(Case(params, max_iters) for params in changed for max_iters in (1, 2, 3, 50, 1000))]
 
 
 def _any_case(target: Target) -> st.SearchStrategy[Case]:

@@ -98,8 +98,8 @@ def _prefixes(target: Target, case: Case) -> list[int]:
         target.experiment is not None and case.time > 40
     ):  # its block_size; the other cases have 33 tokens and use more prefixes
         return [case.time // 2, case.time - 1]  # a change after the middle reveals a leak from any distance
-    some = random.Random(case.seed).sample(range(1, case.time), min(3, case.time - 1))
-    return sorted({prefix for prefix in (*_PREFIXES, case.time - 1, *some) if prefix < case.time})
+    random_prefixes = random.Random(case.seed).sample(range(1, case.time), min(3, case.time - 1))
+    return sorted({prefix for prefix in (*_PREFIXES, case.time - 1, *random_prefixes) if prefix < case.time})
 
 
 def _check_prefix(subject: Subject, case: Case, prefix: int, kind: str, scale: float) -> None:

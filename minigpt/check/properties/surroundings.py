@@ -72,14 +72,14 @@ def other_seeds_and_clock() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(random_states_kept())
         for name in ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns"):
-            stack.enter_context(mock.patch.object(time, name, _later(getattr(time, name))))
+            stack.enter_context(mock.patch.object(time, name, _shifted(getattr(time, name))))
         torch.default_generator.manual_seed(987)
         random.seed(987)
         np.random.seed(987)
         yield
 
 
-def _later(clock: Callable[[], float]) -> Callable[[], float]:
+def _shifted(clock: Callable[[], float]) -> Callable[[], float]:
     return lambda: clock() + 1_000_001
 
 
@@ -143,7 +143,7 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str
         if not isinstance(answer, child.Ending):
             return answer
         reason = answer.last_line or "without a message"
-    raise Violation(f"in another process it fails: {reason}", cause="does it need something that only this process has?")
+    raise Violation(f"it fails in another process: {reason}", cause="does it need something that only this process has?")
 
 
 def _outcome_here(question: _Question) -> str | None:

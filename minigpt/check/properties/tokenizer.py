@@ -262,29 +262,27 @@ def fitting(target: Target, case: Case) -> None:
         _check_process(target, case)
         return
     tokenizer = _fitted(target, case)
-    learned = _written(tokenizer)
+    learned = _saved(tokenizer)
     second = _fitted(target, case)
     with other_seeds_and_clock():
         third = _fitted(target, case)
     for other in (second, third):
-        _check_same(learned, _written(other), "a second fit on the same text gives another vocabulary", _ORDER)
+        _check_same(learned, _saved(other), "a second fit on the same text gives another vocabulary", _ORDER)
     _check_restored(target, case, tokenizer, learned)
     before = _behaviour(tokenizer, case)
-    _check_same(learned, _written(tokenizer), "encode or decode changes the vocabulary", "does encode add new symbols?")
+    _check_same(learned, _saved(tokenizer), "encode or decode changes the vocabulary", "does encode add new symbols?")
     another = case.corpus[::-1] + "".join(case.texts) + NEW
     try:
         _fitted(target, case, another)
         second.fit(another)
     except (TokenizerError, Unsuitable):  # the text is not in its alphabet
         return
-    if _written(tokenizer) != learned or _behaviour(tokenizer, case) != before:
+    if _saved(tokenizer) != learned or _behaviour(tokenizer, case) != before:
         raise Violation(
             "fitting a second tokenizer changes the first", cause="is the vocabulary a class attribute or a mutable default?"
         )
     second.fit(case.corpus)
-    _check_same(
-        learned, _written(second), "the result of an earlier fit remains", "does fit start with an empty vocabulary?"
-    )
+    _check_same(learned, _saved(second), "the result of an earlier fit remains", "does fit start with an empty vocabulary?")
 
 
 _ORDER = "the order of a set, a random number, or data from an earlier fit?"
@@ -303,7 +301,7 @@ def _check_restored(target: Target, case: Case, tokenizer: Tokenizer, learned: s
     restored.from_json(json.loads(learned))
     _check_same(
         learned,
-        _written(restored),
+        _saved(restored),
         "from_json restores another vocabulary",
         "does to_json contain everything that was learned?",
     )
@@ -328,7 +326,7 @@ def _behaviour(tokenizer: Tokenizer, case: Case) -> list[Any]:
     return [*(None if some is None else np.asarray(some).tolist() for some in encoded), single]
 
 
-def _written(tokenizer: Tokenizer) -> str:
+def _saved(tokenizer: Tokenizer) -> str:
     """Return the learned vocabulary in the JSON form of a run folder."""
     learned = tokenizer.to_json()
     try:

@@ -44,7 +44,7 @@ def liveness(target: Target, case: Case) -> None:
     for number, params in enumerate(parameter_sets(target)):
         tried = replace(case, params=params, batch=4, training=True)
         try:
-            living, dead = _living(target, tried)
+            living, dead = _living_and_dead(target, tried)
         except Unsuitable:
             if number == 0:
                 raise
@@ -52,17 +52,17 @@ def liveness(target: Target, case: Case) -> None:
         if number == 0:
             default_names = living | dead
             if dead:
-                raise _dead(sorted(dead), params)
+                raise _no_gradient(sorted(dead), params)
         living_names |= living
         first_dead_case |= {name: tried for name in dead if name not in first_dead_case}
     # A setting may cut off default parameters (a window of one token cuts off the queries). But a parameter that a setting
     # adds must get a gradient in at least one setting.
     never_living = sorted(set(first_dead_case) - living_names - default_names)
     if never_living:
-        raise _dead(never_living, dict(first_dead_case[never_living[0]].params))
+        raise _no_gradient(never_living, dict(first_dead_case[never_living[0]].params))
 
 
-def _dead(names: Sequence[str], params: dict[str, object]) -> Violation:
+def _no_gradient(names: Sequence[str], params: dict[str, object]) -> Violation:
     setting = f" with {params}" if params else ""
     return Violation(
         f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: a gradient of zero, or none{setting}",
@@ -70,7 +70,7 @@ def _dead(names: Sequence[str], params: dict[str, object]) -> Violation:
     )
 
 
-def _living(target: Target, case: Case) -> tuple[set[str], set[str]]:
+def _living_and_dead(target: Target, case: Case) -> tuple[set[str], set[str]]:
     """Return the target's parameters (names) with a gradient, and those without one for three seeds."""
     living: set[str] = set()
     names: set[str] = set()
@@ -184,7 +184,7 @@ def weights(target: Target, case: Case) -> None:
     copied.load_state_dict(copy.deepcopy(another.state_dict()))
     if not torch.equal(run(copied, x, tokens), run(another, x, tokens)):
         raise Violation(
-            "a deep copy does not follow its own weights",
+            "a deep copy does not use its own weights",
             cause="a function that closes over self, or a second reference to a tensor?",
         )
     if not torch.equal(run(subject, x, tokens), first):
