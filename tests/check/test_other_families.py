@@ -400,7 +400,7 @@ def test_another_process_can_load_components_of_modules_and_of_plugin_files(tmp_
 def test_a_failure_only_in_another_process_breaks_a_property() -> None:
     REGISTRY.register("dataset", "squares")(Squares)
     target = component_target("dataset", "squares")
-    with pytest.raises(Violation, match=r"^it fails in another process:  .*unknown_word"):
+    with pytest.raises(Violation, match=r"^it fails in another process: .*unknown_word"):
         outcome_in_another_process(target, {"unknown_word": 1})
 
 

@@ -51,7 +51,7 @@ def _position(target: Target, case: Case) -> Position:
 
 @property_of("position", cases=standard_cases, strategy=any_case)
 def beyond(target: Target, case: Case) -> None:
-    """Between block_size and max_positions, outputs stay finite and decoding equals the full pass."""
+    """Past block_size (up to max_positions if set), outputs are finite and decoding equals the full pass."""
     limit = _position(target, case).max_positions
     if limit is not None and limit <= case.block_size:
         raise Unsuitable(f"its max_positions is {limit}")
@@ -88,7 +88,7 @@ def bias(target: Target, case: Case) -> None:
     if whole.shape not in {(heads, case.time, case.time) for heads in (1, case.n_heads)}:
         raise Violation(
             f"a bias has shape {list(whole.shape)} for {case.n_heads} heads, {case.time} queries and {case.time} keys",
-            cause="allowed is [heads or 1, queries, keys]",
+            cause="the shape must be [heads or 1, queries, keys]",
         )
     seen = places[:, None] >= places[None, :]
     if not torch.isfinite(whole[:, seen]).all():
@@ -107,12 +107,12 @@ def bias(target: Target, case: Case) -> None:
             raise Violation(
                 f"for {len(places[queries])} queries and {len(places[keys])} keys, a bias has shape "
                 f"{None if part is None else list(part.shape)}",
-                cause="allowed is [heads or 1, queries, keys]",
+                cause="the shape must be [heads or 1, queries, keys]",
             )
         difference = (part - whole[:, queries, keys]).masked_fill(~seen[queries, keys], 0).detach().abs().amax()
         if difference > SAME_PATH * (1 + whole[:, seen].abs().amax()):
             raise Violation(
-                f"from query {queries.start}, a bias of keys {keys.start} to {keys.stop - 1} only has other values",
+                f"the bias of queries from {queries.start} changes when only keys {keys.start} to {keys.stop - 1} are given",
                 size=float(difference),
                 cause="does it depend on the number of keys, on the largest position, or on the first key's position?",
             )

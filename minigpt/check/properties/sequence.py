@@ -94,9 +94,8 @@ def _check_length(subject: Subject, case: Case, prefix: int) -> None:
 
 def _prefixes(target: Target, case: Case) -> list[int]:
     """Return prefix lengths: the tokens of a prefix stay unchanged, and later tokens change."""
-    if (
-        target.experiment is not None and case.time > 40
-    ):  # its block_size; the other cases have 33 tokens and use more prefixes
+    # Only the case of an experiment's full block_size is this long; the other cases use more prefixes.
+    if target.experiment is not None and case.time > 40:
         return [case.time // 2, case.time - 1]  # a change after the middle reveals a leak from any distance
     random_prefixes = random.Random(case.seed).sample(range(1, case.time), min(3, case.time - 1))
     return sorted({prefix for prefix in (*_PREFIXES, case.time - 1, *random_prefixes) if prefix < case.time})
@@ -125,7 +124,7 @@ def _check_prefix(subject: Subject, case: Case, prefix: int, kind: str, scale: f
 def _changed(
     subject: Subject, case: Case, prefix: int, kind: str, x: Tensor, tokens: Tensor, scale: float, repetition: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return inputs that are equal before `prefix` and different from it on."""
+    """Return inputs that are equal before `prefix` and different at `prefix` and later."""
     other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, dtype=x.dtype)
     if kind == "extreme":
         other = scale * other
