@@ -14,12 +14,12 @@ from minigpt.printable import printable
 
 
 def schema(
-    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
     plugin: PluginFile = None,
 ) -> None:
-    """Print the JSON Schema of experiment files, every registered component and parameter included.
+    """Print the JSON Schema of experiment files, with every registered component and parameter.
 
-    An editor that finds it under "$schema" in an experiment file completes names and explains parameters.
+    Set "$schema" in an experiment file to the path of the schema: editors then complete names and explain parameters.
     """
     from minigpt.reading.schema import experiment_schema
     from minigpt.registry import plugins

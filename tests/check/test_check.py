@@ -296,7 +296,7 @@ def test_the_command_tells_what_breaks_how_to_see_it_again_and_by_its_exit_code(
     assert code == 1
     assert "norm/over_time breaks causality: No output depends on later tokens." in out
     assert "found:            output 0 changes when tokens from 1 on change" in out
-    again = next(line for line in out.splitlines() if "again:" in line).partition("minigpt ")[2]
+    again = next(line for line in out.splitlines() if "reproduce:" in line).partition("minigpt ")[2]
     assert minigpt(*again.split())[0] == 1
     assert minigpt("check", "norm/halved", "--plugin", str(plugin), "--only", "causality", "--only", "scaling")[0] == 0
 

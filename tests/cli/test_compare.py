@@ -25,7 +25,7 @@ def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, wr
     files = [write("base"), write("variant", model={"ffn": "glu"})]
     code, out, _ = minigpt("compare", *files, "--seeds", "1", "--plan")
     assert code == 0
-    assert "base: 2 variants, seeds 5: 2 runs, 0 there already" in out
+    assert "base: 2 variants, seeds 5: 2 runs, 0 exist already" in out
     assert "2 runs to train: about" in out
     assert not Path("comparisons/base/runs").exists()
     written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md"]
@@ -45,7 +45,7 @@ def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, wr
     assert f"| variant | {losses['variant']:.4f} | {losses['variant'] - losses['base']:+.4f} |" in tables
     before = {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
     code, out, _ = minigpt("compare", *files, "--seeds", "1")
-    assert (code, "2 there already" in out, "to train" in out) == (0, True, False)
+    assert (code, "2 exist already" in out, "to train" in out) == (0, True, False)
     assert before == {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
 
 
@@ -190,7 +190,7 @@ def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) 
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "stopped, and what was under way is saved; the same command continues" in err
+    assert "stopped, unfinished runs are saved; continue with the same command" in err
     last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1].step
     assert checkpoint.available(metrics.parent / "checkpoints")[-1] >= last, "an update's record may wait for the next one"
 
