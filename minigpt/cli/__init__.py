@@ -141,7 +141,7 @@ def _kind(error: MinigptError) -> tuple[str, int]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. Python, numpy and torch on a GPU have an exception class for it, torch on a CPU only a text."""
+    """Whether memory ran out. torch on a CPU reports it only in a message; Python, numpy and torch on a GPU have a class."""
     torch = sys.modules.get("torch")
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     in_import = isinstance(error, ImportError) and "failed to map segment" in str(error)

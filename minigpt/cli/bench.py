@@ -31,14 +31,12 @@ bench_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ExperimentFile = Annotated[
-    Path | None, typer.Argument(help="An experiment file. Default: the documented baseline.")
-]
-VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Number of token ids. Default: the characters of TinyShakespeare.")]
+ExperimentFile = Annotated[Path | None, typer.Argument(help="An experiment file. Default: the documented baseline.")]
+VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Vocabulary size. The default is TinyShakespeare's.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: torch's choice.")]
 Repeats = Annotated[int, typer.Option(min=1, max=100_000, help="Number of measurements after the warm-up.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this file, as JSON.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this JSON file.")]
 
 
 @bench_app.command()
@@ -82,8 +80,8 @@ def decode(
     changes: Set = None,
     tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="Number of tokens to decode per sequence.")] = 1000,
     batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Number of sequences decoded together.")] = 1,
-    run: Annotated[Path | None, typer.Option(help="A run folder, to use its trained weights. Default: random weights.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 always takes the most likely token.")] = 0.0,
+    run: Annotated[Path | None, typer.Option(help="Run folder with trained weights. Default: random weights.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the most likely token.")] = 0.0,
     device: Device = "auto",
     threads: Threads = None,
     repeats: Repeats = 3,
@@ -164,9 +162,7 @@ def startup(repeats: Repeats = 10, json_file: JsonFile = None) -> None:
 
 @bench_app.command()
 def mixers(
-    names: Annotated[
-        str | None, typer.Option(help="Mixers, separated by commas. Default: all registered mixers.")
-    ] = None,
+    names: Annotated[str | None, typer.Option(help="Mixers, separated by commas. Default: all registered mixers.")] = None,
     times: Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")] = "256,512,1024,2048,4096",
     batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Number of sequences, the same at every length.")] = 4,
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",

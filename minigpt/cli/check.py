@@ -42,9 +42,7 @@ def check(
     everything: Annotated[bool, typer.Option("--all", help="Check every registered component.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Check only the properties that take seconds.")] = False,
     thorough: Thorough = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="PROPERTY", help="Check only this property. Repeatable.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PROPERTY", help="Check only this property. Repeatable.")] = None,
     changes: Set = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for the random cases.")] = 0,
     examples: Examples = None,

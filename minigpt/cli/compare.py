@@ -59,14 +59,12 @@ Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at the 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 OnlyPlan = Annotated[bool, typer.Option("--plan", help="Only print what would be trained and how long it would take.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Train crashed and diverged runs again.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all results to this file, as JSON.")]
-CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row per run to this file, as CSV.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all results to this JSON file.")]
+CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row per run to this CSV file.")]
 MarkdownFile = Annotated[
-    Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the tables to this file, as Markdown.")
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the tables to this Markdown file.")
 ]
-Patience = Annotated[
-    float, typer.Option(min=0.01, max=1e5, help="Minutes without progress after which a run is killed.")
-]
+Patience = Annotated[float, typer.Option(min=0.01, max=1e5, help="Minutes without progress after which a run is killed.")]
 
 
 def compare(

@@ -14,11 +14,9 @@ from minigpt.errors import TokenizerError
 
 def generate(
     run: RunArgument,
-    prompt: Annotated[
-        str | None, typer.Argument(help="Text to continue. Default: the prompt in the experiment.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Text to continue. Default: the prompt in the experiment.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Number of tokens to generate per sample.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the most likely token.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 always takes the most likely token.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample only from the k most likely tokens.")] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")

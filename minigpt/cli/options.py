@@ -23,10 +23,10 @@ PluginFile = Annotated[
     typer.Option("--plugin", metavar="FILE", help="Also load this plugin file, which executes it. Repeatable."),
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs, to RUN/tensorboard.")]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Execute the plugins in the run folder, and trust them from now on.")
+Trust = Annotated[bool, typer.Option("--trust", help="Execute the plugins in the run folder, and trust them from now on.")]
+NoPlugins = Annotated[
+    bool, typer.Option("--no-plugins", help="Load no plugins, and refuse an experiment or run that needs one.")
 ]
-NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Load no plugins. An experiment or run that needs one is refused.")]
 
 
 def reading_of(

@@ -14,7 +14,7 @@ from minigpt.errors import MinigptError, listing
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(help="The folder of a comparison, such as comparisons/quickstart, or several run folders.")
+        list[Path], typer.Argument(help="A comparison folder, such as comparisons/quickstart, or several run folders.")
     ],
     out: Annotated[
         Path | None,

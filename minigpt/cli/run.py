@@ -19,7 +19,8 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: the experiment's name.")] = None,
     out: Annotated[Path, typer.Option(help="Folder in which run folders are created.")] = Path("runs"),
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, max=1e6, help="Train for about this long: sets the number of updates and the schedule.")
+        float | None,
+        typer.Option(min=0.01, max=1e6, help="Training time. The number of updates and the schedule are adapted to it."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,

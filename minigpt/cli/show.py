@@ -126,7 +126,8 @@ def _layers(model: ModelSection) -> Table:
 
     from minigpt.lab.layers import layer_choices, spans
 
-    table = Table(title="How each layer differs from the model's settings", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    title = "How each layer differs from the model's settings"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("layers")
     table.add_column("component")
     table.add_column("difference", overflow="fold")

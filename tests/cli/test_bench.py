@@ -68,10 +68,18 @@ def test_training_speed_is_printed_and_written(minigpt: Command) -> None:
     code, out, err = minigpt("bench", "train", *SMALL, "--precision", "fp32", "--json", "train.json")
     assert (code, err) == (0, "")
     assert "An update of documented: 4,480 parameters, 16 tokens" in out
-    for row in ("an update", "batch, forward, backward, clipping", "optimizer", "tokens/s", "share of the fastest matrix product"):
+    for row in (
+        "an update",
+        "batch, forward, backward, clipping",
+        "optimizer",
+        "tokens/s",
+        "share of the fastest matrix product",
+    ):
         assert row in out
     assert re.search(r"tokens/s +[\d,]+ +[\d,]+, [\d,]+", out), "with its spread"
-    assert out.splitlines()[-1].startswith("fp32, micro-batches of 2 sequences, 2 updates after a warm-up of two, random ids; ")
+    assert out.splitlines()[-1].startswith(
+        "fp32, micro-batches of 2 sequences, 2 updates after a warm-up of two, random ids; "
+    )
     assert out.splitlines()[-1].endswith(f", minigpt {__version__}"), "not cut without a terminal"
     document = written("train.json")
     assert (document["bench"], document["update"]["n"], document["machine"]["threads"]) == ("train", 2, 1)

@@ -179,8 +179,7 @@ def test_show_prints_the_size_of_the_decoding_state(minigpt: Command) -> None:
     assert window == "decoding state: 65,536 bytes at any length; 65,536 bytes at 128 tokens (fp32)"
     mixed = last_line("model.position=none", 'model.layers=[{"attention":{"window":8}},{}]')
     assert (
-        mixed
-        == "decoding state: 2,048 bytes per token and 32,768 bytes at any length; 294,912 bytes at 128 tokens (fp32)"
+        mixed == "decoding state: 2,048 bytes per token and 32,768 bytes at any length; 294,912 bytes at 128 tokens (fp32)"
     )
 
 
