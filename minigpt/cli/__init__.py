@@ -33,7 +33,7 @@ from minigpt.errors import DivergedError, MinigptError
 
 app = typer.Typer(
     name="minigpt",
-    help="An architecture lab for small GPT-style language models: name the parts in JSON, train, generate, compare.",
+    help="An architecture lab for small GPT-style language models: choose components in JSON, train, generate, compare.",
     epilog="Start with: minigpt run experiments/quickstart.json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

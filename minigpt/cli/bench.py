@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from minigpt.reading import Reading
 
 bench_app = typer.Typer(
-    help="Measure speed and memory on this machine: median and range of several measurements, after a warm-up.",
+    help="Measure speed and memory on this machine. Results are the median and range of several measurements.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 ExperimentFile = Annotated[Path | None, typer.Argument(help="An experiment file. Default: the documented baseline.")]
 VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Vocabulary size. The default is TinyShakespeare's.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: torch's choice.")]
 Repeats = Annotated[int, typer.Option(min=1, max=100_000, help="Number of measurements after the warm-up.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this JSON file.")]
@@ -55,9 +55,10 @@ def train(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Time training updates, in full and in parts, and compare them with the fastest matrix product on this machine.
+    """Measure the speed of training.
 
-    No corpus is needed: token ids and weights are random. The update is the same as in `minigpt run`.
+    Updates are timed, in full and in parts, and compared with the fastest matrix product on this machine. They are the same
+    updates as in `minigpt run`, but with random token ids and weights, so no corpus is needed.
     """
     _check_place(json_file)
     overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
@@ -91,11 +92,12 @@ def decode(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Time decoding with the model's state (KV cache), compared with computing the whole window again for each token.
+    """Measure the speed of decoding.
 
-    Decoding a single sequence reads ahead where the text repeats itself, which random weights with greedy decoding do often.
-    So decoding is timed with and without reading ahead; use --run to measure a trained model. Computing the whole window is
-    timed at nine lengths and interpolated.
+    Decoding with the model's state (the KV cache of attention) is compared with computing the whole window again for each
+    token. Decoding a single sequence reads ahead where the text repeats itself, which random weights with greedy decoding
+    do often. So decoding is timed with and without reading ahead; use --run to measure a trained model. Computing the whole
+    window is timed at nine lengths and interpolated.
     """
     _check_place(json_file)
     if run is not None and (experiment is not None or changes):
@@ -136,7 +138,7 @@ def decode(
 
 @bench_app.command()
 def startup(repeats: Repeats = 10, json_file: JsonFile = None) -> None:
-    """Time the start of minigpt: whole processes that do little, such as `minigpt --help`."""
+    """Measure the start-up time of minigpt, with commands that do little, such as `minigpt --help`."""
     from dataclasses import asdict
 
     from minigpt.lab.bench.startup import measure_startup
@@ -170,9 +172,10 @@ def mixers(
     threads: Threads = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Time every token mixer: forward and backward pass of one layer at several lengths, each in a separate process.
+    """Measure the speed and memory of every token mixer.
 
-    The layer has default parameters, no positions, d_model 384 and 6 heads of size 64, and runs on the CPU.
+    The forward and backward pass of one layer is timed at several lengths, each in a separate process. The layer has
+    default parameters, no positions, d_model 384 and 6 heads of size 64, and runs on the CPU.
     """
     from dataclasses import asdict
 

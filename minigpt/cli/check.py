@@ -52,9 +52,10 @@ def check(
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Test components against their contract: causality, shapes, decoding, gradients, determinism and more.
+    """Test components against their contract.
 
-    Exit code 0: every tested case passed; 1: a property is broken; 2: nothing could be tested.
+    The properties of a contract are causality, shapes, decoding, gradients, determinism and more. Each is tested on many
+    cases. Exit code 0: no tested case breaks a property; 1: a property is broken; 2: nothing could be tested.
     """
     from minigpt.check import find_targets
     from minigpt.check.parallel import Options, check_all, default_jobs

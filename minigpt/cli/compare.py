@@ -49,14 +49,16 @@ Match = Annotated[
 ]
 Knobs = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATH", help="Setting that --match may change. Default: model.ffn.expansion. Repeatable."),
+    typer.Option(
+        metavar="PATH", help="Setting that --match changes. Repeatable, used in this order. Default: model.ffn.expansion."
+    ),
 ]
 Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
 Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
 Name = Annotated[str | None, typer.Option(help="Name of the comparison's folder. Default: the base's name.")]
 Out = Annotated[Path, typer.Option(help="Folder in which comparison folders are created.")]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at the same time. They share the cores.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
 OnlyPlan = Annotated[bool, typer.Option("--plan", help="Only print what would be trained and how long it would take.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Train crashed and diverged runs again.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all results to this JSON file.")]
@@ -90,10 +92,10 @@ def compare(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Compare variants with a base: train all with the same seeds, data and budget, and report which are better.
+    """Train variants and report whether they are better than a base.
 
-    Only missing runs are trained, each in its own process. Finished runs with the same experiment, seed, data and code are
-    reused. To continue a comparison that was stopped, repeat the same command.
+    All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
+    same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
     words = _checked(budget, match, unit, [json_file, csv_file, markdown])
 

@@ -17,7 +17,7 @@ data_app = typer.Typer(help="List and download datasets.", no_args_is_help=True,
 
 @data_app.command("list")
 def list_datasets() -> None:
-    """List the datasets and, for those that need a download, whether the file is in the cache."""
+    """List the datasets, and whether each is downloaded."""
     from minigpt.contracts import Dataset
     from minigpt.registry import REGISTRY
     from minigpt.system.download import cached
@@ -42,7 +42,7 @@ def add(
     name: Annotated[str, typer.Argument(help="A dataset that needs a download, such as tinyshakespeare.")],
     file: Annotated[Path, typer.Argument(help="Your copy of its file. The SHA-256 is checked.")],
 ) -> None:
-    """Copy a dataset file that you already have into the cache, on machines without a network."""
+    """Add your own copy of a dataset to the cache, on machines without a network."""
     from minigpt.system import download as cache
 
     say(f"added: {cache.add(_remote(name), file)}")

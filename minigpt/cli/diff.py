@@ -18,9 +18,10 @@ Run = Annotated[Path, typer.Argument(help="A run folder, or an experiment file."
 
 
 def diff(one: Run, other: Run) -> None:
-    """Show the differences between two runs or experiments: settings and, for runs, code, data, machine and losses.
+    """Show the differences between two runs or experiments.
 
-    No code from a run folder is executed: the settings are read from the record of the run.
+    Settings are compared and, for runs, also code, data, machine and losses. No code from a run folder is executed: the
+    settings are read from the record of the run.
     """
     from rich import box
     from rich.table import Table

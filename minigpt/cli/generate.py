@@ -33,9 +33,10 @@ def generate(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Generate text from a prompt with a trained model, printed token by token.
+    """Generate text with a trained model.
 
-    Control characters in the generated text are escaped on a terminal. A file or a pipe receives the exact text.
+    The text continues the prompt and is printed token by token. On a terminal its control characters are escaped. A file or
+    a pipe receives the exact text.
     """
     from minigpt.model.decoding import prompt_ids, sampling_with
     from minigpt.run import generating, open_run

@@ -26,7 +26,7 @@ def list_components(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a documentation page in Markdown.")] = False,
 ) -> None:
-    """List the components: a summary of each, its parameters with their defaults, and where it comes from."""
+    """List all components, with their parameters and defaults."""
     from rich.text import Text
 
     import minigpt.components  # noqa: F401 - registers the shipped ones

@@ -27,9 +27,10 @@ def new(
         typer.Option(metavar="FILE", help="Experiment to extend. Default: experiments/baseline.json, if that file exists."),
     ] = None,
 ) -> None:
-    """Create a new component: plugins/NAME.py, experiments/NAME.json and tests/test_NAME.py.
+    """Create the files of a new component.
 
-    The generated component works: it passes `minigpt check`, trains and decodes. Existing files are never overwritten.
+    The files are plugins/NAME.py, experiments/NAME.json and tests/test_NAME.py. The generated component works: it passes
+    `minigpt check`, trains and decodes. Existing files are never overwritten.
     """
     from minigpt.lab.scaffold import create
 

@@ -21,9 +21,10 @@ def report(
         typer.Option(metavar="FILE", help="Output file. Default: report.html in the comparison's folder; for runs, here."),
     ] = None,
 ) -> None:
-    """Write an HTML page about a comparison or some runs: verdicts, curves, costs, differences, samples, provenance.
+    """Write an HTML page about a comparison or about runs.
 
-    No code from a run folder is executed. Needs the extra "report": pip install 'minigpt-lab[report]'.
+    The page shows verdicts, curves, costs, differences, samples and provenance. No code from a run folder is executed.
+    Needs the extra "report": pip install 'minigpt-lab[report]'.
     """
     missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:

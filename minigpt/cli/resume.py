@@ -12,7 +12,9 @@ from minigpt.cli.options import NoPlugins, RunArgument, Set, TensorBoard, Trust
 def resume(
     run: RunArgument,
     changes: Set = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default: the same device as before.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device: auto, cpu, cuda or mps. Default: the same device as before.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: as many as before.")
     ] = None,

@@ -20,10 +20,14 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder in which run folders are created.")] = Path("runs"),
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1e6, help="Training time. The number of updates and the schedule are adapted to it."),
+        typer.Option(
+            min=0.01, max=1e6, help="Train for about this many minutes: adapts the number of updates and the schedule."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: torch's choice.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new run. An existing run of this name is renamed and kept.")
     ] = False,

@@ -17,9 +17,10 @@ def schema(
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
     plugin: PluginFile = None,
 ) -> None:
-    """Print the JSON Schema of experiment files, with every registered component and parameter.
+    """Print the JSON Schema of experiment files.
 
-    Set "$schema" in an experiment file to the path of the schema: editors then complete names and explain parameters.
+    It contains every registered component and parameter. Set "$schema" in an experiment file to the path of the schema:
+    editors then complete names and explain parameters.
     """
     from minigpt.reading.schema import experiment_schema
     from minigpt.registry import plugins

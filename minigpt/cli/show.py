@@ -40,9 +40,10 @@ def show(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Print an experiment with all defaults filled in, and the modules of its model with their parameter counts.
+    """Print an experiment with all defaults filled in.
 
-    For a run, print its recorded experiment. Plugins of the run are executed only with --trust, --set or --plugin.
+    The modules of its model are printed too, with their parameter counts. For a run, print its recorded experiment. Plugins
+    of the run are executed only with --trust, --set or --plugin.
     """
     run = run_at(experiment)
     loaded = _loaded(experiment, run, reading_of(changes, plugin, no_plugins, trust))
