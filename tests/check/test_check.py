@@ -302,7 +302,7 @@ def test_the_command_reports_what_breaks_how_to_reproduce_it_and_an_exit_code(mi
     assert code == 1
     assert "norm/over_time breaks causality: No output depends on later tokens." in out
     assert "found:            output 0 changes when token 1 and later ones change" in out
-    again = next(line for line in out.splitlines() if "again:" in line).partition("minigpt ")[2]
+    again = next(line for line in out.splitlines() if "reproduce:" in line).partition("minigpt ")[2]
     assert minigpt(*again.split())[0] == 1
     assert minigpt("check", "norm/halved", "--plugin", str(plugin), "--only", "causality", "--only", "scaling")[0] == 0
 
