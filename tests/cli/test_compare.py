@@ -32,7 +32,7 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
     code, out, err = minigpt("compare", *files, "--seeds", "1", "--jobs", "2", *written)
     assert code == 0, err
     assert "variant, seed 5: finished" in out
-    assert "no verdict: 1 seed cannot show how much chance there is; 3 can" in " ".join(out.split())
+    assert "no verdict: 1 seed cannot show how large chance effects are; 3 can" in " ".join(out.split())
     document = json.loads(Path("all.json").read_text())
     assert document == json.loads(Path("comparisons/base/comparison.json").read_text())
     losses = {variant["name"]: variant["runs"][0]["loss"] for variant in document["variants"]}
@@ -260,11 +260,11 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_fails_only_its_own_variant(
     document = json.loads(Path("all.json").read_text())
     failed = {variant["name"]: variant["message"] for variant in document["failed"]}
     assert set(failed) == {*AT_ONCE, *in_use}
-    assert "does not keep its contract" in failed["leak-in-use"]
+    assert "violates its contract" in failed["leak-in-use"]
     assert "RuntimeError: boom (line 1)" in failed["raises"]
-    assert "it ended the process with exit code 3" in failed["exits"]
-    assert "it ended the process with signal 11" in failed["crashes"]
-    assert "it came to no end in 45 s" in failed["hangs"]
+    assert "its trial run ended the process with exit code 3" in failed["exits"]
+    assert "its trial run ended the process with signal 11" in failed["crashes"]
+    assert "its trial run did not finish within 45 s" in failed["hangs"]
     runs = {variant["name"]: variant["runs"][0] for variant in document["variants"]}
     assert {name: run["outcome"] for name, run in runs.items()} == {
         **dict.fromkeys(("base", "sound"), "finished"),
@@ -272,7 +272,7 @@ def test_a_plugin_that_raises_exits_hangs_or_crashes_fails_only_its_own_variant(
     }
     assert "exit code 5" in runs["exit-later"]["message"]
     assert "signal 11" in runs["crash-later"]["message"]
-    assert "no sign of progress, and was killed" in runs["hang-later"]["message"]
+    assert "was killed, because it showed no progress" in runs["hang-later"]["message"]
     for variant in ("raises", "exits", "crashes", "hangs", *in_use, *later):
         assert any(line.split()[:1] == [variant] and line.rstrip().endswith("crashed") for line in done.stdout.splitlines())
     page = subprocess.run([sys.executable, "-m", "minigpt", "report", "comparisons/base"], capture_output=True, text=True)

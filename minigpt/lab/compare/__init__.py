@@ -1,4 +1,4 @@
-"""Is a variant better than the base? Matched budgets, paired seeds, an interval and a verdict."""
+"""Compare variants with a base: matched budgets, paired seeds, intervals and verdicts."""
 
 from minigpt.lab.compare.comparing import Compared, ComparisonWatcher, compare
 from minigpt.lab.compare.plan import Settings

@@ -1,6 +1,6 @@
-"""One variant with one seed, in a process of its own: train it or continue it, measure it, and report how it ended.
+"""The process of a cell (one variant with one seed): train or continue the run, measure it, record the outcome.
 
-Whatever happens here, the comparison continues: what ends the process without a record is reported by its exit code.
+A failure here does not end the comparison. If the process ends without a record, its exit code is reported.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from minigpt.run.status import Status
 from minigpt.training import PlainObserver, resume, train
 from minigpt.training.machine import choose_device, micro_batch_size
 
-_LOOK_EVERY, _SAY_EVERY = 0.2, 10.0
+_POLL_SECONDS, _NOTE_SECONDS = 0.2, 10.0
 
 
 def do(job: Job) -> CellRecord:
-    """Train, measure, and record whatever happens.
+    """Train and measure a cell, and return a record of how that ended.
 
     Raises:
-        PlanError: It cannot be trained as planned: that is no outcome.
+        PlanError: The cell cannot be trained as planned, which is not an outcome.
     """
     try:
         experiment = frozen_experiment(job.experiment, job.seed, allow_plugins=job.allow_plugins)
@@ -45,11 +45,11 @@ def do(job: Job) -> CellRecord:
         raise
     except DivergedError as error:
         return _record(job, Status.DIVERGED, str(error))
-    except Exception as error:  # a plugin may raise anything, and whatever it is is the outcome
+    except Exception as error:  # a plugin may raise any error; then the run has crashed
         traceback.print_exc()
-        text = str(error).splitlines()
-        said = text[0] if isinstance(error, MinigptError) and text else f"{type(error).__name__}: {text[0] if text else ''}"
-        return _record(job, Status.CRASHED, said)
+        first = (str(error).splitlines() or [""])[0]
+        message = first if isinstance(error, MinigptError) and first else f"{type(error).__name__}: {first}"
+        return _record(job, Status.CRASHED, message)
 
 
 def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequence[float | None] = ()) -> CellRecord:
@@ -65,8 +65,8 @@ def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequenc
 
 def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     run = RunFolder(job.run)
-    while run.is_in_use():  # by a process of a grid that was killed, which is saving
-        time.sleep(_LOOK_EVERY)
+    while run.is_in_use():  # by a process of a killed comparison, which is still saving
+        time.sleep(_POLL_SECONDS)
     if run.is_finished():
         return
     _check_as_planned(job, experiment, corpus)
@@ -82,30 +82,32 @@ def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
 
 
 def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
-    """Experiment, plugins and corpus are the plan's own copies; what is left is the source of everything else.
+    """Check that the run has the planned identity.
+
+    Experiment, plugins and corpus are the plan's own copies. So only the source of everything else can have changed.
 
     Raises:
-        PlanError: It is not what it was when the plan was made.
+        PlanError: The source has changed since the plan was made.
     """
     device, precision = choose_device(job.device), experiment.training.precision
     now = provenance(experiment, corpus, device=device, precision=precision)
     if Identity.of(now).digest() != job.key:
         raise PlanError(
             f"{experiment.name}, seed {job.seed}: the source of minigpt, or of an installed plugin, was edited since the "
-            "plan was made; give the same command again for a new plan"
+            "plan was made; run the same command again to make a new plan"
         )
 
 
 class _Alive(PlainObserver):
-    """Lines for the log, and more of them in a long evaluation: a log that does not grow is that of a process that hangs."""
+    """Writes to the log also during a long evaluation, because a process whose log does not grow counts as hung."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last = time.monotonic()
 
     def evaluating(self, done: int, total: int) -> None:
-        """A line now and then."""
-        if time.monotonic() - self.last > _SAY_EVERY:
+        """Write a line every few seconds."""
+        if time.monotonic() - self.last > _NOTE_SECONDS:
             self.last = time.monotonic()
             self.note(f"evaluated {done:,} of {total:,} targets")
 
@@ -117,15 +119,15 @@ def _loss_by_position(job: Job, corpus: Corpus) -> list[float | None]:
 
 @torch.no_grad()
 def loss_by_position(model: GPT, corpus: Corpus, experiment: Experiment) -> list[float | None]:
-    """Mean validation loss at each place in the window, in fp32: what is it worth to have seen so many tokens before?
+    """Mean validation loss at each position in the window, in fp32. It shows how much earlier tokens help.
 
     Args:
-        model: In eval mode, on the CPU.
-        corpus: Likewise.
-        experiment: For the window.
+        model: The model, in eval mode, on the CPU.
+        corpus: The corpus, on the CPU.
+        experiment: Gives the length of the window.
 
     Returns:
-        Nats for each of block_size places; None where no target counts.
+        The loss in nats at each of block_size positions; None where no target counts.
     """
     length = experiment.model.block_size
     sums, counts = torch.zeros(length, dtype=torch.float64), torch.zeros(length, dtype=torch.int64)

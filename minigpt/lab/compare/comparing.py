@@ -1,4 +1,4 @@
-"""A comparison from beginning to end: rehearse, plan, check, train what is missing, judge, write."""
+"""Run a comparison: rehearse, plan, check, train the missing runs, judge, and write the result."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of a comparison.
+    """The outcome of a call of `compare`.
 
     Attributes:
-        plan: What was compared, and how.
-        comparison: What was found; None where it was only planned, or stopped.
+        plan: What is compared, and how.
+        comparison: The results; None if the comparison was only planned, or was stopped.
         stop_signal: The signal that stopped it; None if none did.
     """
 
@@ -35,18 +35,18 @@ class Compared:
 
     @property
     def file(self) -> Path:
-        """comparison.json, which has everything."""
+        """The path of comparison.json, which contains all results."""
         return self.plan.folder / "comparison.json"
 
 
 class ComparisonWatcher(Watcher, Protocol):
-    """Sees how a comparison proceeds."""
+    """Is notified as a comparison proceeds."""
 
     def planned(self, plan: ComparisonPlan) -> None:
-        """Nothing is trained yet."""
+        """The plan is made; nothing is trained yet."""
 
     def checked(self, report: GateReport) -> None:
-        """A variant's plugins were checked before its training; those that fail end the comparison."""
+        """A variant's plugins were checked before its training; a failure ends the comparison."""
 
 
 def compare(
@@ -64,30 +64,30 @@ def compare(
     patience: float = 900.0,
     watcher: ComparisonWatcher | None = None,
 ) -> Compared:
-    """Say whether variants are better than a base, from runs with the same seeds, data and budget.
+    """Find out whether variants are better than a base, from runs with the same seeds, data and budget.
 
         compared = compare([Path("base.json"), Path("variant.json")], Settings(seeds=5))
         print(compared.comparison.variants[1].verdict)
 
-    Trains what is missing, each run in a process of its own, and uses finished runs that are the same in experiment, seed,
-    data and code. One that was stopped continues when it is called again.
+    Finished runs with the same experiment, seed, data and code are used. Missing runs are trained, each in a separate
+    process. A comparison that was stopped continues when `compare` is called again.
 
     Args:
         sources: Experiment files and folders of runs, the base first.
-        settings: Seeds, budget, unit and the like.
-        out: Where folders of comparisons are made.
-        name: Of this one's; the base's name without it.
+        settings: Seeds, budget, unit and more.
+        out: The folder in which comparisons get their folders.
+        name: The name of this comparison's folder; by default the base's name.
         overrides: As for `load_experiment`.
-        plugin_files: Likewise.
-        allow_plugins: Likewise.
-        trust: Likewise.
-        only_plan: Train nothing, and judge nothing.
-        retry: Train again what crashed or diverged.
-        patience: Seconds without a sign of progress after which a run is given up.
-        watcher: Sees how it proceeds.
+        plugin_files: As for `load_experiment`.
+        allow_plugins: As for `load_experiment`.
+        trust: As for `load_experiment`.
+        only_plan: Stop after the plan: train and judge nothing.
+        retry: Train crashed and diverged runs again.
+        patience: A run without progress for this many seconds is killed.
+        watcher: Is notified as the comparison proceeds.
 
     Raises:
-        MinigptError: They cannot be compared, or a plugin does not keep its contract.
+        MinigptError: The sources cannot be compared, or a plugin violates its contract.
     """
     settings, watcher, rehearsed = settings or Settings(), watcher or _Unwatched(), Rehearsed()
     reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
@@ -117,10 +117,10 @@ def _forget_failures(plan: ComparisonPlan) -> None:
 
 
 def _check(plan: ComparisonPlan, tried: Sequence[Path], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:
-    """Check the plugins of what is to be trained, where the rehearsal did not.
+    """Check the plugins of the missing runs' variants, unless the rehearsal has checked them.
 
     Raises:
-        CheckError: One does not keep its contract.
+        CheckError: A plugin violates its contract.
     """
     sources = {str(source) for source in tried}
     missing = {cell.variant.name for cell in plan.grid.missing()}
@@ -135,7 +135,7 @@ def _check(plan: ComparisonPlan, tried: Sequence[Path], overrides: Sequence[str]
 
 
 def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float) -> Compared:
-    """Train what is missing, judge and write; a signal stops the training, and what was trained is saved."""
+    """Train the missing runs, judge and write. A signal stops the training after saving it."""
     stop, settings = Stop(), plan.settings
     try:
         with stopped_by_signals(stop), stop.breakable():
@@ -155,7 +155,7 @@ def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: 
 
 
 class _Unwatched:
-    """Nobody watches."""
+    """A watcher that does nothing."""
 
     def planned(self, plan: ComparisonPlan) -> None: ...
     def checked(self, report: GateReport) -> None: ...

@@ -1,13 +1,13 @@
-"""What a comparison is trained from, copied when its plan is carried out: experiments, plugin files, tokenized corpora.
+"""Copies of a comparison's inputs, made when it begins: experiments, plugin files, tokenized corpora.
 
     COMPARISON/inputs/
-      experiments/SHA256.json     as planned; names the copies of its plugins
-      plugins/SHA256/NAME         a file, or a folder
-      corpora/SHA256.json         what the tokenizer learned, and the SHA-256 of:
-      tensors/SHA256.safetensors  both splits
+      experiments/SHA256.json     the experiment as planned; names the copies of its plugins
+      plugins/SHA256/NAME         a plugin file or folder
+      corpora/SHA256.json         the state of the tokenizer, and the SHA-256 of the tensors
+      tensors/SHA256.safetensors  the tokens of both splits
 
-Each is named by the SHA-256 of its content, so that what several variants share is there once, and is looked at again when
-it is read. So a file that is edited while a comparison runs changes nothing in it.
+Each copy is named by the SHA-256 of its content. So variants share equal copies, and every copy is checked when it is
+read. Editing an original file while a comparison runs does not change the comparison.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from minigpt.registry import plugins
 from minigpt.run.packing import alone
 from minigpt.system.files import json_bytes, read_bytes, read_object, write_bytes
 
-_MOST_BYTES = 1 << 40
+_MAX_BYTES = 1 << 40
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
 def freeze_experiment(folder: Path, experiment: Experiment) -> Path:
-    """Write an experiment that is as this one was read, with copies of its plugins.
+    """Write a copy of an experiment, with copies of its plugins as they were loaded.
 
     Raises:
         PluginError: A plugin was edited since it was loaded.
@@ -71,7 +71,7 @@ def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
 
 
 def _keep(folder: Path, content: bytes, suffix: str) -> Path:
-    """The file with this content, written unless it is there."""
+    """The file with this content; it is written unless it exists."""
     file = folder / f"{hashlib.sha256(content).hexdigest()}{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content):
@@ -80,14 +80,14 @@ def _keep(folder: Path, content: bytes, suffix: str) -> Path:
 
 
 def _freeze_plugin(folder: Path, file: Path) -> Path:
-    """The copy of a plugin as it was loaded."""
+    """The copy of a plugin as it was loaded; it is written unless it exists."""
     digest = plugins.fingerprint(file)
     place = folder / "plugins" / digest
     copy = place / file.name
     if not _is_whole(copy):
         new = place.with_name(f".{digest}.new")
         try:
-            shutil.rmtree(new, ignore_errors=True)  # of a beginning that was cut short
+            shutil.rmtree(new, ignore_errors=True)  # left by an interrupted attempt
             new.mkdir(parents=True)
             plugins.write_copy(file, new / file.name)
             shutil.rmtree(place, ignore_errors=True)  # a damaged copy
@@ -98,10 +98,10 @@ def _freeze_plugin(folder: Path, file: Path) -> Path:
 
 
 def _is_whole(copy: Path) -> bool:
-    """Whether the copy of a plugin is what its folder's name says."""
+    """Whether the copy of a plugin is intact: its fingerprint is its folder's name."""
     try:
         return plugins.fingerprint(copy) == copy.parent.name
-    except PluginError:  # it is not there, or not readable
+    except PluginError:  # it is missing or unreadable
         return False
 
 
@@ -109,10 +109,10 @@ def _is_whole(copy: Path) -> bool:
 
 
 def frozen_experiment(file: Path, seed: int, *, allow_plugins: bool = True) -> Experiment:
-    """Read what `freeze_experiment` wrote, for one seed.
+    """Read an experiment that `freeze_experiment` wrote, with this seed.
 
     Raises:
-        PlanError: It, or a plugin, is not what was written.
+        PlanError: The experiment or a plugin was changed since.
     """
     _check(file, _content(file))
     for named in read_object(file)["plugins"]:
@@ -123,17 +123,17 @@ def frozen_experiment(file: Path, seed: int, *, allow_plugins: bool = True) -> E
 
 
 def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
-    """Read what `freeze_corpus` wrote.
+    """Read a corpus that `freeze_corpus` wrote.
 
     Args:
-        file: That it returned.
-        experiment: For its tokenizer.
+        file: The path that `freeze_corpus` returned.
+        experiment: The experiment, which names the tokenizer.
 
     Raises:
-        PlanError: It is not what was written.
+        PlanError: The corpus was changed since.
     """
     _check(file, _content(file))
-    document = read_object(file, _MOST_BYTES)
+    document = read_object(file, _MAX_BYTES)
     beside = file.parents[1] / "tensors" / f"{document['tensors']}.safetensors"
     content = _content(beside)
     _check(beside, content)
@@ -160,9 +160,9 @@ def _split(tensors: dict[str, torch.Tensor], name: str) -> TokenStream | TokenRo
 
 def _content(file: Path) -> bytes:
     try:
-        return read_bytes(file, _MOST_BYTES)
+        return read_bytes(file, _MAX_BYTES)
     except UnreadableError as error:
-        raise PlanError(f"{error}; give the command again, which copies it anew") from error
+        raise PlanError(f"{error}; run the command again to make a new copy") from error
 
 
 def _check(file: Path, content: bytes) -> None:
@@ -171,4 +171,4 @@ def _check(file: Path, content: bytes) -> None:
 
 
 def _changed(file: Path) -> str:
-    return f"{file} is not what the comparison put there; give the command again, which copies it anew"
+    return f"{file} was changed since the comparison wrote it; run the command again to make a new copy"

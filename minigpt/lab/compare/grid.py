@@ -1,4 +1,4 @@
-"""The grid of variants and seeds: what is there already, what is to be trained, and its processes."""
+"""The grid of variants and seeds: find finished runs, and train the missing ones in processes."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from minigpt.system.lock import held
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant with one seed.
+    """A cell of the grid: one variant with one seed.
 
     Attributes:
-        variant: Which.
-        seed: Of weights, data order and dropout.
-        run: Where it is trained, or was.
-        record: Where its outcome is written.
-        key: Likewise, of all of it.
+        variant: The variant.
+        seed: The seed of weights, data order and dropout.
+        run: The folder in which it is or was trained.
+        record: The file of its record.
+        key: Digest of the identity of its run.
     """
 
     variant: Variant
@@ -53,11 +53,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The cell's name in messages."""
         return f"{self.variant.name}, seed {self.seed}"
 
     def outcome(self) -> CellRecord | None:
-        """Its record, if there is one, it is of this very cell, and the run is still what it was then.
+        """The cell's record, if it belongs to this cell and the run has not changed since; otherwise None.
 
         Raises:
             RunError: The record is damaged.
@@ -66,31 +66,31 @@ class Cell:
         if record is None or record.key != self.key or record.run != str(self.run.path):
             return None
         if record.outcome is Status.FINISHED:
-            return record if self._is_as_it_was() else None
+            return record if self._is_unchanged() else None
         return record if record.updates == updates_in(self.run) else None
 
-    def _is_as_it_was(self) -> bool:
-        """Whether the finished run is the cell still: it may have been continued with other settings since, or edited."""
+    def _is_unchanged(self) -> bool:
+        """Whether the finished run still belongs to the cell: it may have been edited or continued with changes."""
         try:
             is_same = self.run.identity().digest() == self.key and not self.run.later_segments()
             return is_same and self.run.is_finished()  # its checkpoints may have been removed
-        except RunError:  # or it is gone
+        except RunError:  # the run is missing or damaged
             return False
 
     def is_only_to_measure(self) -> bool:
-        """Whether its run is finished, and only the loss by position is not measured yet."""
-        return self.outcome() is None and self._is_as_it_was() and is_usable(self.run)
+        """Whether the cell's run is finished and lacks only the loss by position."""
+        return self.outcome() is None and self._is_unchanged() and is_usable(self.run)
 
     def continues(self) -> bool:
-        """Whether what was begun in its folder is the cell, and can be continued or used."""
+        """Whether the run in the cell's folder belongs to the cell, and can be continued or used."""
         try:
             is_same = not self.run.later_segments() and self.run.identity().digest() == self.key
             return is_same and is_usable(self.run)
-        except RunError:  # it was begun by an older minigpt, edited, or damaged
+        except RunError:  # the run was begun by an older minigpt, edited, or damaged
             return False
 
     def status(self) -> Status:
-        """How it stands. Where it has no record, as its run does; one that was not measured to the end was stopped."""
+        """The cell's status. Without a record it is the run's status; a finished run without a record counts as stopped."""
         record = self.outcome()
         if record is not None:
             return record.outcome
@@ -99,9 +99,9 @@ class Cell:
 
 
 def is_usable(run: RunFolder) -> bool:
-    """Whether a run can be opened, or continued where it is not finished: its files are whole, its plugins trusted.
+    """Whether a run can be opened or continued: its files are intact and its plugins are trusted.
 
-    Nothing of it is executed.
+    No code of the run is executed.
     """
     try:
         named_plugins(run.path / "experiment.json", of_run=True)
@@ -115,16 +115,16 @@ def is_usable(run: RunFolder) -> bool:
 
 
 class Watcher(Protocol):
-    """Told how the grid comes along."""
+    """Is notified as the grid proceeds."""
 
     def started(self, cell: Cell) -> None:
-        """A process has begun."""
+        """A cell's process has started."""
 
     def progressed(self, cell: Cell, step: int) -> None:
-        """It has come to that update."""
+        """A cell has reached this update."""
 
     def ended(self, cell: Cell, record: CellRecord | None) -> None:
-        """A cell has its outcome; None if it was stopped."""
+        """A cell's process has ended; the record is None if it was stopped."""
 
 
 class Corpora:
@@ -145,20 +145,20 @@ class Corpora:
         return self.loaded[key]
 
     def notes(self) -> list[str]:
-        """What the corpora say of themselves, each once."""
+        """The notes of all corpora, without duplicates."""
         return list(dict.fromkeys(note for corpus in self.loaded.values() for note in corpus.notes))
 
 
 class Grid:
-    """All cells of a comparison, in its folder.
+    """All cells of a comparison, in the comparison's folder.
 
     Args:
-        folder: `inputs/`, `runs/`, `cells/` and `logs/` are made in it.
-        variants: The base first.
-        seeds: The same for each.
-        corpora: Where their corpora come from.
-        elsewhere: Folders of runs, to be looked through for finished ones that can be used.
-        device: Where cells are trained.
+        folder: The comparison's folder; `inputs/`, `runs/`, `cells/` and `logs/` are made in it.
+        variants: The variants, the base first.
+        seeds: The seeds, the same for each variant.
+        corpora: Loads the variants' corpora.
+        other_runs: Folders of runs that are searched for finished runs to use.
+        device: The device on which cells are trained.
     """
 
     def __init__(
@@ -167,26 +167,26 @@ class Grid:
         variants: Sequence[Variant],
         seeds: Sequence[int],
         corpora: Corpora,
-        elsewhere: Sequence[Path] = (),
+        other_runs: Sequence[Path] = (),
         *,
         device: torch.device,
     ):
         self.device = device
         self.folder, self.variants, self.seeds = folder, list(variants), list(seeds)
         self.corpora = corpora
-        self.present: dict[str, Provenance] = {}  # what a run of each variant would record if it began now
-        self.frozen: dict[str, tuple[Path, Path]] = {}  # of each variant, the copies of its experiment and corpus
-        found = self._finished([*elsewhere, folder / "runs"])
-        self.cells = [self._cell(variant, seed, found) for seed in seeds for variant in variants]
+        self.present: dict[str, Provenance] = {}  # for each variant, the provenance of a run that would begin now
+        self.frozen: dict[str, tuple[Path, Path]] = {}  # for each variant, the copies of its experiment and corpus
+        finished = self._finished([*other_runs, folder / "runs"])
+        self.cells = [self._cell(variant, seed, finished) for seed in seeds for variant in variants]
 
-    def _cell(self, variant: Variant, seed: int, found: dict[str, list[RunFolder]]) -> Cell:
+    def _cell(self, variant: Variant, seed: int, finished: dict[str, list[RunFolder]]) -> Cell:
         key = self._planned(variant, seed)
         record = self.folder / "cells" / f"{variant.name}-seed-{seed}.json"
         named = next((run for run in variant.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
-            own, there = self._folder(variant, seed), found.get(key, [])
-            others = [run for run in there if run != own and self._stays(run, seed, key)]
-            candidates = [Cell(variant, seed, run, record, key) for run in ([own] if own in there else []) + others]
+            own, same = self._folder(variant, seed), finished.get(key, [])
+            others = [run for run in same if run != own and self._stays(run, seed, key)]
+            candidates = [Cell(variant, seed, run, record, key) for run in ([own] if own in same else []) + others]
             usable = (cell for cell in candidates if cell.outcome() is not None or is_usable(cell.run))
             return next(usable, Cell(variant, seed, own, record, key))
         _check_data(named, named.provenance(), self._provenance(variant))
@@ -196,12 +196,12 @@ class Grid:
         return RunFolder(self.folder / "runs" / variant.name / f"seed-{seed}")
 
     def _stays(self, run: RunFolder, seed: int, key: str) -> bool:
-        """Whether no other variant sets that run aside: it would be in that one's folder without being its run."""
+        """Whether a run stays in its folder: a variant sets a run in its own folder aside if it is not its run."""
         owner = next((variant for variant in self.variants if self._folder(variant, seed) == run), None)
         return owner is None or self._planned(owner, seed) == key
 
     def _planned(self, variant: Variant, seed: int) -> str:
-        """What a run of the variant has as its identity if it begins now."""
+        """Digest of the identity that a run of the variant would have if it began now."""
         return Identity.of(self._provenance(variant)).with_seed(seed).digest()
 
     def _provenance(self, variant: Variant) -> Provenance:
@@ -210,24 +210,24 @@ class Grid:
         return self.present[variant.name]
 
     def _finished(self, roots: Sequence[Path]) -> dict[str, list[RunFolder]]:
-        """Finished runs by what their numbers follow from; those of several segments follow from no one thing."""
-        found: dict[str, list[RunFolder]] = {}
+        """Finished runs by the digest of their identity; runs with several segments are left out."""
+        finished: dict[str, list[RunFolder]] = {}
         for run in (RunFolder(file.parent) for root in roots for file in sorted(root.glob("*/seed-*/experiment.json"))):
             if ".old-" in run.path.name:
                 continue
             with contextlib.suppress(
                 MinigptError, KeyError, ValueError, TypeError, AttributeError
-            ):  # a damaged run is not used, and is no obstacle
+            ):  # a damaged run is not used, and does not stop the comparison
                 if run.is_finished() and not run.later_segments():
-                    found.setdefault(run.identity().digest(), []).append(run)
-        return found
+                    finished.setdefault(run.identity().digest(), []).append(run)
+        return finished
 
     def missing(self) -> list[Cell]:
-        """Cells without an outcome, in the order in which they are trained: seed by seed, so that pairs come early."""
+        """Cells without an outcome, in the order of training: seed by seed, so that pairs are complete early."""
         return [cell for cell in self.cells if cell.outcome() is None]
 
     def missing_runs(self) -> list[Cell]:
-        """Cells whose run is to be trained or continued. Of the other missing ones only the loss by position is measured."""
+        """Missing cells whose run must be trained or continued; the others lack only the loss by position."""
         return [cell for cell in self.missing() if not cell.is_only_to_measure()]
 
     def run(
@@ -240,14 +240,14 @@ class Grid:
         allow_plugins: bool = True,
         patience: float = math.inf,
     ) -> None:
-        """Train what is missing, some cells at a time, each in a process of its own.
+        """Train the missing cells, `jobs` at a time, each in a separate process.
 
-        One that gives no sign for `patience` seconds is killed, and has crashed. When this process is interrupted the
-        others save and stop; when it is killed they notice, and do the same.
+        A process that shows no progress for `patience` seconds is killed, and its cell has crashed. If this process is
+        interrupted or killed, the others save and stop.
 
         Raises:
-            RunError: Another process is at the same grid.
-            PlanError: A cell cannot be trained as planned, for minigpt's own source was edited meanwhile.
+            RunError: Another process works on the same grid.
+            PlanError: A cell cannot be trained as planned, because minigpt's own source was edited meanwhile.
         """
         with held(self.folder):
             check_links(self.folder)
@@ -259,7 +259,7 @@ class Grid:
         for name in ("cells", "runs", "logs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         waiting = self.missing()
-        self.freeze([cell.variant for cell in waiting])  # all of them before the first one begins
+        self.freeze([cell.variant for cell in waiting])  # all variants, before the first cell starts
         running: list[Running] = []
         try:
             while waiting or running:
@@ -267,7 +267,7 @@ class Grid:
                     cell = waiting.pop(0)
                     running.append(Running(cell, self.job(cell, device, threads, allow_plugins)))
                     watcher.started(cell)
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL_SECONDS)
                 for process in list(running):
                     step = process.step()
                     if step is not None:
@@ -283,7 +283,7 @@ class Grid:
                 process.stop()
 
     def freeze(self, variants: Sequence[Variant]) -> None:
-        """Copy what cells are trained from, as it was when the plan was made. Raises PluginError, WriteError."""
+        """Copy the inputs of these variants, as they were when the plan was made. Raises PluginError, WriteError."""
         inputs = self.folder / "inputs"
         corpora = {
             id(self.corpora.of(variant)): self.frozen[variant.name][1]
@@ -299,14 +299,14 @@ class Grid:
             self.frozen[variant.name] = freeze_experiment(inputs, variant.experiment), corpora[id(corpus)]
 
     def job(self, cell: Cell, device: str, threads: int | None, allow_plugins: bool) -> Job:
-        """What the process of a cell receives; a run in its folder that is another one is set aside, with its record."""
+        """The job for a cell's process. A different run in the cell's folder is set aside, and its record removed."""
         self.freeze([cell.variant])
         experiment, corpus = self.frozen[cell.variant.name]
-        discard(cell.record)  # of another cell, or it would not be trained
+        discard(cell.record)  # it belongs to another cell, otherwise this cell would not be missing
         if self.folder / "runs" in cell.run.path.parents and cell.run.exists() and not cell.continues():
             _wait_until_free(cell.run)
             with cell.run.locked():
-                if not cell.continues():  # what was still being saved may have looked damaged
+                if not cell.continues():  # check again: a run that was still saving may have looked damaged
                     cell.run.set_aside()
         return Job(
             experiment=experiment,
@@ -320,21 +320,21 @@ class Grid:
         )
 
 
-_LOOK_EVERY = 0.5
+_POLL_SECONDS = 0.5
 
 
 def _wait_until_free(run: RunFolder) -> None:
-    """A process of a grid that was killed may still be saving there; whoever stays longer is somebody else."""
+    """Wait until no process uses the run, for as long as a process of a killed comparison may need to save."""
     until = time.monotonic() + SAVES_WITHIN
     while run.is_in_use() and time.monotonic() < until:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
 
 
 def _check_data(run: RunFolder, recorded: Provenance, known: Provenance) -> None:
-    """A run that was named must have seen the data that is here.
+    """Check that a run named by the user was trained on the data that its experiment gives today.
 
     Raises:
-        MinigptError: It has not.
+        MinigptError: It was trained on other data.
     """
     for what, before, now in (
         ("data", recorded.data.fingerprint, known.data.fingerprint),
@@ -342,12 +342,12 @@ def _check_data(run: RunFolder, recorded: Provenance, known: Provenance) -> None
     ):
         if before != now:
             raise MinigptError(
-                f"{run.path} was trained on {what} with the fingerprint {str(before)[:12]}, and its experiment gives "
-                f"{str(now)[:12]} today: "
-                "they cannot be mixed; name the experiment file to train it anew"
+                f"{run.path} was trained on {what} with the fingerprint {str(before)[:12]}, but its experiment gives "
+                f"{str(now)[:12]} today. "
+                "Name the experiment file to train a new run"
             )
 
 
 def present(experiment: Experiment, corpus: Corpus, device: torch.device) -> Provenance:
-    """The provenance of a run that would begin now; its precision is settled."""
+    """The provenance of a run that would begin now. The experiment's precision must not be `auto`."""
     return provenance(experiment, corpus, device=device, precision=experiment.training.precision)

@@ -1,4 +1,4 @@
-"""What the process of a cell receives, and what it answers."""
+"""The messages between a comparison and the process of a cell: its job, and its record."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from minigpt.run.status import Status
 from minigpt.system.files import read_object, write_json
 
 FORMAT: Final = 1
-"""Of a cell's record."""
+"""Format number of a cell's record."""
 
 
 Ending = Literal[Status.FINISHED, Status.DIVERGED, Status.CRASHED]
-"""How a cell can end."""
+"""The outcomes that a cell's record can have."""
 
 
 class Job(BaseModel):
-    """One variant with one seed.
+    """The job of a cell's process: train and measure one variant with one seed.
 
     Attributes:
-        experiment: Its frozen file.
-        corpus: Likewise.
-        seed: Of this run.
-        run: Its folder; trained there unless it is finished.
-        key: What the outcome follows from: the identity of the run. Copied into the outcome.
+        experiment: The frozen copy of the experiment.
+        corpus: The frozen copy of the corpus.
+        seed: The run's seed.
+        run: The run folder. The run is trained there unless it is finished.
+        key: Digest of the run's identity; it is copied into the record.
         device: As for `minigpt run`.
-        threads: Likewise.
-        allow_plugins: Likewise.
+        threads: As for `minigpt run`.
+        allow_plugins: As for `minigpt run`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,17 +47,17 @@ class Job(BaseModel):
 
 
 class CellRecord(BaseModel):
-    """How a cell ended.
+    """The record of how a cell ended.
 
     Attributes:
-        format: Of this record.
-        key: What the outcome follows from: the identity of the run.
+        format: Format number of this record.
+        key: Digest of the run's identity, which determines the outcome.
         run: The run folder.
         outcome: How the run ended.
-        message: Why, where it did not finish.
-        updates: In the run's records when this was written; a run that has others since was continued. None where they
-            could not be read.
-        position_loss: Validation loss by place in the window, in nats; None where no target counts.
+        message: Why the run did not finish; empty if it did.
+        updates: Updates in the run's records when this record was written. If their number has changed since, the run
+            was continued. None if they could not be read.
+        position_loss: Validation loss at each position in the window, in nats; None where no target counts.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -72,14 +72,14 @@ class CellRecord(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """The record in a file; None where there is none, or it has another format.
+        """Read the record in a file; None if there is none, or it has another format.
 
         Raises:
             RunError: It is damaged.
         """
         if not file.is_file():
             return None
-        again = "remove it, and the run is looked at again"
+        again = "remove it; then the run is examined again"
         try:
             document = read_object(file)
             return cls.model_validate(document) if document.get("format") == FORMAT else None
@@ -89,12 +89,12 @@ class CellRecord(BaseModel):
             raise RunError(f"{file} is damaged; {again}") from error
 
     def write(self, file: Path) -> None:
-        """Write it. Raises WriteError."""
+        """Write the record to a file. Raises WriteError."""
         write_json(file, self.model_dump(mode="json"))
 
 
 def updates_in(run: RunFolder) -> int | None:
-    """Updates in a run's records; None where they cannot be read."""
+    """The last update in a run's records; None if they cannot be read."""
     try:
         rows = run.rows()
     except RunError:

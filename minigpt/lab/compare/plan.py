@@ -1,4 +1,4 @@
-"""From what was asked for to a grid: variants with matched sizes and budgets, seeds, and the time it will take."""
+"""Plan a comparison: read variants, match sizes and budgets, choose seeds, estimate the time."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _SEEDS = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for.
+    """The settings of a comparison.
 
     Attributes:
-        seeds: Runs of each variant; None for 3, or for those there are where all variants are runs.
-        budget: What every variant gets as much of as the base; None refuses variants that differ in tokens.
-        match: The size that is made equal; None for none.
+        seeds: Number of seeds. None means 3, or the seeds that all variants share if all of them are runs.
+        budget: The budget that is made equal to the base's. None refuses variants that differ in tokens.
+        match: The size that is made equal to the base's; None for none.
         knobs: The settings that `match` changes, one after another.
-        unit: Of the losses.
-        delta: What counts as equivalent, in that unit.
+        unit: Unit of the losses.
+        delta: Smaller differences count as equivalent; in the same unit.
         device: As for `minigpt run`.
-        jobs: Runs at a time.
+        jobs: Number of runs at the same time.
     """
 
     seeds: int | None = None
@@ -63,16 +63,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What is compared, and how.
+    """The plan of a comparison.
 
     Attributes:
-        folder: Of the comparison.
-        settings: As asked for.
-        variants: The base first, adjusted.
-        grid: Variants by seeds.
-        costs: Of each variant's model.
-        threads: Of each run; None for torch's choice.
-        failed: What was named and cannot be compared.
+        folder: The comparison's folder.
+        settings: The settings, as the user chose them.
+        variants: The adjusted variants, the base first.
+        grid: The cells: variants by seeds.
+        costs: The cost of each variant's model.
+        threads: Threads of each run; None for torch's choice.
+        failed: Variants that the user named and that cannot be compared.
     """
 
     folder: Path
@@ -84,9 +84,9 @@ class ComparisonPlan:
     failed: tuple[FailedVariant, ...] = ()
 
     def seconds(self) -> tuple[float, float, float]:
-        """About how long the missing runs take on this machine, and from where to where that may be.
+        """Estimate the time of the missing runs on this machine: estimate, lower bound, upper bound.
 
-        A few updates of each variant concerned are timed, once.
+        A few updates of each variant with missing runs are timed, once.
         """
         speeds, missing = self._speeds(), self.grid.missing_runs()
         at_once = min(self.settings.jobs, max(1, len(missing)))
@@ -101,7 +101,7 @@ class ComparisonPlan:
         return _speeds(self.folder, self.settings, self.grid.corpora, self.threads)
 
     def judge(self) -> Comparison:
-        """Results and verdicts, as far as the grid has come."""
+        """Results and verdicts from the cells that have an outcome."""
         asked = self.settings
         return Comparison(
             name=self.folder.name,
@@ -120,7 +120,7 @@ class ComparisonPlan:
         )
 
     def write(self, comparison: Comparison) -> dict[str, JsonValue]:
-        """Write comparison.json, in which the paths of runs start from its folder; returns what it says."""
+        """Write comparison.json, with paths of runs relative to its folder; return its content."""
         seen = comparison.seen_from(self.folder)
         seen.write(self.folder / "comparison.json")
         return seen.document()
@@ -136,50 +136,50 @@ def make_plan(
     runs: Path = Path("runs"),
     failed: Sequence[FailedVariant] = (),
 ) -> ComparisonPlan:
-    """Read the variants, make them comparable, and look what is there already.
+    """Read the variants, make them comparable, and find the runs that exist already.
 
     Args:
         sources: Experiment files and run folders, the base first.
-        settings: As asked for.
-        out: Where folders of comparisons are made.
-        name: Of this one's; the base's name without it.
+        settings: The settings of the comparison.
+        out: The folder in which comparisons get their folders.
+        name: The name of this comparison's folder; by default the base's name.
         reading: How the files are read.
-        runs: Where finished runs are looked for.
-        failed: Those of the sources that are left out, and why; reported with the results.
+        runs: A folder that is searched for finished runs.
+        failed: Sources that are left out, with the reason; they are reported with the results.
 
     Raises:
-        MinigptError: They cannot be compared.
+        MinigptError: The sources cannot be compared.
     """
     excluded = {variant.source for variant in failed}
     sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(sources, reading)
-    _check_runs_are_left_alone(variants, settings)
+    _check_runs_are_not_adjusted(variants, settings)
     folder = out / (name or variants[0].name)
     seeds = _seeds(variants, settings.seeds)
     check_comparable(variants, unit=settings.unit, budget=settings.budget)
     threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     device = choose_device(settings.device)
-    variants = settled(variants, lambda: _settled_precision(folder, device, threads))
+    variants = settled(variants, lambda: _measured_precision(folder, device, threads))
     corpora = Corpora()
     check_same_data(variants, corpora.of, settings.unit)
     if settings.match is not None:
         variants = _same_size(variants, settings, lambda variant: corpora.of(variant).vocab_size)
     if settings.budget is not None:
-        each = _of_an_update(settings.budget, corpora, _speeds(folder, settings, corpora, threads))
+        relative_cost = _relative_cost_of_update(settings.budget, corpora, _speeds(folder, settings, corpora, threads))
         variants = [
             variants[0],
             *(
-                matched_budget(variants[0], variant, settings.budget, *each(variants[0], variant))
+                matched_budget(variants[0], variant, settings.budget, *relative_cost(variants[0], variant))
                 for variant in variants[1:]
             ),
         ]
-    grid = Grid(folder, variants, seeds, corpora, elsewhere=[runs], device=device)
+    grid = Grid(folder, variants, seeds, corpora, other_runs=[runs], device=device)
     costs = tuple(_cost(variant.experiment, corpora.of(variant).vocab_size) for variant in variants)
     return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed))
 
 
-def _settled_precision(folder: Path, device: torch.device, threads: int | None) -> str:
-    """What precision `auto` is in this comparison: measured when it is planned first, and kept in its folder."""
+def _measured_precision(folder: Path, device: torch.device, threads: int | None) -> str:
+    """The precision that `auto` means in this comparison. It is measured once, and kept in the comparison's folder."""
     file = folder / "precision.json"
     known = read_object(file) if file.is_file() else {}
     if known.get(device.type) not in ("fp32", "bf16"):
@@ -191,28 +191,28 @@ def _settled_precision(folder: Path, device: torch.device, threads: int | None) 
 
 
 def _seeds(variants: Sequence[Variant], number: int | None) -> list[int]:
-    """From the base's own seed on; where all variants are runs, the seeds they share."""
+    """The seeds of the comparison: consecutive from the base's seed, or those shared if all variants are runs."""
     of_runs = [{run.experiment().seed for run in variant.runs} for variant in variants]
     if number is None and all(of_runs):
         shared = sorted(set.intersection(*of_runs))
         if not shared:
             raise MinigptError(
-                "the runs share no seed, so nothing is paired: "
+                "the runs share no seed, so there are no pairs: "
                 + "; ".join(f"{variant.name} {sorted(seeds)}" for variant, seeds in zip(variants, of_runs, strict=True))
-                + ". --seeds N trains what is missing"
+                + ". --seeds N trains the missing runs"
             )
         return shared
     first = variants[0].experiment.seed
     return list(range(first, first + (number or _SEEDS)))
 
 
-def _check_runs_are_left_alone(variants: Sequence[Variant], settings: Settings) -> None:
-    """A run is what it is: what would have to be changed about it cannot be."""
+def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings) -> None:
+    """Refuse --match and --budget for variants that are runs, because a trained run cannot be adjusted."""
     for variant in variants[1:]:
         if variant.runs and (settings.match or settings.budget):
             option = "--match" if settings.match else "--budget"
             raise MinigptError(
-                f"{option} changes variants, and {variant.source} is trained already; name its experiment file"
+                f"{option} changes variants, but {variant.source} is trained already; name its experiment file"
             )
 
 
@@ -232,16 +232,18 @@ def _same_size(variants: Sequence[Variant], settings: Settings, vocab_size: Call
             case _:
                 return lambda experiment: _cost(experiment, size).train_flops
 
-    aim = size_of(base)(base.experiment)
-    return [base, *(matched_size(aim, variant, settings.knobs, size_of(variant), settings.match) for variant in others)]
+    target = size_of(base)(base.experiment)
+    return [base, *(matched_size(target, variant, settings.knobs, size_of(variant), settings.match) for variant in others)]
 
 
 def _speeds(folder: Path, settings: Settings, corpora: Corpora, threads: int | None) -> Speeds:
     return Speeds(folder / "speeds.json", corpora.of, settings.device, threads)
 
 
-def _of_an_update(budget: Budget, corpora: Corpora, speeds: Speeds) -> Callable[[Variant, Variant], tuple[float, str]]:
-    """What an update of a variant takes, one of the base being 1; and how well that is known, where it was measured."""
+def _relative_cost_of_update(
+    budget: Budget, corpora: Corpora, speeds: Speeds
+) -> Callable[[Variant, Variant], tuple[float, str]]:
+    """A function for the cost of a variant's update relative to the base's, with the precision if it is measured."""
 
     def flops(variant: Variant) -> float:
         experiment = variant.experiment

@@ -1,7 +1,7 @@
-"""A comparison, from its results to the page: comparison.json is written and read here alone.
+"""The record of a comparison: writes and reads comparison.json.
 
-The file has a format number, and a digest that finds damage and edits. The types hold against a file that a stranger made:
-whatever is read here, the report can show.
+The file has a format number, and a digest that reveals damage and edits. The types are strict enough for a file from an
+untrusted source: the report can show every record that is read here.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from minigpt.run.status import Status
 from minigpt.system.files import read_object, write_json
 
 FORMAT = 2
-"""Of comparison.json. In format 1 `failed` had another name."""
+"""Format number of comparison.json. In format 1 `failed` had another name."""
 
 LARGEST = 1e100
-"""Of a number in the file, either way: beyond every loss and every count, and sums and squares of it are finite."""
+"""Largest absolute value in the file: beyond every loss and count, yet sums and squares of it are finite."""
 
 NOT_COMPARED = "not compared"
-"""The verdict on runs that are only shown."""
+"""The verdict on runs that are shown without a comparison."""
 
-_MAX_BYTES = 1 << 28  # it has a loss for each place in the window, of each run
-_DEEPEST = 40  # nesting of an experiment
+_MAX_BYTES = 1 << 28  # the file has a loss for each position in the window, for each run
+_MAX_DEPTH = 40  # nesting of an experiment
 
-_MOST_CHARACTERS = 1 << 16  # of a text; what a plugin raises may have more
-_LONGEST_PATH = 4096
+_MAX_CHARACTERS = 1 << 16  # of a text; a plugin's error message may be longer
+_MAX_PATH = 4096
 
 
 def _text(value: object) -> object:
-    """A text as it can be shown: without control characters and halves of characters, and not endless."""
-    return printable(value)[:_MOST_CHARACTERS] if isinstance(value, str) else value
+    """A printable text: without control characters and lone surrogates, cut to a maximum length."""
+    return printable(value)[:_MAX_CHARACTERS] if isinstance(value, str) else value
 
 
 def _path(value: str) -> str:
-    if len(value) > _LONGEST_PATH:
+    if len(value) > _MAX_PATH:
         raise ValueError(f"a path of {len(value):,} characters")
     return value
 
@@ -72,8 +72,8 @@ Pair = Annotated[tuple[_T, _T], Field(strict=False)]
 
 
 def _plain(value: object, depth: int = 0) -> object:
-    """JSON that can be written again: no NaN, no half characters, no nesting without end."""
-    if depth > _DEEPEST:
+    """Check that a JSON value can be written again: no NaN, no lone surrogates, limited nesting."""
+    if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     if isinstance(value, dict):
         for key, item in value.items():
@@ -90,23 +90,23 @@ def _plain(value: object, depth: int = 0) -> object:
 
 
 class _Part(BaseModel):
-    """Strict types, and nothing beside them."""
+    """A part of the record: strict types, no unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Asked(_Part):
-    """What was asked for.
+    """The settings of a comparison, as the user chose them.
 
     Attributes:
-        seeds: The same for each variant.
-        unit: Of the losses.
-        delta: Differences smaller than this do not matter, in that unit.
-        budget: What every variant has as much of as the base.
-        match: The size that was made equal.
-        knobs: The settings that were changed for it.
-        device: Where the runs were trained, as it was asked for.
-        jobs: Runs at a time.
+        seeds: The seeds, the same for each variant.
+        unit: Unit of the losses.
+        delta: Differences smaller than this do not matter; in the same unit.
+        budget: The training budget that was made equal to the base's.
+        match: The size that was made equal to the base's.
+        knobs: The settings that may be changed to match the size.
+        device: The device for the runs, as the user chose it.
+        jobs: Number of runs at the same time.
     """
 
     seeds: Annotated[Many[Count], Field(min_length=1)]
@@ -120,18 +120,18 @@ class Asked(_Part):
 
 
 class RecordedCost(_Part):
-    """What a model takes; only the context is known of one with parts that are not executed.
+    """The costs of a model. If its plugins were not executed, only the context is known.
 
     Attributes:
-        total: Parameters.
-        parameters: By kind.
-        active: Those that a token makes use of.
-        context: Tokens of the sequence that was counted.
-        train_flops: Operations a token, forward and backward.
-        train_flops_square: The same with masked scores.
-        activation_bytes: Kept for the backward pass, a token.
-        state_bytes_token: Remembered of each further token.
-        state_bytes: Remembered of a sequence as long as the context.
+        total: Number of parameters.
+        parameters: Number of parameters by kind.
+        active: Parameters that one token uses.
+        context: Length of the counted sequence, in tokens.
+        train_flops: Operations per token, forward and backward.
+        train_flops_square: The same, with masked scores counted too.
+        activation_bytes: Bytes per token that are kept for the backward pass.
+        state_bytes_token: Bytes that each further token adds to the decoding state.
+        state_bytes: Bytes of the decoding state after a sequence as long as the context.
     """
 
     total: Count | None = None
@@ -146,25 +146,25 @@ class RecordedCost(_Part):
 
     @classmethod
     def of(cls, cost: Cost) -> Self:
-        """What was measured."""
+        """The record of a measured cost."""
         return cls(total=cost.total, **vars(cost))
 
 
 class Difference(_Part):
-    """A variant against the base, seed by seed.
+    """The difference of a variant to the base, paired by seed.
 
     Attributes:
-        kind: The verdict in a word.
-        n: Pairs.
-        mean: Of the differences; below 0 is better.
-        sd: Their standard deviation.
-        interval: Holds for all variants with a verdict together; without bounds where there are too few seeds.
-        plain_interval: 95 % confidence for this variant alone.
-        family: Variants that are corrected for.
-        p: Of no difference, corrected.
-        p_equivalent: Of a difference of delta or more, likewise.
-        effect: The mean in standard deviations.
-        seeds_needed: About how many seeds would show a difference or equivalence, where these cannot.
+        kind: The kind of verdict.
+        n: Number of pairs.
+        mean: Mean of the differences; below 0 is better.
+        sd: Standard deviation of the differences.
+        interval: Joint interval of all variants with a verdict (corrected); without bounds if there are too few seeds.
+        plain_interval: 95 % interval of this variant only (uncorrected).
+        family: Number of variants in the correction.
+        p: Corrected p-value of the hypothesis of no difference.
+        p_equivalent: Corrected p-value of the hypothesis of a difference of delta or more.
+        effect: The mean divided by the standard deviation.
+        seeds_needed: About how many seeds would probably show a difference or equivalence, if these seeds cannot.
     """
 
     kind: Kind
@@ -183,34 +183,34 @@ class Difference(_Part):
     def _interval_is_whole(self) -> Self:
         known = [number is not None for number in (*self.interval, *self.plain_interval, self.p)]
         if any(known[:2]) and not all(known):
-            raise ValueError("an interval has two ends, the plain one beside it, and a p")
+            raise ValueError("an interval needs two ends, a plain interval and a p")
         return self
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were seeds enough for a verdict."""
+        """Whether there were enough seeds for a verdict."""
         return None not in self.interval
 
 
 class RunResult(_Part):
-    """One run: a variant with one seed.
+    """The result of one run: a variant with one seed.
 
     Attributes:
-        seed: Of the run.
-        outcome: How it stands.
-        run: The run folder; in the file, as seen from the comparison's folder.
-        message: Of what went wrong, or of what the run was continued with.
-        loss: After the last update, in the comparison's unit.
-        best: The best of all evaluations.
-        seconds: Of training.
+        seed: The run's seed.
+        outcome: The run's status.
+        run: The run folder; in the file, relative to the comparison's folder.
+        message: What went wrong, or with which changes the run was continued.
+        loss: Loss after the last update, in the comparison's unit.
+        best: Lowest loss of all evaluations.
+        seconds: Training time in seconds.
         tokens_per_second: Median over updates.
-        speed_quartiles: Of tokens/s over updates.
-        others: What other processes took of the machine's processors meanwhile, as a part; None where that is not known.
+        speed_quartiles: Quartiles of tokens/s over updates.
+        others: Share of the machine's processors that other processes used meanwhile; None if unknown.
         machine: Processor, device and threads.
         precision: `fp32` or `bf16`.
-        code: Fingerprint of minigpt's model and training code that trained it, and torch's version.
+        code: Fingerprint of the minigpt code that trained the run, and torch's version.
         parts: Each part of the experiment, with the fingerprint of its source.
-        position_loss: By place in the window, in nats; None where no target counts.
+        position_loss: Loss at each position in the window, in nats; None where no target counts.
     """
 
     seed: Count
@@ -231,27 +231,27 @@ class RunResult(_Part):
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained to its end, and measured."""
+        """Whether the run was trained to its end, and measured."""
         return self.outcome is Status.FINISHED
 
 
 class VariantResult(_Part):
-    """A variant over its seeds.
+    """The results of a variant over all seeds.
 
     Attributes:
-        name: Of its experiment; or the folder of runs that are only shown.
-        source: The file or folder that was named.
-        description: As the experiment has it.
-        adjusted: What was changed so that it can be compared.
-        experiment: What was trained, but for the seed.
-        tokens: That one training sees.
-        training_flops: Of one training; None where that is unknown.
-        cost: What its model takes.
-        mean: Loss over finished seeds.
-        sd: Its standard deviation; None for fewer than two.
-        verdict: In words.
-        difference: To the base; None for the base itself, and where something failed.
-        runs: One a seed.
+        name: Name of its experiment, or of the folder if its runs are not compared.
+        source: The file or folder that the user named.
+        description: The experiment's description.
+        adjusted: Changes that made the variant comparable.
+        experiment: The experiment as trained, except for the seed.
+        tokens: Tokens that one training sees.
+        training_flops: Operations of one training; None if unknown.
+        cost: Costs of its model.
+        mean: Mean loss over finished runs.
+        sd: Standard deviation of the losses; None for fewer than two.
+        verdict: The verdict in words.
+        difference: The difference to the base; None for the base itself, and if a run failed.
+        runs: The runs, one per seed.
     """
 
     name: Name
@@ -271,27 +271,27 @@ class VariantResult(_Part):
     @model_validator(mode="after")
     def _places_are_alike(self) -> Self:
         if len({len(run.position_loss) for run in self.runs if run.position_loss}) > 1:
-            raise ValueError("runs have losses at different numbers of places")
+            raise ValueError("runs have losses at different numbers of positions")
         return self
 
     @property
     def losses(self) -> list[float]:
-        """Of the runs that have one."""
+        """The losses of the runs that have one."""
         return [run.loss for run in self.runs if run.loss is not None]
 
     @property
     def finished(self) -> list[RunResult]:
-        """Its finished runs."""
+        """The variant's finished runs."""
         return [run for run in self.runs if run.is_finished]
 
     @property
     def seconds(self) -> Spread | None:
-        """Of training, over its finished runs."""
+        """Training seconds over the finished runs."""
         return Spread.of([run.seconds for run in self.finished if run.seconds is not None])
 
     @property
     def tokens_per_second(self) -> Spread | None:
-        """The median over its finished runs, and the middle half of the updates of all."""
+        """Tokens/s: median over the finished runs, and range of the middle half of their updates."""
         speeds = [run.tokens_per_second for run in self.finished if run.tokens_per_second is not None]
         return speed_spread(speeds, [run.speed_quartiles for run in self.finished if run.speed_quartiles is not None])
 
@@ -300,7 +300,7 @@ class FailedVariant(_Part):
     """A variant that is not compared, because its plugins do not let it be built or trained.
 
     Attributes:
-        name: Of its file.
+        name: Name of its file.
         source: The file or run folder.
         message: What its plugins did.
     """
@@ -311,13 +311,13 @@ class FailedVariant(_Part):
 
 
 class Comparison(_Part):
-    """All that a comparison found.
+    """The results of a comparison.
 
     Attributes:
-        name: Of its folder.
-        settings: What was asked for.
+        name: Name of its folder.
+        settings: The settings that the user chose.
         failed: Variants that could not be compared.
-        variants: The base first.
+        variants: The compared variants, the base first.
     """
 
     name: Text
@@ -327,7 +327,7 @@ class Comparison(_Part):
 
     @property
     def base(self) -> VariantResult:
-        """What the others are compared with."""
+        """The variant that the others are compared with."""
         return self.variants[0]
 
     @property
@@ -337,11 +337,11 @@ class Comparison(_Part):
 
     @property
     def family(self) -> int:
-        """Variants that are judged together: those with a verdict, which intervals and p-values are corrected for."""
+        """Number of variants with a verdict; intervals and p-values are corrected for this number."""
         return sum(variant.difference is not None and variant.difference.has_interval for variant in self.variants)
 
     def seen_from(self, folder: Path) -> Self:
-        """The same with the paths of the runs as seen from a folder."""
+        """The same comparison, with the paths of runs relative to a folder."""
         variants = []
         for variant in self.variants:
             paths = [Path(os.path.relpath(run.run, folder)).as_posix() for run in variant.runs]
@@ -350,30 +350,30 @@ class Comparison(_Part):
         return self.model_copy(update={"variants": tuple(variants)})
 
     def document(self) -> dict[str, JsonValue]:
-        """As it stands in the file."""
+        """The file's content, with format number and digest."""
         return seal(self.model_dump(mode="json"))
 
     def write(self, file: Path) -> None:
-        """Write the file, whole or not at all. Raises WriteError as `write_json` does."""
+        """Write the file atomically. Raises WriteError as `write_json` does."""
         write_json(file, self.document())
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """A comparison from its file.
+        """Read a comparison from its file.
 
         Raises:
-            RunError: It is damaged, was edited, or has another format.
+            RunError: The file is damaged, was edited, or has another format.
         """
         try:
             document = read_object(file, _MAX_BYTES)
         except UnreadableError as error:
             raise RunError(str(error)) from error
-        again = "Call minigpt compare again, which writes it anew"
+        again = "Call minigpt compare again to rewrite it"
         number = document.get("format")
         if number != FORMAT or isinstance(number, bool):
             raise RunError(f"{file} has the format {_abbreviated(number)}; this version reads {FORMAT}. {again}")
         if document.pop("sha256", None) != _digest(document):
-            raise RunError(f"{file} is damaged or was edited: it does not have the digest in it. {again}")
+            raise RunError(f"{file} is damaged or was edited: its content does not match its digest. {again}")
         del document["format"]
         try:
             return cls.model_validate(document)
@@ -390,7 +390,7 @@ def seal(document: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _digest(document: dict[str, JsonValue]) -> str:
-    text = json.dumps(document, sort_keys=True)  # ASCII: half a character is written as its escape
+    text = json.dumps(document, sort_keys=True)  # ASCII, in which a lone surrogate is written as an escape
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Variants with plugin parts are tried in a process of their own first: there a plugin may raise, leave, hang or crash."""
+"""Try variants with plugin parts in a separate process, because a plugin may raise, exit, hang or crash."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from minigpt.training.machine import choose_device, choose_precision
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What is tried of a variant.
+    """The job of the process that tries a variant.
 
     Attributes:
         source: An experiment file, or a folder of runs.
-        reading: How it is read.
-        device: Where it would be trained.
+        reading: How the source is read.
+        device: The device on which it would be trained.
         announced: As for `trust.expect`.
     """
 
@@ -41,11 +41,11 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What came of it.
+    """The result of a rehearsal.
 
     Attributes:
         tried: The sources that were tried.
-        failed: Those of them that cannot be compared.
+        failed: The tried variants that cannot be compared.
     """
 
     tried: tuple[Path, ...] = ()
@@ -53,16 +53,16 @@ class Rehearsed:
 
 
 def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds: float) -> Rehearsed:
-    """Do everything that planning a comparison does with each variant that has plugins, in another process.
+    """Try each variant that has plugins in another process, with the same steps as planning a comparison.
 
     Args:
         sources: Experiment files and folders of runs; the base first.
-        reading: How they are read.
-        device: Where they would be trained.
-        seconds: After which one counts as hung.
+        reading: How the sources are read.
+        device: The device on which they would be trained.
+        seconds: A trial that takes longer counts as hung.
 
     Raises:
-        MinigptError: Something in an experiment is to be fixed, the base fails, or nothing is left to compare with it.
+        MinigptError: An experiment has an error, the base fails, or no variant is left to compare.
     """
     sources = list(dict.fromkeys(sources))
     read_named((), reading)
@@ -85,39 +85,39 @@ def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds:
 
 
 def _names_plugins(source: Path, reading: Reading) -> bool:
-    """Whether a file, or what it extends, or a run, names plugin files; they are announced, and none is loaded.
+    """Whether a file (or a file it extends) or a run names plugin files. They are announced, but not loaded.
 
     Raises:
-        TrustError: A run names one that is not trusted.
+        TrustError: A run names a plugin that is not trusted.
     """
     if not source.is_dir():
         return bool(named_plugins(source, reading))
     files = [run.path / "experiment.json" for run in runs_in(source)]
-    named = [named_plugins(file, reading, of_run=True) for file in files]  # all of them are announced
+    named = [named_plugins(file, reading, of_run=True) for file in files]  # a list, so that all of them are announced
     return any(named)
 
 
 def _failure(answer: str | child.Ending | None, seconds: float) -> str | None:
-    """What a variant's plugins did that excludes it, in words."""
+    """Why a variant is excluded, in words; None if its trial succeeded."""
     if not isinstance(answer, child.Ending):
         return answer
     if answer.timed_out:
-        return f"it came to no end in {seconds:.0f} s when it was tried"
-    return f"it ended the process with {answer} when it was tried"
+        return f"its trial run did not finish within {seconds:.0f} s"
+    return f"its trial run ended the process with {answer}"
 
 
 def _try(rehearsal: Rehearsal) -> str | None:
-    """In the other process: what is wrong with the plugins; None if nothing is.
+    """Try a variant, in the other process: what is wrong with its plugins; None if nothing is wrong.
 
     Raises:
-        MinigptError: Something in the experiment is to be fixed.
+        MinigptError: The experiment has an error.
     """
     trust.expect(rehearsal.announced)
     try:
         variant = read_variant(rehearsal.source, rehearsal.reading)
         report = check_before_training(variant.experiment, variant.source, rehearsal.reading.overrides, in_full=False)
         if report is not None and report.broken:
-            return f"a part of it does not keep its contract: {report.message}"
+            return f"one of its parts violates its contract: {report.message}"
         corpus = load_corpus(variant.experiment)
         where = choose_device(rehearsal.device)
         model = build_model(variant.experiment, corpus.vocab_size)
@@ -128,6 +128,6 @@ def _try(rehearsal: Rehearsal) -> str | None:
         return str(error)
     except MinigptError:
         raise
-    except Exception as error:  # a plugin may raise anything
+    except Exception as error:  # a plugin may raise any error
         return f"{last_place(error) or rehearsal.source}: {type(error).__name__}: {error}"
     return None

@@ -1,4 +1,4 @@
-"""From finished cells to what can be said: losses, paired differences, verdicts."""
+"""Compute results from finished cells: losses, paired differences, verdicts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from minigpt.run.status import Status
 def judge(
     variants: Sequence[Variant], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float
 ) -> list[VariantResult]:
-    """Results of all variants, the base first, with a verdict on each variant that allows one.
+    """The results of all variants, the base first, with a verdict where one is possible.
 
-    A variant with a seed that diverged or crashed gets no verdict on its loss: to leave the seed out would judge it by its
-    better half.
+    A variant gets no verdict if a run with one of its seeds diverged or crashed. To leave that seed out would judge the
+    variant by its better runs only.
     """
     runs = [[read_result(cell, unit) for cell in cells if cell.variant is variant] for variant in variants]
     judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta)]
@@ -39,16 +39,16 @@ def judge(
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is said of a variant, and the differences that it is read from; None where there are none."""
+    """A verdict in words, and the statistics behind it; None if there are none."""
 
     words: str
     verdict: Verdict | None = None
 
 
 def judge_runs(base: Sequence[RunResult], others: Sequence[Sequence[RunResult]], delta: float) -> list[Judgement]:
-    """A judgement on each of the others; those in which a seed failed, or all if one of the base did, have no verdict."""
+    """A judgement on each of the others; without a verdict if a run of it or of the base failed."""
     failed = failed_seeds(base)
-    reasons = [f"no verdict: of the base {failed}" if failed else failed_seeds(runs) for runs in others]
+    reasons = [f"no verdict, because of the base: {failed}" if failed else failed_seeds(runs) for runs in others]
     differences = [_differences(base, runs) for runs, reason in zip(others, reasons, strict=True) if not reason]
     answers = iter(verdicts(differences, delta) if differences else [])
     return [Judgement(reason) if reason else _judgement(next(answers)) for reason in reasons]
@@ -59,7 +59,7 @@ def _judgement(verdict: Verdict) -> Judgement:
     match verdict.kind:
         case "no verdict":
             return Judgement(
-                f"no verdict: {count(pairs, 'seed')} cannot show how much chance there is; {FEWEST} can", verdict
+                f"no verdict: {count(pairs, 'seed')} cannot show how large chance effects are; {FEWEST} can", verdict
             )
         case "equivalent":
             return Judgement(f"equivalent within {as_typed(verdict.delta)}", verdict)
@@ -72,7 +72,7 @@ def _judgement(verdict: Verdict) -> Judgement:
 
 
 def failed_seeds(runs: Sequence[RunResult]) -> str:
-    """What went wrong with a variant's seeds, or nothing."""
+    """The outcomes of a variant's unfinished or failed runs, in words; empty if all finished."""
     parts = []
     for outcome in (status for status in Status if status is not Status.FINISHED):
         seeds = [str(run.seed) for run in runs if run.outcome is outcome]
@@ -82,9 +82,9 @@ def failed_seeds(runs: Sequence[RunResult]) -> str:
 
 
 def _differences(base: Sequence[RunResult], variant: Sequence[RunResult]) -> list[float]:
-    """Seed by seed; all have finished, and have a loss then."""
-    theirs = {run.seed: run.loss for run in base if run.loss is not None}
-    return [run.loss - theirs[run.seed] for run in variant if run.loss is not None]
+    """The differences in loss, seed by seed. All runs have finished, so each has a loss."""
+    base_losses = {run.seed: run.loss for run in base if run.loss is not None}
+    return [run.loss - base_losses[run.seed] for run in variant if run.loss is not None]
 
 
 def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], judgement: Judgement) -> VariantResult:
@@ -107,7 +107,7 @@ def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], jud
 
 
 def difference_of(verdict: Verdict) -> Difference:
-    """The numbers of a verdict; those that are not finite are left out."""
+    """The numbers of a verdict as a record; numbers that are not finite become None."""
     paired = verdict.paired
     return Difference(
         kind=verdict.kind,
@@ -125,13 +125,13 @@ def difference_of(verdict: Verdict) -> Difference:
 
 
 def _bounds(interval: tuple[float, float]) -> tuple[float | None, float | None]:
-    """Both ends; neither where there are too few seeds for one."""
+    """Both ends of an interval; None for both if there are too few seeds."""
     low, high = interval
     return (_within(low), _within(high)) if math.isfinite(low) and math.isfinite(high) else (None, None)
 
 
 def _within(number: float) -> float:
-    """The number, or the largest that the record holds, if it is beyond it."""
+    """The number, clamped to the range that the record allows."""
     return max(-LARGEST, min(number, LARGEST))
 
 
@@ -140,19 +140,19 @@ def _known(number: float) -> float | None:
 
 
 def mean_loss(runs: Sequence[RunResult]) -> float | None:
-    """Over the runs that have one."""
+    """The mean loss of the runs that have one; None if no run has one."""
     losses = [run.loss for run in runs if run.loss is not None]
     return _known(statistics.fmean(losses)) if losses else None
 
 
 def sd_of_loss(runs: Sequence[RunResult]) -> float | None:
-    """Standard deviation over the runs that have a loss; None for fewer than two."""
+    """The standard deviation of the runs' losses; None for fewer than two."""
     losses = [run.loss for run in runs if run.loss is not None]
     return _known(statistics.stdev(losses)) if len(losses) > 1 else None
 
 
 def read_result(cell: Cell, unit: Unit) -> RunResult:
-    """A cell's outcome, from its record and its run."""
+    """The result of a cell, from its record and its run."""
     record = cell.outcome()
     if record is None:
         return RunResult(seed=cell.seed, outcome=cell.status(), run=str(cell.run.path))
@@ -162,7 +162,7 @@ def read_result(cell: Cell, unit: Unit) -> RunResult:
 
 
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> RunResult:
-    """What a run's own records show; of one that has not come to its end, as far as it has come."""
+    """A result from a run's own records, up to its last update if the run is not finished."""
     recorded, rows = run.provenance(), run.rows()
     measured = [loss for row in rows if (loss := validation_loss(row, unit)) is not None]
     speeds, machine = [row.tokens_per_second for row in rows], recorded.machine
@@ -186,7 +186,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
 
 
 def validation_loss(row: MetricsRow, unit: Unit) -> float | None:
-    """Of a record; None where the model was not evaluated, or there are no bytes."""
+    """A record's validation loss; None if the model was not evaluated, or has no loss in this unit."""
     return row.val_loss if unit == "nats" else row.val_bits_per_byte
 
 

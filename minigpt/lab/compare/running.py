@@ -1,4 +1,4 @@
-"""The process of a cell, as the comparison sees it."""
+"""Watch and control the process of a cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _STOPPED = {code for number in _ASKING for code in (-number, 128 + number)}
-"""How a process ends that someone else asked to: by the signal, or with its exit code once it has saved."""
+"""Return codes of a process that was asked to stop: ended by the signal, or by itself after saving."""
 
 
 class Running:
@@ -28,14 +28,14 @@ class Running:
         self.cell = cell
         stem = cell.record.parents[1] / "logs" / f"{cell.variant.name}-seed-{cell.seed}"
         request, self.log = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.log")
-        # torch reads it at its start; a later change leaves some pools as they are
+        # torch reads this variable when it starts; a later change does not affect all thread pools
         threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
         self.child = Child(do, job, request, cell.record, log=self.log, **threads)
         self.read = 0
         self.hung, self.written, self.last_sign = False, 0, time.monotonic()
 
     def step(self) -> int | None:
-        """The last update in its records, where there are new ones."""
+        """The last update in its records; None if there are no new records."""
         metrics = self.cell.run.metrics
         if not metrics.is_file() or metrics.stat().st_size == self.read:
             return None
@@ -46,11 +46,11 @@ class Running:
         whole = [line for line in lines[1 if self.read > 2048 else 0 :] if line.endswith(b"\n")]
         try:
             return int(json.loads(whole[-1])["step"]) if whole else None
-        except (ValueError, KeyError, TypeError):  # damaged, which is for the cell to say
+        except (ValueError, KeyError, TypeError):  # a damaged file; the cell's process reports it
             return None
 
     def give_up_after(self, patience: float) -> None:
-        """Kill it if neither its records nor its log have grown for so many seconds."""
+        """Kill the process if neither its records nor its log have grown for `patience` seconds."""
         written = sum(file.stat().st_size for file in (self.cell.run.metrics, self.log) if file.is_file())
         now = time.monotonic()
         if written != self.written:
@@ -60,29 +60,30 @@ class Running:
             self.child.process.kill()
 
     def outcome(self) -> CellRecord | None:
-        """The cell's record; where the process left none, what its end says is written as one. None if it was stopped.
+        """The cell's record; None if the process was stopped.
 
-        To be stopped is no outcome, and is not written down: the next comparison continues the run.
+        If the process ended without a record, a record with its exit code is written. A stopped process gets no record:
+        the next comparison continues the run.
 
         Raises:
-            PlanError: It could not be trained as planned.
+            PlanError: The cell could not be trained as planned.
         """
         answer = self.child.result()
         if not isinstance(answer, Ending):
             return answer
         if answer.code in _STOPPED and not self.hung:
             return None
-        how = "no sign of progress, and was killed" if self.hung else str(answer)
+        reason = "was killed, because it showed no progress" if self.hung else f"ended with {answer}"
         record = CellRecord(
             key=self.cell.key,
             run=str(self.cell.run.path),
             outcome=Status.CRASHED,
-            message=f"its process ended with {how}; see {self.log}",
+            message=f"its process {reason}; see {self.log}",
             updates=updates_in(self.cell.run),
         )
         record.write(self.cell.record)
         return record
 
     def stop(self) -> None:
-        """Wait until it has saved and stopped; one that does not answer is killed."""
+        """Wait until the process has saved and stopped; kill it if it does not stop in time."""
         self.child.stop(SAVES_WITHIN)

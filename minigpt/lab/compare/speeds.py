@@ -1,4 +1,4 @@
-"""How fast variants train on this machine, and how many updates take as long as the base's: measured once, and kept."""
+"""Measure how fast variants train on this machine, and keep the measurements in a file."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ from minigpt.training.interleaved import Ratio, measure_ratio
 from minigpt.training.machine import choose_device, choose_precision
 
 WIDTH = 0.03
-"""To which the ratio of two variants' times is measured: as a part of it, at 95 % confidence."""
+"""Required precision of the ratio of two variants' times: relative half-width of its 95 % confidence interval."""
 
 AT_MOST_SECONDS = 120.0
-_VARIES = 0.2  # quartiles of equal updates that are further apart, in medians: something else is at the machine
+_VARIES = 0.2  # if the quartiles of equal updates are further apart than this part of the median, the machine is busy
 
 
 class Speeds:
-    """Times of updates, by all that they follow from; kept in a file, so that a plan stays what it was.
+    """Measured times of updates, kept in a file so that a plan does not change when it is made again.
+
+    Each measurement is stored under a key that covers everything it depends on.
 
     Args:
-        file: Where they are kept.
-        corpus_of: A variant's corpus.
+        file: The file of measurements.
+        corpus_of: Returns a variant's corpus.
         device: As for `minigpt run`.
-        threads: Of each run; None for torch's choice.
+        threads: Threads of each run; None for torch's choice.
     """
 
     def __init__(self, file: Path, corpus_of: Callable[[Variant], Corpus], device: str, threads: int | None):
@@ -51,7 +53,7 @@ class Speeds:
             self._read()
 
     def of(self, variant: Variant) -> Speed:
-        """A variant's speed alone, from a few updates: what an estimate of the time needs."""
+        """A variant's speed, measured over a few updates; it is used to estimate the training time."""
         key = self._key(variant)
         if key not in self.speeds:
             with using_threads(self.threads):
@@ -62,10 +64,10 @@ class Speeds:
         return self.speeds[key]
 
     def ratio(self, base: Variant, variant: Variant) -> Ratio:
-        """How long an update of the variant takes, one of the base being 1: both timed in turn.
+        """The time of the variant's update, divided by the time of the base's; both are timed in alternation.
 
         Raises:
-            MinigptError: The machine is too busy: the ratio cannot be known as well as it should be.
+            MinigptError: The machine is too busy to measure the ratio with the required precision.
         """
         first, second = self._key(base), self._key(variant)
         if first == second:
@@ -75,13 +77,13 @@ class Speeds:
         if key not in self.ratios:
             with using_threads(self.threads), torch.random.fork_rng():
                 trials = self._trial(base), self._trial(variant)
-                found = measure_ratio(trials[0].update, trials[1].update, width=WIDTH, at_most=AT_MOST_SECONDS)
-                if found.width > WIDTH:
-                    raise MinigptError(_too_busy(base, variant, found))
-                for each, update, trial in zip((first, second), (found.first, found.second), trials, strict=True):
-                    half = found.width * update
+                ratio = measure_ratio(trials[0].update, trials[1].update, width=WIDTH, at_most=AT_MOST_SECONDS)
+                if ratio.width > WIDTH:
+                    raise MinigptError(_too_busy(base, variant, ratio))
+                for each, update, trial in zip((first, second), (ratio.first, ratio.second), trials, strict=True):
+                    half = ratio.width * update
                     self.speeds[each] = Speed(update, trial.evaluation(), (update - half, update + half))
-            self.ratios[key] = found
+            self.ratios[key] = ratio
             self._write()
         return self.ratios[key]
 
@@ -94,21 +96,21 @@ class Speeds:
         return choose_precision(variant.experiment.training.precision, self.device)
 
     def _key(self, variant: Variant) -> str:
-        """What a variant's speed follows from: settings without the length; source, data, torch, machine and threads."""
-        said = json.dumps([variant.name, variant.experiment.to_json()], sort_keys=True)
-        if said not in self.keys:
-            self.keys[said] = self._digest(variant)
-        return self.keys[said]
+        """A digest of what a variant's speed depends on: settings except the length, source, data, machine, threads."""
+        settings = json.dumps([variant.name, variant.experiment.to_json()], sort_keys=True)
+        if settings not in self.keys:
+            self.keys[settings] = self._digest(variant)
+        return self.keys[settings]
 
     def _digest(self, variant: Variant) -> str:
         with using_threads(self.threads):
             precision = self._precision(variant)
             recorded = provenance(variant.experiment, self.corpus_of(variant), device=self.device, precision=precision)
         settings = {key: value for key, value in recorded.experiment.items() if key not in ("seed", "training")}
-        of_length = ("max_iters", "schedule", "eval_interval")
-        of_training = recorded.experiment["training"]
-        assert isinstance(of_training, dict)
-        training = {key: value for key, value in of_training.items() if key not in of_length}
+        without_effect = ("max_iters", "schedule", "eval_interval")  # on the time of an update
+        recorded_training = recorded.experiment["training"]
+        assert isinstance(recorded_training, dict)
+        training = {key: value for key, value in recorded_training.items() if key not in without_effect}
         sources = sorted((each.component, each.sha256 or "") for each in recorded.components)
         parts = [
             settings,
@@ -121,7 +123,7 @@ class Speeds:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _read(self) -> None:
-        """What was measured before.
+        """Read the earlier measurements.
 
         Raises:
             RunError: The file is damaged.
@@ -129,7 +131,7 @@ class Speeds:
         try:
             kept = _Kept.model_validate(read_object(self.file))
         except (UnreadableError, ValidationError) as error:
-            raise RunError(f"{self.file} is damaged. Remove it, and speeds are measured again") from error
+            raise RunError(f"{self.file} is damaged. Remove it; then the speeds are measured again") from error
         self.ratios = {key: Ratio(**entry.model_dump()) for key, entry in kept.ratios.items()}
         self.speeds = {key: Speed(**entry.model_dump()) for key, entry in kept.speeds.items()}
 
@@ -143,20 +145,20 @@ class Speeds:
 
 
 def described(ratio: Ratio) -> str:
-    """A ratio for the note of what it changed, with its precision, and with a word where the machine was busy."""
+    """A ratio in words, with its precision, and with a note if the machine was busy."""
     if not ratio.pairs:
-        return "the same parts and settings take the same time"
+        return "an update has the same parts and settings as the base's, so it takes the same time"
     busy = f"; the machine was busy: equal updates varied by {ratio.variation:.0%}" if ratio.variation > _VARIES else ""
     return f"an update takes {ratio} of the base's{busy}"
 
 
-def _too_busy(base: Variant, variant: Variant, found: Ratio) -> str:
+def _too_busy(base: Variant, variant: Variant, ratio: Ratio) -> str:
     load = f"load {os.getloadavg()[0]:.1f} on " if hasattr(os, "getloadavg") else ""
-    machine = f"{load}{count(os.cpu_count() or 1, 'core')}, equal updates varied by {found.variation:.0%}"
+    machine = f"{load}{count(os.cpu_count() or 1, 'core')}, equal updates varied by {ratio.variation:.0%}"
     return (
-        f"--budget time: the machine is too busy to measure ({machine}): after {AT_MOST_SECONDS:.0f} s an update of "
-        f"{variant.name} is known to take {found} of {base.name}'s, and ± {WIDTH:.0%} is needed. "
-        "Call again when it is quiet, or choose --budget flops"
+        f"--budget time: the machine is too busy to measure ({machine}). After {AT_MOST_SECONDS:.0f} s the ratio of the "
+        f"times of an update of {variant.name} and {base.name} is {ratio}, and ± {WIDTH:.0%} is needed. "
+        "Call again when the machine is not busy, or choose --budget flops"
     )
 
 
@@ -190,7 +192,7 @@ class _Kept(_Entry):
 
 @contextmanager
 def using_threads(number: int | None) -> Iterator[None]:
-    """So many threads of torch's, and then as many as before; None leaves them."""
+    """Set torch's number of threads, and restore it on exit. None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -1,4 +1,4 @@
-"""Something measured several times: its median, and its range."""
+"""The median and range of repeated measurements."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """A measured number.
+    """The median and range of repeated measurements of one number.
 
     Attributes:
-        median: Of all measurements.
+        median: The median of all measurements.
         low: The smallest, or the lower quartile.
         high: The largest, or the upper quartile.
     """
@@ -23,16 +23,16 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """From the smallest to the largest; None of nothing."""
+        """The median, smallest and largest value; None without values."""
         return cls(statistics.median(values), min(values), max(values)) if values else None
 
     def shown(self, form: Callable[[float], str]) -> str:
-        """`45 s (41 s to 52 s)`; the median alone where the ends look like it."""
+        """For example `45 s (41 s to 52 s)`; only the median if both ends look the same."""
         median, low, high = form(self.median), form(self.low), form(self.high)
         return median if low == median == high else f"{median} ({low} to {high})"
 
 
 def speed_spread(speeds: Sequence[float], quartiles: Sequence[tuple[float, float]]) -> Spread | None:
-    """Of tokens/s: the median over runs, and from the lowest quartile over their updates to the highest."""
+    """The median tokens/s over runs, with the lowest and the highest quartile over their updates."""
     bounds = [bound for pair in quartiles for bound in pair]
     return Spread(statistics.median(speeds), min(bounds), max(bounds)) if speeds and bounds else None

@@ -1,4 +1,4 @@
-"""A comparison as tables: for the terminal, for a pull request, for a spreadsheet, for the page."""
+"""A comparison as tables for the terminal, pull requests (Markdown), spreadsheets (CSV) and the HTML page."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from minigpt.numbers import (
 from minigpt.printable import as_markdown, as_spreadsheet
 from minigpt.run.status import Status
 
-UNITS = {"nats": "nats a token", "bits-per-byte": "bits a byte"}
+UNITS = {"nats": "nats per token", "bits-per-byte": "bits per byte"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a title; the first column is words, the others numbers."""
+    """Rows of text under a title. The first column contains words, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """As GitHub shows it."""
+        """The table in GitHub's Markdown."""
         lines = [" | ".join(self.columns), " | ".join(["---", *["---:"] * (len(self.columns) - 1)])]
         lines += [" | ".join([as_markdown(row[0]), *row[1:]]) for row in self.rows]
         return "\n".join(f"| {line} |" for line in lines)
@@ -45,12 +45,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A column over variants.
+    """A table column with one cell for each variant.
 
     Attributes:
-        title: Its heading.
-        cell: What it says of a variant.
-        in_full: Whether only the full table has it, which is that of the page.
+        title: The heading.
+        cell: Returns a variant's cell.
+        in_full: Whether only the full table, the one on the page, has this column.
     """
 
     title: str
@@ -65,7 +65,7 @@ def _table(title: str, columns: Sequence[Column], variants: Sequence[VariantResu
 
 
 def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
-    """The answer: losses, paired differences with their intervals, verdicts."""
+    """A table of losses, paired differences with their intervals, and verdicts."""
     delta = comparison.settings.delta
 
     def difference(variant: VariantResult) -> str:
@@ -78,47 +78,46 @@ def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
         return UNKNOWN if variant.difference is None else shown_interval(variant.difference.plain_interval, delta)
 
     def p(variant: VariantResult) -> str:
-        found = variant.difference
-        return UNKNOWN if found is None or not found.has_interval else shown_probability(found.p, ALPHA)
+        paired = variant.difference
+        return UNKNOWN if paired is None or not paired.has_interval else shown_probability(paired.p, ALPHA)
 
     def effect(variant: VariantResult) -> str:
-        found = variant.difference
-        return UNKNOWN if found is None or found.effect is None else f"{found.effect:+.2f}"
+        paired = variant.difference
+        return UNKNOWN if paired is None or paired.effect is None else f"{paired.effect:+.2f}"
 
     columns = (
         Column("variant", lambda variant: variant.name),
         Column(f"loss, {UNITS[comparison.settings.unit]}", lambda variant: shown_loss(variant.mean, variant.sd)),
         Column("difference", difference),
         Column(interval_name(comparison.family), interval),
-        Column("of it alone", plain_interval, in_full=True),
+        Column("95 % interval, this variant only", plain_interval, in_full=True),
         Column("p", p),
         Column("effect size", effect, in_full=True),
         Column("verdict", lambda variant: variant.verdict),
     )
-    table = _table("Is it better than the base?", columns, comparison.variants, full=full)
+    table = _table("Are the variants better than the base?", columns, comparison.variants, full=full)
     unknown = (UNKNOWN,) * (len(table.columns) - 2)
     failed = tuple((variant.name, *unknown, Status.CRASHED) for variant in comparison.failed)
     return Table(table.title, table.columns, table.rows + failed)
 
 
 def interval_name(family: int) -> str:
-    """Of the intervals that the verdicts are read from."""
-    return "95 % interval" if family < 2 else f"95 % interval, all {family} together"
+    """The heading of the intervals that the verdicts follow from."""
+    return "95 % interval" if family < 2 else f"95 % interval, joint for {family} variants"
 
 
 def basis(comparison: Comparison) -> str:
-    """What the verdicts rest on, in a sentence."""
+    """How the losses, differences and intervals were computed, in one sentence."""
     family = comparison.family
-    words = f"differences are paired over {count(len(comparison.base.runs), 'seed')}"
-    words += ", and the loss is of the whole validation split after the last update"
-    if not family:
+    words = "losses are measured over the whole validation split after the last update; "
+    words += f"differences (variant minus base) are paired over {count(len(comparison.base.runs), 'seed')}"
+    if family < 2:
         return words
-    together = f"all {family} variants with a verdict together" if family > 1 else "the one variant with a verdict"
-    return f"{words}; intervals and p-values hold for {together} (95 %, Bonferroni)"
+    return f"{words}; intervals and p-values are corrected for {family} variants (Bonferroni): all intervals hold jointly"
 
 
 def cost_table(comparison: Comparison, *, full: bool = False) -> Table:
-    """What each variant takes; beside the base's, where it differs by more than 1 %."""
+    """A table of each variant's costs, with the ratio to the base where they differ by more than 1 %."""
     base = comparison.base
 
     def training(variant: VariantResult) -> str:
@@ -129,31 +128,31 @@ def cost_table(comparison: Comparison, *, full: bool = False) -> Table:
         speeds = variant.tokens_per_second
         return UNKNOWN if speeds is None else speeds.shown(shown_speed)
 
-    def of_training(variant: VariantResult) -> str:
+    def training_flops(variant: VariantResult) -> str:
         return UNKNOWN if variant.training_flops is None else f"{variant.training_flops:.3e}"
 
     columns = (
         Column("variant", lambda variant: variant.name),
         Column("parameters", lambda variant: _beside(variant.cost.total, base.cost.total)),
-        Column("of which active", lambda variant: shown_whole(variant.cost.active), in_full=True),
-        Column("FLOP a token", lambda variant: _beside(variant.cost.train_flops, base.cost.train_flops)),
-        Column("FLOPs of training", of_training, in_full=True),
-        Column("tokens", lambda variant: _beside(variant.tokens, base.tokens)),
-        Column("kept for backward, bytes a token", lambda variant: shown_whole(variant.cost.activation_bytes), in_full=True),
-        Column("state, bytes a token", lambda variant: shown_whole(variant.cost.state_bytes_token), in_full=True),
+        Column("active parameters", lambda variant: shown_whole(variant.cost.active), in_full=True),
+        Column("training FLOPs per token", lambda variant: _beside(variant.cost.train_flops, base.cost.train_flops)),
+        Column("training FLOPs in total", training_flops, in_full=True),
+        Column("training tokens", lambda variant: _beside(variant.tokens, base.tokens)),
+        Column("activations, bytes per token", lambda variant: shown_whole(variant.cost.activation_bytes), in_full=True),
+        Column("decoding state, bytes per token", lambda variant: shown_whole(variant.cost.state_bytes_token), in_full=True),
         Column(
-            f"state at {base.cost.context:,}{', bytes' * full}",
+            f"decoding state after {base.cost.context:,} tokens, bytes",
             lambda variant: _beside(variant.cost.state_bytes, base.cost.state_bytes),
         ),
-        Column("training", training),
+        Column("training time", training),
         Column("tokens/s", speed),
     )
-    title = "What it costs (× the base where more than 1 % apart)"
+    title = "What it costs (1.25× means 1.25 times the base; shown if they differ by more than 1 %)"
     return _table(title, columns, comparison.variants, full=full)
 
 
 def csv_text(comparison: Comparison) -> str:
-    """One row a run."""
+    """The runs as CSV, one row per run."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = ("outcome", "loss", "best", "seconds", "tokens_per_second", "others", "precision", "run", "message")
@@ -165,37 +164,37 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def markdown_text(comparison: Comparison) -> str:
-    """Tables and notes, for a pull request."""
+    """Tables and notes in Markdown, for a pull request."""
     tables = [verdict_table(comparison), cost_table(comparison)]
     text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
     return text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes(comparison)) + "\n"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What is to be read with the tables, a line each: what they rest on, what is unequal, what went wrong."""
+    """Notes to the tables, one per line: the method, differences between the runs, and failures."""
     lines = [basis(comparison), *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
 
 
 def unequal(comparison: Comparison) -> list[str]:
-    """What the variants do not share and nobody asked for, in words."""
+    """Unintended differences between the variants' runs, one per line."""
     lines = [f"{variant.name}: {note}" for variant in comparison.variants for note in variant.adjusted]
     precisions = {run.precision for _, run in comparison.runs if run.precision}
     if len(precisions) > 1:
-        lines.append(f"precisions differ: {', '.join(sorted(precisions))}; set training.precision for all")
+        lines.append(f"precisions differ: {', '.join(sorted(precisions))}; set training.precision in all experiments")
     code = {run.code for _, run in comparison.runs if run.code}
     if len(code) > 1:
         lines.append(f"the runs were trained by different code: {'; '.join(sorted(code))}")
-    lines += [f"the source of {part} is not the same in all runs" for part in _differing_parts(comparison)]
+    lines += [f"the source of {part} differs between the runs" for part in _differing_parts(comparison)]
     why = why_not_comparable(comparison.variants)
     if why:
-        lines.append(f"seconds and tokens/s do not compare the variants: {why}")
+        lines.append(f"seconds and tokens/s of the variants cannot be compared, because {why}")
     return lines
 
 
 def _differing_parts(comparison: Comparison) -> list[str]:
-    """Parts that runs name alike and that were trained from different source."""
+    """Parts that have the same name in several runs, but not the same source."""
     sources = {part for _, run in comparison.runs for part in run.parts.items()}
     names = [name for name, _ in sources]
     return sorted({name for name in names if names.count(name) > 1})

@@ -1,4 +1,4 @@
-"""Whether seconds and tokens/s of runs say something of what was trained, or of what else was at the machine."""
+"""Decide whether seconds and tokens/s of runs can be compared, or whether other processes disturbed them."""
 
 from __future__ import annotations
 
@@ -11,36 +11,34 @@ from minigpt.training.other_processes import ALONE
 
 
 def share_of_others(rows: Sequence[MetricsRow], cores: int | None) -> float | None:
-    """What other processes took of the processors while a run trained, as a part of all; None where nothing was recorded.
+    """The share of all processors that other processes used while a run trained; None if it was not recorded.
 
     Args:
-        rows: The run's records. `other_cpu` stands in some of them: CPU seconds since the one before that has it.
-        cores: Of the machine, as provenance.json has it; where it has no number, 1: then less is taken for much.
+        rows: The run's records. Some have `other_cpu`: CPU seconds since the previous record that has it.
+        cores: Cores of the machine, from provenance.json. None counts as 1, which overestimates the share.
     """
     measured = [row.other_cpu for row in rows if row.other_cpu is not None]
     wall = next((row.wall for row in reversed(rows) if row.other_cpu is not None), 0.0)
     if not wall:
         return None
-    # Single numbers may be below 0, for the system counts in hundredths of a second; their sum is right.
+    # Single numbers may be below 0, because the system counts in hundredths of a second. Their sum is right.
     return max(0.0, sum(measured) / wall / (cores or 1))
 
 
 def why_not_comparable(variants: Sequence[VariantResult]) -> str | None:
-    """Why the times of finished runs cannot be set beside each other, in a sentence; None where they can."""
+    """Why the times of finished runs cannot be compared, as a clause; None if they can be."""
     finished = [(variant.name, run) for variant in variants for run in variant.finished]
     shares = [run.others for _, run in finished if run.others is not None and run.others > ALONE]
     if shares:
         shared = [(name, run) for name, run in finished if run.others is not None and run.others > ALONE]
         return (
-            f"other processes were at the machine while {_named(shared, len(finished))} trained, "
-            f"and took {_range(shares)} of its processors"
+            f"other processes used {_range(shares)} of the machine's processors "
+            f"while {_named(shared, len(finished))} trained"
         )
     unknown = [(name, run) for name, run in finished if run.others is None]
     if unknown:
-        return (
-            f"it was not recorded whether other processes were at the machine while {_named(unknown, len(finished))} trained"
-        )
-    machines = sorted({run.machine or "an unknown one" for _, run in finished})
+        return f"the load from other processes was not recorded while {_named(unknown, len(finished))} trained"
+    machines = sorted({run.machine or "an unknown machine" for _, run in finished})
     return f"the runs were trained on different machines: {'; '.join(machines)}" if len(machines) > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""What is compared: experiments that share data, windows and budget, and how they are brought to share them."""
+"""Read variants, check that they can be compared, and match their budgets and sizes to the base."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Budget = Literal["tokens", "flops", "time", "steps"]
 Size = Literal["params", "flops", "state"]
 Unit = Literal["nats", "bits-per-byte"]
 
-_FEW = 128  # values that are all tried
+_FEW = 128  # up to this many values, all are tried
 
-TOLERANCE = 0.01  # sizes that differ by less are called equal
+TOLERANCE = 0.01  # sizes that differ by less count as equal
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the things that are compared.
+    """An experiment that takes part in a comparison.
 
     Attributes:
-        name: Of the experiment; no two variants share it.
-        experiment: What is trained, but for its seed.
+        name: The experiment's name; it is unique in a comparison.
+        experiment: The experiment, except for its seed.
         source: The file or run folder it was read from.
-        adjusted: What was changed so that it can be compared, in words.
-        runs: Finished or begun runs that were named themselves.
-        read: Reads its file again with further settings, as `--set` has them; None for runs, which nothing changes.
-        settings: Those that were added so far, such as `model.ffn.expansion=2.5`.
+        adjusted: Changes that made it comparable, in words.
+        runs: Runs that the user named in place of an experiment file.
+        read: Reads its file again with further settings in the form of `--set`; None for runs, which are not changed.
+        settings: Settings that were added so far, such as `model.ffn.expansion=2.5`.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Variant:
     settings: tuple[str, ...] = ()
 
     def changed(self, experiment: Experiment, note: str) -> Variant:
-        """The same variant with something adjusted."""
+        """The same variant with an adjusted experiment."""
         return replace(self, experiment=experiment, adjusted=(*self.adjusted, note))
 
     def with_setting(self, setting: str) -> Variant:
-        """The same variant, read again with one setting more; how it is trained stays.
+        """The same variant, read again with one more setting. Its training section does not change.
 
         Raises:
-            ExperimentError: The experiment is not valid with it.
+            ExperimentError: The experiment is invalid with this setting.
         """
         assert self.read is not None, "runs are not changed"
         settings = (*self.settings, setting)
@@ -61,10 +61,10 @@ class Variant:
         return replace(self, experiment=experiment, settings=settings)
 
     def with_training(self, changes: dict[str, object], note: str) -> Variant:
-        """The same variant, trained otherwise.
+        """The same variant with changes in its training section.
 
         Raises:
-            ExperimentError: Its schedule cannot be had for so many updates.
+            ExperimentError: Its schedule cannot be built for this number of updates.
         """
         training = self.experiment.training.model_copy(update=changes)
         training.schedule.build(training.max_iters)
@@ -79,9 +79,9 @@ def read_variants(sources: Sequence[Path], reading: Reading = AS_WRITTEN) -> lis
         reading: How the files are read. The settings of runs are not changed.
 
     Raises:
-        MinigptError: One cannot be read, two have one name, or there is nothing to compare with.
+        MinigptError: A source cannot be read, two variants have the same name, or there is only one.
     """
-    # A base that a pattern names once more (base.json *.json) is one variant.
+    # If a pattern names the base again (base.json *.json), it is still one variant.
     places = [source.resolve() for source in sources]
     sources = [source for index, source in enumerate(sources) if places[index] not in places[:index]]
     if len(sources) < 2:
@@ -102,7 +102,7 @@ def read_variant(source: Path, reading: Reading = AS_WRITTEN) -> Variant:
     """Read one experiment file or run folder. Arguments as for `read_variants`.
 
     Raises:
-        MinigptError: It cannot be read.
+        MinigptError: The source cannot be read.
     """
     if source.is_dir():
         runs = runs_in(source)
@@ -120,14 +120,14 @@ def runs_in(folder: Path) -> tuple[RunFolder, ...]:
     """The run in a folder, or the runs of several seeds below it.
 
     Raises:
-        RunError: There is none.
+        RunError: There is no run.
     """
     if RunFolder(folder).exists():
         return (RunFolder(folder),)
     runs = tuple(RunFolder(path) for path in sorted(folder.glob("seed-*")) if RunFolder(path).exists())
     runs = tuple(run for run in runs if ".old-" not in run.path.name)
     if not runs:
-        RunFolder(folder).experiment()  # says what is wrong, and what may have been meant
+        RunFolder(folder).experiment()  # raises an error that suggests the nearest run
     return runs
 
 
@@ -135,8 +135,8 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Ex
     for run in runs:
         if later := run.later_segments():
             raise MinigptError(
-                f"{run.path} was continued with changes ({'; '.join(later)}), so it stands for no experiment; name an "
-                "experiment file to train it anew"
+                f"{run.path} was continued with changes ({'; '.join(later)}), so no experiment describes it; name an "
+                "experiment file to train a new run"
             )
     first = settings_of({**experiments[0].to_json(), "seed": 0})
     for run, experiment in zip(runs, experiments, strict=True):
@@ -147,25 +147,25 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Ex
 
 
 def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[Variant]:
-    """Base and variants with precision and compile settled once for all of them, so that they differ in what was asked only.
+    """Replace `auto` in precision and compile by the same value for all variants, so that only intended changes differ.
 
     Args:
         variants: Base and variants.
-        precision: What `auto` is; asked where it is needed. For torch.compile it is false: whether it pays depends on the
-            run, and it changes the rounding.
+        precision: Returns the precision that `auto` means; called only if it is needed. For compile, `auto` means false,
+            because the gain depends on the run, and compiling changes the rounding.
     """
-    found = []
+    result = []
     for variant in variants:
         training = variant.experiment.training
         changes: dict[str, object] = {"precision": precision()} if training.precision == "auto" else {}
         changes |= {"compile": False} if training.compile == "auto" else {}
         training = training.model_copy(update=changes)
-        found.append(replace(variant, experiment=variant.experiment.model_copy(update={"training": training})))
-    return found
+        result.append(replace(variant, experiment=variant.experiment.model_copy(update={"training": training})))
+    return result
 
 
 def tokens_of(experiment: Experiment) -> int:
-    """Tokens that a training sees."""
+    """The number of tokens that a training sees."""
     return experiment.training.max_iters * experiment.training.batch_size * experiment.model.block_size
 
 
@@ -173,10 +173,10 @@ def tokens_of(experiment: Experiment) -> int:
 
 
 def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget | None) -> None:
-    """Refuse what cannot be compared.
+    """Refuse variants that cannot be compared.
 
     Raises:
-        MinigptError: Naming every difference that stands in the way, a line each.
+        MinigptError: Names every difference that prevents a comparison, one per line.
     """
     base, *others = variants
     lines = []
@@ -184,17 +184,17 @@ def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget 
         pair = f"{other.name} and {base.name}"
         ours, theirs = other.experiment.to_json(), base.experiment.to_json()
         if ours["data"] != theirs["data"]:
-            lines.append(f"{pair} have different data: {_short(ours['data'])}, {_short(theirs['data'])}")
+            lines.append(f"{pair} have different data: {_written(ours['data'])}, {_written(theirs['data'])}")
         if ours["tokenizer"] != theirs["tokenizer"] and unit == "nats":
             lines.append(
-                f"{pair} have different tokenizers ({_short(ours['tokenizer'])}, {_short(theirs['tokenizer'])}), and a loss "
-                "in nats a token says nothing then; --unit bits-per-byte can be compared"
+                f"{pair} have different tokenizers ({_written(ours['tokenizer'])}, {_written(theirs['tokenizer'])}), so "
+                "losses in nats per token cannot be compared; use --unit bits-per-byte"
             )
         windows = other.experiment.model.block_size, base.experiment.model.block_size
         if windows[0] != windows[1]:
             lines.append(
                 f"{pair} are validated in windows of different length (model.block_size {windows[0]}, {windows[1]}): "
-                "what comes first in a window is harder, so that alone changes the loss"
+                "the first tokens of a window are harder to predict, so the length alone changes the loss"
             )
         seen = tokens_of(other.experiment), tokens_of(base.experiment)
         if budget is None and seen[0] != seen[1]:
@@ -207,18 +207,18 @@ def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget 
 
 
 def check_same_data(variants: Sequence[Variant], corpus_of: Callable[[Variant], Corpus], unit: Unit) -> None:
-    """Refuse variants whose data, or in nats whose tokenizer, have other content although their settings are the same.
+    """Refuse variants with equal settings but different content of the data (or, in nats, of the tokenizer).
 
     Raises:
-        MinigptError: Naming the variants: a dataset's or tokenizer's plugin, or a file, was edited between them; or the
-            losses of one cannot be given in the unit.
+        MinigptError: Names the variants. A file or a plugin (dataset, tokenizer) was edited between them, or the losses
+            of a variant cannot be computed in the unit.
     """
     base, *others = variants
     data = {variant.name: corpus_of(variant) for variant in variants}
     without_bytes = [variant.name for variant in variants if not data[variant.name].val_bytes]
     if unit == "bits-per-byte" and without_bytes:
         raise MinigptError(
-            f"--unit bits-per-byte: the validation data of {listing(without_bytes)} is no text, so it has no bytes; "
+            f"--unit bits-per-byte: the validation data of {listing(without_bytes)} is not text, so it has no bytes; "
             "compare in nats"
         )
     for other in others:
@@ -229,12 +229,12 @@ def check_same_data(variants: Sequence[Variant], corpus_of: Callable[[Variant], 
             if ours != theirs:
                 raise MinigptError(
                     f"{other.name} and {base.name} have different {what}: their content has the fingerprints "
-                    f"{ours[:12]} and {theirs[:12]}. Name experiment files that use the same"
+                    f"{ours[:12]} and {theirs[:12]}. Name experiment files that use the same {what}"
                 )
 
 
-def _short(value: object) -> str:
-    """A component as one would write it."""
+def _written(value: object) -> str:
+    """A component as a person would write it: its name, with its parameters in parentheses."""
     if isinstance(value, dict):
         others = ", ".join(f"{key} {item}" for key, item in value.items() if key != "name")
         return f"{value['name']}{f' ({others})' if others else ''}"
@@ -245,14 +245,14 @@ def _short(value: object) -> str:
 
 
 def matched_budget(base: Variant, variant: Variant, budget: Budget, ratio: float = 1.0, known: str = "") -> Variant:
-    """The variant with as many updates as the base's budget gives it.
+    """The variant with the number of updates that the base's budget allows.
 
     Args:
-        base: Sets the budget: what its own updates take.
-        variant: Its max_iters, and with it its schedule, is changed.
-        budget: What is made equal.
-        ratio: What an update of the variant takes, one of the base being 1: operations for `flops`, seconds for `time`.
-        known: How well the ratio is known, for the note of what was adjusted.
+        base: The base; the cost of its training is the budget.
+        variant: The variant whose max_iters, and with it its schedule, is changed.
+        budget: The quantity that is made equal.
+        ratio: Cost of the variant's update divided by the base's: operations for `flops`, seconds for `time`.
+        known: The precision of the ratio, for the note about the adjustment.
     """
     training, given = variant.experiment.training, base.experiment.training.max_iters
     match budget:
@@ -280,73 +280,73 @@ def matched_size(
     """The variant with settings changed so that its size is within 1 % of the base's.
 
     Args:
-        base: The size to come to.
-        variant: What is adjusted.
-        knobs: Paths of numbers in the experiment that the size grows with, such as `model.d_model` and then, since a width
-            must suit its heads, `model.ffn.expansion`: each is brought as near as it goes.
-        size_of: The size of an experiment.
-        what: For messages.
+        base: The size to match.
+        variant: The variant that is adjusted.
+        knobs: Paths of numbers in the experiment that increase the size. Each is set to its best value, one after another.
+            For example `model.d_model`, whose values must suit the heads, and then `model.ffn.expansion`.
+        size_of: Returns the size of an experiment.
+        what: The kind of size, for messages.
 
     Raises:
-        MinigptError: There is no such number, or no value of it comes near enough; the nearest is named.
+        MinigptError: There is no such number, or no value of it comes near enough. The message names the nearest size.
     """
     for knob in knobs:
         if not _near(size_of(variant.experiment), base):
-            variant = _turned(base, variant, knob, size_of, what)
-    there = size_of(variant.experiment)
-    if not _near(there, base):
-        came = f" ({'; '.join(variant.adjusted)})" if variant.adjusted else ""
+            variant = _with_best_value(base, variant, knob, size_of, what)
+    size = size_of(variant.experiment)
+    if not _near(size, base):
+        adjusted = f" ({'; '.join(variant.adjusted)})" if variant.adjusted else ""
         raise MinigptError(
             f"{variant.name}: {' and '.join(knobs)} cannot bring its {what} within 1 % of the base's {base:,}; the nearest "
-            f"is {there:,}{came}. Name another --knob, or a finer one after it, such as --knob model.ffn.expansion"
+            f"is {size:,}{adjusted}. Name another --knob, or a finer one after it, such as --knob model.ffn.expansion"
         )
     return variant
 
 
-def _turned(base: int, variant: Variant, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Variant:
-    """The variant with one number set to where its size is nearest to the base's."""
+def _with_best_value(base: int, variant: Variant, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Variant:
+    """The variant with one number set to the value that brings its size nearest to the base's."""
     start = _number_at(variant, knob)
     tried: dict[float, Variant] = {}
 
     def size(value: float) -> int | None:
-        """None where the model refuses that value."""
+        """The size with this value; None if the model refuses it."""
         try:
             tried[value] = variant.with_setting(f"{knob}={value}")
         except ExperimentError:
             return None
         return size_of(tried[value].experiment)
 
-    # A width is a multiple of the heads, and many mixers want the head's width even.
+    # d_model must be a multiple of n_heads, and many mixers need an even head_dim.
     best = _best_value(start, 2 * variant.experiment.model.n_heads if knob == "model.d_model" else 1, base, size)
     if best is None or best == start:
         return variant
     return tried[best].changed(tried[best].experiment, f"{knob} {start:g} → {best:g} (--match {what})")
 
 
-def _near(size: int, aim: int) -> bool:
-    return abs(size - aim) <= TOLERANCE * aim
+def _near(size: int, target: int) -> bool:
+    return abs(size - target) <= TOLERANCE * target
 
 
-def _best_value(start: float, grid: int, aim: int, size: Callable[[float], int | None]) -> float | None:
-    """The value whose size is nearest to the aim; None where the model refuses all that were tried.
+def _best_value(start: float, grid: int, target: int, size: Callable[[float], int | None]) -> float | None:
+    """The value whose size is nearest to the target; None if the model refuses all values that were tried.
 
     Args:
-        start: The value now; up to 16 times (a whole number) or 64 times as much is tried.
-        grid: Whole numbers are multiples of it.
-        aim: The size to come to.
-        size: Of a value; None where the model refuses it.
+        start: The current value. Values up to 16 times (whole numbers) or 64 times (others) as large are tried.
+        grid: Whole numbers are multiples of this number.
+        target: The size to match.
+        size: Returns the size with a value; None if the model refuses it.
     """
     sizes: dict[float, int] = {}
 
     def is_enough(value: float) -> bool:
-        found = size(value)
-        if found is not None:
-            sizes[value] = found
-        return found is None or found >= aim
+        new_size = size(value)
+        if new_size is not None:
+            sizes[value] = new_size
+        return new_size is None or new_size >= target
 
     if isinstance(start, int):
         first, last = 1, 16 * start // grid
-        if last <= _FEW:  # such as heads, where most values may be refused
+        if last <= _FEW:  # for example n_heads, where most values may be refused
             for multiple in range(first, last + 1):
                 is_enough(multiple * grid)
         else:
@@ -355,12 +355,12 @@ def _best_value(start: float, grid: int, aim: int, size: Callable[[float], int |
                 first, last = (first, middle - 1) if is_enough(middle * grid) else (middle + 1, last)
     else:
         low, high = start / 64, start * 64
-        for _ in range(40):  # halves the logarithm's interval: to a part in 10^10
+        for _ in range(40):  # bisection of the logarithm, to a relative precision of 1e-10
             middle_value = (low * high) ** 0.5
             low, high = (low, middle_value) if is_enough(middle_value) else (middle_value, high)
-            if any(_near(found, aim) for found in sizes.values()):
+            if any(_near(tried, target) for tried in sizes.values()):
                 break
-    return min(sizes, key=lambda value: abs(sizes[value] - aim), default=None)
+    return min(sizes, key=lambda value: abs(sizes[value] - target), default=None)
 
 
 def _number_at(variant: Variant, knob: str) -> float:
@@ -374,5 +374,5 @@ def _number_at(variant: Variant, knob: str) -> float:
         passed.append(step)
         value = value[step]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MinigptError(f"--knob {knob}: found {value!r} in {variant.name}; a number is needed that the size grows with")
+        raise MinigptError(f"--knob {knob}: found {value!r} in {variant.name}; a number that increases the size is needed")
     return value

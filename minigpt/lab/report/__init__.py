@@ -1,1 +1,1 @@
-"""A comparison as one page that can be mailed."""
+"""A report: a comparison as one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""What a report shows, gathered from a comparison and its run folders."""
+"""Collect what a report shows from a comparison and its run folders."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from minigpt.model import build_model
 from minigpt.run import RunFolder
 from minigpt.run.recorded import MetricsRow
 
-_POINTS = 120  # of a training curve: more cannot be seen
+_POINTS = 120  # of a training curve; more would not be visible
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A loss over training, the same places for every seed.
+    """A loss over training, at updates that every seed has.
 
     Attributes:
-        steps: Updates.
-        tokens: Tokens seen by then.
-        flops: Operations by then; None where they were not counted.
-        seconds: Of training by then, the median over seeds.
-        low: The lowest loss of all seeds.
-        mean: The mean over seeds.
-        high: The highest.
+        steps: Updates done.
+        tokens: Training tokens seen until then.
+        flops: Operations until then; None if they were not counted.
+        seconds: Training seconds until then; median over seeds.
+        low: Lowest loss of all seeds.
+        mean: Mean loss over seeds.
+        high: Highest loss of all seeds.
     """
 
     steps: tuple[int, ...]
@@ -51,12 +51,12 @@ class Origin:
     """Where a run's numbers come from.
 
     Attributes:
-        started: When it began, in UTC.
-        versions: Of minigpt, torch and Python.
+        started: When the run began, in UTC.
+        versions: Versions of minigpt, torch and Python.
         machine: Processor, threads, device.
         code: Fingerprint of minigpt's model and training code.
         data: Fingerprint of the text.
-        commit: Of the working folder, and whether it had changes; nothing where it is no repository.
+        commit: Git commit of the working folder, and whether it had changes; empty outside of a repository.
     """
 
     started: str
@@ -69,15 +69,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class ShownVariant:
-    """One variant.
+    """One variant as the page shows it.
 
     Attributes:
-        result: What the comparison found.
+        result: The comparison's result.
         validation: Its validation loss, in the report's unit.
-        training: Its training loss in nats, averaged over stretches of updates.
-        position: Mean loss at each place in the window; empty where it was not measured.
-        sample: The last text it wrote, with its first seed.
-        origin: Of its first run; None where there is none.
+        training: Its training loss in nats, averaged over intervals of updates.
+        position: Mean loss at each position in the window; empty if it was not measured.
+        sample: The last text that the run with its first seed generated.
+        origin: Where its first run's numbers come from; None without a run.
     """
 
     result: VariantResult
@@ -89,18 +89,18 @@ class ShownVariant:
 
     @property
     def name(self) -> str:
-        """Of the variant."""
+        """The variant's name."""
         return self.result.name
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a page shows.
+    """Everything that a page shows.
 
     Attributes:
-        comparison: What was found.
-        variants: The base first.
-        changes: Settings in which each variant differs from the base: path, value there, value here.
+        comparison: The results of the comparison.
+        variants: The variants, the base first.
+        changes: For each variant the settings that differ: path, value in the base, value in the variant.
     """
 
     comparison: Comparison
@@ -109,29 +109,29 @@ class Content:
 
     @property
     def why_no_times(self) -> str | None:
-        """Why nothing is drawn against seconds, in a sentence; None where they can be compared."""
+        """Why nothing is drawn against seconds, as a clause; None if seconds can be compared."""
         return why_not_comparable(self.comparison.variants)
 
 
 def read_content(folder: Path) -> Content:
-    """Gather what a comparison's folder has.
+    """Read the content of a comparison's folder.
 
     Raises:
-        RunError: There is no comparison, or runs of it are gone.
+        RunError: There is no comparison, or one of its runs is missing.
     """
     file = folder / "comparison.json"
     if not file.is_file():
-        raise RunError(f"{folder} holds no comparison.json; minigpt compare writes one when it ends")
+        raise RunError(f"{folder} contains no comparison.json; minigpt compare writes it at its end")
     return content_of(Comparison.read(file), folder)
 
 
 def content_of_runs(folders: Sequence[Path]) -> Content:
-    """Gather runs that nobody compared: each folder, of one run or of several seeds, is a variant without a verdict.
+    """Read runs that were not compared. Each folder (one run, or several seeds) is a variant without a verdict.
 
-    Nothing of a run is executed. What a model with parts of a plugin costs is unknown, therefore.
+    No code of a run is executed. So the cost of a model with plugin parts is unknown.
 
     Raises:
-        RunError: One of them is no run.
+        RunError: One of the folders is not a run.
     """
     variants = tuple(_uncompared(folder) for folder in folders)
     seeds = sorted({run.seed for variant in variants for run in variant.runs})
@@ -140,7 +140,7 @@ def content_of_runs(folders: Sequence[Path]) -> Content:
 
 
 class _Section(BaseModel):
-    """A part of a recorded experiment that the page needs; what stands beside it is left alone."""
+    """The keys of a recorded experiment that the page needs; other keys are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -162,7 +162,7 @@ class _Experiment(_Section):
 
 
 def _uncompared(folder: Path) -> VariantResult:
-    """A variant from what its runs recorded."""
+    """A variant without a verdict, from the records of its runs."""
     runs = runs_in(folder)
     document = runs[0].document()
     try:
@@ -192,28 +192,28 @@ def _uncompared(folder: Path) -> VariantResult:
 
 
 def _name(folder: Path) -> str:
-    """`runs/quickstart/seed-1` is quickstart/seed-1, and `runs/quickstart` is quickstart."""
+    """A name for a folder: quickstart/seed-1 for `runs/quickstart/seed-1`, quickstart for `runs/quickstart`."""
     parts = folder.resolve().parts
     return ("/".join(parts[-2:]) if parts[-1].startswith("seed-") else parts[-1])[:200]
 
 
 def content_of(comparison: Comparison, folder: Path) -> Content:
-    """Gather it for a comparison, whose runs' paths start from `folder`."""
-    variants = tuple(_shown(variant, folder, comparison.settings.unit) for variant in comparison.variants)
+    """The content for a comparison; the paths of its runs are relative to `folder`."""
+    variants = tuple(_shown_variant(variant, folder, comparison.settings.unit) for variant in comparison.variants)
     base = comparison.base.experiment
     changes = {variant.name: differences(base, variant.experiment) for variant in comparison.variants[1:]}
     return Content(comparison, variants, changes)
 
 
-def _shown(variant: VariantResult, folder: Path, unit: Unit) -> ShownVariant:
+def _shown_variant(variant: VariantResult, folder: Path, unit: Unit) -> ShownVariant:
     runs = _measured_runs(variant, folder, unit)
     rows = [run.rows() for run in runs]
-    of_a_token = None if variant.training_flops is None else variant.training_flops / max(1, variant.tokens)
+    flops_per_token = None if variant.training_flops is None else variant.training_flops / max(1, variant.tokens)
     positions = [run.position_loss for run in variant.runs if run.position_loss]
     return ShownVariant(
         variant,
-        validation=_curve([_validated(each, unit) for each in rows], of_a_token),
-        training=_curve([_averaged(each) for each in rows], of_a_token),
+        validation=_curve([_validated(each, unit) for each in rows], flops_per_token),
+        training=_curve([_averaged(each) for each in rows], flops_per_token),
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
         sample=runs[0].last_sample() if runs else "",
         origin=_origin(runs[0]) if runs else None,
@@ -224,7 +224,7 @@ def _measured_runs(variant: VariantResult, folder: Path, unit: Unit) -> list[Run
     """The folders of the runs that have a loss.
 
     Raises:
-        RunError: One is gone, or is not what was measured.
+        RunError: A run is missing, or is not the run that was measured.
     """
     runs = []
     for result in variant.runs:
@@ -261,7 +261,7 @@ def _origin(run: RunFolder) -> Origin:
 
 @dataclass(frozen=True)
 class _Point:
-    """A loss after an update."""
+    """A loss, with the record of its update."""
 
     row: MetricsRow
     loss: float
@@ -272,19 +272,19 @@ def _validated(rows: Sequence[MetricsRow], unit: Unit) -> list[_Point]:
 
 
 def _averaged(rows: Sequence[MetricsRow]) -> list[_Point]:
-    """The training loss of a single batch jumps: its mean over each of some stretches, at their ends."""
+    """The training loss averaged over intervals of updates, because the loss of a single batch is noisy."""
     length = max(1, len(rows) // _POINTS)
     points = []
     for start in range(0, len(rows) - length + 1, length):
-        # Updates that were left out have no loss.
+        # A skipped update has no loss.
         part = [_Point(row, row.train_loss) for row in rows[start : start + length] if row.train_loss is not None]
         if part:
             points.append(_Point(part[-1].row, statistics.fmean(point.loss for point in part)))
     return points
 
 
-def _curve(points: Sequence[Sequence[_Point]], of_a_token: float | None) -> Curve | None:
-    """Over the updates that every seed has."""
+def _curve(points: Sequence[Sequence[_Point]], flops_per_token: float | None) -> Curve | None:
+    """A curve over the updates that every seed has; None if there is no such update."""
     by_step = [{point.row.step: point for point in each} for each in points]
     shared = sorted(set.intersection(*(set(each) for each in by_step))) if by_step else []
     if not shared:
@@ -294,7 +294,7 @@ def _curve(points: Sequence[Sequence[_Point]], of_a_token: float | None) -> Curv
     return Curve(
         steps=tuple(shared),
         tokens=tuple(tokens),
-        flops=None if of_a_token is None else tuple(of_a_token * seen for seen in tokens),
+        flops=None if flops_per_token is None else tuple(flops_per_token * seen for seen in tokens),
         seconds=tuple(statistics.median(each[step].row.seconds for each in by_step) for step in shared),
         low=tuple(map(min, values)),
         mean=tuple(map(statistics.fmean, values)),

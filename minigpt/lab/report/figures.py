@@ -1,4 +1,4 @@
-"""The report's pictures: SVG that takes the page's own colour for text and lines, so that it reads by day and by night."""
+"""The report's figures: SVG that uses the page's colour for text and lines, so it works in light and dark mode."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from minigpt.printable import printable_line
 
 
 def _settings_of_matplotlib() -> Path:
-    """The folder with the matplotlibrc that matplotlib brings along."""
-    place = importlib.util.find_spec("matplotlib")
-    if place is None or place.origin is None:
+    """The folder of matplotlib's own matplotlibrc."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
-    return Path(place.origin).with_name("mpl-data")
+    return Path(spec.origin).with_name("mpl-data")
 
 
-# When it is imported, matplotlib reads the matplotlibrc of the working folder before all others, and prints what is wrong
-# with it letter for letter: it may come from a stranger, so matplotlib finds its own there.
+# On import, matplotlib reads a matplotlibrc from the working folder first, and prints its errors unescaped. That file may
+# be untrusted, so the import happens in the folder of matplotlib's own matplotlibrc.
 with contextlib.chdir(_settings_of_matplotlib()):
     import matplotlib
 
@@ -34,19 +34,19 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator  # noqa: E402
 
-# Okabe & Ito 2008: told apart by nearly everybody. The base has the page's own colour.
+# Okabe & Ito 2008: nearly everybody can distinguish these colours. The base has the page's text colour.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FDF", "#B8860B", "#A0522D")
 _DASHES = ("-", "--", "-.", ":")
-_INK = "#010203"  # stands for the page's colour until the SVG is written
+_INK = "#010203"  # placeholder for the page's text colour, replaced when the SVG is written
 
 SECONDS = "seconds of training"
 
 Axis = Literal["tokens", "flops", "seconds"]
-"""What a loss is drawn against."""
+"""The quantity on the x-axis of a loss curve."""
 
-_STYLE: Any = {  # matplotlib types its keys as four hundred names
+_STYLE: Any = {  # matplotlib's type of a key is a Literal of four hundred names
     "svg.fonttype": "none",
-    "text.usetex": False,  # whoever imported matplotlib before may have asked for it, and LaTeX is a program
+    "text.usetex": False,  # an earlier import may have switched it on, and then LaTeX would be executed
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -60,20 +60,20 @@ _STYLE: Any = {  # matplotlib types its keys as four hundred names
 
 
 def _plain(name: str) -> str:
-    """A name as matplotlib shows it letter for letter: to it $ begins a formula, and a first _ hides it from a legend."""
+    """A name escaped for matplotlib, where $ starts a formula and a leading _ hides a name from the legend."""
     shown = printable_line(name).replace("$", "\\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def look(index: int) -> tuple[str, str]:
-    """Colour and dashes of the variant with that number; the base is 0."""
+    """Colour and dash pattern of the variant with this index; the base has index 0."""
     if index == 0:
         return _INK, "-"
     return _COLOURS[(index - 1) % len(_COLOURS)], _DASHES[((index - 1) // len(_COLOURS)) % len(_DASHES)]
 
 
 def forest(content: Content) -> str | None:
-    """Differences to the base with their intervals; None where there is none."""
+    """A figure of the differences to the base with their intervals; None if there is no interval."""
     rows = [
         (index, variant.name, variant.result.difference)
         for index, variant in enumerate(content.variants)
@@ -96,16 +96,18 @@ def forest(content: Content) -> str | None:
         axes.set_yticks(range(len(rows)), [_plain(name) for _, name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(
-            f"difference to {_plain(content.variants[0].name)}, {unit} (left is better; shaded: within ±{as_typed(delta)})"
+            f"difference to {_plain(content.variants[0].name)}, {unit} (left is better; shaded: ±{as_typed(delta)})"
         )
         axes.grid(axis="y", visible=False)
         return _svg(
-            figure, "forest", "Each variant's mean difference to the base, with 95 % intervals: thin together, thick alone."
+            figure,
+            "forest",
+            "Mean difference of each variant to the base, with 95 % intervals: thin joint, thick uncorrected.",
         )
 
 
 def along(curve: Curve | None, axis: Axis) -> tuple[float, ...] | None:
-    """The places of a curve on an axis; None where they are not known."""
+    """The x-coordinates of a curve on an axis; None if they are not known."""
     if curve is None:
         return None
     match axis:
@@ -118,7 +120,7 @@ def along(curve: Curve | None, axis: Axis) -> tuple[float, ...] | None:
 
 
 def curves(content: Content, axis: Axis, label: str) -> str | None:
-    """Validation loss with its range over seeds, and the training loss behind it, against `axis` of a Curve."""
+    """A figure of validation and training loss against `axis`; None if nothing was measured."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _canvas(7, 4.6)
         heights: list[float] = []
@@ -129,7 +131,7 @@ def curves(content: Content, axis: Axis, label: str) -> str | None:
                 axes.plot(trained, variant.training.mean, color=colour, lw=0.8, alpha=0.35)
             xs = along(variant.validation, axis)
             if variant.validation is None or xs is None:
-                continue  # nothing was measured, or its operations were not counted
+                continue  # nothing was measured, or the operations were not counted
             axes.fill_between(xs, variant.validation.low, variant.validation.high, color=colour, alpha=0.15, lw=0)
             axes.plot(
                 xs, variant.validation.mean, dashes, color=colour, lw=1.8, marker="o", ms=3, label=_plain(variant.name)
@@ -146,7 +148,7 @@ def curves(content: Content, axis: Axis, label: str) -> str | None:
 
 
 def by_position(content: Content) -> str | None:
-    """Is more context used? The loss at each place in the window."""
+    """A figure of the loss at each position in the window; it shows whether a model uses more context."""
     variants = [(index, variant) for index, variant in enumerate(content.variants) if variant.position]
     if not variants:
         return None
@@ -154,18 +156,18 @@ def by_position(content: Content) -> str | None:
         figure, axes = _canvas(7, 4.2)
         for index, variant in variants:
             colour, dashes = look(index)
-            places, values = _in_stretches(variant.position)
+            places, values = _smoothed(variant.position)
             axes.plot(places, values, dashes, color=colour, lw=1.6, label=_plain(variant.name))
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel("place in the window (tokens seen before, and one)")
-        axes.set_ylabel("validation loss, nats a token")
+        axes.set_xlabel("position in the window, tokens")
+        axes.set_ylabel(f"validation loss, {UNITS['nats']}")
         _legend(figure, axes)
-        return _svg(figure, "position", "Validation loss at each place in the window.")
+        return _svg(figure, "position", "Validation loss at each position in the window.")
 
 
 def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | None]]]) -> str | None:
-    """Loss against each cost with its spread, and the front of variants whose medians no other beats in both."""
+    """A figure of loss against each cost, with the Pareto front; None if there are fewer than two losses."""
     usable = [(label, values) for label, values in costs if any(value and value.high for value in values)]
     losses = [variant.result.mean for variant in content.variants]
     if not usable or sum(loss is not None for loss in losses) < 2:
@@ -199,16 +201,16 @@ def against_cost(content: Content, costs: Sequence[tuple[str, Sequence[Spread | 
             axes.xaxis.set_major_locator(MaxNLocator(4))
             _name_axis(axes, label)
         _legend(figure, axes)
-        figure.supylabel(f"loss, {UNITS[content.comparison.settings.unit]}", color=_INK, fontsize=10)
+        figure.supylabel(f"validation loss, {UNITS[content.comparison.settings.unit]}", color=_INK, fontsize=10)
         return _svg(
             figure,
             "cost",
-            "Loss of each variant against what it costs; the dotted line joins those that none beats in both.",
+            "Validation loss of each variant against its costs; the dotted line is the Pareto front.",
         )
 
 
 def _name_axis(axes: Axes, label: str) -> None:
-    """Large numbers as 2k and 3M; seconds as they are."""
+    """Label the x-axis, with large numbers as 2k or 3M and seconds as they are."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:g}") if label == SECONDS else EngFormatter(sep="")
@@ -216,7 +218,7 @@ def _name_axis(axes: Axes, label: str) -> None:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points that no other is at or below in both numbers, by the first."""
+    """The Pareto front: points that no other point equals or beats in both numbers, sorted by the first."""
     front: list[tuple[float, float]] = []
     for point in sorted(set(points)):
         if not front or point[1] < front[-1][1]:
@@ -224,8 +226,8 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def _in_stretches(values: Sequence[float | None]) -> tuple[list[float], list[float]]:
-    """Single places are noisy: means over stretches that grow with the place, an eighth of it wide."""
+def _smoothed(values: Sequence[float | None]) -> tuple[list[float], list[float]]:
+    """Means over intervals that grow with the position (an eighth of it wide), because single positions are noisy."""
     places, means, start = [], [], 0
     while start < len(values):
         end = min(len(values), start + max(1, start // 8))
@@ -246,7 +248,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """The variants' names beneath the picture, where they cover nothing."""
+    """Draw the legend below the axes, where it covers no data."""
     handles, names = axes.get_legend_handles_labels()
     longest = max(map(len, names), default=1)
     columns = max(1, min(len(names), 90 // (longest + 6)))
@@ -254,7 +256,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _svg(figure: Figure, name: str, alternative: str) -> str:
-    """Inline SVG; ids differ between pictures, for all of them are in one page."""
+    """Inline SVG. Its ids start with `name`, because all figures are in one page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,4 +1,4 @@
-"""One HTML file: no script, no network; tables behind every picture."""
+"""Write a comparison as one HTML file: no script, no network access, and a table for every figure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from minigpt.printable import printable
 from minigpt.system.files import write_text
 
 _AXES: tuple[tuple[figures.Axis, str], ...] = (
-    ("tokens", "tokens seen"),
+    ("tokens", "training tokens"),
     ("flops", "training FLOPs"),
     ("seconds", figures.SECONDS),
 )
@@ -35,7 +35,7 @@ _AXES: tuple[tuple[figures.Axis, str], ...] = (
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG and the numbers behind it."""
+    """An SVG figure, and the table of its numbers."""
 
     title: str
     svg: Markup
@@ -43,7 +43,7 @@ class Picture:
 
 
 def write_report(content: Content, file: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page. If writing fails, an existing file stays as it was."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("minigpt.lab.report"),
         autoescape=True,
@@ -52,7 +52,7 @@ def write_report(content: Content, file: Path) -> None:
         finalize=_without_controls,
     )
     comparison = content.comparison
-    settings, verdicts = comparison.settings, _unbroken(verdict_table(comparison, full=True))
+    settings, verdicts = comparison.settings, _without_line_breaks(verdict_table(comparison, full=True))
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         content=content,
@@ -61,46 +61,46 @@ def write_report(content: Content, file: Path) -> None:
         delta=as_typed(settings.delta),
         headlines=[_headline(variant, settings.delta) for variant in comparison.variants],
         verdicts=verdicts,
-        forest=_picture("Differences to the base", figures.forest(content), verdicts),
+        forest=_picture("Difference of each variant to the base", figures.forest(content), verdicts),
         curves=[
-            _picture(f"Against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
+            _picture(f"Loss against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
             for axis, label in _AXES
             if axis != "seconds" or content.why_no_times is None
         ],
         why_no_times=content.why_no_times,
-        position=_picture("Loss by position", figures.by_position(content), _position_table(content)),
+        position=_picture("Validation loss by position", figures.by_position(content), _position_table(content)),
         cost=_picture(
-            "Loss against cost", figures.against_cost(content, _costs(content)), cost_table(comparison, full=True)
+            "Validation loss against cost", figures.against_cost(content, _costs(content)), cost_table(comparison, full=True)
         ),
         runs=_run_table(content),
-        troubles=_troubles(content),
+        troubles=_problems(content),
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.variants))],
     )
     write_text(file, page)
 
 
-def _troubles(content: Content) -> list[tuple[str, str]]:
-    """What went wrong, and with what: a message that several seeds have stands once."""
-    found = [(f"{variant.name}, {variant.source}", variant.message) for variant in content.comparison.failed]
+def _problems(content: Content) -> list[tuple[str, str]]:
+    """Variants or runs with a problem, each with its message. Seeds with the same message share one entry."""
+    problems = [(f"{variant.name}, {variant.source}", variant.message) for variant in content.comparison.failed]
     for variant in content.comparison.variants:
         seeds: dict[str, list[str]] = {}
         for run in variant.runs:
             if run.message:
                 seeds.setdefault(run.message, []).append(str(run.seed))
-        found += [
+        problems += [
             (f"{variant.name}, seed{'s' * (len(each) > 1)} {', '.join(each)}", message) for message, each in seeds.items()
         ]
-    return found
+    return problems
 
 
 def _without_controls(value: object) -> object:
-    """Control characters have no place in HTML; our own markup, pictures above all, stays as it is."""
+    """A text without control characters, which HTML does not allow. Our own markup is returned unchanged."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _picture(title: str, svg: str | None, table: Table) -> Picture | None:
-    # Made by us from numbers and names; matplotlib escapes the names.
+    # The SVG is made here from numbers and names, so it is safe markup: matplotlib escapes the names.
     return None if svg is None else Picture(title, Markup(svg), table)
 
 
@@ -109,15 +109,15 @@ def _css_colour(index: int) -> str:
 
 
 def _headline(variant: VariantResult, delta: float) -> str:
-    """The number beside a variant's name: its difference with the interval that the verdict is read from, or its loss."""
+    """The number below a variant's name: its difference with the joint interval, or its loss."""
     difference = variant.difference
     if difference is None or not difference.has_interval:
         return "" if variant.mean is None else shown_loss(variant.mean)
     return f"{shown_difference(difference.mean, delta)} ({shown_interval(difference.interval, delta)})"
 
 
-def _unbroken(table: Table) -> Table:
-    """The table with numbers that are not broken over two lines; names and verdicts may be."""
+def _without_line_breaks(table: Table) -> Table:
+    """The table with non-breaking spaces in its numbers. Names and verdicts may still wrap."""
     rows = [
         (first, *(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells), last) for first, *cells, last in table.rows
     ]
@@ -131,13 +131,13 @@ def _curve_table(content: Content, axis: figures.Axis, label: str) -> Table:
         if curve is None or places is None:
             continue
         for place, low, mean, high in zip(places, curve.low, curve.mean, curve.high, strict=True):
-            where = f"{place:,.4g}" if place < 1e6 else f"{place:.4g}"
-            rows.append((variant.name, where, *map(shown_loss, (mean, low, high))))
-    return Table(f"Validation loss against {label}", ("variant", label, "mean", "lowest", "highest"), tuple(rows))
+            shown_place = f"{place:,.4g}" if place < 1e6 else f"{place:.4g}"
+            rows.append((variant.name, shown_place, *map(shown_loss, (mean, low, high))))
+    return Table(f"Validation loss against {label}", ("variant", label, "mean", "lowest seed", "highest seed"), tuple(rows))
 
 
 def _position_table(content: Content) -> Table:
-    """At powers of two."""
+    """The loss at the positions that are powers of two."""
     variants = [variant for variant in content.variants if variant.position]
     length = max((len(variant.position) for variant in variants), default=0)
     places = [2**power for power in range(length.bit_length()) if 2**power <= length]
@@ -145,13 +145,13 @@ def _position_table(content: Content) -> Table:
     for place in places:
         values = [variant.position[place - 1] if place <= len(variant.position) else None for variant in variants]
         rows.append((f"{place:,}", *map(shown_loss, values)))
-    return Table("Validation loss at some places", ("place", *(variant.name for variant in variants)), tuple(rows))
+    return Table("Validation loss at some positions", ("position", *(variant.name for variant in variants)), tuple(rows))
 
 
 def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
-    """What is counted, and what is measured where that compares the variants."""
+    """The costs of each variant. Seconds are included only if they can be compared."""
     variants = content.comparison.variants
-    state = f"state of {variants[0].cost.context:,} tokens, bytes"
+    state = f"decoding state after {variants[0].cost.context:,} tokens, bytes"
     return [
         ("parameters", [_counted(variant.cost.total) for variant in variants]),
         ("training FLOPs", [_counted(variant.training_flops) for variant in variants]),
@@ -161,13 +161,23 @@ def _costs(content: Content) -> list[tuple[str, list[Spread | None]]]:
 
 
 def _counted(number: float | None) -> Spread | None:
-    """What has no spread; None where it is unknown, because the model has parts that are not executed."""
+    """A counted number, which has no spread; None if it is unknown because the model's plugins were not executed."""
     return None if number is None else Spread.of([number])
 
 
 def _run_table(content: Content) -> Table:
-    columns = ("run", "outcome", "last loss", "best loss", "seconds", "tokens/s", "others' share", "precision", "folder")
-    return Table("Every run", columns, tuple(_run_row(variant, run) for variant, run in content.comparison.runs))
+    columns = (
+        "run",
+        "outcome",
+        "loss after last update",
+        "lowest loss",
+        "training, s",
+        "tokens/s",
+        "processors used by other processes",
+        "precision",
+        "folder",
+    )
+    return Table("All runs", columns, tuple(_run_row(variant, run) for variant, run in content.comparison.runs))
 
 
 def _run_row(variant: VariantResult, run: RunResult) -> tuple[str, ...]:
@@ -186,9 +196,17 @@ def _run_row(variant: VariantResult, run: RunResult) -> tuple[str, ...]:
 
 def _provenance_table(content: Content) -> Table:
     rows = [
-        (variant.name, of.started, of.versions, of.machine, of.code[:12], of.data[:12], of.commit or UNKNOWN)
+        (
+            variant.name,
+            origin.started,
+            origin.versions,
+            origin.machine,
+            origin.code[:12],
+            origin.data[:12],
+            origin.commit or UNKNOWN,
+        )
         for variant in content.variants
-        if (of := variant.origin) is not None
+        if (origin := variant.origin) is not None
     ]
-    columns = ("variant", "first run began", "versions", "machine", "code", "data", "git")
-    return Table("Where the numbers come from", columns, tuple(rows))
+    columns = ("variant", "start of its first run", "versions", "machine", "code", "data", "git commit")
+    return Table("Where the first run of each variant was trained, and from what", columns, tuple(rows))

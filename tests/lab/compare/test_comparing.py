@@ -57,7 +57,7 @@ def test_a_variant_that_breaks_its_contract_fails_when_it_is_tried(write: Write)
     variant = write("variant", plugins=["leaking.py"], model={"norm": "leaking"})
     reason = tried(Rehearsal(variant, (), (), "cpu", False, {}))
     assert reason is not None
-    assert reason.startswith("a part of it does not keep its contract: norm/leaking breaks causality: ")
+    assert reason.startswith("one of its parts violates its contract: norm/leaking breaks causality: ")
 
 
 @pytest.mark.slow

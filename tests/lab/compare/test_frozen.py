@@ -123,7 +123,7 @@ def test_what_is_edited_in_the_copies_is_found_and_no_outcome(write: Write) -> N
             file.unlink()
             if damaged is not None:
                 file.write_bytes(damaged)
-            with pytest.raises(PlanError, match=r"; give the command again, which copies it anew") as caught:
+            with pytest.raises(PlanError, match=r"; run the command again to make a new copy") as caught:
                 cell_module.do(job)
             assert str(file) in str(caught.value)
             file.write_bytes(content)

@@ -220,7 +220,7 @@ def test_an_variant_that_crashes_or_diverges_is_an_outcome_and_the_others_go_on(
     assert by_name["same"].verdict == "equivalent within 0.01"
     assert by_name["wide"].difference is not None
     assert by_name["wide"].difference.family == 2, "those that failed are not corrected for"
-    assert "hold for all 2 variants with a verdict together" in basis(found.judge())
+    assert "corrected for 2 variants (Bonferroni): all intervals hold jointly" in basis(found.judge())
     assert (by_name["wide"].cost.total or 0) > 2 * (by_name["base"].cost.total or 0) > 0
     assert not found.grid.missing(), "an outcome is not tried again"
 
@@ -318,7 +318,7 @@ def test_a_record_of_another_format_is_measured_again(write: Write) -> None:
     assert [cell.name for cell in found.grid.missing()] == ["base, seed 5"]
     assert not found.grid.missing_runs()
     record.write_text(json.dumps({**json.loads(record.read_text()), "format": 1, "outcome": "running"}))
-    with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it, and the run is looked at again"):
+    with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it; then the run is examined again"):
         found.grid.missing()
 
 
@@ -326,7 +326,7 @@ def test_bits_per_byte_of_what_is_no_text_are_refused_before_training(write: Wri
     plugin = Path(__file__).parents[3] / "plugins/associative_recall.py"
     changes: dict[str, Any] = {"plugins": [str(plugin)], "data": {"name": "associative_recall"}, "model": {"block_size": 64}}
     files = write("base", **changes), write("variant", **changes)
-    with pytest.raises(MinigptError, match=r"--unit bits-per-byte: the validation data of base, variant is no text"):
+    with pytest.raises(MinigptError, match=r"--unit bits-per-byte: the validation data of base, variant is not text"):
         plan(*files, seeds=1, unit="bits-per-byte")
 
 

@@ -90,7 +90,7 @@ def test_the_same_experiment_twice_needs_no_measurement(write: Write, monkeypatc
     plan = timed_plan(write("base", **LONG), write("same", **LONG))
     assert plan.variants[1].experiment.training.max_iters == 1000
     assert plan.variants[1].adjusted == (
-        "training.max_iters stays 1,000 (--budget time; the same parts and settings take the same time)",
+        "training.max_iters stays 1,000 (--budget time; an update has the same parts and settings as the base's, so it takes the same time)",
     )
 
 
@@ -151,7 +151,7 @@ def test_damage_is_reported_in_a_line(write: Write, content: str) -> None:
     file = Path("comparisons/timed/speeds.json")
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    with pytest.raises(MinigptError, match=r"speeds.json is damaged. Remove it, and speeds are measured again"):
+    with pytest.raises(MinigptError, match=r"speeds.json is damaged. Remove it; then the speeds are measured again"):
         timed_plan(*files)
 
 

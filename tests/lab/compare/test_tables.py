@@ -43,8 +43,8 @@ def test_the_number_that_is_corrected_for_stands_in_one_place() -> None:
     found = compared([0.1, 0.2, 0.3], None, [0.0, 0.1, -0.1], None)
     assert found.family == 2
     assert {variant.difference.family for variant in found.variants if variant.difference is not None} == {2}
-    assert verdict_table(found).columns[3] == "95 % interval, all 2 together"
-    assert "hold for all 2 variants with a verdict together" in basis(found)
+    assert verdict_table(found).columns[3] == "95 % interval, joint for 2 variants"
+    assert "corrected for 2 variants (Bonferroni): all intervals hold jointly" in basis(found)
     assert verdict_table(compared([0.1, 0.2, 0.3], None)).columns[3] == "95 % interval"
     assert "interval" not in basis(compared(None))
 
@@ -53,7 +53,7 @@ def test_parts_that_were_edited_between_runs_are_named() -> None:
     parts = {"norm/mine": "1"}
     for edited, notes in (({"norm/mine": "1"}, []), ({"norm/mine": "2"}, ["norm/mine"])):
         found = comparison(base=[run(parts=parts)], other=[run(parts={**edited, "ffn/glu": "3"})])
-        assert unequal(found) == [f"the source of {part} is not the same in all runs" for part in notes]
+        assert unequal(found) == [f"the source of {part} differs between the runs" for part in notes]
 
 
 def test_what_a_plugin_raised_can_be_written_and_read_whatever_it_is(tmp_path: Path) -> None:

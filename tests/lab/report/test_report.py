@@ -109,8 +109,8 @@ def test_the_page_says_it_all_and_needs_nothing_else(comparison: Path, minigpt: 
     assert "equivalent within 0.01" in words
     assert "not finite" in words, "why the diverged variant has no loss"
     assert "diverging, seeds 5, 6, 7:" in words, "once for all seeds"
-    assert "The verdicts are read from intervals that hold for all 2 variants together" in words
-    assert "95 % interval, all 2 together" in words
+    assert "the joint intervals of all 2 variants are right at the same time in 95 % of comparisons" in words
+    assert "95 % interval, joint for 2 variants" in words
     assert "<script>alert(1)</script> & a gate" in words
     assert '"name": "glu"' in words
     assert '"name": "mlp"' in words
@@ -139,8 +139,8 @@ def test_curves_are_means_and_ranges_over_seeds(comparison: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"others": 0.5}, "other processes were at the machine while same (seed 6) trained, and took 50% of its processors"),
-        ({"others": None}, "it was not recorded whether other processes were at the machine while same (seed 6) trained"),
+        ({"others": 0.5}, "other processes used 50% of the machine's processors while same (seed 6) trained"),
+        ({"others": None}, "the load from other processes was not recorded while same (seed 6) trained"),
         ({"machine": "another"}, "the runs were trained on different machines: "),
     ],
 )
@@ -154,8 +154,8 @@ def test_times_of_a_shared_machine_are_not_drawn_as_facts(
     assert minigpt("report", comparison)[0] == 0
     page = Page((comparison / "report.html").read_text("utf-8"))
     text = " ".join(" ".join(page.words).split())
-    assert f"There is no curve against seconds: {words}" in text
-    assert f"the loss is not drawn against seconds: {words}" in text
+    assert f"No curve is drawn against seconds, because {words}" in text
+    assert f"the loss is not drawn against seconds, because {words}" in text
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert len(labels) == 5
     assert not any("seconds" in (label or "") for label in labels)
