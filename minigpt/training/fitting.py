@@ -21,8 +21,11 @@ _BYTES = 4
 """Bytes of a number in fp32. Weights and optimizer states are fp32 in every precision."""
 
 _COPIES_OF_PARAMETERS = 48
-"""Upper bound of the numbers per parameter, reached during a save. SOAP has the largest state: two averages and, for a D by
-4 D matrix, square matrices and their bases of 8.5 times its size. A save holds that state four times, besides the weights."""
+"""Upper bound of the numbers per parameter, reached during a save.
+
+SOAP has the largest state: two averages, and square matrices with their bases, which for a D by 4 D matrix are 8.5 times its
+size. A save holds that state four times, besides the weights.
+"""
 
 _SCORES_KEPT = 8
 """Numbers kept per pair of tokens and head: scores, bias, mask and softmax, twice for differential attention."""

@@ -227,7 +227,7 @@ def _report_changes(changes: Sequence[Change], experiment: Experiment, step: int
         observer.note(f"changed: {change.line}")
     if any(change.what == "training.max_iters" for change in changes):
         observer.note(f"from now on the schedule covers {count(experiment.training.max_iters, 'update')}")
-    observer.note(f"update {step:,} begins another segment of the run; compare does not use runs with several segments")
+    observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
 
 
 def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
@@ -272,8 +272,8 @@ def _machine_again(folder: RunFolder, precision: str, machine: Machine, asked: A
     wish = asked.device or machine.device
     if asked.device is None and not is_present(wish):
         raise RunError(
-            f"{folder.path} was trained on {wish}, which this machine lacks. To continue on another device, not bit for bit: "
-            f"minigpt resume {folder.path} --device auto"
+            f"{folder.path} was trained on {wish}, which is not available here. To continue on another device, but not bit "
+            f"for bit: minigpt resume {folder.path} --device auto"
         )
     return _machine(precision, wish, asked.threads or machine.threads)
 

@@ -77,10 +77,10 @@ def train(
 
 def _refuse_existing(run: RunFolder) -> None:
     if run.checkpoints.exists() and not run.exists():
-        raise RunError(f"{run.path} has checkpoints and no experiment.json, so it is not a run; move it away, or give --fresh")
+        raise RunError(f"{run.path} has checkpoints but no experiment.json: it is not a run; move it away, or give --fresh")
     if run.exists():
         raise RunError(
-            f"{run.path} has a run already; continue it: {command_line('resume', run.path)}, "
+            f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "
             "or begin another with --name, --seed, --out, or --fresh (which keeps the old one under another name)"
         )
 

@@ -134,7 +134,7 @@ def test_fresh_keeps_the_run_that_was_there(minigpt: Command, corpus: list[str],
     assert "holds a run already" in err
     code, out, _ = minigpt(*again, "--fresh")
     assert code == 0
-    assert "the run that was there is kept as runs/baseline/seed-1337.old-1" in out
+    assert "the earlier run is kept as runs/baseline/seed-1337.old-1" in out
     assert RunFolder(Path("runs/baseline/seed-1337.old-1")).rows() != []
 
 
