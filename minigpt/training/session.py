@@ -77,7 +77,7 @@ def train(
 
 def _refuse_existing(run: RunFolder) -> None:
     if run.checkpoints.exists() and not run.exists():
-        raise RunError(f"{run.path} has checkpoints but no experiment.json: it is not a run; move it away, or give --fresh")
+        raise RunError(f"{run.path} has checkpoints and no experiment.json: it is not a run; move it away, or give --fresh")
     if run.exists():
         raise RunError(
             f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "

@@ -110,7 +110,7 @@ experiment = load_experiment(sys.argv[1], overrides=sys.argv[2:])
 corpus = load_corpus(experiment)
 found = []
 for compiled in (False, True):
-    model = build_model(experiment, corpus.vocab_size).double()  # compiled kernels round differently, which is small in float64
+    model = build_model(experiment, corpus.vocab_size).double()  # compiled kernels round differently
     compute_gradients(model, train_batch(corpus, experiment, 0), experiment, "fp32", loss_of(model, compiled=compiled))
     found.append({name: parameter.grad for name, parameter in model.named_parameters()})
 for name, gradient in found[0].items():
