@@ -134,7 +134,7 @@ def test_fresh_keeps_the_existing_run(minigpt: Command, corpus: list[str], train
     assert "holds a run already" in err
     code, out, _ = minigpt(*again, "--fresh")
     assert code == 0
-    assert "the run that was there is kept as runs/baseline/seed-1337.old-1" in out
+    assert "the earlier run is kept as runs/baseline/seed-1337.old-1" in out
     assert RunFolder(Path("runs/baseline/seed-1337.old-1")).rows() != []
 
 

@@ -55,7 +55,7 @@ def test_a_variant_that_breaks_its_contract_is_not_trained(write: Write, monkeyp
 def test_a_variant_that_breaks_its_contract_fails_when_it_is_tried(write: Write) -> None:
     Path("leaking.py").write_text(LEAKING)
     variant = write("variant", plugins=["leaking.py"], model={"norm": "leaking"})
-    reason = tried(Rehearsal(variant, (), (), "cpu", False, {}))
+    reason = tried(Rehearsal(variant, AS_WRITTEN, "cpu", {}))
     assert reason is not None
     assert reason.startswith("one of its parts violates its contract: norm/leaking breaks causality: ")
 
