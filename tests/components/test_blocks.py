@@ -10,35 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from minigpt.contracts import Block, Dims, Layer
-from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
-from tests.components.test_formulas import DIMS, build, context
+from tests.components.blocks import EXACT, block_of, layer_of, model_section
+from tests.components.formulas import DIMS, build, context
 from tests.rounding import assert_formula, assert_within, gamma, normal
 from tests.strategies import VOCAB, model_with_large_weights, tokens
 
-EXACT = {"name": "rmsnorm", "eps": 1e-30}  # the papers divide by lengths without an eps
 Map = Callable[[torch.Tensor], torch.Tensor]
-
-
-def block_of(name: str, dims: Dims = DIMS, **params: Any) -> Any:
-    layer = layer_of()
-    torch.manual_seed(2)
-    block = REGISTRY.resolve("block", {"name": name, **params}).build(dims, layer)
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    assert isinstance(block, Block)
-    return block.double()
-
-
-def layer_of(attention: Any = "mha", ffn: Any = "mlp", norm: Any = "rmsnorm") -> Layer:
-    return Layer(
-        attention=REGISTRY.resolve("attention", attention),
-        ffn=REGISTRY.resolve("ffn", ffn),
-        norm=REGISTRY.resolve("norm", norm),
-        position=REGISTRY.resolve("position", "none"),
-    )
 
 
 def pre_norm(b: Any, x: torch.Tensor, attention: Map, ffn: Map) -> torch.Tensor:
@@ -170,11 +149,6 @@ def test_layerscale_starts_small() -> None:
 @pytest.mark.parametrize("name", FORMULAS)
 def test_only_these_blocks_end_normalised(name: str) -> None:
     assert block_of(name).final_norm is (name not in ("post_norm", "deepnorm", "ngpt"))
-
-
-def model_section(**changes: Any) -> ModelSection:
-    small = {"d_model": 16, "n_heads": 4, "n_layers": 3, "block_size": 12, "dropout": 0.0, "norm": "rmsnorm"}
-    return ModelSection.model_validate({**small, **changes})
 
 
 # ------------------------------------------------------------------------------------------------------------- deepnorm

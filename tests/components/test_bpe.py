@@ -19,7 +19,7 @@ from minigpt.components.tokenizer.utf8 import from_utf8
 from minigpt.errors import ExperimentError
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
-from tests.components.test_tokenizers import fitted, tokens
+from tests.components.tokenizers import fitted, tokens
 
 PUBLISHED = {
     "gpt2": r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",

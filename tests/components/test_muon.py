@@ -8,7 +8,7 @@ from minigpt.contracts import MixedPrecisionOptimizer
 from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY
 from minigpt.registry.spec import locate
-from tests.components.test_optimizers import built, gradients, model, optimizer_of, parameters_of, set_gradients
+from tests.components.optimizers import built, gradients, model, optimizer_of, parameters_of, set_gradients
 from tests.rounding import assert_formula
 
 

@@ -11,8 +11,8 @@ import torch
 
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
-from tests.components.test_blocks import EXACT, block_of, layer_of, model_section
-from tests.components.test_formulas import DIMS, context, turned
+from tests.components.blocks import EXACT, block_of, layer_of, model_section
+from tests.components.formulas import DIMS, context, turned
 from tests.rounding import UNIT, assert_formula, gamma, normal
 from tests.strategies import VOCAB, model_with_large_weights, tokens
 

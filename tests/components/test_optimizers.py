@@ -1,41 +1,22 @@
+"""Each optimizer computes its paper's algorithm, and can be saved and continued bit for bit."""
+
 from __future__ import annotations
 
 import json
 import math
 import typing
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from minigpt.contracts import AveragingOptimizer, NamedParameter
-from minigpt.experiment import ModelSection
-from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 from minigpt.run.packing import pack, unpack
+from tests.components.optimizers import built, gradients, model, optimizer_of, parameters_of, pieces, set_gradients, step
 from tests.rounding import assert_formula
 
 NAMES = [entry.name for entry in REGISTRY.entries("optimizer")]
-
-
-def model() -> GPT:
-    torch.manual_seed(0)
-    return GPT(ModelSection.model_validate({"d_model": 8, "n_heads": 2, "n_layers": 1, "block_size": 8, "dropout": 0.0}), 11)
-
-
-def optimizer_of(lm: GPT, name: str, **params: Any) -> torch.optim.Optimizer:
-    built = REGISTRY.resolve("optimizer", {"name": name, **params}).build().build(list(lm.named_roles()))
-    assert isinstance(built, torch.optim.Optimizer)
-    return built
-
-
-def step(lm: GPT, optimizer: torch.optim.Optimizer, number: int) -> None:
-    ids = torch.randint(0, 11, (4, 8), generator=torch.Generator().manual_seed(number))
-    lm.loss(ids[:, :-1], ids[:, 1:])[0].backward()
-    optimizer.step()
-    optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -139,12 +120,6 @@ def test_adamw_computes_the_papers_algorithm_and_decays_only_matrices() -> None:
         assert_formula(parameter.detach(), expected[name], name)
 
 
-def gradients(lm: GPT, number: int) -> dict[str, torch.Tensor]:
-    ids = torch.randint(0, 11, (4, 8), generator=torch.Generator().manual_seed(number))
-    lm.loss(ids[:, :-1], ids[:, 1:])[0].backward()
-    return {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
-
-
 def test_lion_computes_the_papers_algorithm() -> None:
     """Algorithm 2 of Chen et al. 2023."""
     lm = model().double()
@@ -184,37 +159,6 @@ def test_sgd_computes_momentum(nesterov: bool) -> None:
 
 
 # ------------------------------------------------------------------------------- parameters without a model around them
-
-
-def parameters_of(
-    *shapes_and_roles: tuple[tuple[int, ...], str], dtype: torch.dtype = torch.float64
-) -> list[NamedParameter]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        NamedParameter(f"p{index}", nn.Parameter(torch.randn(shape, generator=generator).to(dtype)), typing.cast(Any, role))
-        for index, (shape, role) in enumerate(shapes_and_roles)
-    ]
-
-
-def built(name: str, parameters: Sequence[NamedParameter], **params: Any) -> torch.optim.Optimizer:
-    optimizer = REGISTRY.resolve("optimizer", {"name": name, **params}).build().build(parameters)
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return optimizer
-
-
-def set_gradients(parameters: Sequence[NamedParameter], seed: int) -> list[Tensor]:
-    """Random gradients."""
-    generator = torch.Generator().manual_seed(100 + seed)
-    drawn = [torch.randn(parameter.tensor.shape, generator=generator).to(parameter.tensor.dtype) for parameter in parameters]
-    for parameter, gradient in zip(parameters, drawn, strict=True):
-        parameter.tensor.grad = gradient
-    return drawn
-
-
-def pieces(tensor: Tensor) -> list[Tensor]:
-    """The matrices of a stack; a list of one for a matrix or a vector."""
-    stack = tensor.detach().clone()
-    return list(stack.reshape(-1, *stack.shape[-2:])) if stack.ndim > 2 else [stack]
 
 
 @pytest.mark.parametrize("name", ["muon", "soap"])

@@ -1,3 +1,5 @@
+"""Each tokenizer gives back any text, and keeps what it learned in JSON."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,28 +15,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minigpt.components.tokenizer.utf8 import from_utf8, to_utf8
-from minigpt.contracts import Tokenizer
 from minigpt.data import restore_tokenizer
 from minigpt.errors import TokenizerError
 from minigpt.model.decoding import stream_text
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from tests.components.tokenizers import fitted, tokens
 
 NAMES = [entry.name for entry in REGISTRY.entries("tokenizer")]
 OF_BYTES = ["bpe", "byte", "word"]
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))  # surrogates and NUL included
-
-
-def fitted(name: str, text: str, **params: Any) -> Tokenizer:
-    tokenizer = REGISTRY.resolve("tokenizer", {"name": name, **params}).build()
-    assert isinstance(tokenizer, Tokenizer)
-    tokenizer.fit(text)
-    return tokenizer
-
-
-def tokens(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The text of each token."""
-    return [tokenizer.decode([token]) for token in tokenizer.encode(text).tolist()]
 
 
 @given(st.sampled_from(NAMES), ANY_TEXT.filter(bool))
