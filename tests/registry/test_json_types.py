@@ -215,10 +215,10 @@ def test_components_inside_other_types_are_read_back_equal_too() -> None:
         (list[tuple[NormSpec, int]], [["rmsnorm", 3]]),
         (NormSpec | Path | None, "rmsnorm"),
     ]
-    for annotation, given in component_types:
+    for annotation, written in component_types:
         REGISTRY.remove("norm", "typed")
         component(annotation)
-        comes_back(given)
+        comes_back(written)
 
 
 def test_a_component_in_a_class_that_does_not_validate_its_default_is_reported() -> None:

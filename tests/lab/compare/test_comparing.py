@@ -12,6 +12,7 @@ from minigpt.errors import CheckError
 from minigpt.lab.compare import Settings, compare, comparing
 from minigpt.lab.compare.rehearsal import Rehearsal, Rehearsed
 from minigpt.lab.compare.rehearsal import _try as tried
+from minigpt.reading import AS_WRITTEN
 from tests.lab.compare.conftest import Write
 
 LEAKING = '''
