@@ -99,6 +99,10 @@ class ExperimentError(MinigptError):
         prefix = f"{source}: " if source else ""
         super().__init__("\n".join(f"{prefix}{problem}" for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[ExperimentError], tuple[tuple[Problem, ...], str | None]]:
+        """An exception that comes from another process is made of its arguments, and not of its text."""
+        return type(self), (self.problems, self.source)
+
 
 def json_path(path: Iterable[str | int]) -> str:
     """A path as text: `model.layers[2].attention.window`."""

@@ -1,4 +1,4 @@
-"""Shared by all tests: run-time shape checks, no network, goldens, hypothesis profiles."""
+"""Settings and fixtures of all tests: run-time shape checks, no network, goldens, Hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 THREADS = int(os.environ.get("MINIGPT_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
-# As in a terminal: a script's `pytest &` and nohup ignore these signals, and child processes inherit this.
+# Handle these signals as in a terminal: `pytest &` in a script and nohup ignore them, and child processes inherit that.
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 import jaxtyping  # noqa: E402
 
-# Before these modules are imported: their shape annotations are checked.
+# Installed before these modules are imported, so that their shape annotations are checked.
 _SHAPED = ("components", "contracts", "data", "decoding", "kernels", "model", "recurrence")
 _hook = jaxtyping.install_import_hook([f"minigpt.{name}" for name in _SHAPED], "beartype.beartype")
 
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _shapes_checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check a part's shapes only in its own tests, not in each of the thousand passes of a training run.
+    """Check shapes of components only in their own tests, not in the thousands of passes of training runs.
 
     Users run without these checks, so the lab must report such errors; and torch.compile cannot trace the checks.
     """
@@ -89,7 +89,7 @@ def _own_registry() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests do not change the user's trusted plugins; fixtures of modules and classes need this too."""
+    """Tests do not change the user's list of trusted plugins. Session scope, because module fixtures need it too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGPT_CONFIG", str(tmp_path_factory.mktemp("config")))
         yield
@@ -114,11 +114,11 @@ Command = Callable[..., tuple[int, str, str]]
 def minigpt(capsys: pytest.CaptureFixture[str]) -> Command:
     """A function that runs a command in this process and returns exit code, output and errors."""
 
-    def give(*arguments: str | Path) -> tuple[int, str, str]:
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
         printed = capsys.readouterr()
         return int(stop.value.code or 0), printed.out, printed.err
 
-    return give
+    return call

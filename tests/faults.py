@@ -1,4 +1,4 @@
-"""A file system that fails when told to: the n-th call that changes something under a folder raises, or writes only half."""
+"""A file system that fails on purpose: the n-th call that changes a folder raises an error, or writes only half."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class Faults:
-    """Counts the calls that change a folder, and makes one of them fail.
+    """Counts the calls that change a folder, and makes one call fail.
 
     Attributes:
-        calls: What was called so far, by name.
+        calls: Names of the calls so far.
     """
 
     def __init__(self, folder: Path, nth: int | None, error: int):
@@ -31,12 +31,12 @@ class Faults:
     def _is_below(self, path: Any, dir_fd: int | None = None) -> bool:
         if not isinstance(path, str | os.PathLike):
             return False
-        if dir_fd is not None:  # as shutil.rmtree has it
+        if dir_fd is not None:  # shutil.rmtree uses it
             path = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
         return os.path.realpath(os.path.dirname(os.path.abspath(path))).startswith(self.folder)
 
     def count(self, name: str) -> None:
-        """One more; raises if it is the one."""
+        """Count a call, and raise if it is the call that should fail."""
         self.calls.append(name)
         if len(self.calls) == self.nth:
             raise OSError(self.error, os.strerror(self.error))
@@ -62,7 +62,7 @@ class Faults:
         def call(handle: int, *arguments: Any) -> Any:
             if handle not in self.handles:
                 return _real[name](handle, *arguments)
-            if name == "close":  # it is closed, whatever is said
+            if name == "close":  # the handle is closed even if the call fails
                 self.handles.discard(handle)
                 _real[name](handle)
                 self.count(name)
@@ -70,7 +70,7 @@ class Faults:
             try:
                 self.count(name)
             except OSError:
-                if name == "write":  # half of it has arrived
+                if name == "write":  # write half of the content before failing
                     _real[name](handle, bytes(arguments[0])[: len(arguments[0]) // 2])
                 raise
             return _real[name](handle, *arguments)
@@ -83,7 +83,7 @@ _real: dict[str, Any] = {name: getattr(os, name) for name in ("open", *_BY_PATH,
 
 @contextmanager
 def failing(folder: Path, nth: int | None, error: int = errno.ENOSPC) -> Iterator[Faults]:
-    """Within it, the n-th call that changes something under `folder` fails; None only counts."""
+    """A context in which the n-th call that changes something under `folder` fails; None only counts."""
     faults = Faults(folder, nth, error)
     patches = [mock.patch.object(os, "open", faults.open)]
     patches += [mock.patch.object(os, name, faults.by_path(name)) for name in _BY_PATH]

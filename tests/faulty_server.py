@@ -23,7 +23,7 @@ LONG = 5.0
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Serves one file.
+    """A web server that serves one file.
 
     Attributes:
         requests: Fault and Range header of every request, in order.
@@ -40,23 +40,23 @@ class FaultyServer(ThreadingHTTPServer):
         self.gate = threading.Event()
         self.closing = threading.Event()
         self.lock = threading.Lock()
-        self.asked: dict[str, int] = {}
+        self.request_counts: dict[str, int] = {}
         self.bugs: list[BaseException | None] = []
 
     def url(self, *faults: str) -> str:
-        """The address of the file with these faults, one per request; the last fault stays."""
+        """The address of the file with these faults, one per request. Further requests repeat the last fault."""
         return f"http://127.0.0.1:{self.server_port}/{','.join(faults)}"
 
     def ranges(self) -> list[str | None]:
-        return [asked for _, asked in self.requests]
+        return [range_header for _, range_header in self.requests]
 
-    def fault_of(self, path: str, asked: str | None) -> tuple[str, str]:
+    def fault_of(self, path: str, range_header: str | None) -> tuple[str, str]:
         with self.lock:
             faults = path.strip("/").split(",")
-            turn = self.asked.get(path, 0)
-            self.asked[path] = turn + 1
-            fault = faults[min(turn, len(faults) - 1)]
-            self.requests.append((fault, asked))
+            earlier = self.request_counts.get(path, 0)
+            self.request_counts[path] = earlier + 1
+            fault = faults[min(earlier, len(faults) - 1)]
+            self.requests.append((fault, range_header))
         name, _, argument = fault.partition(":")
         return name, argument
 
@@ -69,7 +69,7 @@ class FaultyServer(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         error = sys.exception()
-        if not isinstance(error, ConnectionError):  # a client that has disconnected
+        if not isinstance(error, ConnectionError):  # not caused by a client that disconnected
             self.bugs.append(error)
 
 
@@ -95,9 +95,9 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.close_connection = True
-        asked = self.headers["Range"]
-        name, argument = self.server.fault_of(self.path, asked)
-        self.start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0  # type: ignore[index]
+        range_header = self.headers["Range"]
+        name, argument = self.server.fault_of(self.path, range_header)
+        self.start = int(re.fullmatch(r"bytes=(\d+)-", range_header)[1]) if range_header else 0  # type: ignore[index]
         FAULTS[name](self, argument)
 
     def head(self, status: int, **headers: object) -> None:
@@ -108,7 +108,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def begin(self, content: bytes, **headers: object) -> bytes:
-        """Send the headers for the file, or for a requested rest of it; returns the body to send."""
+        """Send the headers for the file or for the requested rest of it. Returns the body to send."""
         if self.start >= len(content):
             self.head(416, Content_Range=f"bytes */{len(content)}", Content_Length=0)
             return b""
@@ -244,7 +244,7 @@ def silent(answer: Answer, _: str) -> None:
 
 @fault
 def gate(answer: Answer, after: str) -> None:
-    """A part of the body; the rest after the gate opens."""
+    """Send a part of the body, and the rest after the gate opens."""
     body = answer.begin_sized(answer.server.content)
     answer.wfile.write(body[: int(after)])
     answer.server.gate.wait()
@@ -283,7 +283,7 @@ def busy(answer: Answer, seconds: str) -> None:
 
 @fault
 def wrong(answer: Answer, _: str) -> None:
-    """Other bytes of the same number."""
+    """Send the same number of other bytes."""
     answer.wfile.write(answer.begin_sized(answer.server.content[::-1]))
 
 

@@ -1,4 +1,4 @@
-"""Files of a run that somebody changed who can write its folder, and so its manifest too."""
+"""Change files of a run as a person with write access could, who can change the manifest too."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def forge(file: Path, document: Any) -> None:
-    """Put another document in the place of a run's file; nothing vouches for the run's files any more."""
+    """Replace a JSON file of a run, and delete the manifest with the hashes of the run's files."""
     forge_text(file, json.dumps(document))
 
 
 def forge_text(file: Path, text: str) -> None:
-    """The same with any text."""
+    """Replace a file of a run by any text, and delete the manifest."""
     file.write_text(text)
     (file.parent / "manifest.json").unlink(missing_ok=True)

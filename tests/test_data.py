@@ -175,7 +175,7 @@ def test_a_text_of_one_character_trains_and_generates(
     )
     code, out, err = minigpt("run", "one.json")
     assert code == 0, err
-    assert "validation loss 0.0000 nats a token" in out
+    assert "validation loss 0.0000 nats per token" in out
     assert minigpt("generate", "runs/one/seed-1337", "--seed", "1")[1] == "a" * 5 + "\n"
 
 

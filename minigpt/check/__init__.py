@@ -1,4 +1,4 @@
-"""The properties that a component must satisfy, and what tries them."""
+"""The properties that a component must satisfy, and the functions that check them."""
 
 from minigpt.check.property import Failure, NotTried, Property, Result, Violation
 from minigpt.check.suite import TargetReport, check, check_component, property_names

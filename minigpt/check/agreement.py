@@ -1,8 +1,9 @@
-"""Do two computations agree, or is it more than rounding?
+"""Decides whether two computations agree up to rounding.
 
-Where fp32 gives not the same bits, both are repeated in float64: rounding all but vanishes there, a leak stays as large as
-it was. So the smallest leak is told from the largest rounding, without a tolerance that would have to suit every component.
-Only a part that makes narrower numbers of those it is given, which no shipped one does, gets fp32's tolerance.
+If fp32 results are not bit-identical, both computations are repeated in float64. There rounding nearly vanishes, but a
+leak stays as large as before. This separates the smallest leak from the largest rounding error without a tolerance that
+would have to suit every component. The fp32 tolerance applies only to a part that computes in fp32 even if its inputs are
+float64. No shipped part does this.
 """
 
 from __future__ import annotations
@@ -19,41 +20,46 @@ from torch.utils._pytree import tree_leaves
 from minigpt.check.probe import Subject
 from minigpt.contracts import ModelState
 
-SAME, ANOTHER = 2e-6, 1e-4
-"""What rounding in fp32 may reach where one computation is repeated, and where two kinds of it are compared (a chunk, a
-step): for components that compute in fp32 whatever they are given (`Narrowing`)."""
+SAME_PATH, OTHER_PATH = 2e-6, 1e-4
+"""Tolerances for fp32 rounding: one code path run twice, and two paths compared (full pass and chunk or step).
+
+They apply only to components that always compute in fp32 (`Narrowing`) or cannot compute in float64."""
 
 EXTREME = 1e4
-"""Size of inputs that make a weak leak strong; less for what multiplies inputs so often that it overflows."""
+"""Size of inputs that amplify a weak leak. Components that overflow at this size get smaller inputs (`largest_scale`)."""
 
-_VANISHES = 1e-9
-_TIE = 1e-2
+_FLOAT64_ROUNDING = 1e-9
+"""A difference in float64 below this is rounding."""
+_NEAR_TIE = 1e-2
+"""A larger fp32 difference must occur in every repetition; otherwise it is a flipped choice between near-ties."""
 
 Computations = Callable[[Subject, torch.dtype, int], tuple[Tensor, Tensor]]
-"""From a subject, a dtype and the number of a repetition (which changes the inputs) to what ought to agree."""
+"""Maps a subject, a dtype and a repetition number (it changes the inputs) to two results that should agree."""
 
 
 def run(
     subject: Subject, x: Tensor, tokens: Tensor, state: ModelState | None = None, *, seed: int = 0, gradients: bool = False
 ) -> Tensor:
-    """A forward pass whose dropout, if there is any, is that of the seed; the caller's random state stays as it was."""
+    """Run a forward pass with dropout drawn from the seed; the caller's random state does not change."""
     with torch.set_grad_enabled(gradients), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return subject(x, tokens, state)
 
 
-def disagreement(subject: Subject, computations: Computations, tolerance: float = SAME) -> float | None:
-    """How far apart two computations are, relative to their size, if that is more than rounding; else None."""
+def disagreement(subject: Subject, computations: Computations, tolerance: float = SAME_PATH) -> float | None:
+    """Return the relative difference of two computations if it exceeds rounding, else None."""
     one, other = computations(subject, torch.float32, 0)
     if torch.equal(one, other):
         return None
     error = distance(one, other)
-    exact = _exactly(subject, computations, 0)
-    if exact is None:  # it cannot be computed in float64
+    exact = _distance_in_float64(subject, computations, 0)
+    if exact is None:  # the subject cannot compute in float64
         return error if error > tolerance else None
-    if exact < _VANISHES:
-        # A choice between near-ties, such as of an expert, may fall otherwise by rounding, but not time and again.
-        if error < _TIE or any(distance(*computations(subject, torch.float32, again)) < _TIE for again in (1, 2)):
+    if exact < _FLOAT64_ROUNDING:
+        # Rounding may flip a choice between near-ties (of an expert, for example), but not in every repetition.
+        if error < _NEAR_TIE or any(
+            distance(*computations(subject, torch.float32, repetition)) < _NEAR_TIE for repetition in (1, 2)
+        ):
             return None
         return error
     if max(error, exact) > tolerance:
@@ -61,18 +67,19 @@ def disagreement(subject: Subject, computations: Computations, tolerance: float 
     return None if _narrows(subject, computations) else exact
 
 
-def _exactly(subject: Subject, computations: Computations, repetition: int) -> float | None:
+def _distance_in_float64(subject: Subject, computations: Computations, repetition: int) -> float | None:
+    """Return the relative difference in float64, or None if the subject cannot compute in float64."""
     try:
         return distance(*computations(copy.deepcopy(subject).double(), torch.float64, repetition))
-    except RuntimeError:  # torch's, where a component makes fp32 tensors of its own and mixes them in
+    except RuntimeError:  # torch raises it if the component creates fp32 tensors and mixes them in
         return None
 
 
-class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
-    """Notes whether anything computed under it is a narrower number than float64.
+class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call] # untyped in torch
+    """Records the operations whose results are narrower than float64.
 
     Attributes:
-        operations: Those that gave such a number.
+        operations: Names of the operations with a narrower result.
     """
 
     def __init__(self) -> None:
@@ -92,21 +99,24 @@ _NARROWER = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 
 
 def _narrows(subject: Subject, computations: Computations) -> bool:
-    """Whether the subject computes in less than the float64 that it is given."""
+    """Return whether the subject computes in a narrower dtype although its inputs are float64."""
     exact = copy.deepcopy(subject).double()
     narrowing, forward = Narrowing(), exact.forward
 
-    def watched(*arguments: Any) -> Tensor:
+    def recorded(*arguments: Any) -> Tensor:
         with narrowing:
             return forward(*arguments)
 
-    exact.forward = watched  # type: ignore[method-assign, assignment] # inputs are drawn in fp32, outside of it
+    exact.forward = recorded  # type: ignore[method-assign, assignment] # only forward: inputs are drawn in fp32
     computations(exact, torch.float64, 0)
     return bool(narrowing.operations)
 
 
 def largest_scale(subject: Subject, x: Tensor, tokens: Tensor) -> float:
-    """The size of inputs, up to EXTREME, at which outputs are still finite: beyond, zero times infinity is NaN anywhere."""
+    """Return the largest input size up to EXTREME with finite outputs.
+
+    Larger inputs give infinities, and a masked infinity is NaN (0 times infinity) without any leak.
+    """
     scale = EXTREME
     while scale > 1 and not torch.isfinite(run(subject, scale * x, tokens)).all():
         scale /= 10
@@ -114,17 +124,17 @@ def largest_scale(subject: Subject, x: Tensor, tokens: Tensor) -> float:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Largest difference, relative to 1 + the largest value; infinite where only one of the two is finite."""
+    """Return the largest difference relative to 1 + the largest value; infinite if only one is finite."""
     if not one.numel():
         return 0.0
-    unlike = torch.isfinite(one) != torch.isfinite(other)
-    if unlike.any():
+    only_one_is_finite = torch.isfinite(one) != torch.isfinite(other)
+    if only_one_is_finite.any():
         return float("inf")
     one, other = (torch.nan_to_num(part.detach().double(), 0.0, 0.0, 0.0) for part in (one, other))
     return float((one - other).abs().amax() / (1 + other.abs().amax()))
 
 
 def first_difference(one: Tensor, other: Tensor) -> int:
-    """The first place in time [B, T, ...] where two sequences differ by a thousandth of their largest difference."""
+    """Return the first time step of [B, T, ...] with a difference above a thousandth of the largest one."""
     apart = (torch.nan_to_num(one.double()) - torch.nan_to_num(other.double())).abs().flatten(2).amax((0, 2))
     return int((apart > 1e-3 * apart.amax()).nonzero()[0]) if apart.amax() > 0 else 0

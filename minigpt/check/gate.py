@@ -1,4 +1,4 @@
-"""The check before a run: what is not shipped of an experiment is tried before its loss is believed."""
+"""The check before a run: plugins are checked before their experiment is trained."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from minigpt.registry.spec import is_shipped
 
 @dataclass(frozen=True)
 class GateReport:
-    """What was tried before a run.
+    """The results of the check before a run.
 
     Attributes:
-        reports: One a component, and one of the model where it was tried as a whole.
-        options: How they were tried.
+        reports: One for each component, and one for the model if it was checked as a whole.
+        options: The options of the check.
     """
 
     reports: tuple[TargetReport, ...]
@@ -30,34 +30,35 @@ class GateReport:
 
     @property
     def broken(self) -> list[TargetReport]:
-        """Those with a property that does not hold."""
+        """The reports with at least one broken property."""
         return [report for report in self.reports if report.failures]
 
     @property
     def message(self) -> str:
-        """The first property that does not hold, in a line; empty where all hold."""
+        """One line about the first broken property; empty if all properties hold."""
         if not self.broken:
             return ""
         report = self.broken[0]
         result = report.failures[0]
         assert result.failure is not None
-        words = f"{report.target} breaks {result.property}: {result.failure.message}"
-        return f"{words}; to see it: {again(report, result, self.options)}"
+        description = f"{report.target} breaks {result.property}: {result.failure.message}"
+        return f"{description}; to see it: {again(report, result, self.options)}"
 
     @property
     def seconds(self) -> float:
-        """Of computing."""
+        """Computing time of all reports."""
         return sum(report.seconds for report in self.reports)
 
 
 def check_before_training(experiment: Experiment, label: str, changes: Sequence[str], *, in_full: bool) -> GateReport | None:
-    """Check what is not shipped of an experiment, and its model. None where there is nothing to check.
+    """Check the plugins of an experiment, and its model; return None if there is nothing to check.
 
     Args:
-        experiment: What is about to be trained.
-        label: Its file.
-        changes: What it has otherwise than the file says.
-        in_full: Every property, and the model even if all its parts are shipped; else the quick part, for plugins only.
+        experiment: The experiment that will be trained.
+        label: The path of its file.
+        changes: Settings that override the file.
+        in_full: Check every property, and the model even if all its parts are shipped. Otherwise only plugins get the
+            quick part.
     """
     if not in_full and all(is_shipped(spec.cls) for spec in experiment.specs()):
         return None
@@ -70,13 +71,13 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
 
 
 def again(report: TargetReport, result: Result, options: Options) -> str:
-    """The command that shows a failure again."""
-    words = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
-    words += [word for change in report.reading.overrides for word in ("--set", change)]
-    words += [word for file in report.reading.plugin_files for word in ("--plugin", _from_here(file))]
-    return command_line("check", *words)
+    """Return the command that reproduces a failure."""
+    arguments = [report.target, "--only", result.property, *(["--seed", str(options.seed)] if options.seed else [])]
+    arguments += [word for change in report.reading.overrides for word in ("--set", change)]
+    arguments += [word for file in report.reading.plugin_files for word in ("--plugin", _as_typed(file))]
+    return command_line("check", *arguments)
 
 
-def _from_here(file: Path) -> str:
-    """From here where it is below, as people type it."""
+def _as_typed(file: Path) -> str:
+    """Return the path relative to the working folder if the file is inside it."""
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)

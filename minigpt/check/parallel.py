@@ -1,4 +1,4 @@
-"""Many targets, in processes of their own."""
+"""Checks many targets in parallel processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -13,24 +14,25 @@ import torch
 
 from minigpt.check.suite import EXAMPLES, TargetReport, check
 from minigpt.check.targets import EXPERIMENT, Target, find_again
+from minigpt.errors import CheckError
 from minigpt.reading import Reading
 from minigpt.registry import trust
 from minigpt.system import process
 
 _LONGEST_FIRST = (EXPERIMENT, "dataset", "attention", "block", "ffn", "position")
-"""Families whose members take the longest; what is short comes last, so that all processes end at about one time."""
+"""Families from slow to fast. Fast targets start last, so that all processes end at about the same time."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to check.
+    """The options of a check.
 
     Attributes:
-        only: Names of the properties to try; empty for all.
-        seed: Of the random cases.
-        quick: Only the quick part.
-        thorough: What takes long too.
-        examples: Random cases for each property.
+        only: Names of the properties to check; empty for all.
+        seed: Seed of the random cases.
+        quick: Check only the quick part.
+        thorough: Include slow properties.
+        examples: Number of random cases for each property.
     """
 
     only: tuple[str, ...] = ()
@@ -40,7 +42,7 @@ class Options:
     examples: int = EXAMPLES
 
     def check(self, target: Target) -> TargetReport:
-        """Check one target here."""
+        """Check one target in this process."""
         with _one_thread():
             return check(
                 target,
@@ -54,7 +56,7 @@ class Options:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Tensors are small here: threads only cost."""
+    """Use one torch thread inside: the tensors are small, so more threads only add overhead."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -66,13 +68,13 @@ def _one_thread() -> Iterator[None]:
 def check_all(
     targets: Sequence[Target], options: Options, *, jobs: int = 1, done: Callable[[TargetReport], None] = lambda report: None
 ) -> list[TargetReport]:
-    """Check every target; reports in the order of the targets.
+    """Check every target and return the reports in the order of the targets.
 
     Args:
-        targets: What to check.
-        options: How.
-        jobs: Processes; with 1 all is done in this one.
-        done: Called with each report as it is finished.
+        targets: The targets to check.
+        options: The options of the check.
+        jobs: Number of processes; with 1 everything runs in this process.
+        done: Called with each report as soon as it is complete.
     """
     if jobs == 1 or len(targets) == 1:
         reports = []
@@ -80,11 +82,11 @@ def check_all(
             reports.append(options.check(target))
             done(reports[-1])
         return reports
-    of_label: dict[str, TargetReport] = {}
-    # Not forked: a process that has used threads may not be copied safely.
+    by_label: dict[str, TargetReport] = {}
+    # Spawn, not fork: forking a process that has used threads is unsafe.
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        with process.spawning_isolated():  # a process is started when something is submitted, and never later
+        with process.spawning_isolated():  # the pool starts its processes only in submit
             pool = stack.enter_context(
                 ProcessPoolExecutor(
                     min(jobs, len(targets)),
@@ -93,23 +95,30 @@ def check_all(
                     initargs=(trust.announced(),),
                 )
             )
-            waiting = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
+            slowest_first = sorted(targets, key=lambda target: [*_LONGEST_FIRST, target.family].index(target.family))
             futures = [
-                pool.submit(_check_elsewhere, target.family, _name(target), target.reading, options) for target in waiting
+                pool.submit(_check_in_worker, target.family, _name(target), target.reading, options)
+                for target in slowest_first
             ]
         try:
             for future in as_completed(futures):
-                report = future.result()
-                of_label[report.target] = report
+                try:
+                    report = future.result()
+                except BrokenProcessPool as error:
+                    raise CheckError(
+                        "a component ended the process that checked it (a crash, or os._exit). "
+                        "Check the targets in separate commands to find it"
+                    ) from error
+                by_label[report.target] = report
                 done(report)
-        except BaseException:  # Ctrl-C: what has not begun shall not
+        except BaseException:  # on Ctrl-C, targets that have not started are cancelled
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [of_label[target.label] for target in targets]
+    return [by_label[target.label] for target in targets]
 
 
 def default_jobs(targets: Sequence[Target]) -> int:
-    """A process a core where there is enough to do; one has to import torch first."""
+    """Return at most one process per core and per two targets, because each process must import torch."""
     return 1 if len(targets) < 4 else max(1, min(len(targets) // 2, len(_cores())))
 
 
@@ -121,5 +130,5 @@ def _name(target: Target) -> str:
     return target.entry.name if target.entry else target.label
 
 
-def _check_elsewhere(family: str, name: str, reading: Reading, options: Options) -> TargetReport:
+def _check_in_worker(family: str, name: str, reading: Reading, options: Options) -> TargetReport:
     return options.check(find_again(family, name, reading))

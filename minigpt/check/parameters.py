@@ -1,4 +1,4 @@
-"""Values to try for a component's parameters, read off its schema."""
+"""Values to try for a component's parameters, derived from its schema."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY, Family, Spec
 from minigpt.registry.entry import Entry
 
-_FOLDER = tempfile.TemporaryDirectory(prefix="minigpt-check-")  # gone when the process ends
-_MOST = 6
-"""Values to try of one parameter."""
+_FOLDER = tempfile.TemporaryDirectory(prefix="minigpt-check-")  # deleted when the process ends
+_MAX_VALUES = 6
+"""Largest number of values to try for one parameter."""
 
 
 def parameter_sets(target: Target) -> list[dict[str, Any]]:
-    """The defaults; then each parameter changed by itself."""
+    """Return the defaults, then sets with one parameter changed each."""
     if target.entry is None:
         return [{}]
     base = required(target.entry)
@@ -42,7 +42,7 @@ def parameter_sets(target: Target) -> list[dict[str, Any]]:
 
 
 def parameters(target: Target) -> st.SearchStrategy[dict[str, Any]]:
-    """Any parameters, the defaults being the simplest."""
+    """Return a strategy for any parameters; the defaults are the simplest."""
     if target.entry is None:
         return st.just({})
     entry, base = target.entry, required(target.entry)
@@ -51,11 +51,11 @@ def parameters(target: Target) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def required(entry: Entry) -> dict[str, Any]:
-    """A value for each parameter that has no default."""
-    return {name: values[0] for name, values in alternatives(entry).items() if _must(entry, name) and values}
+    """Return a value for each parameter without a default."""
+    return {name: values[0] for name, values in alternatives(entry).items() if _is_required(entry, name) and values}
 
 
-def _must(entry: Entry, name: str) -> bool:
+def _is_required(entry: Entry, name: str) -> bool:
     return entry.params.model_fields[name].is_required()
 
 
@@ -65,16 +65,16 @@ def _by_type(params: type[BaseModel]) -> dict[str, list[Any]]:
 
 
 def alternatives(entry: Entry) -> dict[str, list[Any]]:
-    """For each parameter, values other than its default that its type allows; empty where none is known.
+    """Return for each parameter the allowed values other than its default; empty if none is known.
 
-    `Field(examples=[...])` in the annotation comes first: the author knows best.
+    `Field(examples=[...])` in the annotation comes first, because the author chose those values.
     """
     typed = _by_type(entry.params)
-    base = {name: values[0] for name, values in typed.items() if _must(entry, name) and values}
+    base = {name: values[0] for name, values in typed.items() if _is_required(entry, name) and values}
     allowed: dict[str, list[Any]] = {}
     for name, values in typed.items():
         if name in entry.path_params:
-            values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _some_texts()]
+            values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _example_paths()]
         rest = {key: value for key, value in base.items() if key not in entry.path_params}
         rest |= {key: allowed[key][0] for key in base if key in entry.path_params and allowed.get(key)}
         allowed[name] = [value for value in values if _is_valid(entry, {**rest, name: value}, name)]
@@ -82,7 +82,7 @@ def alternatives(entry: Entry) -> dict[str, list[Any]]:
 
 
 def _is_valid(entry: Entry, params: Mapping[str, Any], name: str) -> bool:
-    """Whether the schema takes this value; what other parameters are missing is no matter."""
+    """Return whether the schema accepts this value, even if other parameters are missing."""
     try:
         entry.validate(params)
     except ExperimentError as error:
@@ -99,8 +99,8 @@ def _is_allowed(entry: Entry, params: Mapping[str, Any]) -> bool:
 
 
 @cache
-def _some_texts() -> list[Path]:
-    """A file for parameters that name one, and the folder where it stands beside one that is not UTF-8."""
+def _example_paths() -> list[Path]:
+    """Return a text file, and its folder, which also contains a file that is not UTF-8."""
     files = {"squares.txt": "{0} times {0} is {1}.\n", "squares.md": "The square of {0} is {1}.\n"}
     for name, line in files.items():
         text = "".join(line.format(number, number * number) for number in range(2000))
@@ -113,20 +113,20 @@ def _as_type(annotation: Any, path: str) -> Any:
 
 
 def _values(field: FieldInfo) -> Iterator[Any]:
-    """JSON values for one parameter, without its default, at most `_MOST` of them."""
+    """Yield at most `_MAX_VALUES` JSON values for one parameter, without its default."""
     default = field.default.to_json() if isinstance(field.default, Spec) else field.default
     default = default.value if isinstance(default, enum.Enum) else default
     seen: list[Any] = [] if default is PydanticUndefined else [default]
     for value in [*(field.examples or ()), *_of_type(field.annotation, field.metadata, default)]:
-        if not any(type(value) is type(other) and value == other for other in seen) and not _names(value, default):
+        if not any(type(value) is type(other) and value == other for other in seen) and not _is_name_of(value, default):
             seen.append(value)
             yield value
-            if len(seen) > _MOST:
+            if len(seen) > _MAX_VALUES:
                 return
 
 
-def _names(value: Any, default: Any) -> bool:
-    """Whether the value is the default component by its short name."""
+def _is_name_of(value: Any, default: Any) -> bool:
+    """Return whether the value is the name of the default component."""
     return isinstance(default, dict) and isinstance(value, str) and default.get("name") == value
 
 
@@ -195,7 +195,7 @@ def _in_bounds(number: float, metadata: Iterable[Any]) -> bool:
 
 
 def _objects(model: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """An object with its required fields, in each of two ways; then with each other field changed."""
+    """Yield two objects with different values in the required fields."""
     choices = {name: list(_of_type(f.annotation, f.metadata, f.default)) for name, f in model.model_fields.items()}
     needed = [name for name, f in model.model_fields.items() if f.is_required()]
     if any(not choices[name] for name in needed):
@@ -205,7 +205,7 @@ def _objects(model: type[BaseModel]) -> Iterator[dict[str, Any]]:
 
 
 def _lists(origin: Any, arguments: tuple[Any, ...], metadata: list[Any], default: Any) -> Iterator[list[Any]]:
-    """The default with one element changed; lists also shorter, and with one element more."""
+    """Yield the default with one element changed; for lists also one element shorter and longer."""
     elements = list(default) if isinstance(default, list | tuple) else []
     for place, element in enumerate(elements):
         kind = arguments[min(place, len(arguments) - 1)] if arguments[-1:] != (...,) else arguments[0]

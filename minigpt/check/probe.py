@@ -1,7 +1,7 @@
-"""What parts of a model are tried in: the part itself on a residual stream, or the whole model it belongs to.
+"""Wraps a part for checking: as layers on a residual stream, or inside a whole model.
 
-Every subject is a map from floats [B, T, D], with token ids along, to floats [B, T, ...], that may continue from a state.
-So a property of such maps is written once, for a mixer, a norm and a whole experiment alike.
+Every subject maps floats [B, T, D] and token ids [B, T] to floats [B, T, ...] and can continue from a state. Therefore one
+property covers mixers, norms and whole experiments.
 """
 
 from __future__ import annotations
@@ -40,27 +40,29 @@ from minigpt.registry import REGISTRY, Spec
 VOCAB = 23
 LOOKS_BACK = "looks_back"
 LONG = 130
-"""Beyond two chunks of 64, the commonest size in chunked kernels."""
+"""A length of more than two chunks of 64, the most common chunk size in kernels."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try a part of a model with. An experiment brings its own parameters and sizes, but for `time`.
+    """One test case for a part of a model.
+
+    An experiment uses its own parameters and sizes, except `time`.
 
     Attributes:
-        params: Parameters that are not the defaults.
-        n_heads: Query heads H.
-        head_dim: Width K of one.
-        d_model: Width D of the stream.
-        n_layers: Layers of the same component.
-        position: Position component beside an attention.
+        params: Parameters that differ from the defaults.
+        n_heads: Number H of query heads.
+        head_dim: Width K of one head.
+        d_model: Width D of the residual stream.
+        n_layers: Number of layers, all of the same component.
+        position: Position component used with an attention.
         ffn: Feed-forward inside a block.
-        block_size: Longest context.
-        time: Tokens T.
-        batch: Sequences B.
-        training: Train mode.
-        dropout: The model's rate, in train mode.
-        seed: Of weights and inputs.
+        block_size: Longest context, in tokens.
+        time: Number T of tokens.
+        batch: Number B of sequences.
+        training: Whether the model is in train mode.
+        dropout: The model's dropout rate in train mode.
+        seed: Seed of weights and inputs.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -78,18 +80,18 @@ class Case:
     seed: int = 0
 
     def shown(self, target: Target) -> list[str]:
-        """The fields that matter to a target: an experiment has its own sizes, a norm no heads."""
+        """Return the fields that affect a target; for example, a norm has no heads."""
         if target.experiment is not None:
             return ["time", "batch", "training", "seed"]
         if target.family == "norm":
             return ["params", "d_model", "time", "batch", "training", "seed"]
-        beside = {"attention": ["position"], "block": ["ffn"]}.get(target.family, [])
+        neighbours = {"attention": ["position"], "block": ["ffn"]}.get(target.family, [])
         sizes = ["n_heads", "head_dim", "d_model", "n_layers", "block_size", "time", "batch"]
-        return ["params", *beside, *sizes, "training", "dropout", "seed"]
+        return ["params", *neighbours, *sizes, "training", "dropout", "seed"]
 
 
 def standard_cases(target: Target) -> list[Case]:
-    """Defaults long and short and at odd sizes, in both modes; then each parameter changed by itself."""
+    """Return the defaults at many sizes and in both modes, then cases with one parameter changed each."""
     positions = positions_for(target)
     if target.experiment is not None:
         size = target.experiment.model.block_size
@@ -102,8 +104,8 @@ def standard_cases(target: Target) -> list[Case]:
         Case(base, 1, 8, 8, 1, block_size=32, time=1, batch=1, position=positions[-1]),
         Case(base, 4, 4, 20, 1, block_size=32, time=2, batch=1),
         Case(base, 8, 32, 256, block_size=64, time=64, position=positions[len(positions) // 2], seed=1),
-        Case(base, 2, 4, 8, 5, time=12, position=positions[-1], seed=2),  # what only every third layer does
-        Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, position=positions[-1], seed=3),  # beyond chunks of 256
+        Case(base, 2, 4, 8, 5, time=12, position=positions[-1], seed=2),  # for mistakes in every third layer
+        Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, position=positions[-1], seed=3),  # over a chunk of 256
         Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, training=True, position=positions[0], seed=4),
     ]
     cases += [
@@ -114,12 +116,12 @@ def standard_cases(target: Target) -> list[Case]:
 
 
 def fewer_cases(target: Target) -> list[Case]:
-    """The defaults, and a few parameters changed: for properties that cost more than they find there."""
+    """Return the first standard cases, for slow properties that parameters seldom affect."""
     return standard_cases(target)[:10]
 
 
 def any_case(target: Target) -> st.SearchStrategy[Case]:
-    """Any case; the smallest are the simplest."""
+    """Return a strategy for any case; it shrinks to the smallest."""
     if target.experiment is not None:
         times = st.integers(1, min(40, target.experiment.model.block_size))
         size = target.experiment.model.block_size
@@ -148,44 +150,44 @@ def any_case(target: Target) -> st.SearchStrategy[Case]:
 
 
 def positions_for(target: Target) -> list[str]:
-    """The kinds of position that an attention is tried with: none, and one for each hook that it honours."""
+    """Return the position components to use with an attention: none, and one for each hook it uses."""
     uses: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
     return ["none", *(name for hook, name in (("bias", "alibi"), ("rotate", "rope")) if hook in uses)]
 
 
 class Subject(nn.Module, ABC):
-    """A map that is tried; [B, T, D] floats and [B, T] token ids to [B, T, ...] floats."""
+    """A map to check: floats [B, T, D] and token ids [B, T] to floats [B, T, ...]."""
 
     width: int
     part_of: tuple[nn.Module, ...]
-    """The modules whose parameters are the target's own."""
+    """The modules that belong to the target itself."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses: list[Tensor] = []  # auxiliary ones, of the last forward pass
+        self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
 
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time d_model"], tokens: Int[Tensor, "batch time"], state: ModelState | None = None
     ) -> Tensor:
-        """The whole sequence, or its next chunk where there is a state."""
+        """Compute the outputs of a whole sequence, or of its next chunk if a state is given."""
 
     @abstractmethod
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype) -> ModelState:
-        """An empty state."""
+        """Return an empty state."""
 
     def auxiliary(self) -> Tensor:
-        """The sum of the auxiliary losses of the last forward pass."""
+        """Return the sum of the auxiliary losses of the last forward pass."""
         return sum((upcast(loss) for loss in self.losses), torch.zeros(()))
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """The target's own parameters, by their names in this subject."""
+        """Return the target's own parameters by their names in this subject."""
         own = {id(parameter) for module in self.part_of for parameter in module.parameters()}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in own}
 
 
 class Stack(Subject):
-    """Layers of one mixer, feed-forward or norm on a residual stream, and nothing else that could hide what they do."""
+    """Layers of one mixer, feed-forward or norm on a residual stream; no other part can hide mistakes."""
 
     def __init__(self, layers: list[nn.Module], position: Position, dims: Dims):
         super().__init__()
@@ -219,15 +221,15 @@ class Stack(Subject):
 
 
 class WholeModel(Subject):
-    """A GPT that is fed floats where its embedding's output would be, so that they may be anything."""
+    """A GPT whose embedding output is replaced by given floats, so that any input can be tested."""
 
     def __init__(self, model: GPT):
         super().__init__()
         self.model, self.width, self.part_of = model, model.dims.d_model, (model,)
         self._x: Tensor | None = None
-        model.embedding.register_forward_hook(self._fed)  # a method, so that a copy has one of its own
+        model.embedding.register_forward_hook(self._replaced)  # a method, so that a deep copy uses its own _x
 
-    def _fed(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+    def _replaced(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return self._x
 
     def forward(self, x: Tensor, tokens: Tensor, state: ModelState | None = None) -> Tensor:
@@ -241,25 +243,25 @@ class WholeModel(Subject):
 
 
 def build(target: Target, case: Case, *, initial: bool = False) -> Subject:
-    """The target, ready to be tried.
+    """Build the subject of a target.
 
     Args:
-        target: What it is.
+        target: The target.
         case: Its parameters and sizes, and the seed of its weights.
-        initial: Keep the initial weights; else all are made large enough to matter.
+        initial: Keep the initial weights. Otherwise all weights are replaced by larger ones, so that each has an effect.
 
     Raises:
-        Unsuitable: A constructor refuses these sizes, or parameters.
+        Unsuitable: A constructor refuses these sizes or parameters.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(case.seed)
         with refusals():
             subject = _built(target, case)
         if not initial:
-            enliven(subject)
+            enlarge_weights(subject)
         subject.train(case.training)
         if not initial:
-            calm(subject, case)
+            limit_outputs(subject, case)
     return subject
 
 
@@ -309,7 +311,7 @@ def _model_with_block(spec: Spec[Block], case: Case) -> WholeModel:
 
 
 class _LooksBack(FeedForward):
-    """A feed-forward that keeps a state, so that a block which forgets to hand it on is seen."""
+    """A feed-forward with a state; it reveals a block that does not pass the state on."""
 
     def __init__(self, dims: Dims):
         super().__init__()
@@ -325,19 +327,19 @@ class _LooksBack(FeedForward):
         return State({"last": torch.zeros(batch, 1, self.map.in_features, device=device, dtype=dtype)})
 
 
-def enliven(module: nn.Module) -> None:
-    """Make every weight large enough to matter: as initialised, half of a model is nearly silent."""
+def enlarge_weights(module: nn.Module) -> None:
+    """Redraw every weight large enough to have an effect; many initial weights are too small."""
     for parameter in module.parameters():
         if parameter.ndim:
             fan_in = parameter.shape[-1] if parameter.ndim > 1 else 1
             nn.init.normal_(parameter, std=min(0.4, 1.6 * fan_in**-0.5))
-        else:  # a single number has a scale of its own, such as a length: it is only moved a little
+        else:  # the scale of a scalar has a meaning (a length, for example), so it changes only a little
             parameter.data.add_(0.2 * torch.randn(()))
 
 
 @torch.no_grad()
-def calm(subject: Subject, case: Case) -> None:
-    """Without a norm, layers that multiply may grow beyond any number: calmer weights then."""
+def limit_outputs(subject: Subject, case: Case) -> None:
+    """Shrink the weights until outputs are below 1000; without a norm, layers that multiply can overflow."""
     x, tokens = inputs(subject, case)
     for _ in range(20):
         largest = subject(x, tokens).abs().amax()
@@ -350,7 +352,7 @@ def calm(subject: Subject, case: Case) -> None:
 def inputs(
     subject: Subject, case: Case, *, offset: int = 0, batch: int | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "batch time d_model"], Int[Tensor, "batch time"]]:
-    """Random floats and token ids; another offset gives others. The same numbers whatever the dtype."""
+    """Return random floats and token ids, different for each offset and equal for all dtypes."""
     generator = torch.Generator().manual_seed(1000 * case.seed + offset)
     rows = case.batch if batch is None else batch
     x = torch.randn(rows, case.time, subject.width, generator=generator)

@@ -1,4 +1,4 @@
-"""One property: what it says, what it is tried on, and the smallest case that breaks it."""
+"""A property: its statement, its test cases, and the search for the smallest failing case."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ C = TypeVar("C")
 
 
 class Violation(Exception):
-    """A component breaks a property.
+    """Raised when a component breaks a property.
 
     Args:
-        message: What was seen, in a sentence that names the places.
+        message: The observation, in a sentence that names the position.
         cause: The usual cause, as a question.
-        at: The token, row or step where it shows; None where there is no such place.
-        size: How large it is, relative to what it is compared with; None where there is no measure.
+        at: The index of the token, row or step where it shows; None if there is no index.
+        size: The difference, relative to the expected value; None if there is no measure.
     """
 
     def __init__(self, message: str, *, cause: str, at: int | None = None, size: float | None = None):
@@ -39,11 +39,11 @@ class Violation(Exception):
 
 
 class NotTried(Exception):
-    """A property does not apply, or cannot be tried on this machine; the message says why."""
+    """Raised when a property does not apply or cannot be checked on this machine; the message says why."""
 
 
 class Unsuitable(Exception):
-    """A case that the component rightly refuses, such as an odd width to be turned in pairs."""
+    """Raised when a component rightly refuses a case, such as an odd width for a rotation in pairs."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Failure:
     """How a component breaks a property.
 
     Attributes:
-        message: What was seen.
-        example: The smallest case found.
-        at: Where it shows.
-        size: How large it is.
+        message: The observation.
+        example: The smallest failing case found.
+        at: The index of the token, row or step where it shows.
+        size: The relative difference.
         cause: The usual cause.
     """
 
@@ -67,16 +67,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one property.
+    """The result of checking one property.
 
     Attributes:
-        property: Its name.
+        property: The property's name.
         says: The property in one sentence.
-        verdict: pass, fail, or skip where it could not be tried.
-        tried: How many cases it was tried on.
-        note: What was not tried, and why.
+        verdict: pass, fail, or skip if it could not be checked.
+        tried: Number of cases it was checked on.
+        note: Which cases were not checked, and why.
         seconds: Time taken.
-        failure: What was found, where it failed.
+        failure: The failure; None unless the verdict is fail.
     """
 
     property: str
@@ -90,18 +90,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Property(Generic[C]):
-    """What every component of some families must satisfy.
+    """A requirement for every component of certain families.
 
     Attributes:
-        name: A word.
-        says: A sentence.
-        families: Those it is about.
-        quick: How many of its cases, from the first on, belong to the quick part: one in eval mode and one in train mode at
-            least; 0 where it does not belong to it.
-        thorough: Whether it takes so long that it is tried only on a few components at a time.
-        cases: What is tried first, in this order; all of it whatever the seed.
-        strategy: Further cases, drawn at random; where one fails, it is shrunk. None where `cases` is all there is.
-        test: Raises Violation.
+        name: Its name, one word.
+        says: The requirement, in one sentence.
+        families: The families it applies to.
+        quick: Number of first cases in the quick part, at least one in eval mode and one in train mode; 0 excludes the
+            property from the quick part.
+        thorough: Whether it is so slow that it runs only for a few components at a time.
+        cases: Returns the fixed cases in the order of checking; they do not depend on the seed.
+        strategy: Returns a strategy for random cases, which are shrunk if they fail. None if there are only fixed cases.
+        test: Checks one case and raises Violation if it fails.
     """
 
     name: str
@@ -125,7 +125,7 @@ def property_of(
     quick: int = 0,
     thorough: bool = False,
 ) -> Callable[[Callable[[Target, C], None]], Callable[[Target, C], None]]:
-    """Make a property of a test: its name is the function's, what it says is the docstring's first sentence."""
+    """Register a test function as a property; its name and docstring become `name` and `says`."""
 
     def decorate(test: Callable[[Target, C], None]) -> Callable[[Target, C], None]:
         says = " ".join((test.__doc__ or "").split("\n\n")[0].split())
@@ -137,7 +137,7 @@ def property_of(
 
 @dataclass
 class _Trial(Generic[C]):
-    """A property being tried on one target; counts what it was really tried on."""
+    """The check of one property on one target; counts the cases that were not refused."""
 
     property: Property[C]
     target: Target
@@ -145,13 +145,13 @@ class _Trial(Generic[C]):
     refused: list[str] = field(default_factory=list)
 
     def example(self, case: C) -> dict[str, Any]:
-        """The case as JSON, without what makes no difference to this target."""
+        """Return the case as JSON, without fields that do not affect this target."""
         shown = getattr(case, "shown", None)
         names = [field.name for field in dataclasses.fields(case)] if shown is None else shown(self.target)  # type: ignore[arg-type]
-        return dict(to_jsonable_python({name: _plain(getattr(case, name)) for name in names}))
+        return dict(to_jsonable_python({name: _without_specs(getattr(case, name)) for name in names}))
 
     def failure_of(self, case: C) -> Failure | None:
-        """What is wrong with this case, if anything."""
+        """Return the failure of this case, or None if the case passes or is refused."""
         try:
             self.property.test(self.target, case)
         except Unsuitable as refusal:
@@ -160,24 +160,24 @@ class _Trial(Generic[C]):
         except Violation as violation:
             self.tried += 1
             return Failure(violation.message, self.example(case), violation.at, violation.size, violation.cause)
-        except (NotTried, TrustError):  # a plugin that was edited meanwhile is another one
+        except (NotTried, TrustError):  # the plugin file was edited, so it is not what was checked so far
             raise
-        except Exception as error:  # a component may raise anything; that breaks whatever was being tried
+        except Exception as error:  # any exception of a component breaks the property
             self.tried += 1
-            return Failure(_told(error), self.example(case), cause="does it cope with these sizes and parameters?")
+            return Failure(_described(error), self.example(case), cause="does it support these sizes and parameters?")
         self.tried += 1
         return None
 
 
 def run_property(prop: Property[C], target: Target, *, examples: int, seed: int, shrink: bool = True) -> Result:
-    """Try a property on a target.
+    """Check a property on a target.
 
     Args:
         prop: The property.
         target: The component or model.
-        examples: How many random cases to try after the fixed ones; 0 tries only the first fixed ones, for the quick check.
-        seed: Of the random cases.
-        shrink: Look for a smaller case where one fails.
+        examples: Number of random cases after the fixed ones; 0 checks only the fixed cases of the quick part.
+        seed: Seed of the random cases.
+        shrink: Search for a smaller failing case.
     """
     start = time.perf_counter()
     trial = _Trial(prop, target)
@@ -189,9 +189,9 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int,
     if failure is not None:
         return Result(prop.name, prop.says, "fail", trial.tried, "", seconds, failure)
     if not trial.tried:
-        why = trial.refused[0] if trial.refused else "there was nothing to try it on"
-        return Result(prop.name, prop.says, "skip", 0, why, seconds)
-    # Where every case stands for something of its own, such as a parameter, one that was left out is told.
+        reason_to_skip = trial.refused[0] if trial.refused else "there was nothing to try it on"
+        return Result(prop.name, prop.says, "skip", 0, reason_to_skip, seconds)
+    # Without a strategy, each case covers something different (a parameter, for example), so refused cases are reported.
     note = "; ".join(trial.refused) if prop.strategy is None else ""
     return Result(prop.name, prop.says, "pass", trial.tried, note, seconds)
 
@@ -206,7 +206,7 @@ def _search(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure
 
 
 def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:
-    """The smallest failing case among random ones, if there is any."""
+    """Return the smallest failing random case, or None if no case fails."""
     if trial.property.strategy is None:
         return None
     settings = hypothesis.settings(
@@ -218,7 +218,7 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
         report_multiple_bugs=False,
     )
     failures: list[Failure] = []
-    deadline = time.monotonic() + 20  # shrinking a slow component ends here, with the smallest so far
+    deadline = time.monotonic() + 20  # shrinking stops then, with the smallest case so far
 
     def fails(case: C) -> bool:
         if failures and time.monotonic() > deadline:
@@ -226,7 +226,7 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
         try:
             failure = trial.failure_of(case)
         except NotTried:
-            return False  # of some cases only
+            return False  # it may concern only this case
         failures.extend([failure] if failure else [])
         return failure is not None
 
@@ -235,22 +235,23 @@ def _smallest(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failu
         hypothesis.find(trial.property.strategy(trial.target), fails, settings=settings, random=random.Random(seed))
     except NoSuchExample:
         return None
-    except Flaky:  # what remembers earlier passes does not fail again in the same way: what was seen is what counts
+    except Flaky:  # a component that remembers earlier passes fails differently next time; the observed failure counts
         pass
     trial.tried = max(tried, 1)
     return failures[-1]
 
 
-def _plain(value: Any) -> Any:
+def _without_specs(value: Any) -> Any:
+    """Replace specs in a value by their JSON."""
     if isinstance(value, Spec):
         return value.to_json()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _without_specs(item) for key, item in value.items()}
     return value
 
 
-def _told(error: Exception) -> str:
-    """`raises ValueError: message (plugin FILE, line N)`."""
+def _described(error: Exception) -> str:
+    """Describe an exception: `raises ValueError: message (plugin FILE, line N)`."""
     place = plugins.last_place(error)
     if place is None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -260,7 +261,7 @@ def _told(error: Exception) -> str:
 
 
 def properties_for(family: str, *, quick: bool = False, thorough: bool = True) -> Iterator[Property[Any]]:
-    """The properties that a family is held to; the quick ones alone, or without the thorough ones."""
+    """Yield the properties of a family: all, only the quick ones, or all but the thorough ones."""
     for prop in SUITE:
         if family in prop.families and (prop.quick or not quick) and (thorough or not prop.thorough):
             yield prop

@@ -1,4 +1,4 @@
-"""What can be checked: from the words on the command line to components and experiments."""
+"""The targets of a check: components and experiments, found from words on the command line."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Target:
     """A component, or the model of an experiment.
 
     Attributes:
-        label: `attention/gqa`, or the experiment's file.
-        family: The component's; `experiment` for an experiment.
+        label: `attention/gqa`, or the path of the experiment's file.
+        family: The component's family, or `experiment`.
         entry: The component's registry entry; None for an experiment.
         experiment: The experiment; None for a component.
-        reading: How it is read again: what must be loaded to find it, and what an experiment has otherwise than its file.
+        reading: The plugins that must be loaded to find it, and the settings that override an experiment's file.
     """
 
     label: str
@@ -40,26 +40,26 @@ class Target:
     reading: Reading = AS_WRITTEN
 
     def spec(self, params: Mapping[str, Any]) -> Spec[Any]:
-        """The component with these parameters.
+        """Return the component with these parameters.
 
         Raises:
-            ExperimentError: They are not allowed.
+            ExperimentError: The parameters are not allowed.
         """
         assert self.entry is not None
         return REGISTRY.resolve(self.family, {"name": self.entry.name, **params})
 
 
 def component_target(family: str, name: str, reading: Reading = AS_WRITTEN) -> Target:
-    """A registered component; of `reading` the settings are left out, which are an experiment's.
+    """Return the target of a registered component; overrides in `reading` do not apply to it.
 
     Raises:
-        RegistryError: There is none of that name.
+        RegistryError: No component of the family has this name.
     """
     return Target(f"{family}/{name}", family, REGISTRY.entry(family, name), reading=reading.as_recorded())
 
 
 def experiment_target(experiment: Experiment, label: str, reading: Reading = AS_WRITTEN) -> Target:
-    """The model that an experiment describes."""
+    """Return the target of the model that an experiment describes."""
     return Target(label, EXPERIMENT, experiment=experiment, reading=_with_plugins_of(experiment, reading))
 
 
@@ -68,17 +68,19 @@ def _with_plugins_of(experiment: Experiment, reading: Reading) -> Reading:
 
 
 def find_targets(words: Sequence[str], reading: Reading = AS_WRITTEN, *, everything: bool = False) -> list[Target]:
-    """What the words mean: `family/name`, a family, a plugin file or folder, an experiment file, a run; each target once.
+    """Return the targets that the words name, each once.
+
+    A word is `family/name`, a family, a plugin file or folder, an experiment file, or a run folder.
 
     Args:
-        words: As on the command line.
-        reading: The plugins to load beforehand, and the settings of experiments to change.
-        everything: Every registered component as well.
+        words: Arguments of the command line.
+        reading: The plugins to load first, and the overrides for experiments.
+        everything: Add every registered component.
 
     Raises:
-        CheckError: A word means none of these.
-        RegistryError: A component that is not registered.
-        PluginError: A plugin file does not load.
+        CheckError: A word does not name a target.
+        RegistryError: A component is not registered.
+        PluginError: A plugin file cannot be loaded.
         ExperimentError: An experiment cannot be read.
         RunError: A run cannot be read.
         TrustError: A run's plugin is not trusted.
@@ -87,17 +89,17 @@ def find_targets(words: Sequence[str], reading: Reading = AS_WRITTEN, *, everyth
     _load(reading)
     targets = list(_every_component(reading)) if everything else []
     for word in words:
-        targets += _meaning(word, reading)
+        targets += _targets_of(word, reading)
     return list({target.label: target for target in targets}.values())
 
 
 def find_again(family: str, name: str, reading: Reading) -> Target:
-    """The target that another process found by a word; what the word means is not asked again.
+    """Return a target that another process has found, without interpreting words again.
 
     Args:
-        family: The target's.
-        name: The component's, or the file or folder of an experiment.
-        reading: The target's.
+        family: The target's family.
+        name: The component's name, or the file or folder of an experiment.
+        reading: The target's reading.
     """
     _load(reading)
     return component_target(family, name, reading) if family != EXPERIMENT else _experiment(name, reading)
@@ -107,26 +109,26 @@ def _load(reading: Reading) -> None:
     if reading.allow_plugins:
         plugins.load_installed()
     elif reading.plugin_files:
-        raise PluginError(f"plugins are refused (--no-plugins), and {reading.plugin_files[0]} is one")
+        raise PluginError(f"plugins are refused (--no-plugins), but {reading.plugin_files[0]} is a plugin")
     for file in reading.plugin_files:
         plugins.load_file(file)
 
 
 def _experiment(word: str, reading: Reading) -> Target:
-    """The model of an experiment file, or of a run folder."""
+    """Return the target of an experiment file or of a run folder."""
     experiment = RunFolder(Path(word)).experiment(reading) if os.path.isdir(word) else read_experiment(word, reading)
     return experiment_target(experiment, word, reading)
 
 
 def _every_component(reading: Reading, family: str | None = None) -> Iterator[Target]:
-    for each in REGISTRY.families():
-        if family in (None, each.name):
-            for entry in REGISTRY.entries(each.name):
-                yield component_target(each.name, entry.name, reading)
+    for registered in REGISTRY.families():
+        if family in (None, registered.name):
+            for entry in REGISTRY.entries(registered.name):
+                yield component_target(registered.name, entry.name, reading)
 
 
-def _meaning(word: str, reading: Reading) -> list[Target]:
-    """What is registered always wins over what lies in the working folder: `./norm/none` is the folder."""
+def _targets_of(word: str, reading: Reading) -> list[Target]:
+    """Return the targets of one word; a registered name wins over a folder of that name (`./norm/none`)."""
     families = [family.name for family in REGISTRY.families()]
     if word in families:
         return list(_every_component(reading, word))
@@ -138,7 +140,7 @@ def _meaning(word: str, reading: Reading) -> list[Target]:
         return [_experiment(word, reading)]
     if path.suffix == ".py" or path.is_dir():
         if not reading.allow_plugins:
-            raise PluginError(f"plugins are refused (--no-plugins), and {path} is one")
+            raise PluginError(f"plugins are refused (--no-plugins), but {path} is a plugin")
         _refuse_folder_of_runs(path)
         labels = [label.split("/", 1) for label in plugins.load_file(path.absolute()).registered]
         reading = replace(reading, plugin_files=(*reading.plugin_files, path.absolute()))
@@ -152,26 +154,26 @@ def _meaning(word: str, reading: Reading) -> list[Target]:
     homes = [f"{family}/{word}" for family in families if REGISTRY.has(family, word)]
     hint = f"; did you mean {' or '.join(homes)}?" if homes else nearest(word, families)
     raise CheckError(
-        f'"{word}" is nothing to check: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
+        f'"{word}" is not a target: name a component (attention/gqa), a family ({listing(families)}), a plugin file '
         f"(mine.py) or an experiment (mine.json){hint}"
     )
 
 
 def _refuse_folder_of_runs(path: Path) -> None:
-    """A folder of runs, or a comparison, is data whatever lies in it: a plugin in it is executed where it is named as one.
+    """Refuse a folder of runs or a comparison: it is data, so a plugin inside must be named explicitly.
 
     Raises:
-        CheckError: It is such a folder.
+        CheckError: The path is a folder of runs.
     """
     if not path.is_dir():
         return
-    within = [file for pattern in ("*/experiment.json", "*/*/experiment.json") for file in path.glob(pattern)]
-    if within or run_folder_of(path / "__init__.py") is not None:
+    experiments = [file for pattern in ("*/experiment.json", "*/*/experiment.json") for file in path.glob(pattern)]
+    if experiments or run_folder_of(path / "__init__.py") is not None:
         raise CheckError(f"{path} is a folder of runs, which is data; name one of its runs, or a plugin: --plugin FILE")
 
 
 def plugin_targets(experiment: Experiment, label: str, reading: Reading = AS_WRITTEN) -> list[Target]:
-    """The components of an experiment that are not shipped, and its model as composed where they are parts of it."""
+    """Return an experiment's components that are not shipped, and its model if it contains one of them."""
     foreign = [spec for spec in experiment.specs() if not is_shipped(spec.cls)]
     targets = [component_target(spec.family, spec.name, _with_plugins_of(experiment, reading)) for spec in foreign]
     if any(spec.family in PARTS_OF_A_MODEL for spec in foreign):

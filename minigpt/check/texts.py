@@ -1,4 +1,4 @@
-"""Texts to try tokenizers with."""
+"""Texts for checking tokenizers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Port-Étienne had noticed.  The KEEPER's brother, who was the captain of the sec
 called for lanterns, and they sailed past the rocks, past the old lighthouse, into the harbour of the town.
 In the morning she wrote: "Oil. OIL! 3 barrels (or 4), e-mail to the harbour: keeper_7@port.example/oil?n=3".
 """
-"""A passage with everything that ordinary text has; the words that come again let frequencies be learned."""
+"""A passage with the usual features of text; repeated words make frequencies learnable."""
 
 _SYLLABLES = ("ka", "lor", "Mi", "ten", "ush", "ø", "bra", "7", "vel", "don", "-", "st", "éa", "qui", "zep", "nor", "GA")
 
 
 def many_words() -> str:
-    """The passage, and after it words enough for a vocabulary of thousands, the early ones more often than the late."""
+    """Return the passage and enough words for a vocabulary of thousands, with falling frequencies."""
     size = len(_SYLLABLES)
-    spelt = (_SYLLABLES[n % size] + _SYLLABLES[n // size % size] + _SYLLABLES[n * n % size] for n in range(1200))
-    return ORDINARY + "\n".join(f"{word} {word.lower()}" * (1 + 600 // (n + 40)) for n, word in enumerate(spelt))
+    words = (_SYLLABLES[n % size] + _SYLLABLES[n // size % size] + _SYLLABLES[n * n % size] for n in range(1200))
+    return ORDINARY + "\n".join(f"{word} {word.lower()}" * (1 + 600 // (n + 40)) for n, word in enumerate(words))
 
 
 SAMPLE = "Captain Thorbjørn's 3 sisters KEPT 98765 quixotic lanterns; the keeper's light wasn't out?!  \n\tYes -- at 04:15."
-"""A sentence with words that the passage has and that it has not."""
+"""A sentence with words from the passage and words that are not in it."""
 
 FRAGMENTS = (
     "",
@@ -38,20 +38,20 @@ FRAGMENTS = (
     "\t",
     "  ",
     " end ",
-    "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029",  # what str.splitlines takes for the end of a line
-    "\xa0\u3000\u200b\u2060\ufeff",  # white space, and what looks like it
+    "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029",  # line ends of str.splitlines
+    "\xa0\u3000\u200b\u2060\ufeff",  # white space and similar characters
     "\0",
     "a\0b",
     "\x7f\x80\xff",
-    "\ufffd",  # the sign for what is no text is text itself
+    "\ufffd",  # the replacement character is valid text too
     "\uffff\U0010ffff",
     "é",
     "e\u0301",
     "Å\u212bA\u030a",  # three ways to write one letter
-    "ﬁ²①ſ",  # what NFKC writes otherwise
+    "ﬁ²①ſ",  # changed by NFKC
     "한\u1112\u1161\u11ab",
-    "q\u0323\u0307 q\u0307\u0323",  # marks in an order that normalising changes
-    "ABC İıẞßǅςΣ",  # capitals whose small letters are others, or more
+    "q\u0323\u0307 q\u0307\u0323",  # normalisation reorders these marks
+    "ABC İıẞßǅςΣ",  # capitals with unusual or longer lower case
     "0123456789 ١٢٣ 1,000.50",
     "can't 'S I'LL -- ... !?",
     "👩\u200d👩\u200d👧\u200d👦",
@@ -59,18 +59,18 @@ FRAGMENTS = (
     "שלום עולם, مرحبا \u202eabc\u202c",
     "中文字符 ไทย हिन्दी",
     "<|endoftext|><unk>[UNK]<s></s>",
-    "##ing ▁the Ġthe Ċ </w> @@ \\n",  # what other tokenizers write for their own ends
+    "##ing ▁the Ġthe Ċ </w> @@ \\n",  # markers of other tokenizers
     "\ud800",
     "\udfff\ud800",
-    "\ud83d\ude00",  # the halves of a character, not joined
+    "\ud83d\ude00",  # a surrogate pair as two separate code points
 )
-"""Texts that mistakes show in."""
+"""Texts that reveal common mistakes."""
 
 EVERYTHING = ORDINARY + "".join(text for text in FRAGMENTS if text.isprintable()) + "".join(map(chr, range(0x250)))
-"""The passage, what can be printed of the fragments, and the first few hundred characters of all."""
+"""The passage, the printable fragments, and the first few hundred Unicode characters."""
 
 LONG = ("a" * 1500, " " * 1500, "\n" * 1500, "ab" * 700)
-"""Runs that patterns may be slow at."""
+"""Repetitions that can make regular expressions slow."""
 
 NEW = "𓂀𓆣"
-"""In no other text here: what is learned of it was not learned before."""
+"""Characters that no other text here contains, so that learning them is visible."""

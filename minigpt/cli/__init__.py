@@ -1,4 +1,4 @@
-"""The command line: one module per command. Nothing here imports torch until a command that needs it runs."""
+"""The command line: one module per command. torch is imported only when a command that needs it runs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from minigpt.errors import DivergedError, MinigptError
 
 app = typer.Typer(
     name="minigpt",
-    help="An architecture lab for small GPT-style language models: name the parts in JSON, train, generate, compare.",
+    help="An architecture lab for small GPT-style language models: choose components in JSON, train, generate, compare.",
     epilog="Start with: minigpt run experiments/quickstart.json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # a name in [ ] is a name
+    rich_markup_mode=None,  # text in [ ] is not markup
 )
 app.command()(run)
 app.command()(resume)
@@ -70,25 +70,25 @@ def _options(
     pass
 
 
-# What typer raises for a wrong command line; its class is click's in one version of typer, and typer's own in another.
+# The class that typer raises for a wrong command line. Some versions of typer use click's class, others their own.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
 @functools.cache
 def _command() -> Any:
-    """What typer makes of the app; it reads every command's annotations for that."""
+    """The app as a click command. Cached because typer reads the annotations of every command to build it."""
     return typer.main.get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. What a user can mend is told in a line each, without a traceback.
+    """Run a command. Errors that a user can fix are printed in one line each, without a traceback.
 
-    Exit codes: 0 done; 2 something to fix in what was asked; 3 training diverged; 128 + N stopped by signal N (Ctrl-C: 130,
-    SIGTERM: 143, a closed terminal: 129), saved; 1 a plugin failed, or a defect of ours.
+    Exit codes: 0 done; 1 a plugin failed, or minigpt has a bug; 2 the request must be fixed; 3 training diverged; 128 + N
+    stopped by signal N, with the run saved (Ctrl-C: 130, SIGTERM: 143, a closed terminal: 129).
     """
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character must not end a run
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character must not end a run
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _print_traceback
     try:
@@ -106,12 +106,12 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             warn(f"{kind}: {line}")
         sys.exit(code)
-    except BrokenPipeError:  # the reader of our output went away: `minigpt list | head`
+    except BrokenPipeError:  # the reader of our output has closed the pipe: `minigpt list | head`
         sys.stderr.close()
         sys.exit(0)
-    except Exception as error:  # a plugin's code may raise anything: its own line is what its author needs
+    except Exception as error:  # a plugin may raise anything: its author needs the line of the plugin that failed
         place = _place_in_plugin(error)
-        if place is None and isinstance(error, OSError):  # a full disk, a folder that may not be written: the machine's
+        if place is None and isinstance(error, OSError):  # a full disk or a read-only folder, not a bug
             warn(f"error: {error.filename or 'the system'}: {error.strerror or error}")
             sys.exit(2)
         if place is None and _is_out_of_memory(error):
@@ -120,19 +120,19 @@ def main(arguments: list[str] | None = None) -> None:
         if place is None or "MINIGPT_TRACEBACK" in os.environ:
             raise
         warn(f"error: {place}: {type(error).__name__}: {error}")
-        warn("error: MINIGPT_TRACEBACK=1 in the environment shows the whole traceback")
+        warn("error: set MINIGPT_TRACEBACK=1 in the environment to see the whole traceback")
         sys.exit(1)
 
 
 def _open_closed_streams() -> None:
-    """Where a daemon was started without standard streams, what would be printed goes nowhere, and ends nothing."""
+    """Open the standard streams on the null device where a daemon was started without them, so that printing works."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - stays open until the process ends
 
 
 def _kind(error: MinigptError) -> tuple[str, int]:
-    """What a message begins with, and the exit code."""
+    """The first word of an error message, and the exit code."""
     if isinstance(error, DivergedError):
         from minigpt.run.status import Status
 
@@ -141,22 +141,22 @@ def _kind(error: MinigptError) -> tuple[str, int]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Python and numpy say it by a type of their own, torch of a GPU likewise, and of a CPU by a text."""
+    """Whether memory ran out. torch on a CPU reports it only in a message; Python, numpy and torch on a GPU have a class."""
     torch = sys.modules.get("torch")
-    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    of_loader = isinstance(error, ImportError) and "failed to map segment" in str(error)
-    return isinstance(error, MemoryError) or of_gpu or of_loader or "can't allocate memory" in str(error)
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    in_import = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    return isinstance(error, MemoryError) or on_gpu or in_import or "can't allocate memory" in str(error)
 
 
 def _out_of_memory() -> str:
-    there = ""
-    with contextlib.suppress(MemoryError, ImportError):  # there may be too little left to say how much it is
+    free = ""
+    with contextlib.suppress(MemoryError, ImportError):  # too little memory may be left even for this measurement
         from minigpt.numbers import size
         from minigpt.system.memory import available_memory
 
-        left = available_memory()
-        there = "" if left is None else f" ({size(left)} are free on the CPU now)"
-    return f"out of memory{there}; use a smaller corpus, model, block_size or micro_batch_size, or close other programs"
+        available = available_memory()
+        free = "" if available is None else f" ({size(available)} are free on the CPU now)"
+    return f"out of memory{free}; use a smaller corpus, model, block_size or micro_batch_size, or close other programs"
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -164,7 +164,7 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
 
 
 def _place_in_plugin(error: Exception) -> str | None:
-    """The last line of a plugin file that an exception passed through, if it passed through one."""
+    """The last line of a plugin file in an exception's traceback; None without a plugin in it."""
     from minigpt.registry.plugins import last_place
 
     return last_place(error)

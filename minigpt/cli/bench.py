@@ -26,19 +26,17 @@ if TYPE_CHECKING:
     from minigpt.reading import Reading
 
 bench_app = typer.Typer(
-    help="Measure speed and memory on this machine: medians and spread, after a warm-up.",
+    help="Measure speed and memory on this machine. Results are the median and range of several measurements.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-ExperimentFile = Annotated[
-    Path | None, typer.Argument(help="An experiment file; without one, the documented model and its training.")
-]
-VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Token ids; the default is TinyShakespeare's characters.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; torch's choice without it.")]
-Repeats = Annotated[int, typer.Option(min=1, max=100_000, help="Measurements that count.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers there as well.")]
+ExperimentFile = Annotated[Path | None, typer.Argument(help="An experiment file. Default: the documented baseline.")]
+VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Vocabulary size. The default is TinyShakespeare's.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: torch's choice.")]
+Repeats = Annotated[int, typer.Option(min=1, max=100_000, help="Number of measurements after the warm-up.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all numbers to this JSON file.")]
 
 
 @bench_app.command()
@@ -46,7 +44,7 @@ def train(
     experiment: ExperimentFile = None,
     changes: Set = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or auto, in place of the experiment's; auto measures.")
+        str | None, typer.Option(help="fp32, bf16 or auto (measured). Default: the experiment's precision.")
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -57,9 +55,10 @@ def train(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Time updates of training, whole and in parts, and set them against the fastest matrix product of this machine.
+    """Measure the speed of training.
 
-    No corpus is needed: the ids are random, and so are the weights. An update is what it is in `minigpt run`.
+    Updates are timed, in full and in parts, and compared with the fastest matrix product on this machine. They are the same
+    updates as in `minigpt run`, but with random token ids and weights, so no corpus is needed.
     """
     _check_place(json_file)
     overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
@@ -80,10 +79,10 @@ def train(
 def decode(
     experiment: ExperimentFile = None,
     changes: Set = None,
-    tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="To decode in each sequence.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences that are decoded together.")] = 1,
-    run: Annotated[Path | None, typer.Option(help="A run folder: its trained weights, in place of random ones.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
+    tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="Number of tokens to decode per sequence.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Number of sequences decoded together.")] = 1,
+    run: Annotated[Path | None, typer.Option(help="Run folder with trained weights. Default: random weights.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 takes the most likely token.")] = 0.0,
     device: Device = "auto",
     threads: Threads = None,
     repeats: Repeats = 3,
@@ -93,14 +92,16 @@ def decode(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Time decoding from the model's state, and against computing the whole window again for every token.
+    """Measure the speed of decoding.
 
-    A single sequence reads ahead where its text repeats itself, as random weights and greedy decoding make it: both ways are
-    timed, and --run measures a trained model. The slow way is timed at nine lengths of the window and interpolated.
+    Decoding with the model's state (the KV cache of attention) is compared with computing the whole window again for each
+    token. Decoding a single sequence reads ahead where the text repeats itself, which random weights with greedy decoding
+    do often. So decoding is timed with and without reading ahead; use --run to measure a trained model. Computing the whole
+    window is timed at nine lengths and interpolated.
     """
     _check_place(json_file)
     if run is not None and (experiment is not None or changes):
-        raise MinigptError("--run: the run says what the model is; leave out the experiment and --set")
+        raise MinigptError("--run: the model is read from the run folder; leave out the experiment and --set")
     loaded = _load(experiment, reading_of(changes, plugin, no_plugins, trust))
 
     from minigpt.lab.bench.decode import measure_decoding
@@ -137,23 +138,23 @@ def decode(
 
 @bench_app.command()
 def startup(repeats: Repeats = 10, json_file: JsonFile = None) -> None:
-    """Time whole processes that do little: what is waited for before a command begins."""
+    """Measure the start-up time of minigpt, with commands that do little, such as `minigpt --help`."""
     from dataclasses import asdict
 
     from minigpt.lab.bench.startup import measure_startup
 
     _check_place(json_file)
     timings = measure_startup(repeats)
-    table = _table("Whole processes", "", "median", "from, to")
+    table = _table("Whole processes", "", "median", "lowest, highest")
     for words, timing in timings.items():
-        table.add_row(words, *_told(timing))
+        table.add_row(words, *_median_and_range(timing))
 
-    import torch  # only now: what a process imports is copied or shared with those it starts
+    import torch  # only now, after the measurement: imports of this process could slow down its child processes
 
     from minigpt.lab.bench.machine import this_machine
 
     machine = this_machine(torch.device("cpu"))
-    _print(table, f"{repeats} of each after one to warm up; {machine}")
+    _print(table, f"{count(repeats, 'repeat')} after a warm-up; {machine}")
     _write(
         json_file,
         "startup",
@@ -163,19 +164,18 @@ def startup(repeats: Repeats = 10, json_file: JsonFile = None) -> None:
 
 @bench_app.command()
 def mixers(
-    names: Annotated[
-        str | None, typer.Option(help="Mixers, separated by commas; all that are registered without it.")
-    ] = None,
-    times: Annotated[str, typer.Option(help="Lengths, separated by commas.")] = "256,512,1024,2048,4096",
-    batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences, the same at every length.")] = 4,
+    names: Annotated[str | None, typer.Option(help="Mixers, separated by commas. Default: all registered mixers.")] = None,
+    times: Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")] = "256,512,1024,2048,4096",
+    batch: Annotated[int, typer.Option(min=1, max=1 << 16, help="Number of sequences, the same at every length.")] = 4,
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
     repeats: Repeats = 5,
     threads: Threads = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Time every token mixer, one layer forward and backward at several lengths, each in a process of its own.
+    """Measure the speed and memory of every token mixer.
 
-    Default parameters, no positions, d_model 384, 6 heads of 64, on the CPU.
+    The forward and backward pass of one layer is timed at several lengths, each in a separate process. The layer has
+    default parameters, no positions, d_model 384 and 6 heads of size 64, and runs on the CPU.
     """
     from dataclasses import asdict
 
@@ -194,16 +194,16 @@ def mixers(
             console.print(f"{name}, T = {length}")
             rows.append(measure_mixer(name, length, settings))
             _warn(rows[-1].warning)
-    machine = next((row.machine for row in rows if row.machine), "nothing could be measured")
+    machine = next((row.machine for row in rows if row.machine), "no mixer could be measured")
     _print(_mixer_table(rows, lengths), f"batch {batch}, {precision}; {machine}")
     _write(json_file, "mixers", {**asdict(settings), "rows": [asdict(row) for row in rows]})
 
 
-# -------------------------------------------------------------------------------------------------------- what is given
+# ------------------------------------------------------------------------------------------------------------- options
 
 
 def _load(file: Path | None, reading: Reading) -> Experiment:
-    """The experiment of a file, or the documented one."""
+    """The experiment of a file; without a file, the documented baseline."""
     from minigpt.reading import read_experiment
 
     return read_experiment({"name": "documented"} if file is None else file, reading)
@@ -216,55 +216,56 @@ def _lengths(text: str) -> list[int]:
         lengths = [0]
     if min(lengths) < 1:
         raise MinigptError(
-            f'--times: found "{text}"; allowed: whole numbers from 1 on with commas between, such as 512,2048'
+            f'--times: found "{text}"; allowed: whole numbers of at least 1, separated by commas, such as 512,2048'
         )
     return lengths
 
 
 def _check_place(file: Path | None) -> None:
-    """Before minutes are spent."""
+    """Check the folder of an output file before the measurement, which takes minutes."""
     if file is not None and not file.absolute().parent.is_dir():
         raise MinigptError(f"--json: there is no folder {file.parent}")
 
 
-# ---------------------------------------------------------------------------------------------------------- what is told
+# -------------------------------------------------------------------------------------------------------------- output
 
 
 def _print_training(name: str, speed: TrainingSpeed) -> None:
     table = _table(
-        f"An update of {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens", "", "median", "from, to"
+        f"An update of {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens", "", "median", "lowest, highest"
     )
-    table.add_row("an update", *_told(speed.update))
-    table.add_row("  batch, forward, backward, clipping", *_told(speed.gradients))
-    table.add_row("  optimizer", *_told(speed.optimizer))
+    table.add_row("an update", *_median_and_range(speed.update))
+    table.add_row("  batch, forward, backward, clipping", *_median_and_range(speed.gradients))
+    table.add_row("  optimizer", *_median_and_range(speed.optimizer))
     table.add_row("tokens/s", *_speed(speed.tokens, speed.update))
     table.add_section()
-    table.add_row("operations of an update", operations(speed.flops.needed))
+    table.add_row("operations per update", operations(speed.flops.needed))
     table.add_row("achieved", _rates(speed.flops.needed / speed.update.median))
     table.add_row("matrix products, before and after", _rates(speed.before.best, speed.after.best))
     share = speed.share(speed.flops.needed, speed.update)
-    table.add_row("share of the ceiling", _bold(f"{share:.0%}"), "of the faster of the two")
+    table.add_row("share of the fastest matrix product", _bold(f"{share:.0%}"))
     table.add_row("  without the optimizer", f"{speed.share(speed.flops.needed, speed.gradients):.0%}")
     square = f"{speed.share(speed.flops.square, speed.update):.0%}"
     table.add_row("  with masked scores counted", square, operations(speed.flops.square))
-    table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
-    settings = f"{speed.precision}, {speed.micro_batch_size} sequences at once"
-    _print(table, f"{settings}, {count(speed.update.n, 'update')} after two to warm up, random ids; {speed.machine}")
+    table.add_row("peak memory", *_memory(speed.peak_mib, speed.imports_mib))
+    settings = f"{speed.precision}, micro-batches of {count(speed.micro_batch_size, 'sequence')}"
+    _print(table, f"{settings}, {count(speed.update.n, 'update')} after a warm-up of two, random ids; {speed.machine}")
 
 
 def _print_decoding(name: str, weights: str, temperature: float, speed: DecodingSpeed) -> None:
     title = f"Decoding with {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens, batch {speed.batch}"
-    table = _table(title, "", "median", "from, to")
-    table.add_row("all tokens", *_told(speed.whole))
-    table.add_row("one by one, without reading ahead", *_told(speed.one_by_one))
+    table = _table(title, "", "median", "lowest, highest")
+    table.add_row("all tokens", *_median_and_range(speed.whole))
+    table.add_row("without reading ahead", *_median_and_range(speed.one_by_one))
     table.add_row("tokens/s", *_speed(speed.batch * speed.tokens, speed.whole))
-    table.add_row("peak of memory", *_memory(speed.peak_mib, speed.imports_mib))
+    table.add_row("peak memory", *_memory(speed.peak_mib, speed.imports_mib))
     table.add_section()
     for window in (speed.windows[0], speed.windows[-1]):
-        table.add_row(f"computing a window of {window.length:,} again", *_told(window.seconds))
-    table.add_row("all tokens so", measured_time(speed.recomputing), f"interpolated between {len(speed.windows)} lengths")
-    table.add_row("decoding from the state is faster by", _bold(f"{speed.ratio:.1f}"))
-    table.add_row("one by one", _bold(f"{speed.ratio_one_by_one:.1f}"))
+        table.add_row(f"one token by computing a window of {window.length:,}", *_median_and_range(window.seconds))
+    interpolation = f"interpolated between {len(speed.windows)} lengths"
+    table.add_row("all tokens by computing windows", measured_time(speed.recomputing), interpolation)
+    table.add_row("speed-up by the state", _bold(f"{speed.ratio:.1f} ×"))
+    table.add_row("  without reading ahead", _bold(f"{speed.ratio_one_by_one:.1f} ×"))
     how = "greedy" if temperature == 0 else f"temperature {temperature:g}"
     _print(table, f"fp32, {how}, {count(speed.whole.n, 'repeat')} after a warm-up, {weights}; {speed.machine}")
 
@@ -277,11 +278,11 @@ def _mixer_table(rows: list[MixerSpeed], lengths: list[int]) -> Table:
     if ratio:
         table.add_column("time 2048 / 512", justify="right")
     for name in dict.fromkeys(row.mixer for row in rows):
-        mine = {row.time: row for row in rows if row.mixer == name}
-        parameters = next((f"{row.parameters:,}" for row in mine.values() if row.parameters is not None), "")
-        cells: list[Text | str] = [_mixer_cell(mine[length]) for length in lengths]
+        by_length = {row.time: row for row in rows if row.mixer == name}
+        parameters = next((f"{row.parameters:,}" for row in by_length.values() if row.parameters is not None), "")
+        cells: list[Text | str] = [_mixer_cell(by_length[length]) for length in lengths]
         if ratio:
-            long, short = mine[2048].seconds, mine[512].seconds
+            long, short = by_length[2048].seconds, by_length[512].seconds
             cells.append(f"{long.median / short.median:.1f}" if long and short else "")
         table.add_row(name, parameters, *cells)
     return table
@@ -312,12 +313,12 @@ def _bold(text: str) -> Text:
     return Text(text, "bold")
 
 
-def _told(timing: Timing) -> tuple[str, str]:
+def _median_and_range(timing: Timing) -> tuple[str, str]:
     return measured_time(timing.median), f"{measured_time(timing.low)}, {measured_time(timing.high)}"
 
 
 def _speed(tokens: int, timing: Timing) -> tuple[Text, str]:
-    """Tokens/s: the median, and from the lowest to the highest."""
+    """Tokens/s: the median and the range."""
     median, low, high = timing.rates(tokens)
     return _bold(shown_speed(median)), f"{shown_speed(low)}, {shown_speed(high)}"
 
@@ -328,12 +329,12 @@ def _rates(*rates: float) -> str:
 
 def _memory(peak: float | None, imports: float | None) -> tuple[str, str]:
     if peak is None or imports is None:
-        return "not told here", ""
+        return "not available on this system", ""
     return f"{peak:,.0f} MiB", f"{imports:,.0f} before the model"
 
 
 def _print(table: Table, caption: str) -> None:
-    """To the width of a terminal; where there is none, nothing is cut."""
+    """Print a table with a caption: as wide as the terminal, and 200 columns without one, so that nothing is cut."""
     from rich.text import Text
 
     from minigpt.cli.drawing import terminal
@@ -344,7 +345,7 @@ def _print(table: Table, caption: str) -> None:
 
 
 def _warn(words: str) -> None:
-    """On standard error, where tables do not go."""
+    """Print a warning, if there is one, to standard error."""
     if words:
         warn(words)
 

@@ -22,39 +22,40 @@ Targets = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="TARGET...",
-        help="A component (attention/gqa), a family (norm), a plugin file (mine.py) or an experiment (mine.json).",
+        help="A component (attention/gqa), a family (norm), a plugin file (mine.py) or an experiment file (mine.json).",
     ),
 ]
 Thorough = Annotated[
     bool | None,
     typer.Option(
         "--thorough/--no-thorough",
-        help="Also what takes long, such as torch.compile's own code; by default for up to three targets.",
+        help="Include slow properties, such as torch.compile. Default: only for up to three targets.",
     ),
 ]
 Examples = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Random cases for each property, after the fixed ones.")
+    int | None, typer.Option(min=1, max=10_000, help="Number of random cases per property, in addition to fixed cases.")
 ]
 
 
 def check(
     targets: Targets = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every registered component.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="The part that takes seconds.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Check every registered component.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check only the properties that take seconds.")] = False,
     thorough: Thorough = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="PROPERTY", help="Only this property. Repeatable.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PROPERTY", help="Check only this property. Repeatable.")] = None,
     changes: Set = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for the random cases.")] = 0,
     examples: Examples = None,
-    jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; by default one a core.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Number of processes. Default: one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     plugin: PluginFile = None,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Try to break the contract of components: are they causal, shaped, decodable, alive, deterministic?
+    """Test components against their contract.
 
-    Exit code 0: no case that was tried breaks a property; 1: one does; 2: it could not be tried.
+    The properties of a contract are causality, shapes, decoding, gradients, determinism and more. Each is tested on many
+    cases. Exit code 0: no tested case breaks a property; 1: a property is broken; 2: nothing could be tested.
     """
     from minigpt.check import find_targets
     from minigpt.check.parallel import Options, check_all, default_jobs
@@ -87,7 +88,7 @@ def check(
 
 
 def pass_gate(report: GateReport | None) -> None:
-    """Print what the check before a run found; end with exit code 1 where a property does not hold."""
+    """Print the report of the check before a run, and exit with code 1 if a property is broken."""
     if report is None:
         return
     from minigpt.cli.drawing import terminal
@@ -99,20 +100,20 @@ def pass_gate(report: GateReport | None) -> None:
         if others:
             console.print(f"  and also:         {', '.join(result.property for result in others)}", style="dim")
     if report.broken:
-        warn("\nerror: not trained, since what is above makes its loss mean nothing; --no-check trains it")
+        warn("\nerror: not trained, because the problem above makes its loss meaningless; --no-check trains it anyway")
         raise typer.Exit(1)
     names = ", ".join(each.target for each in report.reports)
     say(f"checked in {report.seconds:.1f} s, {'the quick part' if report.options.quick else 'in full'}: {names}")
 
 
 def exit_code(reports: Sequence[TargetReport]) -> int:
-    """0 all hold, 1 one does not, 2 nothing could be tried."""
+    """0 if no property is broken, 1 if one is, 2 if nothing could be tested."""
     verdicts = {report.verdict for report in reports}
     return 1 if "fail" in verdicts else 2 if verdicts == {"untried"} else 0
 
 
 class _Progress:
-    """A bar on a terminal, nothing elsewhere; gone when all is done."""
+    """A progress bar, only on a terminal. It is removed at the end."""
 
     def __init__(self, targets: Sequence[Target]):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -135,7 +136,7 @@ class _Progress:
         return self
 
     def done(self, report: TargetReport) -> None:
-        """Move on."""
+        """Advance the bar by one target."""
         self.bar.update(self.task, advance=1, latest=report.target)
 
     def __exit__(self, *error: object) -> None:
@@ -143,7 +144,7 @@ class _Progress:
 
 
 def print_reports(reports: Sequence[TargetReport], console: Console, options: Options) -> None:
-    """A table for one target; a line each for many; then every failure whole."""
+    """Print a table per target, or one line per target if there are more than three; then every failure in full."""
     if len(reports) <= 3:
         for report in reports:
             _print_table(report, console)
@@ -166,7 +167,7 @@ def _print_table(report: TargetReport, console: Console) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False, title=Text(report.target, "bold"), title_justify="left")
     for name in ("property", "", "tried"):
         table.add_column(name, no_wrap=True)
-    table.add_column("what it says")
+    table.add_column("meaning")
     for result in report.results:
         tried = f"{result.tried:,}" if result.tried else "-"
         says = Text(result.says)
@@ -193,7 +194,7 @@ def _print_lines(reports: Sequence[TargetReport], console: Console) -> None:
 
 
 def print_failure(report: TargetReport, result: Result, console: Console, options: Options) -> None:
-    """What was found, the smallest example, the usual cause, and how to see it again."""
+    """Print one failure: its message, the smallest example, the usual cause, and the command that reproduces it."""
     from rich.text import Text
 
     from minigpt.check.gate import again
@@ -207,7 +208,7 @@ def print_failure(report: TargetReport, result: Result, console: Console, option
         ("found", f"{failure.message}{size}"),
         ("smallest example", ", ".join(f"{key}={json.dumps(value)}" for key, value in failure.example.items())),
         ("usual cause", failure.cause),
-        ("again", again(report, result, options)),
+        ("reproduce", again(report, result, options)),
     ]
     for name, text in rows:
         if text:

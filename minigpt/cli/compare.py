@@ -31,40 +31,42 @@ _Size = Literal["params", "flops", "state"]
 _Unit = Literal["nats", "bits-per-byte"]
 
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="BASE VARIANT...", help="Experiment files, or folders of runs; the base first.")
+    list[Path], typer.Argument(metavar="BASE VARIANT...", help="Experiment files or run folders. The first is the base.")
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option(min=1, max=10_000, help="Runs of each, paired by seed. 3, or those of the runs named."),
+    typer.Option(
+        min=1, max=10_000, help="Number of seeds, with one run of each variant per seed. Default: 3, or those of given runs."
+    ),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option(metavar="WHAT", help="Give all as many tokens, flops, time or steps as the base has."),
+    typer.Option(metavar="WHAT", help="Give each variant the base's budget of tokens, flops, time or steps."),
 ]
 Match = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Bring all to the base's params, flops or state, within 1 %."),
+    typer.Option(metavar="SIZE", help="Resize each variant to the base's params, flops or state, within 1 %."),
 ]
 Knobs = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATH", help="What --match changes, one after another; model.ffn.expansion without it."),
+    typer.Option(
+        metavar="PATH", help="Setting that --match changes. Repeatable, used in this order. Default: model.ffn.expansion."
+    ),
 ]
-Unit = Annotated[str, typer.Option(help="nats (a token), or bits-per-byte, which tokenizers share.")]
-Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Differences smaller than this do not matter to you.")]
-Name = Annotated[str | None, typer.Option(help="Of the comparison's folder; the base's name without it.")]
-Out = Annotated[Path, typer.Option(help="Where folders of comparisons are made.")]
-Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Runs at a time; the cores are shared out.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-OnlyPlan = Annotated[bool, typer.Option("--plan", help="Only say what would be trained, and how long it takes.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Train again what crashed or diverged.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything there as well.")]
-CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run there.")]
+Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
+Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
+Name = Annotated[str | None, typer.Option(help="Name of the comparison's folder. Default: the base's name.")]
+Out = Annotated[Path, typer.Option(help="Folder in which comparison folders are created.")]
+Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at the same time. They share the cores.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
+OnlyPlan = Annotated[bool, typer.Option("--plan", help="Only print what would be trained and how long it would take.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Train crashed and diverged runs again.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all results to this JSON file.")]
+CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row per run to this CSV file.")]
 MarkdownFile = Annotated[
-    Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables there, for a pull request.")
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the tables to this Markdown file.")
 ]
-Patience = Annotated[
-    float, typer.Option(min=0.01, max=1e5, help="Minutes without a sign of progress after which a run is given up.")
-]
+Patience = Annotated[float, typer.Option(min=0.01, max=1e5, help="Minutes without progress after which a run is killed.")]
 
 
 def compare(
@@ -90,10 +92,10 @@ def compare(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Say whether variants are better than a base, from runs with the same seeds, data and budget.
+    """Train variants and report whether they are better than a base.
 
-    Trains what is missing, each run in a process of its own, and uses finished runs that are the same in experiment, seed,
-    data and code. A comparison that was stopped continues when the same command is given again.
+    All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
+    same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
     words = _checked(budget, match, unit, [json_file, csv_file, markdown])
 
@@ -121,10 +123,10 @@ def compare(
 
 
 def _checked(budget: str | None, match: str | None, unit: str, files: list[Path | None]) -> dict[str, Any]:
-    """The options that are one of a few words, by their names among the settings.
+    """The options that allow only a few words, by the names of their settings.
 
     Raises:
-        MinigptError: One is not allowed, or a file cannot be written for want of a folder.
+        MinigptError: A word is not allowed, or the folder of an output file does not exist.
     """
     _one_of("--budget", budget, get_args(_Budget))
     _one_of("--match", match, get_args(_Size))
@@ -138,9 +140,9 @@ def _checked(budget: str | None, match: str | None, unit: str, files: list[Path 
 def _report(
     compared: Compared, console: Console, json_file: Path | None, csv_file: Path | None, markdown: Path | None
 ) -> None:
-    """Print and write what was found; end with the signal's exit code where one stopped it."""
+    """Print and write the results. If a signal stopped the comparison, exit with that signal's code."""
     if compared.stop_signal is not None:
-        warn("stopped, and what was under way is saved; the same command continues")
+        warn("stopped, unfinished runs are saved; continue with the same command")
         raise typer.Exit(128 + compared.stop_signal)
 
     from minigpt.lab.compare.tables import cost_table, csv_text, markdown_text, notes, verdict_table
@@ -156,7 +158,7 @@ def _report(
         csv_file.write_text(csv_text(compared.comparison), encoding="utf-8")
     if markdown is not None:
         markdown.write_text(markdown_text(compared.comparison), encoding="utf-8")
-    console.print(f"\nkept in {compared.plan.folder}")
+    console.print(f"\nsaved in {compared.plan.folder}")
 
 
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
@@ -165,7 +167,7 @@ def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
 
 
 def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
-    """What there is, what is missing, how long that takes."""
+    """Print the existing runs, the missing runs and how long those will take. Returns the missing cells."""
     from rich.text import Text
 
     from minigpt.numbers import duration
@@ -173,8 +175,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     missing, to_train = plan.grid.missing(), plan.grid.missing_runs()
     seeds = plan.grid.seeds
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    there = len(plan.grid.cells) - len(to_train)
-    runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {there} there already"
+    existing = len(plan.grid.cells) - len(to_train)
+    runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {existing} exist already"
     console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
     for failed in plan.failed:
         console.print(f"{failed.name}: {failed.message}; the others continue", style="red", soft_wrap=True)
@@ -185,7 +187,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
         console.print(note, style="yellow", soft_wrap=True)
     if len(missing) > len(to_train):
         measured = count(len(missing) - len(to_train), "finished run")
-        console.print(f"{measured} to measure: the loss by position", style="dim")
+        console.print(f"{measured} still to be measured (loss by position)", style="dim")
     if to_train:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""
@@ -196,7 +198,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
 
 
 class _Watching:
-    """One display over the whole grid: a bar for it, and one for each run under way; lines where there is no terminal."""
+    """Progress bars for the whole grid and for each current run; plain lines without a terminal."""
 
     def __init__(self, console: Console):
         from rich.progress import BarColumn, Progress, TimeElapsedColumn
@@ -219,39 +221,39 @@ class _Watching:
     def __enter__(self) -> _Watching:
         return self
 
-    def __exit__(self, *of_error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
     def planned(self, plan: ComparisonPlan) -> None:
-        """Say what will be done; from now on, output that cannot be written ends nothing."""
+        """Print the plan. From now on, output that cannot be written does not end the process."""
         from minigpt.cli.outliving import outlive_the_terminal
 
         self.expect(_print_plan(plan, self.console))
         outlive_the_terminal()
 
     def expect(self, missing: Sequence[Cell]) -> None:
-        """Know the cells that will be trained or measured."""
-        self.updates = {  # of what is only measured none
+        """Set the cells that will be trained or measured."""
+        self.updates = {  # 0 for cells that are only measured
             cell.name: 0 if cell.is_only_to_measure() else cell.variant.experiment.training.max_iters for cell in missing
         }
         self.steps = dict.fromkeys(self.updates, 0)
 
     def checked(self, report: GateReport) -> None:
-        """Print it; end the command where a property does not hold."""
+        """Print the report. End the command if a property is broken."""
         pass_gate(report)
 
     def started(self, cell: Cell) -> None:
-        """Give it a bar, and the grid at the first one."""
+        """Add a bar for the cell; with the first cell also the bar of the grid."""
         if self.whole is None:
             self.began = time.monotonic()
-            self.whole = self.bars.add_task("in all", total=sum(self.updates.values()), figures="")
+            self.whole = self.bars.add_task("total", total=sum(self.updates.values()), figures="")
             self.bars.start()
         self.tasks[cell.name] = self.bars.add_task(cell.name, total=self.updates[cell.name] or None, figures="starting")
         if not self.console.is_terminal:
             self.console.print(f"{cell.name}: started")
 
     def progressed(self, cell: Cell, step: int) -> None:
-        """Move its bar and the grid's."""
+        """Update the bars of the cell and of the grid."""
         from minigpt.numbers import duration
 
         assert self.whole is not None
@@ -262,7 +264,7 @@ class _Watching:
         self.bars.update(self.whole, completed=done, figures=f"about {duration(left)} left" if done else "")
 
     def ended(self, cell: Cell, record: CellRecord | None) -> None:
-        """Leave a line in place of its bar."""
+        """Replace the cell's bar by a line with its outcome."""
         from minigpt.run.status import Status
 
         self.steps[cell.name] = self.updates[cell.name]

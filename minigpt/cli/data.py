@@ -12,12 +12,12 @@ from minigpt.cli.terminal import say
 if TYPE_CHECKING:
     from minigpt.system.download import RemoteFile
 
-data_app = typer.Typer(help="Corpora: what there is, what is downloaded.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="List and download datasets.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @data_app.command("list")
 def list_datasets() -> None:
-    """List the datasets and whether the files of those that are downloaded are here."""
+    """List the datasets, and whether each is downloaded."""
     from minigpt.contracts import Dataset
     from minigpt.registry import REGISTRY
     from minigpt.system.download import cached
@@ -31,31 +31,31 @@ def list_datasets() -> None:
         if remote is None:
             state = "no download needed"
         elif cached(remote):
-            state = f"here: {remote.path}"
+            state = f"downloaded: {remote.path}"
         else:
-            state = f"not here; minigpt data fetch {entry.name}, or: minigpt data add {entry.name} FILE"
+            state = f"not downloaded; use: minigpt data fetch {entry.name}, or: minigpt data add {entry.name} FILE"
         say(f"{entry.name:<{width}}  {state}\n{'':<{width}}  {entry.summary}")
 
 
 @data_app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Of a dataset that is downloaded, such as tinyshakespeare.")],
-    file: Annotated[Path, typer.Argument(help="A copy that you have; its SHA-256 is checked.")],
+    name: Annotated[str, typer.Argument(help="A dataset that needs a download, such as tinyshakespeare.")],
+    file: Annotated[Path, typer.Argument(help="Your copy of its file. The SHA-256 is checked.")],
 ) -> None:
-    """Put a copy that you have into the cache, for machines without a network."""
+    """Add your own copy of a dataset to the cache, on machines without a network."""
     from minigpt.system import download as cache
 
     say(f"added: {cache.add(_remote(name), file)}")
 
 
 @data_app.command()
-def fetch(name: Annotated[str, typer.Argument(help="Of a dataset that is downloaded, such as tinyshakespeare.")]) -> None:
-    """Download a dataset into the cache; its SHA-256 is checked."""
+def fetch(name: Annotated[str, typer.Argument(help="A dataset that needs a download, such as tinyshakespeare.")]) -> None:
+    """Download a dataset into the cache. The SHA-256 is checked."""
     from minigpt.system import download as cache
 
     remote = _remote(name)
-    cache.read(remote, f"off line, add a copy you have: minigpt data add {name} FILE")
-    say(f"here: {remote.path}")
+    cache.read(remote, f"without a network, add your own copy: minigpt data add {name} FILE")
+    say(f"downloaded: {remote.path}")
 
 
 def _register_all() -> None:

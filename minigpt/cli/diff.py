@@ -18,9 +18,10 @@ Run = Annotated[Path, typer.Argument(help="A run folder, or an experiment file."
 
 
 def diff(one: Run, other: Run) -> None:
-    """Say in what two runs or experiments differ: settings; of runs also code, data, machine and losses.
+    """Show the differences between two runs or experiments.
 
-    Nothing of a run is executed: its settings are those that it recorded.
+    Settings are compared and, for runs, also code, data, machine and losses. No code from a run folder is executed: the
+    settings are read from the record of the run.
     """
     from rich import box
     from rich.table import Table
@@ -34,9 +35,9 @@ def diff(one: Run, other: Run) -> None:
     rows = [("seed", str(seeds[0]), str(seeds[1]))] if seeds[0] != seeds[1] else []
     rows += differences(first, second)
     if runs[0] and runs[1]:
-        rows += _of_runs(runs[0], runs[1])
+        rows += _run_differences(runs[0], runs[1])
     if not rows:
-        say("they do not differ")
+        say("no differences")
         return
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("what", str(one), str(other)):
@@ -52,7 +53,7 @@ def _document(path: Path, run: RunFolder | None) -> dict[str, Any]:
     return load_experiment(path).to_json() if run is None else run.document()
 
 
-def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
+def _run_differences(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
     first, second = one.provenance(), other.provenance()
     pairs: dict[str, tuple[Any, Any]] = {
         f"{section}.{key}": (getattr(ours, key), getattr(theirs, key))
@@ -63,12 +64,12 @@ def _of_runs(one: RunFolder, other: RunFolder) -> list[tuple[str, str, str]]:
         )
         for key in sorted(type(ours).model_fields)
     }
-    ours_then, theirs_then = ("\n".join(run.later_segments()) or "no" for run in (one, other))
-    pairs["continued with changes"] = (ours_then, theirs_then)
+    our_segments, their_segments = ("\n".join(run.later_segments()) or "no" for run in (one, other))
+    pairs["continued with changes"] = (our_segments, their_segments)
     pairs |= {"precision": (first.precision, second.precision), "code": (first.core, second.core)}
     ours, theirs = first.sources(), second.sources()
     pairs |= {f"source of {part}": (ours[part], theirs[part]) for part in sorted(ours.keys() & theirs.keys())}
-    rows = [(what, _short(before), _short(after)) for what, (before, after) in pairs.items() if before != after]
+    rows = [(what, _abbreviated(before), _abbreviated(after)) for what, (before, after) in pairs.items() if before != after]
     losses = [
         {"last loss": measured[-1], "best loss": min(measured)} if (measured := _losses(run)) else {} for run in (one, other)
     ]
@@ -83,7 +84,7 @@ def _losses(run: RunFolder) -> list[float]:
     return [row.val_loss for row in run.rows() if row.val_loss is not None]
 
 
-def _short(value: Any) -> str:
-    """A fingerprint by its beginning."""
+def _abbreviated(value: Any) -> str:
+    """A value as text; of a fingerprint only the first 12 digits."""
     text = str(value)
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

@@ -1,4 +1,4 @@
-"""What a training run looks like: a live display on a terminal, plain lines elsewhere, and the closing report."""
+"""How a training run is shown: a live display on a terminal, plain lines elsewhere, and a final report."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from minigpt.training.observer import Pace, Plan, loss_in_words
 
 
 def observer_for_terminal() -> Observer:
-    """The live display where there is a terminal to draw on, else plain lines. Training outlives either."""
+    """A live display on a terminal, plain lines elsewhere. Training continues if the output is closed."""
     outlive_the_terminal()
     return LiveObserver() if sys.stdout.isatty() else PlainObserver()
 
 
 class LiveObserver:
-    """A progress bar with the latest figures and the latest sample; a line stays for each evaluation."""
+    """A progress bar with the latest numbers and text sample; each evaluation leaves a line above it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or terminal()
@@ -48,11 +48,11 @@ class LiveObserver:
         self.sample: str | None = None
 
     def note(self, text: str) -> None:
-        """Print it above the display."""
+        """Print a note above the display."""
         self.console.print(Text(text, style="yellow"))
 
     def begin(self, plan: Plan) -> None:
-        """Print the plan and start drawing."""
+        """Print the plan and start the display."""
         self.plan, self.pace = plan, Pace(plan)
         self.val_loss: float | None = None
         title, *others = plan.lines()
@@ -65,18 +65,18 @@ class LiveObserver:
         self.live.start()
 
     def updated(self, row: MetricsRow) -> None:
-        """Move the bar."""
+        """Update the progress bar and its numbers."""
         val = f"val {shown_loss(self.val_loss)}  " if self.val_loss is not None else ""
         speed = f"{shown_speed(row.tokens_per_second)} tokens/s  {duration(self.pace.left(row.step))} left"
         figures = f"{loss_in_words(row)}  {val}{speed}"
         self.bar.update(self.training, completed=row.step, figures=figures)
 
     def evaluating(self, done: int, total: int) -> None:
-        """Show a second bar for as long as it takes."""
+        """Show a second bar during an evaluation."""
         self.bar.update(self.evaluation, completed=done, total=total, visible=done < total)
 
     def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
-        """Leave a line, and show the sample beneath the bar."""
+        """Print a line with the losses, and show the sample above the bar."""
         self.val_loss = row.val_loss
         self.updated(row)
         figures = f"val {shown_loss(row.val_loss)}  perplexity {row.val_perplexity:.2f}"
@@ -89,60 +89,60 @@ class LiveObserver:
             self.live.update(Group(panel, self.bar))
 
     def end(self) -> None:
-        """Take the display down; the lines stay, and the last sample."""
+        """Remove the display. The printed lines and the last sample stay."""
         if self.live:
             self.live.update(Text(self.sample or "", style="dim"))
             self.live.stop()
 
 
 def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | None = None) -> None:
-    """Say how a sitting ended and what to do next; leaves with the exit code of a signal if one stopped it.
+    """Print the result of a session and the next commands. If a signal stopped it, exit with that signal's code.
 
     Args:
-        outcome: Of the sitting.
-        file: The experiment file that was asked for, to suggest a variant of it; None where a run was resumed.
-        experiment: What was read from it.
+        outcome: The outcome of the session.
+        file: The experiment file, to suggest a variant of it; None if a run was resumed.
+        experiment: The content of the file.
     """
     progress, folder = outcome.progress, outcome.run.path
     if outcome.status is Status.STOPPED:
-        again = command_line("resume", folder)
-        if not progress.step:  # before training went on, or began
-            way = f"nothing changed; continue with: {again}" if outcome.run.exists() else "nothing was written"
-            say(f"stopped before the first update: {way}")
+        resuming = command_line("resume", folder)
+        if not progress.step:  # before the first update of this session
+            advice = f"nothing changed; continue with: {resuming}" if outcome.run.exists() else "nothing was written"
+            say(f"stopped before the first update: {advice}")
             sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
-        say(f"stopped after update {progress.step}, saved; continue with: {again}")
+        say(f"stopped after update {progress.step}, saved; continue with: {resuming}")
         sys.exit(128 + (outcome.stop_signal or signal.SIGINT))
     row = next(row for row in reversed(outcome.run.rows()) if row.val_loss is not None)
-    bits = f", {row.val_bits_per_byte:.3f} bits a byte" if row.val_bits_per_byte is not None else ""
+    bits = f", {row.val_bits_per_byte:.3f} bits per byte" if row.val_bits_per_byte is not None else ""
     say(
-        f"\nvalidation loss {shown_loss(row.val_loss)} nats a token (perplexity {row.val_perplexity:.2f}{bits}) "
+        f"\nvalidation loss {shown_loss(row.val_loss)} nats per token (perplexity {row.val_perplexity:.2f}{bits}) "
         f"after {progress.step:,} updates, {duration(progress.seconds)} of training"
     )
     entropies = outcome.run.provenance().data.entropies
     if entropies:
-        say(f"for comparison: a token given only the one before has an entropy of {entropies['bigram']:.4f} nats (bigram)")
+        say(f"for comparison: the bigram entropy, of a token given only the previous one, is {entropies['bigram']:.4f} nats")
     if progress.best_step != progress.step and progress.best_val_loss is not None:
         say(
-            f"the best was {shown_loss(progress.best_val_loss)} at update {progress.best_step:,}, "
-            "kept as the best checkpoint"
+            f"the lowest loss was {shown_loss(progress.best_val_loss)} at update {progress.best_step:,}, "
+            'saved as the checkpoint "best"'
         )
     if progress.skipped:
-        say(f"{count(progress.skipped, 'update')} left out: loss or gradient was not finite (training.non_finite)")
+        say(f"{count(progress.skipped, 'update')} skipped: loss or gradient was not finite (training.non_finite)")
     say(f"run folder: {folder}\n\nNext:")
-    steps = [(command_line("generate", folder, "--max-new-tokens", "300"), "let it write")] if outcome.sample else []
+    steps = [(command_line("generate", folder, "--max-new-tokens", "300"), "generate text")] if outcome.sample else []
     if file is not None and experiment is not None:
-        # What was asked for, and one part changed: a later option overrides an earlier one.
+        # The same command with one component changed: a later option overrides an earlier one.
         other = "mlp" if experiment.model.ffn.name == "glu" else "glu"
         asked, name = _without_name(sys.argv[1:])
         variant = command_line(*asked, "--set", f"model.ffn={other}", "--name", f"{name or file.stem}-{other}")
-        steps.append((variant, "change one part and see"))
-    steps.append((command_line("list"), "the parts there are"))
+        steps.append((variant, "change one component and compare"))
+    steps.append((command_line("list"), "list all components"))
     for command, meaning in steps:
         say(f"    # {meaning}\n    {command}")
 
 
 def _without_name(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments of a command without --fresh and without the run's name, and that name."""
+    """The arguments of a command without --fresh and --name, and the value of --name."""
     kept: list[str] = []
     name: str | None = None
     rest = iter(arguments)

@@ -1,4 +1,4 @@
-"""The one place that draws tables and displays. Text is never markup, and control characters in it are escaped."""
+"""The only place that draws tables and displays. Text is never markup, and its control characters are escaped."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from rich.segment import Segment
 from minigpt.printable import printable
 
 WITHOUT_TERMINAL = 160
-"""Columns of a table that goes to a file or a pipe."""
+"""Width of a table in characters if the output is a file or a pipe."""
 
 
 class Terminal(Console):
-    """A console that takes no text for markup or emoji, and escapes whatever it is given before it is drawn."""
+    """A console that does not interpret markup or emoji, and escapes control characters in every text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Its own signs (colours, cursor movements) are no text, and stay."""
+        """Escape text. The console's own control sequences (colours, cursor movements) are not text and stay."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else printable(text), style, control)
 
 
 def terminal(*, err: bool = False, width: int | None = WITHOUT_TERMINAL) -> Terminal:
-    """Standard output, or standard error: as wide as the terminal, `width` columns where there is none.
+    """A console for standard output or standard error: as wide as the terminal, or `width` columns without a terminal.
 
     Args:
-        err: Standard error.
-        width: None for 80, or what the environment says.
+        err: Use standard error.
+        width: None for the width that the environment says, or 80.
     """
     stream = sys.stderr if err else sys.stdout
     return Terminal(stderr=err, width=None if stream.isatty() else width)
 
 
 def column(template: str) -> TextColumn:
-    """A column of a progress display, such as `{task.description}`, as plain text."""
+    """A plain text column of a progress display, from a template such as `{task.description}`."""
     return TextColumn(template, markup=False)

@@ -14,25 +14,29 @@ from minigpt.errors import TokenizerError
 
 def generate(
     run: RunArgument,
-    prompt: Annotated[
-        str | None, typer.Argument(help="Text to go on from; the experiment's own where it is left out.")
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Length of each continuation.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Keep the k likeliest tokens.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Text to continue. Default: the prompt in the experiment.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Number of tokens to generate per sample.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 always takes the most likely token.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample only from the k most likely tokens.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Keep the likeliest tokens that hold this probability together.")
+        float | None, typer.Option(help="Sample only from the most likely tokens whose probabilities add up to this.")
     ] = None,
-    min_p: Annotated[float | None, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")] = None,
-    num_samples: Annotated[int, typer.Option(min=1, max=100_000, help="How many continuations.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal text; drawn and told if left out.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step number.")] = "best",
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="Sample only from tokens with at least this fraction of the highest probability."),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, max=100_000, help="Number of samples to generate.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed: the same seed gives the same text. Default: drawn and printed.")
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint to load: best, last, or a step number.")] = "best",
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Continue a prompt with a trained model, streaming as it is decoded.
+    """Generate text with a trained model.
 
-    Control characters in what it writes are escaped on a terminal; a file or a pipe gets the text exactly as it is.
+    The text continues the prompt and is printed token by token. On a terminal its control characters are escaped. A file or
+    a pipe receives the exact text.
     """
     from minigpt.model.decoding import prompt_ids, sampling_with
     from minigpt.run import generating, open_run
@@ -50,7 +54,7 @@ def generate(
         warn(f"the prompt has {tokens} tokens; the model sees the last {block_size}")
     filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     settings = {"max_new_tokens": max_new_tokens, **filters}
-    sampling = sampling_with(opened.experiment.sampling, **settings)  # refused before anything is printed
+    sampling = sampling_with(opened.experiment.sampling, **settings)  # raises before anything is printed
     if seed is None:
         seed = secrets.randbelow(2**31)
         if sampling.temperature > 0:

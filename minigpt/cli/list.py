@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def list_components(
-    family: Annotated[str | None, typer.Argument(help="Only this family, with every parameter explained.")] = None,
+    family: Annotated[str | None, typer.Argument(help="List only this family, and explain every parameter.")] = None,
     plugin: PluginFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="As a page of documentation.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a documentation page in Markdown.")] = False,
 ) -> None:
-    """List the components: what each is, its parameters with defaults, and where it comes from."""
+    """List all components, with their parameters and defaults."""
     from rich.text import Text
 
     import minigpt.components  # noqa: F401 - registers the shipped ones
@@ -49,7 +49,7 @@ def list_components(
         console.print(Text.assemble((each.name, "bold"), f"  {_about(each)}"))
         console.print(_table(REGISTRY.entries(each.name), detailed=family is not None))
     if family is None:
-        place = f"From minigpt-lab {__version__}, unless another place is named."
+        place = f"Components without a named origin come with minigpt-lab {__version__}."
         console.print(Text(f"{place} minigpt list FAMILY explains every parameter.", "dim"))
 
 
@@ -58,12 +58,12 @@ def _about(family: Family) -> str:
 
 
 def _as_markdown(family: Family) -> Iterator[str]:
-    """A family as a chapter: each component's idea, then its parameters."""
+    """A family as a chapter of Markdown: the summary of each component, then its parameters."""
     from minigpt.registry import REGISTRY
 
     yield from (f"## {family.name}", "", f"{_about(family)}.", "")
     for entry in REGISTRY.entries(family.name):
-        text = str if entry.shipped else as_markdown  # of strangers; ours is written in Markdown
+        text = str if entry.shipped else as_markdown  # shipped docstrings are Markdown; others are escaped
         yield from (f"### {text(entry.name)}", "", text(entry.summary), "")
         if parameters := _parameters(entry):
             yield from ("| parameter | default | meaning |", "|---|---|---|")
@@ -76,7 +76,7 @@ def _as_markdown(family: Family) -> Iterator[str]:
 
 
 def _table(entries: list[Entry], *, detailed: bool) -> Table:
-    """Name to the left; to the right what it is, its parameters, where it comes from."""
+    """A table with the names on the left; on the right each component's summary, parameters and origin."""
     from rich.table import Table
     from rich.text import Text
 

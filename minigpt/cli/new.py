@@ -20,16 +20,17 @@ def new(
         str,
         typer.Argument(help="attention, position, norm, ffn, block, tokenizer, dataset, optimizer or schedule."),
     ],
-    name: Annotated[str, typer.Argument(help='Of the part and its files: lower-case letters, digits and "_".')],
-    into: Annotated[Path, typer.Option(help="The folder that has plugins, experiments and tests.")] = Path(),
+    name: Annotated[str, typer.Argument(help='Name of the component and its files: lower-case letters, digits and "_".')],
+    into: Annotated[Path, typer.Option(help="Folder with the subfolders plugins, experiments and tests.")] = Path(),
     base: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The experiment to extend; without it experiments/baseline.json, if it is there."),
+        typer.Option(metavar="FILE", help="Experiment to extend. Default: experiments/baseline.json, if that file exists."),
     ] = None,
 ) -> None:
-    """Begin a part of your own: plugins/NAME.py, experiments/NAME.json and tests/test_NAME.py.
+    """Create the files of a new component.
 
-    The part works as it is written: it passes its check, trains and decodes. Nothing is ever overwritten.
+    The files are plugins/NAME.py, experiments/NAME.json and tests/test_NAME.py. The generated component works: it passes
+    `minigpt check`, trains and decodes. Existing files are never overwritten.
     """
     from minigpt.lab.scaffold import create
 
@@ -41,20 +42,20 @@ def new(
 
 def _extends(written: Scaffold) -> str:
     if written.base is None:
-        return "it extends no other, so what it does not say is as in the documented baseline"
+        return "it extends no other file, so all settings that it leaves out have the defaults of the documented baseline"
     quick = written.base.with_name("quickstart.json")
     if written.base.name == "baseline.json" and quick.is_file():
-        return f'it extends {written.base}, hours of training; "{quick.name}" in its place takes a minute'
+        return f'it extends {written.base}, which trains for hours; extend "{quick.name}" instead for one minute'
     return f"it extends {written.base}"
 
 
 def _next(written: Scaffold) -> Iterator[tuple[list[str | Path], str]]:
-    """Commands from here to a compared variant."""
-    yield ["minigpt", "check", written.plugin], "edit it where it says so, and see that it keeps its contract"
+    """The next commands, with the purpose of each: check, train, generate, compare, test."""
+    yield ["minigpt", "check", written.plugin], 'edit it (its docstring says where: "Edit first"), then check its contract'
     yield ["minigpt", "run", written.experiment, "--minutes", "2"], "train for two minutes"
-    if written.family != "dataset":  # the one that is written is of ids, and has no text
+    if written.family != "dataset":  # the generated dataset consists of ids, not of text
         run = Path("runs") / written.name / f"seed-{written.seed}"
-        yield ["minigpt", "generate", run], "let it write"
+        yield ["minigpt", "generate", run], "generate text"
     if written.family != "dataset" and written.base is not None:
-        yield ["minigpt", "run", written.base, "--minutes", "2"], "what it is to be compared with"
-    yield ["pytest", written.test], "the check as tests, and one of your own to go on from"
+        yield ["minigpt", "run", written.base, "--minutes", "2"], "train the base, to compare with it"
+    yield ["pytest", written.test], "run the check as tests, with an example of your own test"

@@ -20,29 +20,29 @@ Set = Annotated[
 ]
 PluginFile = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE", help="Load a plugin file as well; it is executed. Repeatable."),
+    typer.Option("--plugin", metavar="FILE", help="Also load this plugin file, which executes it. Repeatable."),
 ]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard as well, to RUN/tensorboard.")]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Execute the plugins that a run folder brings along, and trust them from now on.")
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs, to RUN/tensorboard.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Execute the plugins in the run folder, and trust them from now on.")]
+NoPlugins = Annotated[
+    bool, typer.Option("--no-plugins", help="Load no plugins, and refuse an experiment or run that needs one.")
 ]
-NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Load no plugin at all, and refuse what needs one.")]
 
 
 def reading_of(
     changes: list[str] | None = None, plugin: list[Path] | None = None, no_plugins: bool = False, trust: bool = False
 ) -> Reading:
-    """How the options ask for an experiment to be read."""
+    """The options of a command as one `Reading`."""
     from minigpt.reading import Reading
 
     return Reading(tuple(changes or ()), tuple(plugin or ()), not no_plugins, trust)
 
 
 def run_at(path: Path) -> RunFolder | None:
-    """The run in a folder, or the one that an experiment.json belongs to; None for another file."""
+    """The run in a folder, or the run to which an experiment.json belongs; None for any other file."""
     from minigpt.run import RunFolder
 
     if path.is_dir():
         return RunFolder(path)
-    of_run = path.name == "experiment.json" and os.path.lexists(path.parent / "provenance.json")
-    return RunFolder(path.parent) if of_run else None
+    is_in_run = path.name == "experiment.json" and os.path.lexists(path.parent / "provenance.json")
+    return RunFolder(path.parent) if is_in_run else None

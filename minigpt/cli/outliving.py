@@ -1,4 +1,4 @@
-"""Output that may disappear: a closed terminal, a pipe that nobody reads, a log file on a full disk."""
+"""Output that may fail during training: a closed terminal, a closed pipe, a log file on a full disk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, TextIO
 
 
 class OutlivingStream:
-    """A stream whose errors are dropped, so that a training outlives whoever was looking at it.
+    """A stream that ignores write errors, so that training continues when its output is closed.
 
     Args:
-        stream: Everything is passed on to it until it fails for the first time.
+        stream: Receives all output until it fails for the first time.
     """
 
     def __init__(self, stream: TextIO):
@@ -18,11 +18,11 @@ class OutlivingStream:
         self._failed = False
 
     def write(self, text: str) -> int:
-        """Write, or drop the text where nobody can read it any more."""
+        """Write the text, or drop it if the stream has failed."""
         return self._try(self._stream.write, text) or len(text)
 
     def flush(self) -> None:
-        """Flush, if there is still something to flush to; Python does it once more at its exit."""
+        """Flush, unless the stream has failed. Python flushes once more when it exits."""
         self._try(self._stream.flush)
 
     def _try(self, call: Any, *arguments: Any) -> Any:
@@ -30,7 +30,7 @@ class OutlivingStream:
             return None
         try:
             return call(*arguments)
-        except OSError:  # EIO: the terminal was closed; EPIPE: the reader has gone; ENOSPC: the log's disk is full
+        except OSError:  # EIO: the terminal was closed; EPIPE: the reader closed the pipe; ENOSPC: the log's disk is full
             self._failed = True
             return None
 
@@ -39,7 +39,7 @@ class OutlivingStream:
 
 
 def outlive_the_terminal() -> None:
-    """From now on, output that cannot be written ends nothing."""
+    """From now on, output that cannot be written does not end the process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, OutlivingStream):

@@ -14,15 +14,17 @@ from minigpt.errors import MinigptError, listing
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(help="A comparison's folder, such as comparisons/quickstart; or folders of runs.")
+        list[Path], typer.Argument(help="A comparison folder, such as comparisons/quickstart, or several run folders.")
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page; report.html in the comparison's folder, or here.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Output file. Default: report.html in the comparison's folder; for runs, here."),
     ] = None,
 ) -> None:
-    """Write a comparison, or some runs, as one HTML page: verdicts, curves, costs, differences, samples, provenance.
+    """Write an HTML page about a comparison or about runs.
 
-    Nothing of a run is executed. Needs the extra "report": pip install 'minigpt-lab[report]'.
+    The page shows verdicts, curves, costs, differences, samples and provenance. No code from a run folder is executed.
+    Needs the extra "report": pip install 'minigpt-lab[report]'.
     """
     missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
@@ -37,4 +39,4 @@ def report(
         raise MinigptError(f"{file}: there is no folder {file.parent}")
     content = read_content(folders[0]) if compared else content_of_runs(folders)
     write_report(content, file)
-    say(f"{file} ({file.stat().st_size / 1e6:.2f} MB); open it in a browser, or mail it")
+    say(f"{file} ({file.stat().st_size / 1e6:.2f} MB); open it in a browser, or send it by mail")

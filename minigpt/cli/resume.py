@@ -13,22 +13,26 @@ def resume(
     run: RunArgument,
     changes: Set = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps, where it is to be another one than before.")
+        str | None, typer.Option(help="Device: auto, cpu, cuda or mps. Default: the same device as before.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads, where they are to be others than before.")
+        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: as many as before.")
     ] = None,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Continue although code, data or machine changed; exactness is lost.")
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Continue although the code, data or machine changed. The result is then no longer bit-identical.",
+        ),
     ] = False,
     tensorboard: TensorBoard = False,
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Continue a run that was stopped or killed, bit for bit as if it had not been; or any run with changed settings.
+    """Continue a run that was stopped or killed. The result is bit for bit that of an uninterrupted run.
 
-    A finished run is trained further with --set training.max_iters=N. The run's history keeps what changed, and from which
-    update on; compare does not use such a run.
+    With --set, continue any run with changed settings: --set training.max_iters=N trains a finished run further. The run's
+    history records each change and its update. `minigpt compare` does not use such a run.
     """
     from minigpt import training
     from minigpt.cli.display import observer_for_terminal, report

@@ -15,22 +15,27 @@ from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, Tens
 def run(
     experiment: ExperimentFile,
     changes: Set = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, data order, dropout and samples.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run, in place of the experiment's.")] = None,
-    out: Annotated[Path, typer.Option(help="Where run folders are made.")] = Path("runs"),
+    seed: Annotated[int | None, typer.Option(help="Random seed for weights, data order, dropout and samples.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: the experiment's name.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder in which run folders are created.")] = Path("runs"),
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, max=1e6, help="Fit the number of updates, and the schedule, to this much time.")
+        float | None,
+        typer.Option(
+            min=0.01, max=1e6, help="Train for about this many minutes: adapts the number of updates and the schedule."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: torch's choice.")
+    ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew; a run that is there is kept under another name.")
+        bool, typer.Option("--fresh", help="Start a new run. An existing run of this name is renamed and kept.")
     ] = False,
     check: Annotated[
         bool | None,
         typer.Option(
             "--check/--no-check",
-            help="Check the model and its plugins in full before training; by default plugins have the quick part.",
+            help="Check the model and its plugins in full before training. Default: a quick check of plugins only.",
         ),
     ] = None,
     tensorboard: TensorBoard = False,
@@ -38,9 +43,9 @@ def run(
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Train an experiment; everything it leaves goes to runs/NAME/seed-N.
+    """Train a model as described in an experiment file. All results are written to runs/NAME/seed-N.
 
-    Plugin parts are checked for a few seconds first, and a model that fails is not trained.
+    Components from plugins are first checked for a few seconds. A model that fails the check is not trained.
     """
     from minigpt.reading import read_experiment
 
@@ -48,7 +53,7 @@ def run(
     if seed is not None:
         overrides.append(f"seed={seed}")
     if name is not None:
-        overrides.append(f"name={json.dumps(name)}")  # a name such as 3 is text all the same
+        overrides.append(f"name={json.dumps(name)}")  # quoted, so that a name such as 3 stays text
     loaded = read_experiment(experiment, reading_of(overrides, plugin, no_plugins, trust))
     if check is not False:
         from minigpt.check.gate import check_before_training

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where to look, at any depth.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Folder to search, including subfolders.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List runs: how far they are, their losses, age and size. Those set aside by --fresh are left out."""
+    """List runs: progress, losses, age and size. Runs that `minigpt run --fresh` renamed are left out."""
     from minigpt.errors import RunError
     from minigpt.run import RunFolder
     from minigpt.run.status import Status
 
     if not folder.is_dir():
-        raise RunError(f"there is no folder {folder}; runs are made by: minigpt run experiments/quickstart.json")
+        raise RunError(f"there is no folder {folder}; to create a run: minigpt run experiments/quickstart.json")
     files = sorted(folder.rglob("experiment.json"))
     folders = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and "plugins" not in file.parts]
     rows = [_row(run) for run in folders]
@@ -35,7 +35,7 @@ def runs(
         say(json.dumps(rows, indent=2))
         return
     if not rows:
-        say(f"no run in {folder}")
+        say(f"there are no runs in {folder}")
         return
 
     from rich import box
@@ -62,7 +62,7 @@ def runs(
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
-    """One run. One that cannot be read is a row that says so, and the rest is listed."""
+    """The row of one run. A run that cannot be read gets a row with the problem, so that the others are still listed."""
     from minigpt.errors import MinigptError
     from minigpt.run.status import Status
 
@@ -70,7 +70,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     for file in run.path.rglob("*"):
         try:
             status = file.stat()
-        except OSError:  # gone since: a run that goes on removes what it no longer needs
+        except OSError:  # deleted meanwhile: a run in progress removes old checkpoints
             continue
         if stat.S_ISREG(status.st_mode):
             sizes.append(status.st_size)

@@ -14,12 +14,13 @@ from minigpt.printable import printable
 
 
 def schema(
-    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
     plugin: PluginFile = None,
 ) -> None:
-    """Print the JSON Schema of experiment files, every registered component and parameter included.
+    """Print the JSON Schema of experiment files.
 
-    An editor that finds it under "$schema" in an experiment file completes names and explains parameters.
+    It contains every registered component and parameter. Set "$schema" in an experiment file to the path of the schema:
+    editors then complete names and explain parameters.
     """
     from minigpt.reading.schema import experiment_schema
     from minigpt.registry import plugins

@@ -21,27 +21,29 @@ if TYPE_CHECKING:
     from minigpt.reading import Reading
     from minigpt.run import RunFolder
 
-_STAND_IN = 256
-_REPEATS = 3  # of each speed that is measured: its spread says how well it is known
+_PLACEHOLDER = 256  # vocabulary size without a corpus
+_REPEATS = 3  # measurements of each speed: their spread shows how precise it is
 
 
 def show(
-    experiment: Annotated[Path, typer.Argument(help="An experiment file, or a run folder.")],
+    experiment: Annotated[Path, typer.Argument(help="An experiment file or a run folder.")],
     changes: Set = None,
     vocab_size: Annotated[
-        int | None, typer.Option(min=1, help="Count parameters for this many tokens, without loading the corpus.")
+        int | None, typer.Option(min=1, help="Count parameters for this vocabulary size, without loading the corpus.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the resolved experiment.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the resolved experiment.")] = False,
     cost: Annotated[
-        bool, typer.Option("--cost", help="Also what it costs: operations and memory, counted; tokens/s, measured here.")
+        bool,
+        typer.Option("--cost", help="Also print the costs: operations and memory (counted), tokens/s (measured here)."),
     ] = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
-    """Print an experiment with every default filled in, and its model's modules with their parameters.
+    """Print an experiment with all defaults filled in.
 
-    Of a run, print what was recorded. None of its plugins is executed, unless --trust, --set or --plugin asks for it.
+    The modules of its model are printed too, with their parameter counts. For a run, print its recorded experiment. Plugins
+    of the run are executed only with --trust, --set or --plugin.
     """
     run = run_at(experiment)
     loaded = _loaded(experiment, run, reading_of(changes, plugin, no_plugins, trust))
@@ -53,13 +55,13 @@ def show(
         _print_provenance(run)
     if loaded is None:
         files = ", ".join(map(str, document.get("plugins", [])))
-        say(f"its modules have parts of the run's own plugins, which are not executed ({files}); --trust shows them")
+        say(f"the modules are not shown, because the plugins of this run are not executed ({files}); --trust shows them")
         return
     _print_model(loaded, run, vocab_size, cost)
 
 
 def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment | None:
-    """The experiment, if it can be built; None where a run needs plugins of its own, and nobody asked for them."""
+    """The experiment; None if a run needs its own plugins and no option allows them."""
     from minigpt.reading import read_experiment
 
     if run is None:
@@ -70,7 +72,7 @@ def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment |
 
 
 def _print_provenance(run: RunFolder) -> None:
-    """When, with what and where a run was begun."""
+    """Print when, with which versions and on which machine a run was started."""
     recorded = run.provenance()
     versions = ", ".join(f"{name} {version}" for name, version in recorded.versions)
     machine = ", ".join(f"{name} {value}" for name, value in recorded.machine if value is not None)
@@ -92,7 +94,7 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
     size, source = (vocab_size, "as asked") if vocab_size else _vocabulary(loaded, run)
     model = build_model_on_meta(loaded.model, size)
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for title in ("module", "what it is"):
+    for title in ("module", "class"):
         table.add_column(title, overflow="fold")
     table.add_column("parameters", justify="right")
     for name, module, copies in _rows(model):
@@ -101,13 +103,13 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
     if model.head is None:
         table.add_row("head", "the embedding's weights (tied_head)", "")
     table.add_section()
-    table.add_row("in all", "", Text(f"{model.n_parameters():,}", "bold"))
+    table.add_row("total", "", Text(f"{model.n_parameters():,}", "bold"))
     console = terminal(width=None)
     console.print(table)
     if loaded.model.layers:
         console.print(_layers(loaded.model))
     console.print(f"vocabulary: {size:,} tokens ({source})", style="dim")
-    console.print(_remembered(model), style="dim", soft_wrap=True)
+    console.print(_state_size(model), style="dim", soft_wrap=True)
     for line in run.later_segments() if run is not None else ():
         console.print(f"continued with changes: {line}", style="yellow", soft_wrap=True)
     if cost:
@@ -118,38 +120,40 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
 
 
 def _layers(model: ModelSection) -> Table:
-    """What the pattern of `model.layers` makes of each layer."""
+    """A table of the choices that `model.layers` makes for each layer."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from minigpt.lab.layers import layer_choices, spans
 
-    table = Table(title="What each layer ends up with", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    title = "How each layer differs from the model's settings"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("layers")
-    table.add_column("part")
-    table.add_column("otherwise than the model", overflow="fold")
+    table.add_column("component")
+    table.add_column("difference", overflow="fold")
     for layers, choices in layer_choices(model):
         for number, choice in enumerate(choices):
             table.add_row("" if number else spans(layers), choice.family, Text(str(choice)))
         if not choices:
-            table.add_row(spans(layers), "", "nothing: as model says")
+            table.add_row(spans(layers), "", "none")
     return table
 
 
-def _remembered(model: GPT) -> str:
-    """What decoding keeps of one sequence: so much a token, and so much whatever the length."""
-    far = 2**20  # beyond every window
-    a_token = model.state_bytes_token
-    fixed = model.state_bytes(far) - far * a_token
-    parts = [f"{a_token:,} bytes a token"] if a_token else []
-    parts += [f"{fixed:,} bytes whatever the length"] if fixed else []
+def _state_size(model: GPT) -> str:
+    """The size of the decoding state of one sequence: bytes per token, and bytes at any length."""
+    beyond_windows = 2**20
+    per_token = model.state_bytes_token
+    fixed = model.state_bytes(beyond_windows) - beyond_windows * per_token
+    parts = [f"{per_token:,} bytes per token"] if per_token else []
+    parts += [f"{fixed:,} bytes at any length"] if fixed else []
     length = model.dims.block_size
-    return f"decoding remembers {' and '.join(parts) or 'nothing'}: {model.state_bytes(length):,} at {length} tokens (fp32)"
+    size = f"{model.state_bytes(length):,} bytes at {length} tokens (fp32)"
+    return f"decoding state: {' and '.join(parts) or 'none'}; {size}"
 
 
 def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
-    """The table, and a warning where others used the machine meanwhile."""
+    """The table of costs, and a warning if other processes used the machine meanwhile."""
     from rich import box
     from rich.table import Table
 
@@ -167,19 +171,19 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
     decoding = measure_decoding(
         model.to(device), [0], temperature=1.0, tokens=100, batch=1, repeats=_REPEATS, device=device, imports_mib=None
     )
-    table = Table(title="What it costs", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(title="Costs", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for title in ("", "counted, or measured on this machine"):
         table.add_column(title, justify="right" if title else "left")
     for kind, count in counted.parameters.items():
         table.add_row(f"parameters, {kind}", f"{count:,}")
-    table.add_row("parameters in all", f"{counted.total:,}")
+    table.add_row("parameters, total", f"{counted.total:,}")
     if counted.active != counted.total:
-        table.add_row("  of which a token uses", f"{counted.active:,}")
-    table.add_row("operations of training a token", f"{counted.train_flops:,} FLOP")
+        table.add_row("  used by each token", f"{counted.active:,}")
+    table.add_row("training operations per token", f"{counted.train_flops:,} FLOP")
     table.add_row("  with masked scores counted", f"{counted.train_flops_square:,} FLOP")
-    table.add_row("kept for the backward pass, a token", f"{counted.activation_bytes:,} bytes")
-    table.add_row("remembered of each further token", f"{counted.state_bytes_token:,} bytes")
-    table.add_row(f"remembered of {counted.context:,} tokens", f"{counted.state_bytes:,} bytes")
+    table.add_row("activations kept per token for the backward pass", f"{counted.activation_bytes:,} bytes")
+    table.add_row("decoding state per further token", f"{counted.state_bytes_token:,} bytes")
+    table.add_row(f"decoding state of {counted.context:,} tokens", f"{counted.state_bytes:,} bytes")
     for what, timing, tokens in (
         (f"training ({training.precision})", training.update, training.tokens),
         ("decoding one sequence", decoding.one_by_one, decoding.tokens),
@@ -190,7 +194,7 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
 
 
 def _vocabulary(experiment: Experiment, run: RunFolder | None) -> tuple[int, str]:
-    """How many tokens the model has: from the run, else from the corpus, else a stand-in where that is out of reach."""
+    """The vocabulary size and its source: the run, else the corpus, else a placeholder if the corpus is not available."""
     from minigpt.data import load_corpus
     from minigpt.errors import DataError
 
@@ -199,11 +203,11 @@ def _vocabulary(experiment: Experiment, run: RunFolder | None) -> tuple[int, str
     try:
         return load_corpus(experiment).vocab_size, f"{experiment.tokenizer.name} on {experiment.data.name}"
     except DataError:
-        return _STAND_IN, "a stand-in, for the corpus is not here: say --vocab-size"
+        return _PLACEHOLDER, "a placeholder, because the corpus is not on this machine; set it with --vocab-size"
 
 
 def _rows(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """Modules with their paths, two levels deep in blocks; blocks that are alike in a row are one row each."""
+    """Modules with paths and copies, two levels deep in blocks. Consecutive identical blocks share one row."""
     rows: list[tuple[str, nn.Module, int]] = []
     for name, module in model.named_children():
         if name != "blocks":

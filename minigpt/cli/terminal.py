@@ -1,6 +1,6 @@
-"""The one place that prints lines. Text of strangers (names, messages, docstrings, paths, samples) is escaped.
+"""The only place that prints lines. Text may come from strangers (names, messages, paths, samples), so it is escaped.
 
-Tables and displays are drawn by `minigpt.cli.drawing`, which does the same.
+Tables and displays are drawn by `minigpt.cli.drawing`, which escapes them too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from minigpt.printable import printable
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """Print to standard output, escaped. JSON stays the JSON that it is: its own escapes are used."""
+    r"""Print to standard output, escaped. Escapes have JSON's own form (`\u001b`), so printed JSON keeps its meaning."""
     print(printable(text), end=end)
 
 
@@ -21,6 +21,6 @@ def warn(text: str, *, end: str = "\n") -> None:
 
 
 def write_generated(text: str) -> None:
-    """Write what a model wrote: escaped on a terminal, exactly as it is to a file or a pipe."""
+    """Write generated text: escaped on a terminal, exact to a file or a pipe."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

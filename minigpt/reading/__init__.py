@@ -1,4 +1,4 @@
-"""From a file to a complete experiment, and to the JSON Schema that an editor needs."""
+"""Read experiment files into complete experiments, and make the JSON Schema for editors."""
 
 from minigpt.reading.loading import (
     load_experiment,

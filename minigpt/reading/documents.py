@@ -1,4 +1,4 @@
-"""The documents of one experiment merged: defaults, the files that extend one another, `--set`, and the layers' choices."""
+"""Merge the documents of one experiment: defaults, the files that extend one another, `--set`, and the layers' choices."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from minigpt.system.files import refuse_surrogates
 
 
 def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Documents, each laid over those before it and the first over the defaults; then each layer's choices over the model's.
+    """Lay documents over the defaults, in order; then lay each layer's choices over the model's.
 
-    The plugins that they use have to be registered: the types of a component's parameters are its constructor's.
+    The plugins that they use must be registered, because a component's constructor gives the types of its parameters.
     """
     document = defaults()
     for overlay in documents:
@@ -50,7 +50,7 @@ def overrides_as_document(overrides: Sequence[str]) -> dict[str, Any]:
     """`path=value` texts as one document, in any order: a component's name may come after its parameters.
 
     Raises:
-        ExperimentError: One is not of that form.
+        ExperimentError: A text does not have that form.
     """
     document: dict[str, Any] = {}
     for override in overrides:

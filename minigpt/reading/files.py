@@ -1,4 +1,4 @@
-"""Experiment files as they are on the disk: strict JSON, and the files that one extends."""
+"""Read experiment files from disk: strict JSON, and the files that an experiment extends."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MAX_BYTES, _MAX_CHAIN = 1 << 20, 50
 
 
 def read_chain(path: Path, seen: tuple[Path, ...], of_run: bool = False) -> list[dict[str, Any]]:
-    """Read a file and what it extends; the furthest ancestor comes first.
+    """Read a file and the files that it extends; the furthest ancestor comes first.
 
     Args:
         path: The file.
-        seen: Those that led to it.
-        of_run: Whether one of those, or it, lies in a run folder.
+        seen: The files that led to it.
+        of_run: Whether the file, or one that led to it, is in a run folder.
     """
-    here = Path(os.path.realpath(path))  # and not Path.resolve, which raises on a loop of links
+    here = Path(os.path.realpath(path))  # instead of Path.resolve, which raises on a loop of links
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
         raise ExperimentError([Problem(("extends",), f"goes round in a circle: {cycle}")], str(path))
@@ -38,17 +38,17 @@ def read_chain(path: Path, seen: tuple[Path, ...], of_run: bool = False) -> list
 
 
 def with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...], of_run: bool) -> list[dict[str, Any]]:
-    """A document of the file `path`, after those that it extends.
+    """The document of the file `path`, preceded by the documents that it extends.
 
     Args:
         document: The file's JSON object.
         path: The file.
         seen: The files that led to it.
-        of_run: Whether one of them, or it, lies in a run folder.
+        of_run: Whether the file, or one that led to it, is in a run folder.
     """
     parent = document.pop("extends", None)
     document.pop("$schema", None)
-    document.setdefault("description", "")  # a parent's would not be true of its child
+    document.setdefault("description", "")  # a parent's description would be wrong for its child
     if "name" not in document:
         document["name"] = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:100] or "experiment"
     plugin_files = document.get("plugins", [])
@@ -60,13 +60,13 @@ def with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...], o
     if not isinstance(parent, str):
         raise ExperimentError([Problem(("extends",), f"found {quote(parent)}; allowed: the path of a JSON file")], str(path))
     parent_path = Path(_beside(path, parent))
-    if not os.path.exists(parent_path):  # and not Path.exists, which raises on a name that is too long
+    if not os.path.exists(parent_path):  # instead of Path.exists, which raises on a name that is too long
         raise ExperimentError([Problem(("extends",), f"{quote(parent)}: {_no_such_file(parent_path)}")], str(path))
     return [*read_chain(parent_path, seen, of_run), document]
 
 
 def plugins_in(documents: Sequence[dict[str, Any]]) -> Any:
-    """The plugins of all documents. A child needs those of its parent, whose components it may use."""
+    """The plugins of all documents. A child may use components of its parent's plugins."""
     named: Any = []
     for document in documents:
         files = document["plugins"]
@@ -121,7 +121,7 @@ def _no_such_file(path: Path) -> str:
 
 
 def strict_json(text: str) -> Any:
-    """JSON to the letter: no duplicate keys, no NaN, no numbers that overflow to infinity, no halves of characters."""
+    """Parse strict JSON: no duplicate keys, no NaN, no numbers that overflow to infinity, no lone surrogates."""
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
@@ -146,7 +146,7 @@ def strict_json(text: str) -> Any:
 
 
 def _locate(value: Any, folder: Path) -> Any:
-    """Texts that remember the folder of their file: the paths among the parameters start there."""
+    """Replace each text by a LocatedText, because relative paths among the parameters start at the file's folder."""
     if isinstance(value, str):
         return LocatedText.of(value, folder)
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""From a JSON file to an `Experiment` in which every name and number is valid.
+"""Load an `Experiment` from a JSON file and validate every name and number.
 
 The order: strict JSON; the `extends` chain laid over the defaults; overrides; the plugins loaded; every name and parameter
-validated; the model built once on the meta device. So impossible combinations are reported before memory is taken. Each
+validated; the model built once on the meta device. So impossible combinations are reported before memory is allocated. Each
 error is one line with its JSON path.
 """
 
@@ -44,7 +44,7 @@ def load_experiment(
         trust: Execute plugins that a run folder's file names, and trust them from now on; known ones are executed anyway.
 
     Raises:
-        ExperimentError: Anything wrong with it, a line each.
+        ExperimentError: The experiment is invalid; the message has one line per problem.
         PluginError: A plugin cannot be loaded.
         TrustError: A run folder's file names a plugin that is not trusted.
     """
@@ -67,19 +67,19 @@ def read_experiment(source: str | Path | Mapping[str, Any], reading: Reading = A
 
 
 def load_recorded(file: Path, reading: Reading = AS_WRITTEN) -> Experiment:
-    """Read the experiment of a run folder; no person here has named its plugins. Errors as for `load_experiment`."""
+    """Read the experiment of a run folder, whose plugins no person has named. Errors as for `load_experiment`."""
     return _resolved(read_chain(file, (), of_run=True), str(file), reading)
 
 
 def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment | None:
-    """A run's recorded experiment from parts that are shipped or installed; None where it needs its own plugins.
+    """Load a run's recorded experiment from shipped and installed components; None if it needs its own plugins.
 
     Args:
-        document: What was recorded; nothing that it names is executed.
-        file: Where, for messages.
+        document: The recorded experiment; no plugin that it names is executed.
+        file: Its path, for messages.
 
     Raises:
-        ExperimentError: It names no plugins, and something is wrong with it.
+        ExperimentError: It names no plugins, and is invalid.
     """
     own = {key: value for key, value in document.items() if key not in Experiment.file_keys}
     try:
@@ -94,7 +94,7 @@ def _resolved(documents: Sequence[dict[str, Any]], where: str, reading: Reading)
     changes = overrides_as_document(reading.overrides)
     try:
         named = changes.get("plugins", plugins_in(documents))
-        if is_list_of_paths(named):  # else validation says what is wrong with it
+        if is_list_of_paths(named):  # otherwise validation reports the problem
             named = load_named(named, reading)
         experiment = _with_plugins_used(_validate([*documents, changes, {"plugins": named}]), reading.allow_plugins)
         _build_on_meta(experiment)
@@ -106,7 +106,7 @@ def _resolved(documents: Sequence[dict[str, Any]], where: str, reading: Reading)
 
 
 def _with_plugins_used(experiment: Experiment, allowed: bool) -> Experiment:
-    """Name every plugin file whose components are used, also those that this process had loaded before."""
+    """Add every plugin file whose components are used, including files that this process loaded before."""
     used = {plugin.sha256: plugin for spec in experiment.specs() if (plugin := plugins.plugin_of(spec.cls))}
     named = experiment.plugins
     missing = [str(p.path) for p in used.values() if not any(plugins.is_copy_of(file, p) for file in named)]
@@ -125,7 +125,7 @@ def _validate(documents: Sequence[dict[str, Any]]) -> Experiment:
 
 
 def _build_on_meta(experiment: Experiment) -> None:
-    """Build everything once without memory, so that errors of constructors are reported now."""
+    """Build everything once without allocating memory, so that constructor errors are reported now."""
     training = experiment.training
     builds: tuple[Callable[[], object], ...] = (
         experiment.data.build,

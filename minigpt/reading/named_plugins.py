@@ -1,4 +1,4 @@
-"""The plugins that an experiment names: all are read, and asked for, before the first is executed."""
+"""Load the plugins that an experiment names: all are read and checked before the first is executed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minigpt.registry.problems import quote
 
 
 def is_list_of_paths(named: Any) -> TypeGuard[list[str]]:
-    """Whether what stands under "plugins" has the right form."""
+    """Whether the value of "plugins" has the right form."""
     return isinstance(named, list) and all(isinstance(file, str) for file in named)
 
 
@@ -27,8 +27,8 @@ def load_named(named: Sequence[str], reading: Reading) -> list[str]:
     """Load installed plugins, those that an experiment names, and more files; returns the absolute paths of all files.
 
     Raises:
-        PluginError: One cannot be loaded, or none is allowed.
-        TrustError: A run folder's file names one that is not trusted.
+        PluginError: A plugin cannot be loaded, or plugins are not allowed.
+        TrustError: A run folder's file names a plugin that is not trusted.
     """
     files = _by_person(named, reading.plugin_files)
     if not reading.allow_plugins:
@@ -43,11 +43,11 @@ def load_named(named: Sequence[str], reading: Reading) -> list[str]:
 
 
 def read_named(named: Sequence[str], reading: Reading) -> list[PluginFiles]:
-    """Read and announce plugins, and see that those which no person named may be executed; nothing is, yet.
+    """Read and announce plugins, and check that those which no person named are trusted; executes none.
 
     Raises:
-        PluginError: One cannot be read.
-        TrustError: A run folder's file names one that is not trusted.
+        PluginError: A plugin cannot be read.
+        TrustError: A run folder's file names a plugin that is not trusted.
     """
     files = _by_person(named, reading.plugin_files)
     sources = [read_plugin(Path(file)) for file in files]
@@ -59,15 +59,15 @@ def read_named(named: Sequence[str], reading: Reading) -> list[PluginFiles]:
 
 
 def named_plugins(path: Path, reading: Reading = AS_WRITTEN, *, of_run: bool = False) -> list[Any]:
-    """What a file and those that it extends have under "plugins", as paths from here; nothing is loaded.
+    """The plugins that a file, and the files that it extends, name; none is loaded.
 
     Args:
         path: The file.
-        reading: Whether plugins that a run names are trusted.
-        of_run: Whether it is a run's.
+        reading: States whether plugins that a run names are trusted.
+        of_run: Whether the file is in a run folder.
 
     Raises:
-        ExperimentError: It cannot be read.
+        ExperimentError: The file cannot be read.
         TrustError: A run folder's file names a plugin that is not trusted.
     """
     named = plugins_in(read_chain(path, (), of_run))
@@ -77,10 +77,10 @@ def named_plugins(path: Path, reading: Reading = AS_WRITTEN, *, of_run: bool = F
 
 
 def refuse_edited(experiment: Experiment) -> None:
-    """See that the experiment's plugin files are still those that its parts came from.
+    """Refuse an experiment whose plugin files were edited after its components were loaded.
 
     Raises:
-        PluginError: One was edited since, and perhaps loaded again by another experiment.
+        PluginError: A plugin file was edited, and perhaps loaded again by another experiment.
     """
     for spec in experiment.specs():
         plugin = plugins.plugin_of(spec.cls)
@@ -89,7 +89,7 @@ def refuse_edited(experiment: Experiment) -> None:
 
 
 def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, bool]:
-    """The real paths of plugins, each with whether a person named it, on the command line or in a file of theirs."""
+    """Map the real path of each plugin to whether a person named it, on the command line or in a file of their own."""
     for file in named:
         if "\0" in file:
             raise ExperimentError([Problem(("plugins",), f"{quote(file)} is no path")])

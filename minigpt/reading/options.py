@@ -1,4 +1,4 @@
-"""How an experiment is read, as one value."""
+"""The options of reading an experiment, as one value."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Reading:
     trust: bool = False
 
     def with_overrides(self, *overrides: str) -> Reading:
-        """The same, with more settings changed after its own."""
+        """A copy with further overrides after the existing ones."""
         return replace(self, overrides=(*self.overrides, *overrides))
 
     def as_recorded(self) -> Reading:
-        """The same plugins, and no other settings than the recorded ones."""
+        """A copy with the same plugin options and no overrides."""
         return replace(self, overrides=())
 
 
 AS_WRITTEN = Reading()
-"""Nothing is changed, and plugins that a person named are executed."""
+"""No overrides; plugins that a person named are executed."""

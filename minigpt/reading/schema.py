@@ -1,4 +1,4 @@
-"""The JSON Schema of experiment files, made from what is registered at the moment."""
+"""The JSON Schema of experiment files, made from the currently registered components."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _component(entry: Entry, definitions: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "description": entry.summary,
-        # The name is not required: a file that extends another may change a parameter of what stands there.
+        # The name is not required, because a file may change only a parameter of the component that it extends.
         "properties": {"name": {"const": entry.name}, **parameters.get("properties", {})},
         "additionalProperties": False,
     }
 
 
 def _with_references(node: Any) -> Any:
-    """Put a reference to the family's union wherever a component may stand."""
+    """Replace each component's schema by a reference to the union of its family."""
     if isinstance(node, list):
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""From a class to a registry entry: is it of its family, and what parameters does its constructor declare?"""
+"""Registry entries: check a class against its family, and read its parameters from its constructor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Entry:
         name: Its name in that family.
         cls: The class.
         params: Strict pydantic model of its keyword-only arguments.
-        path_params: Those that hold paths of the user's.
+        path_params: Names of the parameters that hold the user's paths.
         summary: First sentence of its docstring.
         descriptions: Parameter name to its line in the docstring.
         file: Source file of the class; None where it was typed into a console.
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def shipped(self) -> bool:
-        """Whether it is of this package, and not of a plugin."""
+        """Whether the component is part of this package, not of a plugin."""
         return is_shipped(self.cls)
 
     def validate(self, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Entry:
 
     @functools.cached_property
     def _mixed(self) -> frozenset[str]:
-        """Parameters with components inside of a class or a tuple: whether they come back is seen with each value."""
+        """Parameters with components inside a class or a tuple; each value is checked to be read back equal."""
         return frozenset(key for key, field in self.params.model_fields.items() if is_mixed(field))
 
 
@@ -102,14 +102,14 @@ def entry_of(family: Family, name: str, cls: type) -> Entry:
 
 
 def _importable(cls: type) -> str:
-    """Where people import a class from: the package that exports it, where one does."""
+    """The dotted name to import a class by: from the package that exports it, or from its module."""
     package = cls.__module__.rpartition(".")[0]
     exported = getattr(sys.modules.get(package), cls.__qualname__, None) is cls
     return f"{package if exported else cls.__module__}.{cls.__qualname__}"
 
 
 def _line(cls: type) -> int:
-    """Where a class begins in its file. Searching it takes longer than all the rest of registering a component."""
+    """Line number of a class in its file. The search takes longer than all other steps of a registration."""
     try:
         return inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):
@@ -117,7 +117,7 @@ def _line(cls: type) -> int:
 
 
 def _check_methods(family: Family, cls: type, place: str) -> None:
-    """Every method of the contract must accept what the contract's own accepts."""
+    """Refuse a class whose methods do not accept the arguments that its contract's methods accept."""
     contract = [kind for kind in family.base.__mro__ if kind.__module__ == family.base.__module__]
     methods = {name: member for kind in reversed(contract) for name, member in vars(kind).items()}
     for method, original in methods.items():
@@ -142,7 +142,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
     for kind, parameters in _constructors(family, cls, place):
         descriptions = {**_args_in(inspect.cleandoc(kind.__doc__ or "")), **descriptions}
         keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_")]
-        keyword = [p for p in keyword if p.name not in fields]  # a subclass has the last word
+        keyword = [p for p in keyword if p.name not in fields]  # a subclass's declaration counts
         try:
             hints = typing.get_type_hints(vars(kind)["__init__"], include_extras=True) if keyword else {}
         except NameError as error:
@@ -159,7 +159,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
                 path_params.add(p.name)
     _check_types(fields, place)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True)
-    described: dict[str, Any] = {  # a parent describes what a subclass only gives another default
+    described: dict[str, Any] = {  # a parent's description remains if a subclass only changes the default
         key: (annotation, Field(default=default, description=descriptions.get(key)))
         for key, (annotation, default) in fields.items()
     }
@@ -189,9 +189,9 @@ def _check_types(fields: Mapping[str, tuple[Any, Any]], place: str) -> None:
 
 
 def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type, list[inspect.Parameter]]]:
-    """The class whose constructor counts, with its parameters; and its parents', as long as each hands `**shared` on.
+    """The classes whose constructors declare parameters: the class itself, and parents while each passes `**shared` on.
 
-    A keyword-only parameter that begins with "_" is between a class and its subclasses: it is not for the JSON.
+    A keyword-only parameter that begins with "_" is private to a class and its subclasses: it is not in the JSON.
     """
     for kind in cls.__mro__:
         if "__init__" not in vars(kind):

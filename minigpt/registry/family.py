@@ -1,4 +1,4 @@
-"""A kind of component, which is also the annotation of a parameter of that kind."""
+"""Families: kinds of components, which also annotate parameters of that kind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from minigpt.registry.spec import Spec
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of component, and as `Annotated[Spec[Base], family]` the annotation of a parameter of that kind.
+    """A kind of component. `Annotated[Spec[Base], family]` annotates a parameter of that kind.
 
     Attributes:
         name: Such as `attention`.
-        base: The contract that every component of it inherits.
-        receives: Names of the positional arguments the lab hands to each constructor.
-        resolve: From a family's name, and what stands in the JSON, to a complete Spec.
-        params_of: From a family's and a component's name to the model of its parameters; None if it is not registered.
+        base: The contract that every component of the family inherits.
+        receives: Names of the positional arguments that the lab passes to each constructor.
+        resolve: Makes a complete Spec from a family's name and a JSON value.
+        params_of: Returns the model of a component's parameters for a family's and a component's name; None if unknown.
     """
 
     name: str

@@ -51,10 +51,10 @@ class JsonType:
         return result
 
     def check(self) -> None:
-        """See that JSON has values of this type at all.
+        """Check that JSON can represent values of this type.
 
         Raises:
-            ValueError: It has none.
+            ValueError: It cannot.
         """
         try:
             self._adapter.json_schema()
@@ -68,7 +68,7 @@ class JsonType:
 
     @functools.cached_property
     def _adapter(self) -> TypeAdapter[Any]:
-        # Under another name: pydantic refuses a configuration beside a class, whose own one counts.
+        # A type alias, because pydantic accepts no separate configuration for a class that has one.
         named: Any = TypeAliasType("Value", self.annotation)
         return TypeAdapter(named, config=_STRICT)
 

@@ -1,8 +1,8 @@
-"""One JSON value laid over another: the rule by which files extend one another, `--set` changes them, and layers differ.
+"""Lay one JSON value over another. Files that extend one another, `--set` and the layers' choices all use this rule.
 
-Objects merge, and everything else replaces. An object of another kind than the one beneath it replaces that whole, so that
+Objects merge, and other values replace. An object of another kind replaces the object beneath it completely, so that
 parameters of two mechanisms never mix. The kind of a component is its name; the kind of a member of a discriminated union is
-its discriminator. Beneath a component's parameter lies the default of that parameter, where it is a component too.
+its discriminator. The default of a component's parameter, if it is a component too, lies beneath the given value.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Place:
         members: The classes whose objects are allowed.
         values: The annotation of the values of an object with any keys.
         discriminator: The key, or the function, that gives the member of an object.
-        known: Whether the type of the place is known; an object with a name is taken for a component where it is not.
+        known: Whether the type of the place is known. If not, an object with a name counts as a component.
     """
 
     family: Family | None = None
@@ -67,7 +67,7 @@ class Place:
             return None
 
     def fields(self, value: Mapping[str, Any]) -> Fields:
-        """The types of the keys of an object, those that are known."""
+        """The types of an object's keys, as far as they are known."""
         if self.family is not None:
             name = value.get("name")
             params = self.family.params_of(self.family.name, name) if isinstance(name, str) else None

@@ -1,4 +1,4 @@
-"""Paths in an experiment: relative to the file that has them; and which files belong to a run folder."""
+"""Paths in an experiment are relative to its file; files in a run folder are recognized."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 
 class LocatedText(str):
-    """Text read from a file: remembers the folder that relative paths in it start from."""
+    """Text read from a file, with the folder that its relative paths start from."""
 
     __slots__ = ("folder",)
     folder: Path
@@ -28,7 +28,7 @@ class PathMark:
 
 
 UserPath = Annotated[str, PathMark()]
-"""Annotation for a path parameter: relative to the experiment file that has it, else to the working folder."""
+"""Annotation of a path parameter. A relative path starts at the experiment file's folder, or at the working folder."""
 
 
 def absolute(value: Any) -> Any:
@@ -54,22 +54,22 @@ _OF_COMPARISONS = ("comparison.json", "inputs/experiments")
 
 
 class NamedByRun(str):
-    """A plugin file that only a run folder names, itself or through a file that it extends."""
+    """Path of a plugin that only a run folder names, directly or through a file that it extends."""
 
     __slots__ = ()
 
 
 def run_folder_of(path: Path) -> Path | None:
-    """The run's, or comparison's, folder that a file lies in; None outside of one.
+    """The folder of the run or comparison that a file belongs to; None if it belongs to none.
 
-    A file named `experiment.json`, itself or where a link to it leads, is always a run's record, whatever else is or is
-    not there, because the sender of a folder chooses its contents. Another file is of a run where a folder above it has an
-    `experiment.json` and anything else that a run leaves; of a comparison where one has `comparison.json` or
+    A file named `experiment.json`, or a link to such a file, is always a run's record, even if no other file of a run is
+    beside it, because the sender of a folder chooses its contents. Another file belongs to a run if a folder above it has an
+    `experiment.json` and any other file of a run. It belongs to a comparison if a folder above it has `comparison.json` or
     `inputs/experiments`.
     """
     places = (path.absolute(), Path(os.path.realpath(path)))
     for place in places:
-        if place.name.lower() == _RECORD:  # some file systems know no other case
+        if place.name.lower() == _RECORD:  # some file systems ignore case
             return place.parent
     for folder in dict.fromkeys(folder for place in places for folder in place.parents):
         begun = os.path.lexists(folder / _RECORD) and _has_any(folder, _BESIDE_IT)

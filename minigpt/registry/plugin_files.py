@@ -37,7 +37,7 @@ class PluginFiles:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the file; of a folder, of all its files with their names."""
+        """Fingerprint of the file, or of all files of the folder with their names."""
         if not self.is_folder:
             return hashlib.sha256(self.files[self.path.name]).hexdigest()
         digest = hashlib.sha256()
@@ -53,7 +53,7 @@ class PluginFiles:
             file.write_bytes(content)
 
     def code(self) -> CodeType:
-        """Of the file, or of the package's start."""
+        """Compiled code of the file, or of the package's `__init__.py`."""
         name = _START if self.is_folder else self.path.name
         return compile(self.files[name], str(self.path / name if self.is_folder else self.path), "exec", dont_inherit=True)
 
@@ -61,7 +61,7 @@ class PluginFiles:
         """The file of a module, and its source; None if there is none.
 
         Args:
-            words: The module's name below the plugin's, `("norms", "rms")` for norms/rms.py; none for the plugin itself.
+            words: The module's name below the plugin's, `("norms", "rms")` for norms/rms.py; empty for the plugin itself.
         """
         if not words and not self.is_folder:
             return self.path.name, self.files[self.path.name]
@@ -70,7 +70,7 @@ class PluginFiles:
             if name in self.files:
                 return name, self.files[name]
         if any(name.startswith(f"{stem}/") for name in self.files):
-            return f"{stem}/{_START}", b""  # a folder without one is a package all the same
+            return f"{stem}/{_START}", b""  # a folder without `__init__.py` is a package too
         return None
 
     def compiled(self, words: Sequence[str]) -> str | None:
@@ -80,12 +80,12 @@ class PluginFiles:
 
 
 def read_plugin(path: Path) -> PluginFiles:
-    """Read a plugin file, or a folder with an `__init__.py`, whole.
+    """Read all of a plugin file, or of a folder with an `__init__.py`.
 
-    Of a folder, hidden files, `__pycache__` and links to folders are no part: neither fingerprinted nor imported nor copied.
+    Hidden files, `__pycache__` and links to folders are ignored: neither fingerprinted nor imported nor copied.
 
     Raises:
-        PluginError: There is none, or it cannot be read.
+        PluginError: There is no plugin, or it cannot be read.
     """
     is_folder = os.path.isdir(path)
     if not os.path.isfile(path / _START if is_folder else path):
@@ -174,5 +174,5 @@ def module_of(name: str, plugin: PluginFiles) -> ModuleType:
 
 
 def forget(name: str) -> None:
-    """Import nothing more of a plugin."""
+    """Stop importing a plugin's modules from memory."""
     _FROM_MEMORY.plugins.pop(name, None)

@@ -28,13 +28,13 @@ FILE_PACKAGE = "minigpt_plugins"  # plugin files are modules of this package, wh
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin that was loaded.
+    """A loaded plugin.
 
     Attributes:
         path: The file, or the folder of a package.
-        sha256: Of its source.
-        classes: What it registered, by `family/name`.
-        files: As they were executed.
+        sha256: Fingerprint of its source.
+        classes: The registered classes, by `family/name`.
+        files: The files as they were executed.
     """
 
     path: Path
@@ -44,20 +44,20 @@ class Plugin:
 
     @property
     def registered(self) -> tuple[str, ...]:
-        """The names of what it registered, as `family/name`."""
+        """The names of the registered classes, as `family/name`."""
         return tuple(sorted(self.classes))
 
 
 _loaded: dict[str, Plugin] = {}  # by fingerprint: a copy in a run folder is the same plugin as its original
-_replaced: dict[str, Plugin] = {}  # likewise, of files that were edited and loaded again: their classes may be in use
+_replaced: dict[str, Plugin] = {}  # by fingerprint: earlier versions of edited files, whose classes may be in use
 _failed_packages: dict[str, str] = {}  # entry point to reason, reported when a name is unknown
 _installed_asked = False
 
 
 def load_file(path: Path) -> Plugin:
-    """Execute a plugin file, or a folder with an `__init__.py`, that a person named; it is trusted from then on.
+    """Execute a plugin file, or a folder with an `__init__.py`, that a person named; it is trusted from now on.
 
-    Its path and SHA-256 are printed before.
+    Its path and SHA-256 are printed first.
 
     Raises:
         PluginError: It cannot be read, it raises, or it registers nothing.
@@ -69,7 +69,7 @@ def load_file(path: Path) -> Plugin:
 
 
 def load(files: PluginFiles) -> Plugin:
-    """Execute a plugin as it was read, once for each content. Whether it may be is asked before: see `trust`.
+    """Execute a plugin as it was read, once per content. The caller has checked that it is trusted (see `trust`).
 
     An edited file replaces what it registered before.
 
@@ -120,7 +120,7 @@ def _unload(module_name: str) -> None:
 
 
 def _reported(error: BaseException, path: Path) -> str:
-    """`ValueError: message (line 12)`, the line being the last one in the plugin itself."""
+    """`ValueError: message (line 12)`, with the last line of the traceback that is in the plugin."""
     line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message}" + (f" (line {line})" if line else "")
@@ -132,15 +132,15 @@ def _last_line(error: BaseException, path: Path) -> int | None:
 
 
 def last_place(error: BaseException) -> str | None:
-    """`plugin FILE, line N`, the last line of a loaded plugin file that an exception passed through; None if it did not."""
+    """`plugin FILE, line N`: the last line of a loaded plugin in an exception's traceback; None if there is none."""
     places = ((plugin.path, _last_line(error, plugin.path)) for plugin in _loaded.values())
     return next((f"plugin {path}, line {line}" for path, line in places if line), None)
 
 
 def load_installed() -> None:
-    """Load every installed package that declares itself in the entry-point group, once.
+    """Load every installed package of the entry-point group, once.
 
-    One that fails is not fatal: experiments that do not use it still run. The reason is reported when a name is unknown.
+    A package that fails is not fatal: experiments that do not use it still run. An unknown name reports the reason.
     """
     global _installed_asked
     if _installed_asked:
@@ -155,7 +155,7 @@ def load_installed() -> None:
 
 
 def plugin_of(cls: type) -> Plugin | None:
-    """The plugin file that a class came from, if it came from one."""
+    """The plugin that defines a class; None if no plugin does."""
     module = cls.__module__.partition(f"{FILE_PACKAGE}.")[2].partition(".")[0]
     known = {**_replaced, **_loaded}
     return next((plugin for digest, plugin in known.items() if module.endswith(f"_{digest[:12]}")), None)
@@ -168,12 +168,12 @@ def distributions_of(module: str) -> list[str]:
 
 @functools.cache
 def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """Of every module on the path: takes 0.1 s, because it reads the file list of each distribution."""
+    """The distributions of every module on the path. Takes 0.1 s, because it reads the file list of each distribution."""
     return packages_distributions()
 
 
 def is_copy_of(file: str, plugin: Plugin) -> bool:
-    """Whether a file has the content that a plugin was loaded from, wherever that was."""
+    """Whether a file has the content of a loaded plugin, regardless of its path."""
     return fingerprint(Path(file)) == plugin.sha256
 
 
@@ -229,7 +229,7 @@ def _plugin_file_hint(family: str, name: str) -> str | None:
     return None
 
 
-_MOST_READ = 1 << 20  # bytes of a file that is only looked into
+_MOST_READ = 1 << 20  # largest file, in bytes, that is searched for registrations
 
 
 def _registrations(file: Path) -> Iterator[tuple[str, str]]:

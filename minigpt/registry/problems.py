@@ -1,4 +1,4 @@
-"""pydantic's validation errors as lines to act on: path, found, allowed, nearest, next step."""
+"""Turn pydantic's validation errors into lines with path, found value, allowed values, nearest name and next step."""
 
 from __future__ import annotations
 

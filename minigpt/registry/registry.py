@@ -1,19 +1,19 @@
-"""Where components are found by name. A component's constructor is its schema.
+"""The registry: finds components by name. A component's constructor is its schema.
 
     @register("norm", "rmsnorm")
     class RMSNorm(Norm):
         '''One line that says what it is (paper, arXiv number).
 
-Args:
+        Args:
             eps: Added to the mean square before the root.
         '''
 
         def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1e-6): ...
 
-What precedes the `*` is handed over by the lab and is the same for a whole family; keyword-only arguments are the JSON
-parameters. From their annotations comes a strict pydantic model, from the docstring their descriptions. An argument
-may itself be a component: annotate it with the alias of its family (`NormSpec`). This module does not import torch.
-"""
+The lab passes the arguments before the `*`, which are the same for a whole family. Keyword-only arguments are the JSON
+parameters: their annotations give a strict pydantic model, and the docstring their descriptions. An argument may be a
+component: annotate it with the alias of its family (`NormSpec`). This module does not import torch.
+"""  # noqa: D214 - the example has its own "Args:" section
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Registry:
         self._families: dict[str, Family] = {}
         self._entries: dict[str, dict[str, Entry]] = {}
         self.unknown_hints: list[Callable[[str, str], str | None]] = []
-        """Asked (family, name) for a next step when a name is unknown; plugins.py adds its hints."""
+        """Functions of (family, name) that suggest a next step for an unknown name; plugins.py adds its own."""
 
     def add_family(self, name: str, base: type, receives: tuple[str, ...] = ()) -> Family:
-        """Declare a family; contracts declares them all."""
+        """Declare a family; `minigpt.contracts` declares all of them."""
         if name in self._families:
             raise RegistryError(f'the family "{name}" is declared already, for {self._families[name].base.__qualname__}')
         self._families[name] = Family(name, base, receives, self.resolve, self._params_of)
@@ -88,7 +88,7 @@ class Registry:
         """Look up a component.
 
         Raises:
-            RegistryError: Unknown; the message names the nearest and the known ones, and where to find the missing one.
+            RegistryError: The name is unknown; the message lists the nearest and the known names, and a next step.
         """
         self.family(family)
         known = self._entries[family]
@@ -109,7 +109,7 @@ class Registry:
         return name in self._entries.get(family, {})
 
     def remove(self, family: str, name: str) -> None:
-        """Forget a component, if it is there (a plugin file that is read again after an edit)."""
+        """Remove a component if it is registered, such as that of a plugin file which was edited and is read again."""
         self._entries[family].pop(name, None)
 
     def resolve(self, family: str, value: Any) -> Spec[Any]:
@@ -142,7 +142,7 @@ class Registry:
 
     @contextlib.contextmanager
     def undo_on_error(self) -> Iterator[None]:
-        """Whatever is registered inside is forgotten again if the block raises."""
+        """Undo all registrations inside the block if it raises."""
         before = {family: dict(entries) for family, entries in self._entries.items()}
         try:
             yield
@@ -152,7 +152,7 @@ class Registry:
 
     @contextlib.contextmanager
     def temporarily(self) -> Iterator[None]:
-        """Whatever is registered inside is forgotten at the end; for tests and notebooks."""
+        """Undo all registrations inside the block when it ends; for tests and notebooks."""
         before = {family: dict(entries) for family, entries in self._entries.items()}
         try:
             yield
@@ -161,7 +161,7 @@ class Registry:
 
 
 def _is_new_version(old: Entry, new: Entry) -> bool:
-    """A notebook cell run again, or another version of the same plugin file (a run's own copy of it)."""
+    """Whether `new` comes from the same notebook cell run again, or from another version of the same plugin file."""
     before, after = (entry.cls.__module__.split(".") for entry in (old, new))
     if before == after == ["__main__"]:
         return old.cls.__qualname__ == new.cls.__qualname__

@@ -28,7 +28,7 @@ class Spec(Generic[T_co]):
         name: Such as `gqa`.
         params: Every keyword argument of its constructor, defaults filled in, nested components as Specs.
         cls: The class of that name when the spec was made: a plugin that is edited later does not change it.
-        where: Path in the experiment, for error messages; empty outside of one.
+        where: Path in the experiment, for error messages; empty outside of an experiment.
     """
 
     family: str
@@ -41,7 +41,7 @@ class Spec(Generic[T_co]):
         """Construct the component; `received` is what its family hands over (`dims`, a width, …).
 
         Raises:
-            ExperimentError: The constructor refused the combination with a ValueError, or a plugin's failed otherwise.
+            ExperimentError: The constructor raised a ValueError, or a plugin's constructor raised any error.
         """
         try:
             return self.cls(*received, **self.params)
@@ -68,10 +68,10 @@ class Spec(Generic[T_co]):
 
 
 def walk(value: Any, path: str = "") -> Iterator[tuple[str, Spec[Any]]]:
-    """Every component in a value, the nested ones after the one that they are in, each with its path.
+    """Every component in a value with its path; a component comes before those nested in it.
 
     Args:
-        value: A spec, a pydantic model, a dataclass, or a list, tuple or dict of such.
+        value: A spec, a pydantic model, a dataclass, or a list, tuple or dict of these.
         path: The path of the value itself.
     """
     if isinstance(value, Spec):
@@ -95,7 +95,7 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def locate(value: Any, path: str) -> None:
-    """Set `where` in every component of a value that was validated just now: validation makes specs and knows no paths."""
+    """Set `where` in every component of a newly validated value, because validation makes specs without paths."""
     for where, spec in walk(value, path):
         object.__setattr__(spec, "where", where)
 
@@ -104,7 +104,7 @@ def as_json(value: Any) -> Any:
     """A parameter as it would stand in an experiment file.
 
     Raises:
-        PydanticSerializationError: It cannot be said in JSON.
+        PydanticSerializationError: JSON cannot represent it.
     """
     if isinstance(value, Spec):
         return value.to_json()
@@ -125,7 +125,7 @@ def is_shipped(cls: type) -> bool:
 
 
 def source_file(cls: type) -> Path | None:
-    """The file a class stands in; None for one that was typed into a console."""
+    """The source file of a class; None if the class was typed into a console."""
     try:
         file = inspect.getsourcefile(cls)
     except (OSError, TypeError):

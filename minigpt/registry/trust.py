@@ -1,7 +1,7 @@
-"""Which plugins may be executed without a question: a person named, ran or checked them here, and they are known by hash.
+"""Trusted plugins: those that a person named, ran or checked on this machine, identified by their hash.
 
-The store is a folder with one small file for each SHA-256. Only what a run folder brings along is looked up in it: a
-plugin that a person names is executed, and remembered.
+The store is a folder with one small file per SHA-256. Only plugins that a run folder names are looked up in it: a plugin
+that a person names is executed and remembered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minigpt.system.files import write_json
 
 _FOLDER, _WITHOUT_STORE = "MINIGPT_CONFIG", "MINIGPT_TRUSTED"
 _announced: dict[str, str] = {}  # SHA-256 by real path
-_of_parent: dict[str, str] = {}  # likewise, of what the process that started this one announced
+_of_parent: dict[str, str] = {}  # the same, as announced by the parent process
 
 
 def store() -> Path:
@@ -30,14 +30,14 @@ def store() -> Path:
 
 
 def is_trusted(sha256: str) -> bool:
-    """Whether a plugin of this content was named, run, checked or trusted here before."""
+    """Whether a plugin with this content was named, run, checked or trusted on this machine before."""
     return sha256 in os.environ.get(_WITHOUT_STORE, "").split() or os.path.isfile(store() / sha256)
 
 
 def remember(sha256: str, path: Path) -> None:
     """Trust a plugin from now on.
 
-    Where the store cannot be written, this process and its children know it, and that is reported once.
+    If the store cannot be written, only this process and its children trust it, which is reported once.
     """
     if is_trusted(sha256):
         return
@@ -54,14 +54,14 @@ def remember(sha256: str, path: Path) -> None:
 
 
 def allow(plugins: Sequence[tuple[Path, str]], *, trust: bool) -> None:
-    """See that plugins which a run folder names may be executed, all of them or none, and print their names and hashes.
+    """Allow plugins that a run folder names, all of them or none, and print their names and hashes.
 
     Args:
-        plugins: Paths and SHA-256 of what is about to be executed.
-        trust: Whether the person asked for it; they are remembered then.
+        plugins: Paths and SHA-256 of the plugins.
+        trust: Whether the user trusts unknown ones, which are then remembered.
 
     Raises:
-        TrustError: One is unknown here, and nobody asked for it.
+        TrustError: A plugin is unknown, and `trust` is False.
     """
     unknown = [(path, sha256) for path, sha256 in plugins if not is_trusted(sha256)]
     if unknown and not trust:
@@ -76,10 +76,10 @@ def allow(plugins: Sequence[tuple[Path, str]], *, trust: bool) -> None:
 
 
 def announce(plugins: Sequence[tuple[Path, str]]) -> None:
-    """Print the names and hashes of plugins before they are executed, each once in a process and those that it starts.
+    """Print the names and hashes of plugins before they are executed, once per process including its children.
 
     Raises:
-        TrustError: The process that started this one read other content from the same file.
+        TrustError: The parent process read other content from the same file.
     """
     for path, sha256 in plugins:
         place = os.path.realpath(path)
@@ -95,12 +95,12 @@ def announce(plugins: Sequence[tuple[Path, str]]) -> None:
 
 
 def announced() -> dict[str, str]:
-    """SHA-256 of the plugins that this process has announced, by real path: what a child is given for `expect`."""
+    """SHA-256 of the plugins that this process has announced, by real path; children pass it to `expect`."""
     return dict(_announced)
 
 
 def expect(announced: Mapping[str, str]) -> None:
-    """In a process that another one started: what that one announced is executed as it was then, and not announced again."""
+    """In a child process: execute only the contents that the parent announced, and do not announce them again."""
     _announced.update(announced)
     _of_parent.update(announced)
 

@@ -1,9 +1,9 @@
-"""The one way to start a Python of our own: it imports from where this one does, but never from the working folder.
+"""Start child Python processes that import from this process's folders, but never from the working folder.
 
-`python -m` and `python -c` put the working folder first on the path, and an empty entry of PYTHONPATH means it too: a
-`random.py` that lies in a folder of downloads would be executed in place of Python's. What children start in their turn
-inherits this. Only where minigpt itself was imported from the working folder (`python -m minigpt` in a clone) does that
-folder stay on the path, for there the program is what lies in it.
+`python -m` and `python -c` put the working folder first on the path, and so does an empty entry of PYTHONPATH. A `random.py`
+in a folder of downloads would then be executed instead of Python's. Children of children inherit the isolation. If minigpt
+itself was imported from the working folder (`python -m minigpt` in a clone), the folder stays on the path, because the
+program is in it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _HOME = str(Path(__file__).resolve().parents[2])
 
 
 def python(*arguments: str) -> list[str]:
-    """The command of a Python with these arguments, such as `-m` and a module; to be started with `environment()`."""
+    """The command line of a child Python with these arguments, such as `-m` and a module; start it with `environment()`."""
     return [sys.executable, "-P", *arguments]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The variables of such a process: ours, with these changes."""
+    """The environment variables of a child Python: this process's variables with these changes."""
     return {**os.environ, **_isolation(), **changes}
 
 
 @contextmanager
 def spawning_isolated() -> Iterator[None]:
-    """What `multiprocessing` spawns within it is isolated likewise: it takes variables and path from this process."""
+    """A context in which processes that `multiprocessing` spawns are isolated too: they inherit variables and path."""
     isolation = _isolation()
     before, path = {name: os.environ.get(name) for name in isolation}, sys.path
     os.environ.update(isolation)
@@ -46,7 +46,7 @@ def spawning_isolated() -> Iterator[None]:
 
 
 def search_path() -> list[str]:
-    """Folders that a child imports from, in the order of this process."""
+    """The folders that a child imports from, in this process's order."""
     here = os.path.realpath(os.getcwd())
     return [path for path in sys.path if path and (os.path.realpath(path) != here or here == _HOME)]
 

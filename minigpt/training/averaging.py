@@ -1,4 +1,4 @@
-"""Optimizers that train at other weights than those they answer with."""
+"""Optimizers that evaluate with an average of the weights which they train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minigpt.model import GPT
 
 @contextmanager
 def answering(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within it the model has the weights to be used; after it, to the bit, those to be trained."""
+    """Swap in the evaluation weights; restore the training weights, bit for bit, on exit."""
     if not isinstance(optimizer, AveragingOptimizer):
         yield
         return
@@ -28,14 +28,16 @@ def answering(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def refuse_constrained_weights(experiment: Experiment, model: GPT) -> None:
-    """Weights that are kept at a length by `after_step` do not keep it in an average.
+    """Refuse an averaging optimizer for a model whose `after_step` constrains weights.
+
+    An average of weights with a fixed norm does not have that norm.
 
     Args:
-        experiment: Which optimizer.
-        model: Left alone: what `after_step` does is tried on a copy.
+        experiment: Names the optimizer.
+        model: Not changed: `after_step` is tried on a copy.
 
     Raises:
-        ExperimentError: An optimizer that averages, and a model that constrains what it trains.
+        ExperimentError: The optimizer averages, and the model constrains trained weights.
     """
     spec = experiment.training.optimizer
     if not isinstance(spec.build().build(list(model.named_roles())), AveragingOptimizer):
@@ -44,15 +46,15 @@ def refuse_constrained_weights(experiment: Experiment, model: GPT) -> None:
     trained = {parameter.name: parameter.tensor for parameter in trial.named_roles()}
     with torch.no_grad():
         for tensor in trained.values():
-            tensor.mul_(2)  # what is kept at a length has it no longer, and is seen to get it back
-    # Versions tell of every ordinary change; values, of one that goes past them by `.data`.
+            tensor.mul_(2)  # violates any norm constraint, so that `after_step` has to restore it
+    # The version counter records ordinary in-place changes; comparing values also detects changes through `.data`.
     before = {name: (tensor._version, tensor.detach().clone()) for name, tensor in trained.items()}
     trial.after_step()
     for name, tensor in trained.items():
         version, value = before[name]
         if tensor._version != version or not torch.equal(tensor, value):
             text = (
-                f"{spec.name} answers with an average of weights, and an average does not keep the constraint that this "
+                f"{spec.name} evaluates with an average of weights, and an average violates the constraint that this "
                 f"model puts on {name} after every update; choose an optimizer that does not average, such as adamw"
             )
             raise ExperimentError([Problem((spec.where,), text)])

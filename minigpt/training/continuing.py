@@ -1,4 +1,4 @@
-"""What a run is to be continued with, and what of it can be."""
+"""Continuing a run: which changes were requested, and which are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from minigpt.training.machine import build_optimizer
 
 @dataclass(frozen=True)
 class Asked:
-    """How a run is to be continued: its experiment as it stands in the folder, and the arguments of `resume`."""
+    """A request to continue a run: the experiment in its folder, and the arguments of `resume`."""
 
     begun: Experiment
     reading: Reading
@@ -35,23 +35,23 @@ class Asked:
     accept_changes: bool
 
     def names(self, change: Change) -> bool:
-        """Whether a change was asked for by its name."""
+        """Whether the request names this change."""
         match change.what:
             case "the device":
                 return self.device is not None
             case "the number of threads":
                 return self.threads is not None
         path = "data" if change.what == "the data" else change.what
-        return any(_lead_to_each_other(path, override.partition("=")[0].strip()) for override in self.reading.overrides)
+        return any(_is_same_or_nested(path, override.partition("=")[0].strip()) for override in self.reading.overrides)
 
 
-def _lead_to_each_other(one: str, other: str) -> bool:
-    """Whether of two paths of settings one is the other, or above it."""
+def _is_same_or_nested(one: str, other: str) -> bool:
+    """Whether two setting paths are equal, or one contains the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experiment) -> list[Change]:
-    """Settings that are not those of the run's last segment, or not those in its folder."""
+    """Settings that differ from the run's last segment, or from the experiment in its folder."""
     after = experiment.to_json()
     changes = [Change(*difference) for difference in differing(begun.to_json(), after)]
     changes += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
@@ -59,40 +59,41 @@ def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experi
 
 
 def refuse_unasked(folder: RunFolder, asked: Asked, changes: Sequence[Change]) -> None:
-    """Refuse to continue where something changed that nobody asked for.
+    """Refuse to continue if something changed that the user did not request.
 
     Raises:
-        RunError: Naming all of it.
+        RunError: There are unrequested changes; the message names them all.
     """
     unasked = [change.line for change in changes if not asked.names(change)]
     if unasked and not asked.accept_changes:
         raise RunError(
-            f"{folder.path} cannot be continued exactly, for these changed: {'; '.join(unasked)}. "
-            "Undo that, or give up exactness with --accept-changes"
+            f"{folder.path} cannot be continued exactly, because these changed: {'; '.join(unasked)}. "
+            "Undo the changes, or give up exactness with --accept-changes"
         )
 
 
 def refuse_other_vocabulary(folder: RunFolder, corpus: Corpus) -> None:
-    """Refuse data that the model has no tokens for.
+    """Refuse data whose vocabulary is not the model's.
 
     Raises:
-        RunError: They have another number of tokens, or are rows where the run had text, or text where it had rows.
+        RunError: The number of tokens differs, or one of the run and the data has text and the other has rows of tokens.
     """
     if (corpus.vocab_size, corpus.tokenizer is None) != (folder.vocab_size(), folder.learned() is None):
         raise RunError(
             f"{folder.path} cannot be continued with these data: they have {count(corpus.vocab_size, 'token')}, and the "
-            f"model has {folder.vocab_size()}. Begin another run for them"
+            f"model has {folder.vocab_size()}. Begin another run for these data"
         )
 
 
 @dataclass(frozen=True)
 class OptimizerForm:
-    """What an optimizer holds once it has made its first updates.
+    """The form of an optimizer's state after its first updates.
 
     Attributes:
-        counted: Of each of its groups, the names of what it changed itself: a count, and no hyperparameter.
-        sizes: Parameters in each of its groups.
-        state: What it remembers of each parameter, as in its state_dict.
+        counted: For each parameter group, the keys that the optimizer updates itself, such as a step count. They are no
+            hyperparameters.
+        sizes: Number of parameters in each group.
+        state: The state of each parameter, as in its state_dict.
     """
 
     counted: tuple[frozenset[str], ...]
@@ -101,7 +102,7 @@ class OptimizerForm:
 
 
 def form_of_optimizer(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> OptimizerForm:
-    """Make two updates of a copy: the model itself and the random state are left alone."""
+    """Make two updates of a copy of the model; the model and the random state do not change."""
     with torch.random.fork_rng():
         trial = copy.deepcopy(model).train()
         optimizer = build_optimizer(experiment, trial, precision)
@@ -112,27 +113,29 @@ def form_of_optimizer(experiment: Experiment, corpus: Corpus, model: GPT, precis
         after = optimizer.state_dict()
         groups = list(zip(built, after["param_groups"], strict=True))
         return OptimizerForm(
-            counted=tuple(frozenset(key for key in now if not _same(before.get(key), now[key])) for before, now in groups),
+            counted=tuple(
+                frozenset(key for key in now if not _is_unchanged(before.get(key), now[key])) for before, now in groups
+            ),
             sizes=tuple(len(group["params"]) for group in built),
             state=after["state"],
         )
 
 
-def _same(before: Any, now: Any) -> bool:
+def _is_unchanged(before: Any, now: Any) -> bool:
     if isinstance(before, torch.Tensor) and isinstance(now, torch.Tensor):
         return torch.equal(before, now)
     return type(before) is type(now) and bool(before == now)
 
 
 def refuse_other_form(folder: RunFolder, start: Checkpoint, form: OptimizerForm, changes: Sequence[Change]) -> None:
-    """Refuse to continue with what the optimizer cannot continue with.
+    """Refuse optimizer settings under which its saved state cannot be used.
 
     Raises:
-        RunError: A setting of it that was changed gives its memory another form.
+        RunError: A changed optimizer setting gives the state another form.
     """
     settings = [change.line for change in changes if change.what.startswith("training.optimizer.")]
     if settings and not optimizer_state.continues(start.optimizer, form.sizes, form.state):
         raise RunError(
-            f"{folder.path} cannot be continued with {'; '.join(settings)}: what the optimizer remembers has another form "
-            "then. Begin another run for it"
+            f"{folder.path} cannot be continued with {'; '.join(settings)}: the optimizer's state would have another form. "
+            "Begin another run for this setting"
         )

@@ -1,4 +1,4 @@
-"""How long training will take on this machine, from a few updates of a copy of the model."""
+"""Estimated training time on this machine, from a few updates of a copy of the model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
-_FEWEST = 6  # updates that an interval for their median can be had from
+_FEWEST = 6  # updates; with fewer, no interval holds their median with 95 % confidence
 _RATIO_AT_MOST_SECONDS, _RATIO_WIDTH = 30.0, 0.02
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured.
+    """The measured speed of training.
 
     Attributes:
         update: Seconds for an update.
-        evaluation: Seconds for an evaluation of the whole validation split, with its sample.
-        spread: From where to where the median of an update's seconds is likely to be (95 %).
-        state: The optimizer's state after these updates, as in its state_dict: what a checkpoint of it looks like.
+        evaluation: Seconds for an evaluation of the whole validation split, including its sample.
+        spread: The 95 % interval of the median seconds of an update.
+        state: The optimizer's state after the measured updates, as in its state_dict. A checkpoint's state has this form.
     """
 
     update: float
@@ -44,16 +44,22 @@ class Speed:
 
     @property
     def margin(self) -> float:
-        """How far the median update may be from the one that was measured, as a part of it."""
+        """Relative uncertainty of `update`: the distance to the further end of its interval, divided by it."""
         return max(self.spread[1] - self.update, self.update - self.spread[0]) / self.update
 
     def times(self, ratio: float) -> Speed:
-        """The same with updates that take so many times as long."""
+        """The same speed, but each update takes `ratio` times as long."""
         low, high = self.spread
         return replace(self, update=ratio * self.update, spread=(ratio * low, ratio * high))
 
     def seconds(self, experiment: Experiment, first_step: int = 0, update: float | None = None) -> float:
-        """Estimated time from `first_step` to the end; with another time for an update, if one is given."""
+        """Estimated seconds from `first_step` to the end.
+
+        Args:
+            experiment: Gives the number of updates and the interval of evaluations.
+            first_step: Updates done before.
+            update: Seconds for an update; None takes the measured ones.
+        """
         training = experiment.training
         evaluations = training.max_iters // training.eval_interval - first_step // training.eval_interval
         evaluations += training.max_iters % training.eval_interval > 0
@@ -61,16 +67,16 @@ class Speed:
         return (training.max_iters - first_step) * each + evaluations * self.evaluation
 
     def updates_within(self, experiment: Experiment, seconds: float) -> int:
-        """How many updates fit into a time budget with their evaluations; at least one."""
-        room = seconds - self.evaluation  # the one at the end
+        """How many updates, with their evaluations, fit into a time budget; at least one."""
+        room = seconds - self.evaluation  # the final evaluation
         each = self.update + self.evaluation / experiment.training.eval_interval
         return max(1, min(int(room / each), MAX_COUNT))
 
 
 class Trial:
-    """A copy of a model in training, to be timed; the model itself is left alone, and nothing is written.
+    """Timed training of a copy of a model; the model does not change, and nothing is written.
 
-    To be used within `torch.random.fork_rng`: it draws random numbers.
+    Use it within `torch.random.fork_rng`, because it draws random numbers.
     """
 
     def __init__(self, experiment: Experiment, corpus: Corpus, model: GPT, precision: str):
@@ -81,7 +87,7 @@ class Trial:
         self.updates = 0
 
     def update(self, *, compiled: bool = False) -> float:
-        """Make one, and return its seconds; the first one that is compiled takes a minute or more."""
+        """Make an update, and return its seconds; the first compiled update takes a minute or more."""
         if compiled and self.compiled is None:
             self.compiled = loss_of(self.model, compiled=True)
         start = time.perf_counter()
@@ -94,11 +100,11 @@ class Trial:
         return time.perf_counter() - start
 
     def evaluation(self) -> float:
-        """Seconds of an evaluation, from a part of one; the last thing to be asked for."""
+        """Estimated seconds of an evaluation, from part of one. Call it after all updates."""
         return _evaluation_seconds(self.model, self.experiment, self.corpus, self.precision)
 
     def state(self) -> dict[Any, Any]:
-        """The optimizer's; what could not be saved is refused now, and not at the first checkpoint."""
+        """The optimizer's state. A state that cannot be saved is refused here, before the first checkpoint."""
         state = self.optimizer.state_dict()
         pack(state, {})
         return dict(state["state"])
@@ -113,9 +119,10 @@ def measure_speed(
     compiled: bool = False,
     width: float | None = None,
 ) -> Speed:
-    """Time updates and a validation batch on a copy: the model itself and the random state are left alone.
+    """Time updates and a validation batch on a copy; the model and the random state do not change.
 
-    Up to eight updates, three seconds at most; with a `width`, as many as it takes to know their median to that part of it.
+    Without `width` it makes eight updates; with it, updates until the interval of their median has that relative width.
+    In both cases it stops after three seconds.
     """
     with torch.random.fork_rng():
         trial = Trial(experiment, corpus, model, precision)
@@ -128,7 +135,7 @@ def measure_speed(
 
 
 def compare_compiled(experiment: Experiment, corpus: Corpus, model: GPT, precision: str) -> Ratio:
-    """What a compiled update takes, in parts of a plain one: both in turn, on one copy of the model."""
+    """The time of a compiled update relative to a plain one, timed in turn on one copy of the model."""
     with torch.random.fork_rng():
         trial = Trial(experiment, corpus, model, precision)
         compiled = functools.partial(trial.update, compiled=True)
@@ -137,13 +144,13 @@ def compare_compiled(experiment: Experiment, corpus: Corpus, model: GPT, precisi
 
 def _are_enough(updates: Sequence[float], width: float | None) -> bool:
     if width is None:
-        return len(updates) >= _AT_MOST_UPDATES - 1  # and the one to warm up
+        return len(updates) >= _AT_MOST_UPDATES - 1  # one more update was the warm-up
     low, high = median_interval(updates)
     return len(updates) >= _FEWEST and high - low <= 2 * width * statistics.median(updates)
 
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:
-    """One validation batch and a few decoded tokens, scaled up."""
+    """Seconds of one validation batch and a few decoded tokens, scaled up to a whole evaluation."""
     size = micro_batch_size(experiment, model.embedding.weight.device)
     batch = next(corpus.val.windows(size, experiment.model.block_size))
     model.eval()

@@ -1,4 +1,4 @@
-"""What a run will need of memory and disk, found out without taking any, and refused where it is more than there is."""
+"""How much memory and disk a run needs, estimated without using them; a run that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ from minigpt.system.memory import available_memory, free_disk
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _BYTES = 4
-"""Of a number in fp32: weights and optimizer states are kept in it whatever the precision."""
+"""Bytes of a number in fp32. Weights and optimizer states are fp32 in every precision."""
 
 _COPIES_OF_PARAMETERS = 48
-"""Numbers for each parameter, at most in a save. SOAP remembers the most: two averages and, for a matrix of D by 4 D, square
-matrices and their bases of 8.5 times its size. A save holds that state four times, beside the weights."""
+"""Upper bound of the numbers per parameter, reached during a save.
+
+SOAP has the largest state: two averages, and square matrices with their bases, which for a D by 4 D matrix are 8.5 times its
+size. A save holds that state four times, besides the weights.
+"""
 
 _SCORES_KEPT = 8
-"""Numbers kept for each pair of tokens in each head: scores, bias, mask and softmax, twice in a differential attention."""
+"""Numbers kept per pair of tokens and head: scores, bias, mask and softmax, twice for differential attention."""
 
 _VALUES_KEPT = 300
-"""Numbers kept for each of a token's d_model in each layer. Hyena keeps the most, some 170."""
+"""Numbers kept per token, model dimension and layer. Hyena keeps the most, about 170."""
 
 _VALUES_KEPT_OF_LOGITS = 8
-"""Numbers kept for each of a token's logits: the logits, capped and as fp32, their softmax and its gradient."""
+"""Numbers kept per token and logit: the logits, capped and as fp32, their softmax and its gradient."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes.
+    """Memory that training needs, in bytes.
 
     Attributes:
         weights: Parameters and buffers.
-        gradients: Of all that is trained.
-        optimizer: Its state, after an update.
-        activations: What one micro-batch's forward pass keeps for the backward pass.
+        gradients: Gradients of all trained parameters.
+        optimizer: The optimizer's state after an update.
+        activations: Tensors that the forward pass of one micro-batch keeps for the backward pass.
     """
 
     weights: int
@@ -52,39 +55,39 @@ class Needs:
 
     @property
     def memory(self) -> int:
-        """The most at once: when a backward pass begins (beside a copy, while the speed is measured), or in a save.
+        """Peak bytes: at the start of a backward pass (a speed measurement holds a second copy), or during a save.
 
-        A save copies, turns into bytes and joins the larger of its two files.
+        A save copies the larger of its two files, serializes it and joins the parts.
         """
         training = 2 * self.weights + self.gradients + self.optimizer + self.activations
         return max(training, self.weights + self.optimizer + 3 * max(self.weights, self.optimizer))
 
     @property
     def checkpoint(self) -> int:
-        """One, on the disk."""
+        """Bytes of one checkpoint on disk."""
         return self.weights + self.optimizer
 
 
 def refuse_what_cannot_fit(
     experiment: Experiment, corpus: Corpus, folder: Path, device: torch.device, precision: str, *, checkpoints: int = 0
 ) -> None:
-    """Refuse a run before it takes what is not there.
+    """Refuse a run that needs more memory or disk than is free.
 
     Args:
-        experiment: What is to be trained.
-        corpus: For the number of ids.
+        experiment: The experiment to train.
+        corpus: Gives the vocabulary size.
         folder: Where checkpoints will be written.
-        device: Where it is to be trained.
+        device: Where the run will train.
         precision: `fp32` or `bf16`.
-        checkpoints: How many are there already, of those that will be kept.
+        checkpoints: Number of kept checkpoints that exist already.
 
     Raises:
-        TooLargeError: Memory or disk is short; the message has the estimate beside what there is.
+        TooLargeError: Memory or disk does not suffice; the message states the estimate and the free amount.
     """
     memory, disk = available_memory(device), free_disk(folder)
     bound = _bound(experiment, corpus.vocab_size, device)
     if (memory is None or bound < memory) and KEPT * bound < disk:
-        return  # far from it: no need to know it better, which takes seconds
+        return  # even the rough bound fits; the exact estimate would take seconds
     needs = estimate(experiment, corpus.vocab_size, device, precision, most=memory)
     if memory is not None and needs.memory > memory:
         raise _too_large(needs, memory)
@@ -98,7 +101,7 @@ def refuse_what_cannot_fit(
 
 def _too_large(needs: Needs, memory: int) -> TooLargeError:
     parts = {name: size(amount) for name, amount in vars(needs).items() if amount}
-    amounts = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and what is copied to save them"
+    amounts = ", ".join(f"{name} {amount}" for name, amount in parts.items()) + ", and the copies that a save makes"
     part = "training.micro_batch_size or model.block_size" if needs.activations > memory / 2 else "model"
     return TooLargeError(
         f"training needs {size(needs.memory)} of memory ({amounts}), and {size(memory)} are free here; try a smaller {part}"
@@ -108,14 +111,14 @@ def _too_large(needs: Needs, memory: int) -> TooLargeError:
 def estimate(
     experiment: Experiment, vocab_size: int, device: torch.device, precision: str, *, most: int | None = None
 ) -> Needs:
-    """Count a forward pass and an update of a model whose tensors have shapes and no values.
+    """Count the bytes of a forward pass and an update, with tensors that have shapes but no values.
 
     Args:
-        experiment: What is to be trained.
-        vocab_size: Number of ids.
-        device: For the micro-batch that is chosen there.
+        experiment: The experiment to train.
+        vocab_size: Number of token ids.
+        device: Determines the micro-batch size.
         precision: `fp32` or `bf16`.
-        most: Bytes that there are: what is beyond by its weights alone is not counted further.
+        most: Free bytes; counting stops as soon as more are needed.
     """
     shapes = build_model_on_meta(experiment.model, vocab_size)
     weights = sum(value.nbytes for value in {id(value): value for value in shapes.state_dict().values()}.values())
@@ -123,7 +126,7 @@ def estimate(
     if most is not None and weights + gradients > most:
         return Needs(weights, gradients, 0, 0)
     sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))
-    from torch._subclasses import fake_tensor  # with torch's compiler, which takes seconds
+    from torch._subclasses import fake_tensor  # imports torch's compiler, which takes seconds
 
     ids = torch.zeros((1, 1), dtype=torch.int64).expand(sequences, experiment.model.block_size)
     with fake_tensor.FakeTensorMode() as mode:
@@ -137,7 +140,7 @@ def estimate(
         try:
             return Needs(weights, gradients, state, bytes_kept(model, Batch(tokens, tokens), precision))
         except (fake_tensor.DynamicOutputShapeException, fake_tensor.DataDependentOutputException):
-            pass  # such as experts, whose tokens are known when they are chosen
+            pass  # shapes depend on values, such as the number of tokens that an expert gets
     if most is not None and weights + gradients + state > most:
         return Needs(weights, gradients, state, 0)
     ids = torch.randint(vocab_size, (1, experiment.model.block_size))
@@ -146,15 +149,17 @@ def estimate(
 
 
 def bytes_kept(model: GPT, batch: Batch, precision: str = "fp32") -> int:
-    """Bytes of all tensors that a forward pass saves for the backward pass: each piece of memory once, no parameters.
+    """Bytes of all tensors that a forward pass saves for the backward pass.
+
+    Each storage counts once; parameters and buffers do not count.
 
     Args:
         model: In train mode.
-        batch: On its device.
+        batch: On the model's device.
         precision: `fp32` or `bf16`.
     """
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+    kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -164,7 +169,7 @@ def bytes_kept(model: GPT, batch: Batch, precision: str = "fp32") -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, batch.tokens.device):
         loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
-        total = loss + auxiliary  # the graph lives until all is counted
+        total = loss + auxiliary  # keeps the graph alive until everything is counted
     amount = sum(storage.nbytes() for storage in kept.values())
     del total
     return amount
@@ -179,7 +184,7 @@ def _bytes_of(tree: object) -> int:
 
 
 def _bound(experiment: Experiment, vocab_size: int, device: torch.device) -> int:
-    """More bytes than any shipped part takes, in training or in a save; tests hold every part to it."""
+    """An upper bound of the bytes that training and saving need; tests check it for every shipped component."""
     model = experiment.model
     parameters = sum(value.numel() for value in build_model_on_meta(model, vocab_size).state_dict().values())
     sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))

@@ -1,8 +1,8 @@
-"""Two kinds of work timed in turn until the ratio of their times is known to a stated width.
+"""Time two kinds of work in turn until the ratio of their times is known to a given width.
 
-What else runs on a machine slows down whatever is measured while it runs. Timed one after another, two equal models differ
-by as much as the machine's load did in between; timed in turn, both are slowed down alike, and the ratio of each pair of
-turns hardly changes.
+Other processes slow down whatever is measured while they run. If two equal models are timed one after the other, their times
+differ as much as the machine's load does. If they are timed in turn, the load slows both equally, and the ratio of each pair
+of turns hardly changes.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_FIRST_LOOK = 9  # pairs: the fewest that the interval of a look can be had from
+_FIRST_LOOK = 9  # pairs; fewer do not give an interval with the confidence that one look needs
 _LOOKS = 10  # after 9, 18, 36, ... pairs
-_ERROR = 0.05  # of the interval, whenever it is that measuring stops
-_TURN = 0.02  # seconds that a turn takes at least: short work is repeated in it
+_ERROR = 0.05  # probability that the final interval is wrong, over all looks together
+_LEAST_SECONDS_OF_TURN = 0.02  # a turn repeats shorter work
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long the second kind of work takes, the first being 1.
+    """The time of the second kind of work divided by that of the first.
 
     Attributes:
         value: Median of the pairs' ratios.
         low: Lower end of its 95 % interval.
-        high: Upper end.
-        pairs: How many were timed.
+        high: Upper end of its 95 % interval.
+        pairs: Number of timed pairs.
         first: Median seconds of the first kind.
-        second: Of the second.
-        variation: How far apart the quartiles of the first kind's times are, in medians: what equal work varied by.
+        second: Median seconds of the second kind.
+        variation: Interquartile range of the first kind's times divided by their median: how much equal work varied.
     """
 
     value: float
@@ -43,7 +43,7 @@ class Ratio:
 
     @property
     def width(self) -> float:
-        """How far an end of the interval is from the ratio, as a part of it: the larger of both."""
+        """Relative distance from the ratio to the further end of the interval."""
         return max(self.high / self.value, self.value / self.low) - 1
 
     def __str__(self) -> str:
@@ -61,19 +61,19 @@ def measure_ratio(
 ) -> Ratio:
     """Time both in turn until the ratio is known to `width` with 95 % confidence, or the time is over.
 
-    The interval is that of a median by the order of the pairs' ratios: nothing is assumed of how the noise is distributed.
-    It is looked at after 9, 18, 36, ... pairs, ten times at most, and each look has a tenth of the error; so to stop where
-    it is narrow enough does not make it wrong more often.
+    The interval of the median comes from order statistics of the pairs' ratios, so it assumes no distribution of the noise.
+    It is computed after 9, 18, 36, ... pairs, at most ten times. Each computation gets a tenth of the error probability, so
+    stopping as soon as the interval is narrow enough keeps the confidence.
 
     Args:
         first: Does the work once and returns the seconds it took.
-        second: Likewise.
-        width: What `Ratio.width` is to be.
-        at_most: Seconds after which measuring ends, nine pairs being done.
-        now: A clock.
+        second: Same for the second kind.
+        width: Measuring stops when `Ratio.width` is this small.
+        at_most: Seconds after which measuring stops, but not before nine pairs.
+        now: A clock, in seconds.
 
     Returns:
-        The ratio, whose width may be larger than asked for where the time was over.
+        The ratio. If the time was over first, its width is larger than requested.
     """
     pairs: list[tuple[float, float]] = []
     for _ in range(2):  # to warm up
@@ -81,12 +81,12 @@ def measure_ratio(
         second()
     began, look_at = now(), _FIRST_LOOK
     while True:
-        # Whatever grows or shrinks steadily meets both kinds equally: each one is first in every other pair.
+        # The order alternates, so a steady drift of the machine's speed affects both kinds equally.
         if len(pairs) % 2:
-            after = _turn(second)
-            pairs.append((_turn(first), after))
+            second_seconds = _mean_seconds(second)
+            pairs.append((_mean_seconds(first), second_seconds))
         else:
-            pairs.append((_turn(first), _turn(second)))
+            pairs.append((_mean_seconds(first), _mean_seconds(second)))
         is_over = now() - began >= at_most and len(pairs) >= _FIRST_LOOK
         if len(pairs) == look_at or is_over:
             ratio = _ratio(pairs)
@@ -96,13 +96,15 @@ def measure_ratio(
 
 
 def median_interval(values: Sequence[float], error: float = _ERROR) -> tuple[float, float]:
-    """An interval that holds the median of what the values were drawn from, but for `error`: from one of them to another.
+    """An interval that holds the median of the values' distribution with probability 1 - `error`.
 
-    The smallest and the largest where there are too few for any such interval.
+    Its ends are two of the values: the smallest and the largest if there are too few for this confidence.
     """
     ordered, n = sorted(values), len(values)
-    allowed = 2**n * round(error * 1e6) // 2_000_000  # ways for n values to lie so that the median is below the interval
-    outside, ways, rank = 0, 1, 0  # in which fewer than `rank` of them lie below it, and in which just `rank` do
+    # Each value lies below or above the median: 2^n equally likely cases. In `allowed` of them the median may lie below the
+    # interval. `outside` counts the cases with fewer than `rank` values below the median, `ways` those with exactly `rank`.
+    allowed = 2**n * round(error * 1e6) // 2_000_000
+    outside, ways, rank = 0, 1, 0
     while rank < n // 2 and outside + ways <= allowed:
         outside += ways
         ways = ways * (n - rank) // (rank + 1)
@@ -111,10 +113,10 @@ def median_interval(values: Sequence[float], error: float = _ERROR) -> tuple[flo
     return ordered[rank - 1], ordered[n - rank]
 
 
-def _turn(work: Callable[[], float]) -> float:
-    """Seconds of the work, the mean over a turn."""
+def _mean_seconds(work: Callable[[], float]) -> float:
+    """Mean seconds of the work in one turn, which repeats short work."""
     total, times = 0.0, 0
-    while total < _TURN:
+    while total < _LEAST_SECONDS_OF_TURN:
         total += work()
         times += 1
     return total / times

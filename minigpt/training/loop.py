@@ -1,4 +1,4 @@
-"""The training loop: update, evaluate, sample, record, save; and stop between any two of them without losing a bit."""
+"""The training loop: update, evaluate, sample, record, save. It can stop between any two steps and resume bit for bit."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from minigpt.training.other_processes import OtherProcesses
 from minigpt.training.saving import Saver
 from minigpt.training.stopping import Stop, StopNow
 
-_SKIPPED_IN_A_ROW = 20  # updates that were not finite, after which skipping will not help any more
+_SKIPPED_IN_A_ROW = 20  # consecutive non-finite updates after which further skipping will not help
 _UPDATE, _SAMPLE = 0, 1  # streams of random numbers within a step
 
 
 class _Stopped(Exception):
-    """The user asked to stop while an evaluation was under way."""
+    """A signal requested a stop; raised between updates and during an evaluation."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sitting ended.
+    """How a session ended.
 
     Attributes:
         status: FINISHED, or STOPPED before the last update.
         run: The run folder.
-        progress: How far it came.
-        val_loss: Validation loss after the last update, in nats a token; None if it was stopped.
-        sample: Text drawn then.
-        stop_signal: The signal that stopped it.
+        progress: The updates done, and their totals.
+        val_loss: Validation loss after the last update, in nats a token; None if the session was stopped.
+        sample: Text drawn after the last update.
+        stop_signal: The signal that stopped the session.
     """
 
     status: Literal[Status.FINISHED, Status.STOPPED]
@@ -64,24 +64,23 @@ class Outcome:
 
 
 class Trainer:
-    """One run, from wherever it stands to its last update.
+    """Trains one run from its current update to the last.
 
-    What an update does depends on the weights, the optimizer's state, the seed and the update's number, and on nothing
-    else: the random numbers of each are drawn afresh from (seed, number). So a run that was killed and resumed is bit for
-    bit the run that was not.
+    An update depends only on the weights, the optimizer's state, the seed and the update's number. Its random numbers come
+    from (seed, number). So a run that was killed and resumed equals an uninterrupted run bit for bit.
 
     Args:
         experiment: Resolved.
         corpus: On the device.
         model: On the device.
         precision: `fp32` or `bf16`.
-        observer: Told of everything.
-        run: Where it is written.
-        start: The checkpoint to go on from.
-        counted: Where the run is continued with changes, what the optimizer counts itself in each of its groups: all else
-            there is as the experiment says now. None where nothing changed.
-        stop: Asked between any two updates, evaluation batches and sampled tokens.
-        clock: Seconds, for the saves that go by time.
+        observer: Notified of every event.
+        run: The folder to write to.
+        start: The checkpoint to continue from.
+        counted: For a run that is continued with changes: the keys that the optimizer updates itself in each of its groups.
+            All other keys of the groups come from the experiment. None if nothing changed.
+        stop: Checked between any two updates, evaluation batches and sampled tokens.
+        clock: Seconds, for saves at time intervals.
     """
 
     def __init__(
@@ -111,10 +110,10 @@ class Trainer:
             start.load_weights(model)
             start.load_optimizer(self.optimizer, counted)
             if isinstance(self.optimizer, AveragingOptimizer):
-                self.optimizer.train()  # what was saved are the weights to be used
+                self.optimizer.train()  # a checkpoint has the evaluation weights
             self.progress = start.progress
         self.loss = loss_of(model, compiled=training.compile is True)
-        self.compiles = training.compile is True  # in the next update, for a minute or more
+        self.compiles = training.compile is True  # the next update compiles, for a minute or more
         self.saver = Saver(run, training, start, observer, clock)
         self.row = self.progress.pending  # the last update's record, until it is complete and written
         self.sample: str | None = None
@@ -125,7 +124,7 @@ class Trainer:
 
         Raises:
             DivergedError: A loss or gradient is not finite; the last checkpoint is sound.
-            WriteError: The disk is full or failing; likewise.
+            WriteError: The disk is full or failing; the last checkpoint is sound.
             RunError: The run folder was moved or removed, or its records were damaged or replaced.
         """
         self.last_time = time.perf_counter()
@@ -152,7 +151,7 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------------- one update
 
     def _update(self) -> None:
-        """Move the weights once, unless loss or gradient say that this would ruin them."""
+        """Update the weights once, unless the loss or the gradient is not finite."""
         step = self.progress.step
         seed_generators(stream_seed(self.experiment.seed, step, _UPDATE), self.device)
         factor = self.schedule.factor(step)
@@ -201,10 +200,10 @@ class Trainer:
         )
 
     def _refuse_update(self, number: int, loss: float, norm: float, in_a_row: int) -> None:
-        """Stop, or leave this update out, as the experiment says.
+        """Stop, or skip this update, as the experiment says.
 
         Raises:
-            DivergedError: It says to stop, or so many were left out one after another that it goes on like that.
+            DivergedError: The experiment says to stop, or too many updates in a row were skipped.
         """
         what = "gradient" if math.isfinite(loss) else "loss"
         reason = f"the {what} of update {number} is not finite (loss {loss}, gradient norm {norm})"
@@ -216,8 +215,8 @@ class Trainer:
 
     def _advice(self) -> str:
         steps = checkpoint.available(self.run.checkpoints)
-        there = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
-        return f"training diverged; {there}. Try a lower learning_rate, a longer warm-up, or grad_clip (with --fresh)"
+        saved = f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        return f"training diverged; {saved}. Try a lower learning_rate, a longer warm-up, or grad_clip (with --fresh)"
 
     def _wall(self) -> float:
         now = time.perf_counter()
@@ -227,15 +226,15 @@ class Trainer:
     # ----------------------------------------------------------------------------------- what follows an update
 
     def _complete(self, row: MetricsRow) -> None:
-        """Evaluate, sample and save where they are due, and write the record."""
+        """Evaluate, sample and save if they are due, and write the record."""
         if self.saver.has_moved():
-            self._save(best=False)  # where it is now, which ends the session
+            self._save(best=False)  # saves to the new place, and raises
         training, step = self.experiment.training, self.progress.step
         last = step == training.max_iters
         due = last or step % training.eval_interval == 0
         best = False
         if due:
-            measured = self._answer()
+            measured = self._evaluate()
             row = row.model_copy(update=vars(measured))
             best = self.progress.best_val_loss is None or measured.val_loss < self.progress.best_val_loss
         self.saver.metrics.append_row(row)
@@ -249,24 +248,24 @@ class Trainer:
         else:
             self.observer.updated(row)
 
-    def _answer(self) -> Measured:
+    def _evaluate(self) -> Measured:
         """Measure the model and draw a sample from it."""
         with answering(self.optimizer):
-            measured = evaluate(self.model, self.corpus, self.experiment, self.precision, self._evaluating)
+            measured = evaluate(self.model, self.corpus, self.experiment, self.precision, self._report_evaluated)
             step, self.val_loss = self.progress.step, measured.val_loss
             if not math.isfinite(self.val_loss):
                 raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")
-            self.sample = self._draw()
+            self.sample = self._draw_sample()
         if self.sample is not None:
             self.saver.samples.append(f"--- step {step}, validation loss {self.val_loss:.4f}\n{self.sample}\n")
         return measured
 
-    def _evaluating(self, done: int, total: int) -> None:
+    def _report_evaluated(self, done: int, total: int) -> None:
         self.observer.evaluating(done, total)
         self._check_stop()
 
-    def _draw(self) -> str | None:
-        """A sample of text, from random numbers of its own."""
+    def _draw_sample(self) -> str | None:
+        """A sample of text, drawn with a separate stream of random numbers; None without a tokenizer."""
         tokenizer, sampling = self.corpus.tokenizer, self.experiment.sampling
         if tokenizer is None:
             return None
@@ -284,7 +283,7 @@ class Trainer:
             self.progress = self.saver.save(self.model, self.optimizer, progress, best=best)
 
     def _check_weights(self) -> None:
-        """A step may overflow weights whose gradient was finite; they must not take the place of sound ones.
+        """Refuse to save weights that are not finite: a step may overflow although its gradient was finite.
 
         Raises:
             DivergedError: A weight is not finite.
@@ -301,14 +300,14 @@ def compute_gradients(
     precision: str,
     loss_function: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """Forward and backward, a micro-batch at a time; clips the gradients where the experiment says so.
+    """Compute the gradients of one update, micro-batch by micro-batch, and clip them if the experiment says so.
 
     Args:
-        model: Gets the gradients.
-        batch: Of one update.
-        experiment: For the micro-batch and the clipping.
+        model: Receives the gradients.
+        batch: The sequences of one update.
+        experiment: Gives the micro-batch size and the clipping.
         precision: `fp32` or `bf16`.
-        loss_function: A compiled `model.loss`; None for the plain one.
+        loss_function: A compiled `model.loss`; None uses the plain one.
 
     Returns:
         Three numbers, on the device: the batch's cross-entropy in nats a token, the auxiliary losses' mean over
@@ -333,7 +332,7 @@ def compute_gradients(
 
 
 def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:
-    """Move the weights by their gradients, drop these, and let components do what follows an update."""
+    """Update the weights from their gradients, clear the gradients, and call `after_step`."""
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     model.after_step()
@@ -342,8 +341,8 @@ def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the CPU's random numbers and the device's.
 
-    `torch.manual_seed` seeds every kind of device there could be: for one that is absent it writes down the call stack, and
-    its first call imports torch's compiler (a second).
+    `torch.manual_seed` would seed every kind of device. For an absent device it records the call stack, and its first call
+    imports torch's compiler, which takes a second.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What suits the machine: device, precision, and how much goes through the model at once."""
+"""Settings that depend on the machine: device, precision, threads and micro-batch size."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from minigpt.model import GPT
 from minigpt.run.recorded import MAX_THREADS
 from minigpt.training.interleaved import measure_ratio
 
-_WORTH_IT = 1.25  # bf16 costs accuracy, so it must be faster by a quarter
+_LEAST_SPEEDUP = 1.25  # bf16 costs accuracy, so it must be 25 % faster
 _PRECISION_WIDTH, _PRECISION_AT_MOST_SECONDS = 0.1, 0.3
 _CACHED_TOKENS = 4096
 
 
 def choose_device(wish: str = "auto") -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU.
+    """The torch device for a `--device` value; `auto` prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        MinigptError: The wish is none of auto, cpu, cuda, mps, or is not there.
+        MinigptError: The value is none of auto, cpu, cuda, mps, or this machine has no such device.
     """
     present = [name for name in ("cuda", "mps", "cpu") if is_present(name)]
     if wish == "auto":
         return torch.device(present[0])
     if wish not in present:
-        there = ", ".join(present)
-        raise MinigptError(f'device "{wish}" is not available here; allowed: auto, {there}')
+        raise MinigptError(f'device "{wish}" is not available here; allowed: auto, {", ".join(present)}')
     return torch.device(wish)
 
 
@@ -47,10 +46,10 @@ def is_present(device: str) -> bool:
 
 
 def use_threads(number: int) -> None:
-    """Compute with so many threads of the CPU.
+    """Set the number of CPU threads that torch uses.
 
     Raises:
-        MinigptError: They are fewer than one, or more than any machine has.
+        MinigptError: The number is less than 1, or more than any machine has.
     """
     if not 0 < number <= MAX_THREADS:
         raise MinigptError(f"threads: found {number}; allowed: 1 to {MAX_THREADS}")
@@ -58,24 +57,24 @@ def use_threads(number: int) -> None:
 
 
 def choose_precision(wish: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both, in turn, once in a process."""
+    """`fp32` or `bf16`; `auto` times a matrix product of a small model's size in both, once per process."""
     return _faster_precision(device, torch.get_num_threads()) if wish == "auto" else wish
 
 
 @functools.cache
-def _faster_precision(device: torch.device, threads: int) -> str:  # with other threads it is measured anew
+def _faster_precision(device: torch.device, threads: int) -> str:  # `threads` is part of the cache key
     fp32, bf16 = (_product(dtype, device) for dtype in (torch.float32, torch.bfloat16))
     ratio = measure_ratio(bf16, fp32, width=_PRECISION_WIDTH, at_most=_PRECISION_AT_MOST_SECONDS)
-    return "bf16" if ratio.value >= _WORTH_IT else "fp32"
+    return "bf16" if ratio.value >= _LEAST_SPEEDUP else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Matrix products in bf16 where the precision says so; weights and optimizer stay in fp32."""
+    """Matrix products in bf16 if the precision is `bf16`; weights and optimizer stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch.optim.Optimizer:
-    """The experiment's optimizer over the model's parameters; products of its own have the training's precision."""
+    """The experiment's optimizer over the model's parameters; its own matrix products use the training precision."""
     optimizer = experiment.training.optimizer.build().build(list(model.named_roles()))
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision
@@ -83,10 +82,10 @@ def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch
 
 
 def micro_batch_size(experiment: Experiment, device: torch.device) -> int:
-    """Sequences that go through the model at once.
+    """Sequences in one forward pass.
 
-    On a CPU what passes between the layers then stays in its cache, and its memory is used again rather than asked for anew:
-    at the documented size an update takes 0.6 of the time that it takes in one piece.
+    On a CPU, activations of a small micro-batch stay in the cache, and their memory is reused instead of allocated again. At
+    the documented size an update takes 0.6 of the time that one large batch takes.
     """
     if experiment.training.micro_batch_size is not None:
         return experiment.training.micro_batch_size
@@ -95,7 +94,7 @@ def micro_batch_size(experiment: Experiment, device: torch.device) -> int:
 
 
 def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
-    """Multiplies 512 x 384 by 384 x 1,536 and returns the seconds."""
+    """A function that multiplies 512 x 384 by 384 x 1,536 matrices and returns the seconds."""
     a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((512, 384), (384, 1536)))
 
     def multiply() -> float:

@@ -1,4 +1,4 @@
-"""Whole-split evaluation."""
+"""Evaluation on the whole validation split."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from minigpt.training.machine import autocast, micro_batch_size
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation gives, under the names that a line of metrics.jsonl has for it.
+    """The results of an evaluation, under the same names as in metrics.jsonl.
 
     Attributes:
-        val_loss: In nats a target.
+        val_loss: Mean loss, in nats a target.
         val_perplexity: exp(val_loss).
-        val_bits_per_byte: None for a synthetic task.
+        val_bits_per_byte: Loss in bits per byte of text; None for a synthetic task.
     """
 
     val_loss: float
@@ -39,11 +39,11 @@ def evaluate(
     """Mean loss over the whole validation split, every target exactly once, in fixed windows.
 
     Args:
-        model: Left in the mode it was found in.
+        model: Its mode (train or eval) is restored on return.
         corpus: On the model's device.
-        experiment: For the micro-batch and the window, block_size.
+        experiment: Gives the micro-batch size and the window (block_size).
         precision: `fp32` or `bf16`.
-        progress: Called with targets done and in all; may raise to stop.
+        progress: Called with the targets done and the targets in total; may raise to stop.
 
     Returns:
         The loss in nats a target, the perplexity, and for text the bits per byte.
@@ -54,7 +54,7 @@ def evaluate(
     total, done = 0.0, 0
     try:
         for batch in corpus.val.windows(size, experiment.model.block_size):
-            # no_grad and not inference_mode: tensors that a component keeps must still be usable in training
+            # no_grad instead of inference_mode, because training must be able to use tensors that a component keeps
             with torch.no_grad(), autocast(precision, batch.tokens.device):
                 loss, _ = model.loss(batch.tokens, batch.targets, batch.mask)
             total += loss.item() * batch.n_targets

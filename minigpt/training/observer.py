@@ -1,4 +1,4 @@
-"""Who watches a training run. The trainer tells; an observer shows."""
+"""Observers of a training run: the trainer reports events, and an observer displays them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from minigpt.run.recorded import MetricsRow
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to happen.
+    """A session that is about to begin.
 
     Attributes:
-        name: Of the experiment.
-        folder: Of the run.
-        parameters: Trainable values.
-        max_iters: Updates in all.
+        name: Name of the experiment.
+        folder: The run folder.
+        parameters: Number of trainable values.
+        max_iters: Updates in total.
         first_step: Updates done before (when resuming).
-        tokens_per_step: Tokens an update sees.
-        seconds: Estimated time for what is left, evaluations included.
+        tokens_per_step: Tokens per update.
+        seconds: Estimated time of the remaining updates and evaluations.
         device: Such as `cpu`.
         precision: `fp32` or `bf16`.
-        threads: Of the CPU.
-        entropies: Yardsticks in nats a token; None for a synthetic task.
+        threads: Number of CPU threads.
+        entropies: Reference losses in nats a token; None for a synthetic task.
         plugin_files: Plugin files in use.
-        experiment: As it is trained.
+        experiment: The experiment with all settings resolved.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Plan:
     experiment: Experiment | None = None
 
     def lines(self) -> list[str]:
-        """The plan in words: what runs where, how big, how long; and the yardsticks."""
+        """The plan as lines of text: experiment, machine, size, estimated time and yardsticks."""
         place = f"{self.device}, {self.precision}" + (f", {count(self.threads, 'thread')}" if self.device == "cpu" else "")
         steps = self.max_iters - self.first_step
         size = f"{self.parameters:,} parameters, {steps * self.tokens_per_step:,} tokens in {count(steps, 'step')}"
@@ -64,45 +64,45 @@ class Plan:
 
 
 class Pace:
-    """How long is left, from the time this sitting has taken so far, evaluations and all."""
+    """The remaining time, estimated from the time of this session so far, including evaluations."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.began = time.monotonic()
 
     def left(self, step: float) -> float:
-        """Seconds until the last update; the plan's estimate until there is something to go by."""
+        """Seconds until the last update; at first the plan's estimate dominates."""
         passed, done = time.monotonic() - self.began, step - self.plan.first_step
         planned = self.plan.seconds / max(1, self.plan.max_iters - self.plan.first_step)
-        # As if ten updates had gone as planned: the first ones of a sitting tell little.
+        # Counts the plan as ten more updates, because the first updates of a session vary a lot.
         each = (passed + 10 * planned) / (done + 10)
         return each * (self.plan.max_iters - step)
 
 
 class Observer(Protocol):
-    """Told of each event; everything it needs is in the arguments."""
+    """Receives each event of a session; the arguments have everything about the event."""
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Receive a message for the user."""
 
     def begin(self, plan: Plan) -> None:
         """Training is about to begin."""
 
     def updated(self, row: MetricsRow) -> None:
-        """An update was made: `row` is its line in metrics.jsonl so far."""
+        """An update was made; `row` is its line in metrics.jsonl."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """An evaluation has covered `done` of `total` targets."""
+        """An evaluation has processed `done` of `total` targets."""
 
     def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         """An evaluation is complete; `sample` is text drawn from the model."""
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """The session has ended; no more events follow."""
 
 
 class PlainObserver:
-    """Lines of text, for notebooks, files and pipes: one at most every few seconds, one at each evaluation."""
+    """Prints lines of text, for notebooks, files and pipes: at most one every few seconds, and one per evaluation."""
 
     def __init__(self, stream: TextIO | None = None, every_seconds: float = 5.0):
         self.stream = stream or sys.stdout
@@ -111,7 +111,7 @@ class PlainObserver:
         self._next = 0.0
 
     def note(self, text: str) -> None:
-        """Print it."""
+        """Print the message."""
         self._print(text)
 
     def begin(self, plan: Plan) -> None:
@@ -121,13 +121,13 @@ class PlainObserver:
             self._print(line)
 
     def updated(self, row: MetricsRow) -> None:
-        """Print a line now and then."""
+        """Print a line, at most once every `every_seconds`."""
         if row.wall >= self._next:
             self._next = row.wall + self.every_seconds
             self._print(self._line(row))
 
     def evaluating(self, done: int, total: int) -> None:
-        """Nothing: a line a batch would be noise."""
+        """Do nothing: a line per batch would be too much."""
 
     def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
         """Print the losses and the sample."""
@@ -136,7 +136,7 @@ class PlainObserver:
             self._print("\n".join(f"    | {line}" for line in sample.splitlines()))
 
     def end(self) -> None:
-        """Nothing to tidy up."""
+        """Do nothing: there is nothing to close."""
 
     def _line(self, row: MetricsRow) -> str:
         assert self.plan is not None, "begin comes first"
@@ -149,10 +149,10 @@ class PlainObserver:
     def _print(self, text: str) -> None:
         try:
             print(printable(text), file=self.stream, flush=True)
-        except OSError:  # a closed terminal or pipe, a log on a full disk: training continues without a reader
+        except OSError:  # a closed terminal or pipe, or a full disk: training continues without output
             self.stream = io.StringIO()
 
 
 def loss_in_words(row: MetricsRow) -> str:
-    """`loss 1.2345`; an update that was left out has none, if the loss is what was not finite."""
+    """`loss 1.2345`, or `left out` for an update that was skipped because its loss was not finite."""
     return f"loss {shown_loss(row.train_loss)}" if row.train_loss is not None else "left out"

@@ -1,4 +1,4 @@
-"""What other processes take of the processors while a run trains: its times are no facts about the model then."""
+"""CPU time that other processes take while a run trains: it makes the run's times unreliable."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ import time
 from pathlib import Path
 
 ALONE = 0.1
-"""Of the processors: other processes that took no more of them leave the times of what ran meanwhile as they are."""
+"""Share of all processors. If other processes took no more, measured times count as undisturbed."""
 
 _STAT = Path("/proc/stat")
-_EVERY = 0.25  # seconds: the system counts in hundredths, and to ask costs up to a millisecond
+_EVERY_SECONDS = 0.25  # the system counts in hundredths of a second, and a reading costs up to a millisecond
 
 
 class OtherProcesses:
-    """Measures by intervals, from its beginning on: what the whole machine computed, less what this process did."""
+    """Measures the CPU time of other processes per interval: that of the whole machine minus that of this process."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.before = _seconds_of_others()
 
     def share(self) -> float | None:
-        """Of all processors, what others took since the last answer or the beginning; None where the system does not say."""
+        """Share of all processors that others took since the last reading; None if the system does not report it."""
         passed = time.perf_counter() - self.began
         seconds = self.seconds(now=True)
         return None if seconds is None else max(0.0, seconds / max(passed, 1e-9) / (os.cpu_count() or 1))
 
     def seconds(self, *, now: bool = False) -> float | None:
-        """CPU seconds that others took since this was last answered; None where that was just now, or no system says it.
+        """CPU seconds that others took since the last reading.
 
         Args:
-            now: However short the time since then.
+            now: Read even if the last reading was just before.
+
+        Returns:
+            None if the last reading was just before, or if the system does not report it.
         """
-        if self.before is None or not (now or time.perf_counter() - self.began >= _EVERY):
+        if self.before is None or not (now or time.perf_counter() - self.began >= _EVERY_SECONDS):
             return None
         after = _seconds_of_others()
         if after is None:
@@ -42,16 +45,16 @@ class OtherProcesses:
 
 
 def as_warning(share: float | None) -> str:
-    """That others took so much of the processors while something was timed; nothing where that does not matter."""
+    """A warning that other processes disturbed a measurement; empty if their share is too small to matter."""
     return "" if share is None or share <= ALONE else f"other processes took {share:.0%} of the processors meanwhile"
 
 
 def _seconds_of_others() -> float | None:
-    """CPU seconds of all processes but this one, since some time; None where the system does not say (it is not Linux)."""
+    """CPU seconds of all other processes since a fixed time; None if the system does not report it (only Linux does)."""
     try:
         with _STAT.open("rb") as file:
             fields = file.readline().split()
-        # cpu user nice system idle iowait irq softirq steal: other guests of the host are others too
+        # cpu user nice system idle iowait irq softirq steal; steal is the time of other virtual machines on the host
         user, nice, system, _, _, interrupts, soft, stolen = map(int, fields[1:9])
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Everything that comes before a session: corpus, device, precision, compiler, and whether it can be done at all."""
+"""Prepare a session: load the corpus, choose device, precision and compiler, and refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from minigpt.training.machine import choose_device, choose_precision, is_present
 from minigpt.training.observer import Observer
 
 _PRECISION_OF_SPEED = 0.03
-"""Relative width of the interval of an update's time, where the number of updates follows from it."""
+"""Relative width of the interval of an update's time, if the number of updates is computed from it."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Ready:
     """Everything that a session needs.
 
     Attributes:
-        experiment: As it will be trained.
+        experiment: With all settings resolved.
         corpus: On the device.
-        model: Likewise.
+        model: On the device.
         precision: `fp32` or `bf16`.
-        seconds: About how long it will take.
+        seconds: Estimated time of the session.
         start: The checkpoint to continue from; None at the beginning.
-        begins_with: The provenance of a run that is about to begin; None for one that is there.
+        begins_with: The provenance of a new run; None for an existing run.
         counted: As for the Trainer.
-        continues_with: The provenance of a run that is continued with other settings; None where there is none to write.
+        continues_with: The provenance of a run that is continued with other settings; None if it does not change.
     """
 
     experiment: Experiment
@@ -80,7 +80,7 @@ def prepare_anew(
     threads: int | None,
     corpus: Corpus | None,
 ) -> Ready:
-    """Everything that comes before a run is begun; nothing is written yet."""
+    """Prepare a new run; writes nothing."""
     observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
     where, precision = _machine(experiment.training.precision, device, threads)
     corpus = (corpus or load_corpus(experiment)).to(where)
@@ -109,17 +109,20 @@ def _build(
     minutes: float | None = None,
     checkpoints: int = 0,
 ) -> tuple[Experiment, GPT, Speed]:
-    """What both preparations share: the model, if it fits here, its speed, and the experiment with what that settles.
+    """Build the model and measure its speed; shared by a new run and a continued one.
 
     Args:
-        experiment: What will be trained.
+        experiment: The experiment to train.
         corpus: On the device.
         run: Where checkpoints will be written.
-        device: Where it will be trained.
+        device: Where the run will train.
         precision: `fp32` or `bf16`.
-        observer: Receives notes on what is settled.
-        minutes: How long it may take, if the number of updates follows from that.
-        checkpoints: How many the run has already.
+        observer: Receives notes on the chosen settings.
+        minutes: A time budget from which the number of updates is computed; None keeps the experiment's number.
+        checkpoints: Number of checkpoints that the run has already.
+
+    Returns:
+        The experiment with the settings chosen for this machine, the model, and the speed.
     """
     refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
     model = build_model(experiment, corpus.vocab_size).to(device)
@@ -137,10 +140,10 @@ def _build(
 def _choose_compile(
     experiment: Experiment, corpus: Corpus, model: GPT, precision: str, minutes: float | None, observer: Observer
 ) -> tuple[bool, Speed]:
-    """Whether to compile, and how fast training is then.
+    """Decide whether to compile, and measure the speed of training with that choice.
 
     Raises:
-        RunError: It is asked for, and there is no compiler.
+        RunError: The experiment requires compiling, and there is no compiler.
     """
     wish, device = experiment.training.compile, model.embedding.weight.device
     missing = missing_compiler(device)
@@ -156,9 +159,9 @@ def _choose_compile(
     if missing:
         observer.note(f"torch.compile is left out: {missing}")
         return False, speed
-    from torch._dynamo.exc import TorchDynamoException  # a second to import, so not before it is needed
+    from torch._dynamo.exc import TorchDynamoException  # imported here, because it takes a second
 
-    observer.note("compiling the model, to see whether it is faster then")
+    observer.note("compiling the model, to measure whether that is faster")
     try:
         ratio = compare_compiled(experiment, corpus, model, precision)
     except TorchDynamoException as error:
@@ -170,15 +173,15 @@ def _choose_compile(
 
 
 def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:
-    """The experiment with settings that were found out on this machine."""
-    # A copy and no new reading: a component stays the class it was, whatever has been registered since.
+    """The experiment with the settings chosen for this machine."""
+    # A copy instead of a new reading, so that each component keeps its class even if another was registered since.
     training = experiment.training.model_copy(update=changes)
     training.schedule.build(training.max_iters)
     return experiment.model_copy(update={"training": training})
 
 
 def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> Ready:
-    """Everything that comes before a run is continued; nothing is written yet."""
+    """Prepare to continue a run; writes nothing."""
     recorded = folder.provenance()
     overrides = (*folder.moved_data(), *asked.reading.overrides)
     experiment = folder.experiment(replace(asked.reading, overrides=overrides))
@@ -194,12 +197,12 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
     refuse_unasked(folder, asked, changed_since(recorded, now))
     for note in start.notes if start else ():
         observer.note(note)
-    there = len(checkpoint.available(folder.checkpoints))
-    experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=there)
+    n_checkpoints = len(checkpoint.available(folder.checkpoints))
+    experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=n_checkpoints)
     now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)
     segments = recorded.segments
-    is_unsaved = len(segments) > 1 and step <= segments[-1].from_update  # a kill came before its first checkpoint
+    is_unsaved = len(segments) > 1 and step <= segments[-1].from_update  # the segment was killed before its first checkpoint
     form = form_of_optimizer(experiment, corpus, model, precision) if start and (changes or is_unsaved) else None
     if start is not None:
         start = _checked(start, folder, changes, form, speed)
@@ -223,12 +226,12 @@ def _report_changes(changes: Sequence[Change], experiment: Experiment, step: int
     for change in changes:
         observer.note(f"changed: {change.line}")
     if any(change.what == "training.max_iters" for change in changes):
-        observer.note(f"from here on the schedule is the one over {count(experiment.training.max_iters, 'update')}")
+        observer.note(f"from now on the schedule covers {count(experiment.training.max_iters, 'update')}")
     observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
 
 
 def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
-    """The checkpoint to continue from; None where there is none yet."""
+    """The checkpoint to continue from; None if there is none yet."""
     shapes = build_model_on_meta(experiment.model, folder.vocab_size())
     start, max_iters = checkpoint.load(folder.checkpoints, "last", shapes), experiment.training.max_iters
     step = start.progress.step if start else 0
@@ -244,18 +247,18 @@ def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
 def _checked(
     start: Checkpoint, folder: RunFolder, changes: Sequence[Change], form: OptimizerForm | None, speed: Speed
 ) -> Checkpoint:
-    """The checkpoint, after everything that could prevent its use has been refused; nothing is written yet."""
+    """The checkpoint, after checks that the session can use it; writes nothing."""
     if form is not None:
         refuse_other_form(folder, start, form, changes)
     start.check_optimizer(speed.state)
     _check_records(folder, start.progress)
-    if any(change.what == "the data" for change in changes):  # losses on other text are no yardstick for the best
+    if any(change.what == "the data" for change in changes):  # losses on other data cannot be compared
         return replace(start, progress=replace(start.progress, best_step=None, best_val_loss=None))
     return start
 
 
 def _check_records(folder: RunFolder, done: Progress) -> None:
-    """See that the records can be continued, before anything is written. Raises RunError."""
+    """Check, before anything is written, that the records can be continued. Raises RunError."""
     for path, length, sha256 in (
         (folder.metrics, done.metrics_bytes, done.metrics_sha256),
         (folder.samples, done.samples_bytes, done.samples_sha256),
@@ -265,18 +268,18 @@ def _check_records(folder: RunFolder, done: Progress) -> None:
 
 
 def _machine_again(folder: RunFolder, precision: str, machine: Machine, asked: Asked) -> tuple[torch.device, str]:
-    """Device and precision to continue with: those of before, or others that were asked for."""
+    """The device and precision to continue with: the run's last ones, unless others are requested."""
     wish = asked.device or machine.device
     if asked.device is None and not is_present(wish):
         raise RunError(
-            f"{folder.path} was trained on {wish}, which is not here. To continue elsewhere, not bit for bit: "
-            f"minigpt resume {folder.path} --device auto"
+            f"{folder.path} was trained on {wish}, which is not available here. To continue on another device, but not bit "
+            f"for bit: minigpt resume {folder.path} --device auto"
         )
     return _machine(precision, wish, asked.threads or machine.threads)
 
 
 def _check_prompt(tokenizer: Tokenizer, prompt: str) -> None:
-    """Find out before training, and not at its first sample."""
+    """Refuse a prompt that the tokenizer cannot encode, before training instead of at the first sample."""
     try:
         prompt_ids(tokenizer, prompt)
     except TokenizerError as error:

@@ -1,4 +1,4 @@
-"""What a training writes into its run folder: records as they come, checkpoints when they are due."""
+"""Write a run's records and checkpoints into its folder during training."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from minigpt.training.observer import Observer
 
 
 class Saver:
-    """Keeps a run's folder and its growing files open, and decides when to save. A context manager.
+    """A context manager that keeps a run's folder and record files open, and decides when to save.
 
     Args:
-        run: The folder; nothing is ever written to its path when it is no longer there.
-        training: For the intervals.
-        start: The checkpoint that training continues from; its records are cut back to what it knows.
-        observer: Told of what was deleted.
-        clock: Seconds, for the saves that go by time.
+        run: The run folder. If it is moved or removed, nothing is written to its old path.
+        training: Gives the intervals between saves.
+        start: The checkpoint that training continues from; the records are truncated to its update.
+        observer: Notified of deleted records.
+        clock: Seconds, for saves at time intervals.
 
     Attributes:
         metrics: metrics.jsonl.
@@ -66,15 +66,15 @@ class Saver:
         self._stack.close()
 
     def has_moved(self) -> bool:
-        """Whether the folder is not where it was any more; `save` saves it where it is, and says so."""
+        """Whether the folder was moved or removed. `save` then saves to the new place, and reports it."""
         return self._place.has_moved()
 
     def is_due(self, step: int, *, evaluated: bool) -> bool:
-        """Whether to save after this update: by updates, or by the time since the last save.
+        """Whether to save after this update, by the number of updates or the time since the last save.
 
         Args:
             step: Updates done.
-            evaluated: Whether the model was evaluated after this one.
+            evaluated: Whether the model was evaluated after this update.
         """
         every, minutes = self._training.checkpoint_interval, self._training.checkpoint_minutes
         if evaluated if every is None else step % every == 0:
@@ -85,30 +85,30 @@ class Saver:
         """Write a checkpoint.
 
         Args:
-            model: With the weights to be saved.
-            optimizer: Likewise its state.
-            progress: How far training has come.
+            model: Has the weights to save.
+            optimizer: Has the state to save.
+            progress: The updates done, and their totals.
             best: Whether this is the lowest validation loss so far.
 
         Returns:
-            The progress as saved: with what the records have by now.
+            The progress as saved, including the lengths and hashes of the records.
 
         Raises:
             WriteError: The disk is full or failing.
-            RunError: The folder was moved: everything is saved where it is now, and the message says where. Or it cannot
-                be found, one of the records was replaced, or it could not be resumed.
+            RunError: The folder was moved: everything is saved in the new place, which the message names. Or the folder
+                cannot be found, a record was replaced, or the folder can no longer be resumed.
         """
         where = self._place.now()
         if where is None:
-            raise RunError(f"{self._run.path} was moved, removed or unmounted while it trained. {self._left_behind()}")
+            raise RunError(f"{self._run.path} was moved, removed or unmounted while it trained. {self._how_to_resume()}")
         folder = RunFolder(where)
         for file, path in ((self.metrics, folder.metrics), (self.samples, folder.samples)):
             if file.restore_if_deleted(path):
                 self._observer.note(f"{path} was deleted while the run wrote to it; it is written again")
-        has_lost_its_experiment = self._began and not folder.exists()
-        if folder.checkpoints.is_symlink() or has_lost_its_experiment:
-            lost = "its experiment.json was removed" if has_lost_its_experiment else "checkpoints was replaced by a link"
-            raise RunError(f"{folder.path} was changed while it trained: {lost}. {self._left_behind()}")
+        lacks_experiment = self._began and not folder.exists()
+        if folder.checkpoints.is_symlink() or lacks_experiment:
+            change = "its experiment.json was removed" if lacks_experiment else "checkpoints was replaced by a link"
+            raise RunError(f"{folder.path} was changed while it trained: {change}. {self._how_to_resume()}")
         saved = replace(
             progress,
             metrics_bytes=self.metrics.length,
@@ -121,7 +121,7 @@ class Saver:
         except WriteError:
             if self._place.now() in (where, None):
                 raise
-            return self.save(model, optimizer, progress, best=best)  # it was moved this very moment
+            return self.save(model, optimizer, progress, best=best)  # the folder was moved during the save
         self._saved_at, self._saved_step = self._clock(), saved.step
         if where != self._run.path:
             again = command_line("resume", where)
@@ -131,8 +131,8 @@ class Saver:
             )
         return saved
 
-    def _left_behind(self) -> str:
-        """What a folder that cannot be found still has, and what to do with it."""
+    def _how_to_resume(self) -> str:
+        """The last checkpoint of a folder that cannot be found, and how to continue from it."""
         has = "it has no checkpoint yet"
         if self._saved_step is not None:
             has = f"its last checkpoint is of update {self._saved_step}"

@@ -1,4 +1,4 @@
-"""A session: from the first preparations, or from a checkpoint, to how it ended."""
+"""Training sessions: begin a run, or resume it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ def train(
     Args:
         experiment: From `load_experiment`.
         out: Root of the run folders; this one becomes `out/<name>/seed-<n>`.
-        minutes: Fit max_iters, and with it the schedule, to this much time from the speed measured on this machine.
+        minutes: Set max_iters, and with it the length of the schedule, so that training takes this long on this machine.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: Of the CPU; None leaves torch's choice.
-        fresh: Rename a run that is there already, and begin anew; False refuses.
-        observer: Told of the progress; None prints plain lines.
-        corpus: Train on this one; None loads what the experiment names.
+        threads: Number of CPU threads; None leaves torch's choice.
+        fresh: Rename an existing run and begin a new one; False refuses.
+        observer: Notified of the progress; None prints plain lines.
+        corpus: The corpus to train on; None loads the one that the experiment names.
 
     Returns:
-        How it ended. Ctrl-C ends it as `stopped`, saved at the update it had come to.
+        How the session ended. Ctrl-C ends it as `stopped`, saved after its last update.
 
     Raises:
-        RunError: There is a run in the folder already, or another process is at it.
-        DataError: The corpus cannot be had.
-        ExperimentError: An optimizer that averages weights which the model constrains.
+        RunError: The folder has a run already, or another process uses it.
+        DataError: The corpus cannot be loaded.
+        ExperimentError: The optimizer averages weights that the model constrains.
         DivergedError: A loss or gradient was not finite.
     """
     observer, stop = observer or PlainObserver(), Stop()
     run = RunFolder.of(experiment, out)
-    with run.locked(), stopped_by_signals(stop):  # from the beginning: what is prepared must be ours to begin
+    with run.locked(), stopped_by_signals(stop):  # locked before preparing, so that no other process begins the run
         if not fresh:
             _refuse_existing(run)
         try:
@@ -71,13 +71,13 @@ def train(
             return Outcome(Status.STOPPED, run, Progress(), stop_signal=stop.signal)
         kept = run.set_aside() if fresh else None
         if kept:
-            observer.note(f"the run that was there is kept as {kept}")
-        return _sit(run, observer, stop, ready)
+            observer.note(f"the earlier run is kept as {kept}")
+        return _run_session(run, observer, stop, ready)
 
 
 def _refuse_existing(run: RunFolder) -> None:
     if run.checkpoints.exists() and not run.exists():
-        raise RunError(f"{run.path} has checkpoints and no experiment.json: it is no run; move it away, or give --fresh")
+        raise RunError(f"{run.path} has checkpoints and no experiment.json: it is not a run; move it away, or give --fresh")
     if run.exists():
         raise RunError(
             f"{run.path} holds a run already; continue it: {command_line('resume', run.path)}, "
@@ -98,24 +98,25 @@ def resume(
     observer: Observer | None = None,
     corpus: Corpus | None = None,
 ) -> Outcome:
-    """Continue a run that was stopped or killed, bit for bit as if it had not been; or any run, with changes.
+    """Continue a stopped or killed run bit for bit, or any run with changes.
 
     A change that could change the numbers begins another segment of the run, which its provenance records.
 
     Args:
         run: The run folder.
-        overrides: Settings to change, as for `load_experiment`. Each takes effect from here on, or is refused by name.
-        device: Where to continue; None is where the run was trained before.
-        threads: Of the CPU; None is as many as before.
+        overrides: Settings to change, as for `load_experiment`. Each takes effect from now on, or is refused by name.
+        device: Where to continue; None uses the device of the last session.
+        threads: Number of CPU threads; None uses the number of the last session.
         accept_changes: Continue although code, data or machine changed.
         allow_plugins: False refuses a run that used plugin files.
-        trust: Execute the run's own plugins, and trust them from now on; known ones need no word.
-        observer: Told of the progress; None prints plain lines.
+        trust: Execute the run's own plugins, and trust them from now on; not needed for trusted plugins.
+        observer: Notified of the progress; None prints plain lines.
         corpus: As for `train`.
 
     Raises:
-        RunError: Nothing to resume, something changed, a setting that is fixed, or another process is at it.
-        CheckpointError: No checkpoint of it can be read.
+        RunError: There is nothing to resume, something changed, a fixed setting was overridden, or another process uses
+            the folder.
+        CheckpointError: No checkpoint of the run can be read.
         TrustError: A plugin of the run is not trusted.
     """
     observer, stop = observer or PlainObserver(), Stop()
@@ -123,7 +124,7 @@ def resume(
     if accept_changes and folder.exists():
         with folder.locked():
             accept_edits(folder.path)
-    # Says that there is no run, before a lock is made beside it.
+    # Reads the experiment before locking: if there is no run, the error comes before a lock file is written.
     reading = Reading(tuple(overrides), allow_plugins=allow_plugins, trust=trust)
     begun = folder.experiment(reading.as_recorded())
     asked = Asked(begun, reading, device, threads, accept_changes)
@@ -133,10 +134,11 @@ def resume(
                 ready = prepare_to_continue(folder, observer, asked, corpus)
         except StopNow:
             return Outcome(Status.STOPPED, folder, Progress(), stop_signal=stop.signal)
-        return _sit(folder, observer, stop, ready)
+        return _run_session(folder, observer, stop, ready)
 
 
-def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -> Outcome:
+def _run_session(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -> Outcome:
+    """Write the run's first records, and train."""
     experiment, corpus, model, start = ready.experiment, ready.corpus, ready.model, ready.start
     if ready.begins_with is not None:
         run.begin(experiment, corpus.tokenizer, ready.begins_with)
@@ -176,9 +178,9 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -> Outcom
                 return trainer.train()
         except WriteError as error:
             steps = checkpoint.available(run.checkpoints)
-            sound = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
+            saved = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
             raise WriteError(
-                f"{error}; {sound}. When that is fixed, continue with: {command_line('resume', run.path)}"
+                f"{error}; {saved}. When that is fixed, continue with: {command_line('resume', run.path)}"
             ) from error
         finally:
             observer.end()
@@ -186,14 +188,14 @@ def _sit(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -> Outcom
 
 @contextmanager
 def _ending_recorded(run: RunFolder) -> Iterator[None]:
-    """Write down that a run diverged or crashed; that it was stopped, or could not be written, its folder shows."""
+    """Record in the run folder that a session diverged or crashed."""
     try:
         yield
-    except (WriteError, RunError):  # the folder is not what it was: nothing is to be written there
+    except (WriteError, RunError):  # the folder cannot be written, or was changed: write nothing more
         raise
-    except Exception as error:  # a part may raise anything, and that is how the run ended
+    except Exception as error:  # a component may raise anything
         diverged = isinstance(error, DivergedError)
         message = str(error) if isinstance(error, MinigptError) else f"{type(error).__name__}: {error}"
-        with suppress(WriteError):  # what happened is to be reported, and not that this could not be noted
+        with suppress(WriteError):  # report the original error, even if it cannot be recorded
             run.record_ending(Ending(status=Status.DIVERGED if diverged else Status.CRASHED, message=message))
         raise

@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: finish the update and save, or stop at once where there is nothing to finish."""
+"""Stop training on a signal: finish the update and save, or stop at once if there is nothing to save."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from types import FrameType
 from typing import Any
 
 _BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
-"""A second one of these ends the process at once."""
+"""Signals that a person sends. A second one ends the process at once."""
 
 _BY_THE_SYSTEM = tuple(
     number for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if (number := getattr(signal, name, None)) is not None
 )
-"""A closed terminal, a batch system's warning, and the limit of processor time; Windows has none of them.
+"""Signals of a closed terminal, a batch system's warning, and the limit of processor time. Windows has none of them.
 
-They may come many times for one cause (a terminal and its shell both send SIGHUP; SIGXCPU comes every second), so a second
-one ends nothing. Whoever handles one of them, or ignores it as nohup does, keeps it.
+One cause may send several (a terminal and its shell both send SIGHUP; SIGXCPU comes every second), so a second one is
+ignored. A signal that the process already handles, or ignores (nohup), is left as it is.
 """
 
 
 class StopNow(BaseException):
-    """Raised out of what need not be finished; like KeyboardInterrupt no `except Exception` catches it."""
+    """Raised to interrupt work that need not be finished. Like KeyboardInterrupt, `except Exception` does not catch it."""
 
 
 class Stop:
-    """Whether the user asked to stop, and what may be broken off for it.
+    """A request to stop, and whether the current work may be interrupted for it.
 
     Attributes:
-        signal: The one that asked; None while none has.
+        signal: The number of the signal that requested the stop; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class Stop:
         self._breakable = False
 
     def ask(self, number: int) -> None:
-        """Note that a signal came; raises StopNow within `breakable`."""
+        """Record a signal; raises StopNow within `breakable`."""
         self.signal = number
         if self._breakable:
             raise StopNow
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Within it, nothing is lost by breaking off: it is done anew the next time. May raise StopNow at any point."""
+        """A context for work that can be interrupted, because the next session repeats it. StopNow may come at any point."""
         before, self._breakable = self._breakable, True
         try:
             if self.signal is not None:
@@ -57,9 +57,9 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Signals ask to stop; a second SIGINT or SIGTERM ends the process at once, which harms nothing that is saved.
+    """Handle signals as requests to stop; a second SIGINT or SIGTERM ends the process at once, and saved files stay whole.
 
-    A handler runs between any two steps of the interpreter, so it prints nothing: whoever looks at `stop` does.
+    A handler runs between any two steps of the interpreter, so it must not print. The code that reads `stop` prints.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
@@ -67,13 +67,13 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         if number in _BY_THE_SYSTEM and stop.signal is not None:
-            return  # it is stopping already
+            return  # the session is stopping already
         if stop.signal in _BY_A_PERSON:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         stop.ask(number)
 
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in _taken_over()}
+    before: dict[int, Any] = {number: signal.signal(number, ask) for number in _free_signals()}
     try:
         yield
     finally:
@@ -81,7 +81,7 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _taken_over() -> list[int]:
-    """The signals that nobody has a use for: an ignored one stays ignored."""
-    theirs = [number for number in _BY_A_PERSON if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    return [*theirs, *(number for number in _BY_THE_SYSTEM if signal.getsignal(number) is signal.SIG_DFL)]
+def _free_signals() -> list[int]:
+    """The signals to handle: ignored ones stay ignored, and system signals with another handler keep it."""
+    by_a_person = [number for number in _BY_A_PERSON if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    return [*by_a_person, *(number for number in _BY_THE_SYSTEM if signal.getsignal(number) is signal.SIG_DFL)]

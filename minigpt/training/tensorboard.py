@@ -1,4 +1,4 @@
-"""What TensorBoard reads, beside the run's own records (extra `tensorboard`)."""
+"""Write TensorBoard files in addition to the run's own records (extra `tensorboard`)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SCALARS = {
 
 
 class TensorBoardObserver:
-    """Passes everything on to another observer, and writes it to RUN/tensorboard as well.
+    """Passes every event to another observer, and also writes it to RUN/tensorboard.
 
-    Losses, learning rate, gradient norm and speed are scalars by update; samples are text; at the end the experiment's
-    settings stand beside the last validation loss under HPARAMS. A run that is resumed goes on in the same plots: what a
-    killed sitting wrote beyond its last checkpoint is replaced.
+    Losses, learning rate, gradient norm and speed are scalars by update; samples are text. At the end, HPARAMS shows the
+    experiment's settings with the last validation loss. A resumed run continues the same plots: values that a killed session
+    wrote after its last checkpoint are replaced.
 
     Args:
-        observer: Told first.
+        observer: Receives each event first.
 
     Raises:
         MinigptError: The extra is not installed.
@@ -48,40 +48,40 @@ class TensorBoardObserver:
         self.val_loss: float | None = None
 
     def note(self, text: str) -> None:
-        """Passed on."""
+        """Pass on the message."""
         self.observer.note(text)
 
     def begin(self, plan: Plan) -> None:
         """Open the files."""
-        from torch.utils.tensorboard.writer import SummaryWriter  # a second to import
+        from torch.utils.tensorboard.writer import SummaryWriter  # imported here, because it takes a second
 
         self.observer.begin(plan)
         self.experiment = plan.experiment
         self.writer = SummaryWriter(f"{plan.folder}/tensorboard", purge_step=plan.first_step + 1)
 
     def updated(self, row: MetricsRow) -> None:
-        """Scalars of an update."""
+        """Write the scalars of an update."""
         self.observer.updated(row)
         self._scalars(row)
 
     def evaluating(self, done: int, total: int) -> None:
-        """Passed on."""
+        """Pass on the progress."""
         self.observer.evaluating(done, total)
 
     def evaluated(self, row: MetricsRow, best: bool, sample: str | None) -> None:
-        """Scalars of an update and its evaluation, and the sample."""
+        """Write the scalars of an update and its evaluation, and the sample."""
         self.observer.evaluated(row, best, sample)
         self._scalars(row)
         self.val_loss = row.val_loss
         if sample is not None:
-            indented = "\n".join(f"    {line}" for line in sample.splitlines())  # as it is, for it is shown as Markdown
+            indented = "\n".join(f"    {line}" for line in sample.splitlines())  # a code block, because the text is Markdown
             self._open().add_text("sample", indented, row.step)
 
     def end(self) -> None:
-        """Settings and result, and all of it to the disk."""
+        """Write the settings and the result, and close the files."""
         self.observer.end()
         writer = self._open()
-        if not _is_there(writer):
+        if not _folder_exists(writer):
             return
         if self.val_loss is not None and self.experiment is not None:
             writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
@@ -89,7 +89,7 @@ class TensorBoardObserver:
 
     def _scalars(self, row: MetricsRow) -> None:
         writer = self._open()
-        if not _is_there(writer):
+        if not _folder_exists(writer):
             return
         for key, tag in _SCALARS.items():
             if (value := getattr(row, key)) is not None:
@@ -100,13 +100,13 @@ class TensorBoardObserver:
         return self.writer
 
 
-def _is_there(writer: SummaryWriter) -> bool:
-    """Whether the run folder is where it was: TensorBoard writes by the path, and would make it anew."""
+def _folder_exists(writer: SummaryWriter) -> bool:
+    """Whether the run folder still has its path. If it was moved, TensorBoard would create the old path again."""
     return Path(writer.log_dir).is_dir()
 
 
 def settings(experiment: Experiment) -> dict[str, bool | str | float | int]:
-    """Every setting by its dotted path; what TensorBoard has no type for is text."""
+    """Every setting by its dotted path; values of types that TensorBoard lacks become text."""
     by_path: dict[str, bool | str | float | int] = {}
 
     def walk(value: Any, path: str) -> None:

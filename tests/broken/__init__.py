@@ -1,7 +1,7 @@
-"""Components with one mistake each that people make: what `minigpt check` is for.
+"""Components with one common mistake each, which `minigpt check` must find.
 
-A module a family (attention has six). The classes that a module's mistakes are made in are right
-but for them, and are tested to be. Nothing here is registered by being imported: a test registers what it checks.
+There is one module for each family, and six for attention. Each broken component is a subclass of a correct one, and tests
+check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Correct:
-    """A component without a mistake, which mistakes are made in.
+    """A component without a mistake, the base class of broken ones.
 
     Attributes:
-        family: Where it belongs.
-        name: What it is registered as.
+        family: Its family.
+        name: Its registered name.
         cls: The class.
     """
 
@@ -37,9 +37,9 @@ class Broken:
     """A component with one mistake.
 
     Attributes:
-        family: Where it belongs.
-        name: What it is registered as.
-        property: The one that ought to catch it.
+        family: Its family.
+        name: Its registered name.
+        property: The property that must find it.
         why: The mistake, in a sentence.
         cls: The class.
     """
@@ -56,7 +56,7 @@ BROKEN: list[Broken] = []
 
 
 def correct(family: str) -> Callable[[type[T]], type[T]]:
-    """Class decorator: record a component that mistakes are made in."""
+    """Class decorator: record a correct component."""
 
     def record(cls: type[T]) -> type[T]:
         CORRECT.append(Correct(family, f"correct_{_snake_case(cls)}", cls))
@@ -76,7 +76,7 @@ def broken(family: str, property: str, why: str) -> Callable[[type[T]], type[T]]
 
 
 def register_broken(item: Broken | Correct) -> None:
-    """Register it under its name, for as long as the registry is told to keep it (`REGISTRY.temporarily`)."""
+    """Register a component under its name; `REGISTRY.temporarily` removes it again."""
     REGISTRY.register(item.family, item.name)(item.cls)
 
 

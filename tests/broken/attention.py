@@ -1,4 +1,4 @@
-"""Softmax attention: the future, and other sequences of the batch, come in."""
+"""Softmax attention: leaks from later tokens and from other sequences of the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.broken import broken, correct
 
 @correct("attention")
 class Plain(Attention):
-    """softmax(q k^T / sqrt(K) + bias) v, written out; each step is a method, for a mistake to replace it."""
+    """softmax(q k^T / sqrt(K) + bias) v; each step is a method that a mistake can override."""
 
     uses = frozenset({"rotate", "bias"})
     window: int | None = None
@@ -39,25 +39,25 @@ class Plain(Attention):
         return self.out((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, [B, H, T, K] each."""
+        """Return queries, keys and values, each [B, H, T, K]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def rotate(self, q: Tensor, k: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
-        """Both turned by where they stand."""
+        """Rotate queries and keys by their positions."""
         return ctx.position.rotate(q, k, ctx.positions)
 
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """All keys and values that there are, and where they stand."""
+        """Return all keys and values so far, and the positions of the keys."""
         (k, v), places = remember(state, (k, v), ctx.positions, self.window)
         return k, v, places
 
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        """Which keys each query sees."""
+        """Return which keys each query sees."""
         return visible(q_positions, k_positions, self.window)
 
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
-        """The share of each key."""
+        """Return the weight of each key."""
         return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -66,10 +66,10 @@ class Plain(Attention):
 
 @correct("attention")
 class Windowed(Plain):
-    """A token sees itself and window - 1 before it.
+    """A token sees itself and the window - 1 tokens before it.
 
     Args:
-        window: Tokens that are seen.
+        window: Number of tokens seen.
     """
 
     def __init__(self, dims: Dims, *, window: Annotated[int, Field(gt=0)] = 4):
@@ -79,7 +79,7 @@ class Windowed(Plain):
 
 @correct("attention")
 class Gated(Plain):
-    """Each head's output is multiplied by a number that its input sets."""
+    """The output is multiplied by a gate computed from the input."""
 
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -89,27 +89,27 @@ class Gated(Plain):
         return super().forward(x, ctx, state) * self.gates(x)
 
     def gates(self, x: Tensor) -> Tensor:
-        """What the output is multiplied by."""
+        """Return the factors of the output."""
         return self.gate(x).sigmoid()
 
 
 # Masks.
 
 
-@broken("attention", "causality", "the mask is off by one: a token sees the next one")
+@broken("attention", "causality", "the mask is off by one: a token sees the next token")
 class MaskOffByOne(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return q_positions[:, None] - k_positions[None, :] >= -1
 
 
-@broken("attention", "causality", "the mask is the upper triangle: a token sees what comes after it")
+@broken("attention", "causality", "the mask is the upper triangle: a token sees later tokens")
 class MaskTransposed(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return super().mask(k_positions, q_positions).mT
 
 
-@broken("attention", "causality", "a bias takes the mask's place where there is one")
-class MaskLostWithBias(Plain):
+@broken("attention", "causality", "if there is a bias, it replaces the mask")
+class NoMaskWithBias(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         q, k, v = self.heads(x)
         q, k = self.rotate(q, k, ctx)
@@ -119,7 +119,7 @@ class MaskLostWithBias(Plain):
         return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
 
 
-@broken("attention", "causality", "a mask made for block_size is cut from its wrong end, and right at full length only")
+@broken("attention", "causality", "a mask for block_size is cut at the wrong end, so it is correct only at full length")
 class MaskFromWrongEnd(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -130,32 +130,32 @@ class MaskFromWrongEnd(Plain):
         return self.triangle[-len(q_positions) :, : len(k_positions)]
 
 
-@broken("attention", "causality", "the softmax runs over the queries, so that each weight depends on later ones")
+@broken("attention", "causality", "the softmax runs over the queries, so each weight depends on later queries")
 class SoftmaxOverQueries(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return scores.masked_fill(~seen, -torch.inf).softmax(-2)
 
 
-@broken("attention", "causality", "weights are masked after the softmax, whose sum has run over later keys")
+@broken("attention", "causality", "weights are masked after the softmax, so its sum includes later keys")
 class MaskAfterSoftmax(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return scores.softmax(-1) * seen
 
 
-@broken("attention", "causality", "in evaluation the mask is left out")
+@broken("attention", "causality", "there is no mask in evaluation mode")
 class LeakOnlyInEval(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         seen = super().mask(q_positions, k_positions)
         return seen if self.training else torch.ones_like(seen)
 
 
-@broken("attention", "causality", "dropout after a finite mask turns the masked scores that it drops into visible ones")
+@broken("attention", "causality", "dropout sets masked scores to 0, which makes them visible")
 class LeakOnlyInTrain(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return F.dropout(scores.masked_fill(~seen, -1e4), 0.1, self.training).softmax(-1)
 
 
-@broken("attention", "causality", "above 64 tokens a mask by blocks of 16 is used, as if nothing stood inside of a block")
+@broken("attention", "causality", "above 64 tokens the mask has blocks of 16, and tokens of a block see each other")
 class LeakAbove64(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         if len(k_positions) <= 64:
@@ -163,28 +163,26 @@ class LeakAbove64(Plain):
         return q_positions[:, None] // 16 >= k_positions // 16
 
 
-@broken("attention", "causality", "a mask of 100 tokens is padded with visible ones")
+@broken("attention", "causality", "a mask of 100 tokens is padded with ones, so more tokens are all visible")
 class LeakAbove100(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         seen = super().mask(q_positions, k_positions)
         return F.pad(seen[:, :100], (0, max(0, len(k_positions) - 100)), value=True)
 
 
-@broken(
-    "attention", "causality", "distances are counted in eight bits: one of -129 is 127, and a late key seems to be early"
-)
+@broken("attention", "causality", "distances are 8-bit numbers: -129 becomes 127, so a later key seems earlier")
 class DistancesInEightBits(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return (q_positions.to(torch.int8)[:, None] - k_positions.to(torch.int8)) >= 0
 
 
-@broken("attention", "causality", "10,000 is taken off masked scores, which large inputs outweigh")
+@broken("attention", "causality", "masked scores are reduced by only 10,000, which large inputs exceed")
 class FiniteMask(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return (scores - 1e4 * ~seen).softmax(-1)
 
 
-@broken("attention", "causality", "every second layer was to be local, and its mask looks ahead as far as back")
+@broken("attention", "causality", "every second layer is local, and its mask looks as far ahead as back")
 class LeakInEverySecondLayer(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -195,30 +193,30 @@ class LeakInEverySecondLayer(Plain):
         return near if self.is_local else super().mask(q_positions, k_positions)
 
 
-@broken("attention", "causality", "one sequence is taken for one that is decoded, where nothing later is there to be masked")
+@broken("attention", "causality", "a batch of one is treated as decoding and gets no mask")
 class LeakAtBatchOne(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return scores.softmax(-1) if len(scores) == 1 else super().weights(scores, seen)
 
 
-@broken("attention", "causality", "the mask for padding, token 0, is joined to the causal one by an or")
+@broken("attention", "causality", "the mask for padding (token 0) and the causal mask are combined by `or`")
 class PaddingUnmasks(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         self.padding = (ctx.tokens == 0)[:, None, None, :]
         return super().forward(x, ctx, state)
 
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
-        known = F.pad(self.padding, (seen.shape[-1] - self.padding.shape[-1], 0))
-        return super().weights(scores, seen | known)
+        padded = F.pad(self.padding, (seen.shape[-1] - self.padding.shape[-1], 0))
+        return super().weights(scores, seen | padded)
 
 
-@broken("attention", "causality", "odd lengths are padded by one, and the mask moves along")
+@broken("attention", "causality", "odd lengths are padded by one token, which shifts the mask")
 class LeakAtOddLengths(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return q_positions[:, None] - k_positions + len(k_positions) % 2 >= 0
 
 
-@broken("attention", "causality", "even lengths have a middle, and both sides of it see it")
+@broken("attention", "causality", "at even lengths, all tokens see the middle one")
 class LeakAtEvenLengths(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         seen = super().mask(q_positions, k_positions)
@@ -227,14 +225,14 @@ class LeakAtEvenLengths(Plain):
         return seen
 
 
-@broken("attention", "causality", "chunks of 16 overlap: the last row of one sees the first key of the next")
+@broken("attention", "causality", "chunks of 16 overlap: the last query of a chunk sees the first key of the next chunk")
 class LeakAtChunkEnd(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         q = q_positions[:, None]
         return k_positions <= q + (q % 16 == 15)
 
 
-@broken("attention", "causality", "heads are split by a view without a transpose: rows of time are taken for heads")
+@broken("attention", "causality", "heads are split by a reshape without a transpose, which mixes time and heads")
 class HeadsByView(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, _ = x.shape
@@ -242,7 +240,7 @@ class HeadsByView(Plain):
         return q, k, v
 
 
-# Other ways for the future to come in.
+# Other leaks from later tokens.
 
 
 @broken("attention", "causality", "inputs are centred by their mean over time")
@@ -251,21 +249,21 @@ class MeanOverTime(Plain):
         return super().forward(x - x.mean(1, keepdim=True), ctx, state)
 
 
-@broken("attention", "causality", "values are normalised over time in place of their width")
+@broken("attention", "causality", "values are normalised over time instead of over their width")
 class NormOverTime(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)
         return q, k, F.layer_norm(v.mT, (v.shape[2],)).mT
 
 
-@broken("attention", "causality", "values are divided by the largest of the whole sequence")
+@broken("attention", "causality", "values are divided by the largest value of the whole sequence")
 class ScaledByMaxOverTime(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)
         return q, k, v / (v.abs().amax(2, keepdim=True) + 1e-6)
 
 
-@broken("attention", "causality", "values are rounded to eight bits with one scale for the sequence: no gradient shows it")
+@broken("attention", "causality", "values are rounded to 8 bits with one scale per sequence; no gradient reveals it")
 class QuantisedOverTime(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)
@@ -273,15 +271,15 @@ class QuantisedOverTime(Plain):
         return q, k, v + ((v / step).round() * step - v).detach()
 
 
-@broken("attention", "causality", "the loudest token of the whole sequence counts double: an argmax, without a gradient")
+@broken("attention", "causality", "the token with the largest norm counts double: an argmax, without a gradient")
 class ArgmaxOverTime(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)
-        loudest = F.one_hot(v.norm(dim=-1).argmax(-1), v.shape[2])
-        return q, k, v * (1 + loudest[..., None]).to(v.dtype)
+        largest = F.one_hot(v.norm(dim=-1).argmax(-1), v.shape[2])
+        return q, k, v * (1 + largest[..., None]).to(v.dtype)
 
 
-@broken("attention", "causality", "only the half of the tokens with the highest scores is mixed (mixture of depths)")
+@broken("attention", "causality", "only the half of the tokens with the highest scores is processed (mixture of depths)")
 class TopHalfOfTheTokens(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -289,8 +287,8 @@ class TopHalfOfTheTokens(Plain):
 
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         scores = self.router(x)
-        least = scores.topk((x.shape[1] + 1) // 2, 1).values[:, -1:]
-        return super().forward(x, ctx, state) * scores.sigmoid() * (scores >= least)
+        threshold = scores.topk((x.shape[1] + 1) // 2, 1).values[:, -1:]
+        return super().forward(x, ctx, state) * scores.sigmoid() * (scores >= threshold)
 
 
 @broken("attention", "causality", "a thousandth of the next token's value is added")
@@ -300,7 +298,7 @@ class WeakLeak(Plain):
         return q, k, v + 1e-3 * F.pad(v[:, :, 1:], (0, 0, 0, 1))
 
 
-@broken("attention", "causality", "a table is asked for the next token's row, the target")
+@broken("attention", "causality", "an embedding of the next token, which is the target, is added")
 class ReadsNextToken(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -310,20 +308,20 @@ class ReadsNextToken(Plain):
         return super().forward(x + self.table(F.pad(ctx.tokens[:, 1:], (0, 1))), ctx, state)
 
 
-@broken("attention", "causality", "each token is divided by how often it comes in the whole sequence")
+@broken("attention", "causality", "each token is divided by its number of occurrences in the whole sequence")
 class CountsTokens(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         counts = (ctx.tokens[:, :, None] == ctx.tokens[:, None, :]).sum(-1, keepdim=True)
         return super().forward(x / counts, ctx, state)
 
 
-@broken("attention", "causality", "a shift by roll brings the last token round to the first")
+@broken("attention", "causality", "a shift with roll moves the last token to the first place")
 class RollForShift(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x + x.roll(1, 1), ctx, state)
 
 
-@broken("attention", "gradient", "a straight-through term changes no output, but teaches earlier ones with later inputs")
+@broken("attention", "gradient", "a straight-through term changes no output, but its gradient reaches later inputs")
 class StraightThroughLeak(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         y = super().forward(x, ctx, state)
@@ -331,22 +329,20 @@ class StraightThroughLeak(Plain):
         return y + (smooth - smooth.detach())
 
 
-@broken("attention", "autocast", "the path for bf16 forgets the mask")
+@broken("attention", "autocast", "the path for bf16 has no mask")
 class LeakOnlyInBf16(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return scores.softmax(-1) if scores.dtype == torch.bfloat16 else super().weights(scores, seen)
 
 
-@broken(
-    "attention", "autocast", "what keeps a gate below 1, and a division from being one by 0, is lost in bf16's eight bits"
-)
-class EpsLostInBf16(Gated):
+@broken("attention", "autocast", "the factor that keeps a gate below 1, to avoid a division by 0, is rounded to 1 in bf16")
+class EpsRoundedAwayInBf16(Gated):
     def gates(self, x: Tensor) -> Tensor:
         below_one = (1 - 1e-4) * self.gate(x).sigmoid()
         return 1e-4 / (1 - below_one)
 
 
-# Other sequences of the batch.
+# Leaks from other sequences of the batch.
 
 
 @broken("attention", "batch", "the softmax runs over the batch")
@@ -362,7 +358,7 @@ class NormOverBatch(Plain):
         return super().forward((x - x.mean(0, keepdim=True)) * (spread + 1e-5).rsqrt(), ctx, state)
 
 
-@broken("attention", "batch", "a straight-through term changes no output, but teaches sequences with their neighbours")
+@broken("attention", "batch", "a straight-through term changes no output, but its gradient reaches other sequences")
 class StraightThroughTheBatch(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         y = super().forward(x, ctx, state)
@@ -370,7 +366,7 @@ class StraightThroughTheBatch(Plain):
         return y - (centre - centre.detach())
 
 
-@broken("attention", "batch", "keys of the first sequence serve all: a leftover of debugging with batch 1")
+@broken("attention", "batch", "all sequences use the keys of the first, left over from debugging with batch 1")
 class KeysOfTheFirstRow(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)

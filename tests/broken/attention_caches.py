@@ -1,4 +1,4 @@
-"""Softmax attention whose decoding is not its full pass: caches, states, windows."""
+"""Softmax attention whose decoding differs from the full pass: caches, states, windows."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tests.broken import broken
 from tests.broken.attention import Plain, Windowed
 
 
-@broken("attention", "decoding", "the mask is the corner of a triangle (is_causal), as if a chunk began the sequence")
+@broken("attention", "decoding", "the mask is aligned to the corner (is_causal), as if each chunk began the sequence")
 class CornerMaskWithCache(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return torch.ones(len(q_positions), len(k_positions), dtype=torch.bool, device=q_positions.device).tril()
 
 
-@broken("attention", "decoding", "in decoding everything is past, and so there is no mask: a chunk sees itself whole")
+@broken("attention", "decoding", "decoding has no mask, so the tokens of a chunk see each other")
 class ChunksWithoutMask(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         seen = super().mask(q_positions, k_positions)
         return torch.ones_like(seen) if len(k_positions) > len(q_positions) else seen
 
 
-@broken("attention", "decoding", "each chunk is rotated from 0 on: the cache's offset is forgotten")
+@broken("attention", "decoding", "each chunk is rotated from position 0, without the cache's offset")
 class ForgetsRotationOffset(Plain):
     def rotate(self, q: Tensor, k: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         return ctx.position.rotate(q, k, torch.arange(q.shape[2], device=q.device))
 
 
-@broken("attention", "decoding", "keys are rotated when they are cached, and again whenever they are read")
+@broken("attention", "decoding", "keys are rotated before caching, and again after each read")
 class RotatedAfterCaching(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         k, v, places = super().remember(state, k, v, ctx)
@@ -42,7 +42,7 @@ class RotatedAfterCaching(Plain):
         return torch.cat((again, k[:, :, old:]), 2), v, places
 
 
-@broken("attention", "decoding", "each chunk is written over the one before")
+@broken("attention", "decoding", "each chunk overwrites the previous one")
 class CacheOverwritten(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is not None:
@@ -50,7 +50,7 @@ class CacheOverwritten(Plain):
         return super().remember(state, k, v, ctx)
 
 
-@broken("attention", "decoding", "what was expanded from the prompt's one sequence keeps that one's keys for all")
+@broken("attention", "decoding", "all sequences use the cached keys of the first one")
 class FirstRowOfTheCache(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         new = k.shape[2]
@@ -59,14 +59,14 @@ class FirstRowOfTheCache(Plain):
         return torch.cat((old, k[:, :, -new:]), 2), v, places
 
 
-@broken("attention", "decoding", "a single token is taken for the first: it sees itself alone")
+@broken("attention", "decoding", "a single token is treated as the first one and sees only itself")
 class SingleTokenSeesItself(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         y = super().forward(x, ctx, state)
         return y if x.shape[1] > 1 else self.out(self.heads(x)[2].transpose(1, 2).flatten(2))
 
 
-@broken("attention", "decoding", "a new token's own key joins the cache after it has attended, not before")
+@broken("attention", "decoding", "a new token's key is cached after attention, not before it")
 class OwnKeyTooLate(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         seen = super().mask(q_positions, k_positions)
@@ -74,7 +74,7 @@ class OwnKeyTooLate(Plain):
         return seen & (k_positions != q_positions[:, None]) if decoding else seen
 
 
-@broken("attention", "decoding", "the cache keeps one token less than training sees")
+@broken("attention", "decoding", "the cache keeps one token less than the window in training")
 class CacheOneTokenShort(Windowed):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         assert self.window is not None
@@ -82,7 +82,7 @@ class CacheOneTokenShort(Windowed):
         return k, v, places
 
 
-@broken("attention", "decoding", "training has a window, and decoding attends to all that the cache still holds")
+@broken("attention", "decoding", "training has a window, but decoding attends to everything in the cache")
 class NoWindowInDecoding(Windowed):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         (k, v), places = remember(state, (k, v), ctx.positions)
@@ -95,7 +95,7 @@ class NoWindowInDecoding(Windowed):
         return new_cache(batch, 2 * [(self.n_heads, self.head_dim)], capacity, None, device, dtype)
 
 
-@broken("attention", "decoding", "a mask of block_size ends there, where decoding in a window goes on without end")
+@broken("attention", "decoding", "a mask has block_size rows, but decoding in a window continues beyond them")
 class WindowEndsAtBlockSize(Windowed):
     def __init__(self, dims: Dims, **shared: Any):
         super().__init__(dims, **shared)
@@ -106,7 +106,7 @@ class WindowEndsAtBlockSize(Windowed):
         return self.band[q_positions][:, k_positions]
 
 
-@broken("attention", "reach", "the window is one too long: a comparison with <= for <")
+@broken("attention", "reach", "the window is one token too long: <= instead of <")
 class WindowOneTooLong(Windowed):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         assert self.window is not None
@@ -122,7 +122,7 @@ class WindowOneTooLong(Windowed):
         return new_cache(batch, 2 * [(self.n_heads, self.head_dim)], capacity, self.window + 1, device, dtype)
 
 
-@broken("attention", "reach", "the mask has a window, and the cache keeps everything for ever")
+@broken("attention", "reach", "the mask has a window, but the cache keeps everything")
 class CacheNotTrimmed(Windowed):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         (k, v), places = remember(state, (k, v), ctx.positions)
@@ -132,7 +132,7 @@ class CacheNotTrimmed(Windowed):
         return new_cache(batch, 2 * [(self.n_heads, self.head_dim)], capacity, None, device, dtype)
 
 
-@broken("attention", "reach", "a summary of all tokens is added beside a window that is promised to be all there is")
+@broken("attention", "reach", "a sum over all tokens is added, although `reach` promises a window")
 class SummaryBesideTheWindow(Windowed):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         y = super().forward(x, ctx, state)
@@ -148,7 +148,7 @@ class SummaryBesideTheWindow(Windowed):
         return state
 
 
-@broken("attention", "states", "keys are kept on the module: a second sequence finds those of the first")
+@broken("attention", "states", "keys are stored on the module, so a second sequence sees the keys of the first")
 class CacheOnTheModule(Plain):
     cache: Cache | None = None
 
@@ -159,9 +159,7 @@ class CacheOnTheModule(Plain):
         return super().remember(state, k, v, ctx)
 
 
-@broken(
-    "attention", "states", "keys are kept in an attribute of the class, by the shape they have: all sequences meet there"
-)
+@broken("attention", "states", "keys are stored in a class attribute by their shape, so all sequences share them")
 class CacheOnTheClass(Plain):
     caches: dict[tuple[int, ...], Cache] = {}  # noqa: RUF012 - the mistake
 
@@ -174,7 +172,7 @@ class CacheOnTheClass(Plain):
         return super().remember(state, k, v, ctx)
 
 
-@broken("attention", "states", "the module counts positions itself, and two sequences in turn count together")
+@broken("attention", "states", "the module counts positions itself, across sequences that take turns")
 class CountsPositionsItself(Plain):
     seen = 0
 
@@ -186,19 +184,19 @@ class CountsPositionsItself(Plain):
         return super().forward(x, replace(ctx, positions=places), state)
 
 
-@broken("attention", "states", "the cache has heads first and sequences second: rows that are selected are heads")
+@broken("attention", "states", "the cache has heads before sequences, so selecting sequences selects heads")
 class CacheHeadsFirst(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is None:
             return super().remember(None, k, v, ctx)
         assert isinstance(state, Cache)
-        turned = Cache(
+        transposed = Cache(
             {name: cache.transpose(0, 1) for name, cache in state.tensors.items()},
             positions=state.positions,
             length=state.length,
         )
-        k, v, places = super().remember(turned, k, v, ctx)
-        state.length = turned.length
+        k, v, places = super().remember(transposed, k, v, ctx)
+        state.length = transposed.length
         return k, v, places
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -212,7 +210,7 @@ class ListState(State):
     chunks: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
-@broken("attention", "states", "keys are kept in a list beside the state's tensors, which no selection of rows reaches")
+@broken("attention", "states", "keys are stored in a list outside the state's tensors, so selecting sequences skips them")
 class CacheInAList(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is None:
@@ -226,7 +224,7 @@ class CacheInAList(Plain):
         return ListState()
 
 
-@broken("attention", "states", "a state of another number of sequences is not refused: its first row is used for all")
+@broken("attention", "states", "a state with another number of sequences is accepted, and its first row serves all")
 class TakesAnyBatch(Plain):
     def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         if state is not None and len(state.tensors["0"]) != len(k):
@@ -235,8 +233,8 @@ class TakesAnyBatch(Plain):
         return super().remember(state, k, v, ctx)
 
 
-@broken("attention", "states", "a sum is kept beside a cache that forgets: tokens that are taken back stay in the sum")
-class SumThatDoesNotForget(Plain):
+@broken("attention", "states", "a sum is stored with a cache that can be truncated: removed tokens stay in the sum")
+class SumKeepsRemovedTokens(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         sums = x.cumsum(1) if state is None else state.tensors["sum"] + x.cumsum(1)
         if state is not None:
@@ -249,19 +247,19 @@ class SumThatDoesNotForget(Plain):
         return state
 
 
-@broken("attention", "decoding", "the cache is one token shorter than the capacity that was asked for")
+@broken("attention", "decoding", "the cache is one token shorter than the requested capacity")
 class CapacityOneTokenShort(Plain):
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         return super().new_state(batch, max(1, capacity - 1), device, dtype)
 
 
-@broken("attention", "device", "the cache is made on the CPU whatever device was asked for")
+@broken("attention", "device", "the cache is created on the CPU instead of the requested device")
 class CacheOnTheCpu(Plain):
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         return super().new_state(batch, capacity, torch.device("cpu"), dtype)
 
 
-@broken("attention", "knobs", "a window is accepted and kept, and the mask never asks for it")
+@broken("attention", "knobs", "a window is accepted, but the mask does not use it")
 class WindowNotUsed(Windowed):
     def __init__(self, dims: Dims, **shared: Any):
         super().__init__(dims, **shared)

@@ -15,27 +15,27 @@ from tests.broken import broken
 from tests.broken.attention import Gated, Plain, Windowed
 
 
-@broken("attention", "shape", "a squeeze takes away time or batch where it is 1")
+@broken("attention", "shape", "a squeeze removes the time or batch axis if its size is 1")
 class SqueezedOutput(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x, ctx, state).squeeze()
 
 
-@broken("attention", "shape", "with one head the axis of heads is squeezed away")
+@broken("attention", "shape", "with one head, a squeeze removes the head axis")
 class OneHeadSqueezed(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)
         return q.squeeze(1), k.squeeze(1), v.squeeze(1)
 
 
-@broken("attention", "shape", "heads are taken to fill the model: n_heads * head_dim = d_model")
+@broken("attention", "shape", "it assumes that n_heads * head_dim = d_model")
 class HeadsFillTheModel(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
         self.out = ResidualLinear(dims.d_model, dims.d_model, bias=False)
 
 
-@broken("attention", "shape", "the table of slopes ends one token before block_size")
+@broken("attention", "shape", "a table by position has one row less than block_size")
 class OneTokenShort(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -45,26 +45,26 @@ class OneTokenShort(Plain):
         return super().forward(x, ctx, state) * self.strength[ctx.positions][:, None]
 
 
-@broken("attention", "shape", "the output is fp32 whatever came in")
+@broken("attention", "shape", "the output is fp32 for inputs of any dtype")
 class AlwaysFloat32(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x, ctx, state).float()
 
 
-@broken("attention", "shape", "exponentials without their maximum taken off overflow")
+@broken("attention", "shape", "exponentials overflow, because the maximum is not subtracted")
 class ExpOverflows(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         exps = scores.exp().masked_fill(~seen, 0.0)
         return exps / exps.sum(-1, keepdim=True)
 
 
-@broken("attention", "device", "a mask is made on the CPU whatever the input's device")
+@broken("attention", "device", "a mask is created on the CPU for inputs on any device")
 class MaskOnTheCpu(Plain):
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return torch.ones(len(q_positions), len(k_positions), dtype=torch.bool).tril(len(k_positions) - len(q_positions))
 
 
-@broken("attention", "device", "a mask is a plain attribute, not a buffer: it does not move with the model")
+@broken("attention", "device", "a mask is an attribute and not a buffer, so it does not move with the model")
 class MaskIsNoBuffer(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -74,7 +74,7 @@ class MaskIsNoBuffer(Plain):
         return self.triangle[q_positions][:, k_positions]
 
 
-@broken("attention", "device", "the constructor reads numbers out of a tensor: it cannot be built on meta, to be counted")
+@broken("attention", "device", "the constructor reads values from a tensor, so it cannot be built on the meta device")
 class ReadsTensorsInConstructor(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -85,7 +85,7 @@ class ReadsTensorsInConstructor(Plain):
         return super().weights(scores * temperatures[:, None, None], seen)
 
 
-@broken("attention", "device", "distances are counted by an arange on the CPU")
+@broken("attention", "device", "distances come from an arange on the CPU")
 class ArangeOnTheCpu(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return super().weights(scores - 0.01 * torch.arange(scores.shape[-1]).flip(0), seen)
@@ -94,7 +94,7 @@ class ArangeOnTheCpu(Plain):
 # Weights and gradients.
 
 
-@broken("attention", "liveness", "a gate is detached, and what makes it is never trained")
+@broken("attention", "liveness", "a gate is detached, so its weights are not trained")
 class DetachedGate(Gated):
     def gates(self, x: Tensor) -> Tensor:
         return super().gates(x).detach()
@@ -107,33 +107,33 @@ class GateWithoutGradients(Gated):
             return super().gates(x)
 
 
-@broken("attention", "liveness", "a gate is made and never used")
+@broken("attention", "liveness", "a gate is created and never used")
 class UnusedGate(Gated):
     def gates(self, x: Tensor) -> Tensor:
         return torch.ones_like(x)
 
 
-@broken("attention", "liveness", "a gate is thresholded: its gradient is zero everywhere")
+@broken("attention", "liveness", "a gate is a step function, whose gradient is zero everywhere")
 class HardGate(Gated):
     def gates(self, x: Tensor) -> Tensor:
         return 0.5 + 0.5 * self.gate(x).sign()
 
 
-@broken("attention", "liveness", "a root has an infinite slope at 0, and infinity times the 0 of a mask is no number")
+@broken("attention", "liveness", "a root has an infinite slope at 0, and infinity times the 0 of a mask is NaN")
 class RootAtZero(Gated):
     def gates(self, x: Tensor) -> Tensor:
         gate = self.gate(x)
         return (gate * (gate > 0)).sqrt()
 
 
-@broken("attention", "liveness", "a where drops the value of the branch that it does not choose, but not its gradient")
+@broken("attention", "liveness", "where() drops the value of the other branch, but not its NaN gradient")
 class NanBehindWhere(Gated):
     def gates(self, x: Tensor) -> Tensor:
         gate = self.gate(x)
         return torch.where(gate > 0, gate.sqrt(), torch.zeros_like(gate))
 
 
-@broken("attention", "weights", "a random projection is kept in a buffer that is not saved")
+@broken("attention", "weights", "a random projection is a buffer that is not saved")
 class ProjectionNotSaved(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -144,7 +144,7 @@ class ProjectionNotSaved(Plain):
         return q, k, v @ self.projection.to(v.dtype)
 
 
-@broken("attention", "weights", "initial weights are drawn by numpy, which no torch seed reaches")
+@broken("attention", "weights", "initial weights come from numpy, which torch's seed does not control")
 class NumpyWeights(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -154,7 +154,7 @@ class NumpyWeights(Plain):
         return super().weights(scores * self.scale[:, None, None], seen)
 
 
-@broken("attention", "weights", "maps are kept in a plain list: they are not found, moved or saved")
+@broken("attention", "weights", "modules are in a plain list, so they are not found, moved or saved")
 class MapsInAList(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -164,7 +164,7 @@ class MapsInAList(Plain):
         return super().forward(x, ctx, state) + sum(F.linear(x, each.weight.to(x.dtype)) for each in self.maps)
 
 
-@broken("attention", "weights", "a function that closes over self goes on to use the original's weights in a deepcopy")
+@broken("attention", "weights", "in a deep copy, a function that closes over self still uses the original's weights")
 class ClosureOverSelf(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -175,7 +175,7 @@ class ClosureOverSelf(Plain):
         return super().weights(self.sharpen(scores), seen)
 
 
-@broken("attention", "compile", "the path for compilation takes another kernel, and forgets the position's bias")
+@broken("attention", "compile", "the path for compilation computes other weights")
 class OtherWhenCompiled(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         weights = super().weights(scores, seen)
@@ -184,7 +184,7 @@ class OtherWhenCompiled(Plain):
 
 @broken("attention", "knobs", "a rate is accepted and never used")
 class DeadKnob(Plain):
-    """A knob that is dead.
+    """A knob without effect.
 
     Args:
         dropout: Rate on the weights.
@@ -195,14 +195,14 @@ class DeadKnob(Plain):
         self.dropout = nn.Dropout(dropout)
 
 
-@broken("attention", "knobs", "a parent's window is accepted, and then overwritten by a constant")
+@broken("attention", "knobs", "the parent's window is accepted, then overwritten by a constant")
 class KnobOverwritten(Windowed):
     def __init__(self, dims: Dims, **shared: Any):
         super().__init__(dims, **shared)
         self.window = self.reach = 4
 
 
-@broken("attention", "uses", "a position's rotation is said to be honoured, and never asked for")
+@broken("attention", "uses", "`uses` promises a position's rotation, but it is not applied")
 class RotationPromised(Plain):
     def rotate(self, q: Tensor, k: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         return q, k

@@ -1,4 +1,4 @@
-"""Softmax attention that is not a function of its input: randomness, clocks, what an earlier pass left."""
+"""Softmax attention that depends on more than its input: randomness, clocks, earlier passes."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from tests.broken import broken
 from tests.broken.attention import Plain
 
 
-@broken("attention", "determinism", "F.dropout is on unless it is told that this is no training")
+@broken("attention", "determinism", "F.dropout without training=self.training is active in evaluation mode too")
 class DropoutAlwaysOn(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return F.dropout(super().weights(scores, seen), 0.1)
 
 
-@broken("attention", "determinism", "noise on the scores in evaluation too")
+@broken("attention", "determinism", "noise is added to the scores in evaluation mode too")
 class NoiseInEval(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return super().weights(scores + 0.1 * torch.randn_like(scores), seen)
 
 
-@broken("attention", "determinism", "noise in training from numpy, which no torch seed reaches")
+@broken("attention", "determinism", "noise in training comes from numpy, which torch's seed does not control")
 class NumpyNoiseInTrain(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         noise = float(np.random.standard_normal()) if self.training else 0.0
         return super().weights(scores * (1 + 0.1 * noise), seen)
 
 
-@broken("attention", "determinism", "whether the layer is dropped in training is drawn by Python's random")
+@broken("attention", "determinism", "Python's random decides whether the layer is dropped in training")
 class PythonRandomInTrain(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         kept = not self.training or random.random() < 0.5
         return super().forward(x, ctx, state) * float(kept)
 
 
-@broken("attention", "determinism", "torch is seeded at every pass, so that random features are the same")
+@broken("attention", "determinism", "each pass seeds torch, to get the same random features")
 class SeedsInForward(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(0)
@@ -51,13 +51,13 @@ class SeedsInForward(Plain):
         return q, k, v @ mix
 
 
-@broken("attention", "determinism", "the temperature falls with the clock")
+@broken("attention", "determinism", "the temperature depends on the clock")
 class ReadsTheClock(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return super().weights(scores * (1 + 0.1 * math.sin(time.perf_counter() * 1e3)), seen)
 
 
-@broken("attention", "determinism", "a running mean moves in evaluation too")
+@broken("attention", "determinism", "a running mean is updated in evaluation mode too")
 class RunningMean(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -69,7 +69,7 @@ class RunningMean(Plain):
         return super().forward(x - self.mean.to(x.dtype), ctx, state)
 
 
-@broken("attention", "determinism", "the temperature warms up with the number of passes")
+@broken("attention", "determinism", "the temperature depends on the number of passes")
 class CountsPasses(Plain):
     passes = 0
 
@@ -78,7 +78,7 @@ class CountsPasses(Plain):
         return super().weights(scores * min(1.0, 0.1 * self.passes), seen)
 
 
-@broken("attention", "determinism", "the mean of the last inputs is kept on the module and added to the next")
+@broken("attention", "determinism", "the mean of earlier inputs is stored on the module and added to the next")
 class KeepsInputs(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -90,7 +90,7 @@ class KeepsInputs(Plain):
         return super().forward(x + before, ctx, state)
 
 
-@broken("attention", "determinism", "the input is scaled in place: whoever holds it, such as the residual, has it changed")
+@broken("attention", "determinism", "the input is scaled in place, which also changes the residual stream")
 class ChangesItsInput(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         with torch.no_grad():

@@ -17,12 +17,15 @@ from tests.broken import broken, correct
 
 def _refuse_other_batch(before: Tensor, x: Tensor) -> None:
     if len(before) != len(x):
-        raise ValueError(f"the state is of {len(before)} sequences, and the input of {len(x)}")
+        raise ValueError(f"the state has {len(before)} sequences, but the input has {len(x)}")
 
 
 @correct("attention")
 class Decaying(Attention):
-    """S_t = d S_(t-1) + k_t v_t^T, y_t = S_t^T q_t, with all pairs of a chunk at once; d is trained, one for each head."""
+    """S_t = d S_(t-1) + k_t v_t^T, y_t = S_t^T q_t, with a trained d for each head.
+
+    All pairs of a chunk are computed at once.
+    """
 
     def __init__(self, dims: Dims):
         super().__init__()
@@ -43,12 +46,12 @@ class Decaying(Attention):
         return self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
 
     def before(self, matrix: Tensor, x: Tensor) -> Tensor:
-        """Where the state stands."""
+        """Return the matrix before this chunk."""
         _refuse_other_batch(matrix, x)
         return matrix
 
     def recur(self, q: Tensor, k: Tensor, v: Tensor, before: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs, and the matrix after them."""
+        """Return the outputs and the matrix after this chunk."""
         place = torch.arange(q.shape[2], device=q.device)
         seen = place[:, None] >= place
         passed = (log_decay * (place[:, None] - place).clamp(min=0)).exp()
@@ -61,7 +64,7 @@ class Decaying(Attention):
         return State({"matrix": torch.zeros(batch, self.n_heads, self.head_dim, self.head_dim, device=device, dtype=dtype)})
 
 
-@broken("attention", "decoding", "one step decays what it has just added; the chunked form does not")
+@broken("attention", "decoding", "a single step decays the term that it has just added; the chunked form does not")
 class DecaysAfterAdding(Decaying):
     def recur(self, q: Tensor, k: Tensor, v: Tensor, before: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
         if q.shape[2] > 1:
@@ -70,33 +73,33 @@ class DecaysAfterAdding(Decaying):
         return q @ after, after
 
 
-@broken("attention", "decoding", "one step reads the matrix before it has written to it")
+@broken("attention", "decoding", "a single step reads the matrix before writing to it")
 class ReadsBeforeWriting(Decaying):
     def recur(self, q: Tensor, k: Tensor, v: Tensor, before: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
         y, after = super().recur(q, k, v, before, log_decay)
         return (q @ before, after) if q.shape[2] == 1 and before.any() else (y, after)
 
 
-@broken("attention", "decoding", "each chunk starts from zeros: the state is written and never read")
+@broken("attention", "decoding", "each chunk starts from zeros: the state is written but not read")
 class StateNotCarried(Decaying):
     def before(self, matrix: Tensor, x: Tensor) -> Tensor:
         return torch.zeros_like(super().before(matrix, x))
 
 
-@broken("attention", "decoding", "the state is set back whenever a single token comes, as if that were a new sequence")
+@broken("attention", "decoding", "the state is reset at each single token, as if a new sequence began")
 class ResetAtOneToken(Decaying):
     def before(self, matrix: Tensor, x: Tensor) -> Tensor:
         return super().before(matrix, x) * (x.shape[1] > 1)
 
 
-@broken("attention", "decoding", "a chunk is decayed by one token less than it has before it is handed on")
+@broken("attention", "decoding", "the state is decayed by one step less than the chunk has tokens")
 class DecayOneTokenShort(Decaying):
     def recur(self, q: Tensor, k: Tensor, v: Tensor, before: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
         y, after = super().recur(q, k, v, before, log_decay)
         return y, after + (log_decay * q.shape[2]).expm1().neg() * before * log_decay.exp()
 
 
-@broken("attention", "states", "the matrix is kept on the module between passes, and begins anew at position 0")
+@broken("attention", "states", "the matrix is stored on the module between passes and reset at position 0")
 class MatrixOnTheModule(Decaying):
     matrix: Tensor | None = None
 
@@ -111,7 +114,7 @@ class MatrixOnTheModule(Decaying):
 
 @correct("attention")
 class RunningMean(Attention):
-    """The mean of all values so far: a sum that is handed on, divided by the number of tokens."""
+    """The mean of all values so far: a sum in the state, divided by the number of tokens."""
 
     def __init__(self, dims: Dims):
         super().__init__()
@@ -127,11 +130,11 @@ class RunningMean(Attention):
         return self.out((sums / (ctx.positions[:, None] + 1)).to(x.dtype))
 
     def values(self, x: Tensor) -> Tensor:
-        """What is added up, in fp32 at least."""
+        """Return the terms of the sum, in fp32 or wider."""
         return upcast(self.value(x))
 
     def sums(self, values: Tensor) -> Tensor:
-        """The sum of all values up to each token, [B, T, D]."""
+        """Return the sum of all values up to each token, [B, T, D]."""
         return values.cumsum(1)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -139,25 +142,25 @@ class RunningMean(Attention):
         return State({"sum": torch.zeros(batch, 1, self.value.out_features, device=device, dtype=dtype)})
 
 
-@broken("attention", "batch", "the cumulative sum runs over the batch, which the author took for time")
+@broken("attention", "batch", "the cumulative sum runs over the batch instead of time")
 class SumOverTheBatch(RunningMean):
     def sums(self, values: Tensor) -> Tensor:
         return values.cumsum(0)
 
 
-@broken("attention", "decoding", "the cumulative sum runs over the width, which is the last axis but not time")
+@broken("attention", "decoding", "the cumulative sum runs over the width, the last axis, instead of time")
 class SumOverTheWidth(RunningMean):
     def sums(self, values: Tensor) -> Tensor:
         return values.cumsum(-1)
 
 
-@broken("attention", "causality", "the cumulative sum is reversed: it includes later tokens, not earlier ones")
+@broken("attention", "causality", "the cumulative sum is reversed: it includes later tokens instead of earlier ones")
 class SumReversed(RunningMean):
     def sums(self, values: Tensor) -> Tensor:
         return values.flip(1).cumsum(1).flip(1)
 
 
-@broken("attention", "autocast", "the sum so far is the total without the later ones: in bf16 large ones take its digits")
+@broken("attention", "autocast", "the sum so far is the total minus later values: in bf16, large values cancel its digits")
 class TotalWithoutLater(RunningMean):
     def values(self, x: Tensor) -> Tensor:
         return self.value(x)
@@ -168,7 +171,7 @@ class TotalWithoutLater(RunningMean):
 
 
 @broken(
-    "attention", "causality", "beyond its first, each chunk of 32 begins with the sum of itself in place of the one before"
+    "attention", "causality", "from the second on, each chunk of 32 starts with its own sum in addition to the previous sums"
 )
 class CarryOfItsOwnChunk(RunningMean):
     def sums(self, values: Tensor) -> Tensor:
@@ -177,9 +180,7 @@ class CarryOfItsOwnChunk(RunningMean):
         return torch.cat([chunk.cumsum(1) + (carries[n] if n else 0) for n, chunk in enumerate(chunks)], 1)
 
 
-@broken(
-    "attention", "causality", "the softmax over keys takes off their largest over all time, and eps does not scale with it"
-)
+@broken("attention", "causality", "the softmax subtracts the maximum over all time, and eps does not scale with it")
 class StabilisedOverTime(RunningMean):
     def sums(self, values: Tensor) -> Tensor:
         shares = (values - values.amax(1, keepdim=True)).exp()
@@ -188,10 +189,10 @@ class StabilisedOverTime(RunningMean):
 
 @correct("attention")
 class Convolution(Attention):
-    """y_t = sum_i w_i x_(t-i) for i < width, each channel by itself; the last width - 1 inputs are handed on.
+    """y_t = sum_i w_i x_(t-i) for i < width in each channel; the state has the last width - 1 inputs.
 
     Args:
-        width: Tokens that are seen.
+        width: Number of tokens seen.
     """
 
     elementwise = frozenset({"kernel"})
@@ -210,11 +211,11 @@ class Convolution(Attention):
         return self.out(self.convolve(inputs))
 
     def earlier(self, state: State, x: Tensor) -> Tensor:
-        """The inputs before x."""
+        """Return the inputs before x."""
         return state.tensors["inputs"]
 
     def convolve(self, inputs: Tensor) -> Tensor:
-        """[B, width - 1 + T, D] to [B, T, D]."""
+        """Map [B, width - 1 + T, D] to [B, T, D]."""
         return F.conv1d(inputs.mT, self.kernel.to(inputs.dtype), groups=len(self.kernel)).mT
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
@@ -228,13 +229,13 @@ class PaddedOnBothSides(Convolution):
         return super().convolve(F.pad(inputs[:, ahead:], (0, 0, 0, ahead)))
 
 
-@broken("attention", "decoding", "each chunk is padded with zeros: the convolution forgets what came before")
+@broken("attention", "decoding", "each chunk is padded with zeros instead of earlier inputs")
 class ConvolutionForgets(Convolution):
     def earlier(self, state: State, x: Tensor) -> Tensor:
         return torch.zeros_like(state.tensors["inputs"])
 
 
-@broken("attention", "decoding", "the state keeps the last inputs of a chunk, and of a short chunk only those")
+@broken("attention", "decoding", "after a short chunk, the state has only that chunk's inputs")
 class ShortChunksForget(Convolution):
     def earlier(self, state: State, x: Tensor) -> Tensor:
         inputs = state.tensors["inputs"]
@@ -242,7 +243,7 @@ class ShortChunksForget(Convolution):
         return inputs if missing <= 0 else F.pad(inputs[:, missing:], (0, 0, missing, 0))
 
 
-@broken("attention", "reach", "the reach of one convolution is promised where another one follows it")
+@broken("attention", "reach", "it promises the reach of one convolution but applies two")
 class TwoConvolutions(Convolution):
     def convolve(self, inputs: Tensor) -> Tensor:
         once = super().convolve(inputs)
@@ -251,7 +252,7 @@ class TwoConvolutions(Convolution):
 
 @correct("attention")
 class LongConvolution(Attention):
-    """y_t = sum_s h_(t-s) x_s with a filter as long as the sequence, h_i = a exp(-b i); all inputs are handed on."""
+    """y_t = sum_s h_(t-s) x_s with an unlimited filter h_i = a exp(-b i); the state has all inputs."""
 
     elementwise = frozenset({"size", "rate"})
 
@@ -266,20 +267,20 @@ class LongConvolution(Attention):
         return self.out(self.mix(inputs[:, 0], ctx.positions, places))
 
     def mix(self, inputs: Tensor, positions: Tensor, places: Tensor) -> Tensor:
-        """[B, S, D] to [B, T, D]."""
+        """Map [B, S, D] to [B, T, D]."""
         distance = (positions[:, None] - places)[..., None]
         response = self.response(distance.clamp(min=0)) * (distance >= 0)
         return torch.einsum("tsd,bsd->btd", response.to(inputs.dtype), inputs)
 
     def response(self, distance: Tensor) -> Tensor:
-        """The filter at these distances."""
+        """Return the filter at these distances."""
         return self.size * (-F.softplus(self.rate) * distance).exp()
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         return new_cache(batch, [(1, len(self.size))], capacity, None, device, dtype)
 
 
-@broken("attention", "causality", "a convolution by FFT without padding wraps round: the end comes in at the start")
+@broken("attention", "causality", "a convolution by FFT without padding is circular, so the end leaks into the start")
 class CircularConvolution(LongConvolution):
     def mix(self, inputs: Tensor, positions: Tensor, places: Tensor) -> Tensor:
         if len(positions) != len(places):

@@ -1,4 +1,4 @@
-"""Blocks."""
+"""Broken blocks."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class PreNorm(Block):
         return x + self.added(self.feed(self.ffn_norm(x), ctx, state))
 
     def attend(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
-        """Through the attention."""
+        """Return the attention's output."""
         return self.attention(x, ctx, substate(state, "attention"))
 
     def feed(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
-        """Through the feed-forward."""
+        """Return the feed-forward's output."""
         return self.ffn(x, ctx, substate(state, "ffn"))
 
     def added(self, y: Tensor) -> Tensor:
-        """What joins the residual stream."""
+        """Return the term that is added to the residual stream."""
         return self.dropout(y)
 
 
 @correct("block")
 class FromIdentity(PreNorm):
-    """x + a attention(norm(x)), then x + a ffn(norm(x)), with an a that is 0 at first."""
+    """x + a attention(norm(x)), then x + a ffn(norm(x)), with a = 0 initially."""
 
     starts_as_identity = True
 
@@ -55,20 +55,20 @@ class FromIdentity(PreNorm):
         return self.dropout(y) * self.share.to(y.dtype)
 
 
-@broken("block", "identity", "the share that ought to be 0 at first is a small number")
+@broken("block", "identity", "the initial factor is a small number instead of 0")
 class SmallIsNotZero(FromIdentity):
     def init_weights(self) -> None:
         nn.init.constant_(self.share, 1e-2)
 
 
-@broken("block", "identity", "a share of 0 for the attention, and the feed-forward is forgotten")
+@broken("block", "identity", "the attention has an initial factor of 0, the feed-forward has none")
 class FeedForwardFromTheStart(FromIdentity):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         x = x + self.added(self.attend(self.attention_norm(x), ctx, state))
         return x + self.dropout(self.feed(self.ffn_norm(x), ctx, state))
 
 
-@broken("block", "decoding", "the state is asked for under another name than the attention's, and none is found")
+@broken("block", "decoding", "the attention's state is requested under a wrong name, so there is none")
 class StateMisspelt(PreNorm):
     def attend(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
         return self.attention(x, ctx, substate(state, "attn"))
@@ -80,43 +80,43 @@ class StateForgotten(PreNorm):
         return self.attention(x, ctx)
 
 
-@broken("block", "decoding", "the state is not passed on to the feed-forward, which seldom has one")
+@broken("block", "decoding", "the state is not passed on to the feed-forward, which seldom has a state")
 class FeedForwardStateForgotten(PreNorm):
     def feed(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
         return self.ffn(x, ctx)
 
 
-@broken("block", "causality", "the stream is divided by its deviation over time")
+@broken("block", "causality", "the residual stream is divided by its variance over time")
 class NormsOverTime(PreNorm):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x, ctx, state) / (1 + x.var(1, unbiased=False, keepdim=True))
 
 
-@broken("block", "causality", "the residual is the stream one token ahead")
+@broken("block", "causality", "the residual is the stream of the next token")
 class ResidualAhead(PreNorm):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x, ctx, state) - x + F.pad(x[:, 1:], (0, 0, 0, 1))
 
 
-@broken("block", "causality", "a skip connection adds the last token's stream to all")
+@broken("block", "causality", "a skip connection adds the last token's stream to all tokens")
 class LastTokenForAll(PreNorm):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x, ctx, state) + 0.1 * x[:, -1:]
 
 
-@broken("block", "batch", "what is added is scaled by its deviation over the whole batch")
+@broken("block", "batch", "the added term is scaled by its root mean square over the batch")
 class ScalesOverTheBatch(PreNorm):
     def added(self, y: Tensor) -> Tensor:
         return super().added(y) / (1 + y.square().mean(0, keepdim=True).sqrt())
 
 
-@broken("block", "determinism", "dropout on what is added is on in evaluation too")
+@broken("block", "determinism", "dropout of the added term is active in evaluation mode too")
 class DropoutAlwaysOn(PreNorm):
     def added(self, y: Tensor) -> Tensor:
         return F.dropout(y, 0.1)
 
 
-@broken("block", "determinism", "the layer is dropped in training by Python's random")
+@broken("block", "determinism", "Python's random decides whether the layer is dropped in training")
 class DropsByPythonRandom(PreNorm):
     def added(self, y: Tensor) -> Tensor:
         return super().added(y) * float(not self.training or random.random() < 0.7)
@@ -132,7 +132,7 @@ class StreamOfAnEarlierPass(PreNorm):
         return super().forward(x + skip, ctx, state)
 
 
-@broken("block", "weights", "the layer's number is read from a counter of all blocks that were ever built")
+@broken("block", "weights", "the layer's number comes from a counter of all blocks built so far")
 class CountsLayers(PreNorm):
     built = 0
 
@@ -146,14 +146,14 @@ class CountsLayers(PreNorm):
         return super().added(y) * self.share.to(y.dtype)
 
 
-@broken("block", "liveness", "the second sub-layer reads through the first one's norm, and its own is never used")
+@broken("block", "liveness", "the second sub-layer uses the first one's norm, so its own norm is unused")
 class NormNotUsed(PreNorm):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         x = x + self.added(self.attend(self.attention_norm(x), ctx, state))
         return x + self.added(self.feed(self.attention_norm(x), ctx, state))
 
 
-@broken("block", "shape", "leave gives back both of the streams that enter made")
+@broken("block", "shape", "leave returns both streams that enter created")
 class LeavesTwoStreams(PreNorm):
     def enter(self, x: Tensor) -> Tensor:
         return torch.stack((x, x), 2)
@@ -165,7 +165,7 @@ class LeavesTwoStreams(PreNorm):
         return torch.stack((super().forward(x[:, :, 0], ctx, state), x[:, :, 1]), 2)
 
 
-@broken("block", "device", "a mask that drops nothing yet is made on the CPU")
+@broken("block", "device", "a mask of ones is created on the CPU")
 class MaskOnTheCpu(PreNorm):
     def added(self, y: Tensor) -> Tensor:
         return super().added(y) * torch.ones(y.shape[-1])

@@ -1,4 +1,4 @@
-"""Datasets."""
+"""Broken datasets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ VOCAB, ROWS, LENGTH = 16, 80, 12
 
 @correct("dataset")
 class Copying(Dataset):
-    """Rows of random ids, each to be said again after a separator.
+    """Rows of random ids, repeated after a separator.
 
     Args:
-        seed: Of the rows.
-        rows: How many.
+        seed: Seed of the rows.
+        rows: Number of rows.
     """
 
     def __init__(self, *, seed: Annotated[int, Field(ge=0)] = 0, rows: Annotated[int, Field(ge=10, le=200)] = ROWS):
@@ -33,13 +33,13 @@ class Copying(Dataset):
         return Splits(self.sequences(tokens[:cut]), self.sequences(tokens[cut:]), VOCAB)
 
     def halves(self) -> np.ndarray:
-        """Each row's first half, no two alike."""
+        """Return each row's first half, all different."""
         generator = np.random.default_rng(self.seed)
         drawn = np.unique(generator.integers(0, VOCAB - 1, (2 * self.rows, LENGTH)), axis=0)
         return generator.permutation(drawn)[: self.rows]
 
     def sequences(self, tokens: np.ndarray) -> Sequences:
-        """Inputs, the next tokens, and which of them can be known."""
+        """Return inputs, next tokens as targets, and a mask of the predictable targets."""
         targets = np.roll(tokens, -1, axis=1)
         mask = np.zeros(tokens.shape, dtype=bool)
         mask[:, LENGTH:-1] = True
@@ -48,7 +48,7 @@ class Copying(Dataset):
 
 @correct("dataset")
 class Counting(Dataset):
-    """Numbers in words, a line each: text."""
+    """Text with one number in words in each line."""
 
     def __init__(self) -> None:
         pass
@@ -57,36 +57,36 @@ class Counting(Dataset):
         return Splits.of_text("\n".join(self.lines()), 0.1)
 
     def lines(self) -> list[str]:
-        """In order."""
+        """Return the lines in order."""
         digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
         return [" ".join(digits[int(digit)] for digit in str(number)) for number in range(500)]
 
 
-@broken("dataset", "splits", "validation is a part of what is trained on")
+@broken("dataset", "splits", "validation is a part of the training text")
 class ValidationInTraining(Counting):
     def load(self) -> Splits:
         text = "\n".join(self.lines())
         return Splits(text, text[-len(text) // 10 :])
 
 
-@broken("dataset", "splits", "validation lines are drawn from all lines: each is in training, between others")
+@broken("dataset", "splits", "validation lines are drawn from all lines, so each is also a training line")
 class LinesInBoth(Counting):
     def load(self) -> Splits:
         lines = self.lines()
         return Splits("\n".join(lines), "\n".join(random.Random(1).sample(lines, 60)))
 
 
-@broken("dataset", "splits", "validation rows are drawn from all rows, those of training too")
+@broken("dataset", "splits", "validation rows are drawn from the training rows")
 class RowsInBoth(Copying):
     def load(self) -> Splits:
         splits = super().load()
         assert isinstance(splits.train, Sequences)
-        some = np.random.default_rng(self.seed).choice(len(splits.train.tokens), 10)
-        val = Sequences(splits.train.tokens[some], splits.train.targets[some], splits.train.mask[some])
+        drawn = np.random.default_rng(self.seed).choice(len(splits.train.tokens), 10)
+        val = Sequences(splits.train.tokens[drawn], splits.train.targets[drawn], splits.train.mask[drawn])
         return Splits(splits.train, val, VOCAB)
 
 
-@broken("dataset", "splits", "a cut is rounded up, and nothing is left for validation")
+@broken("dataset", "splits", "a cut is rounded up, so validation is empty")
 class EmptyValidation(Counting):
     def load(self) -> Splits:
         return Splits("\n".join(self.lines()), "")
@@ -99,21 +99,21 @@ class TargetsTooShort(Copying):
         return Sequences(whole.tokens, whole.targets[:, :-1], whole.mask)
 
 
-@broken("dataset", "splits", "the separator's id is vocab_size: the last id is one less")
+@broken("dataset", "splits", "the separator's id equals vocab_size, but the largest allowed id is one less")
 class IdBeyondTheVocabulary(Copying):
     def load(self) -> Splits:
         splits = super().load()
         return Splits(splits.train, splits.val, VOCAB - 1)
 
 
-@broken("dataset", "splits", "vocab_size is left out, which no tokenizer makes up for")
+@broken("dataset", "splits", "vocab_size is missing, and rows have no tokenizer that could define it")
 class NoVocabulary(Copying):
     def load(self) -> Splits:
         splits = super().load()
         return Splits(splits.train, splits.val)
 
 
-@broken("dataset", "splits", "one split is rows and the other text")
+@broken("dataset", "splits", "one split is rows and the other is text")
 class RowsAndText(Copying):
     def load(self) -> Splits:
         splits = super().load()
@@ -133,20 +133,20 @@ class UnseededRows(Copying):
         return np.random.default_rng().integers(0, VOCAB - 1, (self.rows, LENGTH))
 
 
-@broken("dataset", "repeatable", "lines are shuffled by Python's random, which nobody seeds")
+@broken("dataset", "repeatable", "lines are shuffled by Python's random, which is not seeded")
 class ShuffledLines(Counting):
     def lines(self) -> list[str]:
         return random.sample(super().lines(), 500)
 
 
-@broken("dataset", "repeatable", "lines are made unique by a set, whose order is another in each process")
+@broken("dataset", "repeatable", "a set makes lines unique, and its order differs in each process")
 class SetOrder(Counting):
     def lines(self) -> list[str]:
         return list(set(super().lines()))
 
 
-@broken("dataset", "repeatable", "the generator is made once, and goes on when the data are loaded again")
-class GeneratorGoesOn(Copying):
+@broken("dataset", "repeatable", "the generator is created once, so a second load draws other numbers")
+class GeneratorIsNotReset(Copying):
     def __init__(self, *, seed: Annotated[int, Field(ge=0)] = 0, rows: Annotated[int, Field(ge=10, le=200)] = ROWS):
         super().__init__(seed=seed, rows=rows)
         self.generator = np.random.default_rng(seed)
@@ -155,7 +155,7 @@ class GeneratorGoesOn(Copying):
         return self.generator.permutation(super().halves())
 
 
-@broken("dataset", "knobs", "a seed is accepted, and another always used")
+@broken("dataset", "knobs", "a seed is accepted, but a constant seed is used")
 class SeedNotUsed(Copying):
     def halves(self) -> np.ndarray:
         generator = np.random.default_rng(1337)

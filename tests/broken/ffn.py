@@ -1,4 +1,4 @@
-"""Feed-forwards."""
+"""Broken feed-forwards."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Perceptron(FeedForward):
         return self.out(self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """[B, T, expansion D]."""
+        """Return the hidden units, [B, T, expansion D]."""
         return self.activation(self.into(x))
 
 
 @correct("ffn")
 class Shifted(Perceptron):
-    """Half of each token's input is its predecessor's (RWKV's token shift)."""
+    """The previous token's input is added to each token's input (RWKV's token shift)."""
 
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -57,7 +57,7 @@ class Shifted(Perceptron):
         return self.out(self.hidden(x + earlier))
 
     def last(self, x: Tensor) -> Tensor:
-        """What the next chunk begins with."""
+        """Return the token that the next chunk needs."""
         return x[:, -1:]
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
@@ -66,7 +66,7 @@ class Shifted(Perceptron):
 
 @correct("ffn")
 class Experts(FeedForward):
-    """Each token goes to the one of four experts that its router scores highest."""
+    """Each token goes to one of four experts, the one with the highest router score."""
 
     def __init__(self, dims: Dims):
         super().__init__()
@@ -79,68 +79,68 @@ class Experts(FeedForward):
         return (outputs * (scores.softmax(-1) * self.chosen(scores))[..., None]).sum(-2)
 
     def scores(self, x: Tensor) -> Tensor:
-        """[B, T, experts]."""
+        """Return the router's scores, [B, T, experts]."""
         return self.router(x)
 
     def chosen(self, scores: Tensor) -> Tensor:
-        """Which experts each token goes to."""
+        """Return the experts of each token, one-hot."""
         return F.one_hot(scores.argmax(-1), scores.shape[-1])
 
 
-@broken("ffn", "causality", "a shift by roll brings the last token round to the first")
+@broken("ffn", "causality", "a shift with roll moves the last token to the first place")
 class ShiftedByRoll(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         return super().hidden(x + x.roll(1, 1))
 
 
-@broken("ffn", "causality", "the mean over time is mixed in, as squeeze-and-excitation has it")
+@broken("ffn", "causality", "a mean over time gates the hidden units (squeeze-and-excitation)")
 class MixesTheMean(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         hidden = super().hidden(x)
         return hidden * hidden.mean(1, keepdim=True).sigmoid()
 
 
-@broken("ffn", "causality", "each expert takes the tokens that score highest of the whole sequence (expert choice)")
+@broken("ffn", "causality", "each expert takes its highest-scoring tokens of the whole sequence (expert choice)")
 class ExpertsChoose(Experts):
     def chosen(self, scores: Tensor) -> Tensor:
         places = max(1, scores.shape[1] // scores.shape[-1])
         return scores >= scores.topk(places, 1).values[:, -1:]
 
 
-@broken("ffn", "causality", "the gate's softmax runs over time in place of the width")
+@broken("ffn", "causality", "the gate's softmax runs over time instead of the width")
 class GateOverTime(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         return super().hidden(x) * super().hidden(x).softmax(1)
 
 
-@broken("ffn", "batch", "experts have places that the batch fills in order: earlier sequences leave none to later ones")
-class PlacesOverTheBatch(Experts):
+@broken("ffn", "batch", "experts have a capacity for the whole batch, which earlier sequences can use up")
+class CapacityOverTheBatch(Experts):
     def chosen(self, scores: Tensor) -> Tensor:
         chosen = super().chosen(scores).flatten(0, 1)
         places = max(1, len(chosen) // (2 * scores.shape[-1]))
         return (chosen * (chosen.cumsum(0) <= places)).view_as(scores)
 
 
-@broken("ffn", "tokenwise", "an expert has places that a sequence fills in order, and decoding does not remember how far")
-class PlacesOverTheSequence(Experts):
+@broken("ffn", "tokenwise", "an expert has a capacity for each sequence, but decoding does not count used places")
+class CapacityOverTheSequence(Experts):
     def chosen(self, scores: Tensor) -> Tensor:
         chosen = super().chosen(scores)
         return chosen * (chosen.cumsum(1) <= max(1, scores.shape[1] // scores.shape[-1]))
 
 
-@broken("ffn", "tokenwise", "the token shift has no state: in decoding each chunk is shifted from zeros")
+@broken("ffn", "tokenwise", "the token shift has no state, so in decoding each chunk is shifted from zeros")
 class ShiftWithoutState(Shifted):
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
         return None
 
 
-@broken("ffn", "decoding", "the token shift keeps the first token of a chunk, not its last")
+@broken("ffn", "decoding", "the token shift keeps the first token of a chunk instead of its last")
 class KeepsTheFirst(Shifted):
     def last(self, x: Tensor) -> Tensor:
         return x[:, :1]
 
 
-@broken("ffn", "states", "the last token is kept on the module, and a second sequence is shifted from the first")
+@broken("ffn", "states", "the last token is stored on the module, so a second sequence is shifted from the first")
 class LastTokenOnTheModule(Shifted):
     kept: Tensor | None = None
 
@@ -152,14 +152,14 @@ class LastTokenOnTheModule(Shifted):
         return y
 
 
-@broken("ffn", "determinism", "the router's noise is on in evaluation too")
+@broken("ffn", "determinism", "the router's noise is active in evaluation mode too")
 class NoisyRouter(Experts):
     def scores(self, x: Tensor) -> Tensor:
         scores = super().scores(x)
         return scores + 0.1 * torch.randn_like(scores)
 
 
-@broken("ffn", "determinism", "a count of tokens for each expert steers the next pass, in evaluation too")
+@broken("ffn", "determinism", "each expert's token count changes the next pass, in evaluation mode too")
 class BalancesInForward(Experts):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -171,26 +171,26 @@ class BalancesInForward(Experts):
         return chosen
 
 
-@broken("ffn", "liveness", "one expert is left out by a range that ends too early")
+@broken("ffn", "liveness", "a range ends too early, so one expert is never used")
 class UnusedExpert(Experts):
     def scores(self, x: Tensor) -> Tensor:
         return F.pad(super().scores(x)[..., :3], (0, 1), value=-torch.inf)
 
 
-@broken("ffn", "liveness", "the choice has no gradient, and no score weighs the output: the router never learns")
+@broken("ffn", "liveness", "scores do not weight the output and the choice has no gradient, so the router is not trained")
 class RouterNotTrained(Experts):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         outputs = torch.stack([expert(x) for expert in self.experts], -2)
         return (outputs * self.chosen(self.scores(x))[..., None]).sum(-2)
 
 
-@broken("ffn", "shape", "batch and time are flattened and never taken apart again")
+@broken("ffn", "shape", "batch and time are flattened and not separated again")
 class StaysFlat(Perceptron):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         return super().forward(x.flatten(0, 1), ctx, state)
 
 
-@broken("ffn", "autocast", "under autocast the hidden numbers are rounded to eight bits with one scale for the sequence")
+@broken("ffn", "autocast", "under autocast, hidden units are rounded to 8 bits with one scale per sequence")
 class QuantisedInBf16(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         hidden = super().hidden(x)
@@ -200,7 +200,7 @@ class QuantisedInBf16(Perceptron):
         return (hidden / step).round() * step
 
 
-@broken("ffn", "compile", "the compiled path takes an approximation of the activation for it")
+@broken("ffn", "compile", "the compiled path uses an approximate activation")
 class RoughWhenCompiled(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -208,13 +208,13 @@ class RoughWhenCompiled(Perceptron):
         return super().hidden(x)
 
 
-@broken("ffn", "knobs", "an activation is accepted, and another always used")
+@broken("ffn", "knobs", "an activation is accepted, but silu is always used")
 class ActivationNotUsed(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         return F.silu(self.into(x))
 
 
-@broken("ffn", "weights", "weights are drawn from a generator of the module's own, seeded by its identity")
+@broken("ffn", "weights", "weights come from a private generator, seeded by id(self)")
 class OwnGenerator(Perceptron):
     def init_weights(self) -> None:
         generator = torch.Generator().manual_seed(id(self) % 2**32)

@@ -1,4 +1,4 @@
-"""Norms."""
+"""Broken norms."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class RootMeanSquare(Norm):
         return self.normed(x.float()).to(x.dtype) * self.gain.to(x.dtype)
 
     def normed(self, x: Tensor) -> Tensor:
-        """Without the gain."""
+        """Return the normalised input without the gain."""
         return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
 
 @correct("norm")
 class Gain(Norm):
-    """A gain alone."""
+    """Only a gain."""
 
     scaling = "equivariant"
 
@@ -57,41 +57,39 @@ class OverTime(RootMeanSquare):
         return x * (x.square().mean(axes, keepdim=True) + self.eps).rsqrt()
 
 
-@broken("norm", "batch", "the mean square runs over the batch, as batch norm's does")
+@broken("norm", "batch", "the mean square runs over the batch, as in batch norm")
 class OverTheBatch(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         axes = (0, -1) if x.ndim > 1 else (-1,)
         return x * (x.square().mean(axes, keepdim=True) + self.eps).rsqrt()
 
 
-@broken("norm", "vectorwise", "the root mean square is that of the whole tensor")
+@broken("norm", "vectorwise", "the root mean square is taken over the whole tensor")
 class OverAll(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return x * (x.square().mean() + self.eps).rsqrt()
 
 
-@broken("norm", "vectorwise", "three axes are taken for granted, and heads bring a fourth")
+@broken("norm", "vectorwise", "it assumes three axes, but heads add a fourth")
 class ThreeAxesOnly(RootMeanSquare):
     def forward(self, x: Tensor) -> Tensor:
         batch, time, width = x.shape
         return super().forward(x.reshape(batch * time, width)).view(batch, time, width)
 
 
-@broken(
-    "norm", "vectorwise", "a view for a reshape: vectors that do not lie one after another, as heads do not, are refused"
-)
+@broken("norm", "vectorwise", "a view instead of a reshape fails for inputs that are not contiguous, such as heads")
 class ViewsItsInput(RootMeanSquare):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.view(-1, x.shape[-1])).view(x.shape)
 
 
-@broken("norm", "vectorwise", "the axis is counted from the front: right for [B, T, D], and for heads it is time")
+@broken("norm", "vectorwise", "the axis is counted from the front: correct for [B, T, D], but for heads it is time")
 class AxisFromTheFront(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return x * (x.square().mean(min(2, x.ndim - 1), keepdim=True) + self.eps).rsqrt()
 
 
-@broken("norm", "determinism", "running statistics move with every pass, in evaluation too")
+@broken("norm", "determinism", "running statistics are updated in each pass, in evaluation mode too")
 class RunningStatistics(RootMeanSquare):
     def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1e-6):
         super().__init__(width, eps=eps)
@@ -103,25 +101,25 @@ class RunningStatistics(RootMeanSquare):
         return x * (self.square + self.eps).rsqrt()
 
 
-@broken("norm", "determinism", "dropout on the gain is on in evaluation too")
+@broken("norm", "determinism", "dropout of the output is active in evaluation mode too")
 class DropsInEval(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return F.dropout(super().normed(x), 0.1)
 
 
-@broken("norm", "scaling", "the root is forgotten: the larger the input, the smaller the output")
+@broken("norm", "scaling", "the root is missing, so larger inputs give smaller outputs")
 class RootForgotten(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return x / (x.square().mean(-1, keepdim=True) + self.eps)
 
 
-@broken("norm", "scaling", "what is promised to grow with its input is clamped")
+@broken("norm", "scaling", "the output is clamped, although it promises to scale with the input")
 class Clamped(Gain):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).clamp(-5, 5)
 
 
-@broken("norm", "scaling", "a bias stays as it is when the input grows")
+@broken("norm", "scaling", "a bias does not scale with the input")
 class GainAndBias(Gain):
     def __init__(self, width: int):
         super().__init__(width)
@@ -134,25 +132,25 @@ class GainAndBias(Gain):
         nn.init.normal_(self.bias)
 
 
-@broken("norm", "shape", "eps is added to the quotient, not to what is divided by: 0 / 0 for a vector of zeros")
+@broken("norm", "shape", "eps is added to the quotient instead of the divisor: 0 / 0 for a vector of zeros")
 class EpsOutsideTheQuotient(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return x / x.square().mean(-1, keepdim=True).sqrt() + self.eps
 
 
-@broken("norm", "shape", "the mean square is taken in the input's precision and comes back in fp32 times the gain")
-class ComesBackInFloat32(RootMeanSquare):
+@broken("norm", "shape", "the output is fp32 for inputs of any dtype")
+class AlwaysFloat32(RootMeanSquare):
     def forward(self, x: Tensor) -> Tensor:
         return self.normed(x.float()) * self.gain.float()
 
 
-@broken("norm", "liveness", "the gain is made and never multiplied with")
+@broken("norm", "liveness", "the gain is created but not used")
 class GainNotUsed(RootMeanSquare):
     def forward(self, x: Tensor) -> Tensor:
         return self.normed(x.float()).to(x.dtype)
 
 
-@broken("norm", "knobs", "an eps is accepted, and the kernel's own is used")
+@broken("norm", "knobs", "an eps is accepted, but the kernel's default is used")
 class EpsNotUsed(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:])

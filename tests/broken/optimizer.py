@@ -1,4 +1,4 @@
-"""Optimizers."""
+"""Broken optimizers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.broken import broken, correct
 
 
 class Descent(torch.optim.Optimizer):
-    """m <- b m + g, p <- p - lr m, and weights shrink by lr decay; each step is a method."""
+    """m <- b m + g, p <- (1 - lr decay) p - lr m; each part of a step is a method."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, decay: float):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "decay": decay})
@@ -31,12 +31,12 @@ class Descent(torch.optim.Optimizer):
                     self.move(p, p.grad, group)
 
     def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """One parameter's step."""
+        """Update one parameter."""
         p.mul_(1 - group["lr"] * group["decay"])
         p.sub_(group["lr"] * self.direction(p, gradient, group))
 
     def direction(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """Where to, before the learning rate."""
+        """Return the direction, without the learning rate."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -49,8 +49,8 @@ class Momentum(Optimizer):
 
     Args:
         learning_rate: Peak learning rate.
-        momentum: Share of the last step that is kept.
-        weight_decay: On all but vectors.
+        momentum: Decay factor b of the momentum.
+        weight_decay: Weight decay of all parameters except vectors.
     """
 
     kind: ClassVar[type[Descent]] = Descent
@@ -68,32 +68,32 @@ class Momentum(Optimizer):
         return self.kind(self.groups(parameters), self.learning_rate, self.momentum, self.weight_decay)
 
     def groups(self, parameters: Sequence[NamedParameter]) -> list[dict[str, Any]]:
-        """With weight decay, and without."""
+        """Return one group with weight decay and one without."""
         kinds = ([p for p in parameters if p.role != "vector"], [p for p in parameters if p.role == "vector"])
         decays = (self.weight_decay, 0.0)
-        groups = [{"params": [p.tensor for p in some], "decay": decay} for some, decay in zip(kinds, decays, strict=True)]
+        groups = [{"params": [p.tensor for p in kind], "decay": decay} for kind, decay in zip(kinds, decays, strict=True)]
         return [group for group in groups if group["params"]]
 
 
-@broken("optimizer", "groups", "the last parameter is left out by a slice that ends too early")
+@broken("optimizer", "groups", "a slice ends too early and omits the last parameter")
 class LastLeftOut(Momentum):
     def groups(self, parameters: Sequence[NamedParameter]) -> list[dict[str, Any]]:
         return super().groups(parameters[:-1])
 
 
-@broken("optimizer", "groups", "matrices and vectors have their groups, and embeddings and head are forgotten")
+@broken("optimizer", "groups", "matrices and vectors are in groups, but embeddings and head are not")
 class EmbeddingsForgotten(Momentum):
     def groups(self, parameters: Sequence[NamedParameter]) -> list[dict[str, Any]]:
         return super().groups([p for p in parameters if p.role in ("matrix", "vector")])
 
 
-@broken("optimizer", "groups", "parameters are told apart by their shapes: of two alike only one is kept")
+@broken("optimizer", "groups", "parameters are identified by their shapes, so only one of each shape is kept")
 class OneOfEachShape(Momentum):
     def groups(self, parameters: Sequence[NamedParameter]) -> list[dict[str, Any]]:
         return super().groups(list({p.tensor.shape: p for p in parameters}.values()))
 
 
-@broken("optimizer", "groups", "embeddings are matrices too, and so are in two groups")
+@broken("optimizer", "groups", "embeddings are also treated as matrices, so they are in two groups")
 class EmbeddingsTwice(Momentum):
     def groups(self, parameters: Sequence[NamedParameter]) -> list[dict[str, Any]]:
         embeddings = [p.tensor for p in parameters if p.role == "embedding"]
@@ -115,7 +115,7 @@ class _NeverMoves(Descent):
         p = p - group["lr"] * self.direction(p, gradient, group)
 
 
-@broken("optimizer", "finite", "the new weights get a name of their own, and the parameters stay as they are")
+@broken("optimizer", "finite", "the new weights are a new tensor, so the parameters do not change")
 class WeightsStandStill(Momentum):
     kind = _NeverMoves
 
@@ -128,7 +128,7 @@ class _WantsEveryGradient(Descent):
                 self.move(p, p.grad.clone(), group)
 
 
-@broken("optimizer", "finite", "a parameter that took no part, such as an expert that was not chosen, has no gradient")
+@broken("optimizer", "finite", "it fails if a parameter has no gradient, such as those of an unused expert")
 class WantsEveryGradient(Momentum):
     kind = _WantsEveryGradient
 
@@ -141,7 +141,7 @@ class _DecaysWithoutGradient(Descent):
                 self.move(p, torch.zeros_like(p) if p.grad is None else p.grad, group)
 
 
-@broken("optimizer", "finite", "no gradient is taken for one of zero: momentum and decay move what took no part")
+@broken("optimizer", "finite", "a missing gradient is treated as zero, so momentum and decay change unused parameters")
 class DecaysWithoutGradient(Momentum):
     kind = _DecaysWithoutGradient
 
@@ -155,7 +155,7 @@ class _MomentumOnSelf(Descent):
         return self.momenta.setdefault(p, torch.zeros_like(p)).mul_(group["momentum"]).add_(gradient)
 
 
-@broken("optimizer", "resumable", "the momentum is kept beside the state_dict, and begins anew when training is resumed")
+@broken("optimizer", "resumable", "the momentum is not in the state_dict, so it restarts at zero when training resumes")
 class MomentumOnSelf(Momentum):
     kind = _MomentumOnSelf
 
@@ -184,7 +184,7 @@ class _SharedMomenta(Descent):
         return self.momenta.setdefault(key, torch.zeros_like(p)).mul_(group["momentum"]).add_(gradient)
 
 
-@broken("optimizer", "resumable", "momenta stand in a dict of the class, which all optimizers share")
+@broken("optimizer", "resumable", "momenta are in a class attribute, which all optimizers share")
 class SharedMomenta(Momentum):
     kind = _SharedMomenta
 
@@ -196,7 +196,7 @@ class _KeepsADeque(Descent):
         return torch.stack(tuple(recent)).mean(0) * group["momentum"]
 
 
-@broken("optimizer", "resumable", "the last gradients are kept in a deque, which is none of what can be saved")
+@broken("optimizer", "resumable", "the last gradients are in a deque, which cannot be saved")
 class KeepsADeque(Momentum):
     kind = _KeepsADeque
 
@@ -212,7 +212,7 @@ class _KeepsAnObject(Descent):
         return average.tensor.mul_(group["momentum"]).add_(gradient)
 
 
-@broken("optimizer", "resumable", "the momentum is inside an object of a class of its own, which cannot be saved")
+@broken("optimizer", "resumable", "the momentum is inside a custom object, which cannot be saved")
 class KeepsAnObject(Momentum):
     kind = _KeepsAnObject
 
@@ -225,7 +225,7 @@ class _LowPrecisionMomentum(Descent):
         return saved
 
 
-@broken("optimizer", "resumable", "the momentum is rounded when it is saved, to halve the checkpoint")
+@broken("optimizer", "resumable", "the momentum is rounded when saved, to halve the checkpoint")
 class RoundsWhatItSaves(Momentum):
     kind = _LowPrecisionMomentum
 
@@ -244,7 +244,7 @@ class MovesInZeroGrad(Momentum):
     kind = _MovesInZeroGrad
 
 
-@broken("optimizer", "step", "build rescales the weights that it is given")
+@broken("optimizer", "step", "build rescales the weights")
 class MovesInBuild(Momentum):
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
         with torch.no_grad():
@@ -259,9 +259,7 @@ class _FixedRate(Descent):
         super().move(p, gradient, {**group, "lr": self.defaults["lr"]})
 
 
-@broken(
-    "optimizer", "step", "the learning rate of the constructor is used, and the group's, which the schedule sets, is not"
-)
+@broken("optimizer", "step", "the constructor's learning rate is used instead of the group's, which the schedule sets")
 class IgnoresTheSchedule(Momentum):
     kind = _FixedRate
 
@@ -272,7 +270,7 @@ class _DecayWithoutRate(Descent):
         p.sub_(group["lr"] * self.direction(p, gradient, group))
 
 
-@broken("optimizer", "step", "weight decay is not multiplied by the learning rate: at 0 weights still shrink")
+@broken("optimizer", "step", "weight decay is not multiplied by the learning rate, so at a rate of 0 weights shrink")
 class DecayWithoutRate(Momentum):
     kind = _DecayWithoutRate
 
@@ -293,7 +291,7 @@ class _TorchNoise(Descent):
         return super().direction(p, gradient, group) + 0.01 * torch.randn_like(p)
 
 
-@broken("optimizer", "step", "noise from torch's global generator is added, and shifts the numbers of all that follow")
+@broken("optimizer", "step", "noise from torch's global generator is added, which changes all later random numbers")
 class TorchNoise(Momentum):
     kind = _TorchNoise
 
@@ -313,6 +311,6 @@ class _ChangesGradients(Descent):
         return super().direction(p, gradient / (gradient.norm() + 1), {**group, "momentum": 0.9})
 
 
-@broken("optimizer", "knobs", "a momentum is accepted, and 0.9 is used")
+@broken("optimizer", "knobs", "a momentum is accepted, but 0.9 is used")
 class MomentumNotUsed(Momentum):
     kind = _ChangesGradients

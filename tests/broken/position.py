@@ -1,4 +1,4 @@
-"""Positions: embedded, rotated, biased."""
+"""Broken positions: embedded, rotated, biased."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class Table(Position):
         return x + self.table(positions)
 
 
-@broken("position", "decoding", "rows are taken by the index in the chunk, not by position")
+@broken("position", "decoding", "rows are selected by the index in the chunk instead of the position")
 class TableByIndex(Table):
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         return x + self.table(torch.arange(x.shape[1], device=x.device))
 
 
-@broken("position", "beyond", "the table ends at block_size, and nothing says so")
-class TableEndsUnsaid(Table):
+@broken("position", "beyond", "the table ends at block_size, but max_positions is not set")
+class TableWithoutLimit(Table):
     def __init__(self, dims: Dims):
         super().__init__(dims)
         self.max_positions = None
 
 
-@broken("position", "beyond", "a limit is promised that the table does not reach")
+@broken("position", "beyond", "the table is shorter than max_positions")
 class TableTooShort(Table):
     def __init__(self, dims: Dims):
         super().__init__(dims)
         self.max_positions = 2 * dims.block_size
 
 
-@broken("position", "beyond", "the share of block_size that is left turns negative, and so has no logarithm")
+@broken("position", "beyond", "the remaining share of block_size becomes negative and has no logarithm")
 class NanBeyondBlockSize(Table):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -75,7 +75,7 @@ class Wave(Position):
         return x + self.phase(positions).sin()[:, None].to(x.dtype)
 
     def phase(self, positions: Tensor) -> Tensor:
-        """An angle for each."""
+        """Return an angle for each position."""
         return positions / 10
 
 
@@ -86,8 +86,8 @@ class DividedByLength(Wave):
 
 
 @correct("position")
-class Turning(Position):
-    """Pairs of coordinates are turned by angles that grow with position.
+class Rotating(Position):
+    """Rotates pairs of coordinates by angles that grow with position.
 
     Args:
         base: Wavelengths run from 2 pi to 2 pi base.
@@ -99,61 +99,61 @@ class Turning(Position):
     def __init__(self, dims: Dims, *, base: Annotated[float, Field(gt=1)] = 100.0):
         super().__init__()
         if dims.head_dim % 2:
-            raise ValueError(f"coordinates are turned in pairs: head_dim {dims.head_dim} must be even")
+            raise ValueError(f"coordinates are rotated in pairs: head_dim {dims.head_dim} must be even")
         self.base = base
 
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = self.angles(q, positions)
-        return self.turn(q, angles), self.turn(k, angles)
+        return self.rotated(q, angles), self.rotated(k, angles)
 
     def angles(self, like: Tensor, positions: Tensor) -> Tensor:
-        """[T, K/2]."""
+        """Return the angles, [T, K/2]."""
         exponents = torch.arange(0, like.shape[-1], 2, device=like.device) / like.shape[-1]
         return positions[:, None] * self.base**-exponents
 
-    def turn(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Each pair by its angle."""
+    def rotated(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Rotate each pair by its angle."""
         a, b = x.float().chunk(2, -1)
-        turned = torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()), -1)
-        return turned.to(x.dtype)
+        pairs = torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()), -1)
+        return pairs.to(x.dtype)
 
 
-@broken("position", "rotation", "vectors are turned by their index in the chunk")
-class TurnsByIndex(Turning):
+@broken("position", "rotation", "vectors are rotated by their index in the chunk")
+class RotatesByIndex(Rotating):
     def angles(self, like: Tensor, positions: Tensor) -> Tensor:
         return super().angles(like, torch.arange(len(positions), device=positions.device))
 
 
-@broken("position", "rotation", "both halves get the sign of the first: lengths change, which are promised not to")
-class StretchesVectors(Turning):
-    def turn(self, x: Tensor, angles: Tensor) -> Tensor:
+@broken("position", "rotation", "both halves have the same sign of the sine, so lengths change in spite of keeps_norm")
+class StretchesVectors(Rotating):
+    def rotated(self, x: Tensor, angles: Tensor) -> Tensor:
         a, b = x.float().chunk(2, -1)
-        turned = torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() - a * angles.sin()), -1)
-        return turned.to(x.dtype)
+        pairs = torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() - a * angles.sin()), -1)
+        return pairs.to(x.dtype)
 
 
-@broken("position", "rotation", "queries are turned and keys are not: what is promised to be relative is absolute")
-class TurnsQueriesOnly(Turning):
+@broken("position", "rotation", "only queries are rotated, so scores are not relative as promised")
+class RotatesQueriesOnly(Rotating):
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         return super().rotate(q, k, positions)[0], k
 
 
-@broken("position", "rotation", "queries and keys are turned in one stack, which fewer heads of keys do not fit into")
-class TurnsInOneStack(Turning):
+@broken("position", "rotation", "queries and keys are stacked, which fails with fewer key heads")
+class RotatesInOneStack(Rotating):
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = self.turn(torch.stack((q, k)), self.angles(q, positions))
+        q, k = self.rotated(torch.stack((q, k)), self.angles(q, positions))
         return q, k
 
 
-@broken("position", "rotation", "keys are turned by the mean of the vectors' angles, for want of a broadcast")
-class TurnsByTheMean(Turning):
+@broken("position", "rotation", "keys are rotated by the mean angle of all positions")
+class RotatesByTheMean(Rotating):
     def rotate(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles = self.angles(q, positions)
-        return self.turn(q, angles), self.turn(k, angles.mean(0, keepdim=True))
+        return self.rotated(q, angles), self.rotated(k, angles.mean(0, keepdim=True))
 
 
-@broken("position", "decoding", "angles are kept as long as the length stays the same, wherever the tokens stand")
-class AnglesKeptByLength(Turning):
+@broken("position", "decoding", "angles are cached by length and reused for other positions")
+class AnglesKeptByLength(Rotating):
     kept: Tensor | None = None
 
     def angles(self, like: Tensor, positions: Tensor) -> Tensor:
@@ -162,15 +162,15 @@ class AnglesKeptByLength(Turning):
         return self.kept
 
 
-@broken("position", "device", "wavelengths are made on the CPU whatever the input's device")
-class AnglesOnTheCpu(Turning):
+@broken("position", "device", "wavelengths are created on the CPU for inputs on any device")
+class AnglesOnTheCpu(Rotating):
     def angles(self, like: Tensor, positions: Tensor) -> Tensor:
         exponents = torch.arange(0, like.shape[-1], 2) / like.shape[-1]
         return positions[:, None] * self.base**-exponents
 
 
-@broken("position", "knobs", "a base is accepted, and the usual one is used")
-class BaseNotUsed(Turning):
+@broken("position", "knobs", "a base is accepted, but 10,000 is used")
+class BaseNotUsed(Rotating):
     def angles(self, like: Tensor, positions: Tensor) -> Tensor:
         exponents = torch.arange(0, like.shape[-1], 2, device=like.device) / like.shape[-1]
         return positions[:, None] * 10_000.0**-exponents
@@ -178,7 +178,7 @@ class BaseNotUsed(Turning):
 
 @correct("position")
 class Slopes(Position):
-    """Scores fall with distance, each head's at a trained slope."""
+    """Scores fall with distance, with a trained slope for each head."""
 
     relative = True
 
@@ -191,11 +191,11 @@ class Slopes(Position):
         return -F.softplus(self.slopes)[:, None, None] * self.lengths(distance, q_positions, k_positions)
 
     def lengths(self, distance: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        """What the slopes are multiplied by."""
+        """Return the distances that the slopes multiply."""
         return distance
 
 
-@broken("position", "bias", "distances are divided by the number of keys, which is another in each step of decoding")
+@broken("position", "bias", "distances are divided by the number of keys, which changes in each step of decoding")
 class DividedByKeys(Slopes):
     def lengths(self, distance: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return distance / len(k_positions)
@@ -207,14 +207,14 @@ class DividedByLastKey(Slopes):
         return distance / (k_positions.max() + 1)
 
 
-@broken("position", "bias", "distances are counted by index, from the end, which is right while no key was dropped")
+@broken("position", "bias", "distances are differences of indices, not positions, which differ if a window drops keys")
 class CountedByIndex(Slopes):
     def lengths(self, distance: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         rows, columns = (torch.arange(len(places), device=places.device) for places in (q_positions, k_positions))
         return (rows[:, None] - columns).float()
 
 
-@broken("position", "bias", "keys are taken to stand at 0, 1, 2: wrong as soon as a window has dropped the first")
+@broken("position", "bias", "keys are assumed at positions 0, 1, 2, which is wrong if a window drops the first keys")
 class KeysFromTheStart(Slopes):
     def lengths(self, distance: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return (q_positions[:, None] - torch.arange(len(k_positions), device=k_positions.device)).float()
@@ -226,19 +226,19 @@ class LogOfZero(Slopes):
         return distance.abs().log()
 
 
-@broken("position", "rotation", "what is promised to be relative grows with the key's own position")
+@broken("position", "rotation", "the bias grows with the key's position, although `relative` is promised")
 class AbsoluteBias(Slopes):
     def lengths(self, distance: Tensor, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return distance * (1 + k_positions / 100)
 
 
-@broken("position", "bias", "queries and keys are the wrong way round: [H, S, T] for [H, T, S]")
+@broken("position", "bias", "queries and keys are exchanged: [H, S, T] instead of [H, T, S]")
 class BiasTransposed(Slopes):
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         return super().bias(q_positions, k_positions).mT
 
 
-@broken("position", "bias", "slopes are made for the next power of two of heads, and all of them given out")
+@broken("position", "bias", "the number of slopes is rounded up to a power of two and exceeds the number of heads")
 class TooManyHeads(Slopes):
     def __init__(self, dims: Dims):
         super().__init__(dims)

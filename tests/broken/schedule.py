@@ -1,4 +1,4 @@
-"""Schedules."""
+"""Broken schedules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Falling(Schedule):
     """A straight line from 1 to a floor.
 
     Args:
-        floor: Share of the peak that is left at the last update.
+        floor: Factor of the last update.
     """
 
     def __init__(self, max_iters: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.1):
@@ -30,48 +30,48 @@ class Falling(Schedule):
         return 1 - (1 - self.floor) * self.progress(step)
 
     def progress(self, step: int) -> float:
-        """0 at the first update and 1 at the last."""
+        """Return the progress: 0 at the first update and 1 at the last."""
         return step / max(1, self.max_iters - 1)
 
 
-@broken("schedule", "finite", "a run of one update has no length to divide by")
+@broken("schedule", "finite", "a run of one update causes a division by zero")
 class DividesByZero(Falling):
     def progress(self, step: int) -> float:
         return step / (self.max_iters - 1)
 
 
-@broken("schedule", "finite", "numpy divides 0 by 0 without a word, and the rate is no number")
+@broken("schedule", "finite", "numpy divides 0 by 0 silently, so the factor is NaN")
 class NanInNumpy(Falling):
     def progress(self, step: int) -> float:
         with np.errstate(invalid="ignore"):
             return float(np.float64(step) / np.float64(self.max_iters - 1))
 
 
-@broken("schedule", "finite", "the line goes on below 0 where the decay ends before training does")
+@broken("schedule", "finite", "the decay ends before training does, so the line continues below 0")
 class NegativeAtTheEnd(Falling):
     def progress(self, step: int) -> float:
         return super().progress(step) / 0.8
 
 
-@broken("schedule", "finite", "the first step is number 0, and has no inverse root")
+@broken("schedule", "finite", "the first step is 0, which has no inverse root")
 class InverseRootOfZero(Falling):
     def progress(self, step: int) -> float:
         return 1 - 0.1 * step**-0.5
 
 
-@broken("schedule", "finite", "a root of what is a little below 0 at the end is a complex number")
+@broken("schedule", "finite", "at the end, the root of a negative number is complex")
 class ComplexAtTheEnd(Falling):
     def factor(self, step: int) -> float:
         return self.floor + (1 - self.floor) * (0.99 - super().progress(step)) ** 0.5
 
 
-@broken("schedule", "finite", "a factor is a tensor, which JSON and a state_dict's numbers do not hold")
+@broken("schedule", "finite", "a factor is a tensor, which JSON cannot store")
 class GivesATensor(Falling):
     def factor(self, step: int) -> float:
         return torch.tensor(super().factor(step))  # type: ignore[return-value]
 
 
-@broken("schedule", "function", "calls are counted, whatever step is asked for")
+@broken("schedule", "function", "calls are counted, and the given step is ignored")
 class CountsCalls(Falling):
     calls = -1
 
@@ -80,8 +80,8 @@ class CountsCalls(Falling):
         return super().factor(min(self.calls, self.max_iters - 1))
 
 
-@broken("schedule", "function", "each factor is made of the last one")
-class FromTheLast(Falling):
+@broken("schedule", "function", "each factor depends on the last factor")
+class DependsOnTheLast(Falling):
     last = 1.0
 
     def factor(self, step: int) -> float:
@@ -89,7 +89,7 @@ class FromTheLast(Falling):
         return self.last
 
 
-@broken("schedule", "function", "calls of all schedules are counted in the class")
+@broken("schedule", "function", "the class counts the calls of all schedules")
 class CountsInTheClass(Falling):
     calls = 0
 
@@ -98,13 +98,13 @@ class CountsInTheClass(Falling):
         return super().factor(step) * (1 if CountsInTheClass.calls > 3 else 0.5)
 
 
-@broken("schedule", "function", "noise is drawn by Python's random")
+@broken("schedule", "function", "noise from Python's random is added")
 class Noisy(Falling):
     def factor(self, step: int) -> float:
         return super().factor(step) * random.uniform(0.9, 1.1)
 
 
-@broken("schedule", "function", "the warm-up lasts for a time by the clock, not for a number of steps")
+@broken("schedule", "function", "the warm-up depends on the clock instead of the step")
 class WarmsUpByTheClock(Falling):
     def __init__(self, max_iters: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.1):
         super().__init__(max_iters, floor=floor)
@@ -114,7 +114,7 @@ class WarmsUpByTheClock(Falling):
         return super().factor(step) * (1 - math.exp(self.start - time.perf_counter()))
 
 
-@broken("schedule", "function", "a generator of its own is seeded once, and goes on with every call")
+@broken("schedule", "function", "a private generator is seeded once, so each call draws another number")
 class OwnGenerator(Falling):
     def __init__(self, max_iters: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.1):
         super().__init__(max_iters, floor=floor)
@@ -124,7 +124,7 @@ class OwnGenerator(Falling):
         return super().factor(step) * self.generator.uniform(0.9, 1.1)
 
 
-@broken("schedule", "knobs", "a floor is accepted, and the line ends at 0")
+@broken("schedule", "knobs", "a floor is accepted, but the line ends at 0")
 class FloorNotUsed(Falling):
     def factor(self, step: int) -> float:
         return 1 - self.progress(step)

@@ -1,4 +1,4 @@
-"""Tokenizers."""
+"""Broken tokenizers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Characters(Tokenizer):
         self.learn([])
 
     def learn(self, pieces: list[str]) -> None:
-        """Number them."""
+        """Number the pieces."""
         self.pieces = pieces
         self.ids = {piece: index for index, piece in enumerate(pieces)}
 
@@ -34,23 +34,25 @@ class Characters(Tokenizer):
         return len(self.pieces)
 
     def split(self, text: str) -> list[str]:
-        """Pieces that each get an id."""
+        """Return the pieces, each of which gets an id."""
         return list(text)
 
     def encode(self, text: str) -> np.ndarray:
         return np.array([self.id_of(piece) for piece in self.split(text)], dtype=np.int64)
 
     def id_of(self, piece: str) -> int:
-        """Its id, or a word about why it has none."""
+        """Return a piece's id, or raise an error that says why it has none."""
         if piece not in self.ids:
-            raise TokenizerError(f"{piece!r} is not among the {self.vocab_size} characters of the text that was fitted on")
+            raise TokenizerError(f"{piece!r} is not among the {self.vocab_size} characters of the fitted text")
         return self.ids[piece]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return "".join(self.pieces[index] for index in ids)
 
     def to_json(self) -> dict[str, Any]:
-        return {"pieces": [list(map(ord, piece)) for piece in self.pieces]}  # no file could hold a lone surrogate
+        return {
+            "pieces": [list(map(ord, piece)) for piece in self.pieces]
+        }  # code points, because no file can contain a lone surrogate
 
     def from_json(self, learned: dict[str, Any]) -> None:
         self.learn(["".join(map(chr, codes)) for codes in learned["pieces"]])
@@ -61,7 +63,7 @@ class Bytes(Tokenizer):
     """An id for each byte of UTF-8; a lone surrogate is refused.
 
     Args:
-        first_id: What byte 0 is numbered.
+        first_id: The id of byte 0.
     """
 
     def __init__(self, *, first_id: Annotated[int, Field(ge=0, le=8)] = 0):
@@ -78,12 +80,12 @@ class Bytes(Tokenizer):
         return np.frombuffer(self.to_bytes(text), dtype=np.uint8).astype(np.int64) + self.first_id
 
     def to_bytes(self, text: str) -> bytes:
-        """UTF-8."""
+        """Return the text in UTF-8."""
         try:
             return text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TokenizerError(
-                f"{text[error.start]!r} at {error.start} is a lone surrogate, which has no UTF-8"
+                f"{text[error.start]!r} at {error.start} is a lone surrogate, which UTF-8 cannot encode"
             ) from error
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -97,7 +99,7 @@ class Bytes(Tokenizer):
         """Nothing was learned."""
 
 
-@broken("tokenizer", "byte_counts", "half a character is counted as U+FFFD, which has three bytes")
+@broken("tokenizer", "byte_counts", "half a character is counted as the three bytes of U+FFFD")
 class HalfCountsAsWhole(Bytes):
     def n_bytes(self, ids: Sequence[int] | np.ndarray, text: str) -> int:
         return len(self.decode(ids).encode("utf-8", "surrogatepass"))
@@ -109,13 +111,13 @@ class AsciiOnly(Bytes):
         return text.encode("ascii", "ignore")
 
 
-@broken("tokenizer", "lossless", "what is no UTF-8 becomes a question mark, silently")
+@broken("tokenizer", "lossless", "lone surrogates silently become question marks")
 class SurrogatesBecomeQuestions(Bytes):
     def to_bytes(self, text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
-@broken("tokenizer", "lossless", "text is normalised: what was two characters comes back as one")
+@broken("tokenizer", "lossless", "text is normalised, so two characters may become one")
 class Normalises(Bytes):
     def to_bytes(self, text: str) -> bytes:
         return super().to_bytes(unicodedata.normalize("NFC", text))
@@ -127,45 +129,45 @@ class Strips(Bytes):
         return super().to_bytes(text.strip())
 
 
-@broken("tokenizer", "lossless", "capitals are lowered")
+@broken("tokenizer", "lossless", "capitals are converted to lower case")
 class LowerCases(Bytes):
     def to_bytes(self, text: str) -> bytes:
         return super().to_bytes(text.lower())
 
 
-@broken("tokenizer", "lossless", "line ends are translated as files in text mode have it")
+@broken("tokenizer", "lossless", "line ends are translated as in text-mode files")
 class TranslatesNewlines(Bytes):
     def to_bytes(self, text: str) -> bytes:
         return super().to_bytes(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-@broken("tokenizer", "lossless", "byte 0 is taken for padding, and left out of what is decoded")
+@broken("tokenizer", "lossless", "byte 0 is treated as padding and dropped in decoding")
 class NulIsPadding(Bytes):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return super().decode([index for index in ids if index != self.first_id])
 
 
-@broken("tokenizer", "lossless", "empty text has no largest id to choose the integers' width by")
+@broken("tokenizer", "lossless", "the dtype depends on the largest id, which an empty text does not have")
 class EmptyTextFails(Bytes):
     def encode(self, text: str) -> np.ndarray:
         ids = super().encode(text)
         return ids.astype(np.min_scalar_type(int(max(ids))))
 
 
-@broken("tokenizer", "lossless", "a lone surrogate is refused with Python's own error, not a TokenizerError")
+@broken("tokenizer", "lossless", "a lone surrogate raises Python's error instead of a TokenizerError")
 class SurrogatesFail(Bytes):
     def to_bytes(self, text: str) -> bytes:
         return text.encode("utf-8")
 
 
-@broken("tokenizer", "lossless", "a character that is not known becomes another that is")
+@broken("tokenizer", "lossless", "an unknown character becomes a known one")
 class UnknownBecomesTheFirst(Characters):
     def id_of(self, piece: str) -> int:
         return self.ids.get(piece, 0)
 
 
-@broken("tokenizer", "lossless", "words are split at any white space and joined with single blanks")
-class JoinsWithBlanks(Characters):
+@broken("tokenizer", "lossless", "words are split at any white space and joined with single spaces")
+class JoinsWithSpaces(Characters):
     def split(self, text: str) -> list[str]:
         return text.split()
 
@@ -173,14 +175,14 @@ class JoinsWithBlanks(Characters):
         return " ".join(self.pieces[index] for index in ids)
 
 
-@broken("tokenizer", "ids", "vocab_size is the largest id, not one more")
+@broken("tokenizer", "ids", "vocab_size is the largest id instead of one more")
 class VocabularyOneTooSmall(Characters):
     @property
     def vocab_size(self) -> int:
         return super().vocab_size - 1
 
 
-@broken("tokenizer", "ids", "bytes are read as signed numbers: from 128 on they are negative")
+@broken("tokenizer", "ids", "bytes are read as signed numbers, so bytes from 128 are negative")
 class SignedBytes(Bytes):
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(self.to_bytes(text), dtype=np.int8).astype(np.int64) + self.first_id
@@ -189,7 +191,7 @@ class SignedBytes(Bytes):
         return super().decode((np.asarray(ids, dtype=np.int64) - self.first_id) % 256 + self.first_id)
 
 
-@broken("tokenizer", "ids", "ids come with an axis for the batch")
+@broken("tokenizer", "ids", "ids have a batch axis")
 class IdsWithABatch(Bytes):
     def encode(self, text: str) -> np.ndarray:
         return super().encode(text)[None]
@@ -198,14 +200,14 @@ class IdsWithABatch(Bytes):
         return super().decode(np.asarray(ids).reshape(-1))
 
 
-@broken("tokenizer", "tolerance", "half a character is no UTF-8, and decoding it raises")
+@broken("tokenizer", "tolerance", "half a character is not valid UTF-8, and decoding it raises an exception")
 class StrictDecode(Bytes):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         raw = np.clip(np.asarray(ids, dtype=np.int64) - self.first_id, 0, 255)
         return raw.astype(np.uint8).tobytes().decode("utf-8")
 
 
-@broken("tokenizer", "tolerance", "ids below first_id are left free for later use, and decoding one raises")
+@broken("tokenizer", "tolerance", "ids below first_id are reserved, and decoding one raises an exception")
 class GapInTheIds(Bytes):
     def __init__(self, *, first_id: Annotated[int, Field(ge=0, le=8)] = 3):
         super().__init__(first_id=first_id)
@@ -214,13 +216,13 @@ class GapInTheIds(Bytes):
         return bytes(int(index) - self.first_id for index in ids).decode("utf-8", "replace")
 
 
-@broken("tokenizer", "fitting", "ids follow the order of a set, which is another in each process")
+@broken("tokenizer", "fitting", "ids follow the order of a set, which differs in each process")
 class SetOrder(Characters):
     def fit(self, text: str) -> None:
         self.learn(list(set(self.split(text))))
 
 
-@broken("tokenizer", "fitting", "the table is saved with ids for keys, which JSON turns into text")
+@broken("tokenizer", "fitting", "ids are saved as JSON keys, which become text")
 class NumbersForKeys(Characters):
     def to_json(self) -> dict[str, Any]:
         return {"codes": {index: ord(piece) for index, piece in enumerate(self.pieces)}}
@@ -229,7 +231,7 @@ class NumbersForKeys(Characters):
         self.learn([chr(learned["codes"][index]) for index in range(len(learned["codes"]))])
 
 
-@broken("tokenizer", "fitting", "the vocabulary is saved as a set, which JSON does not have")
+@broken("tokenizer", "fitting", "the vocabulary is saved as a set, which JSON cannot represent")
 class SavesASet(Characters):
     def to_json(self) -> dict[str, Any]:
         return {"codes": set(map(ord, self.pieces))}
@@ -238,7 +240,7 @@ class SavesASet(Characters):
         self.learn(sorted(map(chr, learned["codes"])))
 
 
-@broken("tokenizer", "fitting", "what is restored is numbered from the end")
+@broken("tokenizer", "fitting", "the restored vocabulary is numbered in reverse")
 class RestoredInAnotherOrder(Characters):
     def from_json(self, learned: dict[str, Any]) -> None:
         super().from_json(learned)
@@ -253,7 +255,7 @@ class LearnsWhileEncoding(Characters):
         return self.ids[piece]
 
 
-@broken("tokenizer", "fitting", "the vocabulary is the class's own list: a second tokenizer adds to the first one's")
+@broken("tokenizer", "fitting", "the vocabulary is a class attribute, so a second tokenizer changes the first")
 class SharedVocabulary(Characters):
     shared: list[str] = []  # noqa: RUF012 - the mistake
 
@@ -262,18 +264,18 @@ class SharedVocabulary(Characters):
         self.learn(self.shared)
 
 
-@broken("tokenizer", "fitting", "fitting anew keeps what was learned before")
+@broken("tokenizer", "fitting", "a second fit keeps the earlier vocabulary")
 class FitsOnTop(Characters):
     def fit(self, text: str) -> None:
         self.learn(self.pieces + sorted(set(text) - set(self.pieces)))
 
 
-@broken("tokenizer", "knobs", "a size is accepted, and everything is kept")
+@broken("tokenizer", "knobs", "a size is accepted, but the vocabulary is not limited")
 class SizeNotUsed(Characters):
-    """Characters, the most frequent only.
+    """Characters, limited to the most frequent.
 
     Args:
-        max_vocab: How many.
+        max_vocab: Largest number of characters.
     """
 
     def __init__(self, *, max_vocab: Annotated[int, Field(ge=1)] | None = None):

@@ -1,4 +1,4 @@
-"""The engine of the check: what it tries, what it takes for rounding, how it tells what it found."""
+"""The engine of the check: its cases, parameters, targets and reports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from minigpt.contracts import Norm
 
 @register("norm", "over_time")
 class OverTime(Norm):
-    """Divides by the mean over all axes: right for one token, and wrong for two."""
+    """Divides by the mean over time: correct for one token, and wrong for two."""
     def __init__(self, width: int):
         super().__init__()
     def forward(self, x):
@@ -77,7 +77,7 @@ def plugin(tmp_path: Path) -> Path:
         ("broken_state_on_module", "states", {"params": {}, "time": 2, "training": False}),
     ],
 )
-def test_what_fails_is_shrunk(name: str, property_name: str, smallest: dict[str, Any]) -> None:
+def test_a_failing_case_is_shrunk(name: str, property_name: str, smallest: dict[str, Any]) -> None:
     candidates = [item for item in BROKEN if item.property == property_name and item.family == "attention"]
     item = next((item for item in candidates if item.name == name), candidates[0])
     register_broken(item)
@@ -86,7 +86,7 @@ def test_what_fails_is_shrunk(name: str, property_name: str, smallest: dict[str,
     assert smallest.items() <= result.failure.example.items()
 
 
-def test_a_failure_only_of_a_fixed_case_is_told_with_that_case() -> None:
+def test_a_failure_that_only_a_fixed_case_shows_is_reported_with_that_case() -> None:
     @register("ffn", "long_leak")
     class LongLeak(FeedForward):
         """Leaks beyond 100 tokens."""
@@ -161,13 +161,13 @@ REGISTRY.remove("norm", "many_knobs")
         ("chosen", {77.0}, [77.0]),
     ],
 )
-def test_values_are_read_off_the_schema(name: str, values: set[Any], beginning: list[Any]) -> None:
+def test_values_are_derived_from_the_schema(name: str, values: set[Any], beginning: list[Any]) -> None:
     register("norm", "many_knobs")(ManyKnobs)
     entry = REGISTRY.entry("norm", "many_knobs")
-    found = alternatives(entry)[name]
-    assert found[: len(beginning)] == beginning
-    assert all(value in found for value in values)
-    for value in found:
+    derived = alternatives(entry)[name]
+    assert derived[: len(beginning)] == beginning
+    assert all(value in derived for value in values)
+    for value in derived:
         entry.validate({"needed": 1, name: value})
         default = entry.params.model_fields[name].default
         assert value != default
@@ -183,10 +183,10 @@ def test_every_shipped_parameter_has_a_value_to_try() -> None:
                 assert entry.params.model_fields[name].is_required() or any(name in params for params in sets)
 
 
-def test_a_required_parameter_without_a_value_is_told() -> None:
+def test_a_required_parameter_without_a_value_is_reported() -> None:
     @register("norm", "opaque")
     class Opaque(Norm):
-        """Needs what nobody knows."""
+        """Requires a parameter without a known value."""
 
         def __init__(self, width: int, *, table: dict[str, int]):
             super().__init__()
@@ -202,7 +202,7 @@ def test_a_required_parameter_without_a_value_is_told() -> None:
 # ----------------------------------------------------------------------------------------------------------- targets
 
 
-def test_words_mean_components_families_plugin_files_and_experiments(plugin: Path) -> None:
+def test_words_name_components_families_plugin_files_and_experiments(plugin: Path) -> None:
     assert [target.label for target in find_targets(["attention/gqa", "attention/gqa"])] == ["attention/gqa"]
     assert len(find_targets(["norm"])) == len(REGISTRY.entries("norm"))
     assert [target.label for target in find_targets([str(plugin)])] == ["norm/halved", "norm/over_time"]
@@ -218,13 +218,13 @@ def test_words_mean_components_families_plugin_files_and_experiments(plugin: Pat
     [
         ("attention/gqqa", RegistryError, 'did you mean "gqa"'),
         ("attentoin/gqa", CheckError, 'there is no family "attentoin".*did you mean "attention"'),
-        ("rmsnorm", CheckError, '"rmsnorm" is nothing to check.*did you mean norm/rmsnorm'),
+        ("rmsnorm", CheckError, '"rmsnorm" is not a target.*did you mean norm/rmsnorm'),
         ("atention", CheckError, 'did you mean "attention"'),
         ("nowhere.py", PluginError, "there is no plugin file .*nowhere.py"),
         ("nowhere.json", ExperimentError, "there is no such file"),
     ],
 )
-def test_words_that_mean_nothing_are_told_what_was_meant(word: str, error: type[Exception], message: str) -> None:
+def test_the_error_for_an_unknown_word_suggests_a_name(word: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         find_targets([word])
 
@@ -235,10 +235,10 @@ def test_plugins_can_be_refused(plugin: Path) -> None:
             find_targets(words, Reading(plugin_files=tuple(files), allow_plugins=False))
 
 
-def test_a_folder_of_the_same_name_is_never_taken_for_what_is_registered(
+def test_a_registered_name_wins_over_a_folder_of_that_name(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither here nor in the processes that are started; a person who means the folder writes ./norm/none."""
+    """In this process and in worker processes; `./norm/none` names the folder."""
     monkeypatch.chdir(tmp_path)
     for word in ("norm/none", "norm"):
         Path(word).mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ def test_a_folder_of_the_same_name_is_never_taken_for_what_is_registered(
     assert [target.label for target in find_targets(["./norm/none"])] == ["norm/halved", "norm/over_time"]
 
 
-def test_an_unknown_property_is_told() -> None:
+def test_an_unknown_property_is_reported() -> None:
     with pytest.raises(CheckError, match='there is no property "causalty"; .*did you mean "causality"'):
         check_component("norm", "none", only=["causalty"])
 
@@ -263,16 +263,22 @@ def test_an_experiment_is_checked_as_composed() -> None:
     layers = [{"attention": "short_conv", "position": "none"}, {"attention": "mha", "ffn": "glu", "block": "sandwich"}]
     model = {"d_model": 16, "n_heads": 2, "n_layers": 2, "block_size": 24, "norm": "rmsnorm", "position": "rope"}
     experiment = load_experiment({"model": {**model, "layers": layers}})
-    tried = ["shape", "causality", "gradient", "decoding", "liveness"]  # compiling takes long: scripts/check has it
+    tried = [
+        "shape",
+        "causality",
+        "gradient",
+        "decoding",
+        "liveness",
+    ]  # without the slow compilation, which scripts/check covers
     report = check(experiment_target(experiment, "hybrid"), only=tried, examples=1)
     assert report.verdict == "pass", [result.failure for result in report.failures]
     assert {result.property for result in report.results} == set(tried)
 
 
-def test_a_leak_between_right_parts_of_an_experiment_is_found() -> None:
+def test_a_leak_in_a_part_of_an_experiment_is_found() -> None:
     @register("norm", "over_all")
     class OverAll(Norm):
-        """Over time."""
+        """Divides by the mean over time and width."""
 
         def __init__(self, width: int):
             super().__init__()
@@ -291,17 +297,17 @@ def test_a_leak_between_right_parts_of_an_experiment_is_found() -> None:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def test_the_command_tells_what_breaks_how_to_see_it_again_and_by_its_exit_code(minigpt: Command, plugin: Path) -> None:
+def test_the_command_reports_what_breaks_how_to_reproduce_it_and_an_exit_code(minigpt: Command, plugin: Path) -> None:
     code, out, _ = minigpt("check", str(plugin), "--only", "causality")
     assert code == 1
     assert "norm/over_time breaks causality: No output depends on later tokens." in out
-    assert "found:            output 0 changes when tokens from 1 on change" in out
-    again = next(line for line in out.splitlines() if "again:" in line).partition("minigpt ")[2]
+    assert "found:            output 0 changes when token 1 and later ones change" in out
+    again = next(line for line in out.splitlines() if "reproduce:" in line).partition("minigpt ")[2]
     assert minigpt(*again.split())[0] == 1
     assert minigpt("check", "norm/halved", "--plugin", str(plugin), "--only", "causality", "--only", "scaling")[0] == 0
 
 
-def test_the_command_speaks_json(minigpt: Command, plugin: Path) -> None:
+def test_the_command_prints_json(minigpt: Command, plugin: Path) -> None:
     code, out, _ = minigpt("check", str(plugin), "--only", "causality", "--json", "--seed", "3", "--no-thorough")
     document = json.loads(out)
     assert code == 1
@@ -313,7 +319,7 @@ def test_the_command_speaks_json(minigpt: Command, plugin: Path) -> None:
     assert result["failure"]["size"] > 0
 
 
-def test_what_cannot_be_tried_ends_with_exit_code_2(minigpt: Command, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_checked_gives_exit_code_2(minigpt: Command, tmp_path: Path) -> None:
     assert minigpt("check", "nothing")[0] == 2
     assert minigpt("check")[0] == 2
     code, out, _ = minigpt("check", "dataset/tinyshakespeare")
@@ -326,7 +332,7 @@ def test_what_cannot_be_tried_ends_with_exit_code_2(minigpt: Command, tmp_path: 
     assert "ZeroDivisionError" in error
 
 
-def test_the_quick_part_is_a_part(minigpt: Command) -> None:
+def test_the_quick_part_omits_slow_properties(minigpt: Command) -> None:
     code, out, _ = minigpt("check", "norm/rmsnorm", "--quick", "--json")
     assert code == 0
     target = json.loads(out)["targets"][0]
@@ -348,7 +354,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: Path) -> Pa
     return tmp_path
 
 
-def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_when_told_to(minigpt: Command, project: Path) -> None:
+def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_with_no_check(minigpt: Command, project: Path) -> None:
     leaking = ["--set", "model.norm=over_time"]
     code, out, error = minigpt("run", "mine.json", *SMALL, *leaking)
     assert code == 1
@@ -361,7 +367,7 @@ def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_when_told_to(minigpt: C
     assert "checked" not in out
 
 
-def test_a_run_checks_a_plugin_quickly_and_shipped_parts_when_told_to(minigpt: Command, project: Path) -> None:
+def test_a_run_checks_a_plugin_quickly_and_shipped_parts_with_check(minigpt: Command, project: Path) -> None:
     code, out, error = minigpt("run", "mine.json", *SMALL)
     assert code == 0, error
     assert "the quick part: norm/halved, mine.json" in out
@@ -373,7 +379,7 @@ def test_a_run_checks_a_plugin_quickly_and_shipped_parts_when_told_to(minigpt: C
     assert "in full: mine.json" in out
 
 
-def test_without_plugins_no_installed_one_is_loaded_either(
+def test_no_plugins_also_excludes_installed_plugins(
     minigpt: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugins, "load_installed", lambda: pytest.fail("an installed plugin would be executed"))
@@ -383,20 +389,18 @@ def test_without_plugins_no_installed_one_is_loaded_either(
     assert minigpt("check", "norm/rmsnorm", "tokenizer/char", "--only", "shape", "--only", "fitting", "--no-plugins")[0] == 0
 
 
-def test_many_are_checked_in_processes_of_their_own_and_come_to_the_same(plugin: Path) -> None:
+def test_checks_in_parallel_processes_give_the_same_reports(plugin: Path) -> None:
     targets = find_targets(["norm/rmsnorm", str(plugin)])
     options = Options(only=("causality", "scaling"))
-    here, elsewhere = check_all(targets, options), check_all(targets, options, jobs=2)
-    assert [report.target for report in here] == [report.target for report in elsewhere]
-    assert [report.verdict for report in here] == [report.verdict for report in elsewhere] == ["pass", "pass", "fail"]
-    assert [r.failure for report in here for r in report.results] == [
-        r.failure for report in elsewhere for r in report.results
+    serial, parallel = check_all(targets, options), check_all(targets, options, jobs=2)
+    assert [report.target for report in serial] == [report.target for report in parallel]
+    assert [report.verdict for report in serial] == [report.verdict for report in parallel] == ["pass", "pass", "fail"]
+    assert [r.failure for report in serial for r in report.results] == [
+        r.failure for report in parallel for r in report.results
     ]
 
 
-def test_a_plugin_that_is_edited_while_it_is_checked_is_not_executed_in_other_processes(
-    minigpt: Command, tmp_path: Path
-) -> None:
+def test_a_plugin_edited_during_the_check_is_not_executed_in_other_processes(minigpt: Command, tmp_path: Path) -> None:
     file, executed = tmp_path / "norms.py", tmp_path / "executed"
     edited = f"{PLUGIN}\nimport os\nos.mkdir({str(executed)!r})\n"
     file.write_text(f"{PLUGIN}\nfrom pathlib import Path\nPath({str(file)!r}).write_text({edited!r})\n")
@@ -435,7 +439,7 @@ def test_all_properties_can_be_asserted_at_once(plugin: Path) -> None:
         testing.assert_conforms("norm", "over_time", plugin=plugin)
 
 
-def test_every_property_says_what_it_is_about_in_a_sentence() -> None:
+def test_every_property_states_itself_in_a_sentence() -> None:
     for prop in SUITE:
         assert prop.says.endswith("."), prop.name
         assert prop.families
@@ -448,7 +452,7 @@ def test_every_property_says_what_it_is_about_in_a_sentence() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_no_shipped_component_raises_an_alarm(seed: int) -> None:
+def test_every_shipped_component_passes(seed: int) -> None:
     command = [sys.executable, "-m", "minigpt", "check", "--all", "--seed", str(seed)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout

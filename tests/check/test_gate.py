@@ -1,4 +1,4 @@
-"""The check before a run: what it tries, and that it takes seconds."""
+"""The check before a run: it finds leaks that only the experiment's own settings show."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class SeesAheadIfAsked(SeesAhead):
 
     Args:
         dims: The model's sizes.
-        ahead: How many places later the one is that a token sees too; 0 for none.
+        ahead: Distance of a later token that each token also sees; 0 for none.
     """
 
     def __init__(self, dims: Dims, *, ahead: Annotated[int, Field(ge=0, le=64)] = 0):
         super().__init__(dims, ahead=ahead)
 
 
-class MaskLostInWideModels(Plain):
+class NoMaskAtOneWidth(Plain):
     """Softmax attention."""
 
     def __init__(self, dims: Dims):
         super().__init__(dims)
-        self.is_wide = dims.d_model == 48
+        self.has_the_width = dims.d_model == 48
 
     def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         seen = super().mask(q_positions, k_positions)
-        return torch.ones_like(seen) if self.is_wide and self.training and len(q_positions) > 33 else seen
+        return torch.ones_like(seen) if self.has_the_width and self.training and len(q_positions) > 33 else seen
 
 
 @pytest.mark.parametrize("block_size", [64, 256])
 @pytest.mark.parametrize(
-    ("cls", "changes"), [(SeesAheadIfAsked, {"ahead": 40}), (MaskLostInWideModels, {})], ids=["parameter", "width"]
+    ("cls", "changes"), [(SeesAheadIfAsked, {"ahead": 40}), (NoMaskAtOneWidth, {})], ids=["parameter", "width"]
 )
-def test_a_leak_that_only_the_experiments_own_settings_and_length_have_is_seen(
+def test_a_leak_that_only_the_experiments_own_settings_and_length_show_is_found(
     cls: type, changes: dict[str, int], block_size: int
 ) -> None:
     REGISTRY.register("attention", "leaks_here")(cls)
@@ -53,5 +53,5 @@ def test_a_leak_that_only_the_experiments_own_settings_and_length_have_is_seen(
     model = {"d_model": 48, "n_heads": 2, "n_layers": 2, "block_size": block_size, "attention": attention}
     report = check_before_training(load_experiment({"model": model}), "mine.json", [], in_full=False)
     assert report is not None
-    assert [result.property for each in report.broken for result in each.failures] == ["causality"]
+    assert [result.property for target in report.broken for result in target.failures] == ["causality"]
     assert report.message.startswith("mine.json breaks causality: output ")

@@ -41,7 +41,7 @@ def results_of(family: str, name: str) -> list[Result]:
     return list(report.results)
 
 
-@pytest.mark.slow  # scripts/check runs `minigpt check --all`, which comes to the same
+@pytest.mark.slow  # scripts/check runs `minigpt check --all`, which covers the same
 @pytest.mark.parametrize(("family", "name"), [names for names in NAMES if names[1] != "tinyshakespeare"])
 def test_every_shipped_component_has_the_properties_of_its_family(family: str, name: str) -> None:
     for result in results_of(family, name):
@@ -49,11 +49,11 @@ def test_every_shipped_component_has_the_properties_of_its_family(family: str, n
         assert result.tried > (0 if family == "dataset" else 10)
 
 
-def test_a_corpus_that_is_not_here_is_not_downloaded_to_be_checked() -> None:
+def test_the_check_does_not_download_a_missing_corpus() -> None:
     for result in results_of("dataset", "tinyshakespeare"):
         assert (result.verdict, result.note) == (
             "skip",
-            "tinyshakespeare.txt is not here: minigpt data fetch tinyshakespeare",
+            "tinyshakespeare.txt is not downloaded: minigpt data fetch tinyshakespeare",
         )
 
 
@@ -137,10 +137,10 @@ class SquaresInTheOrderOfASet(Squares):
 
 
 class Reversal(Dataset):
-    """Rows to be said backwards.
+    """Rows of ids followed by the same ids reversed.
 
     Args:
-        ignored: What stands where a target does not count.
+        ignored: The id at places where a target does not count.
     """
 
     def __init__(self, *, ignored: Annotated[int, Field(ge=-100, le=8)] = 0):
@@ -168,7 +168,7 @@ class StacksForgotten(SGD):
 
 
 class Rule(torch.optim.Optimizer):
-    """A plain step of each parameter; the mistakes are made in `direction`."""
+    """Gradient descent; subclasses make a mistake in `direction`."""
 
     def __init__(self, tensors: list[torch.Tensor]):
         super().__init__(tensors, {"lr": 0.01})
@@ -210,7 +210,7 @@ class CountsBesideTheState(Plain):
 
 
 class Transposes(Plain):
-    """What it keeps is right, and comes back from a file in another layout, in which products are rounded otherwise."""
+    """Its state is correct, but a file restores it in another memory layout, which changes rounding."""
 
     class rule(Rule):
         def direction(self, p: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -274,27 +274,27 @@ class LengthOfZero(Hyperbola):
 
 MISTAKES = [
     (TabsBecomeBlanks, "lossless", "'\\t' (U+0009) at "),
-    (RefusesDigits, "lossless", "it refuses the text that it was fitted on: character '"),
+    (RefusesDigits, "lossless", "encode refuses the text that it was fitted on: character '"),
     (NothingIsAFloat, "ids", "the ids of '' are float64"),
     (IdForTheEnd, "tolerance", "raise IndexError: index "),
-    (InTheOrderOfASet, "fitting", "in another process the same text gives something else: learned.order[0] is "),
-    (KeepsASurrogate, "fitting", "to_json has a lone surrogate, '\\ud"),
-    (HalfIsRestored, "fitting", "from_json restores something else: code_points has 2 items, then 1"),
-    (OverlappingSquares, "splits", "100% of the validation text, in windows of 64 characters, is training text too"),
-    (IgnoresLikeTorch, "splits", "targets of the training rows have -100"),
-    (SquaresInTime, "repeatable", "loaded by another instance, train is another from character "),
-    (SquaresInTheOrderOfASet, "repeatable", "in another process the splits are others"),
+    (InTheOrderOfASet, "fitting", "in another process, the same text gives another result: learned.order[0] is "),
+    (KeepsASurrogate, "fitting", "to_json contains a lone surrogate, '\\ud"),
+    (HalfIsRestored, "fitting", "from_json restores another vocabulary: code_points has 2 items, then 1"),
+    (OverlappingSquares, "splits", "100% of the validation text, in windows of 64 characters, is also training text"),
+    (IgnoresLikeTorch, "splits", "targets of the training rows contain -100"),
+    (SquaresInTime, "repeatable", "when another instance loads it, train differs from character "),
+    (SquaresInTheOrderOfASet, "repeatable", "in another process the splits differ"),
     (StacksForgotten, "groups", "matrix.6 [3, 4, 5] is in no group"),
     (DividesBySize, "finite", "is not finite after steps with gradients of size "),
-    (CountsBesideTheState, "resumable", "resumed from its state, it steps otherwise: "),
-    (Transposes, "resumable", "resumed from its state, it steps otherwise: "),
+    (CountsBesideTheState, "resumable", "resumed from its state, its steps differ: "),
+    (Transposes, "resumable", "resumed from its state, its steps differ: "),
     (KeepsAGenerator, "resumable", "its state_dict cannot be saved: an optimizer's state may not hold a Generator"),
     (NoiseForAll, "step", "it draws or seeds torch's global random numbers"),
-    (DecaysAnyway, "step", "steps a learning rate of 0 moves "),
+    (DecaysAnyway, "step", "steps, a step with a learning rate of 0 changes "),
     (NumbersOfNumpys, "finite", "the factor of step 0 of 1 is "),
     (EndsTooEarly, "finite", "the factor of step 21 of "),
     (LengthOfZero, "finite", "raises ZeroDivisionError: "),
-    (FallsWithEveryCall, "function", "the factor of step 0 of 1 is 0.99, and 0.9801 when it is asked again"),
+    (FallsWithEveryCall, "function", "the factor of step 0 of 1 is 0.99, but 0.9801 when it is called again"),
 ]
 
 
@@ -303,7 +303,7 @@ def family_of(cls: type) -> str:
 
 
 @pytest.mark.parametrize(("cls", "name", "message"), MISTAKES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_mistake_is_told_by_the_property_it_breaks(cls: type, name: str, message: str) -> None:
+def test_the_broken_property_reports_a_mistake(cls: type, name: str, message: str) -> None:
     REGISTRY.register(family_of(cls), "mistaken")(cls)
     (result,) = check(component_target(family_of(cls), "mistaken"), only=[name]).results
     assert result.failure is not None, result
@@ -312,7 +312,7 @@ def test_a_mistake_is_told_by_the_property_it_breaks(cls: type, name: str, messa
 
 
 @pytest.mark.parametrize("cls", [Squares, Reversal, Plain, Hyperbola])
-def test_what_the_mistakes_are_made_in_is_right(cls: type) -> None:
+def test_the_correct_base_classes_pass(cls: type) -> None:
     REGISTRY.register(family_of(cls), "right")(cls)
     for result in results_of(family_of(cls), "right"):
         assert result.verdict == "pass", (result.property, result.note, result.failure)
@@ -326,20 +326,20 @@ def test_a_tokenizer_for_another_alphabet_may_refuse_to_be_fitted() -> None:
     class Bases(CharTokenizer):
         def fit(self, text: str) -> None:
             if set(text) - set("acgt"):
-                raise TokenizerError("a, c, g and t are all there is")
+                raise TokenizerError("the alphabet is a, c, g and t")
             super().fit("acgt")
 
     for result in results_of("tokenizer", "bases"):
         assert result.verdict == "pass", (result.property, result.note, result.failure)
-        assert 0 < result.tried < 10, "most texts have other letters"
+        assert 0 < result.tried < 10, "most texts contain other letters"
 
 
-def test_a_schedule_may_refuse_a_training_too_short_for_it() -> None:
+def test_a_schedule_may_refuse_short_training() -> None:
     @REGISTRY.register("schedule", "long")
     class Long(Hyperbola):
         def __init__(self, max_iters: int):
             if max_iters < 50:
-                raise ValueError("50 updates at least")
+                raise ValueError("at least 50 updates are required")
             super().__init__(max_iters)
 
     for result in results_of("schedule", "long"):
@@ -347,7 +347,7 @@ def test_a_schedule_may_refuse_a_training_too_short_for_it() -> None:
         assert result.tried >= 3
 
 
-def test_validation_in_a_file_of_its_own_is_not_training() -> None:
+def test_a_separate_validation_file_is_not_a_training_file() -> None:
     target = component_target("dataset", "text")
     cases = [case.params for case in dataset_check._cases(target) if "val_path" in case.params]
     assert cases
@@ -373,7 +373,7 @@ def test_a_check_leaves_the_global_random_numbers_as_they_were() -> None:
     assert (random.getstate(), random_states()) == before
 
 
-def test_another_process_knows_components_of_modules_and_of_plugin_files(tmp_path: Path) -> None:
+def test_another_process_can_load_components_of_modules_and_of_plugin_files(tmp_path: Path) -> None:
     REGISTRY.register("dataset", "squares")(Squares)
     file = tmp_path / "cubes.py"
     file.write_text(
@@ -397,14 +397,14 @@ def test_another_process_knows_components_of_modules_and_of_plugin_files(tmp_pat
         check(cubes, only=["repeatable"])
 
 
-def test_what_fails_in_another_process_alone_breaks_a_property() -> None:
+def test_a_failure_only_in_another_process_breaks_a_property() -> None:
     REGISTRY.register("dataset", "squares")(Squares)
     target = component_target("dataset", "squares")
-    with pytest.raises(Violation, match=r"^in another process it fails: .*unknown_word"):
+    with pytest.raises(Violation, match=r"^it fails in another process: .*unknown_word"):
         outcome_in_another_process(target, {"unknown_word": 1})
 
 
-def test_a_class_made_in_a_function_is_not_looked_for_in_another_process() -> None:
+def test_a_class_defined_in_a_function_is_not_checked_in_another_process() -> None:
     @REGISTRY.register("dataset", "local")
     class Local(Squares):
         pass
@@ -427,7 +427,7 @@ def test_a_class_made_in_a_function_is_not_looked_for_in_another_process() -> No
         (schedule_check.outcome, "schedule/wsd", {}, {"warmup_ratio": 0.03}),
     ],
 )
-def test_an_outcome_is_the_same_again_and_another_with_other_parameters(
+def test_an_outcome_is_reproducible_and_depends_on_the_parameters(
     outcome: Callable[..., object], label: str, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     target = component_target(*label.split("/"))

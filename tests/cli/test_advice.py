@@ -1,4 +1,4 @@
-"""Commands that we print: given to a shell as they stand, they work, whatever a folder is called."""
+"""Commands that minigpt prints as advice work in a shell unchanged, for any folder name."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FOLDER = """it's "mine" $HOME `x` &; """
 
 
 def words_of_the_shell(command: str) -> list[str]:
-    """What a shell makes of a command's words."""
+    """The words into which a shell splits a command."""
     script = f'minigpt() {{ printf "%s\\0" "$@"; }}\n{command}'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.split("\0")[:-1]
 
 
 @pytest.mark.parametrize("word", ["plain", "two words", "it's", "$HOME", "*", "a\nb", "", '"', "\\"])
-def test_a_word_is_a_word(word: str) -> None:
+def test_a_quoted_word_stays_one_word(word: str) -> None:
     assert words_of_the_shell(command_line("resume", word)) == ["resume", word]
 
 
-def test_a_path_that_begins_with_a_dash_is_no_option() -> None:
+def test_a_path_with_a_leading_dash_is_no_option() -> None:
     assert words_of_the_shell(command_line("resume", Path("-x"), "--accept-changes")) == [
         "resume",
         "./-x",
@@ -50,18 +50,18 @@ def test_every_command_in_advice_works(minigpt: Command, tmp_path: Path, monkeyp
     _, _, nothing_yet = minigpt("generate", folder)
     shutil.copytree(tmp_path / "kept" / "checkpoints", folder / "checkpoints")
     advised = [
-        _found(r"continue it: (minigpt .*), or begin", err),
-        _found(r"continue with: (minigpt .*)", nothing_yet),
+        _matched(r"continue it: (minigpt .*), or begin", err),
+        _matched(r"continue with: (minigpt .*)", nothing_yet),
     ]
     for command in advised:
         assert words_of_the_shell(command) == ["resume", str(folder)]
     code, out, err = minigpt(*words_of_the_shell(advised[0]))
     assert code == 0, err
-    code, _, err = minigpt(*words_of_the_shell(_found(r"\n    (minigpt generate .*)\n", out)))
+    code, _, err = minigpt(*words_of_the_shell(_matched(r"\n    (minigpt generate .*)\n", out)))
     assert code == 0, err
     code, _, err = minigpt(*words_of_the_shell(advised[0]))
     assert code == 2
-    code, _, err = minigpt(*words_of_the_shell(_found(r"is finished \(step 6\); try: (minigpt .*), or train", err)))
+    code, _, err = minigpt(*words_of_the_shell(_matched(r"is finished \(step 6\); try: (minigpt .*), or train", err)))
     assert code == 0, err
 
 
@@ -75,7 +75,7 @@ def test_the_advised_variant_has_one_name(
     monkeypatch.setattr("sys.argv", ["minigpt", "run", str(file), *changes, *named])
     code, out, err = minigpt("run", file, *changes, *named)
     assert code == 0, err
-    words = words_of_the_shell(_found(r"\n    (minigpt run .*)\n", out))
+    words = words_of_the_shell(_matched(r"\n    (minigpt run .*)\n", out))
     name = "helped2" if named else "helped"
     assert [word for word in words if word.startswith("--name")] == ["--name"]
     assert words[-2] == "--name"
@@ -83,7 +83,7 @@ def test_the_advised_variant_has_one_name(
     assert "--fresh" not in words
 
 
-def _found(pattern: str, text: str) -> str:
+def _matched(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     assert match is not None, text
     return match[1]

@@ -1,4 +1,4 @@
-"""`minigpt bench`, as a user gives it."""
+"""`minigpt bench` as a user calls it."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(function: Any, request: Any) -> Any:
+    def in_this_process(function: Any, request: Any) -> Any:
         if getattr(request, "mixer", "") == "gla":
             return child.Ending(1, last_line="no [such] luck")
         return function(request)
 
-    monkeypatch.setattr(child, "call", here)
+    monkeypatch.setattr(child, "call", in_this_process)
 
 
 @pytest.fixture(autouse=True)
 def proc_stat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Stands for the system's account of its processors: there is none, so that other tests beside this one do not count."""
+    """Replaces /proc/stat. By default the file does not exist, so that other tests on this machine have no effect."""
     monkeypatch.setattr(other_processes, "_STAT", tmp_path / "stat")
     return tmp_path / "stat"
 
 
-def test_a_machine_that_others_use_meanwhile_is_reported(
+def test_other_processes_that_use_the_machine_meanwhile_are_reported(
     minigpt: Command, proc_stat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proc_stat.write_text("cpu 100 0 0 0 0 0 0 0 0 0\n")
@@ -64,34 +64,42 @@ def written(file: str) -> dict[str, Any]:
     return dict(json.loads(Path(file).read_text("utf-8")))
 
 
-def test_training_is_told_and_written(minigpt: Command) -> None:
+def test_training_speed_is_printed_and_written(minigpt: Command) -> None:
     code, out, err = minigpt("bench", "train", *SMALL, "--precision", "fp32", "--json", "train.json")
     assert (code, err) == (0, "")
     assert "An update of documented: 4,480 parameters, 16 tokens" in out
-    for row in ("an update", "batch, forward, backward, clipping", "optimizer", "tokens/s", "share of the ceiling"):
+    for row in (
+        "an update",
+        "batch, forward, backward, clipping",
+        "optimizer",
+        "tokens/s",
+        "share of the fastest matrix product",
+    ):
         assert row in out
     assert re.search(r"tokens/s +[\d,]+ +[\d,]+, [\d,]+", out), "with its spread"
-    assert out.splitlines()[-1].startswith("fp32, 2 sequences at once, 2 updates after two to warm up, random ids; ")
-    assert out.splitlines()[-1].endswith(f", minigpt {__version__}"), "not cut where there is no terminal"
+    assert out.splitlines()[-1].startswith(
+        "fp32, micro-batches of 2 sequences, 2 updates after a warm-up of two, random ids; "
+    )
+    assert out.splitlines()[-1].endswith(f", minigpt {__version__}"), "not cut without a terminal"
     document = written("train.json")
     assert (document["bench"], document["update"]["n"], document["machine"]["threads"]) == ("train", 2, 1)
     assert document["experiment"]["model"]["d_model"] == 16
     assert document["experiment"]["training"]["precision"] == "fp32"
 
 
-def test_decoding_is_told_and_written_for_an_experiment_of_a_file(minigpt: Command) -> None:
+def test_decoding_speed_is_printed_and_written_for_an_experiment_file(minigpt: Command) -> None:
     Path("mine.json").write_text('{"model": {"attention": "gqa"}}')
     options = ("--tokens", "4", "--batch", "2", "--vocab-size", "7", "--json", "decode.json")
     code, out, err = minigpt("bench", "decode", "mine.json", *SMALL, *options)
     assert (code, err) == (0, "")
     assert "Decoding with mine: 3,552 parameters, 4 tokens, batch 2" in out
-    assert "computing a window of 4 again" in out
+    assert "computing a window of 4" in out
     document = written("decode.json")
     assert (document["bench"], document["vocab_size"], document["one_by_one"]["n"]) == ("decode", 7, 2)
     assert document["experiment"]["model"]["attention"]["name"] == "gqa"
 
 
-def test_starting_up_is_told_and_written(minigpt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_up_times_are_printed_and_written(minigpt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "COMMANDS", {"minigpt --help": startup.COMMANDS["minigpt --help"]})
     code, out, err = minigpt("bench", "startup", "--repeats", "2", "--json", "startup.json")
     assert (code, err) == (0, "")
@@ -102,7 +110,7 @@ def test_starting_up_is_told_and_written(minigpt: Command, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("_no_children")
-def test_mixers_are_told_and_written_and_one_that_fails_does_not_stop_the_others(minigpt: Command) -> None:
+def test_mixer_speeds_are_printed_and_written_and_a_failure_does_not_stop_the_others(minigpt: Command) -> None:
     options = ("--times", "4,8", "--batch", "1", "--repeats", "1", "--threads", "1", "--json", "mixers.json")
     code, out, err = minigpt("bench", "mixers", "--names", "mha,gla,gqa", *options)
     assert code == 0
@@ -118,7 +126,7 @@ def test_mixers_are_told_and_written_and_one_that_fails_does_not_stop_the_others
 
 
 @pytest.mark.usefixtures("_no_children")
-def test_the_ratio_of_long_to_short_is_told_where_both_were_measured(minigpt: Command) -> None:
+def test_the_ratio_of_long_to_short_is_printed_if_both_were_measured(minigpt: Command) -> None:
     options = ("--times", "8,16,32,512,2048", "--batch", "1", "--repeats", "1", "--threads", "1")
     code, out, _ = minigpt("bench", "mixers", "--names", "short_conv,gla", *options)
     assert code == 0
@@ -136,11 +144,11 @@ def test_the_ratio_of_long_to_short_is_told_where_both_were_measured(minigpt: Co
         (["train", "nowhere.json"], "nowhere.json: there is no such file"),
         (["train", "--device", "cdua"], 'device "cdua" is not available here; allowed: auto, cpu'),
         (["decode", "--set", "model.atention=mha"], 'model.atention: unknown key "atention"'),
-        (["decode", "--run", "runs/x", "--set", "seed=1"], "--run: the run says what the model is"),
+        (["decode", "--run", "runs/x", "--set", "seed=1"], "--run: the model is read from the run folder"),
         (["decode", "--run", "runs/x"], "runs/x"),
         (["decode", "--json", "nowhere/x.json"], "--json: there is no folder nowhere"),
-        (["mixers", "--times", "8,x"], '--times: found "8,x"; allowed: whole numbers from 1 on'),
-        (["mixers", "--times", "0"], '--times: found "0"; allowed: whole numbers from 1 on'),
+        (["mixers", "--times", "8,x"], '--times: found "8,x"; allowed: whole numbers of at least 1'),
+        (["mixers", "--times", "0"], '--times: found "0"; allowed: whole numbers of at least 1'),
         (
             ["mixers", "--precision", "fp16", "--names", "mha", "--times", "8"],
             '--precision: found "fp16"; allowed: fp32, bf16',
@@ -149,7 +157,7 @@ def test_the_ratio_of_long_to_short_is_told_where_both_were_measured(minigpt: Co
     ],
 )
 @pytest.mark.usefixtures("_no_children")
-def test_what_cannot_be_measured_is_answered_with_a_line(command: list[str], message: str, minigpt: Command) -> None:
+def test_an_impossible_measurement_is_reported_in_one_line(command: list[str], message: str, minigpt: Command) -> None:
     code, out, err = minigpt("bench", *command)
     assert (code, out) == (2, "")
     assert message in err

@@ -1,4 +1,4 @@
-"""The commands, as a user gives them: most in this process, a few in one of their own."""
+"""The commands as a user calls them: most in this process, some in a separate process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def trained(minigpt: Command, corpus: list[str]) -> Path:
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
-    """With its own parts, on a small text and for a few updates."""
+    """With its own components, on a small text and for a few updates."""
     pattern = load_experiment(file).model.layers
     small = [
         "model.block_size=32",
@@ -76,11 +76,11 @@ def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Comman
     code, out, err = minigpt(*next_command[1].split(), "ROMEO", "--max-new-tokens", "10", "--seed", "1")
     assert code == 0, err
     assert out.startswith("ROMEO")
-    if load_experiment(file).tokenizer.name == "char":  # a token a character
+    if load_experiment(file).tokenizer.name == "char":  # one token per character
         assert len(out) == len("ROMEO") + 10 + 1
 
 
-def test_the_plugin_example_is_found_loaded_copied_and_told(minigpt: Command, corpus: list[str]) -> None:
+def test_the_plugin_example_is_found_loaded_copied_and_announced(minigpt: Command, corpus: list[str]) -> None:
     code, out, err = minigpt("run", ROOT / "experiments/talking_heads.json", *SHORT, *corpus)
     assert code == 0, err
     assert f"plugin: {ROOT / 'plugins/talking_heads.py'}" in out
@@ -91,14 +91,14 @@ def test_the_plugin_example_is_found_loaded_copied_and_told(minigpt: Command, co
 
 
 @pytest.mark.slow
-def test_the_baseline_trains_on_the_real_corpus_where_it_is_here(
+def test_the_baseline_trains_on_the_real_corpus_if_it_is_in_the_cache(
     minigpt: Command, corpus: list[str], real_corpus: bool
 ) -> None:
-    """The documented model; on a stand-in text where TinyShakespeare is not in the cache."""
-    where = [] if real_corpus else corpus
+    """The documented model; on a small text if TinyShakespeare is not in the cache."""
+    data = [] if real_corpus else corpus
     updates = ["--set", "training.max_iters=2", "--set", "training.batch_size=2", "--set", "training.eval_interval=2"]
     code, out, err = minigpt(
-        "run", ROOT / "experiments/baseline.json", *updates, *where, "--set", "sampling.max_new_tokens=5"
+        "run", ROOT / "experiments/baseline.json", *updates, *data, "--set", "sampling.max_new_tokens=5"
     )
     assert code == 0, err
     if real_corpus:
@@ -111,7 +111,7 @@ def real_corpus() -> bool:
     return cache.cached(TinyShakespeare.remote)
 
 
-def test_off_line_the_baseline_says_how_to_go_on(minigpt: Command) -> None:
+def test_without_a_network_the_baseline_says_how_to_continue(minigpt: Command) -> None:
     code, _, err = minigpt("run", ROOT / "experiments/baseline.json")
     assert code == 2
     assert len(err.splitlines()) == 1
@@ -120,25 +120,25 @@ def test_off_line_the_baseline_says_how_to_go_on(minigpt: Command) -> None:
 
 
 def test_options_override_the_file(minigpt: Command, corpus: list[str]) -> None:
-    options = ["--seed", "7", "--name", "mine", "--out", "elsewhere", "--set", "model.attention.name=gqa", "--device", "cpu"]
+    options = ["--seed", "7", "--name", "mine", "--out", "other", "--set", "model.attention.name=gqa", "--device", "cpu"]
     code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, *options)
     assert code == 0, err
-    resolved = json.loads(Path("elsewhere/mine/seed-7/experiment.json").read_text())
+    resolved = json.loads(Path("other/mine/seed-7/experiment.json").read_text())
     assert (resolved["name"], resolved["seed"], resolved["model"]["attention"]["name"]) == ("mine", 7, "gqa")
 
 
-def test_fresh_keeps_the_run_that_was_there(minigpt: Command, corpus: list[str], trained: Path) -> None:
+def test_fresh_keeps_the_existing_run(minigpt: Command, corpus: list[str], trained: Path) -> None:
     again = ["run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus]
     code, _, err = minigpt(*again)
     assert code == 2
     assert "holds a run already" in err
     code, out, _ = minigpt(*again, "--fresh")
     assert code == 0
-    assert "the run that was there is kept as runs/baseline/seed-1337.old-1" in out
+    assert "the earlier run is kept as runs/baseline/seed-1337.old-1" in out
     assert RunFolder(Path("runs/baseline/seed-1337.old-1")).rows() != []
 
 
-def test_a_prompt_for_samples_that_the_corpus_lacks_is_told_before_training(minigpt: Command, corpus: list[str]) -> None:
+def test_a_prompt_with_characters_not_in_the_corpus_is_refused_before_training(minigpt: Command, corpus: list[str]) -> None:
     code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *corpus, "--set", "sampling.prompt=xyz")
     assert code == 2
     assert "sampling.prompt: character 'x' (U+0078, at 0) is not in the vocabulary" in err
@@ -148,38 +148,38 @@ def test_a_prompt_for_samples_that_the_corpus_lacks_is_told_before_training(mini
 # ----------------------------------------------------------------------------------------------------- generate
 
 
-def test_generating_is_seeded_and_streams_what_the_whole_would_be(minigpt: Command, trained: Path) -> None:
+def test_equal_seeds_generate_equal_text(minigpt: Command, trained: Path) -> None:
     first = minigpt("generate", trained, "ROMEO:", "--seed", "3", "--max-new-tokens", "50")
     assert first == minigpt("generate", trained, "ROMEO:", "--seed", "3", "--max-new-tokens", "50")
     code, out, err = minigpt("generate", trained, "ROMEO:", "--max-new-tokens", "50")
     assert code == 0
     seed = re.fullmatch(r"seed (\d+)\n", err)
-    assert seed, "a seed that was drawn is told"
+    assert seed, "a drawn seed is printed"
     assert minigpt("generate", trained, "ROMEO:", "--seed", seed[1], "--max-new-tokens", "50")[1] == out
 
 
-def test_several_samples_are_told_apart(minigpt: Command, trained: Path) -> None:
+def test_several_samples_have_headings(minigpt: Command, trained: Path) -> None:
     code, out, _ = minigpt("generate", trained, "ROMEO", "--num-samples", "3", "--seed", "1", "--max-new-tokens", "9")
     assert code == 0
     assert [f"--- sample {n} of 3\nROMEO" in out for n in (1, 2, 3)] == [True] * 3
     one = minigpt("generate", trained, "ROMEO", "--seed", "1", "--max-new-tokens", "9")[1]
-    assert one in out, "the first of many is the one alone"
+    assert one in out, "the first of many samples equals a single sample"
 
 
-def test_show_tells_what_decoding_remembers(minigpt: Command) -> None:
-    def told(*changes: str) -> str:
+def test_show_prints_the_size_of_the_decoding_state(minigpt: Command) -> None:
+    def last_line(*changes: str) -> str:
         settings = [word for change in changes for word in ("--set", change)]
         code, out, err = minigpt("show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", *settings)
         assert code == 0, err
         return out.splitlines()[-1]
 
-    # keys and values of 4 layers of 4 heads of 32, four bytes each; a window of 8 keeps 16 of them
-    assert told() == "decoding remembers 4,096 bytes a token: 524,288 at 128 tokens (fp32)"
-    window = told("model.attention.window=8")
-    assert window == "decoding remembers 65,536 bytes whatever the length: 65,536 at 128 tokens (fp32)"
-    mixed = told("model.position=none", 'model.layers=[{"attention":{"window":8}},{}]')
+    # keys and values in 4 layers with 4 heads of size 32, four bytes each; a window of 8 keeps 16 tokens
+    assert last_line() == "decoding state: 4,096 bytes per token; 524,288 bytes at 128 tokens (fp32)"
+    window = last_line("model.attention.window=8")
+    assert window == "decoding state: 65,536 bytes at any length; 65,536 bytes at 128 tokens (fp32)"
+    mixed = last_line("model.position=none", 'model.layers=[{"attention":{"window":8}},{}]')
     assert (
-        mixed == "decoding remembers 2,048 bytes a token and 32,768 bytes whatever the length: 294,912 at 128 tokens (fp32)"
+        mixed == "decoding state: 2,048 bytes per token and 32,768 bytes at any length; 294,912 bytes at 128 tokens (fp32)"
     )
 
 
@@ -195,12 +195,12 @@ def test_a_model_that_decodes_without_end_sees_the_whole_of_a_long_prompt(minigp
     assert minigpt("run", ROOT / "experiments/baseline.json", *SHORT, *settings, *corpus)[0] == 0
     prompt = "lark " * 20
     code, out, err = minigpt("generate", "runs/baseline/seed-1337", prompt, "--max-new-tokens", "40", "--seed", "1")
-    assert (code, err) == (0, ""), "no word of a part that it does not see"
+    assert (code, err) == (0, ""), "no warning about tokens that it does not see"
     assert out.startswith(prompt)
     assert len(out) == len(prompt) + 41
 
 
-def test_prompts_of_every_kind_do_the_sensible_thing(minigpt: Command, trained: Path) -> None:
+def test_empty_long_and_unknown_prompts_are_handled(minigpt: Command, trained: Path) -> None:
     few = ["--max-new-tokens", "5", "--seed", "1"]
     code, out, _ = minigpt("generate", trained, "", *few)
     assert code == 0
@@ -225,7 +225,7 @@ def test_prompts_of_every_kind_do_the_sensible_thing(minigpt: Command, trained: 
         (["--checkpoint", "worst"], 'names no "worst" checkpoint'),
     ],
 )
-def test_wrong_options_are_answered_with_a_line(options: list[str], message: str, minigpt: Command, trained: Path) -> None:
+def test_wrong_options_are_reported_in_one_line(options: list[str], message: str, minigpt: Command, trained: Path) -> None:
     code, out, err = minigpt("generate", trained, "ROMEO", "--seed", "1", *options)
     assert code == 2
     assert message in err
@@ -236,7 +236,7 @@ def test_a_checkpoint_can_be_chosen(minigpt: Command, trained: Path) -> None:
     assert minigpt("generate", trained, "ROMEO", "--seed", "1", "--checkpoint", "2")[0] == 0
 
 
-def test_generating_from_what_is_no_run_is_told(minigpt: Command, trained: Path) -> None:
+def test_generating_from_a_folder_without_a_run_is_refused(minigpt: Command, trained: Path) -> None:
     code, _, err = minigpt("generate", "runs/baseline", "x")
     assert code == 2
     assert "runs/baseline is not a run folder: it has no experiment.json; did you mean runs/baseline/seed-1337?" in err
@@ -257,11 +257,11 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     out = minigpt("show", ROOT / "experiments/baseline.json", "--set", 'model.layers=[{},{"ffn":"glu"}]')[1]
     assert "blocks.0 " in out
     assert "blocks.1 " in out
-    assert re.search(r"\n *0, 2, 4 +nothing: as model says *\n *1, 3, 5 +ffn +glu in place of mlp *\n", out)
-    assert "a stand-in, for the corpus is not here: say --vocab-size" in " ".join(out.split()), "the corpus is not here"
+    assert re.search(r"\n *0, 2, 4 +none *\n *1, 3, 5 +ffn +glu in place of mlp *\n", out)
+    assert "a placeholder, because the corpus is not on this machine; set it with --vocab-size" in " ".join(out.split())
 
 
-def test_runs_tells_how_far_each_run_is(minigpt: Command, trained: Path) -> None:
+def test_runs_shows_the_progress_of_each_run(minigpt: Command, trained: Path) -> None:
     damaged = Path("runs/baseline/seed-2")
     damaged.mkdir()
     (damaged / "experiment.json").write_text("{")
@@ -269,7 +269,7 @@ def test_runs_tells_how_far_each_run_is(minigpt: Command, trained: Path) -> None
     stopped = shutil.copytree(trained, trained.with_name("seed-3"))
     lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text("".join(lines[:3]))
-    shutil.rmtree(stopped / "checkpoints/step-00000004")  # which had recorded a fourth line
+    shutil.rmtree(stopped / "checkpoints/step-00000004")  # it records that there are four lines
     losses = [row.val_loss for row in RunFolder(trained).rows() if row.val_loss is not None]
     rows = {row["run"]: row for row in json.loads(minigpt("runs", "--json")[1])}
     assert {name: (row["state"], row["step"]) for name, row in rows.items()} == {
@@ -284,11 +284,11 @@ def test_runs_tells_how_far_each_run_is(minigpt: Command, trained: Path) -> None
     assert re.search(r"seed-1337 +finished +4/4 +" + f"{losses[-1]:.4f}", out)
     assert re.search(r"seed-3 +running +3/4", out)
     code, _, err = minigpt("runs", "nowhere")
-    assert (code, "there is no folder nowhere; runs are made by" in err) == (2, True)
+    assert (code, "there is no folder nowhere; to create a run:" in err) == (2, True)
 
 
-def test_diff_says_in_what_runs_differ(minigpt: Command, trained: Path, corpus: list[str]) -> None:
-    assert minigpt("diff", trained, trained)[1] == "they do not differ\n"
+def test_diff_shows_the_differences_between_runs(minigpt: Command, trained: Path, corpus: list[str]) -> None:
+    assert minigpt("diff", trained, trained)[1] == "no differences\n"
     other = ["--set", "model.norm=rmsnorm", "--seed", "8", "--name", "other"]
     assert minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, *other)[0] == 0
     code, out, _ = minigpt("diff", trained, "runs/other/seed-8")
@@ -308,13 +308,13 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
     code, out, _ = minigpt("show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small)
     assert code == 0
     assert re.search(r"parameters, attention +66,048", out)
-    assert re.search(r"parameters in all +\d", out)
-    assert "of which a token uses" not in out
+    assert re.search(r"parameters, total +\d", out)
+    assert "used by each token" not in out
     assert len(re.findall(r"[\d,]+ tokens/s \([\d,]+ to [\d,]+\)", out)) == 2
     moe = minigpt(
         "show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small, "--set", "model.ffn=moe"
     )
-    assert re.search(r"of which a token uses +\d", moe[1])
+    assert re.search(r"used by each token +\d", moe[1])
 
 
 @pytest.mark.parametrize(
@@ -335,14 +335,14 @@ def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
         ("metrics.jsonl", "", "metrics.jsonl is shorter than the checkpoint recorded: 0 of"),
     ],
 )
-def test_a_damaged_run_folder_is_answered_with_a_line(
+def test_a_damaged_run_folder_is_reported_in_a_line(
     file: str, content: str, message: str, minigpt: Command, trained: Path
 ) -> None:
-    (trained / "manifest.json").unlink()  # without it, what each file says is looked at
+    (trained / "manifest.json").unlink()  # without a manifest only the content of the files is checked
     (trained / file).write_text(content)
     last = json.loads((trained / "checkpoints/step-00000004/state.json").read_text())
     assert last["progress"]["step"] == 4
-    shutil.rmtree(trained / "checkpoints/step-00000004")  # so that there is something to resume
+    shutil.rmtree(trained / "checkpoints/step-00000004")  # the newest checkpoint left is step 2, so the run can be resumed
     command = ["resume", trained] if file == "metrics.jsonl" else ["generate", trained, "ROMEO", "--checkpoint", "last"]
     code, _, err = minigpt(*command)
     assert code == 2
@@ -350,7 +350,7 @@ def test_a_damaged_run_folder_is_answered_with_a_line(
     assert len(err.splitlines()) <= 2
 
 
-def test_a_place_that_cannot_be_written_is_told(minigpt: Command, corpus: list[str]) -> None:
+def test_an_output_folder_that_cannot_be_written_is_reported(minigpt: Command, corpus: list[str]) -> None:
     Path("in-the-way").write_text("")
     code, _, err = minigpt("run", ROOT / "experiments/baseline.json", *TINY, *SHORT, *corpus, "--out", "in-the-way")
     assert code == 2
@@ -392,7 +392,7 @@ def test_schema_is_printed_or_written_with_plugins(minigpt: Command) -> None:
 def test_data_lists_adds_and_refuses(minigpt: Command, tmp_path: Path) -> None:
     code, out, _ = minigpt("data", "list")
     assert code == 0
-    assert re.search(r"tinyshakespeare +not here; minigpt data fetch tinyshakespeare", out)
+    assert re.search(r"tinyshakespeare +not downloaded; use: minigpt data fetch tinyshakespeare", out)
     assert re.search(r"python-docs +no download needed", out)
     (tmp_path / "x.txt").write_text("not it")
     code, _, err = minigpt("data", "add", "tinyshakespeare", "x.txt")
@@ -421,7 +421,7 @@ def test_help_and_the_package_do_not_import_torch(tmp_path: Path) -> None:
     assert process("-c", "import minigpt, sys; assert 'torch' not in sys.modules", cwd=tmp_path).returncode == 0
 
 
-def test_help_names_every_command_and_the_version_is_told(tmp_path: Path) -> None:
+def test_help_names_every_command_and_version_prints_the_version(tmp_path: Path) -> None:
     answer = process("-m", "minigpt", "--help", cwd=tmp_path)
     assert answer.returncode == 0
     for command in ("run", "resume", "generate", "show", "list", "schema", "data"):
@@ -436,7 +436,7 @@ def test_errors_in_a_process_have_no_traceback(tmp_path: Path) -> None:
     assert process("-m", "minigpt", "rnu", cwd=tmp_path).returncode == 2
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m minigpt schema | head -n 1; exit ${{PIPESTATUS[0]}}"
     answer = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0
@@ -444,8 +444,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_process_without_standard_streams_does_its_work(closed: str, tmp_path: Path, corpus: list[str]) -> None:
-    """As a daemon's or cron's."""
+def test_a_process_without_standard_streams_works(closed: str, tmp_path: Path, corpus: list[str]) -> None:
+    """Daemons and cron start processes without them."""
     small = shlex.join([str(ROOT / "experiments/baseline.json"), *TINY, *SHORT, *corpus, "--no-check"])
     minigpt = f"'{sys.executable}' -m minigpt"
     answer = subprocess.run(["bash", "-c", f"{minigpt} run {small} {closed}"], cwd=tmp_path, timeout=120)

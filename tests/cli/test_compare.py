@@ -1,4 +1,4 @@
-"""`minigpt compare` as a user calls it, with processes of its own."""
+"""`minigpt compare` as a user calls it, with child processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["write"]  # the fixture
 
 
 @pytest.mark.slow
-def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, write: Write) -> None:
+def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command, write: Write) -> None:
     files = [write("base"), write("variant", model={"ffn": "glu"})]
     code, out, _ = minigpt("compare", *files, "--seeds", "1", "--plan")
     assert code == 0
-    assert "base: 2 variants, seeds 5: 2 runs, 0 there already" in out
+    assert "base: 2 variants, seeds 5: 2 runs, 0 exist already" in out
     assert "2 runs to train: about" in out
     assert not Path("comparisons/base/runs").exists()
     written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md"]
@@ -45,7 +45,7 @@ def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, wr
     assert f"| variant | {losses['variant']:.4f} | {losses['variant'] - losses['base']:+.4f} |" in tables
     before = {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
     code, out, _ = minigpt("compare", *files, "--seeds", "1")
-    assert (code, "2 there already" in out, "to train" in out) == (0, True, False)
+    assert (code, "2 exist already" in out, "to train" in out) == (0, True, False)
     assert before == {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
 
 
@@ -63,7 +63,7 @@ def test_two_variants_are_trained_compared_and_written_down(minigpt: Command, wr
         (["base.json", "other.json", "--match", "params", "--knob", "model.x"], '--knob model.x: other has no "x" in model'),
     ],
 )
-def test_mistakes_are_told_in_a_line(minigpt: Command, write: Write, arguments: list[str], message: str) -> None:
+def test_mistakes_are_reported_in_one_line(minigpt: Command, write: Write, arguments: list[str], message: str) -> None:
     write("base")
     write("other", model={"d_model": 32})
     code, _, err = minigpt("compare", *arguments)
@@ -84,7 +84,7 @@ from minigpt.contracts import Schedule
 
 @register("schedule", "crashing")
 class Crashing(Schedule):
-    """Constant, until it fails, one way or another; only where it is trained, so that no check finds it before."""
+    """Constant, until it raises or diverges. It fails only in the training process, so that no check finds it before."""
     def __init__(self, max_iters: int, *, how: str = "raise"):
         self.how = how if "minigpt.lab.compare.cell:do" in sys.argv else ""
     def factor(self, step: int) -> float:
@@ -95,7 +95,7 @@ class Crashing(Schedule):
 
 
 @pytest.mark.parametrize("named", ["in the experiment", "on the command line"])
-def test_a_plugin_is_announced_once_though_it_is_tried_in_another_process_first(write: Write, named: str) -> None:
+def test_a_plugin_is_announced_once_although_another_process_tries_it_first(write: Write, named: str) -> None:
     Path("crashing.py").write_text(CRASHING.replace("import sys", "import sys\nsys.stderr.write('executed' + chr(10))"))
     plugins = {"plugins": ["crashing.py"]} if named == "in the experiment" else {}
     options = [] if plugins else ["--plugin", "crashing.py"]
@@ -105,12 +105,12 @@ def test_a_plugin_is_announced_once_though_it_is_tried_in_another_process_first(
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("plugin: ") or line == "executed"]
     assert [line.split()[0] for line in lines[:2]] == ["plugin:", "executed"]
-    assert lines[1:] == ["executed"] * (2 if plugins else 3), "by the process that tries it, and by this one"
+    assert lines[1:] == ["executed"] * (2 if plugins else 3), "by the process that tries it, and by the main process"
 
 
 @pytest.mark.slow
-def test_planted_variants_have_the_outcomes_they_should(write: Write) -> None:
-    """One that crashes at step 10, one that diverges, one twice as large, one that is the base; another tokenizer is refused."""
+def test_planted_variants_have_the_expected_outcomes(write: Write) -> None:
+    """Variants that crash at step 10, diverge, are twice as large, or equal the base. Another tokenizer is refused."""
     Path("crashing.py").write_text(CRASHING)
     plan = {"training": {"max_iters": 30, "eval_interval": 10, "grad_clip": None}}
 
@@ -123,32 +123,32 @@ def test_planted_variants_have_the_outcomes_they_should(write: Write) -> None:
     write("crashes", **training("raise"))
     write("diverges", **training("diverge"))
     write("bytes", **plan, tokenizer="byte")
-    variants = ("same", "twice", "crashes", "diverges")
-    done = subprocess.run(compare("--jobs", "2", "--json", "all.json", variants=variants), capture_output=True, text=True)
+    names = ("same", "twice", "crashes", "diverges")
+    done = subprocess.run(compare("--jobs", "2", "--json", "all.json", variants=names), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = {variant["name"]: variant for variant in json.loads(Path("all.json").read_text())["variants"]}
-    assert {name: variant["verdict"] for name, variant in found.items() if name != "twice"} == {
+    variants = {variant["name"]: variant for variant in json.loads(Path("all.json").read_text())["variants"]}
+    assert {name: variant["verdict"] for name, variant in variants.items() if name != "twice"} == {
         "base": "the base",
         "same": "equivalent within 0.01",
         "crashes": "crashed",
         "diverges": "diverged",
     }
-    assert found["same"]["difference"]["mean"] == 0
-    assert found["twice"]["difference"]["n"] == 3
-    assert found["twice"]["cost"]["total"] > 1.8 * found["base"]["cost"]["total"]
-    assert f"({found['twice']['cost']['total'] / found['base']['cost']['total']:.2f}×)" in done.stdout
-    for run in found["crashes"]["runs"]:
+    assert variants["same"]["difference"]["mean"] == 0
+    assert variants["twice"]["difference"]["n"] == 3
+    assert variants["twice"]["cost"]["total"] > 1.8 * variants["base"]["cost"]["total"]
+    assert f"({variants['twice']['cost']['total'] / variants['base']['cost']['total']:.2f}×)" in done.stdout
+    for run in variants["crashes"]["runs"]:
         assert run["message"] == "RuntimeError: boom"
         assert [row.step for row in RunFolder(Path("comparisons/base") / run["run"]).rows()][-1] in (9, 10)
-    assert all("is not finite" in run["message"] for run in found["diverges"]["runs"])
+    assert all("is not finite" in run["message"] for run in variants["diverges"]["runs"])
     refused = subprocess.run(compare(variants=("bytes",)), capture_output=True, text=True)
     assert refused.returncode == 2
     assert "bytes and base have different tokenizers (byte, char)" in refused.stderr
 
 
 @pytest.mark.slow
-def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Write, tmp_path: Path) -> None:
-    """SIGKILL in the middle, several times: no run is lost, none is trained twice, and the table is the same."""
+def test_a_killed_comparison_continues_and_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
+    """Several SIGKILLs during the comparison: no run is missing, none is trained twice, and the table is the same."""
     long = {"training": {"max_iters": 300, "eval_interval": 100, "checkpoint_interval": 20}}
     write("base", **long)
     write("variant", **{**long, "model": {"ffn": "glu"}})
@@ -160,7 +160,7 @@ def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Wr
         time.sleep(after)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    time.sleep(5)  # the processes of the grid notice, and save
+    time.sleep(5)  # the child processes notice that their parent ended, and save
     subprocess.run(compare("--seeds", "2", "--name", "killed", "--markdown", "killed.md"), check=True, capture_output=True)
     folder = Path("comparisons/killed/runs")
     assert not list(folder.rglob("*.old-*"))
@@ -174,7 +174,7 @@ def test_a_grid_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(write: Wr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) -> None:
+def test_a_signal_saves_unfinished_runs(number: signal.Signals, write: Write) -> None:
     long = {"training": {"max_iters": 3000, "eval_interval": 1000}}
     write("base", **long)
     write("variant", **{**long, "model": {"ffn": "glu"}})
@@ -182,7 +182,9 @@ def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) 
         compare("--seeds", "1"),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background processes ignore SIGINT
     )
     metrics = Path("comparisons/base/runs/base/seed-5/metrics.jsonl")
     while not (metrics.is_file() and metrics.stat().st_size):
@@ -190,7 +192,7 @@ def test_a_signal_saves_what_is_under_way(number: signal.Signals, write: Write) 
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "stopped, and what was under way is saved; the same command continues" in err
+    assert "stopped, unfinished runs are saved; continue with the same command" in err
     last = RunFolder(Path("comparisons/base/runs/base/seed-5")).rows()[-1].step
     assert checkpoint.available(metrics.parent / "checkpoints")[-1] >= last, "an update's record may wait for the next one"
 
@@ -207,7 +209,7 @@ from minigpt.components.norm.rmsnorm import RMSNorm
 
 @register("norm", "odd")
 class Odd(RMSNorm):
-    """Raises, or mixes what comes later into what comes before."""
+    """Raises, or mixes later positions into earlier ones."""
     def __init__(self, width: int, *, how: str):
         super().__init__(width)
         self.how = how
@@ -223,7 +225,7 @@ from minigpt.contracts import Schedule
 
 @register("schedule", "failing")
 class Failing(Schedule):
-    """Constant, until it fails, where it is trained."""
+    """Constant, until it fails in the training process."""
     def __init__(self, max_iters: int, *, how: str):
         self.how = how if "minigpt.lab.compare.cell:do" in sys.argv else ""
     def factor(self, step: int) -> float:
@@ -238,7 +240,7 @@ class Failing(Schedule):
 
 
 @pytest.mark.slow
-def test_a_plugin_that_raises_exits_hangs_or_crashes_loses_its_own_variant(write: Write) -> None:
+def test_a_plugin_that_raises_exits_hangs_or_crashes_fails_only_its_own_variant(write: Write) -> None:
     write("base")
     write("sound", model={"ffn": "glu"})
     for name, source in AT_ONCE.items():

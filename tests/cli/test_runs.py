@@ -1,4 +1,4 @@
-"""`minigpt runs` lists whatever it finds."""
+"""`minigpt runs` lists readable and damaged runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Command
 from tests.records import PROVENANCE
 
 
-def test_a_run_that_cannot_be_read_is_a_row_that_says_so_and_the_rest_is_listed(
+def test_a_run_that_cannot_be_read_has_a_row_with_the_problem_and_the_others_are_listed(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -20,7 +20,7 @@ def test_a_run_that_cannot_be_read_is_a_row_that_says_so_and_the_rest_is_listed(
         run.mkdir(parents=True)
         (run / "experiment.json").write_text('{"training": {"max_iters": 3}}')
         (run / "provenance.json").write_text(json.dumps(PROVENANCE))
-    Path("runs/b/.seed-1.lock").mkdir()  # nobody, root included, can lock a folder as a file
+    Path("runs/b/.seed-1.lock").mkdir()  # no user, not even root, can lock a folder as a file
     code, out, err = minigpt("runs", "--json")
     assert code == 0, err
     rows = {row["run"]: row for row in json.loads(out)}

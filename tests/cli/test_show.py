@@ -1,4 +1,4 @@
-"""`minigpt show` of files that only look like a run's."""
+"""`minigpt show` with files that only look like files of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Command
 
 
-def test_a_file_of_ones_own_may_be_called_experiment_json(
+def test_a_users_own_file_may_be_called_experiment_json(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

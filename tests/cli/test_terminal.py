@@ -1,4 +1,4 @@
-"""Text of strangers comes out letter for letter: no markup, and no control character reaches a terminal raw."""
+"""Text from strangers is printed literally: no markup, and every control character is escaped."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from minigpt.system.files import json_bytes
 from minigpt.training import PlainObserver, train
 from minigpt.training.observer import Plan
 from tests.conftest import Command
+from tests.records import row
 
 SOURCE = Path(package.__file__).parent
 MARKUP = "[/x] [bold]b[/bold] :smile: `c` $d$ {e}"
@@ -52,40 +53,49 @@ any_text = st.text(st.characters(codec=None))
 
 
 @given(any_text, any_text)
-def test_what_is_printed_has_no_controls_and_keeps_everything_else(one: str, other: str) -> None:
+def test_printed_text_has_no_control_characters_and_keeps_everything_else(one: str, other: str) -> None:
     shown = printable(one)
     assert not RAW.search(shown)
     assert shown == one or RAW.search(one)
-    assert printable(one + other) == shown + printable(other), "in whatever pieces it comes"
+    assert printable(one + other) == shown + printable(other), "text may arrive in pieces"
     assert "\n" not in printable_line(one)
 
 
 @given(st.recursive(any_text | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(any_text, inner)))
-def test_json_that_is_made_printable_says_the_same(value: Any) -> None:
+def test_printable_json_has_the_same_value(value: Any) -> None:
     assert json.loads(printable(json.dumps(value, ensure_ascii=False))) == value
     assert json.loads(json_bytes(value)) == value
     assert not RAW.search(json_bytes(value).decode("utf-8"))
 
 
-# ----------------------------------------------------------------------------------------------------- one place prints
+# -------------------------------------------------------------------------------------------------- one place that prints
 
-ALONE = {"terminal.py": ("print", "sys.stdout.write"), "drawing.py": ("TextColumn",)}
-OTHERS = ("print", "input", "typer.echo", "typer.secho", "click.echo", "rich.print", "sys.stdout.write", "sys.stderr.write")
-DRAWN = ("Console", "TextColumn", "Text.from_markup", "Text.from_ansi")
+ALLOWED = {"terminal.py": ("print", "sys.stdout.write"), "drawing.py": ("TextColumn",)}
+PRINTING = (
+    "print",
+    "input",
+    "typer.echo",
+    "typer.secho",
+    "click.echo",
+    "rich.print",
+    "sys.stdout.write",
+    "sys.stderr.write",
+)
+DRAWING = ("Console", "TextColumn", "Text.from_markup", "Text.from_ansi")
 
 
 def test_the_commands_print_in_one_place() -> None:
-    found = []
+    violations = []
     for file in (SOURCE / "cli").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in (*OTHERS, *DRAWN):
-                found += [(file.name, name)] if name not in ALONE.get(file.name, ()) else []
+            if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in (*PRINTING, *DRAWING):
+                violations += [(file.name, name)] if name not in ALLOWED.get(file.name, ()) else []
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found += [(file.name, tag) for tag in re.findall(r"\[/(?:bold|dim|red|green|yellow)\]", node.value)]
-    assert found == []
+                violations += [(file.name, tag) for tag in re.findall(r"\[/(?:bold|dim|red|green|yellow)\]", node.value)]
+    assert violations == []
 
 
-def test_no_command_line_of_typer_reads_markup() -> None:
+def test_no_help_text_is_read_as_markup() -> None:
     for file in (SOURCE / "cli").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "typer.Typer":
@@ -111,7 +121,7 @@ def _table(text: str) -> Table:
 
 
 @pytest.mark.parametrize("kind", ["str", "Text", "Table", "Panel"])
-def test_what_is_drawn_is_escaped_and_no_markup(kind: str) -> None:
+def test_drawn_text_is_escaped_and_no_markup(kind: str) -> None:
     kinds = {"str": str, "Text": Text, "Table": _table, "Panel": lambda text: Panel(Text(text))}
     shown = _drawn(kinds[kind](MARKUP + CONTROLS))
     assert MARKUP in shown
@@ -119,7 +129,7 @@ def test_what_is_drawn_is_escaped_and_no_markup(kind: str) -> None:
     assert r"\u001b[31m" in shown
 
 
-def test_a_consoles_own_signs_stay() -> None:
+def test_a_consoles_own_control_sequences_stay() -> None:
     coloured = _drawn(Text("red\x1b[0m", "red"), force_terminal=True, color_system="standard")
     assert coloured.startswith("\x1b[31mred\\u001b[0m\x1b[0m")
     stream = io.StringIO()
@@ -161,7 +171,7 @@ ODD_SHOWN = "a [x] [slash] :smile: \\u001b]0;t\\u0007"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in a folder of an odd name, and an experiment with a plugin that raises."""
+    """A run in a folder with an odd name, and an experiment with a plugin that raises."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "corpus.txt").write_text("ROMEO: It was the lark, [b]the herald[/b]\x1b]0;t\x07 of the morn.\n" * 40)
     training = {"max_iters": 2, "eval_interval": 2, "batch_size": 2, "compile": False, "precision": "fp32"}
@@ -181,7 +191,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -194,12 +204,12 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "runs": (["runs", ODD], ODD_SHOWN),
     "runs in JSON": (["runs", ODD, "--json"], ODD_SHOWN),
     "a difference": (["diff", RUN, "small.json"], ODD_SHOWN),
-    "an experiment that is not there": (["show", f"{ODD}.json"], f"error: {ODD_SHOWN}.json: "),
-    "a run that is not there": (["generate", f"{ODD}/nothing"], f"error: {ODD_SHOWN}/nothing is not a run folder"),
+    "a missing experiment": (["show", f"{ODD}.json"], f"error: {ODD_SHOWN}.json: "),
+    "a missing run": (["generate", f"{ODD}/nothing"], f"error: {ODD_SHOWN}/nothing is not a run folder"),
     "an unknown name": (["show", "small.json", "--set", f"model.norm={ODD}"], f'"{ODD_SHOWN}"'),
-    "an option that is none": (["show", f"--{ODD}"], "No such option: --a [x] [slash] :smile: "),
+    "an unknown option": (["show", f"--{ODD}"], "No such option: --a [x] [slash] :smile: "),
     "a plugin's docstring": (["list", "norm", "--plugin", "odd.py"], "[/x] [bold]b[/bold] :smile: \\u001b]0;title\\u0007"),
-    "a parameter's": (["list", "norm", "--plugin", "odd.py"], "[/y] \\u001b[31m of it."),
+    "a parameter's description": (["list", "norm", "--plugin", "odd.py"], "[/y] \\u001b[31m of it."),
     "in Markdown": (["list", "norm", "--plugin", "odd.py", "--markdown"], r"\[/x\] \[bold\]b\[/bold\] :smile: \\u001b"),
     "in a schema": (["schema", "--plugin", "odd.py"], "[/x] [bold]b[/bold] :smile: \\u001b"),
     "an exception in a check": (["check", "odd.py", "--quick"], "cache [/mnt/data] is :full: \\u001b]0;x\\u0007"),
@@ -212,13 +222,13 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 
 
 def _letters(text: str) -> str:
-    """Without the frames and breaks of tables, and what rich itself leaves out of a table (a bell)."""
+    """The text without frames and line breaks of tables, and without the bell character, which rich drops in tables."""
     return "".join(text.split()).replace("│", "").replace("\\u0007", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_prints_foreign_text_letter_for_letter_and_escaped(
-    command: str, minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_command_prints_foreign_text_literally_and_escaped(
+    command: str, minigpt: Command, working_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     words, expected = COMMANDS[command]
@@ -229,7 +239,7 @@ def test_every_command_prints_foreign_text_letter_for_letter_and_escaped(
     assert _letters(expected) in _letters(shown), shown
 
 
-def test_a_traceback_is_escaped_too(minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_is_escaped_too(minigpt: Command, working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIGPT_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="mnt") as error:
         minigpt("run", "raises.json", "--no-check", "--device", "cpu")
@@ -241,7 +251,7 @@ def test_a_traceback_is_escaped_too(minigpt: Command, here: Path, monkeypatch: p
     assert not RAW.search(shown.getvalue())
 
 
-# ---------------------------------------------------------------------------------------------------- what a model wrote
+# -------------------------------------------------------------------------------------------------------- generated text
 
 
 class _Screen(io.StringIO):
@@ -249,8 +259,8 @@ class _Screen(io.StringIO):
         return True
 
 
-def test_what_a_model_writes_is_escaped_on_a_terminal_and_exact_in_a_file(
-    minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_generated_text_is_escaped_on_a_terminal_and_exact_in_a_file(
+    minigpt: Command, working_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pieces(*_: object, **__: object) -> Iterator[str]:
         yield from ("a\x1b", "]0;t", "\x07[b]\u202e", ":smile:")
@@ -266,19 +276,20 @@ def test_what_a_model_writes_is_escaped_on_a_terminal_and_exact_in_a_file(
 
 
 PLAN = Plan(f"{MARKUP}{CONTROLS}", "f", 1, 2, 0, 1, 1.0, "cpu", "fp32", 1, None, (f"{MARKUP}{CONTROLS}.py",))
-ROW = {"step": 1, "train_loss": 1.0, "lr": 0.1, "tokens_per_second": 1.0, "wall": 0.0, "val_loss": 1.0}
 
 
 @pytest.mark.parametrize("kind", ["plain", "live"])
-def test_those_who_watch_a_training_show_samples_names_and_notes_escaped(kind: str) -> None:
+def test_training_displays_escape_samples_names_and_notes(kind: str) -> None:
     stream = io.StringIO()
     live = LiveObserver(Terminal(file=stream, width=300, force_terminal=True, color_system=None))
     observer = PlainObserver(stream) if kind == "plain" else live
     observer.note(MARKUP + CONTROLS)
     observer.begin(PLAN)
-    observer.evaluated({**ROW, "val_perplexity": 2.0}, True, MARKUP + CONTROLS.replace("\u2028", ""))
+    observer.evaluated(
+        row(1, train_loss=1.0, val_loss=1.0, val_perplexity=2.0), True, MARKUP + CONTROLS.replace("\u2028", "")
+    )
     observer.end()
-    shown = re.sub(r"\x1b\[[0-9?]*[A-Zhl]", "", stream.getvalue()).replace("\r", "")  # the display's own movements
+    shown = re.sub(r"\x1b\[[0-9?]*[A-Zhl]", "", stream.getvalue()).replace("\r", "")  # the display's own control sequences
     assert not RAW.search(shown)
     assert shown.count(MARKUP) >= 4
     assert "val 1.0000" in shown
@@ -305,8 +316,8 @@ def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
 # ------------------------------------------------------------------------------------- pages, spreadsheets, pull requests
 
 
-def test_a_page_has_no_control_characters_and_its_pictures_names_as_they_are(
-    minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_page_has_no_control_characters_and_its_figures_show_names_literally(
+    minigpt: Command, working_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd, hidden = Path("$\\frac{}$ <b>\x1b"), Path("_hidden")
     for folder in (odd, hidden):
@@ -317,7 +328,7 @@ def test_a_page_has_no_control_characters_and_its_pictures_names_as_they_are(
     page = Path("page.html").read_text("utf-8")
     assert not RAW.search(page)
     assert page.count("$\\frac{}$ &lt;b&gt;\\u001b") >= 3
-    assert page.count(" _hidden</text>") >= 3, "matplotlib leaves a name that begins so out of its legends"
+    assert page.count(" _hidden</text>") >= 3, "matplotlib leaves names with a leading _ out of its legends"
     assert "[/x] [bold]b[/bold] :smile: `c` $d$ {e}\\u001b[31m" in page
 
 
@@ -331,7 +342,7 @@ def test_settings_of_matplotlib_in_the_working_folder_are_not_read(
     assert capfd.readouterr() == (f"10.0 {os.path.realpath(tmp_path)}\n", "")
 
 
-def test_a_strangers_component_is_no_markup_in_a_page_of_documentation(minigpt: Command, here: Path) -> None:
+def test_a_strangers_component_is_no_markup_in_a_page_of_documentation(minigpt: Command, working_folder: Path) -> None:
     plugin = """
 from minigpt import register
 from minigpt.contracts import Norm
@@ -358,7 +369,7 @@ class Foreign(Norm):
 
 
 @given(any_text)
-def test_no_cell_of_a_spreadsheet_is_a_formula_and_none_of_markdown_is_markup(text: str) -> None:
+def test_no_spreadsheet_cell_is_a_formula_and_no_markdown_cell_is_markup(text: str) -> None:
     cell = as_spreadsheet(text)
     assert not cell.lstrip().startswith(("=", "+", "-", "@"))
     assert cell in (printable(text), f"'{printable(text)}")
@@ -366,7 +377,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula_and_none_of_markdown_is_markup(te
     assert re.sub(r"\\([\\`*_\[\]<>|~$])", r"\1", as_markdown(text)) == printable_line(text)
 
 
-def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
+def test_a_comparison_as_csv_or_markdown_has_foreign_text_as_text() -> None:
     names = (
         "variant",
         "seed",
@@ -389,6 +400,6 @@ def test_a_comparison_in_other_forms_has_foreign_text_as_text() -> None:
     assert table.markdown().splitlines()[-1] == r"| a\|b \<img src=x\> \[y\](z) \`c\`\\u000ad | < 0.001 |"
 
 
-def test_tables_are_as_wide_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_without_a_terminal_have_a_fixed_width(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal().width == 160
     assert terminal(width=200).width == 200

@@ -10,30 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.contracts import Context, Dims, Position
 from minigpt.registry import REGISTRY
+from tests.components.formulas import ACTIVATIONS, DIMS, build, context, linear, turned
 from tests.rounding import UNIT, assert_formula, normal
-
-DIMS = Dims(d_model=12, n_layers=2, n_heads=4, head_dim=6, block_size=16, vocab_size=9, dropout=0.0)
-
-
-def build(family: str, name: str, *received: Any, **params: Any) -> Any:
-    """A component in float64, its weights drawn in fp32 and large enough to matter."""
-    torch.manual_seed(1)
-    component = REGISTRY.resolve(family, {"name": name, **params}).build(*received)
-    for parameter in component.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return component.double()
-
-
-def context(position: Position | None = None, time: int = 7, batch: int = 2) -> Context:
-    ids = torch.arange(batch * time).view(batch, time) % DIMS.vocab_size
-    return Context(torch.arange(time), position or build("position", "none", DIMS), ids)
-
-
-def linear(x: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
-    y = x @ layer.weight.T
-    return y if layer.bias is None else y + layer.bias
 
 
 def reference_attention(
@@ -55,15 +34,6 @@ def reference_attention(
             weights = ((keys @ query[..., None]).squeeze(-1) / math.sqrt(width)).softmax(-1)
             out[:, t, mine] = (weights[:, None] @ v[:, : t + 1, theirs]).squeeze(1)
     return linear(out, module.out)
-
-
-def turned(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """RoFormer, equation 15, as complex multiplication; pairs (i, i + K/2)."""
-    half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-2 * torch.arange(half, dtype=torch.float64) / x.shape[-1])
-    turns = torch.polar(torch.ones(len(positions), half, dtype=torch.float64), positions[:, None].double() * frequency)
-    pairs = torch.complex(x[..., :half].contiguous(), x[..., half:].contiguous()) * turns
-    return torch.cat((pairs.real, pairs.imag), -1)
 
 
 @pytest.mark.parametrize(("name", "params", "kv_heads"), [("mha", {}, 4), ("gqa", {}, 2), ("gqa", {"n_kv_heads": 1}, 1)])
@@ -201,15 +171,6 @@ def test_scalenorm_gives_every_vector_the_trained_length() -> None:
 def test_no_norm_is_the_identity() -> None:
     x = normal(3, 12)
     assert build("norm", "none", 12)(x) is x
-
-
-ACTIVATIONS = {
-    "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "relu": lambda x: x.clamp(min=0),
-    "relu2": lambda x: x.clamp(min=0) ** 2,
-    "silu": lambda x: x / (1 + torch.exp(-x)),
-}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

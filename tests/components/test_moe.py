@@ -13,7 +13,7 @@ from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from minigpt.registry import REGISTRY
-from tests.components.test_formulas import ACTIVATIONS, DIMS, build, context, linear
+from tests.components.formulas import ACTIVATIONS, DIMS, build, context, linear
 from tests.rounding import assert_formula, normal
 from tests.strategies import VOCAB, tokens
 

@@ -11,7 +11,7 @@ import torch
 
 from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY
-from tests.components.test_formulas import DIMS, build
+from tests.components.formulas import DIMS, build
 from tests.rounding import assert_formula, normal
 
 PLACES = torch.arange(9)

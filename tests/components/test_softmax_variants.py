@@ -15,7 +15,7 @@ from minigpt.components.attention.hyena import convolve
 from minigpt.contracts import Context, Dims
 from minigpt.errors import ExperimentError
 from minigpt.registry import REGISTRY
-from tests.components.test_formulas import DIMS, build, context, linear, turned
+from tests.components.formulas import DIMS, build, context, linear, turned
 from tests.rounding import UNIT, assert_formula, assert_within, gamma, normal
 
 HEADS, WIDTH, TIME = DIMS.n_heads, DIMS.head_dim, 13

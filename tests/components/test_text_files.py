@@ -373,7 +373,7 @@ def test_zstd_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("params", [{"encoding": "utf-9"}, {"encoding": "rot13"}, {"encoding": "\0"}, {"encoding": ""}])
 def test_an_encoding_that_python_does_not_have_is_refused_when_the_experiment_is_read(params: dict[str, Any]) -> None:
-    with pytest.raises(ExperimentError, match=r'data: text: ".*" is no encoding of text that Python has; such as utf-8'):
+    with pytest.raises(ExperimentError, match=r'data: text: ".*" is not a text encoding of Python; allowed: utf-8'):
         load_experiment({"data": {"name": "text", "paths": ["a.txt"], **params}})
     with pytest.raises(MinigptError, match='did you mean "utf_8"'):
         load_experiment({"data": {"name": "text", "paths": ["a.txt"], "encoding": "utf-9"}})

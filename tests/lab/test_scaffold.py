@@ -314,7 +314,10 @@ def test_in_an_empty_folder_it_extends_the_defaults_and_reports_it(tmp_path: Pat
     command = [sys.executable, "-W", "error", "-m", "minigpt", "new", "norm", "mine"]
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr
-    assert "it extends no other, so what it does not say is as in the documented baseline" in answer.stdout
+    assert (
+        "it extends no other file, so all settings that it leaves out have the defaults of the documented baseline"
+        in answer.stdout
+    )
     assert "baseline.json" not in answer.stdout
     document = json.loads((tmp_path / "experiments/mine.json").read_text())
     assert document == {

@@ -1,4 +1,4 @@
-"""Parameters of two mechanisms never mix, wherever a mechanism's name came from."""
+"""Merging documents: parameters of two mechanisms never mix, wherever a mechanism's name comes from."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ NUMBERS = st.integers(1, 999).map(lambda number: number / 1000)
 
 
 def statements(names: list[str], parameters: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[Any]:
-    """What a document may say of a component: nothing, a name, parameters, or both."""
+    """A strategy for a component in a document: absent (None), a name, parameters, or both."""
     named = st.builds(lambda name, more: {"name": name, **more}, st.sampled_from(names), parameters)
     return st.one_of(st.none(), st.sampled_from(names), named, parameters)
 
 
 NORMS = statements(["layernorm", "rmsnorm"], st.fixed_dictionaries({"eps": NUMBERS}))
-MIXERS = statements(sorted(NESTED), st.fixed_dictionaries({"norm": NORMS.filter(lambda said: said is not None)}))
+MIXERS = statements(sorted(NESTED), st.fixed_dictionaries({"norm": NORMS.filter(lambda statement: statement is not None)}))
 DOCUMENTS = st.fixed_dictionaries({"norm": NORMS, "attention": MIXERS})
 
 
-def over(before: tuple[str, dict[str, Any]], said: Any) -> tuple[str, dict[str, Any]]:
-    """The rule in a few lines: a component's name and what was set for it, after one more statement."""
-    if said is None:
+def over(before: tuple[str, dict[str, Any]], statement: Any) -> tuple[str, dict[str, Any]]:
+    """A short reference of the merging rule: a component's name and its set parameters, after one more statement."""
+    if statement is None:
         return before
-    said = {"name": said} if isinstance(said, str) else said
-    name = said.get("name", before[0])
+    statement = {"name": statement} if isinstance(statement, str) else statement
+    name = statement.get("name", before[0])
     params = dict(before[1]) if name == before[0] else {}
-    for key, value in said.items():
+    for key, value in statement.items():
         if key == "norm":
             params[key] = over(params.get(key, ("rmsnorm", {})), value)
         elif key != "name":
@@ -50,34 +50,34 @@ def over(before: tuple[str, dict[str, Any]], said: Any) -> tuple[str, dict[str, 
 
 
 def resolved(component: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """A component as the experiment has it, with the defaults of its own constructor."""
+    """A component with the defaults of its constructor, as in the experiment."""
     name, params = component
     family = "attention" if name in NESTED else "norm"
     spec: Spec[Any] = REGISTRY.resolve(family, name)
-    set_for_it = {key: value for key, value in params.items() if key != "norm"}
+    set_params = {key: value for key, value in params.items() if key != "norm"}
     if "norm" in params:
-        default = spec.to_json()["norm"]  # a mixer's default norm has parameters of its own
+        default = spec.to_json()["norm"]  # a mixer sets parameters of its default norm
         inner = params["norm"]
-        set_for_it["norm"] = {**default, **inner[1]} if inner[0] == default["name"] else resolved(inner)
-    return {**spec.to_json(), **set_for_it}
+        set_params["norm"] = {**default, **inner[1]} if inner[0] == default["name"] else resolved(inner)
+    return {**spec.to_json(), **set_params}
 
 
-def document(said: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if value is not None}
+def document(statement: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in statement.items() if value is not None}
 
 
 @st.composite
 def settings_of(draw: st.DrawFn) -> tuple[list[str], dict[str, Any]]:
-    """`--set` of one command in any order, and the one document that they are."""
-    said: dict[str, Any] = {}
+    """The `--set` options of one command in any order, and the equivalent document."""
+    statement: dict[str, Any] = {}
     words = []
     if draw(st.booleans()):
-        said["norm"] = draw(NORMS.filter(lambda norm: isinstance(norm, dict) and norm))
-        words += [f"model.norm.{key}={value}" for key, value in said["norm"].items()]
+        statement["norm"] = draw(NORMS.filter(lambda norm: isinstance(norm, dict) and norm))
+        words += [f"model.norm.{key}={value}" for key, value in statement["norm"].items()]
     if draw(st.booleans()):
-        said["attention"] = draw(MIXERS.filter(lambda mixer: isinstance(mixer, dict) and mixer))
-        words += [f"model.attention.{key}={json.dumps(value)}" for key, value in said["attention"].items()]
-    return draw(st.permutations(words)), said
+        statement["attention"] = draw(MIXERS.filter(lambda mixer: isinstance(mixer, dict) and mixer))
+        words += [f"model.attention.{key}={json.dumps(value)}" for key, value in statement["attention"].items()]
+    return draw(st.permutations(words)), statement
 
 
 @settings(max_examples=30)
@@ -90,13 +90,13 @@ def test_a_component_never_has_a_parameter_that_was_set_for_another_mechanism(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "first.json"
         path.write_text(json.dumps({"model": {"attention": "gla", "layers": [document(layer)], "position": "none"}}))
-        for number, said in enumerate(chain):
-            child = {"extends": path.name, "model": document(said)}
+        for number, statement in enumerate(chain):
+            child = {"extends": path.name, "model": document(statement)}
             path = Path(folder) / f"{number}.json"
             path.write_text(json.dumps(child))
         experiment = load_experiment(path, overrides=changes[0])
-    for said in (*chain, changes[1]):
-        norm, mixer = over(norm, said.get("norm")), over(mixer, said.get("attention"))
+    for statement in (*chain, changes[1]):
+        norm, mixer = over(norm, statement.get("norm")), over(mixer, statement.get("attention"))
     assert experiment.model.norm.to_json() == resolved(norm)
     assert experiment.model.attention.to_json() == resolved(mixer)
     own = experiment.model.layers[0]
@@ -124,7 +124,7 @@ def test_a_default_has_a_name_too(tmp_path: Path, parent: Any, child: Any, expec
     attention = load_experiment(tmp_path / "child.json").model.attention
     assert (attention.name, attention.params["window"]) == expected
     by_set = load_experiment(tmp_path / "parent.json", overrides=[f"model.attention={json.dumps(child)}"]).model.attention
-    assert by_set == attention, "--set follows the same rule"
+    assert by_set == attention, "--set uses the same rule"
 
 
 def test_a_default_inside_of_a_component_has_a_name_and_parameters_too(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_naming_the_defaults_own_component_keeps_the_parameters_of_the_default(r
     assert params("adamw", by_set) == params({"name": "muon", "rest": rest})
     assert params({"name": "muon", "rest": "lion"}) == REGISTRY.resolve("optimizer", "lion").params
     norm = load_experiment({"model": {"attention": {"name": "gla", "norm": "rmsnorm"}}}).model.attention.params["norm"]
-    assert norm.params["eps"] == 1e-5, "the default norm of gla, and not that of rmsnorm"
+    assert norm.params["eps"] == 1e-5, "the default of gla's norm, not the default of rmsnorm"
 
 
 class Square(BaseModel):
@@ -230,8 +230,8 @@ def test_the_members_of_a_union_never_mix(cls: type[ByKey], tmp_path: Path) -> N
 def test_kinds_of_rope_scaling_never_mix(tmp_path: Path) -> None:
     yarn = {"kind": "yarn", "factor": 8, "original_block_size": 64}
     (tmp_path / "a.json").write_text(json.dumps({"model": {"position": {"name": "rope", "scaling": yarn}}}))
-    for said, expected in (({"kind": "linear", "factor": 2}, {"kind": "linear", "factor": 2.0}), ({"factor": 4}, None)):
-        child = {"extends": "a.json", "model": {"position": {"scaling": said}}}
+    for statement, expected in (({"kind": "linear", "factor": 2}, {"kind": "linear", "factor": 2.0}), ({"factor": 4}, None)):
+        child = {"extends": "a.json", "model": {"position": {"scaling": statement}}}
         (tmp_path / "b.json").write_text(json.dumps(child))
         scaling = load_experiment(tmp_path / "b.json").to_json()["model"]["position"]["scaling"]
         assert scaling == expected if expected else (scaling["kind"], scaling["factor"]) == ("yarn", 4.0)
@@ -246,8 +246,8 @@ def test_an_object_of_components_may_have_the_key_name() -> None:
         def __init__(self, width: int, *, parts: dict[str, NormSpec]):
             super().__init__(width, form=None)  # type: ignore[arg-type]
 
-    said = {"model": {"norm": {"name": "named_parts", "parts": {"name": {"name": "rmsnorm", "eps": 0.5}}}}}
-    parts = load_experiment(said, overrides=["model.norm.parts.name.gain=false"]).to_json()["model"]["norm"]["parts"]
+    statement = {"model": {"norm": {"name": "named_parts", "parts": {"name": {"name": "rmsnorm", "eps": 0.5}}}}}
+    parts = load_experiment(statement, overrides=["model.norm.parts.name.gain=false"]).to_json()["model"]["norm"]["parts"]
     assert parts == {"name": {"name": "rmsnorm", "eps": 0.5, "gain": False}}
 
 

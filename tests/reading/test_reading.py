@@ -1,3 +1,5 @@
+"""Reading experiments: defaults, `extends`, overrides, and the errors of broken files."""
+
 from __future__ import annotations
 
 import json
@@ -112,9 +114,9 @@ def test_a_byte_order_mark_and_schema_key_are_fine(tmp_path: Path) -> None:
     assert load_experiment(tmp_path / "x.json").seed == 3
 
 
-# Each entry: what the file says, and a piece of the one line that answers it. Bytes are written as they are.
+# Each entry: the content of the file, and part of the expected error line. Bytes are written unchanged.
 BROKEN: list[tuple[Any, str]] = [
-    # not JSON, or not JSON to the letter
+    # not JSON, or not strict JSON
     ("", "not JSON: Expecting value (line 1, column 1)"),
     ("{", "not JSON: Expecting property name"),
     ("{'seed': 1}", "not JSON: Expecting property name enclosed in double quotes"),
@@ -238,7 +240,7 @@ BROKEN: list[tuple[Any, str]] = [
         {"model": {"layers": [{"attention": {"name": "gqa", "n_kv_heads": 4}}]}},
         "model.layers[0].attention: gqa: n_kv_heads 4",
     ),
-    # half characters, wherever they stand
+    # lone surrogates anywhere
     ({"model": {"ffn": "\ud800"}}, "not JSON as experiments use it: it contains half a character (\\ud800)"),
     ({"tokenizer": "\udc00"}, "half a character (\\udc00)"),
     ({"plugins": ["\ud800"]}, "half a character"),
@@ -258,7 +260,7 @@ BROKEN: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("content", "expected"), BROKEN, ids=[str(number) for number in range(len(BROKEN))])
-def test_a_broken_file_is_answered_with_one_clear_line_and_exit_code_2(
+def test_a_broken_file_gives_one_clear_error_line_and_exit_code_2(
     content: Any, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from minigpt.cli import main
@@ -276,12 +278,12 @@ def test_a_broken_file_is_answered_with_one_clear_line_and_exit_code_2(
     for line in printed.err.splitlines():
         assert line.startswith("error: ")
         assert len(line) < 400
-    # one line for each thing that is wrong; a few files above have two
+    # one line per problem; a few files above have two problems
     assert len(printed.err.splitlines()) <= 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.json"], "nothing was made"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.json"], "nothing was written"
 
 
-def test_there_are_sixty_broken_files_at_least() -> None:
+def test_there_are_at_least_sixty_broken_files() -> None:
     assert len(BROKEN) >= 60
 
 
@@ -301,7 +303,7 @@ class Options(BaseModel):
     norm: NormSpec
 
 
-def test_every_component_knows_where_it_stands() -> None:
+def test_every_component_has_its_path() -> None:
     @register("norm", "optioned")
     class Optioned(Norm):
         def __init__(self, width: int, *, options: Options):
@@ -310,7 +312,7 @@ def test_every_component_knows_where_it_stands() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x
 
-    said = {
+    document = {
         "model": {
             "attention": {"name": "gla", "norm": {"name": "layernorm", "eps": 0.5}},
             "embedding_norm": {"name": "optioned", "options": {"norm": "rmsnorm"}},
@@ -318,7 +320,7 @@ def test_every_component_knows_where_it_stands() -> None:
         },
         "training": {"optimizer": "muon"},
     }
-    experiment = load_experiment(said, overrides=["model.position=none"])
+    experiment = load_experiment(document, overrides=["model.position=none"])
     places = {spec.where: spec.name for spec in experiment.specs()}
     assert places == {
         "data": "tinyshakespeare",
@@ -338,13 +340,13 @@ def test_every_component_knows_where_it_stands() -> None:
         "training.optimizer.rest": "adamw",
         "training.schedule": "cosine",
     }
-    said["model"]["layers"][1]["attention"] = "gqa"  # type: ignore[index]
-    unused = load_experiment(said, overrides=["model.position=none"])
-    assert "model.attention" not in {spec.where for spec in unused.specs()}, "no layer uses the model's own"
+    document["model"]["layers"][1]["attention"] = "gqa"  # type: ignore[index]
+    unused = load_experiment(document, overrides=["model.position=none"])
+    assert "model.attention" not in {spec.where for spec in unused.specs()}, "no layer uses the model's attention"
     assert unused.model.attention.where == "model.attention"
 
 
-def test_a_longer_cycle_is_told(tmp_path: Path) -> None:
+def test_a_longer_cycle_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.json", {"extends": "b.json"})
     write(tmp_path / "b.json", {"extends": "c.json"})
     write(tmp_path / "c.json", {"extends": "b.json"})
@@ -353,7 +355,7 @@ def test_a_longer_cycle_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "a..b=1", ".=1"])
-def test_an_override_without_path_or_value_is_told(override: str) -> None:
+def test_an_override_without_path_or_value_is_refused(override: str) -> None:
     with pytest.raises(ExperimentError, match=r"--set: found .*; allowed: path=value"):
         load_experiment({}, overrides=[override])
 
@@ -369,7 +371,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from(["model", "training", "data", "sampling", "seed", "plugins", "name", "tokenizer"]), json_values)
-def test_whatever_stands_in_a_section_is_read_or_refused_with_a_line(key: str, value: Any) -> None:
+def test_any_value_of_a_section_is_read_or_refused_in_one_line(key: str, value: Any) -> None:
     try:
         load_experiment({key: value}, allow_plugins=False)
     except MinigptError as error:  # any other exception fails the test

@@ -1,3 +1,5 @@
+"""The JSON Schema of experiment files accepts valid documents and refuses invalid ones."""
+
 from __future__ import annotations
 
 import json
@@ -13,18 +15,18 @@ from minigpt.registry import REGISTRY
 VALIDATOR = jsonschema.Draft202012Validator(experiment_schema())
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(experiment_schema())
 
 
 @pytest.mark.parametrize("file", sorted(Path("experiments").rglob("*.json")), ids=lambda file: file.stem)
-def test_shipped_experiments_fit_it(file: Path) -> None:
+def test_shipped_experiments_match_the_schema(file: Path) -> None:
     document = json.loads(file.read_text())
     if not document.get("plugins"):  # a plugin's names are not in the published schema
         VALIDATOR.validate(document)
 
 
-def test_every_component_and_parameter_is_in_it_with_its_description() -> None:
+def test_every_component_and_parameter_is_in_the_schema_with_its_description() -> None:
     definitions = experiment_schema()["$defs"]
     for family in REGISTRY.families():
         for entry in REGISTRY.entries(family.name):
@@ -49,7 +51,7 @@ def test_every_component_and_parameter_is_in_it_with_its_description() -> None:
         {"training": {"grad_clip": None}},
     ],
 )
-def test_what_is_right_fits(document: Any) -> None:
+def test_a_valid_document_matches_the_schema(document: Any) -> None:
     VALIDATOR.validate(document)
 
 
@@ -65,6 +67,6 @@ def test_what_is_right_fits(document: Any) -> None:
         {"seed": -1},
     ],
 )
-def test_what_is_wrong_does_not(document: Any) -> None:
+def test_an_invalid_document_does_not_match_the_schema(document: Any) -> None:
     with pytest.raises(jsonschema.ValidationError):
         VALIDATOR.validate(document)

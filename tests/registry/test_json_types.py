@@ -1,4 +1,4 @@
-"""A parameter's type comes back from a run's own experiment.json, or it is refused when the component registers."""
+"""Parameter types: a value is read back equal from experiment.json, or its type is refused at registration."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def component(annotation: Any, *default: Any) -> None:
     register("norm", "typed")(Typed)
 
 
-def comes_back(*said: Any) -> Any:
-    """The parameter's value in an experiment that was written, read again, and is still the same."""
-    experiment = load_experiment({"model": {"norm": {"name": "typed", **({"value": said[0]} if said else {})}}})
+def comes_back(*given: Any) -> Any:
+    """Write an experiment, read it again, check that both are equal, and return the parameter's value."""
+    experiment = load_experiment({"model": {"norm": {"name": "typed", **({"value": given[0]} if given else {})}}})
     again = load_experiment(json.loads(json.dumps(experiment.to_json(), allow_nan=False)))
     assert again == experiment
     assert again.to_json() == experiment.to_json()
@@ -137,7 +137,7 @@ def comes_back(*said: Any) -> Any:
     ],
     ids=str,
 )
-def test_a_default_of_any_type_that_json_can_say_comes_back(annotation: Any, default: Any) -> None:
+def test_a_default_of_any_type_that_json_can_represent_is_read_back_equal(annotation: Any, default: Any) -> None:
     component(annotation, default)
     assert comes_back() == default
 
@@ -150,7 +150,7 @@ def test_a_default_of_any_type_that_json_can_say_comes_back(annotation: Any, def
         (Callable[[int], int] | None, None, "JSON has no values of its type"),
         (Corner, Corner.LEFT, ""),
         (Any, (1, 2), "is written to JSON as [1, 2] and read back as [1, 2]"),
-        (dict, {1: 0.5}, 'is written to JSON as {"1": 0.5}'),  # no types for its keys
+        (dict, {1: 0.5}, 'is written to JSON as {"1": 0.5}'),  # the annotation does not state the type of the keys
         (str | Path, Path("a"), 'is written to JSON as "a" and read back as'),
         (dict[tuple[int, int], float], {(1, 2): 0.5}, ""),
         (SecretStr, SecretStr("x"), "is written to JSON as"),
@@ -161,7 +161,7 @@ def test_a_default_of_any_type_that_json_can_say_comes_back(annotation: Any, def
         (list[Any], [{1, 2}], "is written to JSON as"),
     ],
 )
-def test_a_type_that_does_not_come_back_is_refused_when_it_registers(annotation: Any, default: Any, reason: str) -> None:
+def test_a_type_that_is_not_read_back_equal_is_refused_at_registration(annotation: Any, default: Any, reason: str) -> None:
     with pytest.raises(RegistryError) as error:
         component(annotation, default)
     assert "Typed" in str(error.value)
@@ -171,14 +171,14 @@ def test_a_type_that_does_not_come_back_is_refused_when_it_registers(annotation:
     assert not REGISTRY.has("norm", "typed")
 
 
-def test_without_a_default_a_type_that_json_cannot_say_is_refused_too() -> None:
+def test_without_a_default_a_type_that_json_cannot_represent_is_refused_too() -> None:
     for annotation in (torch.dtype, Callable[[], int], type):
         with pytest.raises(RegistryError):
             component(annotation)
 
 
 @pytest.mark.parametrize(
-    ("annotation", "said", "message"),
+    ("annotation", "value", "message"),
     [
         (Size, {"pair": [1, "2"]}, 'model.norm.value.pair[1]: found "2" (text); allowed: a whole number'),
         (
@@ -195,17 +195,17 @@ def test_without_a_default_a_type_that_json_cannot_say_is_refused_too() -> None:
         (SecretStr, "x", "model.norm.value: "),
     ],
 )
-def test_a_value_that_is_wrong_or_does_not_come_back_is_named_with_its_path(
-    annotation: Any, said: Any, message: str
+def test_a_value_that_is_wrong_or_not_read_back_equal_is_named_with_its_path(
+    annotation: Any, value: Any, message: str
 ) -> None:
     component(annotation)
     with pytest.raises(ExperimentError) as error:
-        load_experiment({"model": {"norm": {"name": "typed", "value": said}}})
+        load_experiment({"model": {"norm": {"name": "typed", "value": value}}})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_components_inside_of_other_types_come_back_as_well() -> None:
+def test_components_inside_other_types_are_read_back_equal_too() -> None:
     component(OptionsWithNorm)
     value = comes_back({"norm": {"name": "rmsnorm", "eps": 0.5}})
     assert value.norm.params["eps"] == 0.5
@@ -215,10 +215,10 @@ def test_components_inside_of_other_types_come_back_as_well() -> None:
         (list[tuple[NormSpec, int]], [["rmsnorm", 3]]),
         (NormSpec | Path | None, "rmsnorm"),
     ]
-    for annotation, said in component_types:
+    for annotation, written in component_types:
         REGISTRY.remove("norm", "typed")
         component(annotation)
-        comes_back(said)
+        comes_back(written)
 
 
 def test_a_component_in_a_class_that_does_not_validate_its_default_is_reported() -> None:
@@ -242,8 +242,8 @@ LEAVES: list[tuple[Any, st.SearchStrategy[Any]]] = [
 Typed = tuple[Any, st.SearchStrategy[Any]]
 
 
-def wider(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
-    """Types made of other types, each with its values."""
+def compound_types(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
+    """A strategy for compound types, each with a strategy for its values."""
     keys = st.sampled_from([LEAVES[0], LEAVES[3], LEAVES[5]])
     return st.one_of(
         inner.map(lambda one: (list[one[0]], st.lists(one[1], max_size=3))),  # type: ignore[name-defined]
@@ -257,8 +257,8 @@ def wider(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
     )
 
 
-@given(st.recursive(st.sampled_from(LEAVES), wider, max_leaves=4), st.data())
-def test_any_type_comes_back_or_is_refused_when_it_registers(typed: Typed, data: st.DataObject) -> None:
+@given(st.recursive(st.sampled_from(LEAVES), compound_types, max_leaves=4), st.data())
+def test_any_type_is_read_back_equal_or_is_refused_at_registration(typed: Typed, data: st.DataObject) -> None:
     annotation, values = typed
     value = data.draw(values)
     with REGISTRY.temporarily():
@@ -268,11 +268,11 @@ def test_any_type_comes_back_or_is_refused_when_it_registers(typed: Typed, data:
             return
         try:
             comes_back()
-        except ExperimentError:  # a text that no component has for a name
+        except ExperimentError:  # the text is not the name of a component
             return
 
 
-def test_a_path_of_a_collection_starts_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_in_a_collection_starts_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     component(tuple[UserPath, ...], ("a.txt",))
     assert comes_back() == (str(tmp_path / "a.txt"),)

@@ -1,3 +1,5 @@
+"""Loading plugins: files, folders and installed packages, edits, copies and errors."""
+
 from __future__ import annotations
 
 import os
@@ -38,11 +40,11 @@ def write(path: Path, name: str = "mine", number: int = 1) -> Path:
     return path
 
 
-def test_a_file_registers_what_it_decorates(tmp_path: Path) -> None:
+def test_a_file_registers_its_decorated_classes(tmp_path: Path) -> None:
     plugin = plugins.load_file(write(tmp_path / "mine.py"))
     assert plugin.registered == ("norm/mine",)
     assert REGISTRY.entry("norm", "mine").file == tmp_path / "mine.py"
-    assert plugins.load_file(tmp_path / "mine.py") is plugin, "once for each content"
+    assert plugins.load_file(tmp_path / "mine.py") is plugin, "once per content"
 
 
 def test_a_copy_is_the_same_plugin(tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_a_copy_is_the_same_plugin(tmp_path: Path) -> None:
     assert plugins.load_file(write(tmp_path / "copy" / "mine.py")) is first
 
 
-def test_an_edited_file_replaces_what_it_registered(tmp_path: Path) -> None:
+def test_an_edited_file_replaces_its_earlier_components(tmp_path: Path) -> None:
     plugins.load_file(write(tmp_path / "mine.py", number=1))
     plugins.load_file(write(tmp_path / "mine.py", number=2))
     assert REGISTRY.entry("norm", "mine").cls.number == 2
@@ -76,7 +78,7 @@ def test_a_folder_is_a_package(tmp_path: Path) -> None:
         ("register('norm', 'x')(Helper)", "norm components inherit from"),
     ],
 )
-def test_a_plugin_that_fails_leaves_nothing_behind(tmp_path: Path, tail: str, message: str) -> None:
+def test_a_plugin_that_fails_leaves_nothing_registered(tmp_path: Path, tail: str, message: str) -> None:
     file = write(tmp_path / "bad.py")
     file.write_text(file.read_text() + tail + "\n")
     modules = set(sys.modules)
@@ -86,7 +88,7 @@ def test_a_plugin_that_fails_leaves_nothing_behind(tmp_path: Path, tail: str, me
     assert not [name for name in set(sys.modules) - modules if name.startswith("minigpt_plugins.")]
 
 
-def test_a_failed_edit_keeps_the_version_before(tmp_path: Path) -> None:
+def test_a_failed_edit_keeps_the_earlier_version(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.py")
     plugins.load_file(file)
     file.write_text("raise ValueError('oops')")
@@ -97,18 +99,18 @@ def test_a_failed_edit_keeps_the_version_before(tmp_path: Path) -> None:
     plugins.load_file(file)
 
 
-def test_a_file_that_registers_nothing_is_told_so(tmp_path: Path) -> None:
+def test_a_file_that_registers_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(PluginError, match=r"registers nothing; decorate its components with @register"):
         plugins.load_file(tmp_path / "empty.py")
 
 
-def test_a_missing_file_is_told_so(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"there is no plugin file .*nowhere.py"):
         plugins.load_file(tmp_path / "nowhere.py")
 
 
-def test_another_version_of_a_plugin_file_takes_its_place_and_earlier_experiments_keep_theirs(tmp_path: Path) -> None:
+def test_a_new_version_of_a_plugin_file_replaces_the_old_one_and_earlier_experiments_keep_theirs(tmp_path: Path) -> None:
     ours, copy = write(tmp_path / "mine.py", number=1), write(tmp_path / "runs" / "plugins" / "mine.py", number=7)
     settings = {"model": {"norm": "mine"}}
     first = load_experiment(settings, plugin_files=[ours])
@@ -124,7 +126,7 @@ def test_a_name_of_another_plugin_file_is_not_taken(tmp_path: Path) -> None:
         plugins.load_file(write(tmp_path / "theirs.py", number=2))
 
 
-def test_code_is_never_an_older_one_from_a_cache(tmp_path: Path) -> None:
+def test_old_code_is_never_loaded_from_a_cache(tmp_path: Path) -> None:
     code = """
 import sys; from pathlib import Path; sys.dont_write_bytecode = False
 from minigpt.registry import REGISTRY, plugins; import minigpt.contracts
@@ -147,7 +149,7 @@ def test_two_packages_do_not_take_each_others_names(tmp_path: Path) -> None:
         plugins.load_file(tmp_path / "two")
 
 
-def test_a_run_opens_though_the_original_was_edited_or_is_gone(tmp_path: Path) -> None:
+def test_a_run_opens_even_if_the_original_plugin_was_edited_or_removed(tmp_path: Path) -> None:
     original, copy = write(tmp_path / "mine.py"), write(tmp_path / "run" / "mine.py")
     load_experiment({"model": {"norm": "mine"}}, plugin_files=[original])
     original.write_text(original.read_text() + "# edited\n")
@@ -165,7 +167,7 @@ def test_a_notebook_cell_can_be_run_again() -> None:
     assert REGISTRY.entry("norm", "mine").cls.number == 2
 
 
-def test_what_was_forgotten_is_registered_again(tmp_path: Path) -> None:
+def test_a_removed_component_can_be_registered_again(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.py")
     with REGISTRY.temporarily():
         plugins.load_file(file)
@@ -174,7 +176,7 @@ def test_what_was_forgotten_is_registered_again(tmp_path: Path) -> None:
     assert REGISTRY.has("norm", "mine")
 
 
-def test_a_plugin_used_without_being_named_is_named_all_the_same(tmp_path: Path) -> None:
+def test_a_plugin_that_is_used_without_being_named_is_added_to_the_experiment(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.py")
     plugins.load_file(file)
     assert load_experiment({"model": {"norm": "mine"}}).plugins == [str(file)]
@@ -184,7 +186,7 @@ def test_a_plugin_used_without_being_named_is_named_all_the_same(tmp_path: Path)
 
 
 @pytest.mark.parametrize("body", ["1 / 0", "self.x = torch.ones(2).tolist()", "self.w = torch.nn.Parametr(1)"])
-def test_a_constructor_that_fails_is_told_with_its_line(tmp_path: Path, body: str) -> None:
+def test_a_constructor_that_fails_is_reported_with_its_line(tmp_path: Path, body: str) -> None:
     file = write(tmp_path / "mine.py")
     file.write_text(
         "import torch\n" + file.read_text().replace("super().__init__()", f"super().__init__(); {body}").lstrip()
@@ -212,7 +214,7 @@ def test_plugins_can_be_refused(tmp_path: Path) -> None:
     assert "mine" not in [entry.name for entry in REGISTRY.entries("norm")]
 
 
-def test_an_unknown_name_is_answered_with_the_plugin_file_that_would_register_it(
+def test_the_error_for_an_unknown_name_suggests_the_plugin_file_that_would_register_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "plugins" / "mine.py").write_text(
@@ -231,7 +233,7 @@ class _EntryPoint:
         exec(compile(self.file.read_text(), str(self.file), "exec"), {"__name__": "somebodys_package"})
 
 
-def test_installed_packages_register_and_one_that_fails_is_told_when_it_matters(
+def test_installed_packages_register_and_a_failed_one_is_reported_for_an_unknown_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bad.py").write_text("raise RuntimeError('broken release')")

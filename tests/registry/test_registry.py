@@ -1,3 +1,5 @@
+"""The registry: names, schemas from constructors, nested components, paths and errors."""
+
 from __future__ import annotations
 
 import re
@@ -46,7 +48,7 @@ def norm(name: str = "mine") -> type:
 
 
 def located(spec: Spec[Any], path: str) -> Spec[Any]:
-    """A spec as it is in an experiment."""
+    """The spec with its path in an experiment."""
     locate(spec, path)
     return spec
 
@@ -108,7 +110,7 @@ def test_a_wrong_parameter_is_named_with_its_path(params: dict[str, Any], line: 
     assert any(problem.startswith(line) for problem in lines(error)), lines(error)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     norm()
     with pytest.raises(ExperimentError) as error:
         REGISTRY.resolve("norm", {"name": "mine", "factor": 0, "kind": 1, "nothing": 2})
@@ -123,7 +125,7 @@ def test_registering_a_name_twice_names_both_places() -> None:
         norm()
 
 
-def test_unknown_families_are_answered_with_the_nearest() -> None:
+def test_the_error_for_an_unknown_family_suggests_the_nearest() -> None:
     with pytest.raises(RegistryError, match='unknown family "nrom"; known: attention, .*; did you mean "norm"'):
         register("nrom", "x")(object)
 
@@ -186,7 +188,7 @@ class UnreadableAnnotation(_Base):
         (UnreadableAnnotation, "an annotation of __init__ cannot be read"),
     ],
 )
-def test_a_class_that_does_not_fit_is_refused_when_it_registers(cls: type, message: str) -> None:
+def test_a_class_that_does_not_match_its_family_is_refused_at_registration(cls: type, message: str) -> None:
     with pytest.raises(RegistryError, match=message):
         register("norm", "x")(cls)
     assert "x" not in [entry.name for entry in REGISTRY.entries("norm")]
@@ -213,7 +215,7 @@ def test_a_constructors_value_error_gets_the_path() -> None:
         located(REGISTRY.resolve("schedule", "picky"), "training.schedule").build(3)
 
 
-def test_nested_specs_know_where_they_stand() -> None:
+def test_nested_specs_have_their_paths() -> None:
     norm()
     spec = located(REGISTRY.resolve("norm", {"name": "mine", "inner": "rmsnorm"}), "model.norm")
     assert [nested.where for nested in spec.nested()] == ["model.norm", "model.norm.inner"]
@@ -260,7 +262,7 @@ def test_sets_are_written_in_one_order_and_default_paths_are_absolute(
     assert REGISTRY.resolve("norm", spec.to_json()) == spec
 
 
-def test_a_nested_components_paths_start_from_the_file_too(tmp_path: Any) -> None:
+def test_a_nested_components_paths_start_at_the_files_folder_too(tmp_path: Any) -> None:
     @register("dataset", "repeat")
     class Repeat(Dataset):
         """Another dataset, repeated."""
@@ -271,18 +273,18 @@ def test_a_nested_components_paths_start_from_the_file_too(tmp_path: Any) -> Non
         def load(self) -> Splits:
             raise NotImplementedError
 
-    there = LocatedText.of("d.txt", tmp_path / "sub")
-    spec = REGISTRY.resolve("dataset", {"name": "repeat", "of": {"name": "text", "paths": [there]}})
+    located_text = LocatedText.of("d.txt", tmp_path / "sub")
+    spec = REGISTRY.resolve("dataset", {"name": "repeat", "of": {"name": "text", "paths": [located_text]}})
     assert spec.params["of"].params["paths"] == [str(tmp_path / "sub" / "d.txt")]
 
 
-def test_a_constructor_that_hands_on_keywords_has_its_parents_parameters_too() -> None:
+def test_a_constructor_that_passes_keywords_on_has_its_parents_parameters_too() -> None:
     class Parent(_Base):
         """Shared.
 
         Args:
             eps: From the parent.
-            gain: Said by both.
+            gain: Declared by both.
         """
 
         def __init__(self, width: int, *, eps: Annotated[float, Field(gt=0)] = 1.0, gain: bool = True, _inner: int = 3):
@@ -306,7 +308,7 @@ def test_a_constructor_that_hands_on_keywords_has_its_parents_parameters_too() -
 
     @register("norm", "cautious")
     class Cautious(Parent):
-        """Another default, and not a word about it."""
+        """Has another default, without describing it."""
 
         def __init__(self, width: int, *, eps: float = 3.0, **shared: Any):
             super().__init__(width, eps=eps, **shared)
@@ -353,7 +355,7 @@ def test_parameters_for_a_nested_default_need_not_name_it() -> None:
         resolved(plain={"epss": 0.1})
 
 
-def test_paths_start_from_the_file_that_says_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_start_at_the_folder_of_the_file_that_has_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     @register("norm", "pathy")
     class Pathy(_Base):
         """Has paths."""
@@ -362,8 +364,10 @@ def test_paths_start_from_the_file_that_says_them(tmp_path: Any, monkeypatch: py
             super().__init__()
 
     monkeypatch.chdir(tmp_path)
-    there = LocatedText.of("../a.txt", tmp_path / "deep" / "er")
-    params = REGISTRY.resolve("norm", {"name": "pathy", "file": there, "files": [there, "b.txt"], "text": there}).params
+    located_text = LocatedText.of("../a.txt", tmp_path / "deep" / "er")
+    params = REGISTRY.resolve(
+        "norm", {"name": "pathy", "file": located_text, "files": [located_text, "b.txt"], "text": located_text}
+    ).params
     assert params["file"] == str(tmp_path / "deep" / "a.txt")
     assert params["files"] == [str(tmp_path / "deep" / "a.txt"), str(tmp_path / "b.txt")]
     assert params["text"] == "../a.txt", "only a UserPath is a path"

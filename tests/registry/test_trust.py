@@ -1,4 +1,4 @@
-"""A run folder's own plugins run only when a person asked for it, here and once; what is executed is what was hashed."""
+"""Trust: a run folder's plugins run only if a person allowed it, and exactly the hashed bytes are executed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _marking(code: str, mark: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two stopped runs: `plain` has shipped parts only, `own` has one of a plugin."""
+    """A folder with two runs: `plain` has only shipped components, `own` has one of a plugin."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "corpus.txt").write_text(TEXT)
     (folder / "own.py").write_text(PART)
@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: what was trained, mailed to somebody who knows none of it."""
+    """The working folder: a copy of the trained runs, as mailed to a person who trusts none of its plugins."""
     folder = tmp_path / "here"
     shutil.copytree(trained, folder)
     monkeypatch.chdir(folder)
@@ -144,15 +144,15 @@ def _after_a_known_one(run: Path, mark: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path, Path], None], Path]] = {
-    "the part that its model has": (_its_own, OWN),
-    "one that its model does not use": (_unused, PLAIN),
+    "a component that its model uses": (_its_own, OWN),
+    "a component that its model does not use": (_unused, PLAIN),
     "an absolute path": (_absolute, PLAIN),
-    "a path that leads out": (_outside, PLAIN),
+    "a path outside the run folder": (_outside, PLAIN),
     "a link": (_link, PLAIN),
     "a folder": (_folder, PLAIN),
-    "what it extends": (_extends, PLAIN),
-    "what it extends outside": (_extends_outside, PLAIN),
-    "one after a known one": (_after_a_known_one, PLAIN),
+    "a file that it extends": (_extends, PLAIN),
+    "a file outside the run folder that it extends": (_extends_outside, PLAIN),
+    "a plugin after a trusted one": (_after_a_known_one, PLAIN),
 }
 
 SHOWS: list[list[str]] = [
@@ -189,7 +189,7 @@ def _given(words: list[str], run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("within", ["", "seed-1", "runs/seed-1"])
-def test_a_folder_of_runs_is_no_plugin(within: str, minigpt: Command, here: Path) -> None:
+def test_a_folder_of_runs_is_not_a_plugin(within: str, minigpt: Command, here: Path) -> None:
     mailed, mark = Path("mailed"), here.parent / "executed"
     shutil.copytree(next(Path("runs/plain").glob("seed-*")), mailed / within)
     (mailed / "experiment.json").rename(mailed / "comparison.json") if not within else None
@@ -203,7 +203,7 @@ def test_a_folder_of_runs_is_no_plugin(within: str, minigpt: Command, here: Path
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_a_mailed_run_executes_nothing_whatever_is_asked_of_it(hostile: str, minigpt: Command, here: Path) -> None:
+def test_no_command_executes_plugins_of_a_mailed_run(hostile: str, minigpt: Command, here: Path) -> None:
     plant, run = HOSTILE[hostile]
     mark = here.parent / "executed"
     plant(run, mark)
@@ -225,8 +225,8 @@ def test_a_mailed_run_executes_nothing_whatever_is_asked_of_it(hostile: str, min
             assert not mark.exists(), words
 
 
-@pytest.mark.parametrize("hostile", ["the part that its model has", "what it extends outside"])
-def test_a_comparison_asks_before_it_executes_a_mailed_runs_plugins(hostile: str, minigpt: Command, here: Path) -> None:
+@pytest.mark.parametrize("hostile", ["a component that its model uses", "a file outside the run folder that it extends"])
+def test_a_comparison_refuses_to_execute_a_mailed_runs_plugins(hostile: str, minigpt: Command, here: Path) -> None:
     plant, run = HOSTILE[hostile]
     mark = here.parent / "executed"
     shutil.copytree("runs/plain", "other")
@@ -239,8 +239,8 @@ def test_a_comparison_asks_before_it_executes_a_mailed_runs_plugins(hostile: str
         assert not mark.exists()
 
 
-def test_a_comparisons_own_runs_are_looked_at_as_data(minigpt: Command, here: Path) -> None:
-    """What was begun in a comparison's folder is asked whether it is the cell: from what it recorded."""
+def test_a_comparison_reads_its_own_runs_as_data(minigpt: Command, here: Path) -> None:
+    """Whether a run in a comparison's folder is the cell is decided from its records, without executing plugins."""
     mark = here.parent / "executed"
     edit_json(Path("plain.json"), name="base")
     Path("variant.json").write_text(json.dumps({"extends": "plain.json", "name": "variant", "model": {"ffn": "glu"}}))
@@ -252,7 +252,7 @@ def test_a_comparisons_own_runs_are_looked_at_as_data(minigpt: Command, here: Pa
     assert not mark.exists()
 
 
-def test_a_comparison_that_was_mailed_names_no_plugins_either(minigpt: Command, here: Path) -> None:
+def test_plugins_of_a_mailed_comparison_are_not_executed_either(minigpt: Command, here: Path) -> None:
     mark = here.parent / "executed"
     Path("comparisons/x/variants").mkdir(parents=True)
     Path("comparisons/x/comparison.json").write_text("{}")
@@ -277,9 +277,9 @@ def _another_file(name: str) -> Callable[[Path], str]:
 
 
 def _linked(run: Path) -> str:
-    (run / "elsewhere").mkdir()
-    (run / "experiment.json").rename(run / "elsewhere/experiment.json")
-    (run / "harmless.json").symlink_to("elsewhere/experiment.json")
+    (run / "target").mkdir()
+    (run / "experiment.json").rename(run / "target/experiment.json")
+    (run / "harmless.json").symlink_to("target/experiment.json")
     return "harmless.json"
 
 
@@ -297,17 +297,19 @@ def _of_a_stopped_comparison(run: Path) -> str:
 
 SPARSE: dict[str, Callable[[Path], str]] = {
     "nothing else": _nothing_else,
-    "a link to one": _linked,
-    "a link that is named so": _link_of_that_name,
+    "a link to experiment.json": _linked,
+    "a link named experiment.json": _link_of_that_name,
     "a stopped comparison": _of_a_stopped_comparison,
-    **{f"a file beside one and {name}": _another_file(name) for name in ("manifest.json", "tokenizer.json", "checkpoints")},
-    **{f"a file beside one and {name} too": _another_file(name) for name in ("samples.txt", "metrics.jsonl", "plugins")},
+    **{
+        f"a file beside experiment.json and {name}": _another_file(name)
+        for name in ("manifest.json", "tokenizer.json", "checkpoints", "samples.txt", "metrics.jsonl", "plugins")
+    },
 }
 
 
 @pytest.mark.parametrize("sparse", SPARSE)
-def test_a_run_folder_in_which_files_are_missing_names_no_plugins_either(sparse: str, minigpt: Command, here: Path) -> None:
-    """Who mails a folder chooses what is in it."""
+def test_plugins_of_an_incomplete_run_folder_are_not_executed_either(sparse: str, minigpt: Command, here: Path) -> None:
+    """The sender of a folder chooses its files, so missing files must not weaken the check."""
     mark, run = here.parent / "executed", Path("mailed")
     run.mkdir()
     Path("evil.py").write_text(_marking(NOTHING_BUT_A_MARK, mark))
@@ -348,7 +350,7 @@ def test_a_run_folder_is_checked_as_a_run_and_never_executed_as_a_plugin(minigpt
         lambda run: RunFolder(run).experiment(),
     ],
 )
-def test_python_asks_as_well(call: Callable[[Path], object], here: Path) -> None:
+def test_the_python_functions_refuse_too(call: Callable[[Path], object], here: Path) -> None:
     mark = here.parent / "executed"
     _its_own(OWN, mark)
     with pytest.raises(TrustError, match=r"plugins/own\.py \(SHA-256 [0-9a-f]{64}\).*trust=True"):
@@ -365,17 +367,17 @@ def test_python_asks_as_well(call: Callable[[Path], object], here: Path) -> None
         lambda run: package.load_experiment(run / "experiment.json", trust=True),
     ],
 )
-def test_python_executes_what_is_trusted(call: Callable[[Path], object], here: Path) -> None:
+def test_the_python_functions_execute_trusted_plugins(call: Callable[[Path], object], here: Path) -> None:
     mark = here.parent / "executed"
     _its_own(OWN, mark)
     call(OWN)
     assert mark.exists()
 
 
-# --------------------------------------------------------------------------------------------------- what is remembered
+# --------------------------------------------------------------------------------------------------- remembered plugins
 
 
-def test_ones_own_runs_ask_nothing(minigpt: Command, here: Path) -> None:
+def test_a_users_own_runs_need_no_permission(minigpt: Command, here: Path) -> None:
     assert minigpt("run", "own.json", "--name", "mine", "--set", "training.max_iters=1")[0] == 0
     code, out, err = minigpt("generate", "runs/mine/seed-1337")
     assert code == 0, err
@@ -387,19 +389,19 @@ def test_ones_own_runs_ask_nothing(minigpt: Command, here: Path) -> None:
     "words",
     [["check", "own.py", "--only", "shape"], ["show", "plain.json", "--plugin", "own.py"], ["show", "own.json"]],
 )
-def test_what_a_person_named_or_checked_is_known_by_its_hash(words: list[str], minigpt: Command, here: Path) -> None:
+def test_a_plugin_that_a_person_named_or_checked_is_trusted_by_its_hash(
+    words: list[str], minigpt: Command, here: Path
+) -> None:
     assert minigpt("generate", OWN)[0] == 2
     assert minigpt(*words)[0] == 0
     assert minigpt("generate", OWN)[0] == 0
 
 
-def test_trust_prints_names_and_hashes_before_and_is_remembered_until_the_plugin_is_another(
-    minigpt: Command, here: Path
-) -> None:
+def test_trust_prints_names_and_hashes_first_and_lasts_until_the_plugin_changes(minigpt: Command, here: Path) -> None:
     mark = here.parent / "executed"
     plugin = OWN / "plugins/own.py"
-    said = f"import pathlib, sys\nsys.stderr.write('executed' + chr(10))\npathlib.Path({str(mark)!r}).touch()\n"
-    plugin.write_text(said + PART)
+    announcing = f"import pathlib, sys\nsys.stderr.write('executed' + chr(10))\npathlib.Path({str(mark)!r}).touch()\n"
+    plugin.write_text(announcing + PART)
     sha256 = hashlib.sha256(plugin.read_bytes()).hexdigest()
     refusal = minigpt("generate", OWN)[2]
     assert sha256 in refusal
@@ -409,13 +411,13 @@ def test_trust_prints_names_and_hashes_before_and_is_remembered_until_the_plugin
     assert code == 0, err
     assert err.index(sha256) < err.index("executed")
     assert mark.exists()
-    assert minigpt("generate", OWN)[0] == 0, "it is known now"
-    plugin.write_text(said + PART + "# another\n")
+    assert minigpt("generate", OWN)[0] == 0, "the plugin is trusted now"
+    plugin.write_text(announcing + PART + "# another\n")
     assert minigpt("generate", OWN)[0] == 2
 
 
-def test_a_person_who_names_a_plugin_beside_a_mailed_run_names_that_one_alone(minigpt: Command, here: Path) -> None:
-    """--plugin names a file; the others that the run names are a stranger's still."""
+def test_naming_one_plugin_does_not_allow_the_plugins_of_a_mailed_run(minigpt: Command, here: Path) -> None:
+    """--plugin allows only its own file, and not the other plugins that the run names."""
     mark = here.parent / "executed"
     _unused(PLAIN, mark)
     code, _, err = minigpt("show", PLAIN, "--plugin", "own.py")
@@ -427,24 +429,24 @@ def test_a_person_who_names_a_plugin_beside_a_mailed_run_names_that_one_alone(mi
 @pytest.mark.parametrize(
     "words",
     [
-        ["list", "--plugin", "said.py"],
-        ["schema", "--plugin", "said.py"],
-        ["check", "said.py", "norm/rmsnorm", "--only", "shape", "--jobs", "2"],
+        ["list", "--plugin", "announcing.py"],
+        ["schema", "--plugin", "announcing.py"],
+        ["check", "announcing.py", "norm/rmsnorm", "--only", "shape", "--jobs", "2"],
     ],
 )
 def test_path_and_hash_of_a_plugin_are_printed_before_it_is_executed_and_once(
     words: list[str], capfd: pytest.CaptureFixture[str], here: Path
 ) -> None:
-    source = f"import sys\nsys.stderr.write('executed' + chr(10))\n{PART}".replace('"own"', '"said"')
-    Path("said.py").write_text(source)
+    source = f"import sys\nsys.stderr.write('executed' + chr(10))\n{PART}".replace('"own"', '"announcing"')
+    Path("announcing.py").write_text(source)
     assert subprocess.run(process.python("-m", "minigpt", *words), env=process.environment()).returncode == 0
-    line = f"plugin: {os.path.realpath('said.py')} (SHA-256 {hashlib.sha256(source.encode()).hexdigest()})"
+    line = f"plugin: {os.path.realpath('announcing.py')} (SHA-256 {hashlib.sha256(source.encode()).hexdigest()})"
     err = capfd.readouterr().err
     assert err.count("plugin: ") == 1, err
     assert err.startswith(f"{line}\nexecuted\n"), err
 
 
-def test_an_experiment_outside_of_a_run_folder_is_named_by_a_person_and_its_plugins_are_shown(
+def test_an_experiment_outside_a_run_folder_counts_as_named_by_a_person_and_its_plugins_are_shown(
     minigpt: Command, here: Path
 ) -> None:
     code, _, err = minigpt("show", "own.json", "--vocab-size", "5")
@@ -457,7 +459,7 @@ def test_an_experiment_outside_of_a_run_folder_is_named_by_a_person_and_its_plug
     assert f"(SHA-256 {sha256})" in minigpt("check", "own.json", "--only", "shape")[2]
 
 
-def test_a_store_that_cannot_be_written_is_no_obstacle_and_is_reported_once(
+def test_trust_works_without_a_writable_store_which_is_reported_once(
     minigpt: Command, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("no-folder").write_text("")
@@ -468,15 +470,15 @@ def test_a_store_that_cannot_be_written_is_no_obstacle_and_is_reported_once(
     assert code == 0
     assert err.count("cannot be written") == 1
     code, _, err = minigpt("generate", OWN)
-    assert code == 0, "this process knows it, and so do its children"
+    assert code == 0, "this process and its children trust it"
     assert "cannot be written" not in err
     assert plugins.fingerprint(OWN / "plugins/own.py") in os.environ["MINIGPT_TRUSTED"]
 
 
-# ---------------------------------------------------------------------------------- what is executed is what was hashed
+# ---------------------------------------------------------------------------------- the hashed bytes are executed
 
 
-def test_what_is_executed_is_what_was_read_whatever_is_on_the_disk_by_then(tmp_path: Path) -> None:
+def test_the_executed_bytes_are_those_that_were_read_even_if_the_file_changed(tmp_path: Path) -> None:
     file = tmp_path / "part.py"
     file.write_text(PART)
     read = read_plugin(file)
@@ -487,7 +489,7 @@ def test_what_is_executed_is_what_was_read_whatever_is_on_the_disk_by_then(tmp_p
         plugins.write_copy(file, tmp_path / "copy.py")
 
 
-def test_the_modules_of_a_folder_are_those_that_were_read_also_when_they_are_imported_later(tmp_path: Path) -> None:
+def test_modules_of_a_folder_that_are_imported_later_are_those_that_were_read(tmp_path: Path) -> None:
     folder = tmp_path / "pack"
     (folder / "deep").mkdir(parents=True)
     (folder / "__init__.py").write_text(
@@ -528,7 +530,7 @@ def test_everything_in_a_plugin_folder_is_in_its_fingerprint(tmp_path: Path) -> 
         seen.add(plugins.fingerprint(folder))
     assert len(seen) == 11
     (folder / "__pycache__").mkdir()
-    (folder / "__pycache__/part.cpython-311.pyc").write_text("what Python keeps is no part")
+    (folder / "__pycache__/part.cpython-311.pyc").write_text("a cache is not part of the plugin")
     (folder / ".hidden").write_text("nor is a hidden file")
     assert plugins.fingerprint(folder) in seen
     plugins.load_file(folder)
@@ -538,7 +540,7 @@ def test_everything_in_a_plugin_folder_is_in_its_fingerprint(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "large", "broken link"])
-def test_a_plugin_that_cannot_be_read_is_refused_in_a_line(kind: str, tmp_path: Path) -> None:
+def test_a_plugin_that_cannot_be_read_is_refused(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "pack"
     folder.mkdir()
     (folder / "__init__.py").write_text(PART)
@@ -554,8 +556,8 @@ def test_a_plugin_that_cannot_be_read_is_refused_in_a_line(kind: str, tmp_path: 
         plugins.load_file(folder)
 
 
-def test_a_hint_about_plugins_beside_one_reads_them_only(here: Path) -> None:
-    """An unknown name is looked for in ./plugins, whose files are a stranger's perhaps."""
+def test_a_hint_about_files_in_the_plugins_folder_only_reads_them(here: Path) -> None:
+    """An unknown name is searched for in ./plugins, whose files may come from another person."""
     Path("plugins").mkdir()
     Path("plugins/a.py").write_text(_marking(PART, here.parent / "executed"))
     Path("plugins/deep.py").write_text("(" * 10_000)

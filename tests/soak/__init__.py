@@ -1,1 +1,1 @@
-"""Trials of what docs/reliability.md promises, as many as there is time for: `python -m tests.soak --minutes 30`."""
+"""Random trials of the promises in docs/reliability.md, for a given time: `python -m tests.soak --minutes 30`."""

@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: every trial in turn until the time is over; the seed that is printed repeats it."""
+"""`python -m tests.soak`: run every trial repeatedly until the time is over. The printed seed reproduces the trials."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TRIALS = {
 
 
 def main() -> int:
-    """Run the trials; 1 if anything went wrong."""
+    """Run the trials. Returns 1 if a trial failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=3.0, help="shared out among the trials")
-    parser.add_argument("--seed", type=int, default=None, help="that of an earlier run, to repeat it")
+    parser.add_argument("--minutes", type=float, default=3.0, help="total time, shared equally by the trials")
+    parser.add_argument("--seed", type=int, default=None, help="seed of an earlier call, to repeat its trials")
     parser.add_argument("--only", nargs="+", choices=list(TRIALS), default=list(TRIALS))
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
@@ -58,8 +58,8 @@ def _soak(name: str, seed: int, seconds: float) -> int:
             for line in wrong:
                 failures += 1
                 print(f"{name}: {line}", flush=True)
-    passed = time.monotonic() - began
-    print(f"{name}: {done:,} in {runs:,} runs, {failures} wrong, {passed:.0f} s", flush=True)
+    elapsed = time.monotonic() - began
+    print(f"{name}: {done:,} in {runs:,} trials, {failures} failures, {elapsed:.0f} s", flush=True)
     return failures
 
 

@@ -1,4 +1,4 @@
-"""Training in processes that can be killed at any moment. They are forked, so a trial costs no second of imports."""
+"""Training in child processes that can be killed at any moment. They are forked, which saves the time of imports."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from minigpt.run import RunFolder, checkpoint
 from minigpt.training import PlainObserver, estimate, resume, train
 from minigpt.training.observer import Plan
 
-estimate._AT_MOST_UPDATES = 2  # what is measured before a training is not what is tried here
+estimate._AT_MOST_UPDATES = 2  # the time estimate before training is not tested here
 TEXT = "".join(f"{a} times {b} is {a * b}.\n" for a in range(2, 14) for b in range(2, 14))
-CLOCKS = {"seconds", "wall", "tokens_per_second", "other_cpu"}  # what may differ
+CLOCKS = {"seconds", "wall", "tokens_per_second", "other_cpu"}  # columns of metrics.jsonl that may differ
 REFUSED, FAILED = 2, 97
 
 
 def small(folder: Path, name: str = "small", **changes: Any) -> Experiment:
-    """A model of some thousand weights that evaluates and saves every few of its updates."""
+    """An experiment with some thousand weights, which evaluates and saves every few updates."""
     corpus = folder / "corpus.txt"
     if not corpus.exists():
         corpus.write_text(TEXT)
@@ -54,7 +54,7 @@ def small(folder: Path, name: str = "small", **changes: Any) -> Experiment:
 
 
 class _Announcing(PlainObserver):
-    """Makes a file when it is first told something: signals are taken over by then."""
+    """Creates a file at the first message: by then the signal handlers are installed."""
 
     def __init__(self, file: Path | None):
         super().__init__(io.StringIO())
@@ -69,8 +69,8 @@ class _Announcing(PlainObserver):
         self.note("")
 
 
-def sit(experiment: Experiment, out: Path, announce: Path | None = None) -> int:
-    """Train, or go on with what is there; the exit code that the command line would have."""
+def train_or_resume(experiment: Experiment, out: Path, announce: Path | None = None) -> int:
+    """Train, or resume the run if it exists. Returns the exit code that the command would have."""
     run = RunFolder.of(experiment, out)
     observer = _Announcing(announce)
     try:
@@ -87,10 +87,10 @@ def sit(experiment: Experiment, out: Path, announce: Path | None = None) -> int:
 
 
 class Child:
-    """A forked process that does something and leaves with its exit code; what it prints is in `said`."""
+    """A forked process that calls `work` and exits with the code that it returns. Its output is in `printed`."""
 
     def __init__(self, work: Callable[[], int]):
-        self.said = ""
+        self.printed = ""
         handle, self.output = tempfile.mkstemp(prefix="child-")
         self.pid = os.fork()
         if self.pid == 0:
@@ -107,41 +107,41 @@ class Child:
         code = FAILED
         try:
             code = work()
-        except BaseException:  # a child must not go on as its parent, whatever happens in it
+        except BaseException:  # a child must never run the parent's code, even after an error
             traceback.print_exc()
         finally:
             os._exit(code)
 
     def signal(self, number: int) -> None:
-        """Send it one; it may have ended by itself."""
+        """Send a signal to the process, which may have ended already."""
         os.kill(self.pid, number)
 
     def wait(self, most: float = 120.0) -> int:
-        """Its exit code, -N if signal N ended it; a child that hangs is killed, and that is a failure."""
+        """Wait for the exit code, -N if signal N ended the process. A child that hangs is killed with SIGABRT."""
         timer = threading.Timer(most, os.kill, (self.pid, signal.SIGABRT))
         timer.start()
         _, status = os.waitpid(self.pid, 0)
         timer.cancel()
-        self.said = Path(self.output).read_text("utf-8", "replace")
+        self.printed = Path(self.output).read_text("utf-8", "replace")
         os.unlink(self.output)
         return os.waitstatus_to_exitcode(status)
 
 
 def die_after(calls: int) -> None:
-    """Kill this process at the n-th call of a Python function from now: the same moment each time."""
-    left = calls
+    """Kill this process at the n-th call of a Python function from now, which is always the same moment."""
+    remaining = calls
 
     def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left <= 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(count)
 
 
 def count_calls(work: Callable[[], int]) -> int:
-    """How many calls of Python functions something takes."""
+    """The number of calls of Python functions in `work`."""
     number = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -157,37 +157,37 @@ def count_calls(work: Callable[[], int]) -> int:
 
 
 def warm_up(folder: Path) -> None:
-    """Import here what training imports late, so that no child has to; torch's fused kernels are chosen then, too."""
-    assert sit(small(folder), folder / "warm") == 0
+    """Train once in this process, so that children need no imports. Also lets torch choose its fused kernels."""
+    assert train_or_resume(small(folder), folder / "warm") == 0
 
 
 def timed(work: Callable[[], int]) -> float:
-    """Seconds that a child of its own takes for it."""
+    """Seconds that a child process needs for `work`."""
     start = time.monotonic()
     child = Child(work)
-    assert child.wait() == 0, child.said
+    assert child.wait() == 0, child.printed
     return time.monotonic() - start
 
 
 def differences(one: RunFolder, two: RunFolder) -> list[str]:
-    """In what two finished runs differ, but for their clocks; nothing if they are the same to the bit."""
-    found = []
+    """The differences between two finished runs, except times. Empty if the runs are bit-identical."""
+    differing = []
     rows = [[{k: v for k, v in row.to_json().items() if k not in CLOCKS} for row in run.rows()] for run in (one, two)]
     steps = [row["step"] for row in rows[1]]
     if steps != list(range(1, len(steps) + 1)):
-        found.append(f"lines of metrics.jsonl are doubled or missing: {steps}")
+        differing.append(f"lines of metrics.jsonl are doubled or missing: {steps}")
     if rows[0] != rows[1]:
-        found.append("metrics.jsonl")
+        differing.append("metrics.jsonl")
     if one.samples.read_bytes() != two.samples.read_bytes():
-        found.append("samples.txt")
+        differing.append("samples.txt")
     a, b = checkpoint.load(one.checkpoints), checkpoint.load(two.checkpoints)
     if a is None or b is None:
-        return [*found, "a checkpoint is missing"]
-    found += [name for name, tensor in a.weights.items() if not torch.equal(tensor, b.weights[name])]
+        return [*differing, "a checkpoint is missing"]
+    differing += [name for name, tensor in a.weights.items() if not torch.equal(tensor, b.weights[name])]
     if not _same(a.optimizer, b.optimizer):
-        found.append("the optimizer's state")
+        differing.append("the optimizer's state")
     first, second = ((c.progress.step, c.progress.best_step, c.progress.best_val_loss, c.progress.tokens) for c in (a, b))
-    return [*found, *([] if first == second else [f"progress {first} and {second}"])]
+    return [*differing, *([] if first == second else [f"progress {first} and {second}"])]
 
 
 def _same(a: Any, b: Any) -> bool:

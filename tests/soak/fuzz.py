@@ -1,4 +1,4 @@
-"""Files that were changed at random, on purpose or by a bad disk: read or refused with an error of ours, and soon."""
+"""Randomly changed files, as by an attacker or a bad disk: they are read, or refused with a MinigptError, and soon."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import open_run
-from tests.soak.children import sit, small
+from tests.soak.children import small, train_or_resume
 
 MOST_SECONDS = 20
 ROOT = Path(__file__).parents[2]
 TEXT = "It was the lark, the herald of the morn.\n" * 20
 
-# What has broken readers of JSON before.
+# Values that have broken JSON readers before.
 VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**40, 0.5, -0.0, 1e308, 5e-324, "", "x", "\x00", "../x"),
     *(
@@ -47,7 +47,7 @@ VALUES: list[Any] = [
 
 
 def changed_value(value: Any, chance: random.Random) -> Any:
-    """A document with one thing in it changed: replaced, removed, doubled, renamed, wrapped, or taken from elsewhere."""
+    """Change one value in a document: replace, remove, double, rename or wrap it, or copy another value to its place."""
     places = list(_places(value))
     if not places:
         return copy.deepcopy(chance.choice(VALUES))
@@ -79,7 +79,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def changed_bytes(content: bytes, chance: random.Random) -> bytes:
-    """Bytes flipped, cut out, doubled, or put in from the list of the dangerous."""
+    """Flip, cut out, double or insert bytes; the inserted ones have broken readers before."""
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 8])):
         place = chance.randrange(len(changed) + 1)
@@ -98,7 +98,7 @@ def changed_bytes(content: bytes, chance: random.Random) -> bytes:
 
 
 def changed_json(text: str, chance: random.Random) -> bytes:
-    """Either the document or its bytes."""
+    """Change values of a JSON document, or its bytes."""
     if chance.random() < 0.7:
         value = json.loads(text)
         for _ in range(chance.choice([1, 1, 2, 4])):
@@ -109,7 +109,7 @@ def changed_json(text: str, chance: random.Random) -> bytes:
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Raise where something hangs."""
+    """Raise TimeoutError if the code in this context hangs."""
 
     def late(number: int, frame: Any) -> None:
         raise TimeoutError(f"no answer in {MOST_SECONDS} s")
@@ -124,19 +124,19 @@ def soon() -> Iterator[None]:
 
 
 def read_or_refused(read: Callable[[], Any], what: str) -> list[str]:
-    """Nothing, if it is read or refused as it should be; else what came instead."""
+    """Call `read`. Empty if it succeeds or raises a MinigptError with a message; else a description of the failure."""
     try:
         with soon(), contextlib.redirect_stdout(io.StringIO()):
             read()
     except MinigptError as error:
-        return [] if str(error).strip() else [f"{what}: refused without a word"]
-    except Exception as error:  # anything else is what is looked for
+        return [] if str(error).strip() else [f"{what}: refused without a message"]
+    except Exception as error:  # any other exception is a bug, which the fuzzing looks for
         return [f"{what}: {type(error).__name__}: {error}"]
     return []
 
 
 class Experiments:
-    """Experiment files, the shipped ones changed: `load_experiment` with everything that it builds on the way."""
+    """Changed copies of the shipped experiment files, read with `load_experiment`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -144,7 +144,7 @@ class Experiments:
         self.texts += [file.read_text("utf-8") for file in sorted((ROOT / "experiments" / "families").glob("*.json"))]
 
     def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
-        """One file."""
+        """Try one changed file."""
         content = changed_json(chance.choice(self.texts), chance)
         file = self.folder / "changed.json"
         file.write_bytes(content)
@@ -153,16 +153,16 @@ class Experiments:
 
 
 class Checkpoints:
-    """A run's files, with a manifest that vouches for them: `open_run`, as `generate` does."""
+    """Changed files of a run, with a manifest that has their new hashes, read with `open_run` as `generate` does."""
 
     def __init__(self, folder: Path):
         self.experiment = small(folder, training={"max_iters": 3, "eval_interval": 3, "checkpoint_interval": None})
-        sit(self.experiment, folder)
+        train_or_resume(self.experiment, folder)
         self.run = folder / "small" / "seed-1337"
         self.last = next(self.run.glob("checkpoints/step-*"))
 
     def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
-        """One file changed, and mended again."""
+        """Change one file, try it, and restore it."""
         own = [self.run / name for name in ("experiment.json", "tokenizer.json", "provenance.json")]
         file = chance.choice([*self.last.iterdir(), *own])
         sound, manifest = file.read_bytes(), (self.last / "manifest.json").read_bytes()
@@ -186,14 +186,14 @@ class Checkpoints:
 
 
 def _changed_header(content: bytes, chance: random.Random) -> bytes:
-    """A safetensors file whose header says something else, in its right length."""
+    """A safetensors file with a changed header and the correct header length."""
     length = int.from_bytes(content[:8], "little")
     header = changed_json(content[8 : 8 + length].decode(), chance)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 class Tokenizers:
-    """What tokenizers learned, changed; what is taken must then encode and decode."""
+    """Changed values that tokenizers learned. If they are accepted, encoding and decoding must work."""
 
     def __init__(self, folder: Path):
         self.cases: list[tuple[Experiment, str]] = []
@@ -205,7 +205,7 @@ class Tokenizers:
             self.cases.append((experiment, json.dumps(tokenizer.to_json())))
 
     def __call__(self, chance: random.Random) -> tuple[int, list[str]]:
-        """One file."""
+        """Try one changed file."""
         experiment, text = chance.choice(self.cases)
         try:
             learned = json.loads(changed_json(text, chance))
@@ -218,6 +218,6 @@ class Tokenizers:
             tokenizer.decode([token for token in (0, 1, size // 2, size - 1) if 0 <= token < size])
             ids = tokenizer.encode(TEXT[:50])
             if len(ids) and not 0 <= ids.min() <= ids.max() < size:
-                raise AssertionError("ids outside of the vocabulary")
+                raise AssertionError("ids outside the vocabulary")
 
         return 1, read_or_refused(use, f"{experiment.tokenizer.name}: {json.dumps(learned)[:2000]}")

@@ -1,6 +1,6 @@
-"""Fuzzing that is guided by coverage, where atheris is installed: `python -m tests.soak.guided experiments -max_total_time=600`.
+"""Coverage-guided fuzzing; needs atheris: `python -m tests.soak.guided experiments -max_total_time=600`.
 
-The doors and what counts as wrong are those of `fuzz.py`; what follows the door are options of libFuzzer.
+Targets and the definition of a failure come from `fuzz.py`. The arguments after the target are options of libFuzzer.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ with atheris.instrument_imports(include=["minigpt"]):
 from minigpt.registry import REGISTRY
 from tests.soak.fuzz import Checkpoints, Experiments, Tokenizers, read_or_refused
 
-Door = tuple[list[bytes], Callable[[bytes], list[str]]]
+FuzzTarget = tuple[list[bytes], Callable[[bytes], list[str]]]
 
 
-def experiments(folder: Path) -> Door:
-    """The bytes of an experiment file."""
+def experiments(folder: Path) -> FuzzTarget:
+    """A target whose input is the content of an experiment file."""
     file = folder / "file.json"
 
     def read(content: bytes) -> list[str]:
@@ -40,31 +40,31 @@ def experiments(folder: Path) -> Door:
     return [text.encode() for text in Experiments(folder).texts], read
 
 
-def checkpoints(folder: Path) -> Door:
-    """The first byte says which file of a run, the others are its content."""
-    door = Checkpoints(folder)
+def checkpoints(folder: Path) -> FuzzTarget:
+    """A target whose first input byte selects a file of a run. The other bytes are the content of the file."""
+    trial = Checkpoints(folder)
     files = sorted(
-        [*door.last.iterdir(), *(door.run / f"{name}.json" for name in ("experiment", "tokenizer", "provenance"))]
+        [*trial.last.iterdir(), *(trial.run / f"{name}.json" for name in ("experiment", "tokenizer", "provenance"))]
     )
     sound = {file: file.read_bytes() for file in files}
-    manifest = json.loads((door.last / "manifest.json").read_text())
+    manifest = json.loads((trial.last / "manifest.json").read_text())
 
     def read(content: bytes) -> list[str]:
         file, rest = files[content[0] % len(files) if content else 0], content[1:]
         file.write_bytes(rest)
         if file.name in manifest:
             digest = {"bytes": len(rest), "sha256": hashlib.sha256(rest).hexdigest()}
-            (door.last / "manifest.json").write_text(json.dumps({**manifest, file.name: digest}))
-        wrong = read_or_refused(lambda: open_run(door.run, which="last", allow_plugins=False), file.name)
+            (trial.last / "manifest.json").write_text(json.dumps({**manifest, file.name: digest}))
+        wrong = read_or_refused(lambda: open_run(trial.run, which="last", allow_plugins=False), file.name)
         file.write_bytes(sound[file])
-        (door.last / "manifest.json").write_text(json.dumps(manifest))
+        (trial.last / "manifest.json").write_text(json.dumps(manifest))
         return wrong
 
     return [bytes([index]) + sound[file] for index, file in enumerate(files)], read
 
 
-def tokenizers(folder: Path) -> Door:
-    """The first byte says which tokenizer, the others are what it learned."""
+def tokenizers(folder: Path) -> FuzzTarget:
+    """A target whose first input byte selects a tokenizer. The other bytes are its learned values."""
     cases = Tokenizers(folder).cases
 
     def read(content: bytes) -> list[str]:
@@ -86,22 +86,22 @@ def tokenizers(folder: Path) -> Door:
 
 
 def main() -> None:
-    """Fuzz a door until libFuzzer's time is over; a finding ends it with the input that made it."""
-    doors = {"experiments": experiments, "checkpoints": checkpoints, "tokenizers": tokenizers}
+    """Fuzz a target until libFuzzer's time is over. A failure ends the process and shows its input."""
+    targets = {"experiments": experiments, "checkpoints": checkpoints, "tokenizers": tokenizers}
     name, *options = sys.argv[1:]
     with tempfile.TemporaryDirectory() as place:
-        seeds, read = doors[name](Path(place))
+        seeds, read = targets[name](Path(place))
         corpus = Path(place) / "corpus"
         corpus.mkdir()
         for index, seed in enumerate(seeds):
             (corpus / str(index)).write_bytes(seed)
 
-        def once(content: bytes) -> None:
+        def try_input(content: bytes) -> None:
             wrong = read(content)
             if wrong:
                 raise AssertionError(wrong[0])
 
-        atheris.Setup([sys.argv[0], str(corpus), *options], once)
+        atheris.Setup([sys.argv[0], str(corpus), *options], try_input)
         atheris.Fuzz()
 
 

@@ -1,4 +1,4 @@
-"""A small experiment on a small text, with a plugin that can end the process at a chosen update."""
+"""Fixtures: a small experiment on a small text, with a plugin that can signal its process at a chosen update."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minigpt.reading import load_experiment
 from minigpt.run import MetricsRow, RunFolder
 from minigpt.training import Outcome, PlainObserver, train
 
-# A schedule like any other, but that it can send its own process a signal when a given update begins.
+# An ordinary schedule that can also send its own process a signal when a given update begins.
 INTERRUPTING = '''
 import os, signal
 from minigpt import register
@@ -39,7 +39,7 @@ Write = Callable[..., Path]
 
 
 class Watcher(PlainObserver):
-    """Remembers what it was told; may send a signal at the n-th event of a kind."""
+    """An observer that counts events, and can send a signal at the n-th event of a kind."""
 
     def __init__(self, interrupt: tuple[str, int] | None = None):
         self.out = io.StringIO()
@@ -71,8 +71,8 @@ def run(experiment: Experiment, out: Path, observer: Watcher | None = None) -> O
 def write_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes an experiment of 40 updates; keyword arguments go into its training section.
 
-    The test works in the experiment's folder: a command without --out locks `runs/` in the working folder, and two test
-    processes of one checkout would refuse each other.
+    The test runs in the experiment's folder, because a command without --out locks `runs/` in the working folder. Otherwise
+    two test processes of one checkout would refuse each other.
     """
     monkeypatch.chdir(tmp_path)
     return writer(tmp_path)
@@ -80,7 +80,7 @@ def write_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
-    """The run, which nothing stopped, of what `write_experiment` writes with the same arguments; trained once."""
+    """An uninterrupted run of the experiment that `write_experiment` writes with the same arguments; trained once."""
     runs: dict[str, RunFolder] = {}
 
     def of(**training: Any) -> RunFolder:
@@ -94,7 +94,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFo
 
 
 def writer(folder: Path) -> Write:
-    """Writes experiments there."""
+    """A function that writes experiments to the folder."""
 
     def write(name: str = "small", *, dropout: float = 0.2, **training: Any) -> Path:
         (folder / "corpus.txt").write_text(TEXT)

@@ -1,4 +1,4 @@
-"""torch.compile: chosen by a measurement, left out with a word, and the same numbers."""
+"""torch.compile: a measurement decides, a missing compiler is reported, and the numbers stay the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ratio(value: float, width: float = 0.02) -> Ratio:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Measurements by the clock of a machine where a compiled update takes half of the time; what was asked for."""
+    """Simulates a machine where a compiled update takes half of the time; lists whether each measurement compiled."""
     asked: list[bool] = []
 
     def measure(*_: object, compiled: bool = False, width: float | None = None) -> Speed:
@@ -71,12 +71,12 @@ def test_a_short_run_is_not_even_tried(write_experiment: Write, measured: list[b
     assert measured == [False]
 
 
-def test_what_is_asked_for_is_done(write_experiment: Write, measured: list[bool]) -> None:
+def test_an_explicit_setting_is_obeyed(write_experiment: Write, measured: list[bool]) -> None:
     assert [chosen(write_experiment, wish, Watcher())[0] for wish in (True, False)] == [True, False]
     assert measured == [True, False]
 
 
-def test_without_a_compiler_it_is_left_out_with_a_word_or_refused(
+def test_a_missing_compiler_is_reported_or_refused(
     write_experiment: Write, measured: list[bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -91,7 +91,7 @@ def test_without_a_compiler_it_is_left_out_with_a_word_or_refused(
 def test_faster_is_more_than_noise() -> None:
     assert compiling.is_faster(ratio(0.9))
     assert not compiling.is_faster(ratio(0.99))
-    assert not compiling.is_faster(ratio(0.9, width=0.2)), "it may as well be slower"
+    assert not compiling.is_faster(ratio(0.9, width=0.2)), "the interval includes slower"
 
 
 def test_the_choice_is_written_into_the_run(write_experiment: Write, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ experiment = load_experiment(sys.argv[1], overrides=sys.argv[2:])
 corpus = load_corpus(experiment)
 found = []
 for compiled in (False, True):
-    model = build_model(experiment, corpus.vocab_size).double()  # other kernels round otherwise: by little in float64
+    model = build_model(experiment, corpus.vocab_size).double()  # compiled kernels round differently
     compute_gradients(model, train_batch(corpus, experiment, 0), experiment, "fp32", loss_of(model, compiled=compiled))
     found.append({name: parameter.grad for name, parameter in model.named_parameters()})
 for name, gradient in found[0].items():
@@ -121,7 +121,7 @@ print("alike", len(found[0]))
 
 @pytest.mark.slow
 def test_compiled_gradients_are_the_plain_ones(write_experiment: Write) -> None:
-    # In a process of its own: torch.compile copes neither with the shape checks of these tests nor with warnings as errors.
+    # In a separate process, because torch.compile fails with these tests' shape checks and with warnings as errors.
     parts = ["position=rope", "norm=rmsnorm", 'ffn={"name": "mlp", "activation": "relu2"}', "dropout=0.0"]
     command = [sys.executable, "-c", COMPARED, str(write_experiment()), *(f"model.{part}" for part in parts)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

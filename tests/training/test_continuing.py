@@ -1,4 +1,4 @@
-"""A run that is continued with another setting: it takes effect, to the bit, or it is refused by name."""
+"""Continuing a run with a changed setting: the setting takes effect bit for bit, or it is refused by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.training.conftest import TEXT, Watcher, run
 
 _CPU = torch.device("cpu")
 
-# Another value for each parameter of each optimizer; those of None are refused.
+# Another value for each parameter of each optimizer; None marks a parameter whose change is refused.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"learning_rate": 3e-2, "betas": [0.5, 0.8], "eps": 1e-2, "weight_decay": 0.9},
     "sgd": {"learning_rate": 0.01, "momentum": 0.3, "nesterov": False, "weight_decay": 0.5},
@@ -64,7 +64,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "wsd": {"warmup_ratio": 0.1, "decay_ratio": 0.8, "min_lr_ratio": 0.5},
 }
 
-# Every other setting: what takes effect, whether it changes the weights, and what is refused.
+# Every other setting. TAKES_EFFECT has path, value, and whether it changes the weights; REFUSED has path, value and message.
 TAKES_EFFECT: list[tuple[str, Any, bool]] = [
     ("training.batch_size", 3, True),
     ("training.micro_batch_size", 1, False),  # the order of sums
@@ -154,8 +154,10 @@ def document(place: Path, optimizer: str, schedule: str) -> dict[str, Any]:
 
 
 def continued_by_hand(folder: RunFolder, overrides: list[str]) -> dict[str, Tensor]:
-    """The weights after the last update: everything is built from the settings as they are now, and only tensors and counts
-    come from the checkpoint."""
+    """The reference weights after the last update.
+
+    Everything is built from the changed settings; only tensors and counts come from the checkpoint.
+    """
     experiment = folder.experiment(Reading(tuple(overrides)))
     corpus, start = load_corpus(experiment, folder.learned()), checkpoint.load(folder.checkpoints)
     assert start is not None
@@ -195,7 +197,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def resumed_as_by_hand(folder: RunFolder, overrides: list[str], *, changes_weights: bool = True) -> RunFolder:
-    """Resume with these settings, and hold it against the reference."""
+    """Resume with these settings, and compare the weights with the reference."""
     before, expected = continued_by_hand(folder, []), continued_by_hand(folder, overrides)
     assert equal(before, expected) != changes_weights
     assert resume(folder.path, overrides=overrides, observer=Watcher()).status == "finished"
@@ -213,7 +215,7 @@ def test_every_parameter_of_an_optimizer_takes_effect(name: str, stopped: Stoppe
     values = {key: value for key, value in OPTIMIZERS[name].items() if value is not None}
     folder = stopped(tmp_path, optimizer=name)
     whole = continued_by_hand(folder, [f"training.optimizer={json.dumps(values)}"])
-    for left_out in values:  # each of them is seen in the result, so none can be left out silently
+    for left_out in values:  # each value changes the result, so none can be ignored silently
         others = {key: value for key, value in values.items() if key != left_out}
         assert not equal(whole, continued_by_hand(folder, [f"training.optimizer={json.dumps(others)}"])), left_out
     resumed_as_by_hand(folder, [f"training.optimizer={json.dumps(values)}"])
@@ -242,7 +244,7 @@ def test_a_setting_takes_effect(path: str, value: Any, changes_weights: bool, st
     setting: Any = folder.experiment().to_json()
     for word in path.split("."):
         setting = setting[word]
-    assert setting == value, "the run's experiment says it"
+    assert setting == value, "the run's experiment has the new value"
     left_out = path.startswith(("sampling", "description", "training.checkpoint_"))
     assert bool(folder.later_segments()) != left_out
     rows = folder.rows()
@@ -273,15 +275,15 @@ def test_a_setting_that_was_edited_in_the_folder_is_refused_by_name_too(
     assert message in str(refused.value)
 
 
-def test_a_setting_that_gives_the_optimizers_memory_another_form_is_refused_by_name(
+def test_a_setting_that_changes_the_form_of_the_optimizers_state_is_refused_by_name(
     stopped: Stopped, tmp_path: Path
 ) -> None:
     folder = stopped(tmp_path, optimizer="soap")
-    with pytest.raises(RunError, match=r"training.optimizer.max_precondition_dim \(10000 then, 8 now\): what the optimizer"):
+    with pytest.raises(RunError, match=r"training.optimizer.max_precondition_dim \(10000 then, 8 now\): the optimizer's"):
         resume(folder.path, overrides=["training.optimizer.max_precondition_dim=8"], observer=Watcher())
 
 
-def test_torch_compile_is_tried_anew_where_it_is_asked_for(
+def test_torch_compile_is_tried_again_if_the_user_sets_it(
     stopped: Stopped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stopped(tmp_path)
@@ -289,19 +291,19 @@ def test_torch_compile_is_tried_anew_where_it_is_asked_for(
     with pytest.raises(RunError, match=r"training.compile: there is no compiler"):
         resume(folder.path, overrides=["training.compile=true"], observer=Watcher())
     resume(folder.path, overrides=["training.compile=auto"], observer=Watcher())
-    assert folder.later_segments() == [], "it was left out before, and is now"
+    assert folder.later_segments() == [], "it was not compiled before, and is not now"
     assert folder.experiment().training.compile is False
 
 
-def test_the_tables_say_every_setting_that_there_is() -> None:
+def test_the_tables_cover_every_setting() -> None:
     for family, table in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         shipped = {entry.name: set(entry.params.model_fields) for entry in REGISTRY.entries(family) if entry.shipped}
         assert {name: set(values) for name, values in table.items()} == shipped
-    said = {path for path, *_ in (*TAKES_EFFECT, *REFUSED)} | {"training.compile", "data", "plugins", "training.schedule"}
-    said = {prefix for path in said for prefix in (path, path.rsplit(".", 1)[0])}
+    paths = {path for path, *_ in (*TAKES_EFFECT, *REFUSED)} | {"training.compile", "data", "plugins", "training.schedule"}
+    covered = {prefix for path in paths for prefix in (path, path.rsplit(".", 1)[0])}
     fields = {f"{top}.{key}" for top in ("model", "training", "sampling") for key in _fields(top)}
     fields |= set(Experiment.model_fields) - {"model", "training", "sampling"}
-    assert fields <= said, "what is not in a table is neither tried nor refused"
+    assert fields <= covered, "a setting is missing from both tables"
 
 
 def _fields(section: str) -> set[str]:
@@ -317,15 +319,15 @@ def test_an_accepted_change_of_code_takes_effect_in_the_optimizer_too(
     from minigpt.components.optimizer import adamw
     from minigpt.components.optimizer.groups import decay_groups
 
-    def all_alike(parameters: Any, weight_decay: float) -> Any:
+    def uniform_decay(parameters: Any, weight_decay: float) -> Any:
         return [{**group, "weight_decay": 0.7} for group in decay_groups(parameters, weight_decay)]
 
-    monkeypatch.setattr(adamw, "decay_groups", all_alike)
+    monkeypatch.setattr(adamw, "decay_groups", uniform_decay)
     recorded = json.loads((folder.path / "provenance.json").read_text())
     recorded["core"] = "other"
     forge(folder.path / "provenance.json", recorded)
     expected = continued_by_hand(folder, [])
-    with pytest.raises(RunError, match="these changed: minigpt's model or training code. Undo that"):
+    with pytest.raises(RunError, match="these changed: minigpt's model or training code. Undo the changes"):
         resume(folder.path, observer=Watcher())
     resume(folder.path, accept_changes=True, observer=Watcher())
     assert equal(weights(folder), expected)
@@ -353,10 +355,10 @@ def test_a_finished_run_is_trained_further_and_its_history_says_so(stopped: Stop
     for origin, max_iters in ((first.provenance, 6), (second.provenance, 9), (recorded, 10)):
         assert origin is not None
         assert origin.experiment["training"]["max_iters"] == max_iters  # type: ignore[call-overload, index]
-    said = observer.out.getvalue()
-    assert "changed: training.max_iters (6 then, 9 now)" in said
-    assert "from here on the schedule is the one over 9 updates" in said
-    assert "from update 6 on this is another segment of the run, and compare will not use the run" in said
+    printed = observer.out.getvalue()
+    assert "changed: training.max_iters (6 then, 9 now)" in printed
+    assert "from now on the schedule covers 9 updates" in printed
+    assert "from update 6 on this is another segment of the run, and compare will not use the run" in printed
 
 
 def test_a_project_that_was_moved_is_the_same_by_its_fingerprints(tmp_path: Path) -> None:
@@ -374,7 +376,7 @@ def test_a_project_that_was_moved_is_the_same_by_its_fingerprints(tmp_path: Path
     assert folder.experiment().to_json()["data"]["paths"] == [str(new / "corpus.txt")]
 
 
-def test_the_same_text_elsewhere_is_no_change_and_another_text_is(stopped: Stopped, tmp_path: Path) -> None:
+def test_the_same_text_in_another_file_is_no_change_and_another_text_is(stopped: Stopped, tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     (tmp_path / "same.txt").write_text(TEXT[:3000])
     (tmp_path / "other.txt").write_text(TEXT[:3000].replace("4", "5"))
@@ -382,7 +384,7 @@ def test_the_same_text_elsewhere_is_no_change_and_another_text_is(stopped: Stopp
     edited = json.loads(file.read_text())
     edited["data"]["paths"] = [str(tmp_path / "other.txt")]
     forge(file, edited)
-    with pytest.raises(RunError, match=r"cannot be continued exactly, for these changed: the data \("):
+    with pytest.raises(RunError, match=r"cannot be continued exactly, because these changed: the data \("):
         resume(folder.path, observer=Watcher())
     resume(folder.path, overrides=[f'data.paths=["{tmp_path / "same.txt"}"]'], observer=Watcher())
     assert folder.later_segments() == []
@@ -397,7 +399,9 @@ def test_a_run_of_another_device_or_another_number_of_threads_can_be_continued_h
     missing = "cuda" if not torch.cuda.is_available() else "mps"
     recorded["machine"] |= {"device": missing, "threads": 1}
     forge(file, recorded)
-    with pytest.raises(RunError, match=f"was trained on {missing}, which is not here. .*minigpt resume .* --device auto"):
+    with pytest.raises(
+        RunError, match=f"was trained on {missing}, which is not available here. .*minigpt resume .* --device auto"
+    ):
         resume(folder.path, observer=Watcher())
     before = torch.get_num_threads()
     try:
@@ -421,7 +425,7 @@ def test_a_number_of_threads_that_ends_the_process_is_refused(number: int, stopp
         resume(folder.path, observer=Watcher())
 
 
-def test_a_change_takes_effect_though_its_first_session_was_killed_before_it_saved(
+def test_a_change_takes_effect_even_if_its_first_session_was_killed_before_a_save(
     stopped: Stopped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, changes = stopped(tmp_path), ["training.optimizer.weight_decay=0.7"]
@@ -434,7 +438,7 @@ def test_a_change_takes_effect_though_its_first_session_was_killed_before_it_sav
     assert equal(weights(folder), expected)
 
 
-def test_nothing_is_changed_by_a_command_that_is_refused(stopped: Stopped, tmp_path: Path) -> None:
+def test_a_refused_command_changes_nothing(stopped: Stopped, tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b"1", b"2"))
     with pytest.raises(RunError, match="metrics.jsonl is damaged or was edited"):
@@ -442,7 +446,7 @@ def test_nothing_is_changed_by_a_command_that_is_refused(stopped: Stopped, tmp_p
     assert folder.later_segments() == []
 
 
-def test_an_edit_that_was_accepted_and_not_trained_with_is_not_generated_from(stopped: Stopped, tmp_path: Path) -> None:
+def test_an_accepted_edit_that_was_not_trained_with_is_refused_for_generation(stopped: Stopped, tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     file = folder.path / "experiment.json"
     document = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""What is not finite is found before the weights move, and weights before they are saved."""
+"""Divergence: a non-finite loss or gradient is detected before the update, non-finite weights before a save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Spoil = Callable[[set[int], str], None]
 
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
-    """Makes loss or gradient of some updates not finite, as a model might; weights before and after are compared."""
+    """A function that makes the loss or the gradient of some updates non-finite."""
 
     def spoil(updates: set[int], what: str) -> None:
         real, calls = loop.compute_gradients, [0]
@@ -42,7 +42,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_run_stops_with_the_weights_of_before(what: str, spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+def test_a_run_stops_with_the_weights_of_the_update_before(
+    what: str, spoil: Spoil, write_experiment: Write, tmp_path: Path
+) -> None:
     whole = run(load_experiment(write_experiment(checkpoint_interval=1)), tmp_path / "whole").run
     spoil({12}, what)
     with pytest.raises(DivergedError, match=f"the {what} of update 12 is not finite .* the last checkpoint is of step 11"):
@@ -72,7 +74,7 @@ def test_an_update_can_be_left_out_and_is_counted(what: str, spoil: Spoil, write
     assert math.isfinite(outcome.val_loss)
 
 
-def test_the_count_goes_on_after_a_stop(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+def test_the_count_continues_after_a_stop(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
     spoil({4, 12}, "loss")
     part = run(load_experiment(write_experiment(non_finite="skip")), tmp_path, Watcher(("updated", 7)))
     assert part.status == "stopped"
@@ -90,7 +92,7 @@ def test_weights_do_not_move_in_an_update_that_is_left_out(spoil: Spoil, write_e
     assert str(a.optimizer["state"]) == str(b.optimizer["state"])
 
 
-def test_leaving_out_has_an_end(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+def test_too_many_skipped_updates_in_a_row_end_the_run(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
     spoil(set(range(10, 41)), "loss")
     with pytest.raises(
         DivergedError, match="the loss of update 29 is not finite .*, as of 20 in a row: .*checkpoint is of step"
@@ -98,8 +100,8 @@ def test_leaving_out_has_an_end(spoil: Spoil, write_experiment: Write, tmp_path:
         run(load_experiment(write_experiment(non_finite="skip")), tmp_path)
 
 
-def test_it_has_the_same_end_after_a_stop(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
-    """Twenty in a row are twenty, whatever came between the processes."""
+def test_a_stop_does_not_reset_the_count_in_a_row(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
+    """Twenty skipped updates in a row end the run, even if two sessions made them."""
     spoil(set(range(10, 60)), "loss")
     part = run(load_experiment(write_experiment(non_finite="skip")), tmp_path, Watcher(("updated", 16)))
     assert part.progress.skipped_in_a_row == 8
@@ -110,7 +112,7 @@ def test_it_has_the_same_end_after_a_stop(spoil: Spoil, write_experiment: Write,
 def test_weights_that_a_step_made_infinite_are_not_saved(
     write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its gradient was finite: only the weights tell."""
+    """The gradient was finite, so only a check of the weights finds it."""
     real, calls = loop.take_step, [0]
 
     def overflow(model: GPT, optimizer: torch.optim.Optimizer) -> None:

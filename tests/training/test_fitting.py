@@ -1,4 +1,4 @@
-"""What a run will need is known before it takes any, and refused where it is more than there is."""
+"""Memory and disk that a run needs are estimated first, and a run that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("family", "name", "precision"), PARTS)
-def test_the_estimate_is_what_is_taken(family: str, name: str, precision: str) -> None:
-    """Counted without values, and then for real: of every shipped part."""
+def test_the_estimate_equals_the_memory_used(family: str, name: str, precision: str) -> None:
+    """For every shipped component, the count without values is compared with a real update."""
     parts: dict[str, Any] = {family: name} if family != "optimizer" else {}
     if family == "attention":
         parts["position"] = "none"
@@ -57,14 +57,14 @@ def test_the_estimate_is_what_is_taken(family: str, name: str, precision: str) -
     )
     assert needs.gradients == sum(parameter.tensor.nbytes for parameter in model.named_roles())
     assert needs.optimizer == pytest.approx(fitting._bytes_of(optimizer.state), rel=0.01)
-    if name == "moe":  # whose shapes depend on values, so that one sequence was counted for real, and taken several times
+    if name == "moe":  # its shapes depend on values, so the estimate is a real count of one sequence times their number
         assert 0.9 * kept < needs.activations < 1.6 * kept
     else:
         assert needs.activations == pytest.approx(kept, rel=0.01)
-    assert needs.memory <= fitting._bound(experiment, 65, CPU), "what is called far from the limit is"
+    assert needs.memory <= fitting._bound(experiment, 65, CPU), "the bound is an upper bound"
 
 
-def test_a_checkpoint_takes_what_is_said(write_experiment: Write, tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_estimated_size(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment())
     corpus = load_corpus(experiment)
     model = build_model(experiment, corpus.vocab_size)
@@ -125,7 +125,7 @@ from minigpt.data import load_corpus
 from minigpt.reading import load_experiment
 from minigpt.training import PlainObserver, fitting, train
 
-def peak():  # not ru_maxrss, in which the memory of the process that started this one counts
+def peak():  # not ru_maxrss, which includes the memory of the parent process
     return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 def train_one(**model):
@@ -141,15 +141,15 @@ def train_one(**model):
     needs = fitting.estimate(experiment, load_corpus(experiment).vocab_size, torch.device("cpu"), "fp32")
     return taken, needs.memory
 
-train_one(d_model=64)  # what torch takes once
+train_one(d_model=64)  # memory that torch allocates once
 print(json.dumps(train_one(n_layers=8)))
 """
 
 
 @pytest.mark.slow
-def test_a_process_takes_about_what_is_said(tmp_path: Path) -> None:
-    """The peak of the whole process, saving and all; on Linux, where it is counted in kilobytes."""
+def test_the_peak_of_a_process_is_near_the_estimate(tmp_path: Path) -> None:
+    """The peak of the whole process, including saves. Only for Linux, which reports it in kilobytes."""
     (tmp_path / "corpus.txt").write_text("abc def ghi.\n" * 200)
     done = subprocess.run([sys.executable, "-c", PEAK], cwd=tmp_path, capture_output=True, text=True, check=True)
-    taken, said = json.loads(done.stdout)
-    assert 0.85 * taken < said < 1.3 * taken
+    measured, estimated = json.loads(done.stdout)
+    assert 0.85 * measured < estimated < 1.3 * measured

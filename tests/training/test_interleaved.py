@@ -1,4 +1,4 @@
-"""The ratio of two times on a machine that others use too: a simulated one, with jitter, bursts and drift."""
+"""The ratio of two times on a simulated busy machine, with jitter, bursts and drift."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WIDTH = 0.03
 
 
 class Machine:
-    """A clock that work moves: by its own time, with jitter, and slowed down by bursts of others' work and by a drift.
+    """A simulated clock. Work advances it by its time, with jitter, and bursts of other work and a drift slow it down.
 
     Args:
-        seed: Of the noise.
+        seed: Seed of the noise.
         jitter: Standard deviation of the logarithm of a work's time.
-        burst: How much slower work is while something else runs.
-        drift: How much slower or faster it becomes, to and fro in two minutes.
+        burst: Factor by which other work slows down the measured work.
+        drift: Largest factor of a slow oscillation of the speed, with a period of two minutes.
     """
 
     def __init__(self, seed: int, *, jitter: float = 0.1, burst: float = 3.0, drift: float = 2.0):
@@ -33,7 +33,7 @@ class Machine:
         self.time, self.is_busy, self.until = 0.0, False, 0.0
 
     def work(self, seconds: float) -> Callable[[], float]:
-        """Work that takes so long on a quiet machine."""
+        """Work that takes `seconds` on a quiet machine."""
 
         def do() -> float:
             while self.time >= self.until:
@@ -62,8 +62,8 @@ def test_the_ratio_is_within_the_stated_width_in_ninety_five_of_a_hundred_cases(
     assert within >= 0.95 * settled
 
 
-def test_timed_one_after_another_the_same_machine_says_anything() -> None:
-    """What the ratio is measured in turn for: this simulation is not too kind."""
+def test_times_measured_one_after_another_give_any_ratio() -> None:
+    """Shows why work is timed in turn, and that the simulated noise is large."""
     ratios = []
     for seed in range(100):
         machine = Machine(seed)
@@ -84,12 +84,12 @@ def test_equal_work_has_a_ratio_of_one_whichever_is_first() -> None:
     assert str(same) == "1.000 ± 0.000"
 
 
-def test_a_machine_too_busy_to_measure_is_found_out_when_the_time_is_over() -> None:
+def test_on_a_machine_that_is_too_busy_measuring_stops_when_the_time_is_over() -> None:
     machine = Machine(3, jitter=1.0, burst=20.0)
     found = measure_ratio(machine.work(0.1), machine.work(0.1), width=WIDTH, at_most=60, now=machine.now)
     assert found.width > WIDTH
     assert found.variation > 1
-    assert machine.time < 600, "nine pairs at least, each a hundred times as long as they could be"
+    assert machine.time < 600, "only the nine pairs that are required"
 
 
 def test_short_work_is_repeated_and_slow_work_is_not_timed_for_ever() -> None:
@@ -109,14 +109,14 @@ def test_short_work_is_repeated_and_slow_work_is_not_timed_for_ever() -> None:
 
 @given(st.integers(1, 200), st.sampled_from((0.05, 0.005)))
 def test_the_interval_of_a_median_has_the_error_it_should(n: int, error: float) -> None:
-    """By its order: the median is outside with the probability of so many heads or tails in a row of n."""
+    """By order statistics: the probability that the median is outside follows from the binomial distribution."""
     low, high = median_interval(list(range(n)), error)
     rank = int(low) + 1
     assert high == n - rank
     outside = 2 * stats.binom.cdf(rank - 1, n, 0.5)
     assert outside <= error or rank == 1
     if rank < n // 2:
-        assert 2 * stats.binom.cdf(rank, n, 0.5) > error, "not wider than it must be"
+        assert 2 * stats.binom.cdf(rank, n, 0.5) > error, "no narrower interval is allowed"
 
 
 def test_more_measurements_make_the_interval_narrower() -> None:

@@ -1,4 +1,4 @@
-"""A run folder, or a file of it, that is renamed, removed or replaced while the run trains."""
+"""Run folders, and files in them, that are renamed, removed or replaced during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.training.conftest import Watcher, Write, run
 
 
 class Doing(Watcher):
-    """Does something after the n-th update, as another program might."""
+    """Calls an action after the n-th update, in place of another program."""
 
     def __init__(self, at: int, action: Callable[[], object]):
         super().__init__()
@@ -37,23 +37,22 @@ def folder(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("at", [7, 14])
-def test_a_renamed_folder_is_saved_where_it_is_and_named(
+def test_a_renamed_folder_is_saved_in_its_new_place_which_is_named(
     at: int, write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
-    """Before the first checkpoint, and just before an evaluation."""
-    old, new = folder(tmp_path), tmp_path / "elsewhere" / "it's here"
+    """The folder is renamed before the first checkpoint, or just before an evaluation."""
+    old, new = folder(tmp_path), tmp_path / "other" / "it's here"
     new.parent.mkdir()
     with pytest.raises(RunError) as error:
         run(load_experiment(write_experiment()), tmp_path / "runs", Doing(at, lambda: old.rename(new)))
-    said = str(error.value)
-    assert f"{old} was moved to {new} while it trained; update {at + 1} is saved there" in said
-    assert not old.exists(), "the old path is never made again"
+    assert f"{old} was moved to {new} while it trained; update {at + 1} is saved there" in str(error.value)
+    assert not old.exists(), "the old path is not created again"
     assert not (tmp_path / "runs").exists(), "nor is a lock left there"
     assert resume(new, observer=Watcher()).status == "finished"
     assert not differences(undisturbed(), RunFolder(new))
 
 
-def test_a_folder_above_it_may_be_renamed_just_as_well(write_experiment: Write, tmp_path: Path) -> None:
+def test_a_folder_above_it_may_be_renamed_too(write_experiment: Write, tmp_path: Path) -> None:
     action = (tmp_path / "runs").rename
     with pytest.raises(RunError, match="was moved to .*/kept/small/seed-1337 while it trained"):
         run(load_experiment(write_experiment()), tmp_path / "runs", Doing(7, lambda: action(tmp_path / "kept")))
@@ -87,10 +86,10 @@ def test_a_removed_folder_ends_the_run_with_a_line(
     assert not place.exists()
 
 
-def test_where_the_system_cannot_say_where_it_went_nothing_is_made_either(
+def test_if_the_new_place_is_unknown_the_old_path_is_not_created_again(
     write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an unmounting, or on a system without /proc."""
+    """The new place is unknown after unmounting, or on a system without /proc."""
     old, new = folder(tmp_path), tmp_path / "new"
     monkeypatch.setattr(os, "readlink", lambda path: str(old))
     with pytest.raises(RunError, match="Wherever it is, its last checkpoint is of update 10; continue with: minigpt resume"):
@@ -124,7 +123,7 @@ def test_tensorboard_does_not_make_the_old_path_again(write_experiment: Write, t
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "checkpoints"])
-def test_what_is_deleted_meanwhile_is_written_again(
+def test_records_deleted_during_training_are_written_again(
     name: str, write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
     place = folder(tmp_path) / name
@@ -136,7 +135,7 @@ def test_what_is_deleted_meanwhile_is_written_again(
         assert f"{place} was deleted while the run wrote to it; it is written again" in watcher.out.getvalue()
 
 
-def test_a_run_that_could_not_be_resumed_ends_and_says_so(write_experiment: Write, tmp_path: Path) -> None:
+def test_a_run_that_could_not_be_resumed_ends_with_an_error(write_experiment: Write, tmp_path: Path) -> None:
     action = (folder(tmp_path) / "experiment.json").unlink
     expected = r"was changed while it trained: its experiment.json was removed. .* its last checkpoint is of update 15"
     with pytest.raises(RunError, match=expected):
@@ -144,21 +143,21 @@ def test_a_run_that_could_not_be_resumed_ends_and_says_so(write_experiment: Writ
 
 
 def test_a_link_in_the_place_of_the_checkpoints_is_not_written_through(write_experiment: Write, tmp_path: Path) -> None:
-    place, elsewhere = folder(tmp_path) / "checkpoints", tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    place, target = folder(tmp_path) / "checkpoints", tmp_path / "target"
+    target.mkdir()
 
     def action() -> None:
         shutil.rmtree(place)
-        place.symlink_to(elsewhere)
+        place.symlink_to(target)
 
     with pytest.raises(RunError, match="checkpoints was replaced by a link"):
         run(load_experiment(write_experiment()), tmp_path / "runs", Doing(17, action))
-    assert list(elsewhere.iterdir()) == []
+    assert list(target.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt"])
 @pytest.mark.parametrize("how", ["replaced", "cut"])
-def test_records_that_are_replaced_or_cut_meanwhile_end_the_run(
+def test_records_that_are_replaced_or_cut_during_training_end_the_run(
     name: str, how: str, write_experiment: Write, tmp_path: Path
 ) -> None:
     place = folder(tmp_path) / name
@@ -175,7 +174,7 @@ def test_records_that_are_replaced_or_cut_meanwhile_end_the_run(
     assert checkpoint.available(folder(tmp_path) / "checkpoints")[-1] == 15
 
 
-def test_a_deleted_lock_file_lets_nobody_else_in(write_experiment: Write, tmp_path: Path) -> None:
+def test_a_deleted_lock_file_does_not_admit_another_process(write_experiment: Write, tmp_path: Path) -> None:
     place, refusals = folder(tmp_path), []
 
     def action() -> None:
@@ -189,7 +188,7 @@ def test_a_deleted_lock_file_lets_nobody_else_in(write_experiment: Write, tmp_pa
     assert refusals == [f"{place} is in use by another process, whose lock file is gone; stop it first"]
 
 
-def test_a_moved_folder_lets_nobody_else_in_while_it_trains(tmp_path: Path) -> None:
+def test_a_moved_folder_does_not_admit_another_process_while_it_trains(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     with Place(tmp_path / "old") as place:
         (tmp_path / "old").rename(tmp_path / "new")
@@ -201,7 +200,7 @@ def test_a_moved_folder_lets_nobody_else_in_while_it_trains(tmp_path: Path) -> N
         assert not place.has_moved()
 
 
-def test_a_folder_that_may_not_be_written_any_more_ends_the_run_with_what_is_whole(
+def test_a_folder_that_became_read_only_ends_the_run_and_the_last_whole_checkpoint_is_named(
     write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.mkdir

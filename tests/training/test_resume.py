@@ -1,7 +1,7 @@
-"""A run that was killed and resumed is bit for bit the run that was not: through the real command, in real processes.
+"""A killed and resumed run equals an uninterrupted run bit for bit: with the real command, in real processes.
 
-Real processes are slow: one optimizer is killed in them, and every other one is stopped and resumed within this process.
-tests/soak kills forked processes, at any moment and with every shipped part in fp32 and bf16.
+Real processes are slow, so only one optimizer is killed in them. The others are stopped and resumed within this process.
+tests/soak kills forked processes at any moment, with every shipped component in fp32 and bf16.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.training.conftest import Watcher, Write, run
 KILLED = [("adamw", "fp32")]
 STOPPED = [
     *((entry.name, "fp32") for entry in REGISTRY.entries("optimizer") if (entry.name, "fp32") not in KILLED),
-    ("muon", "bf16"),  # whose own products have the training's precision
+    ("muon", "bf16"),  # its own matrix products use the training precision
 ]
 
 
@@ -70,7 +70,7 @@ def test_a_killed_run_resumes_bit_for_bit(optimizer: str, precision: str, write_
 
 
 @pytest.mark.slow
-def test_signals_save_exit_with_their_code_and_name_the_way_on(write_experiment: Write, tmp_path: Path) -> None:
+def test_signals_save_exit_with_their_code_and_name_the_command_to_continue(write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment()
     whole = minigpt("run", file, "--no-check", "--out", "whole", "--threads", "1", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
@@ -89,7 +89,7 @@ def test_signals_save_exit_with_their_code_and_name_the_way_on(write_experiment:
 def test_a_changed_plugin_or_corpus_is_refused_unless_accepted(write_experiment: Write, tmp_path: Path) -> None:
     minigpt("run", write_experiment(), "--no-check", "--threads", "1", cwd=tmp_path, end_at=17)
     run = RunFolder(tmp_path / "runs" / "small" / "seed-1337")
-    (tmp_path / "interrupting.py").unlink()  # the run has a copy of its own
+    (tmp_path / "interrupting.py").unlink()  # the run folder has a copy
     copy = run.path / "plugins" / "interrupting.py"
     copy.write_text(copy.read_text() + "# edited\n")
     corpus = tmp_path / "corpus.txt"

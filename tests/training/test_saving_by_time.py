@@ -1,4 +1,4 @@
-"""Checkpoints by time: a slow model loses little, and no update is another for it."""
+"""Checkpoints at time intervals: a slow model repeats few updates, and no update's result changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RARELY: dict[str, Any] = {"max_iters": 14, "eval_interval": 14, "checkpoint_inte
 
 
 class Clock:
-    """Tells a minute more each time it is asked."""
+    """A clock that advances by a minute each time it is read."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -40,7 +40,7 @@ def a_minute_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The steps that are saved from now on."""
+    """A list to which every later save adds its step."""
     steps, real = [], checkpoint.save
 
     def save(*arguments: Any, **others: Any) -> Path:
@@ -52,7 +52,7 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.usefixtures("a_minute_an_update")
-def test_it_saves_when_the_minutes_are_over(
+def test_a_checkpoint_is_saved_when_the_minutes_are_over(
     write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = saves(monkeypatch)
@@ -63,9 +63,7 @@ def test_it_saves_when_the_minutes_are_over(
     assert steps == [14]
 
 
-def test_a_training_that_is_fast_saves_by_updates_alone(
-    write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fast_run_saves_only_by_updates(write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = saves(monkeypatch)
     run(load_experiment(write_experiment(**{**RARELY, "checkpoint_interval": 5})), tmp_path)
     assert steps == [5, 10, 14]
@@ -73,9 +71,7 @@ def test_a_training_that_is_fast_saves_by_updates_alone(
 
 @pytest.mark.usefixtures("a_minute_an_update")
 @pytest.mark.parametrize("optimizer", [entry.name for entry in REGISTRY.entries("optimizer")])
-def test_what_an_update_computes_does_not_depend_on_when_it_was_saved(
-    optimizer: str, write_experiment: Write, tmp_path: Path
-) -> None:
+def test_an_updates_result_does_not_depend_on_earlier_saves(optimizer: str, write_experiment: Write, tmp_path: Path) -> None:
     named = {"name": optimizer, "learning_rate": 1e-2}
     never, often = (
         run(
@@ -93,7 +89,7 @@ def test_a_run_that_dies_after_a_save_by_time_resumes_bit_for_bit(
     class Dies(Watcher):
         def updated(self, row: MetricsRow) -> None:
             if row.step == 9:
-                raise KeyboardInterrupt  # as good as a kill: nothing is saved for it
+                raise KeyboardInterrupt  # has the effect of a kill: nothing is saved
 
     experiment = load_experiment(write_experiment(**RARELY))
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in each phase of a training; tests/soak sends them at random moments, to real processes."""
+"""Ctrl-C and SIGTERM in each phase of training; tests/soak sends them to real processes at random moments."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.training.conftest import Watcher, Write, run
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """As in a terminal, wherever the tests run: a script's `pytest &` ignores SIGINT, and what is ignored stays ignored."""
+    """Handle SIGINT as in a terminal. A script's `pytest &` ignores SIGINT, and minigpt leaves ignored signals ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def signalling(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, at_call: int) -> None:
-    """SIGINT comes in the n-th call of a function."""
+    """Raise SIGINT in the n-th call of a function."""
     real, calls = getattr(place, name), [0]
 
     def call(*arguments: Any, **others: Any) -> Any:
@@ -43,7 +43,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, at_call: 
 
 
 @pytest.mark.parametrize("name", ["load_corpus", "build_model", "measure_speed", "provenance"])
-def test_in_the_preparations_it_stops_at_once_and_nothing_is_written(
+def test_a_signal_during_the_preparations_stops_at_once_and_nothing_is_written(
     name: str, write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = load_experiment(write_experiment())
@@ -56,7 +56,7 @@ def test_in_the_preparations_it_stops_at_once_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("name", ["load_corpus", "measure_speed"])
-def test_in_the_preparations_of_going_on_nothing_changes(
+def test_a_signal_during_the_preparations_to_resume_changes_nothing(
     name: str,
     write_experiment: Write,
     undisturbed: Callable[..., RunFolder],
@@ -72,12 +72,12 @@ def test_in_the_preparations_of_going_on_nothing_changes(
     assert not differences(undisturbed(), part)
 
 
-# In the 40 updates of these runs, with their samples and their checkpoints.
+# A function, and the call in which the signal comes: all are within the 40 updates, samples and checkpoints of these runs.
 PHASES = [("compute_gradients", 9), ("take_step", 15), ("evaluate", 2), ("prompt_ids", 2), ("stream_seed", 40)]
 
 
 @pytest.mark.parametrize(("name", "at_call"), PHASES)
-def test_in_an_update_an_evaluation_or_a_sample_what_is_done_is_saved(
+def test_a_signal_during_an_update_an_evaluation_or_a_sample_saves_the_updates_done(
     name: str,
     at_call: int,
     write_experiment: Write,
@@ -94,20 +94,21 @@ def test_in_an_update_an_evaluation_or_a_sample_what_is_done_is_saved(
     assert not differences(undisturbed(), part.run)
 
 
-def test_while_saving_the_save_is_finished(write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_during_a_save_does_not_interrupt_it(
+    write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = load_experiment(write_experiment())
-    signalling(
-        monkeypatch, os, "replace", 6
-    )  # owner, manifest, tokenizer, provenance, experiment, then the first checkpoint's
+    # Five files are written before: owner, manifest, tokenizer, provenance and experiment. The sixth is the checkpoint's.
+    signalling(monkeypatch, os, "replace", 6)
     part = run(experiment, tmp_path)
     assert part.status == "stopped"
     assert checkpoint.available(part.run.checkpoints)[-1] == part.progress.step == 10
 
 
-def test_the_compiler_is_broken_off(
+def test_a_signal_interrupts_compiling(
     write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may take minutes, and what it makes is made anew the next time."""
+    """Compiling may take minutes, and the next session repeats it."""
     experiment = load_experiment(write_experiment())
 
     class Compiling(loop.Trainer):
@@ -151,7 +152,9 @@ train(load_experiment(sys.argv[1]), out=sys.argv[2], device="cpu", observer=Slow
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_second_one_ends_the_process_at_once_and_harms_nothing(name: str, write_experiment: Write, tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_process_at_once_and_saved_files_stay_whole(
+    name: str, write_experiment: Write, tmp_path: Path
+) -> None:
     file = write_experiment()
     command = [sys.executable, "-c", TWICE.format(name=name), str(file), str(tmp_path / "part")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)

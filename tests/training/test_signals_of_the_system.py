@@ -1,4 +1,4 @@
-"""Signals that nobody types: a closed terminal, a batch system's warning, the limit of processor time."""
+"""Signals that the system sends: a closed terminal, a batch system's warning, the limit of processor time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIGNALS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 
 @pytest.fixture(autouse=True)
 def _defaults() -> Iterator[None]:
-    """As in a terminal, wherever the tests run: under nohup SIGHUP is ignored."""
+    """Reset the signals to their defaults, because nohup ignores SIGHUP."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
     yield
     for number, handler in before.items():
@@ -35,7 +35,7 @@ def _defaults() -> Iterator[None]:
 
 
 class Signalling(Watcher):
-    """Sends a signal some times after the n-th update."""
+    """Sends a signal `times` times after the n-th update."""
 
     def __init__(self, number: int, at: int, times: int = 1):
         super().__init__()
@@ -49,20 +49,20 @@ class Signalling(Watcher):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_each_of_them_saves_and_stops_and_a_second_one_ends_nothing(
+def test_each_signal_saves_and_stops_and_a_second_one_is_ignored(
     number: signal.Signals, write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
     part = run(load_experiment(write_experiment()), tmp_path / "part", Signalling(number, at=13, times=3))
     assert (part.status, part.stop_signal, part.progress.step) == ("stopped", number, 13)
-    assert signal.getsignal(number) is signal.SIG_DFL, "and afterwards it is as before"
+    assert signal.getsignal(number) is signal.SIG_DFL, "the handler is restored"
     if number == signal.SIGHUP:
         assert resume(part.run.path, observer=Watcher()).status == "finished"
         assert not differences(undisturbed(), part.run)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
-def test_one_that_is_ignored_or_handled_stays_so(handler: Any, write_experiment: Write, tmp_path: Path) -> None:
-    """Under nohup a closed terminal ends nothing; a batch system's own client handles the warnings itself."""
+def test_an_ignored_or_handled_signal_keeps_its_handler(handler: Any, write_experiment: Write, tmp_path: Path) -> None:
+    """Under nohup a closed terminal does not stop the run; a batch system's own client may handle the warnings."""
     for number in SIGNALS:
         signal.signal(number, handler)
     short = load_experiment(write_experiment(max_iters=4))
@@ -72,7 +72,7 @@ def test_one_that_is_ignored_or_handled_stays_so(handler: Any, write_experiment:
 
 
 def test_an_ignored_interrupt_stays_ignored(write_experiment: Write, tmp_path: Path) -> None:
-    """A script's `minigpt run ... &` is not stopped by a Ctrl-C that is meant for another."""
+    """A Ctrl-C for another program does not stop a script's `minigpt run ... &`."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         outcome = run(load_experiment(write_experiment(max_iters=4)), tmp_path, Signalling(signal.SIGINT, at=2))
@@ -90,7 +90,7 @@ class Gone(io.StringIO):
     flush = write  # type: ignore[assignment]
 
 
-def test_a_training_outlives_its_output(write_experiment: Write, tmp_path: Path) -> None:
+def test_training_continues_if_its_output_is_closed(write_experiment: Write, tmp_path: Path) -> None:
     outcome = run(load_experiment(write_experiment(max_iters=4)), tmp_path, PlainObserver(Gone()))  # type: ignore[arg-type]
     assert outcome.status == "finished"
     stream = OutlivingStream(Gone())
@@ -100,8 +100,8 @@ def test_a_training_outlives_its_output(write_experiment: Write, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_saves_and_leaves_with_129(write_experiment: Write, tmp_path: Path) -> None:
-    """A real one: the kernel sends SIGHUP, and whatever is printed from then on fails."""
+def test_a_closed_terminal_saves_and_exits_with_129(write_experiment: Write, tmp_path: Path) -> None:
+    """A real terminal is closed: the kernel sends SIGHUP, and every later print fails."""
     file = write_experiment(max_iters=100_000, checkpoint_interval=50_000, eval_interval=50_000)
     child, terminal = pty.fork()
     if child == 0:

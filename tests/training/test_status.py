@@ -1,4 +1,4 @@
-"""How a run stands: recorded where nothing else shows it, and the same words everywhere."""
+"""The status of a run: its ending is recorded if no other file shows it, and the words are the same everywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGE = Path(minigpt.__file__).parent
 
 @pytest.fixture
 def spoiled(write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run whose third update raises, or whose loss is not finite then; `how` is set by the test."""
+    """A run whose third update has a non-finite loss, or raises if the test created the file `raise`."""
     folder = RunFolder(tmp_path / "small" / "seed-1337")
     experiment = load_experiment(write_experiment(max_iters=6, checkpoint_interval=1))
     real, calls = loop.compute_gradients, [0]
@@ -50,7 +50,7 @@ def states(minigpt: Command, root: Path) -> dict[str, str]:
     return {Path(row["run"]).name: row["state"] for row in json.loads(minigpt("runs", root, "--json")[1])}
 
 
-def test_a_run_that_diverged_is_listed_so_until_it_is_gone_on_with(
+def test_a_run_that_diverged_is_listed_so_until_it_is_continued(
     spoiled: RunFolder, minigpt: Command, tmp_path: Path
 ) -> None:
     assert spoiled.status() is Status.DIVERGED
@@ -73,7 +73,9 @@ def test_a_run_that_raised_is_listed_as_crashed(
     assert states(minigpt, tmp_path) == {"seed-1337": "crashed"}
 
 
-def test_a_damaged_ending_is_a_line_and_one_row_of_the_list(spoiled: RunFolder, minigpt: Command, tmp_path: Path) -> None:
+def test_a_damaged_ending_is_one_error_line_and_one_row_of_the_list(
+    spoiled: RunFolder, minigpt: Command, tmp_path: Path
+) -> None:
     sound = spoiled.path.with_name("seed-1")
     shutil.copytree(spoiled.path, sound)
     for content in (
@@ -90,12 +92,12 @@ def test_a_damaged_ending_is_a_line_and_one_row_of_the_list(spoiled: RunFolder, 
         assert states(minigpt, tmp_path) == {"seed-1337": "damaged", "seed-1": "diverged"}
 
 
-def test_what_was_never_begun_is_missing(tmp_path: Path) -> None:
+def test_a_run_that_was_never_begun_is_missing(tmp_path: Path) -> None:
     assert RunFolder(tmp_path / "nowhere").status() is Status.MISSING
 
 
-def test_the_words_for_how_a_run_stands_are_written_in_one_place() -> None:
-    others = {"problems.py": {"missing"}}  # pydantic's word for a key that is not there
+def test_the_words_for_a_runs_status_are_defined_in_one_place() -> None:
+    others = {"problems.py": {"missing"}}  # pydantic's word for a missing key
     for file in sorted(PACKAGE.rglob("*.py")):
         if file.name == "status.py":
             continue
@@ -104,7 +106,7 @@ def test_the_words_for_how_a_run_stands_are_written_in_one_place() -> None:
         assert found == others.get(file.name, set()), file
 
 
-def test_a_diverged_run_says_so_where_it_ends(write_experiment: Write, minigpt: Command, tmp_path: Path) -> None:
+def test_a_diverged_run_reports_it_in_its_last_line(write_experiment: Write, minigpt: Command, tmp_path: Path) -> None:
     file = write_experiment(optimizer={"name": "sgd", "learning_rate": 1e30}, grad_clip=None)
     code, _, err = minigpt("run", file, "--no-check", "--out", tmp_path / "runs")
     assert code == 3

@@ -1,4 +1,4 @@
-"""What is written for TensorBoard, read back with its own reader."""
+"""The files for TensorBoard, read with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_scalars_samples_and_settings_are_those_of_the_run(write_experiment: Wri
     assert found.Scalars("hparam/val_loss")[-1].value == pytest.approx(rows[-1].val_loss)
 
 
-def test_a_run_that_is_resumed_goes_on_in_the_same_plots(write_experiment: Write, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_same_plots(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(), overrides=["training.max_iters=12", "training.checkpoint_interval=4"])
 
     class Failing(Watcher):
@@ -76,7 +76,7 @@ def test_a_run_that_is_resumed_goes_on_in_the_same_plots(write_experiment: Write
     assert [event.step for event in read(run).Scalars("loss/train")] == list(range(1, 13))
 
 
-def test_settings_are_flat_and_of_types_that_tensorboard_knows(write_experiment: Write) -> None:
+def test_settings_are_flat_and_of_types_that_tensorboard_supports(write_experiment: Write) -> None:
     found = settings(load_experiment(write_experiment()))
     assert found["model.n_layers"] == 2
     assert found["training.optimizer.name"] == "adamw"
@@ -84,7 +84,7 @@ def test_settings_are_flat_and_of_types_that_tensorboard_knows(write_experiment:
     assert all(type(value) in (bool, str, float, int) for value in found.values())
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     missing: Any = lambda name, *others: None if name == "tensorboard" else find(name, *others)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", missing)
@@ -92,7 +92,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         TensorBoardObserver(Watcher())
 
 
-def test_signals_stop_as_before(write_experiment: Write, tmp_path: Path) -> None:
+def test_signals_stop_a_run_with_this_observer_too(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment())
     observer = TensorBoardObserver(Watcher(("updated", 3)))
     outcome = train(experiment, out=tmp_path, device="cpu", observer=observer)

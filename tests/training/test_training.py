@@ -1,3 +1,5 @@
+"""Training from beginning to end: records, checkpoints, evaluation, samples, resuming and estimates."""
+
 from __future__ import annotations
 
 import contextlib
@@ -31,7 +33,7 @@ from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 
 
-def test_a_run_leaves_everything_it_should(write_experiment: Write, tmp_path: Path) -> None:
+def test_a_run_writes_all_its_files(write_experiment: Write, tmp_path: Path) -> None:
     observer = Watcher()
     outcome = run(load_experiment(write_experiment()), tmp_path / "runs", observer)
     assert outcome.status == "finished"
@@ -87,7 +89,7 @@ def test_a_training_and_its_resuming_are_fp32_whatever_torchs_default_is(
     named = {"name": optimizer, "learning_rate": 1e-2}
     experiment = load_experiment(write_experiment(optimizer=named))
     part = run(experiment, tmp_path, Watcher(("updated", 14)))
-    assert torch.get_default_dtype() == torch.float64, "the caller's own"
+    assert torch.get_default_dtype() == torch.float64, "the caller's default is restored"
     assert resume(part.run.path, observer=Watcher()).status == "finished"
     assert {parameter.dtype for parameter in build_model(experiment, 50).parameters()} == {torch.float32}
     torch.set_default_dtype(torch.float32)
@@ -108,7 +110,7 @@ PLACES = [("updated", 1), ("updated", 14), ("evaluating", 1), ("evaluating", 4),
 
 @pytest.mark.parametrize(
     ("optimizer", "interrupt"),
-    # An optimizer that averages has other weights in place while it is measured.
+    # An averaging optimizer swaps in other weights during an evaluation.
     [*(("adamw", place) for place in PLACES), ("schedule_free", ("evaluating", 4)), ("schedule_free", ("evaluated", 1))],
 )
 def test_stopping_anywhere_and_resuming_is_the_same_run(
@@ -122,7 +124,7 @@ def test_stopping_anywhere_and_resuming_is_the_same_run(
     experiment = load_experiment(write_experiment(optimizer=named))
     part = run(experiment, tmp_path / "part", Watcher(interrupt))
     if interrupt == ("evaluated", 3):
-        assert part.status == "finished", "nothing is left to stop"
+        assert part.status == "finished", "the last update is done"
         return
     assert part.status == "stopped"
     assert part.stop_signal == signal.SIGTERM
@@ -131,7 +133,7 @@ def test_stopping_anywhere_and_resuming_is_the_same_run(
     assert not differences(undisturbed(optimizer=named), part.run)
 
 
-def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_loss(write_experiment: Write, tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_lowest_validation_loss(write_experiment: Write, tmp_path: Path) -> None:
     file = write_experiment(eval_interval=5, checkpoint_interval=None, optimizer={"learning_rate": 0.3}, grad_clip=None)
     outcome = run(load_experiment(file), tmp_path)
     losses = {row.step: row.val_loss for row in outcome.run.rows() if row.val_loss is not None}
@@ -151,13 +153,15 @@ def test_a_diverging_run_stops_with_sound_weights(write_experiment: Write, tmp_p
     assert all(math.isfinite(row.train_loss) for row in rows)
 
 
-def test_a_model_that_diverges_at_an_evaluation_is_told_before_it_writes(write_experiment: Write, tmp_path: Path) -> None:
+def test_divergence_at_an_evaluation_is_reported_before_a_checkpoint_is_written(
+    write_experiment: Write, tmp_path: Path
+) -> None:
     file = write_experiment(optimizer={"learning_rate": 1e38}, eval_interval=1, grad_clip=None)
     with pytest.raises(DivergedError, match=r"training diverged; there is no checkpoint yet\. Try a lower"):
         run(load_experiment(file), tmp_path)
 
 
-def test_an_edited_experiment_is_not_resumed_as_if_it_were_the_same(write_experiment: Write, tmp_path: Path) -> None:
+def test_an_edited_experiment_is_not_resumed(write_experiment: Write, tmp_path: Path) -> None:
     part = run(load_experiment(write_experiment()), tmp_path, Watcher(("updated", 5)))
     file = part.run.path / "experiment.json"
     file.write_text(file.read_text().replace('"batch_size": 8', '"batch_size": 4'))
@@ -201,7 +205,7 @@ def test_best_survives_a_crash_between_the_two_pointers(
     assert all(torch.equal(tensor, b.checkpoint.weights[name]) for name, tensor in a.checkpoint.weights.items())
 
 
-def test_what_is_measured_sampled_and_saved_are_the_averaged_weights(write_experiment: Write, tmp_path: Path) -> None:
+def test_the_averaged_weights_are_measured_sampled_and_saved(write_experiment: Write, tmp_path: Path) -> None:
     outcome = run(load_experiment(write_experiment(optimizer={"name": "schedule_free", "learning_rate": 1e-2})), tmp_path)
     opened = open_run(outcome.run.path, which="last")
     states = opened.checkpoint.optimizer["state"]
@@ -211,7 +215,9 @@ def test_what_is_measured_sampled_and_saved_are_the_averaged_weights(write_exper
     for index, parameter in zip(held, roles, strict=True):
         state = states[index]
         assert torch.equal(parameter.tensor, state["x"]), parameter.name
-        assert not torch.equal(torch.lerp(state["z"], state["x"], 0.9), state["x"]), "no average to tell apart"
+        assert not torch.equal(torch.lerp(state["z"], state["x"], 0.9), state["x"]), (
+            "the averaged weights equal the training weights"
+        )
     measured = evaluate(opened.model, load_corpus(opened.experiment), opened.experiment, "fp32")
     assert outcome.run.rows()[-1].val_loss == measured.val_loss
     assert opened.tokenizer is not None
@@ -227,7 +233,7 @@ def test_averaging_is_refused_before_anything_is_written_where_the_model_constra
     file = write_experiment(optimizer={"name": "schedule_free"})
     experiment = load_experiment(file, overrides=["model.unit_embeddings=true"])
     expected = (
-        r"^training.optimizer: schedule_free answers with an average of weights, and an average does not keep the "
+        r"^training.optimizer: schedule_free evaluates with an average of weights, and an average violates the "
         r"constraint that this model puts on embedding.weight after every update; choose an optimizer that .* adamw$"
     )
     with pytest.raises(ExperimentError, match=expected):
@@ -236,7 +242,7 @@ def test_averaging_is_refused_before_anything_is_written_where_the_model_constra
 
 
 @pytest.mark.parametrize("kind", ["kept at 1", "kept within 0.01 by .data", "kept below 1,000", "counts"])
-def test_constraints_are_found_however_they_are_kept_and_counters_are_none(
+def test_every_kind_of_constraint_is_found_and_a_counter_is_no_constraint(
     kind: str, write_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def after_step(self: MLP) -> None:
@@ -244,8 +250,8 @@ def test_constraints_are_found_however_they_are_kept_and_counters_are_none(
         if kind == "kept at 1":
             weight.copy_(torch.nn.functional.normalize(weight, dim=0))
         elif kind == "kept within 0.01 by .data":
-            weight.data.clamp_(-0.01, 0.01)  # done already when the weights were initialised
-        elif kind == "kept below 1,000":  # which does nothing yet
+            weight.data.clamp_(-0.01, 0.01)  # initialisation did this already
+        elif kind == "kept below 1,000":  # the weights are still smaller
             weight.clamp_(max=1e3)
         else:
             self.register_buffer("updates", torch.zeros(()) + 1)
@@ -263,7 +269,7 @@ def test_constraints_are_found_however_they_are_kept_and_counters_are_none(
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_after_an_interrupted_measurement_training_goes_on_where_it_was() -> None:
+def test_an_interrupted_evaluation_restores_the_training_weights() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     recipe = REGISTRY.resolve("optimizer", "schedule_free").build()
     optimizer = recipe.build([NamedParameter("weight", weight, "vector")])
@@ -300,10 +306,8 @@ def test_evaluation_is_the_mean_over_the_whole_split(write_experiment: Write) ->
 
 
 def test_clipping_bounds_the_gradient_and_is_off_with_null(write_experiment: Write, tmp_path: Path) -> None:
-    sgd_like = {
-        "optimizer": {"learning_rate": 1e-2, "eps": 1e6},
-        "max_iters": 1,
-    }  # with a huge eps AdamW follows the gradient's size
+    # With a huge eps, AdamW's update is proportional to the gradient.
+    sgd_like = {"optimizer": {"learning_rate": 1e-2, "eps": 1e6}, "max_iters": 1}
     norms = {}
     for clip in (1e-3, None):
         experiment = load_experiment(write_experiment(name=f"clip{clip is None}".lower(), grad_clip=clip, **sgd_like))
@@ -313,7 +317,7 @@ def test_clipping_bounds_the_gradient_and_is_off_with_null(write_experiment: Wri
         norms[clip] = (
             torch.stack([state["exp_avg"].norm() for state in found.optimizer["state"].values()]).norm().item() / 0.1
         )
-        assert outcome.run.rows()[0].grad_norm > 0.1, "what is recorded is the norm before clipping"
+        assert outcome.run.rows()[0].grad_norm > 0.1, "the norm before clipping is recorded"
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[None] > 0.1
 
@@ -339,7 +343,7 @@ def test_the_time_left_counts_updates_and_evaluations() -> None:
     assert speed.updates_within(experiment, 0) == 1
 
 
-def test_measuring_leaves_model_and_random_state_alone(write_experiment: Write) -> None:
+def test_measuring_does_not_change_the_model_or_the_random_state(write_experiment: Write) -> None:
     experiment = load_experiment(write_experiment())
     corpus = load_corpus(experiment)
     model = build_model(experiment, corpus.vocab_size)
@@ -353,7 +357,7 @@ def test_measuring_leaves_model_and_random_state_alone(write_experiment: Write) 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_run_that_is_there_is_not_overwritten(write_experiment: Write, tmp_path: Path) -> None:
+def test_an_existing_run_is_not_overwritten(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(max_iters=1))
     run(experiment, tmp_path)
     with pytest.raises(RunError, match=r"holds a run already; continue it: minigpt resume .*--fresh"):
@@ -378,11 +382,11 @@ def test_seeds_of_steps_and_purposes_differ() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3599, "59 min 59 s"), (27_600, "7 h 40 min")]
 )
-def test_durations_are_told_in_words(seconds: float, words: str) -> None:
+def test_durations_are_shown_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_the_plan_is_told_in_a_line() -> None:
+def test_the_plan_is_shown_in_a_few_lines() -> None:
     plan = Plan("x", "runs/x", 1_234_567, 10, 0, 100, 65.0, "cpu", "bf16", 1, {"bigram": 2.5}, ("p.py",))
     assert plan.lines() == [
         "x: 1,234,567 parameters, 1,000 tokens in 10 steps, about 1 min 5 s on this machine (cpu, bf16, 1 thread)",

@@ -1,1 +1,1 @@
-"""The properties, a file a family of parts or a kind of promise."""
+"""The properties, with one file for each family or kind of promise."""

@@ -1,4 +1,4 @@
-"""What every dataset must satisfy."""
+"""The properties of datasets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.properties.surroundings import built, elsewhere, outcome_in_another_process, random_states_kept
+from minigpt.check.properties.surroundings import (
+    built,
+    other_seeds_and_clock,
+    outcome_in_another_process,
+    random_states_kept,
+)
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.components.dataset.overlap import rows_in_both, text_overlap
@@ -22,15 +27,15 @@ from minigpt.errors import DataError
 from minigpt.system.download import RemoteFile, cached
 
 _SECONDS = 3.0
-"""After that, no more parameters are tried for repeatability: a large corpus takes its time."""
+"""Time limit for `repeatable`, after which it loads no more parameter sets, because a large corpus is slow."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try a dataset with.
+    """One test case for a dataset.
 
     Attributes:
-        params: Parameters that are not the defaults.
+        params: Parameters that differ from the defaults.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -45,7 +50,7 @@ def _defaults(target: Target) -> list[Case]:
 
 
 def _files_apart(target: Target, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters, each path its own file: training and validation on one file would be the user's mistake."""
+    """Give each path parameter a different file: equal files for both splits would be the user's mistake."""
     assert target.entry is not None
     paths = [name for name in params if name in target.entry.path_params]
     return {**params, **{name: _another_file(params[name], number) for number, name in enumerate(paths) if number}}
@@ -63,7 +68,7 @@ def _dataset(target: Target, params: Mapping[str, Any]) -> Dataset:
     assert target.entry is not None
     remote: RemoteFile | None = getattr(target.entry.cls, "remote", None)
     if remote is not None and not cached(remote):
-        raise NotTried(f"{remote.name} is not here: minigpt data fetch {target.entry.name}")
+        raise NotTried(f"{remote.name} is not downloaded: minigpt data fetch {target.entry.name}")
     dataset: Dataset = built(target, params)
     return dataset
 
@@ -74,29 +79,29 @@ def _loaded(dataset: Dataset) -> Splits:
     except DataError as missing:
         raise Unsuitable(str(missing)) from missing
     if not isinstance(splits, Splits):
-        raise Violation(f"load gives a {type(splits).__name__}", cause="Splits(train, val) is wanted")
+        raise Violation(f"load returns a {type(splits).__name__}", cause="it must return Splits(train, val)")
     return splits
 
 
-_latest: dict[tuple[type, str], Splits] = {}
+_recently_loaded: dict[tuple[type, str], Splits] = {}
 
 
 def _loaded_once(target: Target, params: Mapping[str, Any]) -> Splits:
-    """For properties that ask what is in a dataset, not whether it is the same twice: the latest few are kept."""
+    """Load a dataset, or return it from a cache of recent ones; for properties other than `repeatable`."""
     assert target.entry is not None
     key = (target.entry.cls, json.dumps(params, sort_keys=True))
-    if key not in _latest:
+    if key not in _recently_loaded:
         loaded = _loaded(_dataset(target, params))
-        while len(_latest) > 2:
-            del _latest[next(iter(_latest))]
-        _latest[key] = loaded
-    return _latest[key]
+        while len(_recently_loaded) > 2:
+            del _recently_loaded[next(iter(_recently_loaded))]
+        _recently_loaded[key] = loaded
+    return _recently_loaded[key]
 
 
 @property_of("dataset", cases=_cases, quick=2)
 @random_states_kept()
 def splits(target: Target, case: Case) -> None:
-    """Both splits are there, well-formed and of one kind, and have nothing in common."""
+    """Both splits are present, well-formed and of one kind, and have nothing in common."""
     loaded = _loaded_once(target, case.params)
     train, val = loaded.train, loaded.val
     if isinstance(train, str) and isinstance(val, str):
@@ -106,26 +111,26 @@ def splits(target: Target, case: Case) -> None:
             _check_rows(rows, name, loaded.vocab_size)
         if loaded.vocab_size is None:
             raise Violation(
-                "vocab_size is None, and there is no tokenizer that could say it",
-                cause="are ids that the rows happen not to have left out? Splits(train, val, vocab_size)",
+                "vocab_size is None, and rows have no tokenizer that could define it",
+                cause="pass it: Splits(train, val, vocab_size); the largest id in the rows may be smaller",
             )
         _check_no_row_twice(train, val)
     else:
         raise Violation(
-            f"training is a {type(train).__name__}, validation a {type(val).__name__}",
-            cause="text for both or Sequences for both is wanted",
+            f"training is a {type(train).__name__}, validation is a {type(val).__name__}",
+            cause="both must be text, or both Sequences",
         )
 
 
 def _check_texts(train: str, val: str) -> None:
     for text, name in ((train, "training"), (val, "validation")):
         if not text:
-            raise Violation(f"the {name} text is empty", cause="is a share rounded to nothing?")
+            raise Violation(f"the {name} text is empty", cause="is the size of a split rounded down to 0?")
     overlap = text_overlap(train, val)
     if overlap.shared >= 0.5:
         raise Violation(
-            f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is training text too",
-            cause="is validation cut out of what training keeps? Splits.of_text divides a text",
+            f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is also training text",
+            cause="does training keep the text that validation is cut from? Splits.of_text divides a text",
         )
 
 
@@ -136,15 +141,17 @@ def _check_rows(rows: Sequences, name: str, vocab_size: int | None) -> None:
         if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in kinds:
             kind = f"{array.dtype} of {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
             wanted = "truth values" if what == "mask" else "integers"
-            raise Violation(f"{what} of the {name} rows are {kind}", cause=f"an array [rows, time] of {wanted} is wanted")
+            raise Violation(f"{what} of the {name} rows are {kind}", cause=f"they must be an array [rows, time] of {wanted}")
     shapes = {what: list(array.shape) for what, array in arrays.items()}
     if len(set(map(tuple, shapes.values()))) > 1:
-        told = ", ".join(f"{what} {shape}" for what, shape in shapes.items())
-        raise Violation(f"the {name} rows differ in shape: {told}", cause="is one of them a token shorter?")
+        shape_of_each = ", ".join(f"{what} {shape}" for what, shape in shapes.items())
+        raise Violation(f"the {name} rows differ in shape: {shape_of_each}", cause="is one of them a token shorter?")
     if not rows.mask.size:
-        raise Violation(f"the {name} rows have the shape {shapes['mask']}", cause="is a share rounded to nothing?")
+        raise Violation(
+            f"the {name} rows have the shape {shapes['mask']}", cause="is the size of a split rounded down to 0?"
+        )
     if not rows.mask.any():
-        raise Violation(f"of the {name} rows no target counts", cause="is the mask all false, or meant the other way round?")
+        raise Violation(f"no target of the {name} rows counts", cause="is the mask all false, or inverted?")
     for what in ("tokens", "targets"):
         _check_ids(arrays[what], f"{what} of the {name} rows", vocab_size)
 
@@ -152,32 +159,34 @@ def _check_rows(rows: Sequences, name: str, vocab_size: int | None) -> None:
 def _check_ids(array: Any, what: str, vocab_size: int | None) -> None:
     low, high = int(array.min()), int(array.max())
     if low < 0:
-        raise Violation(f"{what} have {low}", cause="targets that do not count are left out by the mask, not by -100")
+        raise Violation(f"{what} contain {low}", cause="the mask, not -100, excludes targets that do not count")
     if vocab_size is not None and high >= vocab_size:
-        raise Violation(f"{what} have {high}, and vocab_size is {vocab_size}", cause="is it one too small?")
+        raise Violation(f"{what} contain {high}, but vocab_size is {vocab_size}", cause="is vocab_size one too small?")
 
 
 def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
     common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
     if common:
         raise Violation(
-            f"{len(common)} of {len(val.tokens)} validation rows are training rows too; the first is row {common[0]}",
+            f"{len(common)} of {len(val.tokens)} validation rows are also training rows; the first is row {common[0]}",
             at=common[0],
-            cause="are both drawn from the same rows? Draw all rows, leave out doubles, then divide",
+            cause="are both drawn from the same rows? Draw all rows, remove duplicates, then divide",
         )
 
 
 @property_of("dataset", cases=_defaults)
 @random_states_kept()
 def repeatable(target: Target, case: Case) -> None:
-    """The splits are the same every time, and in every process."""
+    """Every load gives the same splits, in every process."""
     start = time.perf_counter()
     dataset = _dataset(target, case.params)
     first = _loaded(dataset)
-    with elsewhere():
+    with other_seeds_and_clock():
         again = _loaded(_dataset(target, case.params))
-    _check_same(first, again, "loaded by another instance", _UNSEEDED)
-    _check_same(first, _loaded(dataset), "loaded once more", "does load change the dataset, as a generator that goes on?")
+    _check_same(first, again, "when another instance loads it", _UNSEEDED)
+    _check_same(
+        first, _loaded(dataset), "when it is loaded again", "does load change the dataset, for example its random generator?"
+    )
     for params in [other.params for other in _cases(target)[1:]]:
         if time.perf_counter() - start > _SECONDS:
             break
@@ -185,15 +194,19 @@ def repeatable(target: Target, case: Case) -> None:
             first_with = _loaded(_dataset(target, params))
         except Unsuitable:
             continue
-        with elsewhere():
+        with other_seeds_and_clock():
             again = _loaded(_dataset(target, params))
-        _check_same(first_with, again, f"with {_changes(params, case.params)} loaded by another instance", _UNSEEDED)
-    there = outcome_in_another_process(target, case.params)  # None if the class cannot be had there
-    if there is not None and there != _digest(first):
-        raise Violation("in another process the splits are others", cause="the order of a set, or of a folder's files?")
+        changes = _changes(params, case.params)
+        _check_same(first_with, again, f"with {changes}, when another instance loads it", _UNSEEDED)
+    in_other_process = outcome_in_another_process(target, case.params)  # None if it cannot import the class
+    if in_other_process is not None and in_other_process != _digest(first):
+        raise Violation(
+            "in another process the splits differ",
+            cause="does the result depend on the order of a set or of a folder's files?",
+        )
 
 
-_UNSEEDED = "random numbers without a seed of their own, or the time?"
+_UNSEEDED = "an unseeded random generator, or the time?"
 
 
 def _changes(params: Mapping[str, Any], base: Mapping[str, Any]) -> str:
@@ -205,14 +218,14 @@ def _check_same(one: Splits, other: Splits, when: str, cause: str) -> None:
         before, after = getattr(one, name), getattr(other, name)
         if _digest_of(before) == _digest_of(after):
             continue
-        message = f"{when}, {name} is another"
+        message = f"{when}, {name} differs"
         if isinstance(before, str) and isinstance(after, str):
             shorter = min(len(before), len(after))
             place = next((i for i in range(shorter) if before[i] != after[i]), shorter)
-            message += f" from character {place} on: {before[place : place + 20]!r}, then {after[place : place + 20]!r}"
+            message += f" from character {place}: {before[place : place + 20]!r}, then {after[place : place + 20]!r}"
         raise Violation(message, cause=cause)
     if one.vocab_size != other.vocab_size:
-        raise Violation(f"{when}, vocab_size is {other.vocab_size} and not {one.vocab_size}", cause=cause)
+        raise Violation(f"{when}, vocab_size is {other.vocab_size} instead of {one.vocab_size}", cause=cause)
 
 
 def _digest(splits: Splits) -> str:
@@ -230,14 +243,14 @@ def _digest_of(split: str | Sequences) -> str:
 
 @random_states_kept()
 def outcome(target: Target, params: Mapping[str, Any]) -> str:
-    """Digests of both splits, and the size of the vocabulary.
+    """Return digests of both splits, and the size of the vocabulary.
 
     Raises:
-        Unsuitable: It refuses these parameters.
-        NotTried: They have to be downloaded first.
+        Unsuitable: The dataset refuses these parameters.
+        NotTried: The data must be downloaded first.
     """
     _dataset(target, params)
     try:
         return _digest(_loaded_once(target, params))
-    except Unsuitable as refusal:  # of the data, which a parameter may lift
+    except Unsuitable as refusal:  # unusable data are an outcome too: another parameter value may avoid them
         return f"refused: {refusal}"

@@ -1,4 +1,4 @@
-"""What decoding must satisfy: from a state, in chunks of any size, sequences come to what the full pass gives."""
+"""The properties of decoding: with a state, in chunks of any sizes, it equals the full pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minigpt.check.agreement import ANOTHER, disagreement, distance, first_difference, run
+from minigpt.check.agreement import OTHER_PATH, disagreement, distance, first_difference, run
 from minigpt.check.probe import Case, Subject, any_case, build, fewer_cases, inputs, standard_cases
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of
@@ -19,7 +19,7 @@ from minigpt.contracts import Attention, ModelState, Position
 
 @property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=2)
 def decoding(target: Target, case: Case) -> None:
-    """Prefill and single steps, cut into chunks in any way, give what the full pass gives."""
+    """Decoding in chunks of any sizes gives the same outputs as the full pass."""
     subject = build(target, case).eval()
     for lengths in _chunkings(case):
 
@@ -30,31 +30,31 @@ def decoding(target: Target, case: Case) -> None:
             state = subject.new_state(case.batch, case.time, dtype)
             return chunk_by_chunk(subject, x, tokens, state, lengths), run(subject, x, tokens)
 
-        size = disagreement(subject, in_chunks, ANOTHER)
+        size = disagreement(subject, in_chunks, OTHER_PATH)
         if size is not None:
             decoded, whole = in_chunks(subject, torch.float32, 0)
             place = first_difference(decoded, whole)
             raise Violation(
-                f"decoded in chunks of {_said(lengths)}, output {place} is not that of the full pass",
+                f"decoded in chunks of {_abbreviated(lengths)}, output {place} differs from the full pass",
                 at=place,
                 size=size,
-                cause="is all that an output needs kept in the state, rotated by ctx.positions and dropped at the window? "
+                cause="does the state keep all that later outputs need, up to the same window? are ctx.positions used? "
                 "does substate(state, name) name the attribute?",
             )
 
     if case.time > 8 and _decodes_without_end(subject, case):
-        _check_far(subject, case)
+        _check_beyond_block_size(subject, case)
 
 
 def _decodes_without_end(subject: Subject, case: Case) -> bool:
-    """Whether something is remembered, and no more of it at the end than in training: then decoding goes on and on."""
+    """Return whether a state exists and has a constant size, so that decoding has no length limit."""
     sizes = [subject.new_state(1, factor * case.block_size, torch.float32).nbytes for factor in (2, 4)]
     parts = [part for part in subject.modules() if isinstance(part, Position)]
     return sizes[0] == sizes[1] > 0 and not any(part.max_positions or "embed" in part.hooks for part in parts)
 
 
-def _check_far(subject: Subject, case: Case) -> None:
-    """Twice as far as block_size, in single steps and in larger chunks."""
+def _check_beyond_block_size(subject: Subject, case: Case) -> None:
+    """Compare decoding in single steps and in larger chunks, up to twice block_size."""
     far = replace(case, time=min(2 * case.block_size + 3, 90))
 
     def in_two_ways(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
@@ -65,16 +65,19 @@ def _check_far(subject: Subject, case: Case) -> None:
         first, second = (chunk_by_chunk(subject, x, tokens, *both) for both in zip(states, ways, strict=True))
         return first, second
 
-    if (size := disagreement(subject, in_two_ways, ANOTHER)) is not None:
+    if (size := disagreement(subject, in_two_ways, OTHER_PATH)) is not None:
         raise Violation(
-            f"beyond block_size {case.block_size}, decoded one by one or in chunks, outputs differ",
+            f"beyond block_size {case.block_size}, decoding in single steps and in chunks gives different outputs",
             size=size,
-            cause="a table or a mask of block_size rows?",
+            cause="is there a table or a mask of block_size rows?",
         )
 
 
 def _chunkings(case: Case) -> list[list[int]]:
-    """One by one; all but one, then one; two or more random ways. A long sequence is prefilled, then goes on in steps."""
+    """Return ways to cut a sequence into chunks.
+
+    Single steps (after a prefill if the sequence is long), one chunk, all but one token and then one, random chunks.
+    """
     time, rng = case.time, random.Random(case.seed)
     ways = [[1] * time if time <= 30 else [time - 24, *[1] * 24], [time], [time - 1, 1] if time > 1 else [1]]
     for _ in range(2 if time > 30 else 1):
@@ -85,13 +88,13 @@ def _chunkings(case: Case) -> list[list[int]]:
     return list(map(list, dict.fromkeys(map(tuple, ways))))
 
 
-def _said(lengths: Sequence[int]) -> str:
+def _abbreviated(lengths: Sequence[int]) -> str:
     shown = ", ".join(map(str, lengths[:6]))
     return f"{shown}, … ({len(lengths)} in all)" if len(lengths) > 6 else shown
 
 
 def chunk_by_chunk(subject: Subject, x: Tensor, tokens: Tensor, state: ModelState, lengths: Sequence[int]) -> Tensor:
-    """Outputs of one chunk after another, joined."""
+    """Decode one chunk after another and join the outputs."""
     pieces, start = [], 0
     for length in lengths:
         pieces.append(run(subject, x[:, start : start + length], tokens[:, start : start + length], state))
@@ -101,7 +104,7 @@ def chunk_by_chunk(subject: Subject, x: Tensor, tokens: Tensor, state: ModelStat
 
 @property_of(*PARTS, cases=fewer_cases, strategy=any_case)
 def states(target: Target, case: Case) -> None:
-    """A state holds its own sequences and no others: after one another, in turn, selected, repeated, shortened, joined."""
+    """States do not mix when used in turn, and stay correct when selected, repeated, shortened or joined."""
     subject = build(target, case).eval()
     if case.time < 2:
         raise Unsuitable("one token cannot be continued")
@@ -136,31 +139,31 @@ def states(target: Target, case: Case) -> None:
                 state = _after(subject, x[:, :half], tokens[:, :half], case.time)
             return run(subject, x[:, rest], tokens[:, rest], state), whole
 
-        size = disagreement(subject, continued, ANOTHER)
+        size = disagreement(subject, continued, OTHER_PATH)
         if size is not None:
-            raise Violation(f"states {way}: what follows is not what the full pass gives", size=size, cause=cause)
+            raise Violation(f"states {way}: the outputs that follow differ from the full pass", size=size, cause=cause)
     _check_refusals(subject, case, half)
 
 
 _WAYS = {
-    "after another sequence": "does the module itself remember something, beside the state?",
-    "in turn": "does the module itself remember something, beside the state?",
-    "selected": "does every tensor of the state have the batch as its first axis?",
-    "repeated": "does every tensor of the state have the batch as its first axis?",
-    "shortened": "does it keep more than new_cache gives? set the state's `complete` to False then",
-    "joined": "does every tensor of the state have the batch as its first axis?",
+    "after another sequence": "does the module store something outside the state?",
+    "in turn": "does the module store something outside the state?",
+    "selected": "is the batch the first axis of every tensor in the state?",
+    "repeated": "is the batch the first axis of every tensor in the state?",
+    "shortened": "does the state hold more than new_cache gives? then set its `complete` to False",
+    "joined": "is the batch the first axis of every tensor in the state?",
 }
 
 
 def _after(subject: Subject, x: Tensor, tokens: Tensor, capacity: int) -> ModelState:
-    """The state after these tokens."""
+    """Return the state after these tokens."""
     state = subject.new_state(x.shape[0], capacity, x.dtype)
     run(subject, x, tokens, state)
     return state
 
 
 def _check_refusals(subject: Subject, case: Case, half: int) -> None:
-    """Sequences of different lengths do not fit into one state, and a state of two sequences does not fit three."""
+    """Check that states of different lengths are not joined, and that a state refuses a larger batch."""
     x, tokens = inputs(subject, case, batch=3)
     short, long = (_after(subject, x[:1, :end], tokens[:1, :end], case.time) for end in (half, case.time))
     try:
@@ -169,61 +172,61 @@ def _check_refusals(subject: Subject, case: Case, half: int) -> None:
         pass
     else:
         raise Violation(
-            f"states at {half} and {case.time} tokens are joined as if they stood at one place",
-            cause="is state.length kept?",
+            f"states of {half} and {case.time} tokens are joined as if their lengths were equal",
+            cause="is state.length updated?",
         )
     state = _after(subject, x[:2, :half], tokens[:2, :half], case.time)
     whole = run(subject, x, tokens)[:, half:]
     try:
         y = run(subject, x[:, half:], tokens[:, half:], state)
-    except (RuntimeError, ValueError, IndexError, TypeError):  # whatever tells that they do not fit
+    except (RuntimeError, ValueError, IndexError, TypeError):  # each of these refuses the batch
         return
-    if distance(y, whole) > ANOTHER and state.nbytes:
+    if distance(y, whole) > OTHER_PATH and state.nbytes:
         raise Violation(
-            "a state of two sequences is taken for three, and the outputs are wrong",
+            "a state of two sequences is accepted for three, and the outputs are wrong",
             cause="is one row of the state used for the whole batch?",
         )
 
 
 @property_of("attention", cases=standard_cases, strategy=any_case)
 def reach(target: Target, case: Case) -> None:
-    """An attention that promises `reach` looks no further back, and its state does not grow beyond that."""
+    """An attention that promises `reach` looks back no further, and its state stops growing there."""
     single = replace(case, n_layers=1)
     layer = next(part for part in build(target, single).modules() if isinstance(part, Attention))
     if layer.reach is None:
-        raise Unsuitable("it promises no reach")
-    far = replace(single, time=layer.reach + 5, block_size=max(case.block_size, layer.reach + 5))
-    if far.time > 600:
-        raise Unsuitable(f"a reach of {layer.reach} tokens is more than is tried")
-    subject = build(target, far).eval()
+        raise Unsuitable("it does not promise `reach`")
+    longer = replace(single, time=layer.reach + 5, block_size=max(case.block_size, layer.reach + 5))
+    if longer.time > 600:
+        raise Unsuitable(f"a reach of {layer.reach} tokens is too long to check")
+    subject = build(target, longer).eval()
     place = layer.reach + 2
 
-    def earlier_ones_change(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = inputs(subject, far, offset=2 * repetition, dtype=dtype)
-        other, other_tokens = inputs(subject, far, offset=2 * repetition + 1, dtype=dtype)
-        end = place - far_reach + 1  # inputs before this are out of reach for outputs from `place` on
+    def change_inputs_out_of_reach(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, longer, offset=2 * repetition, dtype=dtype)
+        other, other_tokens = inputs(subject, longer, offset=2 * repetition + 1, dtype=dtype)
+        end = place - promised + 1  # earlier inputs are out of reach of `place` and later outputs
         other[:, end:], other_tokens[:, end:] = x[:, end:], tokens[:, end:]
         return run(subject, other, other_tokens)[:, place:], run(subject, x, tokens)[:, place:]
 
-    far_reach = layer.reach
-    size = disagreement(subject, earlier_ones_change)
+    promised = layer.reach
+    size = disagreement(subject, change_inputs_out_of_reach)
     if size is not None:
         raise Violation(
-            f"output {place} changes when input {place - far_reach} does, and a reach of {far_reach} is promised",
+            f"output {place} changes when input {place - promised} does, although a reach of {promised} is promised",
             at=place,
             size=size,
-            cause="is the window one too long?",
+            cause="is the window one token too long?",
         )
-    _check_size(subject, far_reach)
+    _check_size(subject, promised)
 
 
 def _check_size(subject: Subject, reach: int) -> None:
-    """Once everything in reach is remembered, a state stays as large as it is."""
+    """Check that the state has a constant size when it holds everything in reach."""
     capacity = 4 * reach + 8
     if subject.new_state(1, capacity, torch.float32).nbytes != subject.new_state(1, 2 * capacity, torch.float32).nbytes:
         raise Violation(
-            f"a state grows with its capacity, {capacity} or {2 * capacity} tokens, though a reach of {reach} is promised",
-            cause="is the window handed to new_cache?",
+            f"a state grows with its capacity ({capacity}, {2 * capacity} tokens), although a reach of {reach} is promised",
+            cause="is the window passed to new_cache?",
         )
     state, sizes = subject.new_state(1, capacity, torch.float32), []
     for _ in range(2):
@@ -233,6 +236,6 @@ def _check_size(subject: Subject, reach: int) -> None:
         sizes.append(state.nbytes)
     if sizes[0] != sizes[1]:
         raise Violation(
-            f"a state grows from {sizes[0]} to {sizes[1]} bytes, though a reach of {reach} is promised",
+            f"a state grows from {sizes[0]} to {sizes[1]} bytes, although a reach of {reach} is promised",
             cause="is the cache trimmed to the window?",
         )

@@ -1,4 +1,4 @@
-"""What one family promises beyond the rest: positions, norms, feed-forwards, blocks."""
+"""The properties of single families: attentions, positions, norms, feed-forwards, blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minigpt.check.agreement import EXTREME, SAME, disagreement, distance, run
+from minigpt.check.agreement import EXTREME, SAME_PATH, disagreement, distance, run
 from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Case, Stack, Subject, any_case, build, inputs, standard_cases
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
@@ -23,21 +23,21 @@ def _one_case(target: Target) -> list[Case]:
 
 @property_of("attention", cases=_one_case)
 def uses(target: Target, case: Case) -> None:
-    """An attention that says it honours a position's rotation or bias does."""
-    named: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
+    """An attention applies a position's rotation or bias if its `uses` says so."""
+    promised: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
     for hook, position in (("rotate", "rope"), ("bias", "alibi")):
-        if hook not in named:
+        if hook not in promised:
             continue
         plain, placed = (build(target, replace(case, position=name)) for name in ("none", position))
         placed.load_state_dict(plain.state_dict(), strict=False)
         x, tokens = inputs(plain, case)
-        if distance(run(placed, x, tokens), run(plain, x, tokens)) < SAME:
+        if distance(run(placed, x, tokens), run(plain, x, tokens)) < SAME_PATH:
             raise Violation(
-                f'`uses` names "{hook}", and outputs with {position} are those without positions',
-                cause=f"is ctx.position.{hook} called, and is what it gives used?",
+                f'`uses` names "{hook}", but outputs with {position} are the same as without positions',
+                cause=f"is ctx.position.{hook} called, and is its result used?",
             )
-    if not named:
-        raise NotTried("it honours no position")
+    if not promised:
+        raise NotTried("its `uses` is empty")
 
 
 # ------------------------------------------------------------------------------------------------------------ position
@@ -51,25 +51,25 @@ def _position(target: Target, case: Case) -> Position:
 
 @property_of("position", cases=standard_cases, strategy=any_case)
 def beyond(target: Target, case: Case) -> None:
-    """Past block_size, up to where it says its positions end, outputs stay finite and decoding equals the full pass."""
-    ends = _position(target, case).max_positions
-    if ends is not None and ends <= case.block_size:
-        raise Unsuitable(f"its positions end at {ends}")
-    time = min(3 * case.block_size, ends or 3 * case.block_size, 150)
+    """Past block_size (up to max_positions if set), outputs are finite and decoding equals the full pass."""
+    limit = _position(target, case).max_positions
+    if limit is not None and limit <= case.block_size:
+        raise Unsuitable(f"its max_positions is {limit}")
+    time = min(3 * case.block_size, limit or 3 * case.block_size, 150)
     longer = replace(case, block_size=min(case.block_size, 50), time=time)
     subject = build(target, longer).eval()
     x, tokens = inputs(subject, longer)
     y = run(subject, x, tokens)
     if y.shape != x.shape or not torch.isfinite(y).all():
         raise Violation(
-            f"with {time} tokens and a block_size of {longer.block_size} outputs are not finite, or of another shape",
-            cause="a table of block_size rows? say where positions end in max_positions",
+            f"with {time} tokens and a block_size of {longer.block_size}, outputs are not finite or have another shape",
+            cause="a table of block_size rows? then set max_positions to its length",
         )
     state = subject.new_state(longer.batch, time, x.dtype)
     steps = torch.cat([run(subject, x[:, [t]], tokens[:, [t]], state) for t in range(time)], 1)
     if distance(steps, y) > 1e-3:
         raise Violation(
-            "past block_size, decoding step by step is not the full pass",
+            "past block_size, decoding in single steps differs from the full pass",
             size=distance(steps, y),
             cause="a table of block_size rows, or something relative to the length of the sequence?",
         )
@@ -77,7 +77,7 @@ def beyond(target: Target, case: Case) -> None:
 
 @property_of("position", cases=standard_cases, strategy=any_case, quick=2)
 def bias(target: Target, case: Case) -> None:
-    """A bias has the shape [H or 1, T, S]; each entry is finite and follows from its own query and key position alone."""
+    """A bias is [H or 1, T, S]; each entry is finite and depends only on its query and key position."""
     position = _position(target, case)
     if "bias" not in position.hooks:
         raise Unsuitable("it adds no bias")
@@ -87,8 +87,8 @@ def bias(target: Target, case: Case) -> None:
         raise Unsuitable("with these parameters it adds no bias")
     if whole.shape not in {(heads, case.time, case.time) for heads in (1, case.n_heads)}:
         raise Violation(
-            f"a bias of shape {list(whole.shape)} for {case.n_heads} heads, {case.time} queries and as many keys",
-            cause="allowed is [heads or 1, queries, keys]",
+            f"a bias has shape {list(whole.shape)} for {case.n_heads} heads, {case.time} queries and {case.time} keys",
+            cause="the shape must be [heads or 1, queries, keys]",
         )
     seen = places[:, None] >= places[None, :]
     if not torch.isfinite(whole[:, seen]).all():
@@ -105,22 +105,22 @@ def bias(target: Target, case: Case) -> None:
         part = position.bias(places[queries], places[keys])
         if part is None or part.shape != whole[:, queries, keys].shape:
             raise Violation(
-                f"for {len(places[queries])} queries and {len(places[keys])} keys a bias of shape "
+                f"for {len(places[queries])} queries and {len(places[keys])} keys, a bias has shape "
                 f"{None if part is None else list(part.shape)}",
-                cause="allowed is [heads or 1, queries, keys]",
+                cause="the shape must be [heads or 1, queries, keys]",
             )
         difference = (part - whole[:, queries, keys]).masked_fill(~seen[queries, keys], 0).detach().abs().amax()
-        if difference > SAME * (1 + whole[:, seen].abs().amax()):
+        if difference > SAME_PATH * (1 + whole[:, seen].abs().amax()):
             raise Violation(
-                f"queries from {queries.start} on get another bias among keys {keys.start} to {keys.stop - 1} than with all",
+                f"the bias of queries from {queries.start} changes when only keys {keys.start} to {keys.stop - 1} are given",
                 size=float(difference),
-                cause="does it depend on the number of keys, on the largest position, or on where the keys begin?",
+                cause="does it depend on the number of keys, on the largest position, or on the first key's position?",
             )
 
 
 @property_of("position", cases=standard_cases, strategy=any_case, quick=2)
 def rotation(target: Target, case: Case) -> None:
-    """Each query and key is turned by its own position alone; lengths stay, and distances decide, where that is promised."""
+    """Each query and key is rotated by its position only; `keeps_norm` and `relative` hold if promised."""
     position = _position(target, case)
     q, k = _queries_and_keys(case)
     places = torch.arange(case.time)
@@ -128,30 +128,30 @@ def rotation(target: Target, case: Case) -> None:
         whole = position.rotate(q, k, places)
         for start in (case.time // 2, case.time - 1):
             part = position.rotate(q[:, :, start:], k[:, :, start:], places[start:])
-            if any(distance(a, b[:, :, start:]) > SAME for a, b in zip(part, whole, strict=True)):
+            if any(distance(a, b[:, :, start:]) > SAME_PATH for a, b in zip(part, whole, strict=True)):
                 raise Violation(
-                    f"the token at {start} is turned otherwise when it comes in a later chunk",
+                    f"the token at {start} is rotated differently when it is in a later chunk",
                     at=start,
-                    cause="is it turned by its index in the chunk, in place of `positions`?",
+                    cause="is it rotated by its index in the chunk instead of `positions`?",
                 )
         if position.keeps_norm:
             for before, after in zip((q, k), whole, strict=True):
                 if (before.norm(dim=-1) - after.norm(dim=-1)).abs().amax() > 1e-4 * before.norm(dim=-1).amax():
                     raise Violation(
-                        "keeps_norm is promised, and a vector becomes longer or shorter",
-                        cause="is each pair of coordinates turned by one angle, its sine and its cosine?",
+                        "keeps_norm is promised, but a vector becomes longer or shorter",
+                        cause="is each pair of coordinates rotated by the sine and cosine of one angle?",
                     )
     elif position.keeps_norm:
-        raise Violation("keeps_norm is promised, and there is no rotate", cause="is the method called otherwise?")
+        raise Violation("keeps_norm is promised, but there is no rotate", cause="does the method have another name?")
     if position.relative:
         _check_relative(position, q.double(), k.double(), places)
     if "rotate" not in position.hooks and not position.relative:
-        raise Unsuitable("it does not rotate, and promises nothing")
+        raise Unsuitable("it does not rotate and promises nothing")
 
 
 def _queries_and_keys(case: Case) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(case.seed)
-    shape = (case.time, case.head_dim)  # one head of keys for all: there may be fewer than of queries
+    shape = (case.time, case.head_dim)  # one key head for all queries: there may be fewer key heads than query heads
     q = torch.randn(case.batch, case.n_heads, *shape, generator=generator)
     return q, torch.randn(case.batch, 1, *shape, generator=generator)
 
@@ -167,9 +167,9 @@ def _check_relative(position: Position, q: Tensor, k: Tensor, places: Tensor) ->
     shift = min(37, (position.max_positions or 10**9) - len(places))
     if shift > 0 and (size := distance(scores(shift), scores(0))) > 1e-3:
         raise Violation(
-            f"relative is promised, and scores change when all positions move by {shift}",
+            f"relative is promised, but scores change when all positions move by {shift}",
             size=size,
-            cause="does something depend on a position by itself?",
+            cause="does something depend on a position and not on a distance?",
         )
 
 
@@ -178,28 +178,30 @@ def _check_relative(position: Position, q: Tensor, k: Tensor, places: Tensor) ->
 
 @property_of("norm", cases=standard_cases, strategy=any_case, quick=2)
 def vectorwise(target: Target, case: Case) -> None:
-    """A norm treats each vector by itself, whatever the axes before the last."""
+    """A norm treats each vector separately, for any axes before the last."""
     subject = build(target, case)
     norm = _norm(subject)
     x, _ = inputs(subject, case, batch=3)
     y = norm(x)
-    if distance(norm(x.mT.contiguous().mT), y) > SAME:
-        raise Violation("an input that is not contiguous gives something else", cause="a view in place of a reshape?")
+    if distance(norm(x.mT.contiguous().mT), y) > SAME_PATH:
+        raise Violation("an input that is not contiguous gives another output", cause="a view instead of a reshape?")
     for axes in ((-1,), (3, case.time, 1), (1, 3, case.time)):
-        if distance(norm(x.reshape(*axes, case.d_model)).reshape(x.shape), y) > SAME:
+        if distance(norm(x.reshape(*axes, case.d_model)).reshape(x.shape), y) > SAME_PATH:
             raise Violation(
-                f"with the leading axes {list(axes)} vectors become others", cause="only the last axis is normalised"
+                f"with the leading axes {list(axes)}, outputs differ", cause="does it normalise the last axis only?"
             )
 
-    def others_change(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+    def change_others(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
         x, _ = inputs(subject, case, offset=2 * repetition, batch=3, dtype=dtype)
         changed = EXTREME * x
         changed[1, case.time // 2] = x[1, case.time // 2]
         norm = _norm(subject)
         return norm(changed)[1, case.time // 2][None, None], norm(x)[1, case.time // 2][None, None]
 
-    if (size := disagreement(subject, others_change)) is not None:
-        raise Violation("a vector's norm changes when others do", size=size, cause="a mean over time, or over the batch?")
+    if (size := disagreement(subject, change_others)) is not None:
+        raise Violation(
+            "a vector's output changes when other vectors do", size=size, cause="a mean over time, or over the batch?"
+        )
 
 
 def _norm(subject: Subject) -> Norm:
@@ -208,23 +210,23 @@ def _norm(subject: Subject) -> Norm:
 
 @property_of("norm", cases=standard_cases, strategy=any_case)
 def scaling(target: Target, case: Case) -> None:
-    """Inputs a times as large give the same output, or one a times as large, where the norm promises that."""
+    """If the norm promises it, an input scaled by a gives the same output, or the output scaled by a."""
     subject = build(target, case)
     norm = _norm(subject)
     if norm.scaling is None:
-        raise Unsuitable("it makes no promise of `scaling`")
+        raise Unsuitable("it does not promise `scaling`")
     x, _ = inputs(subject, case)
     if norm.scaling == "invariant":
-        x = 1e4 * x  # far above any eps that is there for zeros
+        x = 1e4 * x  # far above any eps that protects against zeros
     with torch.no_grad():
         for factor in (0.5, 3.0, 100.0):
             wanted = norm(x) * (factor if norm.scaling == "equivariant" else 1.0)
             size = float((norm(factor * x) - wanted).abs().amax() / wanted.abs().amax().clamp(min=1e-20))
             if size > 1e-2:
                 raise Violation(
-                    f'scaling "{norm.scaling}" is promised, and inputs {factor:g} times as large give something else',
+                    f'scaling "{norm.scaling}" is promised, but fails for inputs scaled by {factor:g}',
                     size=size,
-                    cause="a bias, a clamp, an eps too large, or a mean that is no root mean square?",
+                    cause="a bias, a clamp, an eps that is too large, or a mean instead of a root mean square?",
                 )
 
 
@@ -233,13 +235,13 @@ def scaling(target: Target, case: Case) -> None:
 
 @property_of("ffn", cases=standard_cases, strategy=any_case, quick=2)
 def tokenwise(target: Target, case: Case) -> None:
-    """A feed-forward without a state treats each token by itself."""
+    """A feed-forward without a state treats each token separately."""
     subject = build(target, case)
     if subject.new_state(1, 8, torch.float32).children:
-        raise Unsuitable("it keeps a state: it may look back")
+        raise Unsuitable("it has a state, so it may look back")
     for place in {case.time // 2, case.time - 1}:
 
-        def others_change(
+        def change_others(
             subject: Subject, dtype: torch.dtype, repetition: int, place: int = place
         ) -> tuple[Tensor, Tensor]:
             x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
@@ -247,12 +249,12 @@ def tokenwise(target: Target, case: Case) -> None:
             other[:, place], other_tokens[:, place] = x[:, place], tokens[:, place]
             return run(subject, other, other_tokens)[:, [place]], run(subject, x, tokens)[:, [place]]
 
-        if (size := disagreement(subject, others_change)) is not None:
+        if (size := disagreement(subject, change_others)) is not None:
             raise Violation(
                 f"output {place} changes when other tokens do",
                 at=place,
                 size=size,
-                cause="what looks back keeps a State (see new_state); what looks at all tokens at once is no feed-forward",
+                cause="does it look back without a State (see new_state), or look at all tokens at once?",
             )
 
 
@@ -261,20 +263,20 @@ def tokenwise(target: Target, case: Case) -> None:
 
 @property_of("block", cases=standard_cases, strategy=any_case)
 def identity(target: Target, case: Case) -> None:
-    """A block that promises it gives back its input with its initial weights."""
+    """With initial weights, a block that promises `starts_as_identity` returns its input."""
     assert target.entry is not None
     if not getattr(target.entry.cls, "starts_as_identity", False):
-        raise NotTried("it makes no promise of `starts_as_identity`")
+        raise NotTried("it does not promise `starts_as_identity`")
     subject = build(target, case, initial=True).eval()
     x, tokens = inputs(subject, case)
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
     blocks = [part for part in subject.modules() if isinstance(part, target.entry.cls)]
-    handle = blocks[-1].register_forward_hook(lambda module, given, output: seen.append(output))
+    handle = blocks[-1].register_forward_hook(lambda module, given, output: outputs.append(output))
     run(subject, x, tokens)
     handle.remove()
-    if (size := distance(seen[0], x)) > SAME:
+    if (size := distance(outputs[0], x)) > SAME_PATH:
         raise Violation(
-            "starts_as_identity is promised, and what comes out is not what went in",
+            "starts_as_identity is promised, but the output is not the input",
             size=size,
-            cause="is a gain or an output map that ought to start at zero set in init_weights?",
+            cause="does init_weights set the gain or the output map to zero?",
         )

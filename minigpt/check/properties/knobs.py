@@ -1,4 +1,4 @@
-"""Every keyword parameter must change the computation for some value: a knob that does nothing is a bug."""
+"""The property that each keyword parameter has an effect: a parameter that changes nothing is a bug."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
     "optimizer": optimizer.outcome,
     "schedule": schedule.outcome,
 }
-"""What a component with these parameters comes to, to be compared; parts of a model have one in common."""
+"""Functions that return a comparable outcome of a component, by family; parts of a model share `_of_part`."""
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A parameter.
+    """The test case of one parameter.
 
     Attributes:
-        parameter: Its name.
+        parameter: The parameter's name.
     """
 
     parameter: str
@@ -50,7 +50,7 @@ def knobs(target: Target, knob: Knob) -> None:
     assert target.entry is not None
     values = alternatives(target.entry)[knob.parameter]
     if not values:
-        raise Unsuitable(f"no value to try is known for {knob.parameter}: give some, Field(examples=[...])")
+        raise Unsuitable(f"no value to try is known for {knob.parameter}: add Field(examples=[...])")
     outcomes: dict[str, object] = {}
 
     def outcome(params: Mapping[str, Any]) -> object:
@@ -75,15 +75,15 @@ def knobs(target: Target, knob: Knob) -> None:
         if compared > 150:
             break
     if not compared:
-        raise Unsuitable(f"no value of {knob.parameter} that was tried is allowed: give some, Field(examples=[...])")
+        raise Unsuitable(f"no tried value of {knob.parameter} is allowed: add Field(examples=[...])")
     raise Violation(
         f"{knob.parameter} changes nothing: {len(values)} values ({values[0]!r}, …) were tried, in {compared} comparisons",
-        cause="is it stored and then forgotten, or does a condition never hold?",
+        cause="is it stored but never used, or used only under a condition that never holds?",
     )
 
 
 def _bases(target: Target, knob: Knob) -> Iterator[dict[str, Any]]:
-    """The defaults; then one other parameter changed; then any number of them: a knob may need others beside it."""
+    """Yield the defaults, then other parameters changed, because a knob may need them to have an effect."""
     assert target.entry is not None
     base = required(target.entry)
     yield base
@@ -92,14 +92,14 @@ def _bases(target: Target, knob: Knob) -> Iterator[dict[str, Any]]:
         yield from ({**base, name: value} for value in values[:4])
     rng = random.Random(0)
     while others:
-        some = rng.sample(sorted(others), rng.randint(2, max(2, len(others) // 2))) if len(others) > 1 else list(others)
-        yield {**base, **{name: rng.choice(others[name]) for name in some}}
+        changed = rng.sample(sorted(others), rng.randint(2, max(2, len(others) // 2))) if len(others) > 1 else list(others)
+        yield {**base, **{name: rng.choice(others[name]) for name in changed}}
 
 
 def _of_part(target: Target, params: Mapping[str, Any]) -> str:
-    """A digest of the initial weights' shapes, of an output in train mode, and of what a step leaves behind.
+    """Return a digest of weight shapes, of outputs in train mode, and of buffers after an update.
 
-    As initialised, since a knob may be about that; in training, since it may be a dropout.
+    The weights are initial, since a knob may affect initialisation; train mode, since a knob may be a dropout rate.
     """
     position = positions_for(target)[-1]
     case = Case(dict(params), 4, 4, 16, time=40, position=position, training=True, seed=1)

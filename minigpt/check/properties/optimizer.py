@@ -1,4 +1,4 @@
-"""What every optimizer must satisfy."""
+"""The properties of optimizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from minigpt.check.parameters import parameter_sets, parameters
-from minigpt.check.properties.surroundings import built, elsewhere, random_states, random_states_kept, refusals
+from minigpt.check.properties.surroundings import built, other_seeds_and_clock, random_states, random_states_kept, refusals
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.contracts import AveragingOptimizer, NamedParameter
@@ -34,7 +34,7 @@ _SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
     ("matrix", (6, 4)),
     ("matrix", (5, 5)),
     ("matrix", (5, 5)),
-    ("matrix", (3, 4, 5)),  # a stack, as experts have it
+    ("matrix", (3, 4, 5)),  # a stack of matrices, such as the weights of experts
     ("matrix", (1, 4)),
     ("vector", (4,)),
     ("vector", (6,)),
@@ -44,19 +44,19 @@ _SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
 )
 _ORDINARY = (1.0, 1.0, 1.0, 1.0, 1.0)
 _SCALES = (1.0, 0.0, 1e-20, 1e4, 1e-3)
-_FACTORS = (0.5, 1.0, 0.25)  # of a schedule, again and again
+_FACTORS = (0.5, 1.0, 0.25)  # factors of a schedule, repeated
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try an optimizer with.
+    """One test case for an optimizer.
 
     Attributes:
-        params: Parameters that are not the defaults.
+        params: Parameters that differ from the defaults.
         scales: Size of the gradients at each step.
-        roles: What parameters there are.
-        missing: Whether every other parameter gets no gradient in these steps.
-        seed: Of weights and gradients.
+        roles: Roles of the parameters to optimize.
+        missing: Whether every second parameter has no gradient in these steps.
+        seed: Seed of weights and gradients.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +94,7 @@ def _any_case(target: Target) -> st.SearchStrategy[Case]:
 
 
 class _Run:
-    """An optimizer, the parameters it was built for, and the gradients they get."""
+    """An optimizer with its parameters and their random gradients."""
 
     def __init__(self, target: Target, case: Case, *, weights: Sequence[Tensor] | None = None):
         self.case = case
@@ -103,38 +103,40 @@ class _Run:
         with refusals():
             self.optimizer: torch.optim.Optimizer = recipe.build(self.parameters)
         if not isinstance(self.optimizer, torch.optim.Optimizer):
-            raise Violation(f"build gives a {type(self.optimizer).__name__}", cause="a torch.optim.Optimizer is wanted")
+            raise Violation(
+                f"build returns a {type(self.optimizer).__name__}", cause="it must return a torch.optim.Optimizer"
+            )
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def step(self, number: int, scale: float = 1.0, *, missing: bool = False, factor: float | None = None) -> None:
-        """One update, as the trainer makes it; with `missing` every other parameter has no gradient."""
+        """Make one update like the trainer; with `missing`, every second parameter has no gradient."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * (_FACTORS[number % len(_FACTORS)] if factor is None else factor)
         generator = torch.Generator().manual_seed(1000 * self.case.seed + number)
         for index, parameter in enumerate(self.parameters):
             gradient = scale * torch.randn(parameter.tensor.shape, generator=generator)
             if gradient.ndim and number % 2:
-                gradient[0] = 0  # as in the row of a token that the batch does not have
+                gradient[0] = 0  # like the embedding row of a token that is not in the batch
             parameter.tensor.grad = None if missing and index % 2 else gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def steps(self) -> None:
-        """All those of the case."""
+        """Make all steps of the case."""
         for number, scale in enumerate(self.case.scales):
             self.step(number, scale, missing=self.case.missing)
 
     def weights(self) -> list[Tensor]:
-        """Copies of them as they are."""
+        """Return copies of the current weights."""
         return [parameter.tensor.detach().clone() for parameter in self.parameters]
 
     def differing(self, weights: Sequence[Tensor]) -> str | None:
-        """The first parameter that is not, bit for bit, what it was."""
+        """Return the name of the first parameter that is not bit-identical to `weights`, or None."""
         pairs = zip(self.parameters, weights, strict=True)
         return next((p.name for p, before in pairs if not torch.equal(p.tensor.detach(), before)), None)
 
     def average(self, weights: Literal["used", "trained"]) -> None:
-        """Change over, if it is an optimizer that answers with other weights than it trains at."""
+        """Switch an averaging optimizer between its evaluation weights and its training weights."""
         if isinstance(self.optimizer, AveragingOptimizer):
             self.optimizer.eval() if weights == "used" else self.optimizer.train()
 
@@ -152,32 +154,32 @@ def _parameters(case: Case, weights: Sequence[Tensor] | None) -> list[NamedParam
 @property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def groups(target: Target, case: Case) -> None:
-    """Every parameter is in one group, and each group has a learning rate."""
+    """Every parameter is in exactly one group, and each group has a learning rate."""
     run = _Run(target, case)
     names = {id(parameter.tensor): parameter.name for parameter in run.parameters}
     grouped = [id(tensor) for group in run.optimizer.param_groups for tensor in group["params"]]
     for key, name in names.items():
         if grouped.count(key) != 1:
             places = "in no group" if key not in grouped else f"in {grouped.count(key)} groups"
-            raise Violation(f"{name} is {places}", cause="does a filter by role or by shape leave it out?")
+            raise Violation(f"{name} is {places}", cause="does a filter by role or by shape omit or repeat it?")
     if len(grouped) != len(names):
         raise Violation(
-            f"{len(grouped) - len(names)} tensors in the groups are none of the parameters",
-            cause="what is no parameter of the model is not saved with it",
+            f"{len(grouped) - len(names)} tensors in the groups are not parameters of the model",
+            cause="does it optimize tensors that are not parameters? a run does not save them",
         )
     for number, peak in enumerate(run.peaks):
         if not (math.isfinite(peak) and peak > 0):
             raise Violation(
                 f"the learning rate of group {number} is {peak}",
                 at=number,
-                cause='the schedule multiplies each group\'s "lr": it is the peak',
+                cause='is "lr" the peak rate? the schedule multiplies it in each group',
             )
 
 
 @property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def finite(target: Target, case: Case) -> None:
-    """Weights stay finite for gradients of zero and of any size; they move with a gradient, and only with one."""
+    """Weights stay finite for gradients of any size, and change only with a gradient."""
     run = _Run(target, case)
     start = run.weights()
     run.steps()
@@ -187,26 +189,26 @@ def finite(target: Target, case: Case) -> None:
         if bad is not None:
             raise Violation(
                 f"{bad} is not finite after steps with gradients of size {', '.join(f'{x:g}' for x in case.scales)}",
-                cause="is something divided by a norm or a root that may be zero, or squared until it overflows?",
+                cause="is there a division by a norm or a root that may be zero, or a square that overflows?",
             )
     run.average("trained")
     for index, (parameter, before) in enumerate(zip(run.parameters, start, strict=True)):
         moved = not torch.equal(parameter.tensor.detach(), before)
         if moved and case.missing and index % 2:
             raise Violation(
-                f"{parameter.name} moves, and has no gradient", cause="a step leaves what has p.grad None as it is"
+                f"{parameter.name} changes without a gradient", cause="does a step skip parameters whose p.grad is None?"
             )
         if not moved and case.scales == _ORDINARY and not (case.missing and index % 2):
             raise Violation(
-                f"{parameter.name} does not move in {len(case.scales)} steps",
-                cause="is a new tensor made where p is to be changed in place?",
+                f"{parameter.name} does not change in {len(case.scales)} steps",
+                cause="is a new tensor created instead of changing p in place?",
             )
 
 
 @property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def resumable(target: Target, case: Case) -> None:
-    """What state_dict holds can be saved, and with it another optimizer goes on bit for bit."""
+    """The state_dict can be saved, and another optimizer continues from it bit for bit."""
     _check_neighbours(target, case)
     whole, saved = _Run(target, case), _Run(target, case)
     for run in (whole, saved):
@@ -218,23 +220,23 @@ def resumable(target: Target, case: Case) -> None:
     resumed_before = resumed.weights()
     checkpoint.load_optimizer(resumed.optimizer)
     if (name := resumed.differing(resumed_before)) is not None:
-        raise Violation(f"load_state_dict moves {name}", cause="the weights are loaded by the trainer")
+        raise Violation(f"load_state_dict changes {name}", cause="does it load weights? that is the trainer's task")
     resumed.average("trained")
-    _check_equal(resumed, whole, "with the state loaded, eval and train do not give the weights back", _LEFT_OUT)
+    _check_equal(resumed, whole, "after the state is loaded, eval and train do not restore the weights", _INCOMPLETE_STATE)
     for number in range(len(case.scales), len(case.scales) + 3):
         for run in (whole, saved, resumed):
             run.step(number)
-        _check_equal(saved, whole, "after it was saved, it steps otherwise", "does state_dict change the state?")
-        _check_equal(resumed, whole, "resumed from its state, it steps otherwise", _LEFT_OUT)
+        _check_equal(saved, whole, "after saving, its steps differ", "does state_dict change the state?")
+        _check_equal(resumed, whole, "resumed from its state, its steps differ", _INCOMPLETE_STATE)
     for run in (whole, resumed):
         run.average("used")
-    _check_equal(resumed, whole, "resumed from its state, it averages otherwise", _LEFT_OUT)
+    _check_equal(resumed, whole, "resumed from its state, its averages differ", _INCOMPLETE_STATE)
 
 
-_SHARED = "is a state kept by the class or the module, and not in self.state? a random number, or the clock?"
-_LEFT_OUT = (
-    "is something kept outside of self.state and the groups, or rounded when it is saved? is a tensor of the state a "
-    "transposed one? Files keep no strides, and products round otherwise: .contiguous()"
+_SHARED_STATE = "is state kept in the class or the module instead of self.state? a random number, or the clock?"
+_INCOMPLETE_STATE = (
+    "is something kept outside self.state and the groups, or rounded when saved? is a tensor of the state transposed? "
+    "Files keep no strides, and then products round differently: .contiguous()"
 )
 
 
@@ -244,36 +246,36 @@ def _check_equal(run: _Run, other: _Run, what: str, cause: str) -> None:
 
 
 def _checkpoint(optimizer: torch.optim.Optimizer) -> Checkpoint:
-    """What is read from a file after it was written."""
+    """Return the optimizer's state as it is read from a checkpoint file."""
     tensors: dict[str, Tensor] = {}
     try:
         packed = json.dumps(pack(optimizer.state_dict(), tensors))
     except CheckpointError as error:
         raise Violation(
             f"its state_dict cannot be saved: {error}",
-            cause="tensors, numbers, text, lists and dicts can be: does self.state hold anything else?",
+            cause="does self.state hold anything except tensors, numbers, text, lists and dicts?",
         ) from error
     state = unpack(json.loads(packed), load(save(tensors)))
     if not isinstance(state, dict):
-        raise Violation("its state_dict is no dict", cause="what does state_dict() return?")
+        raise Violation("its state_dict is not a dict", cause="what does state_dict() return?")
     return Checkpoint(Path("checkpoint"), {}, state, Progress())
 
 
 def _check_neighbours(target: Target, case: Case) -> None:
-    """Two that are built alike step alike, also where a third one steps between."""
-    alone, one, other = _Run(target, case), _Run(target, case), _Run(target, replace(case, seed=case.seed + 1))
+    """Check that two equal optimizers make equal steps, also if a third one steps in between."""
+    undisturbed, interleaved, other = _Run(target, case), _Run(target, case), _Run(target, replace(case, seed=case.seed + 1))
     for number in range(3):
-        alone.step(number)
+        undisturbed.step(number)
     for number in range(3):
         other.step(number, 3.0)
-        one.step(number)
-    _check_equal(one, alone, "built for equal weights once more, it steps otherwise", _SHARED)
+        interleaved.step(number)
+    _check_equal(interleaved, undisturbed, "a second optimizer for equal weights makes different steps", _SHARED_STATE)
 
 
 @property_of("optimizer", cases=_cases, strategy=_any_case)
 @random_states_kept()
 def step(target: Target, case: Case) -> None:
-    """Only a step moves weights, none does at a learning rate of zero, and no random number or clock has a part in it."""
+    """Weights change only in a step with a learning rate above 0, without random numbers or the clock."""
     _check_calls(target, case)
     _check_no_rate(target, case)
     before = random_states()
@@ -283,20 +285,20 @@ def step(target: Target, case: Case) -> None:
     if drawn:
         raise Violation(
             f"it draws or seeds {drawn[0]}'s global random numbers",
-            cause="noise needs a generator of its own, seeded from the state that is saved",
+            cause="noise needs a private generator, seeded from the saved state",
         )
-    with elsewhere():
+    with other_seeds_and_clock():
         other = _Run(target, case)
         other.steps()
-    _check_equal(other, run, "with other random seeds and another time it steps otherwise", "a random number, or the clock?")
+    _check_equal(other, run, "with other random seeds and another time, its steps differ", "a random number, or the clock?")
 
 
 def _check_calls(target: Target, case: Case) -> None:
     start = [parameter.tensor.detach().clone() for parameter in _parameters(case, None)]
     run = _Run(target, case)
     if (name := run.differing(start)) is not None:
-        raise Violation(f"build moves {name}", cause="weights are initialised by the model")
-    for time in ("before the first step", "after some steps"):
+        raise Violation(f"build changes {name}", cause="does it initialise weights? that is the model's task")
+    for when in ("before the first step", "after several steps"):
         start = run.weights()
         calls: dict[str, Callable[[], object]] = {
             "zero_grad": run.optimizer.zero_grad,
@@ -306,7 +308,7 @@ def _check_calls(target: Target, case: Case) -> None:
         for call, make in calls.items():
             make()
             if (name := run.differing(start)) is not None:
-                raise Violation(f"{call} moves {name} {time}", cause="only step() may")
+                raise Violation(f"{call} changes {name} {when}", cause="does it update weights? only step() may do that")
         run.steps()
 
 
@@ -319,17 +321,17 @@ def _check_no_rate(target: Target, case: Case) -> None:
             run.step(number, factor=0.0)
             if (name := run.differing(before)) is not None:
                 raise Violation(
-                    f"after {steps} steps a learning rate of 0 moves {name}",
-                    cause='is weight decay multiplied by the learning rate, and is it group["lr"] that is used?',
+                    f"after {steps} steps, a step with a learning rate of 0 changes {name}",
+                    cause='is weight decay multiplied by the learning rate, and is that rate group["lr"]?',
                 )
 
 
 @random_states_kept()
 def outcome(target: Target, params: Mapping[str, Any]) -> bytes:
-    """All weights, those to be used, after a number of steps with gradients of several sizes.
+    """Return training and evaluation weights after steps with gradients of several sizes.
 
     Raises:
-        Unsuitable: It refuses these parameters.
+        Unsuitable: The optimizer refuses these parameters.
     """
     scales = (1.0, 0.1, 3.0, 0.0, 1.0, 1e-3)
     run = _Run(target, Case(params, (*scales, *scales, *scales)))

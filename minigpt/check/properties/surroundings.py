@@ -1,4 +1,4 @@
-"""What a component must not depend on: random seeds, the clock, the process it runs in."""
+"""Varies what a component must not depend on: random seeds, the clock, the process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from minigpt.system import child
 
 
 def built(target: Target, params: Mapping[str, Any], *received: Any) -> Any:
-    """A component.
+    """Build a component.
 
     Raises:
-        Unsuitable: It refuses these parameters.
+        Unsuitable: The component refuses these parameters.
     """
     with refusals():
         return target.spec(params).build(*received)
@@ -38,7 +38,7 @@ def built(target: Target, params: Mapping[str, Any], *received: Any) -> Any:
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """A refusal with a reason makes a case unsuitable; a constructor that crashes is no refusal."""
+    """Turn a refusal with a reason into `Unsuitable`; other exceptions of a constructor are failures."""
     try:
         yield
     except ExperimentError as error:
@@ -49,14 +49,14 @@ def refusals() -> Iterator[None]:
 
 
 def random_states() -> dict[str, str]:
-    """Where torch's and numpy's global random numbers stand; not Python's, which beartype draws to look at some item."""
+    """Return the states of torch's and numpy's global generators; beartype itself draws from Python's."""
     numpy_state = [np.asarray(part).tolist() for part in np.random.get_state()]
     return {"torch": str(torch.get_rng_state().tolist()), "numpy": str(numpy_state)}
 
 
 @contextlib.contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Whatever is drawn or seeded inside, the global random numbers continue as if it had not been."""
+    """Restore the states of the global random generators on exit."""
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
         yield
@@ -67,35 +67,35 @@ def random_states_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def elsewhere() -> Iterator[None]:
-    """Other seeds of the global random numbers, and another time."""
+def other_seeds_and_clock() -> Iterator[None]:
+    """Inside, the global random generators have other seeds and the clocks show another time."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(random_states_kept())
         for name in ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns"):
-            stack.enter_context(mock.patch.object(time, name, _later(getattr(time, name))))
+            stack.enter_context(mock.patch.object(time, name, _shifted(getattr(time, name))))
         torch.default_generator.manual_seed(987)
         random.seed(987)
         np.random.seed(987)
         yield
 
 
-def _later(clock: Callable[[], float]) -> Callable[[], float]:
+def _shifted(clock: Callable[[], float]) -> Callable[[], float]:
     return lambda: clock() + 1_000_001
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What the family's `outcome` is asked for in another process.
+    """The arguments of a family's `outcome` in another process.
 
     Attributes:
         plugins: Files that register the component.
-        announced: As for `trust.expect`.
-        family: Of the component.
-        name: Under which it is registered.
-        module: Of its class.
-        qualname: Of its class in that module.
-        is_foreign: Whether installed plugins may have to be loaded.
-        params: Of the component, as JSON.
+        announced: The argument of `trust.expect`.
+        family: The component's family.
+        name: The component's registered name.
+        module: The module of its class.
+        qualname: The qualified name of its class in that module.
+        is_foreign: Whether installed plugins must be loaded, because the class is not shipped.
+        params: The component's parameters, as JSON.
     """
 
     plugins: tuple[Path, ...]
@@ -109,12 +109,12 @@ class _Question:
 
 
 def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str | None:
-    """What the family's `outcome` is in a new process, whose sets of texts have another order.
+    """Return the family's `outcome` in a new process, where sets of strings have another order.
 
-    None where the class cannot be had there: typed into a console or a notebook, or made inside a function.
+    Return None if that process cannot import the class, because it was defined in a console, a notebook or a function.
 
     Raises:
-        Violation: It fails there.
+        Violation: The component fails in that process.
         TrustError: A plugin's file was edited since this process read it.
     """
     assert target.entry is not None
@@ -142,12 +142,12 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str
     else:
         if not isinstance(answer, child.Ending):
             return answer
-        reason = answer.last_line or "no word"
-    raise Violation(f"in another process it fails: {reason}", cause="does it need something that only this process has?")
+        reason = answer.last_line or "without a message"
+    raise Violation(f"it fails in another process: {reason}", cause="does it need something that only this process has?")
 
 
 def _outcome_here(question: _Question) -> str | None:
-    """In the other process."""
+    """Answer the question; runs in the other process."""
     trust.expect(question.announced)
     importlib.import_module("minigpt.components")
     if question.is_foreign:
@@ -155,7 +155,7 @@ def _outcome_here(question: _Question) -> str | None:
     for file in question.plugins:
         plugins.load_file(file)
     family, name = question.family, question.name
-    if not REGISTRY.has(family, name):  # a test registers what its module only defines
+    if not REGISTRY.has(family, name):  # a test registers a class that its module only defines
         try:
             module = importlib.import_module(question.module)
         except ModuleNotFoundError:
@@ -168,5 +168,5 @@ def _outcome_here(question: _Question) -> str | None:
 
 
 def _member(module: Any, path: str) -> Any:
-    """What stands at a dotted path in a module; None if nothing does."""
+    """Return the object at a dotted path in a module, or None."""
     return functools.reduce(lambda place, name: getattr(place, name, None), path.split("."), module)

@@ -1,4 +1,4 @@
-"""What every tokenizer must satisfy."""
+"""The properties of tokenizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from minigpt.check.parameters import parameter_sets, parameters
-from minigpt.check.properties.surroundings import built, elsewhere, outcome_in_another_process, random_states_kept
+from minigpt.check.properties.surroundings import (
+    built,
+    other_seeds_and_clock,
+    outcome_in_another_process,
+    random_states_kept,
+)
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.check.texts import EVERYTHING, FRAGMENTS, LONG, NEW, ORDINARY, SAMPLE, many_words
@@ -22,14 +27,14 @@ from minigpt.errors import TokenizerError
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to try a tokenizer with.
+    """One test case for a tokenizer.
 
     Attributes:
-        params: Parameters that are not the defaults.
-        corpus: What it is fitted on.
-        texts: What it encodes.
-        numbers: Ids to decode, taken modulo its vocab_size.
-        another_process: Ask another process too.
+        params: Parameters that differ from the defaults.
+        corpus: The text it is fitted on.
+        texts: Texts it encodes.
+        numbers: Ids to decode, modulo its vocab_size.
+        another_process: Compare with another process.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +68,7 @@ def _any_case(target: Target) -> st.SearchStrategy[Case]:
     return st.builds(
         Case,
         params=parameters(target),
-        corpus=texts.map(lambda text: text or "a"),  # no corpus is empty
+        corpus=texts.map(lambda text: text or "a"),  # a corpus is never empty
         texts=st.lists(texts, min_size=1, max_size=4).map(tuple),
         numbers=st.lists(st.integers(0, 2**20), max_size=12).map(tuple),
     )
@@ -73,20 +78,20 @@ def _fitted(target: Target, case: Case, corpus: str | None = None) -> Tokenizer:
     tokenizer: Tokenizer = built(target, case.params)
     try:
         tokenizer.fit(case.corpus if corpus is None else corpus)
-    except TokenizerError as refusal:  # a tokenizer for some other alphabet
-        raise Unsuitable(f"it refuses to be fitted on this text: {refusal}") from refusal
+    except TokenizerError as refusal:  # it is for another alphabet
+        raise Unsuitable(f"fit refuses this text: {refusal}") from refusal
     return tokenizer
 
 
 def _texts(case: Case) -> Iterator[str]:
-    """What is encoded: texts of the case, and others made of the symbols that were fitted on."""
+    """Yield the texts to encode: those of the case, and others from the symbols of the corpus."""
     yield from (case.corpus, case.corpus[::-1], case.corpus[len(case.corpus) // 3 :])
     yield from case.texts
     yield "".join(case.texts)
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> Any:
-    """Its ids; None where it is refused."""
+    """Return the ids of a text, or None if the tokenizer refuses it."""
     try:
         return tokenizer.encode(text)
     except TokenizerError:
@@ -96,15 +101,15 @@ def _encoded(tokenizer: Tokenizer, text: str) -> Any:
 @property_of("tokenizer", cases=_cases, strategy=_any_case, quick=2)
 @random_states_kept()
 def lossless(target: Target, case: Case) -> None:
-    """A text is refused with a TokenizerError or comes back exactly; what was fitted on is not refused."""
+    """A text is restored exactly or refused with a TokenizerError; the fitted text is not refused."""
     tokenizer = _fitted(target, case)
     try:
         tokenizer.encode(case.corpus)
     except TokenizerError as refusal:
-        if not _has_surrogate(case.corpus):  # no file has one
+        if not _has_surrogate(case.corpus):  # no file can contain one
             raise Violation(
-                f"it refuses the text that it was fitted on: {refusal}",
-                cause="does fit leave something out? With an alphabet that is fixed, it is fit that refuses other text",
+                f"encode refuses the text that it was fitted on: {refusal}",
+                cause="does fit omit symbols? if the alphabet is fixed, fit must refuse other text",
             ) from refusal
     for text in _texts(case):
         ids = _encoded(tokenizer, text)
@@ -113,26 +118,26 @@ def lossless(target: Target, case: Case) -> None:
         for given, what in ((ids, ""), (np.asarray(ids).tolist(), " from a list of ids")):
             decoded = tokenizer.decode(given)
             if decoded != text:
-                raise _lost(text, decoded, what)
+                raise _mismatch(text, decoded, what)
 
 
-def _lost(text: str, decoded: str, what: str) -> Violation:
-    """The first place where a text does not come back."""
+def _mismatch(text: str, decoded: str, what: str) -> Violation:
+    """Describe the first place where the decoded text differs."""
     shorter = min(len(text), len(decoded))
     place = next((i for i in range(shorter) if text[i] != decoded[i]), shorter)
     tail = next((i for i in range(shorter - place) if text[-1 - i] != decoded[-1 - i]), shorter - place)
-    lost, got = text[place : len(text) - tail], decoded[place : len(decoded) - tail]
-    if not lost:
-        message = f"{_said(got)} is added at {place}"
+    original, got = text[place : len(text) - tail], decoded[place : len(decoded) - tail]
+    if not original:
+        message = f"{_quoted(got)} is added at {place}"
     elif not got:
-        message = f"{_said(lost)} at {place} is lost"
+        message = f"{_quoted(original)} at {place} is dropped"
     else:
-        message = f"{_said(lost)} at {place} comes back as {_said(got)}"
-    return Violation(message + what, at=place, cause=_cause(lost, got))
+        message = f"{_quoted(original)} at {place} becomes {_quoted(got)}"
+    return Violation(message + what, at=place, cause=_cause(original, got))
 
 
-def _said(text: str) -> str:
-    """A text, quoted and not too long; a few characters with their code points."""
+def _quoted(text: str) -> str:
+    """Quote and shorten a text; up to three characters also get their code points."""
     if 0 < len(text) <= 3:
         return f"{text!r} ({' '.join(f'U+{ord(character):04X}' for character in text)})"
     return repr(text if len(text) <= 12 else text[:12] + "…")
@@ -142,16 +147,16 @@ def _has_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _cause(lost: str, got: str) -> str:
-    if not (lost + got).strip():
-        return "is white space stripped, translated, or split at?"
-    if _has_surrogate(lost):
-        return 'errors="replace" or "ignore"? A lone surrogate is kept, or refused with a TokenizerError'
-    if lost.casefold() == got.casefold():
-        return "are capitals lowered?"
-    if unicodedata.normalize("NFKC", lost) == unicodedata.normalize("NFKC", got):
-        return "is text normalised?"
-    return "an unknown symbol is refused with a TokenizerError, or spelt in bytes; is it replaced or left out?"
+def _cause(original: str, got: str) -> str:
+    if not (original + got).strip():
+        return "is white space stripped, translated, or used to split the text?"
+    if _has_surrogate(original):
+        return 'errors="replace" or "ignore"? keep a lone surrogate or refuse it with a TokenizerError'
+    if original.casefold() == got.casefold():
+        return "are capitals converted to lower case?"
+    if unicodedata.normalize("NFKC", original) == unicodedata.normalize("NFKC", got):
+        return "is the text normalised?"
+    return "is an unknown symbol replaced or dropped? refuse it with a TokenizerError or encode it as bytes"
 
 
 @property_of("tokenizer", cases=_cases, strategy=_any_case, quick=2)
@@ -161,34 +166,34 @@ def ids(target: Target, case: Case) -> None:
     tokenizer = _fitted(target, case)
     size = tokenizer.vocab_size
     if type(size) is not int or size < 1:
-        raise Violation(f"vocab_size is {size!r}", cause="a number of ids is wanted; of numpy's numbers, int(...)")
+        raise Violation(f"vocab_size is {size!r}", cause="it must be an int of at least 1: use int(...) for a numpy number")
     for text in _texts(case):
         encoded = _encoded(tokenizer, text)
         if encoded is None:
             continue
-        what = f"the ids of {_said(text)}"
+        what = f"the ids of {_quoted(text)}"
         if not isinstance(encoded, np.ndarray):
             raise Violation(
-                f"{what} are a {type(encoded).__name__}, not an array", cause="np.array(ids, dtype=np.int64) is wanted"
+                f"{what} are a {type(encoded).__name__}, not an array", cause="return np.array(ids, dtype=np.int64)"
             )
         if encoded.ndim != 1:
-            raise Violation(f"{what} have the shape {list(encoded.shape)}", cause="is there an axis for a batch?")
+            raise Violation(f"{what} have shape {list(encoded.shape)}", cause="is there a batch axis?")
         if encoded.dtype.kind not in "iu":
-            raise Violation(f"{what} are {encoded.dtype}", cause="np.array([]) has floats; is dtype=np.int64 given?")
+            raise Violation(f"{what} are {encoded.dtype}", cause="np.array([]) is a float array; is dtype=np.int64 given?")
         wrong = np.flatnonzero((encoded < 0) | (encoded >= size))
         if len(wrong):
             place = int(wrong[0])
             raise Violation(
-                f"{what} have {encoded[place]} at {place}, and vocab_size is {size}",
+                f"{what} contain {encoded[place]} at {place}, but vocab_size is {size}",
                 at=place,
-                cause="is vocab_size the largest id, or are special tokens not counted? are bytes read as signed?",
+                cause="is vocab_size the largest id, or without special tokens? are bytes read as signed numbers?",
             )
 
 
 @property_of("tokenizer", cases=_few_cases, strategy=_any_case)
 @random_states_kept()
 def byte_counts(target: Target, case: Case) -> None:
-    """The UTF-8 bytes that a text's first ids stand for grow to those of the text, and are exact between characters."""
+    """Byte counts of a text's first ids never decrease, and are exact at character boundaries."""
     tokenizer = _fitted(target, case)
     for text in _texts(case):
         ids = _encoded(tokenizer, text)
@@ -200,18 +205,17 @@ def byte_counts(target: Target, case: Case) -> None:
             whole = len(start.encode("utf-8", "surrogatepass"))
             between = start + tokenizer.decode(ids[cut:]) == text
             if type(counted) is not int or counted < before or (between and counted != whole):
-                expected = f"{whole} is right" if between else f"{before} were counted for fewer ids"
+                expected = f"{whole} is correct" if between else f"fewer ids count {before}"
                 raise Violation(
-                    f"the first {cut} of {len(ids)} ids of {_said(text)} count {counted!r} bytes, and {expected}",
+                    f"the first {cut} of {len(ids)} ids of {_quoted(text)} count {counted!r} bytes, but {expected}",
                     at=cut,
-                    cause="is half a character counted as U+FFFD? The contract's own n_bytes counts a character when it is "
-                    "complete",
+                    cause="is half a character counted as U+FFFD? the default n_bytes counts only complete characters",
                 )
             before = counted
 
 
 def _cuts(length: int) -> list[int]:
-    """All of a short text's; the first ones, some in the middle and the last of a long one's."""
+    """Return all cuts of a short text, and the first, some middle and the last cuts of a long one."""
     if length <= 40:
         return [*range(length + 1)]
     return [*range(10), *range(10, length - 5, -(-length // 5)), *range(length - 5, length + 1)]
@@ -220,26 +224,30 @@ def _cuts(length: int) -> list[int]:
 @property_of("tokenizer", cases=_cases, strategy=_any_case)
 @random_states_kept()
 def tolerance(target: Target, case: Case) -> None:
-    """Any ids below vocab_size decode to text, in any order, and never raise."""
+    """Any sequence of ids below vocab_size decodes to text, without an exception."""
     tokenizer = _fitted(target, case)
     size = tokenizer.vocab_size
     if size < 1:
         raise Unsuitable(f"vocab_size is {size}: there is nothing to decode")
-    every = [*range(size)] if size <= 1000 else [*range(400), *range(400, size - 400, size // 200), *range(size - 400, size)]
+    all_ids = (
+        [*range(size)] if size <= 1000 else [*range(400), *range(400, size - 400, size // 200), *range(size - 400, size)]
+    )
     drawn = [number % size for number in case.numbers]
-    tried = [[], every, every[::-1], drawn, *([token] for token in every), *(drawn[:end] for end in range(len(drawn)))]
+    tried = [[], all_ids, all_ids[::-1], drawn, *([token] for token in all_ids), *(drawn[:end] for end in range(len(drawn)))]
     for some in tried:
         for given in (some, np.array(some, dtype=np.int64)):
             shown = f"ids {', '.join(map(str, some[:8]))}{', …' if len(some) > 8 else ''}"
             try:
                 text = tokenizer.decode(given)
-            except Exception as error:  # whatever a component may raise
+            except Exception as error:  # a component may raise any exception
                 raise Violation(
                     f"{shown} raise {type(error).__name__}: {error}",
-                    cause='half a character is U+FFFD: is it decode("utf-8", "replace")? has every id a text?',
+                    cause='is it decode("utf-8", "replace")? does every id have a text?',
                 ) from error
             if not isinstance(text, str):
-                raise Violation(f"{shown} are decoded to a {type(text).__name__}", cause="text is wanted: bytes.decode?")
+                raise Violation(
+                    f"{shown} are decoded to a {type(text).__name__}", cause="it must be str: is bytes.decode missing?"
+                )
 
 
 def _fitting_cases(target: Target) -> list[Case]:
@@ -249,84 +257,89 @@ def _fitting_cases(target: Target) -> list[Case]:
 @property_of("tokenizer", cases=_fitting_cases, strategy=_any_case)
 @random_states_kept()
 def fitting(target: Target, case: Case) -> None:
-    """The same text gives the same vocabulary in any process; it is saved as JSON, restored from it, and then only read."""
+    """A text gives the same vocabulary in any process; JSON restores it, and encoding does not change it."""
     if case.another_process:
         _check_process(target, case)
         return
     tokenizer = _fitted(target, case)
-    learned = _written(tokenizer)
+    learned = _saved(tokenizer)
     second = _fitted(target, case)
-    with elsewhere():
+    with other_seeds_and_clock():
         third = _fitted(target, case)
     for other in (second, third):
-        _check_same(learned, _written(other), "fitted a second time on the same text, it learns something else", _ORDER)
+        _check_same(learned, _saved(other), "a second fit on the same text gives another vocabulary", _ORDER)
     _check_restored(target, case, tokenizer, learned)
     before = _behaviour(tokenizer, case)
-    _check_same(learned, _written(tokenizer), "it learns while it encodes or decodes", "does encode number what is new?")
+    _check_same(learned, _saved(tokenizer), "encode or decode changes the vocabulary", "does encode add new symbols?")
     another = case.corpus[::-1] + "".join(case.texts) + NEW
     try:
         _fitted(target, case, another)
         second.fit(another)
-    except (TokenizerError, Unsuitable):  # that text is not of its alphabet
+    except (TokenizerError, Unsuitable):  # the text is not in its alphabet
         return
-    if _written(tokenizer) != learned or _behaviour(tokenizer, case) != before:
+    if _saved(tokenizer) != learned or _behaviour(tokenizer, case) != before:
         raise Violation(
-            "fitting a second tokenizer changes the first", cause="is the vocabulary the class's, or a mutable default?"
+            "fitting a second tokenizer changes the first", cause="is the vocabulary a class attribute or a mutable default?"
         )
     second.fit(case.corpus)
-    _check_same(learned, _written(second), "what an earlier fit learned is still there", "does fit begin anew?")
+    _check_same(learned, _saved(second), "the result of an earlier fit remains", "does fit start with an empty vocabulary?")
 
 
-_ORDER = "the order of a set, a random number, or something that is left from an earlier fit?"
+_ORDER = "the order of a set, a random number, or data from an earlier fit?"
 
 
 def _check_process(target: Target, case: Case) -> None:
-    """One more fit, where sets have another order: only if the class can be had there at all."""
-    there = outcome_in_another_process(target, case.params)
-    here = outcome(target, case.params)
-    if there is not None and there != here:
-        _check_same(here, there, "in another process the same text gives something else", _ORDER)
+    """Compare with a fit in another process, where sets have another order, if it can import the class."""
+    in_other_process = outcome_in_another_process(target, case.params)
+    in_this_process = outcome(target, case.params)
+    if in_other_process is not None and in_other_process != in_this_process:
+        _check_same(in_this_process, in_other_process, "in another process, the same text gives another result", _ORDER)
 
 
 def _check_restored(target: Target, case: Case, tokenizer: Tokenizer, learned: str) -> None:
     restored: Tokenizer = built(target, case.params)
     restored.from_json(json.loads(learned))
-    _check_same(learned, _written(restored), "from_json restores something else", "does to_json hold all that was learned?")
+    _check_same(
+        learned,
+        _saved(restored),
+        "from_json restores another vocabulary",
+        "does to_json contain everything that was learned?",
+    )
     if restored.vocab_size != tokenizer.vocab_size:
         raise Violation(
             f"vocab_size is {tokenizer.vocab_size} after fit and {restored.vocab_size} after from_json",
-            cause="does to_json hold all that was learned?",
+            cause="does to_json contain everything that was learned?",
         )
     one, two = _behaviour(tokenizer, case), _behaviour(restored, case)
     place = next((i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b), None)
     if place is not None:
         raise Violation(
-            f"after from_json {_said([*_texts(case)][place]) if place < len(one) - 1 else 'an id'} is treated otherwise",
-            cause="does to_json hold all that was learned, and in its order?",
+            f"after from_json, {_quoted([*_texts(case)][place]) if place < len(one) - 1 else 'an id'} gives another result",
+            cause="does to_json contain everything that was learned, in its order?",
         )
 
 
 def _behaviour(tokenizer: Tokenizer, case: Case) -> list[Any]:
-    """How the texts are encoded, and at last what single ids are."""
+    """Return the ids of each text, and as the last item the texts of single ids."""
     encoded = [_encoded(tokenizer, text) for text in _texts(case)]
     single = [tokenizer.decode([token]) for token in range(min(tokenizer.vocab_size, 300))]
     return [*(None if some is None else np.asarray(some).tolist() for some in encoded), single]
 
 
-def _written(tokenizer: Tokenizer) -> str:
-    """What it learned, as a run folder holds it."""
+def _saved(tokenizer: Tokenizer) -> str:
+    """Return the learned vocabulary in the JSON form of a run folder."""
     learned = tokenizer.to_json()
     try:
         text = json.dumps(learned, ensure_ascii=False, sort_keys=True)
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise Violation(
-            f"to_json has a lone surrogate, {error.object[error.start]!r}, which no file can hold",
-            cause="is text kept where code points or bytes could be?",
+            f"to_json contains a lone surrogate, {error.object[error.start]!r}, which no file can contain",
+            cause="is text saved? save code points or bytes instead",
         ) from error
     except (TypeError, ValueError) as error:
         raise Violation(
-            f"to_json cannot be written as JSON: {error}", cause="a set, bytes, or a number of numpy's?"
+            f"to_json cannot be written as JSON: {error}", cause="does it contain a set, bytes, or a numpy number?"
         ) from error
     return text
 
@@ -338,7 +351,7 @@ def _check_same(one: str, other: str, message: str, cause: str) -> None:
 
 
 def _difference(one: Any, other: Any, path: str = "") -> str:
-    """The first place where two JSON values differ."""
+    """Describe the first place where two JSON values differ."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         key = next(key for key in one if one[key] != other[key])
         return _difference(one[key], other[key], f"{path}.{key}" if path else key)
@@ -347,25 +360,25 @@ def _difference(one: Any, other: Any, path: str = "") -> str:
         return _difference(one[place], other[place], f"{path}[{place}]")
     if isinstance(one, list) and isinstance(other, list):
         return f"{path} has {len(one)} items, then {len(other)}"
-    return f"{path} is {_short(one)}, then {_short(other)}"
+    return f"{path} is {_abbreviated(one)}, then {_abbreviated(other)}"
 
 
-def _short(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "…"
 
 
 @random_states_kept()
 def outcome(target: Target, params: Mapping[str, Any]) -> str:
-    """What it learns of a text, and how it encodes that text and a sentence with words that are not in it.
+    """Return, as JSON, the vocabulary learned from a text and the ids of known and unknown words.
 
     Raises:
-        Unsuitable: It refuses these parameters, or the passage.
+        Unsuitable: The tokenizer refuses these parameters or the text.
     """
     corpus = many_words()
     tokenizer = _fitted(target, Case(params, corpus))
     texts: Sequence[str] = (corpus, SAMPLE, ORDINARY[::-1])
-    encoded = [None if (some := _encoded(tokenizer, text)) is None else np.asarray(some).tolist() for text in texts]
+    encoded = [None if (ids := _encoded(tokenizer, text)) is None else np.asarray(ids).tolist() for text in texts]
     decoded = [tokenizer.decode([token]) for token in range(min(tokenizer.vocab_size, 2000))]
     learned = {"learned": tokenizer.to_json(), "vocab_size": tokenizer.vocab_size, "ids": encoded, "texts": decoded}
     return json.dumps(learned, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Bytes to text: by their mark or the encoding that is set, and what is no text is refused with the likely way out."""
+"""Decode bytes by their byte-order mark or the configured encoding; refuse what is not text, and suggest a fix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minigpt.errors import DataError, nearest
 
-_MARKS = (  # that of UTF-32 begins with that of UTF-16
+_MARKS = (  # UTF-32 before UTF-16, because the mark of UTF-32-LE begins with the mark of UTF-16-LE
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -18,7 +18,7 @@ _MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-_FORMATS = (  # offset, bytes, and what the file is then
+_FORMATS = (  # offset, bytes at this offset, and the format of the file
     (0, b"%PDF-", "a PDF"),
     (0, b"\x89PNG\r\n\x1a\n", "an image (PNG)"),
     (0, b"\xff\xd8\xff", "an image (JPEG)"),
@@ -58,64 +58,64 @@ _NOISE = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0xFFFD) if ch
 _MOST_NOISE = 0.01
 
 _ESCAPES = re.compile(rb"\x1b(\$[@AB]|\$\([CDOPQ]|\$\)[ACEG]|\([IJ])")
-"""How ISO-2022 begins Japanese, Korean or Chinese: in bytes that are all ASCII."""
+"""Escape sequences with which ISO-2022 begins Japanese, Korean or Chinese text; all bytes of such a file are ASCII."""
 
-_ESCAPED = ("iso2022_jp", "iso2022_jp_ext", "iso2022_jp_2", "iso2022_jp_3")
-"""What Python can read of it but for Korean, simplest first."""
+_ISO_2022_ENCODINGS = ("iso2022_jp", "iso2022_jp_ext", "iso2022_jp_2", "iso2022_jp_3")
+"""ISO-2022 encodings that Python can read, except Korean, simplest first."""
 
-_BEFORE, _SAMPLE = 1 << 12, 1 << 15
-"""What an encoding is guessed from: so many bytes before the place where another failed, and so many in all."""
+_BYTES_BEFORE, _SAMPLE_BYTES = 1 << 12, 1 << 15
+"""An encoding is guessed from a sample of at most `_SAMPLE_BYTES`, which begins `_BYTES_BEFORE` the undecodable byte."""
 
-_SIMPLEST = ("cp1251", "gbk", "big5", "shift_jis", "euc_jp", "euc_kr", "koi8_r")
-"""Of encodings that read a text alike, the one to name."""
+_PREFERRED = ("cp1251", "gbk", "big5", "shift_jis", "euc_jp", "euc_kr", "koi8_r")
+"""Names to suggest first if several encodings decode a text equally."""
 
 
 def check_encoding(name: str) -> None:
-    """Refuse what is no encoding of text.
+    """Refuse a name that is not a text encoding.
 
     Raises:
-        ValueError: The line that says so, with the nearest name.
+        ValueError: Python has no such encoding; the message suggests the nearest name.
     """
     try:
         b"a".decode(name)
-    except (LookupError, ValueError) as error:  # ValueError: a NUL in the name; and what follows
-        if isinstance(error, UnicodeDecodeError):  # it is one: half a character of it
+    except (LookupError, ValueError) as error:  # ValueError: a NUL in the name, or a UnicodeDecodeError
+        if isinstance(error, UnicodeDecodeError):  # the encoding exists, and needs more than one byte per character
             return
         known = ["latin-1", "utf-8", "utf-16", "utf-32", *aliases.values(), *aliases]
         raise ValueError(
-            f'"{name}" is no encoding of text that Python has; such as utf-8, latin-1, utf-16, gbk{nearest(name, known)}'
+            f'"{name}" is not a text encoding of Python; allowed: utf-8, latin-1, utf-16, gbk, ...{nearest(name, known)}'
         ) from error
 
 
 def decode(raw: bytes, encoding: str, errors: str, file: Path) -> str:
-    """The text of a file.
+    """Decode the bytes of a text file.
 
     Args:
-        raw: Its bytes.
-        encoding: What it is in, unless it is utf-8 and the file has another mark.
-        errors: `strict`, `replace` or `any`, as the dataset's parameter has them.
-        file: For messages.
+        raw: The bytes.
+        encoding: The file's encoding. `utf-8` also accepts a file with the byte-order mark of another encoding.
+        errors: `strict`, `replace` or `any`, as the dataset's parameter.
+        file: Its path, for messages.
 
     Raises:
-        DataError: It is not text, or not in this encoding.
+        DataError: The file is not text, or not in this encoding.
     """
     if errors != "any":
         _refuse_formats(raw, file)
         _refuse_contradictions(raw, encoding, file)
-    mark, encoding = _mark(raw, encoding)
+    mark, encoding = _byte_order_mark(raw, encoding)
     try:
         text = raw[len(mark) :].decode(encoding, "strict" if errors == "strict" else "replace")
     except UnicodeError as error:
         start = len(mark) + getattr(error, "start", 0)
         raise DataError(_advice(raw, encoding, mark, start, file)) from error
-    noise = _noise(text) if errors != "any" else 0
+    noise = _count_noise(text) if errors != "any" else 0
     if noise > 1 and noise > _MOST_NOISE * len(text):
         raise DataError(_advice_on_noise(raw, encoding, noise / len(text), file))
     return text
 
 
-def _mark(raw: bytes, encoding: str) -> tuple[bytes, str]:
-    """The byte-order mark that is not part of the text, and the encoding to read the rest in."""
+def _byte_order_mark(raw: bytes, encoding: str) -> tuple[bytes, str]:
+    """The byte-order mark to remove, and the encoding of the rest."""
     name = codecs.lookup(encoding).name
     for mark, marked in _MARKS:
         if raw.startswith(mark) and name in ("utf-8", marked):
@@ -125,26 +125,27 @@ def _mark(raw: bytes, encoding: str) -> tuple[bytes, str]:
 
 def _refuse_formats(raw: bytes, file: Path) -> None:
     for offset, magic, what in _FORMATS:
-        certain = not magic.decode("latin-1").isprintable() or magic in (b"%PDF-", b"{\\rtf")
-        if raw.startswith(magic, offset) and (certain or b"\0" in raw[:1024]):  # text may begin with "ID3" too
+        is_certain = not magic.decode("latin-1").isprintable() or magic in (b"%PDF-", b"{\\rtf")
+        if raw.startswith(magic, offset) and (is_certain or b"\0" in raw[:1024]):  # text may begin with "ID3" too
             raise DataError(f"{file} is {what}, not text; save its text as a plain text file, or leave it out of data.paths")
 
 
 def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
-    """Refuse bytes that another encoding reads, and that show it: by a mark, by escapes, or because they are UTF-8."""
+    """Refuse bytes that show another encoding: by a byte-order mark, by escape sequences, or because they are UTF-8."""
     name = codecs.lookup(encoding).name
     marked = [marked for mark, marked in _MARKS if raw.startswith(mark)]
     if marked and name not in ("utf-8", "utf-8-sig") and not marked[0].startswith(name):
         raise DataError(
-            f"{file} begins with the mark of {marked[0].upper()}, and data.encoding is {encoding}; "
+            f"{file} begins with the byte-order mark of {marked[0].upper()}, and data.encoding is {encoding}; "
             f'set data.encoding to "{marked[0]}"'
         )
     if not name.startswith("iso2022") and (escape := _ESCAPES.search(raw)) and raw.isascii():
         problem = f"{file}: the escape sequence at offset {escape.start()} is not {encoding.upper()} but ISO-2022"
-        able = _ESCAPED if b")" not in escape[0] else ("iso2022_kr",)
-        if (guess := next((one for one in able if _reads(raw, one)), None)) is None:
+        candidates = _ISO_2022_ENCODINGS if b")" not in escape[0] else ("iso2022_kr",)
+        if (guess := next((name for name in candidates if _can_decode(raw, name)), None)) is None:
             raise DataError(f'{problem}; convert the file to UTF-8, or set data.errors to "any" to take it as it is')
-        raise DataError(f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, escape.start())}')
+        excerpt = _excerpt(raw, guess, escape.start())
+        raise DataError(f'{problem}; set data.encoding to "{guess}" if this is right: {excerpt}')
     if not name.startswith("utf-8") and not marked and _is_utf8(raw, name.startswith(("utf-16", "utf-32"))):
         raise DataError(
             f'{file} is UTF-8, and data.encoding is {encoding}; set data.encoding to "utf-8", '
@@ -153,14 +154,14 @@ def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
 
 
 def _is_utf8(raw: bytes, ascii_too: bool) -> bool:
-    """Whether bytes are UTF-8 with a character of several bytes; or, where that says something, only ASCII."""
-    if not raw or (raw.isascii() and not ascii_too) or not _reads(raw, "utf-8"):
+    """Whether bytes are UTF-8 with at least one multi-byte character, or, with `ascii_too`, only ASCII."""
+    if not raw or (raw.isascii() and not ascii_too) or not _can_decode(raw, "utf-8"):
         return False
-    text = raw[:_SAMPLE].decode("utf-8", "ignore")
-    return _noise(text) <= _MOST_NOISE * len(text)
+    text = raw[:_SAMPLE_BYTES].decode("utf-8", "ignore")
+    return _count_noise(text) <= _MOST_NOISE * len(text)
 
 
-def _reads(raw: bytes, encoding: str) -> bool:
+def _can_decode(raw: bytes, encoding: str) -> bool:
     try:
         raw.decode(encoding)
     except UnicodeError:
@@ -168,91 +169,95 @@ def _reads(raw: bytes, encoding: str) -> bool:
     return True
 
 
-def _noise(text: str) -> int:
-    return sum(text.count(sign) for sign in _NOISE)
+def _count_noise(text: str) -> int:
+    return sum(text.count(character) for character in _NOISE)
 
 
 def _advice(raw: bytes, encoding: str, mark: bytes, start: int, file: Path) -> str:
     what = f"{file}: the byte 0x{raw[start]:02x} at offset {start}" if start < len(raw) else f"{file}: its end"
     problem = f"{what} is not {encoding.upper()}"
     if mark:
-        return f"{problem}, which the mark at its beginning announces; convert the file to UTF-8"
+        return f"{problem}, although the file begins with the byte-order mark of that encoding; convert the file to UTF-8"
     if codecs.lookup(encoding).name == "utf-8" and _is_damaged_utf8(raw):
         return f'{problem}, but the rest is; correct that place, or set data.errors to "replace" to have U+FFFD there'
-    if (guess := _likely(raw, start)) is not None and codecs.lookup(guess).name != codecs.lookup(encoding).name:
-        return f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, start)}'
+    if (guess := _guess_encoding(raw, start)) is not None and codecs.lookup(guess).name != codecs.lookup(encoding).name:
+        return f'{problem}; set data.encoding to "{guess}" if this is right: {_excerpt(raw, guess, start)}'
     return f"{problem}; set data.encoding to what the file was saved in, or leave it out of data.paths if it is not text"
 
 
 def _advice_on_noise(raw: bytes, encoding: str, share: float, file: Path) -> str:
     problem = f"{file}: {share:.0%} of its characters are NUL, control characters or U+FFFD"
-    guess = _wide(raw[:_SAMPLE]) or _likely(raw, _first_noise(raw))
+    guess = _utf16_or_utf32(raw[:_SAMPLE_BYTES]) or _guess_encoding(raw, _first_non_ascii(raw))
     if guess is not None and codecs.lookup(guess).name != codecs.lookup(encoding).name:
-        return f'{problem}; set data.encoding to "{guess}" if this is right: {_shown(raw, guess, 0)}'
+        return f'{problem}; set data.encoding to "{guess}" if this is right: {_excerpt(raw, guess, 0)}'
     return f'{problem}; leave it out of data.paths if it is not text, or set data.errors to "any" to take it as it is'
 
 
-def _first_noise(raw: bytes) -> int:
+def _first_non_ascii(raw: bytes) -> int:
     return next((place for place, byte in enumerate(raw[: 1 << 20]) if byte >= 0x80), 0)
 
 
 def _is_damaged_utf8(raw: bytes) -> bool:
-    """Whether nearly all that is not ASCII is UTF-8: no other encoding looks like it."""
+    """Whether nearly all non-ASCII characters are valid UTF-8; text in another encoding does not look like this."""
     text = raw.decode("utf-8", "replace")
     bad = text.count("\ufffd")
     beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
     return beyond_ascii - bad > 10 * bad
 
 
-def _likely(raw: bytes, place: int) -> str | None:
-    """The encoding that bytes near a place seem to be in; None for none."""
+def _guess_encoding(raw: bytes, place: int) -> str | None:
+    """Guess the encoding of the bytes near a place; None if there is no good guess."""
     import charset_normalizer
 
-    if wide := _wide(raw[:_SAMPLE]):
-        return wide
+    if multibyte := _utf16_or_utf32(raw[:_SAMPLE_BYTES]):
+        return multibyte
     begin = _line_before(raw, place)
-    sample = raw[begin : begin + _SAMPLE]
+    sample = raw[begin : begin + _SAMPLE_BYTES]
     best = charset_normalizer.from_bytes(sample).best()
     if best is None or best.encoding in ("ascii", "utf_8"):
         return None
     text = str(best)
-    if _is_latin(text) and (western := next((name for name in ("latin-1", "cp1252") if _reads_well(sample, name)), None)):
+    if _is_latin(text) and (western := next((name for name in ("latin-1", "cp1252") if _is_plausible(sample, name)), None)):
         return western
-    alike = (name for name in _SIMPLEST if sample.decode(name, "replace") == text)
-    return next(alike, best.encoding)
+    equivalent = (name for name in _PREFERRED if sample.decode(name, "replace") == text)
+    return next(equivalent, best.encoding)
 
 
 def _is_latin(text: str) -> bool:
-    return all(unicodedata.name(sign, "").startswith("LATIN") for sign in set(text) if sign.isalpha())
+    return all(unicodedata.name(letter, "").startswith("LATIN") for letter in set(text) if letter.isalpha())
 
 
-def _reads_well(sample: bytes, encoding: str) -> bool:
-    """Whether all beyond ASCII are letters, quotation marks, dashes or the like: in the wrong code page some are not."""
-    beyond = {sign for sign in sample.decode(encoding, "replace") if not sign.isascii()}
+def _is_plausible(sample: bytes, encoding: str) -> bool:
+    """Whether all non-ASCII characters are letters or common punctuation; a wrong code page gives other ones."""
+    characters = {character for character in sample.decode(encoding, "replace") if not character.isascii()}
     return all(
-        sign.isalpha() or unicodedata.category(sign) in ("Pi", "Pf", "Pd", "Zs") or sign in "…€£§°¡¿" for sign in beyond
+        character.isalpha() or unicodedata.category(character) in ("Pi", "Pf", "Pd", "Zs") or character in "…€£§°¡¿"
+        for character in characters
     )
 
 
-def _wide(sample: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a mark: read in the right order of bytes, it has ordinary spaces, and hardly a rare sign."""
+def _utf16_or_utf32(sample: bytes) -> str | None:
+    """Detect UTF-16 or UTF-32 without a byte-order mark; None for anything else.
+
+    In the right byte order such text has ordinary spaces and hardly any rare character.
+    """
     for name, width in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
         text = sample[: len(sample) // width * width].decode(name, "replace")
-        spaces = sum(text.count(sign) for sign in " \n\u3000\u3001\u3002\uff0c")
-        strange = sum(unicodedata.category(sign) in ("Cc", "Cn", "Co", "Cs") or sign == "\ufffd" for sign in text)
-        strange -= sum(map(text.count, "\t\n\r"))
-        if spaces >= 0.01 * len(text) > 0 and strange <= 0.02 * len(text):
+        spaces = sum(text.count(character) for character in " \n\u3000\u3001\u3002\uff0c")
+        rare = sum(unicodedata.category(each) in ("Cc", "Cn", "Co", "Cs") or each == "\ufffd" for each in text)
+        rare -= sum(map(text.count, "\t\n\r"))
+        if spaces >= 0.01 * len(text) > 0 and rare <= 0.02 * len(text):
             return name
     return None
 
 
-def _shown(raw: bytes, encoding: str, place: int) -> str:
-    """Some of the text around a place, as it would be read."""
+def _excerpt(raw: bytes, encoding: str, place: int) -> str:
+    """Some of the text around a place, decoded."""
     text = raw[_line_before(raw, place) : place + 40].decode(encoding, "ignore")
     return repr(" ".join(text.split())[-60:])
 
 
 def _line_before(raw: bytes, place: int) -> int:
-    """Where a line begins, some way before a place: with a whole character, other than the middle of it."""
-    begin = max(0, place - _BEFORE)
+    """The start of a line some way before a place: a line starts with a whole character, any other offset may not."""
+    begin = max(0, place - _BYTES_BEFORE)
     return raw.rfind(b"\n", 0, begin) + 1 if begin else 0

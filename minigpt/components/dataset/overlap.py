@@ -1,4 +1,4 @@
-"""How much of the validation data stands in the training data too: in both, it would be remembered and not predicted."""
+"""How much of the validation data is in the training data too, where a model could memorize it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy as np
 from jaxtyping import Integer, UInt64
 
 NEARLY_ALL = 0.9
-"""A share from which on one text is a copy of a part of the other."""
+"""With at least this share in common, one text counts as a copy of a part of the other."""
 
 _WIDTHS = (64, 16)
-"""Characters of a window: the first that the validation text is long enough for. Less may stand anywhere by chance."""
+"""Characters of a window: the first width that the validation text is long enough for. Shorter texts match by chance."""
 
 _ENOUGH = 4096
-"""About so many windows of the validation text are looked for, however long it is."""
+"""Approximate number of windows of the validation text that are searched for, regardless of its length."""
 
 _FEWEST_LINES = 16
-"""Fewer different lines of the validation text say nothing."""
+"""With fewer different lines of validation text, lines are not compared."""
 
 _COUNTED_LINES = 1 << 18
-"""About so many lines of the training text are counted, to see how often a line occurs again by chance."""
+"""Approximate number of lines of the training text that are counted, to estimate how often lines repeat by chance."""
 
 _LINE = re.compile(r"[^\n\r]+")
 
-_CHUNK = 1 << 16  # its arrays stay in the processor's cache
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
+_CHUNK = 1 << 16  # characters; the arrays of a chunk stay in the processor's cache
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication by it is invertible
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Overlap:
 
     Attributes:
         shared: The share of the second text's pieces that the first one has too.
-        distinct: The share of the second text's pieces that differ from one another: little in a text that repeats itself.
-        pieces: What was compared: `lines` or `windows of 64 characters`.
+        distinct: The share of different pieces among the second text's pieces: small if the text repeats itself.
+        pieces: The unit of comparison: `lines` or `windows of 64 characters`.
     """
 
     shared: float
@@ -49,29 +49,28 @@ class Overlap:
 
     @property
     def is_copy(self) -> bool:
-        """Nearly all of the second text is in the first one, and it does not only repeat itself."""
+        """Whether nearly all of the second text is in the first one, and it does not only repeat itself."""
         return self.shared >= NEARLY_ALL and self.distinct >= 0.5
 
 
 def text_overlap(train: str, val: str) -> Overlap:
-    """How much of the validation text stands in the training text, in windows of 64 characters or in lines.
+    """Measure how much of the validation text is in the training text, in windows of 64 characters or in lines.
 
-    The larger share counts. Windows find a passage wherever its lines break; lines are found in any order, which windows
-    across their ends are not. White space is not compared, and accents are composed (NFC). Time is linear in both texts,
-    and memory does not grow with the training text.
+    The larger share counts. Windows find a passage with other line breaks; lines are found in any order. White space is
+    ignored, and accents are composed (NFC). Time is linear in both texts, and memory does not grow with the training text.
     """
     return max(_window_overlap(train, val), _line_overlap(train, val), key=lambda overlap: (overlap.is_copy, overlap.shared))
 
 
 def _window_overlap(train: str, val: str) -> Overlap:
-    """In windows chosen by a hash of their content, the same in both texts (winnowing: Schleimer et al. 2003)."""
+    """Overlap in windows. A hash of the content selects the same windows in both texts (Schleimer et al. 2003)."""
     length = sum(map(len, _without_spaces(val)))
     width = next((width for width in _WIDTHS if length >= width), None)
     if width is None:
         return Overlap(0.0, 1.0, f"windows of {length} characters")
     bits = max(0, length // _ENOUGH).bit_length()
     looked_for = _chosen(val, width, bits)
-    while not len(looked_for):  # a text of few different windows
+    while not len(looked_for):  # the text has few different windows
         bits //= 2
         looked_for = _chosen(val, width, bits)
     known = np.unique(looked_for)
@@ -84,10 +83,10 @@ def _window_overlap(train: str, val: str) -> Overlap:
 
 
 def _line_overlap(train: str, val: str) -> Overlap:
-    """In whole lines, by their characters, beyond what would be found by chance.
+    """Overlap in whole lines, weighted by their length, minus the overlap expected by chance.
 
-    A short line, such as a speaker's name, occurs in any text of its kind. How often one of its length occurs twice in the
-    training text says how many validation lines are expected there by chance.
+    A short line, such as a speaker's name, occurs in any text of the same kind. The share of lines of each length that occur
+    twice in the training text estimates how many validation lines occur there by chance.
     """
     lines = Counter(_lines(val))
     if len(lines) < _FEWEST_LINES:
@@ -102,7 +101,7 @@ def _line_overlap(train: str, val: str) -> Overlap:
 
 
 def _repeated_by_length(text: str) -> dict[int, float]:
-    """The share of lines of each length that occur more than once, among those that a hash of their content chooses."""
+    """For each length, the share of lines that occur more than once, in a sample selected by a hash of the content."""
     bits = (text.count("\n") // _COUNTED_LINES).bit_length()
     counts = Counter(line for line in _lines(text) if zlib.crc32(line.encode("utf-8", "surrogatepass")) >> (32 - bits) == 0)
     seen, repeated = Counter[int](), Counter[int]()
@@ -130,7 +129,7 @@ def _chosen(text: str, width: int, bits: int) -> UInt64[np.ndarray, " windows"]:
 
 
 def _chosen_by_chunk(text: str, width: int, bits: int) -> Iterator[UInt64[np.ndarray, " windows"]]:
-    """Hashes of the windows whose hash begins with so many zeros."""
+    """Hashes of the windows, chunk by chunk; only hashes whose first `bits` bits are zero."""
     before = ""
     for chunk in _without_spaces(text):
         hashes = _window_hashes(before + chunk, width)
@@ -139,7 +138,7 @@ def _chosen_by_chunk(text: str, width: int, bits: int) -> Iterator[UInt64[np.nda
 
 
 def _window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
-    """A hash of each window, by doubling: one of twice the width is made of two that stand side by side."""
+    """A hash of each window, by doubling: two adjacent hashes combine into a hash of twice the width."""
     if len(text) < width:
         return np.zeros(0, dtype=np.uint64)
     hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64) + _MIX
@@ -155,7 +154,7 @@ def _window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
 def rows_in_both(
     train: tuple[Integer[np.ndarray, "rows time"], ...], val: tuple[Integer[np.ndarray, "val_rows val_time"], ...]
 ) -> list[int]:
-    """The validation rows, by number, that are training rows too; each split is given as its tokens and its targets."""
+    """Indices of the validation rows that are training rows too; each split is a tuple of its tokens and targets."""
     if train[0].shape[1] != val[0].shape[1]:
         return []
     seen = {_row(train, index) for index in range(len(train[0]))}

@@ -1,1 +1,1 @@
-"""Speed and memory on this machine: training, decoding, starting up, and every token mixer."""
+"""Measure speed and memory on this machine: training, decoding, start-up and every token mixer."""

@@ -1,4 +1,4 @@
-"""The fastest matrix product: what nothing that consists of them can exceed."""
+"""The ceiling of speed: the fastest matrix product. A model consists of matrix products and cannot be faster."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ROWS, _REPEATS = (2048, 4096), 12
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Rates of matrix products in FLOP/s, each the best of several tries.
+    """Rates of matrix products in FLOP/s, each the best of several measurements.
 
     Attributes:
-        rates: By shape, such as `2048 x 384 x 1536`.
+        rates: The rate for each shape, such as `2048 x 384 x 1536`.
     """
 
     rates: dict[str, float]
@@ -30,15 +30,15 @@ class Ceiling:
 
 
 def measure_ceiling(d_model: int, precision: str, device: torch.device) -> Ceiling:
-    """Multiply in the shapes of a feed-forward layer, up and down, with 2,048 and 4,096 tokens.
+    """Time the two matrix products of a feed-forward layer, with 2,048 and 4,096 tokens.
 
-    The result goes to memory that is there already, so nothing but the product is timed. These are a model's own widths: for
-    a narrow one the machine could do more with larger matrices, but the model could not.
+    The result is written to memory that is already allocated, so only the product is timed. The shapes are those of the
+    model: with larger matrices the machine could be faster than for a narrow model, but the model could not.
 
     Args:
         d_model: Width of the model.
         precision: `fp32` or `bf16`.
-        device: Where.
+        device: The device to measure.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rates = {}

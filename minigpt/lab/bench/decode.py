@@ -1,4 +1,4 @@
-"""What a token costs in decoding: from a state, and against computing the whole window again for each."""
+"""Time decoding with a state, and compare it with computing the whole window again for each token."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from minigpt.lab.bench.timing import Timing, measure
 from minigpt.model import GPT
 from minigpt.model.decoding import sample_ids
 
-_LENGTHS = 9  # windows at which the slow way is timed; what is between them is interpolated
+_LENGTHS = 9  # lengths at which computing the whole window is timed; other lengths are interpolated
 _WARMUP_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Window:
-    """Computing one window again.
+    """The time of one pass over a window.
 
     Attributes:
-        length: Its tokens.
-        seconds: For the next token of each sequence.
+        length: Tokens in the window.
+        seconds: Time to compute the next token of each sequence.
     """
 
     length: int
@@ -36,20 +36,20 @@ class Window:
 
 @dataclass(frozen=True)
 class DecodingSpeed:
-    """What was measured of decoding, in fp32, as `minigpt generate` decodes.
+    """Measured speed of decoding, in fp32, with the code of `minigpt generate`.
 
     Attributes:
-        machine: Where.
-        parameters: Of the model.
-        batch: Sequences.
-        tokens: Decoded in each sequence.
-        whole: Seconds for all of them, as `minigpt generate` decodes: a single sequence reads ahead.
-        one_by_one: The same without reading ahead, which gains more the more a text repeats itself.
-        windows: The slow way at several lengths.
-        recomputing: Seconds in which the slow way would decode them all: each token takes what its window takes, the last
-            block_size tokens, interpolated between the lengths that were timed.
-        peak_mib: The most memory of the process when decoding from the state was done; None where the system does not tell.
-        imports_mib: The same before the model was built.
+        machine: The machine that was measured.
+        parameters: Number of parameters of the model.
+        batch: Number of sequences.
+        tokens: Tokens decoded in each sequence.
+        whole: Seconds to decode all tokens as `minigpt generate` does: a single sequence reads ahead.
+        one_by_one: Seconds without reading ahead. Reading ahead gains more if a text repeats itself more.
+        windows: Seconds to compute the whole window, at several lengths.
+        recomputing: Seconds to decode all tokens by computing the whole window for each, estimated. A token takes the time
+            of its window (at most block_size tokens), interpolated between the measured lengths.
+        peak_mib: Peak memory of the process after decoding with the state; None if the system does not report it.
+        imports_mib: Peak memory of the process before the model was built.
     """
 
     machine: Machine
@@ -65,21 +65,21 @@ class DecodingSpeed:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all sequences together."""
+        """Decoded tokens per second, of all sequences together."""
         return self.batch * self.tokens / self.whole.median
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the slow way."""
+        """How many times faster decoding is than computing the whole window for each token."""
         return self.recomputing / self.whole.median
 
     @property
     def ratio_one_by_one(self) -> float:
-        """The same without reading ahead."""
+        """How many times faster decoding without reading ahead is."""
         return self.recomputing / self.one_by_one.median
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers."""
+        """All numbers as JSON."""
         return {
             **asdict(self),
             "tokens_per_second": self.tokens_per_second,
@@ -99,20 +99,20 @@ def measure_decoding(
     device: torch.device,
     imports_mib: float | None,
 ) -> DecodingSpeed:
-    """Decode from a prompt, reading ahead and one by one in turn, then time the slow way.
+    """Time decoding from a prompt, with and without reading ahead in turn, then computing the whole window.
 
     Args:
-        model: On the device.
-        prompt: Ids that come before.
+        model: The model, on the device.
+        prompt: Token ids of the prompt.
         temperature: 0 for greedy.
-        tokens: To decode in each sequence; past block_size the context moves as it does in `minigpt generate`.
-        batch: Sequences.
-        repeats: Of all tokens, after a few tokens to warm up.
-        device: From `prepare`.
-        imports_mib: The most memory of the process before there was a model, from `peak_mib`.
+        tokens: Tokens to decode in each sequence; past block_size the context moves as in `minigpt generate`.
+        batch: Number of sequences.
+        repeats: Number of measurements, each of all tokens, after a few tokens of warm-up.
+        device: The device from `prepare`.
+        imports_mib: Peak memory of the process before the model was built, from `peak_mib`.
 
     Raises:
-        DivergedError: The model gives logits that are not finite.
+        DivergedError: The model's logits are not finite.
     """
 
     def decode(tokens: int, read_ahead: bool) -> float:
@@ -136,7 +136,7 @@ def measure_decoding(
         whole=Timing.of(ahead),
         one_by_one=Timing.of(one_by_one),
         windows=windows,
-        recomputing=_in_all(windows, tokens),
+        recomputing=_total_seconds(windows, tokens),
         peak_mib=peak,
         imports_mib=imports_mib,
     )
@@ -144,13 +144,13 @@ def measure_decoding(
 
 @torch.no_grad()
 def next_by_recomputing(model: GPT, ids: Int[Tensor, "batch time"]) -> Int[Tensor, " batch"]:
-    """The likeliest next ids after the last block_size of `ids`, without a state: the slow way."""
+    """The most likely next ids after the last block_size of `ids`, computed without a state."""
     hidden, _ = model.hidden(ids[:, -model.dims.block_size :])
     return model.logits(hidden[:, -1:])[:, -1].argmax(-1)
 
 
 def _windows(model: GPT, longest: int, batch: int, repeats: int) -> tuple[Window, ...]:
-    """The slow way at lengths spread evenly up to the longest."""
+    """Time the whole window at lengths spread evenly from 1 to the longest."""
     device = model.embedding.weight.device
     windows = []
     for length in sorted({round(float(length)) for length in np.linspace(1, longest, _LENGTHS)}):
@@ -163,7 +163,7 @@ def _windows(model: GPT, longest: int, batch: int, repeats: int) -> tuple[Window
     return tuple(windows)
 
 
-def _in_all(windows: tuple[Window, ...], tokens: int) -> float:
-    """Token t comes after t others; beyond the longest window every token takes what that takes."""
+def _total_seconds(windows: tuple[Window, ...], tokens: int) -> float:
+    """Seconds of all tokens: token t has a window of t tokens, and from the longest window on the time is constant."""
     medians = [window.seconds.median for window in windows]
     return float(np.interp(np.arange(1, tokens + 1), [window.length for window in windows], medians).sum())

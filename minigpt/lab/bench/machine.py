@@ -1,4 +1,4 @@
-"""What a measurement was made on, a clock that waits for the device, and the peak of memory."""
+"""The measured machine, a clock that waits for the device, and the peak memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from minigpt.training.machine import choose_device, use_threads
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what something was measured.
+    """Hardware and software of a measurement.
 
     Attributes:
-        processor: Its model.
-        cores: That the system has.
+        processor: Name of the processor model.
+        cores: Number of processor cores.
         system: Operating system and version.
         device: `cpu`, `mps`, or the name of the CUDA device.
-        threads: Of torch.
-        python: Version.
-        torch: Version.
-        minigpt: Version.
+        threads: Number of torch's CPU threads.
+        python: Version of Python.
+        torch: Version of torch.
+        minigpt: Version of minigpt.
     """
 
     processor: str
@@ -47,7 +47,7 @@ class Machine:
 
 
 def this_machine(device: torch.device) -> Machine:
-    """What is measured on here."""
+    """The machine that runs this process."""
     return Machine(
         processor=processor(),
         cores=os.cpu_count(),
@@ -61,10 +61,10 @@ def this_machine(device: torch.device) -> Machine:
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
-    """Set torch's threads (None leaves its choice) and find the device, as `minigpt run` does.
+    """Set torch's threads (None keeps torch's choice) and choose the device, as `minigpt run` does.
 
     Raises:
-        MinigptError: There is no such device here, or no machine has so many threads.
+        MinigptError: The device is not available, or the number of threads is impossible.
     """
     if threads is not None:
         use_threads(threads)
@@ -72,7 +72,7 @@ def prepare(device: str, threads: int | None) -> torch.device:
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Gives the time in seconds, read when the device has done all that it was given."""
+    """A clock in seconds. Before each reading it waits until the device has finished its work."""
 
     def now() -> float:
         if device.type == "cuda":
@@ -85,12 +85,12 @@ def clock(device: torch.device) -> Callable[[], float]:
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """The most memory so far in MiB: of CUDA's allocator, else what was resident; None where the system does not tell."""
+    """Peak memory so far in MiB: CUDA's allocated memory, else resident memory; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
         return None
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in KiB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

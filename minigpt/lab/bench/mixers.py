@@ -1,8 +1,8 @@
-"""Speed and memory of token mixers: one layer, forward and backward, at several lengths.
+"""Measure speed and memory of token mixers: one layer, forward and backward, at several lengths.
 
-Each mixer has its default parameters and no positions, d_model 384, 6 heads of 64. The batch is the same at every length,
-so a mixer that is linear in time takes 4 times as long at 2048 as at 512. Every measurement has a process of its own: its
-peak is the largest resident memory, less what was resident once everything was imported.
+Each mixer has default parameters, no positions, d_model 384 and 6 heads of size 64. The batch is the same at every length,
+so a mixer with linear cost takes 4 times as long at 2048 tokens as at 512. Each measurement runs in a separate process. Its
+peak memory is the largest resident memory, minus the resident memory after all imports.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from minigpt.errors import MinigptError, listing, nearest
 from minigpt.lab.bench.timing import Timing, measure
 from minigpt.system import child
 
-# What is measured runs in child processes. torch is imported there only: a child's peak is never below its parent's
-# memory at the fork, so the parent stays small.
+# Only the child processes import torch: a child's peak is never below its parent's memory at the fork, so the parent must
+# stay small.
 
 _VOCAB = 256
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all measurements share.
+    """Settings that all measurements share.
 
     Attributes:
-        batch: Sequences.
+        batch: Number of sequences.
         precision: `fp32` or `bf16` (autocast).
-        repeats: Passes that count, after two to warm up.
-        threads: Of torch; None leaves its choice.
+        repeats: Number of measured passes, after a warm-up of two.
+        threads: Number of torch's CPU threads; None keeps torch's choice.
     """
 
     batch: int = 4
@@ -39,18 +39,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class MixerSpeed:
-    """What was measured of a mixer at one length.
+    """Measured speed and memory of a mixer at one length.
 
     Attributes:
-        mixer: Its name.
+        mixer: Name of the mixer.
         time: Tokens in a sequence.
-        seconds: Of a forward and backward pass; None if it failed.
-        tokens_per_second: Of the batch; None if it failed.
-        peak_mib: Memory beyond that of the imports; None if it failed, or where the system does not tell.
-        parameters: Of the layer; None if it failed.
-        machine: Where, in a line; None if it failed.
-        warning: That others used the machine meanwhile, in words; nothing where they did not.
-        error: The last line of a process that failed.
+        seconds: Time of a forward and backward pass; None if it failed.
+        tokens_per_second: Speed for the whole batch; None if it failed.
+        peak_mib: Peak memory without the imports; None if it failed or if the system does not report it.
+        parameters: Number of parameters of the layer; None if it failed.
+        machine: The machine, in one line; None if it failed.
+        warning: A message if other processes used the machine meanwhile; else empty.
+        error: The last line printed by a process that failed.
     """
 
     mixer: str
@@ -66,12 +66,12 @@ class MixerSpeed:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one process measures.
+    """The request to one measuring process.
 
     Attributes:
-        mixer: Its name.
+        mixer: Name of the mixer.
         time: Tokens in a sequence.
-        settings: Shared by all.
+        settings: The settings that all measurements share.
     """
 
     mixer: str
@@ -80,7 +80,7 @@ class Measurement:
 
 
 def registered() -> list[str]:
-    """Names of all mixers; found in a process of its own.
+    """Names of all registered mixers, read in a separate process.
 
     Raises:
         MinigptError: The process failed.
@@ -92,10 +92,10 @@ def registered() -> list[str]:
 
 
 def choose(names: Sequence[str] | None) -> list[str]:
-    """Those that are asked for, or all.
+    """Check the requested names. Without names, return all mixers.
 
     Raises:
-        MinigptError: One is not registered.
+        MinigptError: A name is not registered.
     """
     known = registered()
     for name in names or ():
@@ -105,7 +105,7 @@ def choose(names: Sequence[str] | None) -> list[str]:
 
 
 def measure_mixer(name: str, time: int, settings: Settings) -> MixerSpeed:
-    """Seconds and memory of one mixer at one length; what went wrong stands in `error`, so that others can be measured."""
+    """Measure one mixer at one length. A failure is returned in `error`, so that the other mixers can be measured."""
     try:
         speed = child.call(_measure, Measurement(name, time, settings))
     except MinigptError as error:
@@ -114,11 +114,11 @@ def measure_mixer(name: str, time: int, settings: Settings) -> MixerSpeed:
 
 
 def _reason(ending: child.Ending) -> str:
-    return ending.last_line or f"ended with code {ending.code} and no word (out of memory?)"
+    return ending.last_line or f"ended with code {ending.code} without a message (out of memory?)"
 
 
 def _names(family: str) -> list[str]:
-    import minigpt.components  # noqa: F401 - importing it registers them
+    import minigpt.components  # noqa: F401 - the import registers the mixers
     from minigpt.registry import REGISTRY
 
     return [entry.name for entry in REGISTRY.entries(family)]
@@ -127,7 +127,7 @@ def _names(family: str) -> list[str]:
 def _measure(measurement: Measurement) -> MixerSpeed:
     import torch
 
-    import minigpt.components  # noqa: F401 - importing it registers them
+    import minigpt.components  # noqa: F401 - the import registers the mixers
     from minigpt.contracts import Component, Context, Dims
     from minigpt.lab.bench.machine import peak_mib, prepare, this_machine
     from minigpt.registry import REGISTRY

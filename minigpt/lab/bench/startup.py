@@ -1,4 +1,4 @@
-"""How long a whole process takes that does little: what a user waits for after every command."""
+"""Time whole processes that do little: the delay that a user waits for with every command."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COMMANDS = {
     "minigpt list": (_SCRIPT, "list"),
     "minigpt show FILE": (_SCRIPT, "show", "documented.json", "--vocab-size", "65"),
 }
-"""What is timed, by the words it is told by: code and arguments for Python. FILE is the documented experiment."""
+"""Timed commands: code and arguments for Python, by the text in the table. FILE is the documented experiment."""
 
 
 def measure_startup(repeats: int) -> dict[str, Timing]:
-    """Seconds of each of `COMMANDS` from start to end, after one to warm up, with the Python that runs this.
+    """Seconds of each of `COMMANDS` from start to end, after one warm-up, with the current Python.
 
     Raises:
         MinigptError: A command failed.
@@ -45,5 +45,5 @@ def _run(words: str, code: tuple[str, ...], folder: str) -> None:
         check=False,
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no word"]
+        lines = done.stderr.strip().splitlines() or ["no message"]
         raise MinigptError(f"{words} ended with code {done.returncode}: {lines[-1]}")

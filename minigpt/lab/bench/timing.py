@@ -1,4 +1,4 @@
-"""Seconds of something that is done several times."""
+"""Time a piece of work several times: median and range."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Times in seconds, without those to warm up.
+    """Measured times in seconds, without the warm-up.
 
     Attributes:
-        median: Of all.
-        low: The shortest.
-        high: The longest.
-        n: How many there are.
+        median: The median.
+        low: The shortest time.
+        high: The longest time.
+        n: Number of measurements.
     """
 
     median: float
@@ -25,19 +25,19 @@ class Timing:
     n: int
 
     def rates(self, amount: float) -> tuple[float, float, float]:
-        """So much in these times, a second: the median, the lowest, the highest."""
+        """The amount per second: the median, the lowest and the highest rate."""
         return amount / self.median, amount / self.high, amount / self.low
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
-        """Of at least one measurement."""
+        """Summarize at least one measurement."""
         return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
 
 def measure(
     work: Callable[[], object], *, repeats: int, warmup: int = 1, now: Callable[[], float] = time.perf_counter
 ) -> Timing:
-    """Do `work` `warmup` times for nothing and `repeats` times by the clock `now`."""
+    """Do `work` `warmup` times without timing it, then time it `repeats` times with the clock `now`."""
     seconds = []
     for _ in range(warmup + repeats):
         start = now()

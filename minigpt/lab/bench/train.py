@@ -1,4 +1,4 @@
-"""What an update of training costs: whole, in its two parts, and against the fastest matrix product."""
+"""Time a training update, in full and in its two parts, and compare it with the fastest matrix product."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from minigpt.training.loop import compute_gradients, seed_generators, stream_see
 from minigpt.training.machine import build_optimizer, choose_precision, micro_batch_size
 
 _WARMUP = 2
-_CORPUS_TOKENS = 1 << 20  # about those of TinyShakespeare
+_CORPUS_TOKENS = 1 << 20  # about as many as in TinyShakespeare
 
 
 @dataclass(frozen=True)
 class Lap:
-    """Seconds of one update.
+    """Times of one update, in seconds.
 
     Attributes:
-        gradients: Drawing the batch, forward, backward, clipping.
-        optimizer: Its step, and what components do after it.
+        gradients: Time to draw the batch, for forward and backward pass, and for clipping.
+        optimizer: Time of the optimizer step and of the components' own adjustments after it.
     """
 
     gradients: float
@@ -38,22 +38,22 @@ class Lap:
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """What was measured of training.
+    """Measured speed of training.
 
     Attributes:
-        machine: Where.
+        machine: The machine that was measured.
         precision: `fp32` or `bf16`.
-        parameters: Of the model.
-        tokens: In an update.
+        parameters: Number of parameters of the model.
+        tokens: Tokens in an update.
         micro_batch_size: Sequences that go through the model at once.
         update: Seconds of a whole update.
-        gradients: Of its batch, forward, backward and clipping.
-        optimizer: Of its optimizer step and what follows it.
-        flops: Of an update's forward and backward pass.
-        before: Matrix products before the updates.
-        after: The same after them: if it differs, something else was at the machine.
-        peak_mib: The most memory of the process until the end of the updates; None where the system does not tell.
-        imports_mib: The same before the model was built.
+        gradients: Seconds of its first part: batch, forward, backward and clipping.
+        optimizer: Seconds of its second part: the optimizer step and the components' adjustments after it.
+        flops: Operations of the forward and backward pass of an update.
+        before: Matrix products, measured before the updates.
+        after: Matrix products, measured after the updates. A difference means that other work used the machine.
+        peak_mib: Peak memory of the process until the end of the updates; None if the system does not report it.
+        imports_mib: Peak memory of the process before the model was built.
     """
 
     machine: Machine
@@ -72,20 +72,20 @@ class TrainingSpeed:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of whole updates."""
+        """Training speed, from whole updates."""
         return self.tokens / self.update.median
 
     @property
     def ceiling(self) -> float:
-        """The fastest matrix product, before or after, in FLOP/s."""
+        """Rate of the fastest matrix product, before or after the updates, in FLOP/s."""
         return max(self.before.best, self.after.best)
 
     def share(self, flops: int, timing: Timing) -> float:
-        """So many operations in such a time, as a part of the ceiling."""
+        """The rate of `flops` operations in the time `timing`, as a fraction of the ceiling."""
         return flops / timing.median / self.ceiling
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, rates in FLOP/s and shares of 1."""
+        """All numbers as JSON: rates in FLOP/s, shares as fractions of 1."""
         return {
             **asdict(self),
             "tokens_per_second": self.tokens_per_second,
@@ -98,15 +98,15 @@ class TrainingSpeed:
 
 
 def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device) -> TrainingSpeed:
-    """Train a new model on random ids for a few updates, as `minigpt run` would.
+    """Time a few updates of a new model on random ids, with the training code of `minigpt run`.
 
-    Nothing is compiled, evaluated or saved. The caller's random state is left as it was.
+    Nothing is compiled, evaluated or saved. The caller's random state does not change.
 
     Args:
-        experiment: Resolved; its precision counts.
+        experiment: The resolved experiment. Its precision is used.
         vocab_size: Number of token ids.
-        repeats: Updates that count, after two to warm up.
-        device: From `prepare`.
+        repeats: Number of measured updates, after a warm-up of two.
+        device: The device from `prepare`.
 
     Raises:
         DivergedError: A loss or gradient is not finite.
@@ -141,13 +141,13 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
 
 
 def random_corpus(vocab_size: int, block_size: int) -> Corpus:
-    """Ids drawn evenly, a million or as many as a window needs: speed does not depend on what the text says."""
+    """A corpus of uniform random ids: a million, or more for a longer window. Speed does not depend on the text."""
     ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * block_size),), dtype=torch.int32)
     return Corpus(TokenStream(ids), TokenStream(ids), vocab_size, None, "random", None)
 
 
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:
-    """What the trainer does in an update, with the time between its two parts."""
+    """Do the trainer's updates and time their two parts."""
     training, device = experiment.training, model.embedding.weight.device
     now = clock(device)
     optimizer = build_optimizer(experiment, model, precision)

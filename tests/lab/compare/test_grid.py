@@ -300,12 +300,12 @@ def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, mi
         assert minigpt("run", file, "--no-check")[0] == 0
     code, said, _ = minigpt("compare", base, variant, "--seeds", "1", "--plan")
     assert code == 0
-    assert "2 runs, 2 there already" in said
+    assert "2 runs, 2 exist already" in said
     assert "2 finished runs to measure: the loss by position" in said
     assert "to train" not in said
     assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
     said = minigpt("compare", base, variant, "--seeds", "2", "--plan")[1]
-    assert "4 runs, 2 there already" in said
+    assert "4 runs, 2 exist already" in said
     assert "2 runs to train: about" in said
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ from minigpt.errors import DataError
 from minigpt.system import download as cache
 from minigpt.system.download import RemoteFile
 from minigpt.system.files import write_bytes
-from tests.faulty_server import FaultyServer, serving
+from tests.faulty_server import FaultyServer
+from tests.system.download import corpus
+from tests.system.download.corpus import CONTENT
 
-CONTENT = b"".join(b"%d: To be, or not to be\n" % line for line in range(1000))[:20_000]
 SECRET = CONTENT[:700]  # bytes that a download could resume from
 LINKS: dict[str, Callable[[Path, Path], None]] = {
     "symbolic": lambda link, to: link.symlink_to(to),
@@ -26,14 +26,9 @@ LINKS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with serving(CONTENT) as server:
-        yield server
-
-
-def remote(url: str = "http://127.0.0.1:9/") -> RemoteFile:
-    file = RemoteFile("corpus.txt", url, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+def remote(url: str) -> RemoteFile:
+    """The corpus at this address; the folder of the cache exists."""
+    file = corpus.remote(url)
     file.path.parent.mkdir(parents=True, exist_ok=True)
     return file
 
