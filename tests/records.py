@@ -1,4 +1,4 @@
-"""Records of runs that never were: complete ones, which a test changes where it looks."""
+"""Complete artificial records of runs; a test changes the values that it needs."""
 
 from __future__ import annotations
 

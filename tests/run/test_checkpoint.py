@@ -60,22 +60,22 @@ def same(a: Any, b: Any) -> bool:
 
 
 @given(trees)
-def test_any_tree_of_plain_values_and_tensors_survives(tree: Any) -> None:
+def test_any_tree_of_plain_values_and_tensors_is_restored(tree: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     packed = json.loads(json.dumps(pack(tree, tensors)))
     assert same(unpack(packed, tensors), tree)
 
 
-def test_infinities_survive() -> None:
+def test_infinities_are_restored() -> None:
     assert unpack(json.loads(json.dumps(pack([math.inf, -math.inf], {}))), {}) == [math.inf, -math.inf]
 
 
-def test_what_would_need_pickle_is_refused() -> None:
+def test_a_value_that_would_need_pickle_is_refused() -> None:
     with pytest.raises(CheckpointError, match="may not hold a function, because it could not be saved without pickle"):
         pack({"closure": lambda: None}, {})
 
 
-def test_a_checkpoint_gives_back_weights_optimizer_and_progress_to_the_bit(tmp_path: Path) -> None:
+def test_a_checkpoint_restores_weights_optimizer_and_progress_bit_for_bit(tmp_path: Path) -> None:
     lm, optimizer = trained()
     progress = Progress(7, 70, 1.5, 2.5, 3, 0.25, 11, 12, 2, 1, row(7, train_loss=1.0))
     checkpoint.save(tmp_path, lm, optimizer, progress, best=True)
@@ -89,7 +89,7 @@ def test_a_checkpoint_gives_back_weights_optimizer_and_progress_to_the_bit(tmp_p
         assert torch.equal(other.state_dict()[name], tensor), name
 
 
-def test_best_and_last_are_kept_and_one_spare(tmp_path: Path) -> None:
+def test_best_last_and_one_spare_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step, best=step == 2)
     assert checkpoint.available(tmp_path) == [2, 4, 5]
@@ -101,12 +101,12 @@ def test_best_and_last_are_kept_and_one_spare(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "no temporary folder stays"
 
 
-def test_there_may_be_none_yet(tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_gives_none(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "nowhere") is None
     assert checkpoint.load(tmp_path) is None
 
 
-def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_step_is_reported_with_the_available_steps(tmp_path: Path) -> None:
     save(tmp_path, 3)
     with pytest.raises(CheckpointError, match="has no checkpoint of step 4; available: 3"):
         checkpoint.load(tmp_path, "4")
@@ -114,7 +114,7 @@ def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) ->
         checkpoint.load(tmp_path, "worst")
 
 
-def test_before_the_first_evaluation_the_last_stands_in_for_the_best(tmp_path: Path) -> None:
+def test_before_the_first_evaluation_the_last_is_used_as_the_best(tmp_path: Path) -> None:
     save(tmp_path, 3)
     found = checkpoint.load(tmp_path, "best")
     assert found is not None
@@ -123,8 +123,8 @@ def test_before_the_first_evaluation_the_last_stands_in_for_the_best(tmp_path: P
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
-def test_a_checkpoint_that_nothing_points_at_yet_is_found(tmp_path: Path, which: str) -> None:
-    """A kill may come between its name and the first pointer to it."""
+def test_a_checkpoint_without_a_pointer_is_found(tmp_path: Path, which: str) -> None:
+    """The process may be killed after the checkpoint gets its name and before a pointer names it."""
     save(tmp_path, 3)
     (tmp_path / "last").unlink()
     found = checkpoint.load(tmp_path, which)
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_nothing_points_at_yet_is_found(tmp_path: Path, which:
     assert found.progress.step == 3
 
 
-def test_a_damaged_later_checkpoint_does_not_push_out_a_sound_one(tmp_path: Path) -> None:
+def test_a_damaged_later_checkpoint_does_not_displace_an_intact_one(tmp_path: Path) -> None:
     for step in (6, 8):
         save(tmp_path, step)
     (tmp_path / "step-00000008" / "model.safetensors").write_bytes(b"")
@@ -159,7 +159,7 @@ def test_an_optimizers_state_keeps_its_dtypes(tmp_path: Path) -> None:
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
-def test_nested_and_shared_optimizer_state_is_restored_to_the_bit(tmp_path: Path) -> None:
+def test_nested_and_shared_optimizer_state_is_restored_bit_for_bit(tmp_path: Path) -> None:
     lm, optimizer = trained()
     parameter = next(lm.parameters())
     optimizer.state[parameter]["history"] = [torch.tensor([2**40 + 1]), {"x": torch.ones(2, dtype=torch.float64)}]
@@ -172,7 +172,7 @@ def test_nested_and_shared_optimizer_state_is_restored_to_the_bit(tmp_path: Path
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
-def test_the_number_of_a_repeated_step_only_grows(tmp_path: Path) -> None:
+def test_each_repetition_of_a_step_gets_a_higher_number(tmp_path: Path) -> None:
     names = [save(tmp_path, 40).name for _ in range(4)]
     assert names == ["step-00000040", "step-00000040.1", "step-00000040.2", "step-00000040.3"]
     assert len(list(tmp_path.glob("step-*"))) == 2, "the last and a spare"
@@ -197,9 +197,9 @@ def test_tied_weights_are_saved(tmp_path: Path) -> None:
     assert lm.blocks[1].ffn.into.weight is lm.blocks[0].ffn.into.weight
 
 
-def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+def test_a_step_that_is_saved_again_is_loaded_in_its_new_version(tmp_path: Path) -> None:
     save(tmp_path, 3, seed=0)
-    assert save(tmp_path, 3, seed=1).name == "step-00000003.1", "never over the one that is there"
+    assert save(tmp_path, 3, seed=1).name == "step-00000003.1", "the existing one is not overwritten"
     for which in ("last", "3"):
         found = checkpoint.load(tmp_path, which)
         assert found is not None
@@ -208,7 +208,7 @@ def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_any_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, seed: int) -> None:
+def test_any_damage_is_found_and_the_previous_checkpoint_is_loaded(tmp_path: Path, seed: int) -> None:
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     chance = random.Random(seed)
@@ -221,7 +221,7 @@ def test_any_damage_is_found_and_the_one_before_is_taken(tmp_path: Path, seed: i
             del content[chance.randrange(len(content)) :]
         case _:
             content += b"\0"
-    # A manifest may be damaged without effect (a space more at its end); what it vouches for may not.
+    # Some damage to a manifest has no effect (one more space at its end). Damage to the other files always has.
     if file.name == "manifest.json" and _same_json(bytes(content), file.read_bytes()):
         content = content[:5]
     file.write_bytes(content)
@@ -239,7 +239,7 @@ def _same_json(a: bytes, b: bytes) -> bool:
         return False
 
 
-def test_if_all_are_damaged_each_is_named(tmp_path: Path) -> None:
+def test_if_all_checkpoints_are_damaged_each_is_named(tmp_path: Path) -> None:
     for step in (1, 2):
         (save(tmp_path, step) / "model.safetensors").unlink()
     with pytest.raises(CheckpointError) as error:
@@ -249,7 +249,7 @@ def test_if_all_are_damaged_each_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pointer", ["../../etc", "step-1/../..", "", "step-00000099\n", "\x00"])
-def test_a_pointer_that_is_no_checkpoints_name_is_not_followed(tmp_path: Path, pointer: str) -> None:
+def test_a_pointer_that_is_not_the_name_of_a_checkpoint_is_not_followed(tmp_path: Path, pointer: str) -> None:
     save(tmp_path, 1)
     (tmp_path / "last").write_text(pointer)
     found = checkpoint.load(tmp_path)
@@ -266,8 +266,8 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(1, len(ERRORS)))])
-def test_a_save_that_fails_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, first: int) -> None:
-    """For every n: the n-th write, sync, rename, close or removal of a save fails, and the save after it does not."""
+def test_a_save_that_fails_at_any_point_leaves_an_intact_checkpoint(tmp_path: Path, first: int) -> None:
+    """For every n, the n-th write, sync, rename, close or removal of a save fails, and the next save succeeds."""
     for step in (1, 2, 3):  # so that there is something to prune
         save(tmp_path, step, seed=step)
     step, nth, seen = 3, 0, set()
@@ -277,23 +277,25 @@ def test_a_save_that_fails_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path
         with failing(tmp_path, nth, error) as faults, contextlib.suppress(WriteError):
             save(tmp_path, step, seed=step)
         if nth > len(faults.calls):
-            break  # there is no such call any more: every one has failed once
+            break  # the save has fewer calls: each has failed once
         seen.add(faults.calls[-1] if len(faults.calls) == nth else faults.calls[nth - 1])
         found = checkpoint.load(tmp_path)
         assert found is not None
-        assert found.progress.step in (step - 1, step), "the one before, or the new one"
+        assert found.progress.step in (step - 1, step), "the previous or the new checkpoint"
         expected = trained(found.progress.step)[0].state_dict()["embedding.weight"]
         assert torch.equal(found.weights["embedding.weight"], expected)
-        assert not found.notes, "nothing that was damaged stands in the way"
+        assert not found.notes, "no damaged checkpoint was skipped"
         step += 1
         save(tmp_path, step, seed=step)
         assert checkpoint.available(tmp_path)[-1] == step
-        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "what a failed save left is gone"
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], (
+            "temporary files of a failed save are removed"
+        )
     assert nth > 25
     assert seen >= {"open", "write", "fsync", "close", "mkdir", "replace", "rename", "unlink", "rmdir"}
 
 
-def test_a_system_that_takes_little_at_a_time_gets_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_writes_few_bytes_at_a_time_gets_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda handle, content: real(handle, content[:100]))
     save(tmp_path, 1, seed=1)
@@ -302,8 +304,8 @@ def test_a_system_that_takes_little_at_a_time_gets_all_of_it(tmp_path: Path, mon
     assert torch.equal(found.weights["embedding.weight"], trained(1)[0].state_dict()["embedding.weight"])
 
 
-def test_what_a_disk_does_not_give_back_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that says it has written and has not: the new one is not pointed at, and the old ones stay."""
+def test_a_checkpoint_that_the_disk_does_not_return_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a disk reports a write that it did not do, no pointer names the new checkpoint, and the old ones stay."""
     for step in (1, 2):
         save(tmp_path, step, seed=step)
     real = os.write

@@ -1,4 +1,4 @@
-"""Damage to any file of a run folder: the same answer, or one line that names the file; whatever command reads it."""
+"""Tests that any damage to a run's files gives the same result or a one-line error, for every command that reads it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT = "ROMEO: It was the lark, The herald of the morn.\n" * 40
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of one experiment, as they are left by a stop before their last update."""
+    """Two runs of one experiment that were stopped before their last update."""
     folder = tmp_path_factory.mktemp("damaged")
     (folder / "corpus.txt").write_text(TEXT)
     training = {"max_iters": 4, "eval_interval": 2, "batch_size": 2, "compile": False, "precision": "fp32"}
@@ -75,7 +75,7 @@ def _pipe(file: Path) -> None:
 
 
 def _digit(file: Path) -> None:
-    """Still JSON, and of the same form: only a digest can know."""
+    """Change a value but not the structure of a JSON file; only a digest reveals it."""
     text = file.read_text()
     place = next(index for index in range(len(text) // 2, len(text)) if text[index].isdigit())
     file.write_text(text[:place] + str(9 - int(text[place])) + text[place + 1 :])
@@ -113,12 +113,12 @@ READS = {
 
 
 def _prepare(command: str) -> None:
-    """What is resumed has to be unfinished: its last checkpoint is lost."""
+    """Remove the last checkpoint, because only an unfinished run can be resumed."""
     if command == "resume":
         shutil.rmtree(RUN / "checkpoints" / "step-00000004")
         (RUN / "checkpoints" / "last").write_text("step-00000002\n")
         progress = json.loads((RUN / "checkpoints/step-00000002/state.json").read_text())["progress"]
-        os.truncate(RUN / "metrics.jsonl", progress["metrics_bytes"])  # what follows would be cut off
+        os.truncate(RUN / "metrics.jsonl", progress["metrics_bytes"])  # later bytes would be cut off
         os.truncate(RUN / "samples.txt", progress["samples_bytes"])
 
 
@@ -128,10 +128,10 @@ def test_any_damage_to_any_file_is_found_by_every_command_that_reads_it(command:
     for file in sorted(READS[command]):
         for how, damage in DAMAGE.items():
             if command in ("report", "compare", "resume") and how in ("a bit early on", "bytes before it", "a pipe"):
-                continue  # what reads them is the same as elsewhere, and each of these takes a second
-            is_harmless = file == "manifest.json" and how in ("deleted", "a bit at the end")  # that of its last line
+                continue  # the same code reads them in other commands, and each of these takes a second
+            is_harmless = file == "manifest.json" and how in ("deleted", "a bit at the end")  # of its last line
             if is_harmless and command == "resume":
-                continue  # the run would be finished then
+                continue  # then the run would be finished
             place, kept = RUN / file, here / "kept"
             shutil.copy2(place, kept)
             damage(place)
@@ -152,7 +152,7 @@ def test_any_damage_to_any_file_is_found_by_every_command_that_reads_it(command:
     assert code == 0, err
 
 
-def test_runs_lists_a_damaged_one_beside_the_others(minigpt: Command, here: Path) -> None:
+def test_runs_lists_a_damaged_run_beside_the_others(minigpt: Command, here: Path) -> None:
     for file in ("experiment.json", "metrics.jsonl", "manifest.json"):
         for how, damage in DAMAGE.items():
             if how == "deleted" and file != "metrics.jsonl":
@@ -166,7 +166,7 @@ def test_runs_lists_a_damaged_one_beside_the_others(minigpt: Command, here: Path
             assert code == 0, (file, how, err)
             rows = {row["run"]: row for row in json.loads(out)}
             assert rows[str(OTHER)]["state"] == "finished"
-            if str(RUN) in rows:  # a folder where experiment.json should be is none
+            if str(RUN) in rows:  # a folder without the file experiment.json is not a run
                 assert rows[str(RUN)]["state"] == "damaged", (file, how)
                 assert file.removesuffix(".json") in rows[str(RUN)]["problem"], (file, how)
             if place.is_dir():
@@ -176,7 +176,7 @@ def test_runs_lists_a_damaged_one_beside_the_others(minigpt: Command, here: Path
             shutil.copy2(kept, place)
 
 
-def test_an_honest_edit_is_named_and_can_be_accepted(minigpt: Command, here: Path) -> None:
+def test_an_intended_edit_is_named_and_can_be_accepted(minigpt: Command, here: Path) -> None:
     _prepare("resume")
     file = RUN / "experiment.json"
     document = json.loads(file.read_text())
@@ -191,7 +191,7 @@ def test_an_honest_edit_is_named_and_can_be_accepted(minigpt: Command, here: Pat
 
 
 def _row(**changes: str) -> str:
-    """A line like any other, with values in its place or beside."""
+    """A normal line of metrics.jsonl with some values replaced or added."""
     texts = {key: json.dumps(value) for key, value in row(5).to_json().items()} | changes
     return "{" + ", ".join(f'"{key}": {text}' for key, text in texts.items()) + "}"
 
@@ -205,10 +205,10 @@ def _row(**changes: str) -> str:
         _row(another="1"),
     ],
 )
-def test_a_line_beyond_the_last_checkpoint_is_a_record_or_is_named(line: str, minigpt: Command, here: Path) -> None:
+def test_a_line_after_the_last_checkpoint_is_valid_or_is_named(line: str, minigpt: Command, here: Path) -> None:
     records = (RUN / "metrics.jsonl").read_text()
     (RUN / "metrics.jsonl").write_text(f"{records}{_row()}\n")
-    assert minigpt("diff", RUN, OTHER)[0] == 0, "the same line with nothing wrong in it"
+    assert minigpt("diff", RUN, OTHER)[0] == 0, "the same line without an error"
     (RUN / "metrics.jsonl").write_text(f"{records}{line}\n")
     code, _, err = minigpt("diff", RUN, OTHER)
     assert code == 2, (line, err)
@@ -216,7 +216,7 @@ def test_a_line_beyond_the_last_checkpoint_is_a_record_or_is_named(line: str, mi
 
 
 def test_a_run_that_is_being_written_can_be_read(minigpt: Command, here: Path) -> None:
-    """Half a line, half a character: the rest is shown."""
+    """With half a line and half a character at the end, the rest is shown."""
     with (RUN / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 5, "tok')
     with (RUN / "samples.txt").open("ab") as file:
@@ -226,8 +226,8 @@ def test_a_run_that_is_being_written_can_be_read(minigpt: Command, here: Path) -
         assert code == 0, err
 
 
-def test_damage_goes_unnoticed_where_nothing_has_recorded_what_was_there(here: Path) -> None:
-    """So the last checkpoint has, for all of it."""
+def test_the_last_checkpoint_and_the_manifest_cover_all_recorded_bytes(here: Path) -> None:
+    """Damage is noticed only in bytes whose length and SHA-256 were recorded."""
     state: dict[str, Any] = json.loads((RUN / "checkpoints/step-00000004/state.json").read_text())["progress"]
     assert state["metrics_bytes"] == (RUN / "metrics.jsonl").stat().st_size
     assert state["samples_bytes"] == (RUN / "samples.txt").stat().st_size

@@ -25,7 +25,7 @@ with RunFolder(Path(sys.argv[1])).locked():
 """
 
 
-def test_a_folder_is_held_by_one_process_and_freed_when_that_dies(tmp_path: Path) -> None:
+def test_a_folder_is_locked_by_one_process_until_that_process_ends(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
@@ -39,7 +39,7 @@ def test_a_folder_is_held_by_one_process_and_freed_when_that_dies(tmp_path: Path
         pass
 
 
-def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_has_the_same_lock(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with RunFolder(tmp_path / "run").locked():
@@ -56,7 +56,7 @@ def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_was_begun_nothing_is_left(tmp_path: Path) -> None:
+def test_a_lock_without_a_run_leaves_no_folders(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "runs" / "small" / "seed-1").locked():
         pass
     assert list(tmp_path.iterdir()) == []
@@ -66,7 +66,7 @@ def test_where_nothing_was_begun_nothing_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seeds", [(1, 2), (1, 1)])
-def test_locks_that_come_and_go_with_their_folder_are_locks(seeds: tuple[int, int], tmp_path: Path) -> None:
+def test_locks_exclude_each_other_even_if_their_folder_comes_and_goes(seeds: tuple[int, int], tmp_path: Path) -> None:
     had, inside, wrong = [0, 0], [0, 0, 0], []
 
     def begin_and_be_refused(number: int, seed: int) -> None:
@@ -76,7 +76,7 @@ def test_locks_that_come_and_go_with_their_folder_are_locks(seeds: tuple[int, in
                     had[number] += 1
                     inside[seed] += 1
                     if inside[seed] != 1:
-                        wrong.append("both have it")
+                        wrong.append("both hold the lock")
                     inside[seed] -= 1
             except RunError:
                 pass
@@ -93,7 +93,7 @@ def test_locks_that_come_and_go_with_their_folder_are_locks(seeds: tuple[int, in
     assert seeds[0] == seeds[1] or had == [200, 200]
 
 
-def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_checking_a_lock_does_not_prevent_locking(tmp_path: Path) -> None:
     run, looking = RunFolder(tmp_path / "run"), True
 
     def look() -> None:
@@ -113,7 +113,7 @@ def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_what_is_no_run_is_told_with_the_nearest_that_is(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_is_reported_with_the_nearest_run(tmp_path: Path) -> None:
     (tmp_path / "x" / "seed-1").mkdir(parents=True)
     (tmp_path / "x" / "seed-1" / "experiment.json").write_text("{}")
     with pytest.raises(RunError, match=r"is not a run folder: it has no experiment.json; did you mean .*seed-1\?"):
@@ -122,7 +122,7 @@ def test_what_is_no_run_is_told_with_the_nearest_that_is(tmp_path: Path) -> None
         open_run(tmp_path / "nowhere")
 
 
-def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_left_out(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.rows() == []
     rows = [row(1), row(2, val_loss=2.5)]

@@ -1,4 +1,4 @@
-"""What git knows is asked without executing anything that a folder's configuration names."""
+"""Tests that the git state is read without executing anything that a folder's configuration names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minigpt.run import git
 
 
 def call(*words: str) -> str:
-    """Git, as a person would use it, with no configuration of this machine's."""
+    """Call git without the configuration of this machine."""
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("GIT_")},
         "GIT_CONFIG_GLOBAL": os.devnull,
@@ -26,7 +26,7 @@ def call(*words: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a commit, the working folder."""
+    """A repository with one commit, which is the working folder."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -48,15 +48,17 @@ def uncommitted() -> str | None:
     return found.uncommitted
 
 
-def test_a_sound_folder_has_its_commit_and_nothing_uncommitted(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_folder_has_its_commit_and_no_uncommitted_changes(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert uncommitted() is None
     monkeypatch.chdir(repository / "sub")
-    assert uncommitted() is None, "from a folder below as well"
+    assert uncommitted() is None, "also from a subfolder"
     assert (repository / "HEAD").write_text("a file of that name is no trouble")
     assert uncommitted() is None
 
 
-def test_outside_of_a_repository_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_a_repository_there_is_no_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git.state() is None
@@ -77,25 +79,25 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_change_of_a_tracked_file_is_seen_and_has_a_digest_of_its_own(change: str, repository: Path) -> None:
+def test_every_change_of_a_tracked_file_gives_a_different_digest(change: str, repository: Path) -> None:
     CHANGES[change]()
     found = uncommitted()
     assert found is not None
-    assert found == uncommitted(), "the same for the same"
+    assert found == uncommitted(), "equal changes give equal digests"
     assert len(found) == 64
     call("config", "core.fsmonitor", "false")
     Path("b.py").write_text("x = 123\n")
     assert uncommitted() != found
 
 
-def test_a_file_that_is_not_tracked_and_a_touched_one_are_no_change(repository: Path) -> None:
+def test_untracked_and_touched_files_are_no_change(repository: Path) -> None:
     Path("other.txt").write_text("not tracked\n")
     os.utime("a.txt", (1e9, 1e9))
     assert uncommitted() is None
 
 
-def test_what_git_saw_after_its_filters_is_no_change(repository: Path) -> None:
-    """A file whose committed content is that of a filter: git itself saw that it is the same."""
+def test_a_file_that_differs_only_by_a_filter_is_no_change(repository: Path) -> None:
+    """The committed content is a filter's output; git has recorded that the file is unchanged."""
     Path(".gitattributes").write_text("*.crlf text eol=crlf\n")
     Path("lines.crlf").write_bytes(b"one\r\ntwo\r\n")
     past = time.time() - 100
@@ -106,7 +108,7 @@ def test_what_git_saw_after_its_filters_is_no_change(repository: Path) -> None:
 
 
 def _mark(folder: Path, name: str) -> tuple[str, Path]:
-    """A program that leaves a mark when it is executed, and passes its input on; and the mark."""
+    """A program that writes a file when it is executed and copies its input to its output; and the path of the file."""
     program, mark = folder.parent / f"{name}.sh", folder.parent / f"{name}.executed"
     program.write_text(f"#!/bin/sh\ntouch '{mark}'\ncat\n")
     program.chmod(0o755)
@@ -165,14 +167,14 @@ def test_nothing_that_a_folder_or_an_environment_names_is_executed(
             Path(".git/more").write_text(f"[core]\n\tfsmonitor = {program}\n")
             call("config", "includeIf.gitdir:**.path", "more")
     Path("a.txt").write_text("two\n")
-    os.utime("b.py", (4e9, 4e9))  # git would have to read it to know that it is the same, and so to filter it
+    os.utime("b.py", (4e9, 4e9))  # so that git would have to read and filter the file to see that it is unchanged
     found = git.state()
     assert found is not None
     assert found.uncommitted not in (None, "unknown")
     assert not mark.exists()
 
 
-def test_a_submodule_with_a_monitor_of_its_own_is_not_looked_into(repository: Path) -> None:
+def test_a_submodule_with_its_own_monitor_is_not_read(repository: Path) -> None:
     program, mark = _mark(repository, "inner")
     call("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "inner")
     call("commit", "-q", "-m", "submodule")
@@ -184,7 +186,7 @@ def test_a_submodule_with_a_monitor_of_its_own_is_not_looked_into(repository: Pa
 
 
 def test_missing_objects_are_not_fetched_by_a_program_that_the_folder_names(repository: Path) -> None:
-    """A partial clone asks its remote for what it lacks, with the program that its configuration says."""
+    """A partial clone fetches missing objects with a program that its configuration names."""
     program, mark = _mark(repository, "fetch")
     tree = call("rev-parse", "HEAD^{tree}").strip()
     Path(f".git/objects/{tree[:2]}/{tree[2:]}").unlink()
@@ -203,7 +205,9 @@ def test_missing_objects_are_not_fetched_by_a_program_that_the_folder_names(repo
     assert not mark.exists()
 
 
-def test_a_git_in_the_working_folder_is_not_the_git_that_is_asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_named_git_in_the_working_folder_is_not_executed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program, mark = _mark(repository, "git")
     shutil.copy(program, "git")
     monkeypatch.setenv("PATH", str(repository), prepend=os.pathsep)

@@ -1,4 +1,4 @@
-"""The identity of a run: every setting belongs to it, unless it is on the list of what is left out."""
+"""Tests of a run's identity: every setting belongs to it, except those listed in LEFT_OUT."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPERIMENT = {
 
 
 def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Each value that a document says, with its path."""
+    """Each value of a document, with its path."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if not isinstance(value, dict | list) or not value:
         yield path, value
@@ -71,13 +71,13 @@ def test_every_setting_changes_the_identity_unless_it_is_left_out(path: tuple[st
         assert same == is_left_out(path)
 
 
-def test_what_is_left_out_is_a_setting_or_is_said_in_words() -> None:
+def test_each_entry_that_is_left_out_is_a_setting_or_a_description() -> None:
     for name in LEFT_OUT:
         section: Any = DOCUMENT
         if " " not in name:
             for word in name.split("."):
                 section = section[word]
-    assert len(LEFT_OUT) == 11, "a short list: whatever is added needs a reason that a reader believes"
+    assert len(LEFT_OUT) == 11, "keep the list short: a new entry needs a convincing reason"
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_what_is_left_out_is_a_setting_or_is_said_in_words() -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_data_code_and_numerics_belong_to_it_and_places_do_not(change: dict[str, Any], counts: bool) -> None:
+def test_data_code_and_numerics_belong_to_the_identity_and_paths_do_not(change: dict[str, Any], counts: bool) -> None:
     assert (Identity.of(record(DOCUMENT, **change)).digest() != Identity.of(record(DOCUMENT)).digest()) == counts
 
 
-def test_it_is_the_same_when_it_is_read_from_a_file() -> None:
+def test_the_identity_is_the_same_after_reading_it_from_a_file() -> None:
     recorded = record(DOCUMENT)
     assert Identity.of(provenance_of(json.loads(recorded.content()))).digest() == Identity.of(recorded).digest()
     assert Identity.of(recorded).with_seed(7).settings["seed"] == 7
 
 
-def test_differences_are_named_by_their_path_and_another_component_as_a_whole() -> None:
+def test_differences_are_named_by_path_and_a_different_component_as_a_whole() -> None:
     other = with_leaf(DOCUMENT, ("training", "optimizer", "rest", "name"), "sgd")
     other = with_leaf(other, ("training", "grad_clip"), None)
     assert [path for path, *_ in differing(DOCUMENT, other)] == ["training.optimizer.rest", "training.grad_clip"]

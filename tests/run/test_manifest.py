@@ -1,4 +1,4 @@
-"""The manifest: wherever a process is killed, what it replaces is vouched for as it was or as it is to be."""
+"""Tests of the manifest: if a process is killed while it replaces files, old and new versions are both accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def begin(folder: Path) -> None:
     write_manifest(folder, BEFORE)
 
 
-def test_a_replacement_that_is_cut_short_leaves_every_file_vouched_for(tmp_path: Path) -> None:
+def test_after_an_interrupted_replacement_every_file_is_accepted(tmp_path: Path) -> None:
     begin(tmp_path / "whole")
     with failing(tmp_path / "whole", None) as counted:
         replace_files(tmp_path / "whole", AFTER)
@@ -43,9 +43,9 @@ def test_a_replacement_that_is_cut_short_leaves_every_file_vouched_for(tmp_path:
         assert (folder / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
 
 
-def test_a_file_that_it_does_not_list_is_none_of_the_run(tmp_path: Path) -> None:
+def test_a_file_that_the_manifest_does_not_list_does_not_belong_to_the_run(tmp_path: Path) -> None:
     begin(tmp_path / "run")
     write_manifest(tmp_path / "run", {name: BEFORE[name] for name in ("provenance.json", "experiment.json")})
-    assert not is_expected(tmp_path / "run", "tokenizer.json"), "somebody put it there"
+    assert not is_expected(tmp_path / "run", "tokenizer.json"), "the manifest does not list it"
     (tmp_path / "run" / "manifest.json").unlink()
-    assert is_expected(tmp_path / "run", "tokenizer.json"), "an older version wrote none"
+    assert is_expected(tmp_path / "run", "tokenizer.json"), "an older version wrote no manifest"

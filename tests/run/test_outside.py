@@ -1,4 +1,4 @@
-"""The fingerprint of a part from outside follows the modules that the part imports."""
+"""Tests that the fingerprint of a part from outside depends on the modules that the part imports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FACTOR = "FACTOR = {}\n"
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], Path]]:
-    """Installs distributions: a folder on sys.path with their files, and a RECORD of them."""
+    """A function that installs a distribution: files in a folder on sys.path, with a RECORD."""
     before = set(sys.modules)
     folder = tmp_path / "site"
     monkeypatch.syspath_prepend(str(folder))
@@ -96,12 +96,12 @@ def test_an_installed_part_changes_with_the_modules_of_its_distribution_that_it_
     before = Sources().part_fingerprint(cls)
     assert Sources().part_fingerprint(cls) == before
     (folder / "foreign_beside.py").write_text(FACTOR.format(2.0))
-    assert Sources().part_fingerprint(cls) == before, "no part imports this one"
+    assert Sources().part_fingerprint(cls) == before, "no part imports this module"
     (folder / helper).write_text(FACTOR.format(1.0))
     assert Sources().part_fingerprint(cls) != before
 
 
-def test_a_run_that_is_opened_says_which_installed_part_was_edited_since(
+def test_opening_a_run_reports_installed_parts_that_were_edited_since(
     installed: Callable[[dict[str, str]], Path], write_experiment: Write, tmp_path: Path
 ) -> None:
     imports = "import torch\nfrom _foreign_helper import FACTOR"
@@ -116,7 +116,7 @@ def test_a_run_that_is_opened_says_which_installed_part_was_edited_since(
     assert line.startswith(f"the source of norm/foreign ({folder / 'foreign_norm.py'}) changed since the run was trained")
 
 
-def test_a_plugin_changes_with_a_helper_in_a_folder_that_it_puts_on_the_path_and_with_what_that_imports(
+def test_a_plugin_changes_with_a_helper_on_the_path_that_it_extends_and_with_the_helpers_imports(
     tmp_path: Path, installed: Callable[[dict[str, str]], Path]
 ) -> None:
     for name, text in (("foreign_first", "from foreign_second import FACTOR\n"), ("foreign_second", FACTOR.format(7.0))):
@@ -131,7 +131,7 @@ def test_a_plugin_changes_with_a_helper_in_a_folder_that_it_puts_on_the_path_and
     sys.path.remove(str(tmp_path / "lib"))
 
 
-def test_another_distribution_counts_with_its_version_and_a_late_import_as_an_early_one(
+def test_another_distribution_counts_with_its_version_for_late_and_early_imports(
     installed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = "import torch\ndef later():\n    from foreign_library import FACTOR\n    return FACTOR"
@@ -140,9 +140,9 @@ def test_another_distribution_counts_with_its_version_and_a_late_import_as_an_ea
     module = importlib.import_module("foreign_norm")
     before = Sources().part_fingerprint(module.Foreign)
     assert module.later() == 7.0
-    assert Sources().part_fingerprint(module.Foreign) == before, "imported now"
+    assert Sources().part_fingerprint(module.Foreign) == before, "the module is imported now"
     (folder / "foreign_library" / "__init__.py").write_text(FACTOR.format(1.0))
-    assert Sources().part_fingerprint(module.Foreign) == before, "its version says what it is"
+    assert Sources().part_fingerprint(module.Foreign) == before, "only the version of the distribution counts"
     (folder / "foreign_library-1.0.dist-info").rename(folder / "foreign_library-1.1.dist-info")
     installed({}, "foreign-library", "1.1")
     assert Sources().part_fingerprint(module.Foreign) != before

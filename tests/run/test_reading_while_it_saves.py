@@ -1,4 +1,4 @@
-"""Whoever reads a run that is saving meanwhile gets a checkpoint, and no word of damage."""
+"""Tests that a run can be read while it saves, without a false report of damage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.run.test_checkpoint import save
 
 
 def saving_meanwhile(monkeypatch: pytest.MonkeyPatch, root: Path, times: int, best: bool) -> list[int]:
-    """Between the look at a pointer and the reading of what it names, two saves come: so often."""
+    """Save twice between reading a pointer and reading its checkpoint, the given number of times."""
     real, steps = checkpoint._read, []
 
     def read(path: Path, model: Any) -> Any:
@@ -29,26 +29,26 @@ def saving_meanwhile(monkeypatch: pytest.MonkeyPatch, root: Path, times: int, be
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
-def test_a_checkpoint_that_is_removed_between_pointer_and_reading_is_looked_for_again(
+def test_loading_is_tried_again_if_the_checkpoint_was_removed_meanwhile(
     which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1, best=which == "best")
     saving_meanwhile(monkeypatch, tmp_path, times=3, best=which == "best")
     found = checkpoint.load(tmp_path, which)
     assert found is not None
-    assert found.progress.step == 7, "the newest, and not an older one that was left"
+    assert found.progress.step == 7, "the newest checkpoint, not an older one"
     assert not found.notes
 
 
-def test_a_run_that_never_holds_still_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_fails_if_the_run_saves_during_every_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1, best=True)
     steps = saving_meanwhile(monkeypatch, tmp_path, times=100, best=True)
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.load(tmp_path, "best")
-    assert len(steps) == 10, "two saves in each of five looks"
+    assert len(steps) == 10, "two saves in each of five attempts"
 
 
-def test_a_step_that_is_removed_meanwhile_is_named_with_those_that_are_left(
+def test_a_step_that_is_removed_meanwhile_is_reported_with_the_available_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1, best=True)
@@ -57,7 +57,7 @@ def test_a_step_that_is_removed_meanwhile_is_named_with_those_that_are_left(
         checkpoint.load(tmp_path, "1")
 
 
-def test_damage_without_a_save_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_without_a_save_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (save(tmp_path, 1, best=True) / "model.safetensors").unlink()
     reads, real = [], checkpoint._read
     monkeypatch.setattr(checkpoint, "_read", lambda path, model: (reads.append(path), real(path, model))[1])
@@ -66,7 +66,7 @@ def test_damage_without_a_save_is_told_at_once(tmp_path: Path, monkeypatch: pyte
     assert len(reads) == 1
 
 
-def test_after_a_damaged_checkpoint_the_records_are_those_of_the_one_that_is_continued(tmp_path: Path) -> None:
+def test_after_a_damaged_checkpoint_the_records_match_the_one_that_is_continued(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step, metrics_bytes=step)
     assert checkpoint.recorded(tmp_path).metrics_bytes == 2

@@ -1,4 +1,4 @@
-"""What a run records is read back as it was written, or is refused in one line."""
+"""Tests that the records of a run are read back as written, or are refused in one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_provenance_and_its_history_are_read_back_as_they_were_written() -> No
         assert read_record(Provenance, written.content(), FILE) == written
     assert [segment.provenance for segment in third.segments] == [first.origin(), second.origin(), None]
     assert third.later_segments() == ["from update 7 on: seed (1 then, 2 now)", "from update 9 on: continued after a change"]
-    assert json.loads(first.content()) == PROVENANCE, "no key is added for what there is not"
+    assert json.loads(first.content()) == PROVENANCE, "no key is added"
 
 
 def test_an_ending_is_read_back_as_it_was_written() -> None:
@@ -46,7 +46,7 @@ def test_an_ending_is_read_back_as_it_was_written() -> None:
         st.floats(-1e100, 1e100),
     ),
 )
-def test_a_row_is_read_back_to_the_bit_and_has_no_key_for_what_was_not_measured(step: int, losses: dict[str, float]) -> None:
+def test_a_row_is_read_back_bit_for_bit_and_has_no_keys_without_values(step: int, losses: dict[str, float]) -> None:
     written = row(step, **losses)
     line = json.dumps(written.to_json(), allow_nan=False)
     assert MetricsRow.model_validate_json(line) == written
@@ -54,7 +54,7 @@ def test_a_row_is_read_back_to_the_bit_and_has_no_key_for_what_was_not_measured(
 
 
 @pytest.mark.parametrize("number", [0, 2, 99, "1", True, None, 1.5, [1]])
-def test_another_format_is_named_with_the_version_that_wrote_it(number: object) -> None:
+def test_another_format_is_reported_with_the_version_that_wrote_it(number: object) -> None:
     content = json.dumps({**PROVENANCE, "format": number, "experiment": "of another form"}).encode()
     with pytest.raises(RunError, match="open the run with the version that wrote it: minigpt 1$") as caught:
         read_record(Provenance, content, FILE)
@@ -74,7 +74,7 @@ def test_a_record_of_an_older_format_is_migrated_step_by_step(monkeypatch: pytes
         assert read_record(Provenance, content, FILE).core == core
 
 
-def test_no_file_of_the_run_folders_code_says_any() -> None:
+def test_no_file_in_minigpt_run_uses_the_type_any() -> None:
     for file in sorted((PACKAGE / "run").glob("*.py")):
         names = {node.id for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Name)}
         assert "Any" not in names, file

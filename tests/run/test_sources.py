@@ -1,4 +1,4 @@
-"""The fingerprint of a run's source: whatever a training executes is in it, and nothing that it cannot execute.
+"""Tests of the source fingerprint: it covers all code that a training executes, and no other code.
 
 Tiny trainings with every shipped part are traced, each function that one of them executed gets one constant or operator
 changed, and the fingerprints of the runs are made again.
@@ -33,17 +33,17 @@ from tests.strategies import allowed
 from tests.training.conftest import TEXT, Watcher
 
 BESIDE = ("minigpt.testing", "minigpt.cli", "minigpt.lab")
-"""Never executed by a training itself."""
+"""Modules that a training does not execute."""
 
 
 def experiments(folder: Path) -> Iterator[Experiment]:
-    """Every shipped part in one of them at least."""
+    """Experiments that together use every shipped part."""
     (folder / "corpus.txt").write_text(TEXT[:1500])
     names = {
         family.name: [entry.name for entry in REGISTRY.entries(family.name) if entry.shipped]
         for family in REGISTRY.families()
     }
-    names["dataset"] = ["text", "tinyshakespeare"]  # python-docs is larger than all the rest
+    names["dataset"] = ["text", "tinyshakespeare"]  # python-docs is large
     positions = names.pop("position")
     mixers = names.pop("attention")
     number = 0
@@ -55,7 +55,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         training = {key: chosen.pop(key) for key in ("optimizer", "schedule")}
         data, tokenizer = chosen.pop("dataset"), chosen.pop("tokenizer")
         if chosen["block"] == "ngpt":
-            training["optimizer"] = "adamw"  # it keeps weights at length 1, which an average of them does not
+            training["optimizer"] = "adamw"  # weights of length 1, which averaging would change
         yield load_experiment(
             {
                 "name": f"run-{number}",
@@ -86,7 +86,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
 
 @dataclass
 class Traced:
-    """A run: its parts, and the functions of the package that its training executed."""
+    """A run with its parts and the functions of the package that its training executed."""
 
     name: str
     parts: tuple[type, ...]
@@ -97,7 +97,7 @@ class Traced:
         return {module_of(code.co_filename) for code in self.functions}
 
     def changes(self, now: Sources) -> bool:
-        """Whether its fingerprint is another one with these sources."""
+        """Whether these sources change its fingerprint."""
         if now.core_fingerprint != _NOW.core_fingerprint:
             return True
         return any(part(now, cls) != part(_NOW, cls) for cls in self.parts)
@@ -155,7 +155,7 @@ def functions_in(text: str) -> tuple[ast.FunctionDef, ...]:
 
 
 def mutated(text: str, code: CodeType) -> str | None:
-    """The text with one constant or operator changed in a function; None where it has neither."""
+    """The text with one changed constant or operator in a function; None if the function has neither."""
     lines = text.splitlines(keepends=True)
     starts = [0, *itertools.accumulate(len(line.encode()) for line in lines)]
     raw = text.encode()
@@ -246,7 +246,7 @@ _NOW = Sources()
 
 
 def _imports(run: Traced, module: str) -> bool:
-    """Whether a part of the run stands in the module, or something that it executes names it."""
+    """Whether the module contains a part of the run, or is named by code that the run executes."""
     own = {kind.__module__ for cls in run.parts for kind in cls.__mro__}
     texts = [
         Path(sys.modules[name].__file__ or "").read_text("utf-8")
@@ -285,7 +285,7 @@ def test_a_name_leads_to_the_module_that_defines_it(text: str, leads_to: set[str
     }
 
 
-def test_a_plugin_changes_with_what_it_imports_of_ours(tmp_path: Path) -> None:
+def test_a_plugin_changes_with_its_imports_from_this_package(tmp_path: Path) -> None:
     file = tmp_path / "wider.py"
     file.write_text(
         "from minigpt import register\nfrom minigpt.components.ffn.glu import GatedLinearUnit\n\n"
@@ -301,7 +301,7 @@ def test_a_plugin_changes_with_what_it_imports_of_ours(tmp_path: Path) -> None:
     assert Sources().part_fingerprint(plugins.load_file(file).classes["ffn/wider"]) != before
 
 
-def test_an_init_above_a_module_counts_with_its_text_and_passes_nothing_on_that_is_not_asked_for() -> None:
+def test_an_init_above_a_module_counts_with_its_text_but_not_with_its_other_imports() -> None:
     found = _NOW.closure(["minigpt.components.norm.rmsnorm"])
     assert {"minigpt", "minigpt.components", "minigpt.components.norm"} <= found
     assert not {name for name in found if name.startswith("minigpt.components.") and ".norm" not in name}

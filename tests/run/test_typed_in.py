@@ -1,4 +1,4 @@
-"""A class without a file: its fingerprint follows what it computes, in any process."""
+"""Tests that the fingerprint of a class without a file depends on what it computes, in every process."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def fingerprint(text: str) -> str:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_it_computes_changes_its_fingerprint(change: tuple[str, str]) -> None:
+def test_a_change_of_the_computation_changes_the_fingerprint(change: tuple[str, str]) -> None:
     assert change[0] in SESSION
     assert fingerprint(SESSION.replace(*change)) != fingerprint(SESSION)
 
 
-def test_words_and_what_it_does_not_use_change_nothing() -> None:
+def test_docstrings_and_unused_code_do_not_change_the_fingerprint() -> None:
     same = SESSION.replace("Some words", "Others").replace("return 1\n", "return 2\n").replace("    shared", "\n    shared")
     assert same != SESSION
     assert fingerprint(same) == fingerprint(SESSION)
 
 
-def test_another_process_finds_the_same() -> None:
+def test_another_process_computes_the_same_fingerprint() -> None:
     program = "from tests.run.test_typed_in import SESSION, fingerprint\nprint(fingerprint(SESSION))"
     prints = {
         subprocess.run(
