@@ -91,13 +91,13 @@ def _ask(*words: str, at: Path | None = None) -> bytes | None:
 
 def _tree(listing: bytes) -> dict[bytes, _Tracked]:
     """Parse `git ls-tree -z`: entries `mode type id TAB path`, each ended by NUL."""
-    found = {}
+    tracked = {}
     for line in listing.split(b"\0"):
         if line:
             fields, _, path = line.partition(b"\t")
             mode, _, blob = fields.split()
-            found[path] = _Tracked(mode, blob)
-    return found
+            tracked[path] = _Tracked(mode, blob)
+    return tracked
 
 
 _ENTRY = re.compile(
@@ -109,14 +109,14 @@ _ENTRY = re.compile(
 
 def _index(listing: bytes) -> dict[bytes, _Tracked]:
     """Parse `git ls-files --stage --debug -z`: `mode id stage TAB path NUL`, and the recorded file status if present."""
-    found = {}
+    tracked = {}
     for entry in _ENTRY.finditer(listing):
         seen, skipped = None, False
         if entry["size"] is not None:
             seen = int(entry["size"]), int(entry["seconds"]) * 10**9 + int(entry["nanoseconds"])
             skipped = bool(int(entry["flags"], 16) & _SKIPPED)
-        found[entry["path"]] = _Tracked(entry["mode"], entry["blob"], seen, skipped)
-    return found
+        tracked[entry["path"]] = _Tracked(entry["mode"], entry["blob"], seen, skipped)
+    return tracked
 
 
 @dataclass(frozen=True)

@@ -45,25 +45,25 @@ def follow(references: Iterable[str], *, own: Collection[str] = (), counted: Col
         own: Distributions whose modules are counted by content although they are installed.
         counted: Top-level modules that are counted already.
     """
-    found, pending = Followed(), list(references)
+    followed, pending = Followed(), list(references)
     while pending:
         reference = pending.pop()
         top = reference.partition(".")[0]
-        if reference in found.references:
+        if reference in followed.references:
             continue
-        found.references.add(reference)
+        followed.references.add(reference)
         if top in NOT_FOLLOWED or top in counted:
             continue
         for module in _along(reference):
             installed = _installed_by(module, own)
             if installed:
-                found.versions.add(installed)
+                followed.versions.add(installed)
                 break
-            if module.file is None or module.name in found.files:
+            if module.file is None or module.name in followed.files:
                 continue
-            found.files[module.name] = module.file.read_bytes()
-            pending += module.imports(found.files[module.name])
-    return found
+            followed.files[module.name] = module.file.read_bytes()
+            pending += module.imports(followed.files[module.name])
+    return followed
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ def _installed_by(module: _Module, own: Collection[str]) -> str:
         return ""
     names = [name for name in plugins.distributions_of(module.name.partition(".")[0]) if name not in own]
     file = module.file
-    return ", ".join(found for name in sorted(set(names)) if (found := _installed_in(name, file)))
+    return ", ".join(installed for name in sorted(set(names)) if (installed := _installed_in(name, file)))
 
 
 @functools.lru_cache(maxsize=4096)
 def _installed_in(name: str, file: Path) -> str | None:
     """`name version` if the distribution installed the file as a copy; None for an editable installation."""
     try:
-        found = distribution(name)
+        installed = distribution(name)
     except PackageNotFoundError:
         return None
-    is_copy = found.read_text("RECORD") is not None and file.is_relative_to(str(found.locate_file("")))
-    return f"{name} {found.version}" if is_copy else None
+    is_copy = installed.read_text("RECORD") is not None and file.is_relative_to(str(installed.locate_file("")))
+    return f"{name} {installed.version}" if is_copy else None

@@ -45,7 +45,9 @@ class Place:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 return  # the file system cannot lock folders; the lock file beside the folder must suffice
             self._close()
-            raise RunError(f"{self.path} is in use by another process, whose lock file is gone; stop it first") from error
+            raise RunError(
+                f"{self.path} is in use by another process, whose lock file was removed; stop it first"
+            ) from error
 
     def has_moved(self) -> bool:
         """Whether the path no longer leads to the folder: it was renamed, removed, replaced or unmounted."""

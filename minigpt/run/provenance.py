@@ -82,7 +82,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
 
 def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...]:
     """Every component that the experiment uses: source file, SHA-256 of the source, and package."""
-    found: list[Component] = []
+    rows: list[Component] = []
     for spec in experiment.specs():
         file, (distribution, number) = source_file(spec.cls), _distribution(spec.cls)
         row = Component(
@@ -92,9 +92,9 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
             distribution=distribution,
             version=number,
         )
-        if row not in found:
-            found.append(row)
-    return tuple(found)
+        if row not in rows:
+            rows.append(row)
+    return tuple(rows)
 
 
 def part_sha256(cls: type, sources: Sources) -> str:

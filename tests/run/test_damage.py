@@ -136,13 +136,13 @@ def test_any_damage_to_any_file_is_found_by_every_command_that_reads_it(command:
             shutil.copy2(place, kept)
             damage(place)
             code, out, err = minigpt(*COMMANDS[command])
-            said = (command, file, how, code, out, err)
+            context = (command, file, how, code, out, err)
             if not (is_harmless and code == 0):
-                assert code == 2, said
-                assert len(err.splitlines()) == 1, said
-                assert err.startswith("error: "), said
-                assert file.removesuffix(".json") in err or "is not a run folder: it has no experiment.json" in err, said
-                assert str(RUN) in err, said
+                assert code == 2, context
+                assert len(err.splitlines()) == 1, context
+                assert err.startswith("error: "), context
+                assert file.removesuffix(".json") in err or "is not a run folder: it has no experiment.json" in err, context
+                assert str(RUN) in err, context
             if place.is_dir():
                 place.rmdir()
             else:

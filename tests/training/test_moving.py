@@ -185,7 +185,7 @@ def test_a_deleted_lock_file_does_not_admit_another_process(write_experiment: Wr
 
     outcome = run(load_experiment(write_experiment()), tmp_path / "runs", Doing(17, action))
     assert outcome.status == "finished"
-    assert refusals == [f"{place} is in use by another process, whose lock file is gone; stop it first"]
+    assert refusals == [f"{place} is in use by another process, whose lock file was removed; stop it first"]
 
 
 def test_a_moved_folder_does_not_admit_another_process_while_it_trains(tmp_path: Path) -> None:

@@ -232,11 +232,11 @@ def _measured_runs(variant: VariantResult, folder: Path, unit: Unit) -> list[Run
             continue
         run = RunFolder(folder / result.run)
         if not run.exists():
-            raise RunError(f"{run.path} is gone, and {variant.name} was measured in it; call minigpt compare again")
+            raise RunError(f"{run.path} is missing, but {variant.name} was measured in it; call minigpt compare again")
         if run.later_segments() and variant.verdict != NOT_COMPARED:
             raise RunError(f"{run.path} was continued with changes since it was compared; call minigpt compare again")
         if result.is_finished and result.loss != _last(run, unit):
-            raise RunError(f"{run.path} is another run than {variant.name} was measured in; call minigpt compare again")
+            raise RunError(f"{run.path} is not the run that {variant.name} was measured in; call minigpt compare again")
         runs.append(run)
     return runs
 

@@ -298,15 +298,15 @@ def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, mi
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     for file in (base, variant):
         assert minigpt("run", file, "--no-check")[0] == 0
-    code, said, _ = minigpt("compare", base, variant, "--seeds", "1", "--plan")
+    code, output, _ = minigpt("compare", base, variant, "--seeds", "1", "--plan")
     assert code == 0
-    assert "2 runs, 2 exist already" in said
-    assert "2 finished runs to measure: the loss by position" in said
-    assert "to train" not in said
+    assert "2 runs, 2 exist already" in output
+    assert "2 finished runs to measure: the loss by position" in output
+    assert "to train" not in output
     assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
-    said = minigpt("compare", base, variant, "--seeds", "2", "--plan")[1]
-    assert "4 runs, 2 exist already" in said
-    assert "2 runs to train: about" in said
+    output = minigpt("compare", base, variant, "--seeds", "2", "--plan")[1]
+    assert "4 runs, 2 exist already" in output
+    assert "2 runs to train: about" in output
 
 
 def test_a_record_of_another_format_is_measured_again(write: Write) -> None:

@@ -99,9 +99,9 @@ def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write,
     run = found.grid.cells[0].run
     resume(run.path, overrides=["training.max_iters=9"], observer=Watcher())
     assert [cell.variant.name for cell in found.grid.missing()] == ["base"]
-    code, _, said = minigpt("report", "comparisons/base")
+    code, _, errors = minigpt("report", "comparisons/base")
     assert code == 2
-    assert "was continued with changes since it was compared; call minigpt compare again" in said.replace("\n", " ")
+    assert "was continued with changes since it was compared; call minigpt compare again" in errors.replace("\n", " ")
     again = plan(base, variant)
     assert [cell.variant.name for cell in again.grid.missing()] == ["base"]
     train_here(again.grid)
@@ -124,9 +124,9 @@ def test_a_run_whose_experiment_was_edited_is_not_used(write: Write, minigpt: An
 def test_changes_of_a_continued_run_are_shown_by_every_command(write: Write, minigpt: Any) -> None:
     assert minigpt("run", write("base"), "--no-check")[0] == 0
     assert minigpt("run", write("other"), "--no-check")[0] == 0
-    code, said, _ = minigpt("resume", "runs/base/seed-5", "--set", "training.max_iters=8")
+    code, output, _ = minigpt("resume", "runs/base/seed-5", "--set", "training.max_iters=8")
     assert code == 0
-    assert "changed: training.max_iters (6 then, 8 now)" in said
+    assert "changed: training.max_iters (6 then, 8 now)" in output
     line = "from update 6 on: training.max_iters (6 then, 8 now)"
     assert f"continued with changes: {line}" in minigpt("show", "runs/base/seed-5")[1].replace("\n", " ")
     assert "continued with changes" not in minigpt("show", "runs/other/seed-5")[1]

@@ -124,32 +124,32 @@ def parameters(experiment: Experiment) -> int:
 )
 def test_a_knob_is_changed_until_sizes_agree(write: Write, variant: dict[str, Any], knobs: list[str], size_of: Any) -> None:
     base = write("base", model={"d_model": 64, "n_layers": 2})
-    wide = write("variant", model={"d_model": 64, **variant})
-    one, other = read_variants([base, wide])
-    aim = size_of(one.experiment)
-    matched = matched_size(aim, other, knobs, size_of, "params")
-    assert abs(size_of(matched.experiment) - aim) <= 0.01 * aim
+    variant_file = write("variant", model={"d_model": 64, **variant})
+    one, other = read_variants([base, variant_file])
+    target = size_of(one.experiment)
+    matched = matched_size(target, other, knobs, size_of, "params")
+    assert abs(size_of(matched.experiment) - target) <= 0.01 * target
     for knob, note in zip(knobs, matched.adjusted, strict=True):
         assert re.fullmatch(rf"{re.escape(knob)} [\d.]+ → [\d.]+ \(--match params\)", note)
     ours, theirs = matched.experiment.to_json()["model"], other.experiment.to_json()["model"]
     assert ours != theirs
     changed = {key for key in ours if ours[key] != theirs[key]}
-    assert changed == {knob.split(".")[1] for knob in knobs}, "nothing else is turned"
+    assert changed == {knob.split(".")[1] for knob in knobs}, "nothing else is changed"
 
 
 def test_a_knob_is_changed_in_every_layer_that_takes_it_from_the_model(write: Write) -> None:
     """The same as with `--set`: a layer that changes another setting of the same part keeps the model's value."""
     model = {"d_model": 64, "n_layers": 3}
     layers = [{"ffn": {"activation": "relu"}}, {}, {"ffn": {"expansion": 2.0}}]
-    wide = write("wide", model={**model, "ffn": {"expansion": 6.0}})
-    one, other = read_variants([wide, write("variant", model={**model, "layers": layers})])
-    aim = parameters(one.experiment)
-    matched = matched_size(aim, other, ["model.ffn.expansion"], parameters, "params")
+    base = write("wide", model={**model, "ffn": {"expansion": 6.0}})
+    one, other = read_variants([base, write("variant", model={**model, "layers": layers})])
+    target = parameters(one.experiment)
+    matched = matched_size(target, other, ["model.ffn.expansion"], parameters, "params")
     found = matched.experiment.to_json()["model"]
-    turned = found["ffn"]["expansion"]
-    of_layers = [(layer["ffn"] or found["ffn"])["expansion"] for layer in found["layers"]]
-    assert of_layers == [turned, turned, 2.0]
-    by_hand = read_variants([wide, Path("variant.json")], Reading((f"model.ffn.expansion={turned}",)))[1]
+    expansion = found["ffn"]["expansion"]
+    layer_expansions = [(layer["ffn"] or found["ffn"])["expansion"] for layer in found["layers"]]
+    assert layer_expansions == [expansion, expansion, 2.0]
+    by_hand = read_variants([base, Path("variant.json")], Reading((f"model.ffn.expansion={expansion}",)))[1]
     assert by_hand.experiment == matched.experiment
 
 

@@ -89,9 +89,9 @@ def answer(folder: Path) -> str:
     try:
         return page(folder, folder / "page.html")
     except RunError as error:
-        said = str(error)
-        assert len(said.splitlines()) == 1, said
-        assert str(folder) in said, "it names the file"
+        message = str(error)
+        assert len(message.splitlines()) == 1, message
+        assert str(folder) in message, "it names the file"
         return "refused"
 
 

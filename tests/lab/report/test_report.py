@@ -192,7 +192,7 @@ def test_a_folder_without_a_comparison_or_with_missing_runs_is_refused(
     assert (code, "there is no folder" in err) == (2, True)
     shutil.rmtree(comparison / "runs/base/seed-6")
     code, _, err = minigpt("report", comparison)
-    assert (code, "seed-6 is gone, and base was measured in it" in err) == (2, True)
+    assert (code, "seed-6 is missing, but base was measured in it" in err) == (2, True)
 
 
 def test_runs_that_nobody_compared_make_a_page_too(comparison: Path, minigpt: Command) -> None:
@@ -226,10 +226,10 @@ def test_the_front_has_the_points_that_no_other_beats_in_both_numbers() -> None:
     assert pareto(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
 
 
-def test_one_variant_alone_makes_a_page_without_a_comparison(comparison: Path) -> None:
+def test_a_single_variant_makes_a_page_without_a_comparison(comparison: Path) -> None:
     whole = Comparison.read(comparison / "comparison.json")
-    alone = whole.model_copy(update={"variants": whole.variants[:1]})
-    assert content_of(alone, comparison).changes == {}
+    single = whole.model_copy(update={"variants": whole.variants[:1]})
+    assert content_of(single, comparison).changes == {}
 
 
 @pytest.mark.slow
@@ -254,4 +254,4 @@ def test_a_run_that_took_the_place_of_a_measured_one_is_not_drawn(comparison: Pa
     shutil.copytree(comparison / "runs/variant-b/seed-6", comparison / "runs/same/seed-6")
     code, _, err = minigpt("report", comparison)
     assert code == 2
-    assert "same/seed-6 is another run than same was measured in; call minigpt compare again" in err
+    assert "same/seed-6 is not the run that same was measured in; call minigpt compare again" in err
