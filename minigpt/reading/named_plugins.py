@@ -89,7 +89,7 @@ def refuse_edited(experiment: Experiment) -> None:
 
 
 def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, bool]:
-    """Map the real path of each plugin to whether a person named it, on the command line or in a file of their own."""
+    """Map the real path of each plugin to whether a person named it (on the command line, or outside a run folder)."""
     for file in named:
         if "\0" in file:
             raise ExperimentError([Problem(("plugins",), f"{quote(file)} is no path")])
