@@ -1,4 +1,7 @@
-"""Merge the documents of one experiment: defaults, the files that extend one another, `--set`, and the layers' choices."""
+"""Merge the documents of one experiment.
+
+They are the defaults, the files that extend one another, `--set`, and the layers' choices.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _over_model(entry: Any, model: dict[str, Any]) -> Any:
-    """A layer's choices laid over the model's: `{"window": 64}` keeps the model's attention and changes its window."""
+    """A layer's choices laid over the model's.
+
+    `{"window": 64}` keeps the model's attention and changes its window.
+    """
     if not isinstance(entry, dict):
         return entry
     fields = ModelSection.model_fields

@@ -121,7 +121,7 @@ def _no_such_file(path: Path) -> str:
 
 
 def strict_json(text: str) -> Any:
-    """Parse strict JSON: no duplicate keys, no NaN, no numbers that overflow to infinity, no lone surrogates."""
+    """Parse strict JSON: no duplicate keys, NaN, numbers that overflow, or lone surrogates."""
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
@@ -146,7 +146,10 @@ def strict_json(text: str) -> Any:
 
 
 def _locate(value: Any, folder: Path) -> Any:
-    """Replace each text by a LocatedText, because relative paths among the parameters start at the file's folder."""
+    """Replace each text by a LocatedText.
+
+    Relative paths among the parameters start at the file's folder.
+    """
     if isinstance(value, str):
         return LocatedText.of(value, folder)
     if isinstance(value, list):

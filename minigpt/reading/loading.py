@@ -67,12 +67,17 @@ def read_experiment(source: str | Path | Mapping[str, Any], reading: Reading = A
 
 
 def load_recorded(file: Path, reading: Reading = AS_WRITTEN) -> Experiment:
-    """Read the experiment of a run folder, whose plugins no person has named. Errors as for `load_experiment`."""
+    """Read the experiment of a run folder, whose plugins no person has named.
+
+    Errors as for `load_experiment`.
+    """
     return _resolved(read_chain(file, (), of_run=True), str(file), reading)
 
 
 def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment | None:
-    """Load a run's recorded experiment from shipped and installed components; None if it needs its own plugins.
+    """Load a run's recorded experiment from shipped and installed components.
+
+    None if it needs its own plugins.
 
     Args:
         document: The recorded experiment; no plugin that it names is executed.

@@ -24,7 +24,9 @@ def is_list_of_paths(named: Any) -> TypeGuard[list[str]]:
 
 
 def load_named(named: Sequence[str], reading: Reading) -> list[str]:
-    """Load installed plugins, those that an experiment names, and more files; returns the absolute paths of all files.
+    """Load installed plugins, those that an experiment names, and more files.
+
+    Returns the absolute paths of all files.
 
     Raises:
         PluginError: A plugin cannot be loaded, or plugins are not allowed.
@@ -89,7 +91,10 @@ def refuse_edited(experiment: Experiment) -> None:
 
 
 def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, bool]:
-    """Map the real path of each plugin to whether a person named it, on the command line or in a file of their own."""
+    """Map the real path of each plugin to whether a person named it.
+
+    A person names a plugin on the command line, or in a file outside a run folder.
+    """
     for file in named:
         if "\0" in file:
             raise ExperimentError([Problem(("plugins",), f"{quote(file)} is no path")])

@@ -12,7 +12,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def experiment_schema() -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) for experiment files as people write them, `extends` and overlays included."""
+    """A JSON Schema (draft 2020-12) for experiment files, including `extends` and overlays."""
     schema = Experiment.model_json_schema()
     definitions = schema.pop("$defs")
     for family in REGISTRY.families():

@@ -1,4 +1,4 @@
-"""Names to components: what is registered, its schema, and where plugins come from. Nothing here imports torch."""
+"""The registered components, their schemas, and plugins. Nothing here imports torch."""
 
 from minigpt.registry.entry import Entry
 from minigpt.registry.family import Family

@@ -173,7 +173,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
 
 
 def _check_types(fields: Mapping[str, tuple[Any, Any]], place: str) -> None:
-    """Refuse a parameter that JSON cannot represent, or whose default a run's experiment.json would change."""
+    """Refuse a parameter that JSON cannot represent, or whose default is not read back equal."""
     for key, (annotation, default) in fields.items():
         for mark in getattr(annotation, "__metadata__", ()):
             if isinstance(mark, JsonType):
@@ -189,7 +189,9 @@ def _check_types(fields: Mapping[str, tuple[Any, Any]], place: str) -> None:
 
 
 def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type, list[inspect.Parameter]]]:
-    """The classes whose constructors declare parameters: the class itself, and parents while each passes `**shared` on.
+    """The classes whose constructors declare parameters, with these parameters.
+
+    They are the class itself, and its parents as long as each constructor passes `**shared` on.
 
     A keyword-only parameter that begins with "_" is private to a class and its subclasses: it is not in the JSON.
     """

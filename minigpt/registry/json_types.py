@@ -1,4 +1,4 @@
-"""Parameter types in JSON: values are read strictly from JSON text, and a value that was written is read back equal."""
+"""Parameter types in JSON: values are read strictly, and a written value is read back equal."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def is_mixed(field: FieldInfo) -> bool:
 
 
 def comes_back(params: type[BaseModel], values: Mapping[str, Any], among: Collection[str]) -> bool:
-    """Whether parameters, those `among` them, are the same after they were written as JSON and read again."""
+    """Whether the parameters named in `among` are equal after writing to JSON and reading again."""
     if not among:
         return True
     try:

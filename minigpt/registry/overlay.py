@@ -1,4 +1,6 @@
-"""Lay one JSON value over another. Files that extend one another, `--set` and the layers' choices all use this rule.
+"""Lay one JSON value over another.
+
+Files that extend one another, `--set` and the layers' choices all use this rule.
 
 Objects merge, and other values replace. An object of another kind replaces the object beneath it completely, so that
 parameters of two mechanisms never mix. The kind of a component is its name; the kind of a member of a discriminated union is
@@ -146,7 +148,7 @@ def _alternatives(annotation: Any, *metadata: Any) -> Iterator[Any]:
 
 
 def _distinguishing_key(members: list[type]) -> str | None:
-    """The key that distinguishes the members of a union without a declared one: a literal, different in each."""
+    """The key that distinguishes a union's members, if none is declared: a literal, different in each."""
     annotations = [_annotations(member) for member in members]
     for key in annotations[0] if len(members) > 1 else ():
         literals = [_literals(each.get(key)) for each in annotations]

@@ -1,4 +1,4 @@
-"""A plugin's files, read once: the executed bytes are the fingerprinted bytes, even if the files change meanwhile."""
+"""A plugin's files, read once: the executed bytes are exactly the fingerprinted bytes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,10 @@ _FROM_MEMORY = _FromMemory()
 
 
 def module_of(name: str, plugin: PluginFiles) -> ModuleType:
-    """A plugin's module, not yet executed; its submodules are imported from the same bytes, until `forget`."""
+    """A plugin's module, not yet executed.
+
+    Its submodules are imported from the same bytes, until `forget`.
+    """
     if _FROM_MEMORY not in sys.meta_path:
         sys.meta_path.insert(0, _FROM_MEMORY)
     _FROM_MEMORY.plugins[name] = plugin

@@ -1,4 +1,4 @@
-"""Components from outside: plugin files, and installed packages in the entry-point group `minigpt.plugins`.
+"""Plugins: files, and installed packages in the entry-point group `minigpt.plugins`.
 
 Loading a plugin executes it, so it is named by a person or trusted (trust.py). A plugin that fails leaves nothing
 registered and nothing half imported.
@@ -55,7 +55,9 @@ _installed_asked = False
 
 
 def load_file(path: Path) -> Plugin:
-    """Execute a plugin file, or a folder with an `__init__.py`, that a person named; it is trusted from now on.
+    """Execute a plugin file, or a folder with an `__init__.py`, that a person named.
+
+    It is trusted from now on.
 
     Its path and SHA-256 are printed first.
 
@@ -69,7 +71,9 @@ def load_file(path: Path) -> Plugin:
 
 
 def load(files: PluginFiles) -> Plugin:
-    """Execute a plugin as it was read, once per content. The caller has checked that it is trusted (see `trust`).
+    """Execute a plugin as it was read, once per content.
+
+    The caller has checked that it is trusted (see `trust`).
 
     An edited file replaces what it registered before.
 
@@ -132,7 +136,7 @@ def _last_line(error: BaseException, path: Path) -> int | None:
 
 
 def last_place(error: BaseException) -> str | None:
-    """`plugin FILE, line N`: the last line of a loaded plugin in an exception's traceback; None if there is none."""
+    """The last line of a loaded plugin in a traceback, as `plugin FILE, line N`; None if there is none."""
     places = ((plugin.path, _last_line(error, plugin.path)) for plugin in _loaded.values())
     return next((f"plugin {path}, line {line}" for path, line in places if line), None)
 
@@ -168,7 +172,10 @@ def distributions_of(module: str) -> list[str]:
 
 @functools.cache
 def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
-    """The distributions of every module on the path. Takes 0.1 s, because it reads the file list of each distribution."""
+    """The distributions of every module on the path.
+
+    Takes 0.1 s, because it reads the file list of each distribution.
+    """
     return packages_distributions()
 
 

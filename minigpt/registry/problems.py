@@ -1,4 +1,7 @@
-"""Turn pydantic's validation errors into lines with path, found value, allowed values, nearest name and next step."""
+"""Turn pydantic's validation errors into messages.
+
+Each has the path, the found value, the allowed values, the nearest name and a next step.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def quote(value: Any) -> str:
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Flatten a validation error of `model`, nested components included, into problems with their JSON paths."""
+    """Flatten a validation error of `model`, including nested components, into problems with paths."""
     problems: list[Problem] = []
     for item in error.errors(include_url=False):
         path = tuple(item["loc"])

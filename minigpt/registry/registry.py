@@ -109,7 +109,10 @@ class Registry:
         return name in self._entries.get(family, {})
 
     def remove(self, family: str, name: str) -> None:
-        """Remove a component if it is registered, such as that of a plugin file which was edited and is read again."""
+        """Remove a component if it is registered.
+
+        It is needed when an edited plugin file is read again.
+        """
         self._entries[family].pop(name, None)
 
     def resolve(self, family: str, value: Any) -> Spec[Any]:
@@ -161,7 +164,7 @@ class Registry:
 
 
 def _is_new_version(old: Entry, new: Entry) -> bool:
-    """Whether `new` comes from the same notebook cell run again, or from another version of the same plugin file."""
+    """Whether `new` is from the same notebook cell, or from another version of the same plugin file."""
     before, after = (entry.cls.__module__.split(".") for entry in (old, new))
     if before == after == ["__main__"]:
         return old.cls.__qualname__ == new.cls.__qualname__

@@ -95,7 +95,10 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def locate(value: Any, path: str) -> None:
-    """Set `where` in every component of a newly validated value, because validation makes specs without paths."""
+    """Set `where` in every component of a validated value.
+
+    Validation makes specs without paths.
+    """
     for where, spec in walk(value, path):
         object.__setattr__(spec, "where", where)
 

@@ -1,4 +1,4 @@
-"""Trusted plugins: those that a person named, ran or checked on this machine, identified by their hash.
+"""Trusted plugins: a person named, ran or checked them on this machine. Hashes identify them.
 
 The store is a folder with one small file per SHA-256. Only plugins that a run folder names are looked up in it: a plugin
 that a person names is executed and remembered.
@@ -76,7 +76,9 @@ def allow(plugins: Sequence[tuple[Path, str]], *, trust: bool) -> None:
 
 
 def announce(plugins: Sequence[tuple[Path, str]]) -> None:
-    """Print the names and hashes of plugins before they are executed, once per process including its children.
+    """Print the names and hashes of plugins before they are executed.
+
+    Each is printed once per process, including its children.
 
     Raises:
         TrustError: The parent process read other content from the same file.
@@ -100,7 +102,10 @@ def announced() -> dict[str, str]:
 
 
 def expect(announced: Mapping[str, str]) -> None:
-    """In a child process: execute only the contents that the parent announced, and do not announce them again."""
+    """Set the plugins that the parent process announced; called in a child process.
+
+    The child executes only these contents, and does not announce them again.
+    """
     _announced.update(announced)
     _of_parent.update(announced)
 

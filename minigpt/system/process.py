@@ -1,4 +1,4 @@
-"""Start child Python processes that import from this process's folders, but never from the working folder.
+"""Start child Python processes that do not import from the working folder.
 
 `python -m` and `python -c` put the working folder first on the path, and so does an empty entry of PYTHONPATH. A `random.py`
 in a folder of downloads would then be executed instead of Python's. Children of children inherit the isolation. If minigpt
@@ -18,7 +18,10 @@ _HOME = str(Path(__file__).resolve().parents[2])
 
 
 def python(*arguments: str) -> list[str]:
-    """The command line of a child Python with these arguments, such as `-m` and a module; start it with `environment()`."""
+    """The command line of a child Python with these arguments, such as `-m` and a module.
+
+    Start it with `environment()`.
+    """
     return [sys.executable, "-P", *arguments]
 
 
@@ -29,7 +32,10 @@ def environment(**changes: str) -> dict[str, str]:
 
 @contextmanager
 def spawning_isolated() -> Iterator[None]:
-    """A context in which processes that `multiprocessing` spawns are isolated too: they inherit variables and path."""
+    """A context in which processes spawned by `multiprocessing` are isolated too.
+
+    They inherit variables and path from this process.
+    """
     isolation = _isolation()
     before, path = {name: os.environ.get(name) for name in isolation}, sys.path
     os.environ.update(isolation)

@@ -13,7 +13,7 @@ from minigpt.model import GPT
 from minigpt.training.interleaved import Ratio
 
 PAYS_AFTER = {"cpu": 1800.0, "cuda": 120.0}
-"""Shortest estimated run, in seconds, for which compiling is tried. Compiling takes a minute or two."""
+"""Compiling is tried if a run is estimated to take at least this many seconds, because compiling takes a minute or two."""
 
 _LEAST_SPEEDUP = 1.05  # a smaller speedup is not worth the minutes that compiling takes
 

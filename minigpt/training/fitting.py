@@ -1,4 +1,7 @@
-"""How much memory and disk a run needs, estimated without using them; a run that does not fit is refused."""
+"""How much memory and disk a run needs, estimated without using them.
+
+A run that does not fit is refused.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ class Needs:
 
     @property
     def memory(self) -> int:
-        """Peak bytes: at the start of a backward pass (a speed measurement holds a second copy), or during a save.
+        """Peak bytes, either at the start of a backward pass or during a save.
+
+        While the speed is measured, a backward pass also needs a second copy of the weights.
 
         A save copies the larger of its two files, serializes it and joins the parts.
         """
@@ -184,7 +189,10 @@ def _bytes_of(tree: object) -> int:
 
 
 def _bound(experiment: Experiment, vocab_size: int, device: torch.device) -> int:
-    """An upper bound of the bytes that training and saving need; tests check it for every shipped component."""
+    """An upper bound of the bytes that training and saving need.
+
+    Tests check it for every shipped component.
+    """
     model = experiment.model
     parameters = sum(value.numel() for value in build_model_on_meta(model, vocab_size).state_dict().values())
     sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))

@@ -1,4 +1,7 @@
-"""The training loop: update, evaluate, sample, record, save. It can stop between any two steps and resume bit for bit."""
+"""The training loop: update, evaluate, sample, record, save.
+
+It can stop between any two steps and resume bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -300,7 +303,7 @@ def compute_gradients(
     precision: str,
     loss_function: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """Compute the gradients of one update, micro-batch by micro-batch, and clip them if the experiment says so.
+    """Compute the gradients of one update in micro-batches, and clip them if the experiment says so.
 
     Args:
         model: Receives the gradients.

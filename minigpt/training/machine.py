@@ -74,7 +74,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch.optim.Optimizer:
-    """The experiment's optimizer over the model's parameters; its own matrix products use the training precision."""
+    """The experiment's optimizer over the model's parameters.
+
+    Its own matrix products use the training precision.
+    """
     optimizer = experiment.training.optimizer.build().build(list(model.named_roles()))
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision

@@ -102,7 +102,10 @@ class Observer(Protocol):
 
 
 class PlainObserver:
-    """Prints lines of text, for notebooks, files and pipes: at most one every few seconds, and one per evaluation."""
+    """Prints lines of text, for notebooks, files and pipes.
+
+    It prints at most one line every few seconds, and one per evaluation.
+    """
 
     def __init__(self, stream: TextIO | None = None, every_seconds: float = 5.0):
         self.stream = stream or sys.stdout

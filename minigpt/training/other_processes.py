@@ -14,14 +14,20 @@ _EVERY_SECONDS = 0.25  # the system counts in hundredths of a second, and a read
 
 
 class OtherProcesses:
-    """Measures the CPU time of other processes per interval: that of the whole machine minus that of this process."""
+    """Measures the CPU time of other processes, per interval.
+
+    It is the CPU time of the whole machine minus that of this process.
+    """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.before = _seconds_of_others()
 
     def share(self) -> float | None:
-        """Share of all processors that others took since the last reading; None if the system does not report it."""
+        """Share of all processors that others took since the last reading.
+
+        None if the system does not report it.
+        """
         passed = time.perf_counter() - self.began
         seconds = self.seconds(now=True)
         return None if seconds is None else max(0.0, seconds / max(passed, 1e-9) / (os.cpu_count() or 1))
@@ -45,12 +51,18 @@ class OtherProcesses:
 
 
 def as_warning(share: float | None) -> str:
-    """A warning that other processes disturbed a measurement; empty if their share is too small to matter."""
+    """A warning that other processes disturbed a measurement.
+
+    Empty if their share is too small to matter.
+    """
     return "" if share is None or share <= ALONE else f"other processes took {share:.0%} of the processors meanwhile"
 
 
 def _seconds_of_others() -> float | None:
-    """CPU seconds of all other processes since a fixed time; None if the system does not report it (only Linux does)."""
+    """CPU seconds of all other processes since a fixed time.
+
+    None if the system does not report it (only Linux does).
+    """
     try:
         with _STAT.open("rb") as file:
             fields = file.readline().split()

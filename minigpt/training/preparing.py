@@ -1,4 +1,4 @@
-"""Prepare a session: load the corpus, choose device, precision and compiler, and refuse what cannot work."""
+"""Prepare a session: load the corpus, choose the settings for this machine, and check the request."""
 
 from __future__ import annotations
 

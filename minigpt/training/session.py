@@ -48,7 +48,7 @@ def train(
         threads: Number of CPU threads; None leaves torch's choice.
         fresh: Rename an existing run and begin a new one; False refuses.
         observer: Notified of the progress; None prints plain lines.
-        corpus: The corpus to train on; None loads the one that the experiment names.
+        corpus: The corpus to train on; None loads the experiment's corpus.
 
     Returns:
         How the session ended. Ctrl-C ends it as `stopped`, saved after its last update.

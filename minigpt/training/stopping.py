@@ -23,7 +23,10 @@ ignored. A signal that the process already handles, or ignores (nohup), is left 
 
 
 class StopNow(BaseException):
-    """Raised to interrupt work that need not be finished. Like KeyboardInterrupt, `except Exception` does not catch it."""
+    """Raised to interrupt work that need not be finished.
+
+    Like KeyboardInterrupt, `except Exception` does not catch it.
+    """
 
 
 class Stop:
@@ -45,7 +48,10 @@ class Stop:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """A context for work that can be interrupted, because the next session repeats it. StopNow may come at any point."""
+        """A context for work that can be interrupted, because the next session repeats it.
+
+        StopNow may come at any point.
+        """
         before, self._breakable = self._breakable, True
         try:
             if self.signal is not None:
@@ -57,7 +63,9 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Handle signals as requests to stop; a second SIGINT or SIGTERM ends the process at once, and saved files stay whole.
+    """Handle signals as requests to stop.
+
+    A second SIGINT or SIGTERM ends the process at once, and saved files stay whole.
 
     A handler runs between any two steps of the interpreter, so it must not print. The code that reads `stop` prints.
     """

@@ -101,7 +101,10 @@ class TensorBoardObserver:
 
 
 def _folder_exists(writer: SummaryWriter) -> bool:
-    """Whether the run folder still has its path. If it was moved, TensorBoard would create the old path again."""
+    """Whether the run folder still has its path.
+
+    If it was moved, TensorBoard would create the old path again.
+    """
     return Path(writer.log_dir).is_dir()
 
 

@@ -89,9 +89,9 @@ def component(annotation: Any, *default: Any) -> None:
     register("norm", "typed")(Typed)
 
 
-def comes_back(*given: Any) -> Any:
+def comes_back(*values: Any) -> Any:
     """Write an experiment, read it again, check that both are equal, and return the parameter's value."""
-    experiment = load_experiment({"model": {"norm": {"name": "typed", **({"value": given[0]} if given else {})}}})
+    experiment = load_experiment({"model": {"norm": {"name": "typed", **({"value": values[0]} if values else {})}}})
     again = load_experiment(json.loads(json.dumps(experiment.to_json(), allow_nan=False)))
     assert again == experiment
     assert again.to_json() == experiment.to_json()
@@ -215,10 +215,10 @@ def test_components_inside_other_types_are_read_back_equal_too() -> None:
         (list[tuple[NormSpec, int]], [["rmsnorm", 3]]),
         (NormSpec | Path | None, "rmsnorm"),
     ]
-    for annotation, written in component_types:
+    for annotation, value in component_types:
         REGISTRY.remove("norm", "typed")
         component(annotation)
-        comes_back(written)
+        comes_back(value)
 
 
 def test_a_component_in_a_class_that_does_not_validate_its_default_is_reported() -> None:

@@ -1,4 +1,7 @@
-"""Decode bytes by their byte-order mark or the configured encoding; refuse what is not text, and suggest a fix."""
+"""Decode the bytes of text files, and refuse files that are not text.
+
+The encoding is that of the byte-order mark, or the configured one. An error suggests a fix.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,7 @@ def _refuse_formats(raw: bytes, file: Path) -> None:
 
 
 def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
-    """Refuse bytes that show another encoding: by a byte-order mark, by escape sequences, or because they are UTF-8."""
+    """Refuse bytes with another byte-order mark, with escapes of ISO-2022, or in UTF-8."""
     name = codecs.lookup(encoding).name
     marked = [marked for mark, marked in _MARKS if raw.startswith(mark)]
     if marked and name not in ("utf-8", "utf-8-sig") and not marked[0].startswith(name):
@@ -198,7 +201,10 @@ def _first_non_ascii(raw: bytes) -> int:
 
 
 def _is_damaged_utf8(raw: bytes) -> bool:
-    """Whether nearly all non-ASCII characters are valid UTF-8; text in another encoding does not look like this."""
+    """Whether nearly all non-ASCII characters are valid UTF-8.
+
+    Text in another encoding does not look like this.
+    """
     text = raw.decode("utf-8", "replace")
     bad = text.count("\ufffd")
     beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
@@ -228,7 +234,10 @@ def _is_latin(text: str) -> bool:
 
 
 def _is_plausible(sample: bytes, encoding: str) -> bool:
-    """Whether all non-ASCII characters are letters or common punctuation; a wrong code page gives other ones."""
+    """Whether all non-ASCII characters are letters or common punctuation.
+
+    A wrong code page gives other ones.
+    """
     characters = {character for character in sample.decode(encoding, "replace") if not character.isascii()}
     return all(
         character.isalpha() or unicodedata.category(character) in ("Pi", "Pf", "Pd", "Zs") or character in "…€£§°¡¿"
@@ -258,6 +267,9 @@ def _excerpt(raw: bytes, encoding: str, place: int) -> str:
 
 
 def _line_before(raw: bytes, place: int) -> int:
-    """The start of a line some way before a place: a line starts with a whole character, any other offset may not."""
+    """The start of a line before a place.
+
+    A line starts with a whole character; another offset may be in the middle of one.
+    """
     begin = max(0, place - _BYTES_BEFORE)
     return raw.rfind(b"\n", 0, begin) + 1 if begin else 0

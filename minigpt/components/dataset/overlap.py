@@ -54,7 +54,7 @@ class Overlap:
 
 
 def text_overlap(train: str, val: str) -> Overlap:
-    """Measure how much of the validation text is in the training text, in windows of 64 characters or in lines.
+    """Measure how much of the validation text is in the training text, in windows or in lines.
 
     The larger share counts. Windows find a passage with other line breaks; lines are found in any order. White space is
     ignored, and accents are composed (NFC). Time is linear in both texts, and memory does not grow with the training text.
@@ -63,7 +63,10 @@ def text_overlap(train: str, val: str) -> Overlap:
 
 
 def _window_overlap(train: str, val: str) -> Overlap:
-    """Overlap in windows. A hash of the content selects the same windows in both texts (Schleimer et al. 2003)."""
+    """Overlap in windows.
+
+    A hash of the content selects the same windows in both texts (Schleimer et al. 2003).
+    """
     length = sum(map(len, _without_spaces(val)))
     width = next((width for width in _WIDTHS if length >= width), None)
     if width is None:
@@ -101,7 +104,10 @@ def _line_overlap(train: str, val: str) -> Overlap:
 
 
 def _repeated_by_length(text: str) -> dict[int, float]:
-    """For each length, the share of lines that occur more than once, in a sample selected by a hash of the content."""
+    """For each length, the share of lines that occur more than once.
+
+    It is measured on a sample of lines, selected by a hash of their content.
+    """
     bits = (text.count("\n") // _COUNTED_LINES).bit_length()
     counts = Counter(line for line in _lines(text) if zlib.crc32(line.encode("utf-8", "surrogatepass")) >> (32 - bits) == 0)
     seen, repeated = Counter[int](), Counter[int]()
@@ -154,7 +160,10 @@ def _window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
 def rows_in_both(
     train: tuple[Integer[np.ndarray, "rows time"], ...], val: tuple[Integer[np.ndarray, "val_rows val_time"], ...]
 ) -> list[int]:
-    """Indices of the validation rows that are training rows too; each split is a tuple of its tokens and targets."""
+    """Indices of the validation rows that are training rows too.
+
+    Each split is a tuple of its tokens and targets.
+    """
     if train[0].shape[1] != val[0].shape[1]:
         return []
     seen = {_row(train, index) for index in range(len(train[0]))}
