@@ -49,7 +49,7 @@ def summary(rows: Sequence[MetricsRow]) -> str:
     """The best and the last validation loss, in a sentence each."""
     measured = [(row.val_loss, row.step) for row in rows if row.val_loss is not None]
     words = [
-        f"{title}: {loss:.4f} nats a character (perplexity {math.exp(loss):.2f}) at update {step:,}."
+        f"{title}: {loss:.4f} nats per character (perplexity {math.exp(loss):.2f}) at update {step:,}."
         for title, (loss, step) in (("Best", min(measured)), ("Last", measured[-1]))
     ]
     hours = rows[-1].seconds / 3600
@@ -70,7 +70,7 @@ def draw(rows: Sequence[MetricsRow], file: Path) -> None:
         axes.plot(steps, losses, "o-", ms=3, color="#0072B2", label="validation, whole split")
         axes.axhline(min(losses), lw=0.8, ls=":", color="#555")
         axes.annotate(f"{min(losses):.4f}", (steps[0], min(losses)), (0, 3), textcoords="offset points", color="#555")
-        axes.set(xlabel="update (64 x 256 characters)", ylabel="loss, nats a character", ylim=(1.0, 3.0))
+        axes.set(xlabel="update (64 x 256 characters)", ylabel="loss, nats per character", ylim=(1.0, 3.0))
         axes.grid(alpha=0.2)
         axes.legend(frameon=False)
         figure.savefig(file, metadata={"Date": None})

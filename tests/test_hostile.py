@@ -355,7 +355,7 @@ def test_a_chain_of_extends_has_a_limit(minigpt: Command, tmp_path: Path) -> Non
     for number in range(100):
         (tmp_path / f"{number}.json").write_text(json.dumps({"extends": f"{number + 1}.json"}))
     (tmp_path / "100.json").write_text("{}")
-    assert "goes over more than 50 files" in refused(minigpt, "show", tmp_path / "0.json")
+    assert "a chain of more than 50 files" in refused(minigpt, "show", tmp_path / "0.json")
 
 
 @pytest.mark.parametrize("name", ["experiment.json", "tokenizer.json", "provenance.json", "metrics.jsonl"])

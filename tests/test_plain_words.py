@@ -43,6 +43,6 @@ def test_a_word_that_a_newcomer_stumbles_over_is_not_used(words: str) -> None:
         place = file.relative_to(ROOT).as_posix()
         if not place.startswith(tuple(QUOTES)):
             for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-                if match := re.search(words, line, re.IGNORECASE):
+                if match := re.search(words, line.replace("_", " ") if "def test_" in line else line, re.IGNORECASE):
                     found.append(f'{place}:{number}: "{match[0]}": {INSTEAD[words]}')
     assert found == []

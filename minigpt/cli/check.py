@@ -87,8 +87,8 @@ def check(
     raise typer.Exit(exit_code(reports))
 
 
-def pass_gate(report: GateReport | None) -> None:
-    """Print the report of the check before a run, and exit with code 1 if a property is broken."""
+def pass_gate(report: GateReport | None, *, advice: str = "") -> None:
+    """Print the report of the check before a run; exit with code 1, and with `advice`, if a property is broken."""
     if report is None:
         return
     from minigpt.cli.drawing import terminal
@@ -100,7 +100,7 @@ def pass_gate(report: GateReport | None) -> None:
         if others:
             console.print(f"  and also:         {', '.join(result.property for result in others)}", style="dim")
     if report.broken:
-        warn("\nerror: not trained, because the problem above makes its loss meaningless; --no-check trains it anyway")
+        warn(f"\nerror: not trained, because the problem above makes its loss meaningless{advice}")
         raise typer.Exit(1)
     names = ", ".join(each.target for each in report.reports)
     say(f"checked in {report.seconds:.1f} s, {'the quick part' if report.options.quick else 'in full'}: {names}")

@@ -234,7 +234,7 @@ class _Watching:
     def expect(self, missing: Sequence[Cell]) -> None:
         """Set the cells that will be trained or measured."""
         self.updates = {  # 0 for cells that are only measured
-            cell.name: 0 if cell.is_only_to_measure() else cell.variant.experiment.training.max_iters for cell in missing
+            cell.name: 0 if cell.needs_only_measuring() else cell.variant.experiment.training.max_iters for cell in missing
         }
         self.steps = dict.fromkeys(self.updates, 0)
 

@@ -58,7 +58,8 @@ def run(
     if check is not False:
         from minigpt.check.gate import check_before_training
 
-        pass_gate(check_before_training(loaded, str(experiment), overrides, in_full=check is True))
+        gate = check_before_training(loaded, str(experiment), overrides, in_full=check is True)
+        pass_gate(gate, advice="; --no-check trains it anyway")
 
     from minigpt.cli.display import observer_for_terminal, report
     from minigpt.training import TensorBoardObserver, train

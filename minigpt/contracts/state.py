@@ -63,7 +63,13 @@ class State:
         return not self.tensors and bool(self.children) and all(state.truncatable for state in self.children.values())
 
     def truncate(self, tokens: int) -> None:
-        """Undo the last `tokens` tokens; only if `truncatable`."""
+        """Undo the last `tokens` tokens.
+
+        Raises:
+            ValueError: The state is not `truncatable`.
+        """
+        if not self.truncatable:
+            raise ValueError("only complete caches can undo tokens; this state holds tensors of a fixed size, or a window")
         for state in self.children.values():
             state.truncate(tokens)
 
@@ -117,8 +123,8 @@ class Cache(State):
         return self.complete and all(state.truncatable for state in self.children.values())
 
     def truncate(self, tokens: int) -> None:
-        self.length -= tokens
         super().truncate(tokens)
+        self.length -= tokens
 
     def copy(self) -> Cache:
         return replace(self, positions=self.positions.clone())
@@ -142,8 +148,8 @@ class ModelState(State):
     length: int = 0
 
     def truncate(self, tokens: int) -> None:
-        self.length -= tokens
         super().truncate(tokens)
+        self.length -= tokens
 
     def check_alike(self, other: State) -> None:
         super().check_alike(other)
@@ -159,4 +165,4 @@ def substate(state: State | None, name: str) -> State | None:
 def _check_length(first: int, second: int) -> None:
     """Refuse different lengths: the sequences of a batch share their positions and length."""
     if first != second:
-        raise ValueError(f"states at {first} and {second} tokens cannot be joined: let both reach the same token")
+        raise ValueError(f"states at {first} and {second} tokens cannot be joined: advance both to the same length")

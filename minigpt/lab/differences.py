@@ -7,12 +7,12 @@ from typing import Any
 
 from minigpt.run.identity import differing
 
-_UNTOLD = ("name", "description", "plugins", "seed")
+_NOT_SHOWN = ("name", "description", "plugins", "seed")
 
 
 def differences(base: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Differences as path, value in base, value in other; a component with another name counts as a whole."""
-    ours, theirs = ({key: value for key, value in each.items() if key not in _UNTOLD} for each in (base, other))
+    ours, theirs = ({key: value for key, value in each.items() if key not in _NOT_SHOWN} for each in (base, other))
     return [(path, _json(before), _json(now)) for path, before, now in differing(ours, theirs)]
 
 

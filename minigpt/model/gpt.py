@@ -275,9 +275,8 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
         vocab_size: From the fitted tokenizer; `load_corpus(experiment).vocab_size`.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            experiment.seed
-        )  # not torch.manual_seed, which imports torch's compiler (a second)
+        # not torch.manual_seed, which imports torch's compiler (a second)
+        torch.default_generator.manual_seed(experiment.seed)
         return GPT(experiment.model, vocab_size)
 
 

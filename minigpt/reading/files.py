@@ -30,9 +30,9 @@ def read_chain(path: Path, seen: tuple[Path, ...], of_run: bool = False) -> list
     here = Path(os.path.realpath(path))  # instead of Path.resolve, which raises on a loop of links
     if here in seen:
         cycle = " -> ".join(file.name for file in (*seen[seen.index(here) :], here))
-        raise ExperimentError([Problem(("extends",), f"goes round in a circle: {cycle}")], str(path))
+        raise ExperimentError([Problem(("extends",), f"the files extend each other in a cycle: {cycle}")], str(path))
     if len(seen) >= _MAX_CHAIN:
-        raise ExperimentError([Problem(("extends",), f"goes over more than {_MAX_CHAIN} files")], str(path))
+        raise ExperimentError([Problem(("extends",), f"a chain of more than {_MAX_CHAIN} files")], str(path))
     document = _read_file(path)
     return with_parents(document, path, (*seen, here), of_run or run_folder_of(path) is not None)
 
@@ -84,7 +84,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # a pipe or a device may never end
-            raise ExperimentError([Problem((), "no ordinary file")], source)
+            raise ExperimentError([Problem((), "not a regular file")], source)
         if status.st_size > _MAX_BYTES:
             raise ExperimentError([Problem((), f"larger than {_MAX_BYTES:,} bytes: not an experiment")], source)
         text = path.read_text("utf-8-sig")
@@ -93,7 +93,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ExperimentError([Problem((), _missing(path, error))], source) from error
     except ValueError as error:  # a NUL in the path
-        raise ExperimentError([Problem((), f"is no path: {error}")], source) from error
+        raise ExperimentError([Problem((), f"is not a valid path: {error}")], source) from error
     try:
         document = strict_json(text)
     except json.JSONDecodeError as error:
@@ -127,7 +127,7 @@ def strict_json(text: str) -> Any:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f'the key "{key}" stands twice in one object')
+                raise ValueError(f'the key "{key}" occurs twice in one object')
             seen.add(key)
         return dict(pairs)
 

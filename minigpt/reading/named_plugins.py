@@ -97,7 +97,7 @@ def _by_person(named: Sequence[str], extra: Sequence[str | Path]) -> dict[str, b
     """
     for file in named:
         if "\0" in file:
-            raise ExperimentError([Problem(("plugins",), f"{quote(file)} is no path")])
+            raise ExperimentError([Problem(("plugins",), f"{quote(file)} is not a valid path")])
     files = {_place(file): False for file in (*named, *extra)}
     return files | {_place(file): True for file in (*named, *extra) if not isinstance(file, NamedByRun)}
 

@@ -74,7 +74,12 @@ class Entry:
         if not comes_back(self.params, values, among=self._mixed):
             keys = ", ".join(sorted(self._mixed))
             raise ExperimentError(
-                [Problem((), f"{keys}: another value is read back than was written to JSON; choose another type")]
+                [
+                    Problem(
+                        (),
+                        f"{keys}: the value that is read back differs from the value that was written to JSON; choose another type",
+                    )
+                ]
             )
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
 
@@ -206,7 +211,7 @@ def _constructors(family: Family, cls: type, place: str) -> Iterator[tuple[type,
             wanted = ", ".join(("self", *family.receives, "*", "..."))
             raise RegistryError(
                 f"{place}: a {family.name} constructor is __init__({wanted}): parameters are keyword-only, and there are "
-                "no **kwargs but to hand on to a parent of that form"
+                "**kwargs only to pass on to a parent of that form"
             )
         yield kind, parameters
         if not hands_on:

@@ -108,3 +108,9 @@ def _class_in(annotation: Any) -> type | None:
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return annotation
     return next((cls for part in typing.get_args(annotation) if (cls := _class_in(part))), None)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, for its one-line message: `segments.0.from_update: Input should be …`."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))

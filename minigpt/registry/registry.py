@@ -57,7 +57,7 @@ class Registry:
         """
         if name not in self._families:
             homes = [family for family, entries in self._entries.items() if name in entries]
-            hint = f'; "{name}" is of the family {homes[0]}' if homes else nearest(name, self._families)
+            hint = f'; "{name}" belongs to the family {homes[0]}' if homes else nearest(name, self._families)
             raise RegistryError(f'unknown family "{name}"; known: {listing(self._families)}{hint}')
         return self._families[name]
 
@@ -69,7 +69,7 @@ class Registry:
         """Class decorator: make a component known as `name` in `family`.
 
         Raises:
-            RegistryError: The class does not keep the family's contract, or the name is taken.
+            RegistryError: The class does not satisfy the family's contract, or the name is taken.
         """
 
         def decorate(cls: type[T]) -> type[T]:

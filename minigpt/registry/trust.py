@@ -67,7 +67,7 @@ def allow(plugins: Sequence[tuple[Path, str]], *, trust: bool) -> None:
     if unknown and not trust:
         files = ", ".join(f"{path} (SHA-256 {sha256})" for path, sha256 in unknown)
         raise TrustError(
-            f"not executed: {files}; a run folder brings it, and it was never named, run or checked here. "
+            f"not executed: {files}; it comes from a run folder, and was never named, run or checked here. "
             "Read it, then give --trust (in Python: trust=True), which remembers it; --no-plugins executes none"
         )
     announce(plugins)
@@ -89,7 +89,7 @@ def announce(plugins: Sequence[tuple[Path, str]]) -> None:
         if sha256 != expected:
             raise TrustError(
                 f"not executed: {place} was edited meanwhile (SHA-256 {sha256}; {expected} was announced); "
-                "give the same command again"
+                "run the same command again"
             )
         if _announced.get(place) != sha256:
             _announced[place] = sha256

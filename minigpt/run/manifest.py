@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minigpt.errors import RunError, UnreadableError, command_line
+from minigpt.registry.problems import first_problem
 from minigpt.system.files import MAX_JSON_BYTES, read_bytes, read_object, write_bytes, write_json
 
 EDITABLE = "experiment.json"
@@ -123,6 +124,4 @@ def _read(folder: Path) -> _Manifest:
     except UnreadableError as error:
         raise RunError(str(error)) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{_path(folder)} is damaged: {where}: {first['msg']}") from error
+        raise RunError(f"{_path(folder)} is damaged: {first_problem(error)}") from error

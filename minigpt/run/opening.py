@@ -54,12 +54,12 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
-    experiment = run.experiment(Reading(allow_plugins=allow_plugins, trust=trust))
+    recorded, experiment = run.provenance(), run.experiment(Reading(allow_plugins=allow_plugins, trust=trust))
     run.identity()  # refuses an edit that was accepted but not trained with: it describes another model
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)
     vocab_size = run.vocab_size()
-    if (tokenizer is None) != (run.provenance().data.tokenizer is None):
+    if (tokenizer is None) != (recorded.data.tokenizer is None):
         raise RunError(f"{run.path / 'tokenizer.json'} is missing")
     if tokenizer is not None and tokenizer.vocab_size != vocab_size:
         raise RunError(
@@ -72,7 +72,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
     model = build_model(experiment, vocab_size)
     saved.load_weights(model)
-    notes = (*saved.notes, *_edited_parts(experiment, run.provenance()))
+    notes = (*saved.notes, *_edited_parts(experiment, recorded))
     return OpenRun(experiment, model.eval(), tokenizer, saved, notes)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from minigpt.registry.problems import first_problem
 from minigpt.run.recorded import MetricsRow
 
 Done = Annotated[int, Field(ge=0)]
@@ -67,8 +68,7 @@ def read_progress(value: JsonValue) -> Progress:
     try:
         progress = _PROGRESS.validate_json(json.dumps(value))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(['progress', *map(str, first['loc'])])}: {first['msg']}") from error
+        raise ValueError(f"progress.{first_problem(error)}") from error
     if progress.pending is not None and progress.pending.step != progress.step:
         raise ValueError(f"progress.pending is not the record of update {progress.step}")
     return progress

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from minigpt.errors import RunError, UnreadableError
 from minigpt.experiment import MAX_COUNT
+from minigpt.registry.problems import first_problem
 from minigpt.run.status import Status
 from minigpt.system.files import json_bytes, parse_object
 
@@ -262,9 +263,7 @@ def read_record(kind: type[Read], content: bytes, file: Path) -> Read:
     try:
         return kind.model_validate_json(json_bytes(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{file} is damaged: {where}: {first['msg']}") from error
+        raise RunError(f"{file} is damaged: {first_problem(error)}") from error
     except RecursionError as error:
         raise RunError(f"{file} is damaged: nested too deeply") from error
 

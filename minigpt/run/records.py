@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from minigpt.errors import RunError
+from minigpt.registry.problems import first_problem
 from minigpt.run import checkpoint
 from minigpt.run.growing import check_beginning
 from minigpt.run.recorded import MetricsRow
@@ -32,7 +33,7 @@ def read_records(metrics: Path, checkpoints: Path) -> list[MetricsRow]:
         try:
             row = MetricsRow.model_validate_json(line)
         except ValidationError as error:
-            raise RunError(f"{metrics} is damaged: line {number}: {_what(error)}") from error
+            raise RunError(f"{metrics} is damaged: line {number}: {first_problem(error)}") from error
         if rows and row.step <= rows[-1].step:
             raise RunError(f"{metrics} is damaged: line {number} is not the record of the next update")
         rows.append(row)
@@ -49,11 +50,6 @@ def last_sample(samples: Path, checkpoints: Path) -> str:
     check_beginning(samples, recorded.samples_bytes, recorded.samples_sha256)
     content = b"".join(_lines(samples)).decode("utf-8", "replace")  # a running process may have written half a character
     return content.rpartition("--- step ")[2].partition("\n")[2].strip("\n")
-
-
-def _what(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

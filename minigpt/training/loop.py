@@ -53,7 +53,7 @@ class Outcome:
         status: FINISHED, or STOPPED before the last update.
         run: The run folder.
         progress: The updates done, and their totals.
-        val_loss: Validation loss after the last update, in nats a token; None if the session was stopped.
+        val_loss: Validation loss after the last update, in nats per token; None if the session was stopped.
         sample: Text drawn after the last update.
         stop_signal: The signal that stopped the session.
     """
@@ -126,8 +126,8 @@ class Trainer:
         """Train to the end, or until asked to stop.
 
         Raises:
-            DivergedError: A loss or gradient is not finite; the last checkpoint is sound.
-            WriteError: The disk is full or failing; the last checkpoint is sound.
+            DivergedError: A loss or gradient is not finite; the last checkpoint is intact.
+            WriteError: The disk is full or failing; the last checkpoint is intact.
             RunError: The run folder was moved or removed, or its records were damaged or replaced.
         """
         self.last_time = time.perf_counter()
@@ -313,7 +313,7 @@ def compute_gradients(
         loss_function: A compiled `model.loss`; None uses the plain one.
 
     Returns:
-        Three numbers, on the device: the batch's cross-entropy in nats a token, the auxiliary losses' mean over
+        Three numbers, on the device: the batch's cross-entropy in nats per token, the auxiliary losses' mean over
         micro-batches, and the gradient's norm before clipping.
     """
     device = batch.tokens.device

@@ -30,7 +30,7 @@ class Plan:
         device: Such as `cpu`.
         precision: `fp32` or `bf16`.
         threads: Number of CPU threads.
-        entropies: Reference losses in nats a token; None for a synthetic task.
+        entropies: Reference losses in nats per token; None for a synthetic task.
         plugin_files: Plugin files in use.
         experiment: The experiment with all settings resolved.
     """
@@ -59,7 +59,7 @@ class Plan:
         lines += [f"plugin: {file}" for file in self.plugin_files]
         if self.entropies:
             values = "   ".join(f"{name} {nats:.3f}" for name, nats in self.entropies.items())
-            lines.append(f"yardsticks, nats a token: {values}")
+            lines.append(f"yardsticks, nats per token: {values}")
         return lines
 
 

@@ -199,6 +199,7 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, cor
         observer.note(note)
     n_checkpoints = len(checkpoint.available(folder.checkpoints))
     experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=n_checkpoints)
+    # Again, now with the choice about torch.compile that was made.
     now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)
     segments = recorded.segments

@@ -178,7 +178,7 @@ def _run_session(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -
                 return trainer.train()
         except WriteError as error:
             steps = checkpoint.available(run.checkpoints)
-            saved = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
+            saved = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint yet"
             raise WriteError(
                 f"{error}; {saved}. When that is fixed, continue with: {command_line('resume', run.path)}"
             ) from error

@@ -300,7 +300,7 @@ def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
     stream = io.StringIO()
     experiment = SimpleNamespace(training=SimpleNamespace(max_iters=2))
     cell: Any = SimpleNamespace(
-        name="v [x], seed 1", variant=SimpleNamespace(experiment=experiment), is_only_to_measure=lambda: False
+        name="v [x], seed 1", variant=SimpleNamespace(experiment=experiment), needs_only_measuring=lambda: False
     )
     message = "RuntimeError: cache [/mnt/data] is :full: \x1b]0;x"
     record: Any = SimpleNamespace(outcome=Status.CRASHED, message=message)

@@ -293,4 +293,8 @@ def test_guesses_continue_repetitions_and_adapt_their_number() -> None:
 def test_only_complete_caches_can_be_truncated() -> None:
     assert model(attention="gqa", position="rope").new_state(1, 8).truncatable
     for attention in ({"name": "mha", "window": 5}, "retention", "short_conv", "hyena"):
-        assert not model(attention=attention, position="none").new_state(1, 8).truncatable
+        state = model(attention=attention, position="none").new_state(1, 8)
+        assert not state.truncatable
+        with pytest.raises(ValueError, match="only complete caches can undo tokens"):
+            state.truncate(1)
+        assert state.length == 0

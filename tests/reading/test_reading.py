@@ -250,9 +250,9 @@ BROKEN: list[tuple[Any, str]] = [
     ({"extends": "nowhere.json"}, 'broken.json: extends: "nowhere.json" (text): there is no such file'),
     ({"extends": "brokn.json"}, '"brokn.json" (text): there is no such file; did you mean "broken.json"?'),
     ({"extends": "\0"}, "extends: "),
-    ({"plugins": ["\0"]}, "is no path"),
+    ({"plugins": ["\0"]}, "is not a valid path"),
     ({"model": {"n_layers": 1, "layers": [{}, {}]}}, "model.layers: a pattern of 2 layers, but the model has 1"),
-    ({"extends": "broken.json"}, "extends: goes round in a circle: broken.json -> broken.json"),
+    ({"extends": "broken.json"}, "extends: the files extend each other in a cycle: broken.json -> broken.json"),
     ({"extends": 3}, "extends: found 3 (number); allowed: the path of a JSON file"),
     ({"extends": "."}, "cannot be read: Is a directory"),
     ({"plugins": ["nowhere.py"]}, "there is no plugin file"),
@@ -350,7 +350,9 @@ def test_a_longer_cycle_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.json", {"extends": "b.json"})
     write(tmp_path / "b.json", {"extends": "c.json"})
     write(tmp_path / "c.json", {"extends": "b.json"})
-    with pytest.raises(ExperimentError, match=r"extends: goes round in a circle: b.json -> c.json -> b.json"):
+    with pytest.raises(
+        ExperimentError, match=r"extends: the files extend each other in a cycle: b.json -> c.json -> b.json"
+    ):
         load_experiment(tmp_path / "a.json")
 
 

@@ -223,7 +223,9 @@ def test_components_inside_other_types_are_read_back_equal_too() -> None:
 
 def test_a_component_in_a_class_that_does_not_validate_its_default_is_reported() -> None:
     component(NotValidated, NotValidated())
-    with pytest.raises(ExperimentError, match="value: another value is read back than was written to JSON"):
+    with pytest.raises(
+        ExperimentError, match="value: the value that is read back differs from the value that was written to JSON"
+    ):
         load_experiment({"model": {"norm": "typed"}})
 
 

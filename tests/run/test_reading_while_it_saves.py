@@ -66,7 +66,7 @@ def test_damage_without_a_save_is_reported_at_once(tmp_path: Path, monkeypatch: 
     assert len(reads) == 1
 
 
-def test_after_a_damaged_checkpoint_the_records_match_the_one_that_is_continued(tmp_path: Path) -> None:
+def test_after_a_damaged_checkpoint_the_records_match_the_continued_one(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step, metrics_bytes=step)
     assert checkpoint.recorded(tmp_path).metrics_bytes == 2

@@ -65,7 +65,7 @@ def test_a_run_writes_all_its_files(write_experiment: Write, tmp_path: Path) -> 
     assert json.loads((folder.path / "experiment.json").read_text())["plugins"] == ["plugins/interrupting.py"]
     assert not list(tmp_path.rglob("*.pkl")) + list(tmp_path.rglob("*.pt"))
     printed = observer.out.getvalue()
-    assert "yardsticks, nats a token: uniform" in printed
+    assert "yardsticks, nats per token: uniform" in printed
     assert "step 40/40" in printed
 
 
@@ -391,5 +391,5 @@ def test_the_plan_is_shown_in_a_few_lines() -> None:
     assert plan.lines() == [
         "x: 1,234,567 parameters, 1,000 tokens in 10 steps, about 1 min 5 s on this machine (cpu, bf16, 1 thread)",
         "plugin: p.py",
-        "yardsticks, nats a token: bigram 2.500",
+        "yardsticks, nats per token: bigram 2.500",
     ]

@@ -77,7 +77,7 @@ class Cell:
         except RunError:  # the run is missing or damaged
             return False
 
-    def is_only_to_measure(self) -> bool:
+    def needs_only_measuring(self) -> bool:
         """Whether the cell's run is finished and lacks only the loss by position."""
         return self.outcome() is None and self._is_unchanged() and is_usable(self.run)
 
@@ -228,7 +228,7 @@ class Grid:
 
     def missing_runs(self) -> list[Cell]:
         """Missing cells whose run must be trained or continued; the others lack only the loss by position."""
-        return [cell for cell in self.missing() if not cell.is_only_to_measure()]
+        return [cell for cell in self.missing() if not cell.needs_only_measuring()]
 
     def run(
         self,

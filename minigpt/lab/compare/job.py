@@ -60,7 +60,7 @@ class CellRecord(BaseModel):
         position_loss: Validation loss at each position in the window, in nats; None where no target counts.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
 
     format: Literal[1] = FORMAT
     key: str

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
@@ -119,11 +118,9 @@ class ComparisonPlan:
             variants=tuple(judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)),
         )
 
-    def write(self, comparison: Comparison) -> dict[str, JsonValue]:
-        """Write comparison.json, with paths of runs relative to its folder; return its content."""
-        seen = comparison.seen_from(self.folder)
-        seen.write(self.folder / "comparison.json")
-        return seen.document()
+    def write(self, comparison: Comparison) -> None:
+        """Write comparison.json, with paths of runs relative to its folder."""
+        comparison.seen_from(self.folder).write(self.folder / "comparison.json")
 
 
 def make_plan(

@@ -31,6 +31,7 @@ from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import Kind
 from minigpt.printable import printable
+from minigpt.registry.problems import first_problem
 from minigpt.run.status import Status
 from minigpt.system.files import read_object, write_json
 
@@ -378,9 +379,7 @@ class Comparison(_Part):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise RunError(f"{file} is damaged: {where}: {first['msg']}. {again}") from error
+            raise RunError(f"{file} is damaged: {first_problem(error)}. {again}") from error
 
 
 def seal(document: dict[str, JsonValue]) -> dict[str, JsonValue]:

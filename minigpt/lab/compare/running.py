@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from minigpt.lab.compare.cell import do
 from minigpt.lab.compare.job import CellRecord, Job, updates_in
+from minigpt.run import MetricsRow
 from minigpt.run.status import Status
 from minigpt.system.child import SAVES_WITHIN, Child, Ending
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _STOPPED = {code for number in _ASKING for code in (-number, 128 + number)}
-"""Return codes of a process that was asked to stop: ended by the signal, or by itself after saving."""
+"""Return codes of a process that was asked to stop: ended by the signal, or normally after saving."""
 
 
 class Running:
@@ -45,8 +47,8 @@ class Running:
             lines = file.read().splitlines(keepends=True)
         whole = [line for line in lines[1 if self.read > 2048 else 0 :] if line.endswith(b"\n")]
         try:
-            return int(json.loads(whole[-1])["step"]) if whole else None
-        except (ValueError, KeyError, TypeError):  # a damaged file; the cell's process reports it
+            return MetricsRow.model_validate_json(whole[-1]).step if whole else None
+        except ValidationError:  # a damaged file; the cell's process reports it
             return None
 
     def give_up_after(self, patience: float) -> None:

@@ -17,6 +17,7 @@ from minigpt.lab.compare.variants import Unit, runs_in
 from minigpt.lab.cost import measure_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
+from minigpt.registry.problems import first_problem
 from minigpt.run import RunFolder
 from minigpt.run.recorded import MetricsRow
 
@@ -186,9 +187,7 @@ def _uncompared(folder: Path) -> VariantResult:
             runs=tuple(results),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {where}: {first['msg']}") from error
+        raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {first_problem(error)}") from error
 
 
 def _name(folder: Path) -> str:
