@@ -69,7 +69,7 @@ def test_training_speed_is_printed_and_written(minigpt: Command) -> None:
     assert (code, err) == (0, "")
     assert "One update of documented: 4,480 parameters, 16 tokens" in out
     for row in (
-        "an update",
+        "update",
         "batch, forward, backward, clipping",
         "optimizer",
         "tokens/s",
