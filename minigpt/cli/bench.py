@@ -232,9 +232,9 @@ def _check_place(file: Path | None) -> None:
 
 def _print_training(name: str, speed: TrainingSpeed) -> None:
     table = _table(
-        f"An update of {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens", "", "median", "lowest, highest"
+        f"One update of {name}: {speed.parameters:,} parameters, {speed.tokens:,} tokens", "", "median", "lowest, highest"
     )
-    table.add_row("an update", *_median_and_range(speed.update))
+    table.add_row("update", *_median_and_range(speed.update))
     table.add_row("  batch, forward, backward, clipping", *_median_and_range(speed.gradients))
     table.add_row("  optimizer", *_median_and_range(speed.optimizer))
     table.add_row("tokens/s", *_speed(speed.tokens, speed.update))

@@ -181,7 +181,7 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
         table.add_row("  used by each token", f"{counted.active:,}")
     table.add_row("training operations per token", f"{counted.train_flops:,} FLOP")
     table.add_row("  with masked scores counted", f"{counted.train_flops_square:,} FLOP")
-    table.add_row("activations kept per token for the backward pass", f"{counted.activation_bytes:,} bytes")
+    table.add_row("saved activations per token", f"{counted.activation_bytes:,} bytes")
     table.add_row("decoding state per further token", f"{counted.state_bytes_token:,} bytes")
     table.add_row(f"decoding state of {counted.context:,} tokens", f"{counted.state_bytes:,} bytes")
     for what, timing, tokens in (

@@ -67,9 +67,9 @@ def written(file: str) -> dict[str, Any]:
 def test_training_speed_is_printed_and_written(minigpt: Command) -> None:
     code, out, err = minigpt("bench", "train", *SMALL, "--precision", "fp32", "--json", "train.json")
     assert (code, err) == (0, "")
-    assert "An update of documented: 4,480 parameters, 16 tokens" in out
+    assert "One update of documented: 4,480 parameters, 16 tokens" in out
     for row in (
-        "an update",
+        "update",
         "batch, forward, backward, clipping",
         "optimizer",
         "tokens/s",
