@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _STOPPED = {code for number in _ASKING for code in (-number, 128 + number)}
-"""Return codes of a process that was asked to stop: ended by the signal, or normally after saving."""
+"""Return codes of a process that was asked to stop: ended by the signal, or with its own exit code after saving."""
 
 
 class Running:
