@@ -73,14 +73,8 @@ class Entry:
         values = {key: getattr(parsed, key) for key in self.params.model_fields}
         if not comes_back(self.params, values, among=self._mixed):
             keys = ", ".join(sorted(self._mixed))
-            raise ExperimentError(
-                [
-                    Problem(
-                        (),
-                        f"{keys}: the value that is read back differs from the value that was written to JSON; choose another type",
-                    )
-                ]
-            )
+            differs = "the value that is read back differs from the value that was written to JSON"
+            raise ExperimentError([Problem((), f"{keys}: {differs}; choose another type")])
         return {key: absolute(value) if key in self.path_params else value for key, value in values.items()}
 
     @functools.cached_property
