@@ -301,7 +301,7 @@ def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, mi
     code, output, _ = minigpt("compare", base, variant, "--seeds", "1", "--plan")
     assert code == 0
     assert "2 runs, 2 exist already" in output
-    assert "2 finished runs to measure: the loss by position" in output
+    assert "2 finished runs still to be measured (loss by position)" in output
     assert "to train" not in output
     assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
     output = minigpt("compare", base, variant, "--seeds", "2", "--plan")[1]
@@ -345,7 +345,7 @@ def test_named_runs_are_compared_over_their_shared_seeds(write: Write, minigpt: 
     with pytest.raises(MinigptError, match=r"the runs share no seed.*base \[1\]; variant \[4\]"):
         plan(Path("runs/base/seed-1"), Path("runs/variant/seed-4"))
     Path("corpus.txt").write_text("something else. " * 200)
-    with pytest.raises(MinigptError, match=r"was trained on data with the fingerprint [0-9a-f]{12}, and its"):
+    with pytest.raises(MinigptError, match=r"was trained on data with the fingerprint [0-9a-f]{12}, but its"):
         plan(Path("runs/base"), Path("runs/variant"))
 
 
