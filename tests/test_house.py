@@ -34,3 +34,14 @@ def test_no_function_of_the_package_is_longer_than_60_lines() -> None:
 def test_the_package_has_few_modules_outside_of_its_rooms() -> None:
     loose = [file.stem for file in (ROOT / "minigpt").glob("*.py") if not file.stem.startswith("__")]
     assert len(loose) <= MOST_LOOSE_MODULES, sorted(loose)
+
+
+def test_no_test_module_imports_another() -> None:
+    found = []
+    for file in sources("tests"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            found += [
+                (str(file.relative_to(ROOT)), name) for name in names if name.startswith("tests.") and ".test_" in name
+            ]
+    assert found == [], "helpers are in a conftest.py or a module of their own"

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from minigpt.check import find_targets
+from minigpt.check.parallel import Options, check_all
 from minigpt.errors import ExperimentError, Problem
+from minigpt.registry import plugins
+from tests.check.norms import PLUGIN
 from tests.conftest import Command
 
 EXITS = '''
@@ -44,3 +48,25 @@ def test_an_error_comes_whole_from_another_process() -> None:
     error = ExperimentError([Problem(("model", "d_model"), "found 3"), Problem((), "and more")], "x.json")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.problems, again.source) == (str(error), error.problems, error.source)
+
+
+def test_checks_in_parallel_processes_give_the_same_reports(plugin: Path) -> None:
+    targets = find_targets(["norm/rmsnorm", str(plugin)])
+    options = Options(only=("causality", "scaling"))
+    serial, parallel = check_all(targets, options), check_all(targets, options, jobs=2)
+    assert [report.target for report in serial] == [report.target for report in parallel]
+    assert [report.verdict for report in serial] == [report.verdict for report in parallel] == ["pass", "pass", "fail"]
+    assert [r.failure for report in serial for r in report.results] == [
+        r.failure for report in parallel for r in report.results
+    ]
+
+
+def test_a_plugin_edited_during_the_check_is_not_executed_in_other_processes(minigpt: Command, tmp_path: Path) -> None:
+    file, executed = tmp_path / "norms.py", tmp_path / "executed"
+    edited = f"{PLUGIN}\nimport os\nos.mkdir({str(executed)!r})\n"
+    file.write_text(f"{PLUGIN}\nfrom pathlib import Path\nPath({str(file)!r}).write_text({edited!r})\n")
+    code, out, err = minigpt("check", file, "--only", "shape", "--jobs", "2")
+    assert (code, out) == (2, "")
+    assert f"error: not executed: {file} was edited meanwhile (SHA-256 {plugins.fingerprint(file)}; " in err
+    assert len([line for line in err.splitlines() if line and not line.startswith("plugin: ")]) == 1
+    assert not executed.exists()

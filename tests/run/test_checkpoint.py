@@ -14,33 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.errors import CheckpointError, WriteError
-from minigpt.experiment import ModelSection
-from minigpt.model import GPT
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Progress
 from minigpt.run.packing import pack, unpack
 from tests.faults import ERRORS, failing
 from tests.records import row
-
-
-def model(seed: int = 0, **changes: Any) -> GPT:
-    torch.manual_seed(seed)
-    return GPT(ModelSection.model_validate({"d_model": 8, "n_heads": 2, "n_layers": 1, "block_size": 8, **changes}), 11)
-
-
-def trained(seed: int = 0) -> tuple[GPT, torch.optim.Optimizer]:
-    lm = model(seed)
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=0.1)
-    ids = torch.randint(0, 11, (2, 8))
-    lm.loss(ids, ids)[0].backward()
-    optimizer.step()
-    return lm, optimizer
-
-
-def save(root: Path, step: int, best: bool = False, seed: int = 0, **changes: Any) -> Path:
-    lm, optimizer = trained(seed)
-    return checkpoint.save(root, lm, optimizer, Progress(step=step, **changes), best=best)
-
+from tests.run.checkpoints import model, save, trained
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 trees = st.recursive(

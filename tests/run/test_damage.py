@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -12,28 +11,20 @@ from typing import Any
 
 import pytest
 
-from minigpt.reading import load_experiment
-from minigpt.training import PlainObserver, train
+from tests import tiny
 from tests.conftest import Command
 from tests.records import row
 
 RUN = Path("runs/small/seed-1337")
 OTHER = Path("runs/other/seed-1337")
-TEXT = "ROMEO: It was the lark, The herald of the morn.\n" * 40
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one experiment that were stopped before their last update."""
     folder = tmp_path_factory.mktemp("damaged")
-    (folder / "corpus.txt").write_text(TEXT)
-    training = {"max_iters": 4, "eval_interval": 2, "batch_size": 2, "compile": False, "precision": "fp32"}
-    model = {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16}
-    document = {"data": {"name": "text", "paths": ["corpus.txt"]}, "model": model, "training": training}
     for name in ("small", "other"):
-        (folder / f"{name}.json").write_text(json.dumps({**document, "sampling": {"max_new_tokens": 4}}))
-        experiment = load_experiment(folder / f"{name}.json")
-        train(experiment, out=folder / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
+        tiny.train(tiny.write(folder, name), folder / "runs")
     return folder
 
 

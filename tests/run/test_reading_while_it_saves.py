@@ -9,7 +9,7 @@ import pytest
 
 from minigpt.errors import CheckpointError
 from minigpt.run import checkpoint
-from tests.run.test_checkpoint import save
+from tests.run.checkpoints import save
 
 
 def saving_meanwhile(monkeypatch: pytest.MonkeyPatch, root: Path, times: int, best: bool) -> list[int]:

@@ -20,7 +20,7 @@ from minigpt.run import Provenance
 from minigpt.training.interleaved import measure_ratio
 from tests.conftest import Command
 from tests.lab.compare.conftest import Write
-from tests.training.test_interleaved import Machine
+from tests.simulated_machine import Machine
 
 LONG = {"training": {"max_iters": 1000, "eval_interval": 1000}}
 
