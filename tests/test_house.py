@@ -44,4 +44,4 @@ def test_no_test_module_imports_another() -> None:
             found += [
                 (str(file.relative_to(ROOT)), name) for name in names if name.startswith("tests.") and ".test_" in name
             ]
-    assert found == [], "helpers are in a conftest.py or a module of their own"
+    assert found == [], "move shared helpers to a conftest.py or a module that is no test"

@@ -54,7 +54,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         CheckpointError: The checkpoint is damaged.
     """
     run = RunFolder(Path(path))
-    recorded, experiment = run.provenance(), run.experiment(Reading(allow_plugins=allow_plugins, trust=trust))
+    experiment, recorded = run.experiment(Reading(allow_plugins=allow_plugins, trust=trust)), run.provenance()
     run.identity()  # refuses an edit that was accepted but not trained with: it describes another model
     learned = run.learned()
     tokenizer = None if learned is None else restore_tokenizer(experiment, learned)

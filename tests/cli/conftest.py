@@ -12,7 +12,7 @@ from tests.conftest import Command
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test works in a folder of its own: a command without --out writes to `runs/` in the working folder."""
+    """The test works in its own folder: a command without --out writes to `runs/` in the working folder."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Commands in a process of their own: imports, exit codes, standard streams, interrupts."""
+"""Commands in separate processes: imports, exit codes, standard streams, interrupts."""
 
 from __future__ import annotations
 

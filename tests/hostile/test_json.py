@@ -61,10 +61,10 @@ def test_a_hundred_megabytes_a_pipe_and_a_device_are_not_read(minigpt: Command, 
     assert "not an experiment" in refused(minigpt, "show", large)
     os.mkfifo(tmp_path / "pipe.json")
     for place in (tmp_path / "pipe.json", Path("/dev/zero")):
-        assert "ordinary file" in refused(minigpt, "show", place)
+        assert "not a regular file" in refused(minigpt, "show", place)
         child = tmp_path / "child.json"
         child.write_text(json.dumps({"extends": str(place)}))
-        assert "ordinary file" in refused(minigpt, "show", child)
+        assert "not a regular file" in refused(minigpt, "show", child)
 
 
 def test_a_chain_of_extends_has_a_limit(minigpt: Command, tmp_path: Path) -> None:

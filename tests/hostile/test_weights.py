@@ -51,7 +51,7 @@ def _changed(run: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> by
 CHANGES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "missing": (lambda weights: weights.pop("embedding.weight"), "it lacks embedding.weight"),
     "extra": (lambda weights: weights.update(extra=torch.ones(3)), "extra is unknown"),
-    "another shape": (lambda w: w.update({"norm.weight": torch.ones(17)}), r"norm.weight: [17] torch.float32, where [16]"),
+    "another shape": (lambda w: w.update({"norm.weight": torch.ones(17)}), r"norm.weight: [17] torch.float32, but [16]"),
     "as large, another shape": (lambda w: w.update({"norm.weight": torch.ones(4, 4)}), "norm.weight: [4, 4]"),
     "another type": (
         lambda weights: weights.update({"norm.weight": torch.ones(16, dtype=torch.int8)}),

@@ -93,8 +93,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("model.ffn.expansion", 2.0, "model.ffn.expansion"),
     ("model.block", "post_norm", "model.block.name"),
     ("model.layers", [{"ffn": "glu"}], "model.layers"),
-    ("training.optimizer.name", "lion", "training.optimizer.name (adamw then, lion now): what another optimizer"),
-    ("training.max_iters", 2, "training.max_iters is 2, and 3 updates are done"),
+    ("training.optimizer.name", "lion", "training.optimizer.name (adamw then, lion now): the run has no state of another"),
+    ("training.max_iters", 2, "training.max_iters is 2, but 3 updates are done"),
 ]
 
 
