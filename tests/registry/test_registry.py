@@ -182,7 +182,7 @@ class UnreadableAnnotation(_Base):
         (WrongForward, "does not fit the norm contract forward"),
         (WrongReceived, r"constructor is __init__\(self, width, \*, ...\)"),
         (PositionalParameter, "parameters are keyword-only"),
-        (SwallowsKeywords, r"no \*\*kwargs"),
+        (SwallowsKeywords, r"\*\*kwargs only to pass on"),
         (NotAnnotated, 'annotate the parameter "eps"'),
         (TakesTheWordName, 'the parameter name "name" is reserved'),
         (UnreadableAnnotation, "an annotation of __init__ cannot be read"),

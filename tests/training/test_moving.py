@@ -211,5 +211,5 @@ def test_a_folder_that_became_read_only_ends_the_run_and_the_last_whole_checkpoi
         real(path, *arguments, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "mkdir", refuse)
-    with pytest.raises(WriteError, match=r"Permission denied; the checkpoint of step 15 is whole. When that is fixed"):
+    with pytest.raises(WriteError, match=r"Permission denied; the checkpoint of step 15 is intact. When that is fixed"):
         run(load_experiment(write_experiment()), tmp_path / "runs")
