@@ -152,7 +152,9 @@ def test_a_mark_that_contradicts_the_encoding_is_refused(encoding: str, marked: 
         assert decode(raw, encoding, "strict", FILE) == text
         return
     line = refusal(raw, encoding)
-    assert f'the byte-order mark of {marked.upper()}, and data.encoding is {encoding}; set data.encoding to "{marked}"' in line
+    assert (
+        f'the byte-order mark of {marked.upper()}, and data.encoding is {encoding}; set data.encoding to "{marked}"' in line
+    )
 
 
 @pytest.mark.parametrize(
