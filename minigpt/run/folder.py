@@ -22,8 +22,8 @@ from minigpt.registry import plugins
 from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.manifest import checked_bytes, is_expected, replace_files, write_manifest
+from minigpt.run.metrics_file import last_sample, read_records
 from minigpt.run.recorded import Ending, JsonObject, MetricsRow, Provenance, read_record
-from minigpt.run.records import last_sample, read_records
 from minigpt.run.status import Status
 from minigpt.system.files import discard, json_bytes, parse_object, write_bytes
 from minigpt.system.lock import held, is_held

@@ -1,4 +1,4 @@
-"""Calls a function of minigpt in a separate process: one request, and one answer or an `Ending`.
+"""Calls a function of minigpt in a separate process: one request, and one answer or an `Exit`.
 
     python -m minigpt.system.child MODULE:FUNCTION REQUEST.json ANSWER.json
 
@@ -40,7 +40,7 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True)
-class Ending:
+class Exit:
     """How a process without an answer ended.
 
     Attributes:
@@ -108,7 +108,7 @@ class Child(Generic[Q, A]):
             self.process.kill()
             self.process.wait()
 
-    def result(self) -> A | Ending:
+    def result(self) -> A | Exit:
         """The answer of a finished process.
 
         Raises:
@@ -118,21 +118,21 @@ class Child(Generic[Q, A]):
         if self._refusal.is_file():
             raise _raised(**read_object(self._refusal))
         if not self._answer.is_file():
-            return Ending(self.process.returncode)
+            return Exit(self.process.returncode)
         answer: A = TypeAdapter(self._type).validate_json(read_bytes(self._answer, _MOST_BYTES))
         return answer
 
 
 def call(
     function: Callable[[Q], A], request: Q, *, seconds: float | None = None, is_quiet: bool = True, **variables: str
-) -> A | Ending:
+) -> A | Exit:
     """Call a function in a separate process, and wait for it.
 
     Args:
         function: A function of a module, with annotations.
         request: Its argument.
         seconds: Time after which it is killed; None waits without limit.
-        is_quiet: Keep its output, for `Ending.last_line`; else it goes to standard error.
+        is_quiet: Keep its output, for `Exit.last_line`; else it goes to standard error.
         variables: Environment variables, in addition to the parent's.
 
     Returns:
@@ -148,14 +148,14 @@ def call(
         try:
             child.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return Ending(-signal.SIGKILL, timed_out=True)
+            return Exit(-signal.SIGKILL, timed_out=True)
         finally:  # also after Ctrl-C
             child.process.kill()
             child.stop()
         result = child.result()
-        if isinstance(result, Ending) and log is not None:
+        if isinstance(result, Exit) and log is not None:
             printed = log.read_text("utf-8", "replace").strip().splitlines()
-            return Ending(result.code, last_line=printed[-1] if printed else "")
+            return Exit(result.code, last_line=printed[-1] if printed else "")
         return result
 
 

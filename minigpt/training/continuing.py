@@ -25,7 +25,7 @@ from minigpt.training.machine import build_optimizer
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResumeRequest:
     """A request to continue a run: the experiment in its folder, and the arguments of `resume`."""
 
     begun: Experiment
@@ -58,7 +58,7 @@ def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experi
     return list({change.what: change for change in changes}.values())
 
 
-def refuse_unasked(folder: RunFolder, asked: Asked, changes: Sequence[Change]) -> None:
+def refuse_unasked(folder: RunFolder, asked: ResumeRequest, changes: Sequence[Change]) -> None:
     """Refuse to continue if something changed that the user did not request.
 
     Raises:

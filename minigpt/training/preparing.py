@@ -27,8 +27,8 @@ from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import (
-    Asked,
     OptimizerForm,
+    ResumeRequest,
     changed_settings,
     form_of_optimizer,
     refuse_other_form,
@@ -180,7 +180,7 @@ def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experimen
     return experiment.model_copy(update={"training": training})
 
 
-def prepare_to_continue(folder: RunFolder, observer: Observer, asked: Asked, corpus: Corpus | None) -> Ready:
+def prepare_to_continue(folder: RunFolder, observer: Observer, asked: ResumeRequest, corpus: Corpus | None) -> Ready:
     """Prepare to continue a run; writes nothing."""
     recorded = folder.provenance()
     overrides = (*folder.moved_data(), *asked.reading.overrides)
@@ -268,7 +268,7 @@ def _check_records(folder: RunFolder, done: Progress) -> None:
             check_beginning(path, length, sha256)
 
 
-def _machine_again(folder: RunFolder, precision: str, machine: Machine, asked: Asked) -> tuple[torch.device, str]:
+def _machine_again(folder: RunFolder, precision: str, machine: Machine, asked: ResumeRequest) -> tuple[torch.device, str]:
     """The device and precision to continue with: the run's last ones, unless others are requested."""
     wish = asked.device or machine.device
     if asked.device is None and not is_present(wish):

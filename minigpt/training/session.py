@@ -19,7 +19,7 @@ from minigpt.run.manifest import accept_edits
 from minigpt.run.progress import Progress
 from minigpt.run.recorded import Ending
 from minigpt.run.status import Status
-from minigpt.training.continuing import Asked
+from minigpt.training.continuing import ResumeRequest
 from minigpt.training.loop import Outcome, Trainer
 from minigpt.training.observer import Observer, PlainObserver, Plan
 from minigpt.training.preparing import Ready, prepare_anew, prepare_to_continue
@@ -127,7 +127,7 @@ def resume(
     # Reads the experiment before locking: if there is no run, the error comes before a lock file is written.
     reading = Reading(tuple(overrides), allow_plugins=allow_plugins, trust=trust)
     begun = folder.experiment(reading.as_recorded())
-    asked = Asked(begun, reading, device, threads, accept_changes)
+    asked = ResumeRequest(begun, reading, device, threads, accept_changes)
     with folder.locked(), stopped_by_signals(stop):
         try:
             with stop.breakable():

@@ -31,7 +31,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     def in_this_process(function: Any, request: Any) -> Any:
         if getattr(request, "mixer", "") == "gla":
-            return child.Ending(1, last_line="no [such] luck")
+            return child.Exit(1, last_line="no [such] luck")
         return function(request)
 
     monkeypatch.setattr(child, "call", in_this_process)

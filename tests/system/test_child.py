@@ -14,7 +14,7 @@ import pytest
 
 from minigpt.errors import ExperimentError, MinigptError, PlanError, Problem
 from minigpt.system import child, process
-from minigpt.system.child import Child, Ending
+from minigpt.system.child import Child, Exit
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def test_request_and_answer_have_their_types_in_the_other_process(capfd: pytest.
 @pytest.mark.parametrize(
     ("how", "ending", "words"),
     [
-        ("raise", Ending(1, last_line="RuntimeError: boom"), "exit code 1"),
-        ("exit", Ending(3), "exit code 3"),
-        ("abort", Ending(-signal.SIGSEGV), "signal 11"),
+        ("raise", Exit(1, last_line="RuntimeError: boom"), "exit code 1"),
+        ("exit", Exit(3), "exit code 3"),
+        ("abort", Exit(-signal.SIGSEGV), "signal 11"),
     ],
 )
-def test_the_end_of_a_process_without_an_answer_is_reported(how: str, ending: Ending, words: str) -> None:
+def test_the_end_of_a_process_without_an_answer_is_reported(how: str, ending: Exit, words: str) -> None:
     found = child.call(add, Sum((), Path("a"), how))
-    assert isinstance(found, Ending)
+    assert isinstance(found, Exit)
     assert (found.code, found.timed_out, str(found)) == (ending.code, False, words)
     assert how != "raise" or found.last_line == ending.last_line
 
@@ -93,7 +93,7 @@ def test_a_minigpt_error_is_raised_again_in_the_parent() -> None:
 
 def test_a_process_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     began = time.monotonic()
-    assert child.call(add, Sum((), tmp_path / "hangs", "hang"), seconds=5) == Ending(-signal.SIGKILL, timed_out=True)
+    assert child.call(add, Sum((), tmp_path / "hangs", "hang"), seconds=5) == Exit(-signal.SIGKILL, timed_out=True)
     assert time.monotonic() - began < 30
 
 
@@ -109,13 +109,13 @@ def test_a_child_can_be_watched_and_stopped(tmp_path: Path) -> None:
     assert not running.is_over()
     running.stop()
     assert running.is_over()
-    assert running.result() == Ending(-signal.SIGTERM)
+    assert running.result() == Exit(-signal.SIGTERM)
     assert log.read_text() == "a plugin prints\n"
 
 
 def test_the_answer_of_an_earlier_process_is_not_used(tmp_path: Path) -> None:
     answer = tmp_path / "answer.json"
-    for how, found in (("", Total), ("exit", Ending)):
+    for how, found in (("", Total), ("exit", Exit)):
         running = Child(add, Sum((), tmp_path / "a", how), tmp_path / "request.json", answer, log=tmp_path / "log")
         running.process.wait(60)
         assert isinstance(running.result(), found)

@@ -140,7 +140,7 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str
     except MinigptError as error:
         reason = str(error)
     else:
-        if not isinstance(answer, child.Ending):
+        if not isinstance(answer, child.Exit):
             return answer
         reason = answer.last_line or "without a message"
     raise Violation(f"it fails in another process: {reason}", cause="does it need something that only this process has?")

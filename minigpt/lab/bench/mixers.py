@@ -86,7 +86,7 @@ def registered() -> list[str]:
         MinigptError: The process failed.
     """
     names = child.call(_names, "attention")
-    if isinstance(names, child.Ending):
+    if isinstance(names, child.Exit):
         raise MinigptError(_reason(names))
     return names
 
@@ -110,10 +110,10 @@ def measure_mixer(name: str, time: int, settings: Settings) -> MixerSpeed:
         speed = child.call(_measure, Measurement(name, time, settings))
     except MinigptError as error:
         return MixerSpeed(name, time, error=str(error))
-    return MixerSpeed(name, time, error=_reason(speed)) if isinstance(speed, child.Ending) else speed
+    return MixerSpeed(name, time, error=_reason(speed)) if isinstance(speed, child.Exit) else speed
 
 
-def _reason(ending: child.Ending) -> str:
+def _reason(ending: child.Exit) -> str:
     return ending.last_line or f"ended with code {ending.code} without a message (out of memory?)"
 
 

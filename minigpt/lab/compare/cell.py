@@ -18,7 +18,7 @@ from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
-from minigpt.lab.compare.job import CellRecord, Ending, Job, updates_in
+from minigpt.lab.compare.job import CellOutcome, CellRecord, Job, updates_in
 from minigpt.model import GPT
 from minigpt.run import RunFolder, open_run
 from minigpt.run.identity import Identity
@@ -52,7 +52,7 @@ def do(job: Job) -> CellRecord:
         return _record(job, Status.CRASHED, message)
 
 
-def _record(job: Job, outcome: Ending, message: str = "", position_loss: Sequence[float | None] = ()) -> CellRecord:
+def _record(job: Job, outcome: CellOutcome, message: str = "", position_loss: Sequence[float | None] = ()) -> CellRecord:
     return CellRecord(
         key=job.key,
         run=str(job.run),

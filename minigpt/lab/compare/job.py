@@ -16,7 +16,7 @@ FORMAT: Final = 1
 """Format number of a cell's record."""
 
 
-Ending = Literal[Status.FINISHED, Status.DIVERGED, Status.CRASHED]
+CellOutcome = Literal[Status.FINISHED, Status.DIVERGED, Status.CRASHED]
 """The outcomes that a cell's record can have."""
 
 
@@ -65,7 +65,7 @@ class CellRecord(BaseModel):
     format: Literal[1] = FORMAT
     key: str
     run: str
-    outcome: Ending
+    outcome: CellOutcome
     message: str = ""
     updates: Annotated[int, Field(ge=0)] | None
     position_loss: tuple[float | None, ...] = ()

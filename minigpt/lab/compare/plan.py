@@ -11,7 +11,7 @@ import torch
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora, Grid
-from minigpt.lab.compare.record import Asked, Comparison, FailedVariant
+from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
 from minigpt.lab.compare.results import judge
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.compare.variants import (
@@ -104,7 +104,7 @@ class ComparisonPlan:
         asked = self.settings
         return Comparison(
             name=self.folder.name,
-            settings=Asked(
+            settings=ComparisonSettings(
                 seeds=tuple(self.grid.seeds),
                 unit=asked.unit,
                 delta=asked.delta,

@@ -96,7 +96,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class Asked(_Part):
+class ComparisonSettings(_Part):
     """The settings of a comparison, as the user chose them.
 
     Attributes:
@@ -322,7 +322,7 @@ class Comparison(_Part):
     """
 
     name: Text
-    settings: Asked
+    settings: ComparisonSettings
     failed: Many[FailedVariant] = ()
     variants: Annotated[Many[VariantResult], Field(min_length=1)]
 

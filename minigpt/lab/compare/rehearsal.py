@@ -97,9 +97,9 @@ def _names_plugins(source: Path, reading: Reading) -> bool:
     return any(named)
 
 
-def _failure(answer: str | child.Ending | None, seconds: float) -> str | None:
+def _failure(answer: str | child.Exit | None, seconds: float) -> str | None:
     """Why a variant is excluded, in words; None if its trial succeeded."""
-    if not isinstance(answer, child.Ending):
+    if not isinstance(answer, child.Exit):
         return answer
     if answer.timed_out:
         return f"its trial run did not finish within {seconds:.0f} s"

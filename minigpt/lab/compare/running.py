@@ -13,7 +13,7 @@ from minigpt.lab.compare.cell import do
 from minigpt.lab.compare.job import CellRecord, Job, updates_in
 from minigpt.run import MetricsRow
 from minigpt.run.status import Status
-from minigpt.system.child import SAVES_WITHIN, Child, Ending
+from minigpt.system.child import SAVES_WITHIN, Child, Exit
 
 if TYPE_CHECKING:
     from minigpt.lab.compare.grid import Cell
@@ -71,7 +71,7 @@ class Running:
             PlanError: The cell could not be trained as planned.
         """
         answer = self.child.result()
-        if not isinstance(answer, Ending):
+        if not isinstance(answer, Exit):
             return answer
         if answer.code in _STOPPED and not self.hung:
             return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from minigpt.errors import RunError
-from minigpt.lab.compare.record import NOT_COMPARED, Asked, Comparison, Count, RecordedCost, VariantResult
+from minigpt.lab.compare.record import NOT_COMPARED, Comparison, ComparisonSettings, Count, RecordedCost, VariantResult
 from minigpt.lab.compare.results import mean_loss, result_of, sd_of_loss, validation_loss
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.compare.variants import Unit, runs_in
@@ -48,7 +48,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ShownOrigin:
     """Where a run's numbers come from.
 
     Attributes:
@@ -86,7 +86,7 @@ class ShownVariant:
     training: Curve | None
     position: tuple[float | None, ...]
     sample: str
-    origin: Origin | None
+    origin: ShownOrigin | None
 
     @property
     def name(self) -> str:
@@ -137,7 +137,7 @@ def content_of_runs(folders: Sequence[Path]) -> Content:
     variants = tuple(_uncompared(folder) for folder in folders)
     seeds = sorted({run.seed for variant in variants for run in variant.runs})
     name = ", ".join(variant.name for variant in variants)
-    return content_of(Comparison(name=name, settings=Asked(seeds=tuple(seeds)), variants=variants), Path())
+    return content_of(Comparison(name=name, settings=ComparisonSettings(seeds=tuple(seeds)), variants=variants), Path())
 
 
 class _Section(BaseModel):
@@ -245,10 +245,10 @@ def _last(run: RunFolder, unit: Unit) -> float | None:
     return points[-1].loss if points else None
 
 
-def _origin(run: RunFolder) -> Origin:
+def _origin(run: RunFolder) -> ShownOrigin:
     recorded = run.provenance()
     versions, machine, git = recorded.versions, recorded.machine, recorded.git
-    return Origin(
+    return ShownOrigin(
         started=recorded.started,
         versions=f"minigpt {versions.minigpt}, torch {versions.torch}, Python {versions.python}",
         machine=f"{machine.processor}, {machine.threads} threads, {machine.device}",

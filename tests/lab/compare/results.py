@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigpt.lab.compare.record import Asked, Comparison, RecordedCost, RunResult, VariantResult
+from minigpt.lab.compare.record import Comparison, ComparisonSettings, RecordedCost, RunResult, VariantResult
 from minigpt.lab.compare.results import difference_of, judge_runs, mean_loss, sd_of_loss
 from minigpt.run.status import Status
 
@@ -21,7 +21,7 @@ def comparison(**variants: list[RunResult]) -> Comparison:
     judgements = [None, *judge_runs(base, others, 0.01)]
     return Comparison(
         name="one",
-        settings=Asked(seeds=tuple(each.seed for each in base)),
+        settings=ComparisonSettings(seeds=tuple(each.seed for each in base)),
         variants=tuple(
             VariantResult(
                 name=name,
