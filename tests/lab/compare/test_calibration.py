@@ -34,8 +34,8 @@ def test_of_twenty_grids_of_an_experiment_with_itself_at_most_one_is_called_bett
         plan = make_plan([base, twin], Settings(seeds=SEEDS, delta=1e-6))
         train_here(plan.grid)
         _, result = plan.judge().variants
-        assert result.verdict is not None
+        assert result.difference is not None
         assert len({*result.losses, *plan.judge().variants[0].losses}) == 2 * SEEDS, "no two runs are one"
-        kinds.append(result.verdict.kind)
+        kinds.append(result.difference.kind)
     print(kinds)
     assert sum(kind in ("better", "worse") for kind in kinds) <= GRIDS * 0.05
