@@ -106,6 +106,11 @@ def main(arguments: list[str] | None = None) -> None:
         for line in str(error).splitlines():
             warn(f"{kind}: {line}")
         sys.exit(code)
+    except SystemExit as error:  # click exits with 1 if the reader of our output has closed the pipe
+        if isinstance(error.__context__, BrokenPipeError):
+            sys.stderr.close()
+            sys.exit(0)
+        raise
     except BrokenPipeError:  # the reader of our output has closed the pipe: `minigpt list | head`
         sys.stderr.close()
         sys.exit(0)

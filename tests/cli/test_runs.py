@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,31 @@ def test_a_run_that_cannot_be_read_has_a_row_with_the_problem_and_the_others_are
     code, out, _ = minigpt("runs")
     assert code == 0
     assert ".seed-1.lock cannot be opened" in out
+
+
+def test_runs_lists_a_run_of_any_name_beside_deep_folders_and_not_the_plugins_that_runs_copied(
+    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, copied, deep = Path("runs/plugins/seed-1"), Path("runs/plugins/seed-1/plugins/mine"), Path("runs/deep")
+    for folder in (run, copied):
+        folder.mkdir(parents=True)
+        (folder / "experiment.json").write_text('{"training": {"max_iters": 3}}')
+    (run / "provenance.json").write_text(json.dumps(PROVENANCE))
+    here = os.open(".", os.O_RDONLY)
+    try:
+        deep.mkdir()
+        os.chdir(deep)
+        for _ in range(1200):  # deeper than Python's recursion limit, and than a path may be long
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    code, out, err = minigpt("runs", "--json")
+    assert code == 0, err
+    assert [row["run"] for row in json.loads(out)] == ["runs/plugins/seed-1"]
+    subprocess.run(["rm", "-rf", deep], check=True)  # Python's own way is recursive
 
 
 def test_runs_shows_the_progress_of_each_run(minigpt: Command, trained: Path) -> None:

@@ -174,6 +174,11 @@ def test_escapes_of_iso2022_are_refused(text: str, saved_in: str, advised: str, 
     assert "convert the file to UTF-8" in refusal(b"\x1b$)A\x0e=;\x0f\n", encoding), "Python has no ISO-2022-CN"
 
 
+@pytest.mark.parametrize(("encoding", "more"), [("latin-1", b"caf\xe9\n"), ("utf-8", "é\n".encode())])
+def test_escapes_of_iso2022_are_refused_beside_other_text_too(encoding: str, more: bytes) -> None:
+    assert "but ISO-2022" in refusal(JAPANESE.encode("iso2022_jp") + more, encoding)
+
+
 def test_one_damaged_place_in_utf8_is_not_taken_for_another_encoding() -> None:
     raw = bytearray(RUSSIAN.encode())
     raw[1001] = 0xFF

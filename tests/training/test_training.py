@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,27 +73,6 @@ def test_a_run_folder_is_enough_to_run_again(write_experiment: Write, tmp_path: 
     first = run(load_experiment(write_experiment()), tmp_path / "one")
     second = run(load_experiment(first.run.path / "experiment.json"), tmp_path / "two")
     assert [row.train_loss for row in first.run.rows()] == [row.train_loss for row in second.run.rows()]
-
-
-@pytest.fixture
-def float64_by_default() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_training_and_its_resuming_are_fp32_whatever_torchs_default_is(
-    optimizer: str, write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path, float64_by_default: None
-) -> None:
-    named = {"name": optimizer, "learning_rate": 1e-2}
-    experiment = load_experiment(write_experiment(optimizer=named))
-    part = run(experiment, tmp_path, Watcher(("updated", 14)))
-    assert torch.get_default_dtype() == torch.float64, "the caller's default is restored"
-    assert resume(part.run.path, observer=Watcher()).status == "finished"
-    assert {parameter.dtype for parameter in build_model(experiment, 50).parameters()} == {torch.float32}
-    torch.set_default_dtype(torch.float32)
-    assert not differences(undisturbed(optimizer=named), part.run)
 
 
 def test_seeds_change_the_run(write_experiment: Write, tmp_path: Path) -> None:

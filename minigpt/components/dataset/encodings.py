@@ -142,7 +142,7 @@ def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
             f"{file} begins with the byte-order mark of {marked[0].upper()}, and data.encoding is {encoding}; "
             f'set data.encoding to "{marked[0]}"'
         )
-    if not name.startswith("iso2022") and (escape := _ESCAPES.search(raw)) and raw.isascii():
+    if not name.startswith("iso2022") and (escape := _ESCAPES.search(raw)):
         problem = f"{file}: the escape sequence at offset {escape.start()} is not {encoding.upper()} but ISO-2022"
         candidates = _ISO_2022_ENCODINGS if b")" not in escape[0] else ("iso2022_kr",)
         if (guess := next((name for name in candidates if _can_decode(raw, name)), None)) is None:

@@ -101,7 +101,7 @@ def compare(
         reading=reading,
         failed=rehearsed.failed,
     )
-    if retry:
+    if retry and not only_plan:
         _forget_failures(plan)
     watcher.planned(plan)
     if not only_plan:

@@ -81,4 +81,6 @@ def test_a_comparison_can_be_made_in_python(write: Write) -> None:
     record["outcome"] = "crashed"
     next(Path("comparisons/base/cells").glob("variant*")).write_text(json.dumps(record))
     assert losses() == [first[0], []]
+    compare(files, Settings(seeds=1, device="cpu"), retry=True, only_plan=True)
+    assert losses() == [first[0], []], "a plan changes nothing"
     assert losses(retry=True) == first
