@@ -1,4 +1,4 @@
-"""Keeps weights and the trainer's numbers what they are, whatever the calling program has set in torch."""
+"""Keeps weights and the trainer's numbers in fp32 if the calling program changed torch's default type."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 
 @contextmanager
 def fp32_by_default() -> Iterator[None]:
-    """Make fp32 torch's default type, without the caller's autocast; restore both on exit. For `with` and as a decorator."""
+    """Make fp32 torch's default type and restore the caller's on exit; for `with` and as a decorator."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
+        yield
     finally:
         torch.set_default_dtype(before)

@@ -35,11 +35,3 @@ def test_a_training_and_its_resuming_are_fp32_whatever_torchs_default_is(
     assert {parameter.dtype for parameter in build_model(experiment, 50).parameters()} == {torch.float32}
     torch.set_default_dtype(torch.float32)
     assert not differences(undisturbed(optimizer=named), part.run)
-
-
-def test_a_training_is_the_same_within_the_callers_autocast(
-    write_experiment: Write, undisturbed: Callable[..., RunFolder], tmp_path: Path
-) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        outcome = run(load_experiment(write_experiment()), tmp_path)
-    assert not differences(undisturbed(), outcome.run)
