@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -91,7 +92,7 @@ def check_all(
                 ProcessPoolExecutor(
                     min(jobs, len(targets)),
                     mp_context=context,
-                    initializer=trust.expect,
+                    initializer=_begin_worker,
                     initargs=(trust.announced(),),
                 )
             )
@@ -115,6 +116,19 @@ def check_all(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [by_label[target.label] for target in targets]
+
+
+def _begin_worker(announced: dict[str, str]) -> None:
+    """Expect the plugins that the parent announced, and end when the parent does, however it ends."""
+    trust.expect(announced)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def default_jobs(targets: Sequence[Target]) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,10 +25,11 @@ def runs(
     from minigpt.errors import RunError
     from minigpt.run import RunFolder
     from minigpt.run.status import Status
+    from minigpt.system.files import entries_below
 
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}; to create a run: minigpt run experiments/quickstart.json")
-    files = sorted(file for file in _files_below(folder) if file.name == "experiment.json")
+    files = sorted(Path(entry.path) for entry in entries_below(folder) if entry.name == "experiment.json")
     folders = [RunFolder(file.parent) for file in files if ".old-" not in file.parent.name and not _is_within_a_run(file)]
     rows = [_row(run) for run in folders]
     if as_json:
@@ -63,21 +62,6 @@ def runs(
             console.print(row["problem"], style="red", soft_wrap=True)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, however deep; folders that disappear meanwhile, or cannot be read, are left out."""
-    pending = [folder]
-    while pending:
-        try:
-            entries = sorted(os.scandir(pending.pop()), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(Path(entry.path))
-            else:
-                yield Path(entry.path)
-
-
 def _is_within_a_run(file: Path) -> bool:
     """Whether it is an experiment.json of a plugin folder that a run has copied."""
     return any(above.name == "plugins" and (above.parent / "experiment.json").exists() for above in file.parents)
@@ -87,11 +71,12 @@ def _row(run: RunFolder) -> dict[str, Any]:
     """The row of one run. A run that cannot be read gets a row with the problem, so that the others are still listed."""
     from minigpt.errors import MinigptError
     from minigpt.run.status import Status
+    from minigpt.system.files import entries_below
 
     sizes, times = [0], [0.0]
-    for file in _files_below(run.path):
+    for entry in entries_below(run.path):
         try:
-            status = file.stat()
+            status = entry.stat()
         except OSError:  # deleted meanwhile: a run in progress removes old checkpoints
             continue
         if stat.S_ISREG(status.st_mode):

@@ -25,7 +25,7 @@ from minigpt.run.manifest import checked_bytes, is_expected, replace_files, writ
 from minigpt.run.metrics_file import last_sample, read_records
 from minigpt.run.recorded import Ending, JsonObject, MetricsRow, Provenance, read_record
 from minigpt.run.status import Status
-from minigpt.system.files import discard, json_bytes, parse_object, write_bytes
+from minigpt.system.files import discard, entries_below, json_bytes, parse_object, write_bytes
 from minigpt.system.lock import held, is_held
 
 
@@ -315,10 +315,9 @@ def check_links(path: Path) -> None:
     Raises:
         RunError: There is a symbolic link.
     """
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            if os.path.islink(os.path.join(folder, name)):
-                raise RunError(f"{Path(folder) / name} is a symbolic link, which would lead writes out of {path}; remove it")
+    for entry in entries_below(path):
+        if entry.is_symlink():
+            raise RunError(f"{entry.path} is a symbolic link, which would lead writes out of {path}; remove it")
 
 
 def _moved(value: JsonValue, before: str, now: Path) -> JsonValue:

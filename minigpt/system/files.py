@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+
+
+def entries_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything below a folder, however deep it is, except folders; links are not followed.
+
+    Folders that disappear meanwhile, or cannot be read, are left out.
+    """
+    pending = [os.fspath(folder)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(entry.path)
+            else:
+                yield entry
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,30 @@ def test_a_component_that_ends_its_process_is_one_line(
     code, _, err = minigpt("check", *words)
     assert code == 2
     assert err.splitlines()[-1].startswith("error: a component ended the process that checked it (a crash, or os._exit)")
+
+
+def _workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Its spawned workers."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [int(child) for child, line in lines.items() if b"spawn_main" in line]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_command(number: signal.Signals, tmp_path: Path) -> None:
+    words = ["check", "attention/mha", "attention/gqa", "--jobs", "2"]
+    with subprocess.Popen([sys.executable, "-m", "minigpt", *words], cwd=tmp_path, stdout=subprocess.DEVNULL) as command:
+        until = time.monotonic() + 60
+        while len(workers := _workers_of(command)) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        time.sleep(3)  # until they have begun
+        command.send_signal(number)
+    until = time.monotonic() + 30
+    while alive := [worker for worker in workers if Path(f"/proc/{worker}/task").is_dir()]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.1)
 
 
 def test_an_error_comes_whole_from_another_process() -> None:
