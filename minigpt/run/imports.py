@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -44,7 +45,8 @@ def imports_in(text: bytes, module: str, *, is_package: bool) -> Imports:
             reaching.append(node)
     # Imports that run come last, so that they override imports under TYPE_CHECKING.
     bound = {name: target for name, target, _ in sorted(imports, key=lambda each: each[2])}
-    used = {target for _, target, runs in imports if runs} | {_reached(node, bound) for node in reaching}
+    package = module if is_package else module.rpartition(".")[0]
+    used = {target for _, target, runs in imports if runs} | {_reached(node, bound, package) for node in reaching}
     return Imports(frozenset(reference for reference in used if reference), bound)
 
 
@@ -73,14 +75,13 @@ def _bindings(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) 
         yield alias.asname or alias.name, origin if alias.name == "*" else f"{origin}.{alias.name}"
 
 
-def _reached(node: ast.AST, bound: Mapping[str, str]) -> str | None:
+def _reached(node: ast.AST, bound: Mapping[str, str], package: str) -> str | None:
     """The dotted name that `package.module.name` or `import_module("package.module")` refers to; None for other code."""
     match node:
-        case ast.Call(
-            func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
-            args=[ast.Constant(value=str(name)), *_],
-        ):
-            return name
+        case ast.Call(func=ast.Attribute(attr="import_module")):
+            return _imported_by(node, package)
+        case ast.Call(func=ast.Name(id=name)) if name == "__import__" or bound.get(name, name).endswith("import_module"):
+            return _imported_by(node, package)
         case ast.Attribute():
             words: list[str] = []
             value: ast.expr = node
@@ -89,4 +90,13 @@ def _reached(node: ast.AST, bound: Mapping[str, str]) -> str | None:
                 value = value.value
             if isinstance(value, ast.Name) and (value.id in bound or value.id == "minigpt"):
                 return ".".join([bound.get(value.id, value.id), *words])
+    return None
+
+
+def _imported_by(call: ast.Call, package: str) -> str | None:
+    """The module that a call of `import_module` names by a literal; a relative name starts at the package."""
+    given = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "name")]
+    match given:
+        case [ast.Constant(value=str(name))]:
+            return importlib.util.resolve_name(name, package) if name.startswith(".") and package else name
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
@@ -18,8 +19,10 @@ from pathlib import Path
 from minigpt.registry import plugins
 from minigpt.run.imports import imports_in
 
-NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "minigpt", plugins.FILE_PACKAGE, "torch", "numpy"})
-"""Top-level modules that are counted in another way, or not at all."""
+NOT_FOLLOWED = frozenset({"minigpt", plugins.FILE_PACKAGE, "torch", "numpy"})
+"""Top-level modules that are counted in another way."""
+
+_STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def follow(references: Iterable[str], *, own: Collection[str] = (), counted: Col
         if reference in followed.references:
             continue
         followed.references.add(reference)
-        if top in NOT_FOLLOWED or top in counted:
+        if top in NOT_FOLLOWED or top in counted or _is_standard(top):
             continue
         for module in _along(reference):
             installed = _installed_by(module, own)
@@ -64,6 +67,15 @@ def follow(references: Iterable[str], *, own: Collection[str] = (), counted: Col
             followed.files[module.name] = module.file.read_bytes()
             pending += module.imports(followed.files[module.name])
     return followed
+
+
+def _is_standard(top: str) -> bool:
+    """Whether a name leads to the standard library: a file of that name in an earlier folder of `sys.path` hides it."""
+    if top not in sys.stdlib_module_names:
+        return False
+    module = _find(top, None)
+    file = None if module is None or module.file is None else module.file.resolve()
+    return file is None or ("site-packages" not in file.parts and any(file.is_relative_to(place) for place in _STANDARD))
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
     with REGISTRY.temporarily():
         yield install
+    tops = {file.stem for file in folder.iterdir()} if folder.is_dir() else set()
     for name in set(sys.modules) - before:
-        del sys.modules[name]
+        if name.partition(".")[0] in tops:  # and not what they were the first to import: torch cannot be imported twice
+            del sys.modules[name]
     plugins._distributions.cache_clear()
     outside._installed_in.cache_clear()
 
@@ -84,6 +86,14 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         ("foreign_names.parts.norms", "foreign_names/parts/util.py", "from .util import FACTOR"),
         ("foreign_names.parts.norms", "foreign_names/parts/__init__.py", "from . import FACTOR"),
         ("foreign_whole.norms", "foreign_whole/util.py", "from foreign_whole.util import FACTOR"),
+        ("foreign_norm", "antigravity.py", "from antigravity import FACTOR"),  # a file hides a standard module of its name
+        ("foreign_norm", "_called.py", "from importlib import import_module as get\nFACTOR = get('_called').FACTOR"),
+        ("foreign_norm", "_called.py", "import importlib\nFACTOR = importlib.import_module(name='_called').FACTOR"),
+        (
+            "foreign_names.parts.norms",
+            "foreign_names/parts/util.py",
+            "import importlib\nFACTOR = importlib.import_module('.util', __package__).FACTOR",
+        ),
     ],
 )
 def test_an_installed_part_changes_with_the_modules_of_its_distribution_that_it_imports(
