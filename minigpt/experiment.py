@@ -26,7 +26,7 @@ from minigpt.contracts import (
 )
 from minigpt.errors import Problem
 from minigpt.registry import Spec
-from minigpt.registry.spec import locate, walk
+from minigpt.registry.spec import as_json, locate, walk
 
 _MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT, so that a typing error does not fill the memory
 
@@ -144,6 +144,17 @@ class ModelSection(Section):
         own = self.layers[index % len(self.layers)].attention if self.layers else None
         return (own or self.attention).name
 
+    def layers_as_chosen(self) -> list[dict[str, Any]]:
+        """The layer pattern as JSON, without the choices and parameters that a layer shares with the model."""
+        return [
+            {
+                family: _chosen(spec, getattr(self, family))
+                for family in LayerSection.model_fields
+                if (spec := getattr(layer, family)) is not None and spec != getattr(self, family)
+            }
+            for layer in self.layers
+        ]
+
     def layer(self, index: int) -> tuple[Spec[Any], Layer]:
         """The block of layer `index`, and the components it is made of."""
         own = self.layers[index % len(self.layers)] if self.layers else LayerSection()
@@ -154,6 +165,13 @@ class ModelSection(Section):
         """The model-wide choices that every layer replaces; first position and last norm stay the model's."""
         families = ("attention", "ffn", "block") if self.layers else ()
         return [family for family in families if all(getattr(layer, family) for layer in self.layers)]
+
+
+def _chosen(own: Spec[Any], shared: Spec[Any]) -> dict[str, Any]:
+    """A layer's component as JSON, without the parameters that it shares with the model's component of that name."""
+    kept = shared.params if own.name == shared.name else {}
+    params = {key: as_json(value) for key, value in own.params.items() if key not in kept or value != kept[key]}
+    return {"name": own.name, **params}
 
 
 class TrainingSection(Section):
@@ -244,8 +262,13 @@ class Experiment(Section):
     sampling: SamplingSection = _default({}, "How text is sampled.")
 
     def to_json(self) -> dict[str, Any]:
-        """The resolved experiment as JSON: every parameter of every component, readable as an experiment file."""
-        return self.model_dump(mode="json")
+        """The resolved experiment as JSON: every parameter of every component, readable as an experiment file.
+
+        A layer contains only what differs from the model, so that a model-wide change reaches it as in the original file.
+        """
+        document = self.model_dump(mode="json")
+        document["model"]["layers"] = self.model.layers_as_chosen()
+        return document
 
     def specs(self) -> list[Spec[Any]]:
         """Every component that is used anywhere, nested ones included, each once."""

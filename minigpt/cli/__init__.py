@@ -92,6 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = _print_traceback
     try:
+        _require_folder()
         code = _command()(args=arguments, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except _UsageError as error:
@@ -127,6 +128,14 @@ def main(arguments: list[str] | None = None) -> None:
         warn(f"error: {place}: {type(error).__name__}: {error}")
         warn("error: set MINIGPT_TRACEBACK=1 in the environment to see the whole traceback")
         sys.exit(1)
+
+
+def _require_folder() -> None:
+    """Refuse to work in a folder that was deleted: torch's libraries would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MinigptError("the working folder was deleted; change to a folder that exists") from None
 
 
 def _open_closed_streams() -> None:

@@ -131,26 +131,29 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     say(f"run folder: {folder}\n\nNext:")
     steps = [(command_line("generate", folder, "--max-new-tokens", "300"), "generate text")] if outcome.sample else []
     if file is not None and experiment is not None:
-        # The same command with one component changed: a later option overrides an earlier one.
-        other = "mlp" if experiment.model.ffn.name == "glu" else "glu"
-        asked, name = _without_name(sys.argv[1:])
-        variant = command_line(*asked, "--set", f"model.ffn={other}", "--name", f"{name or file.stem}-{other}")
+        # Every block uses a norm, and all norms take the same input, so this change is always possible and has an effect.
+        other = "layernorm" if experiment.model.norm.name == "rmsnorm" else "rmsnorm"
+        asked, name = _to_vary(sys.argv[1:], "model.norm")
+        variant = command_line(*asked, "--set", f"model.norm={other}", "--name", f"{name or file.stem}-{other}")
         steps.append((variant, "change one component and compare"))
     steps.append((command_line("list"), "list all components"))
     for command, meaning in steps:
         say(f"    # {meaning}\n    {command}")
 
 
-def _without_name(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments of a command without --fresh and --name, and the value of --name."""
+def _to_vary(arguments: Sequence[str], path: str) -> tuple[list[str], str | None]:
+    """The arguments of a command without --fresh, --name and settings at a path, and the value of --name."""
     kept: list[str] = []
     name: str | None = None
     rest = iter(arguments)
     for argument in rest:
-        if argument == "--name":
-            name = next(rest, None)
-        elif argument.startswith("--name="):
-            name = argument.partition("=")[2]
-        elif argument != "--fresh":
-            kept.append(argument)
+        option, equals, value = argument.partition("=")
+        if option in ("--name", "--set") and not equals:
+            value = next(rest, "")
+        if option == "--name":
+            name = value
+        elif option == "--set" and value.partition("=")[0].startswith(path):
+            continue
+        elif option != "--fresh":
+            kept += [argument] if equals or option != "--set" else [option, value]
     return kept, name

@@ -28,7 +28,7 @@ from minigpt.contracts import (
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.kernels.fused import Dropout, upcast
-from minigpt.model.fp32 import fp32_by_default
+from minigpt.model.torch_state import usual_torch_state
 from minigpt.registry import Spec
 
 
@@ -264,7 +264,7 @@ def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:
             yield from _outermost_mixers(child)
 
 
-@fp32_by_default()
+@usual_torch_state()
 def build_model(experiment: Experiment, vocab_size: int) -> GPT:
     """The model of an experiment with its initial weights, in fp32 on the CPU; equal seeds give equal weights.
 
@@ -280,7 +280,7 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
         return GPT(experiment.model, vocab_size)
 
 
-@fp32_by_default()
+@usual_torch_state()
 def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
     """A model of shapes without memory or values, for checks and counts."""
     with torch.device("meta"), _NoValues():

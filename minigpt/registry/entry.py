@@ -6,9 +6,10 @@ import functools
 import inspect
 import re
 import sys
+import time
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Entry:
         summary: First sentence of its docstring.
         descriptions: Parameter name to its line in the docstring.
         file: Source file of the class; None where it was typed into a console.
+        registered_ns: Time of the registration, in nanoseconds since 1970.
     """
 
     family: str
@@ -46,6 +48,7 @@ class Entry:
     summary: str
     descriptions: Mapping[str, str]
     file: Path | None
+    registered_ns: int = field(default_factory=time.time_ns, compare=False)
 
     @property
     def place(self) -> str:

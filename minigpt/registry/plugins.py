@@ -11,7 +11,7 @@ import functools
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
@@ -24,6 +24,11 @@ from minigpt.system.files import read_bytes
 
 ENTRY_POINT_GROUP = "minigpt.plugins"
 FILE_PACKAGE = "minigpt_plugins"  # plugin files are modules of this package, which exists in memory only
+
+_FOLDER = (
+    "a plugin of several files is a folder with an __init__.py that imports the others as its own (from . import helper); "
+    "name the folder"
+)
 
 
 @dataclass(frozen=True)
@@ -88,13 +93,14 @@ def load(files: PluginFiles) -> Plugin:
         outdated = [key for key, plugin in _loaded.items() if plugin.path == path]
         for label in (label for key in outdated for label in _loaded[key].registered):
             REGISTRY.remove(*label.split("/", 1))
-        before = _registered()
+        before, places = _registered(), list(sys.path)
         module_name = f"{FILE_PACKAGE}.{path.stem.replace('.', '_')}_{digest[:12]}"
         _execute(files, module_name)
         classes = {label: cls for label, cls in _registered().items() if before.get(label) is not cls}
         if not classes:
             _unload(module_name)
             raise PluginError(f"{path} registers nothing; decorate its components with @register(family, name)")
+        _refuse_modules_beside(path, [Path(place) for place in sys.path if place not in places], module_name)
     for key in outdated:
         _replaced[key] = _loaded.pop(key)
     _loaded[digest] = Plugin(path, digest, classes, files)
@@ -114,7 +120,22 @@ def _execute(files: PluginFiles, module_name: str) -> None:
         raise PluginError(f"plugin {path}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin may raise anything: reported as the plugin's error
         _unload(module_name)
-        raise PluginError(f"plugin {path} failed to load: {_reported(error, path)}") from error
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0]
+        beside = missing and any((path.parent / place).exists() for place in (f"{missing}.py", f"{missing}/__init__.py"))
+        advice = f"; {_FOLDER}" if beside else ""
+        raise PluginError(f"plugin {path} failed to load: {_reported(error, path)}{advice}") from error
+
+
+def _refuse_modules_beside(path: Path, added: Sequence[Path], module_name: str) -> None:
+    """Refuse a plugin that put a folder of its own on `sys.path`: a copy of the plugin would not find it."""
+    own = path if path.is_dir() else path.parent
+    for place in added:
+        if place.is_absolute() and place.resolve().is_relative_to(own.resolve()):
+            _unload(module_name)
+            sys.path.remove(str(place))
+            raise PluginError(
+                f"plugin {path} imports modules from {place}, which its copy in a run would not find; {_FOLDER}"
+            )
 
 
 def _unload(module_name: str) -> None:

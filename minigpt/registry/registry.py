@@ -108,6 +108,11 @@ class Registry:
         """Whether a component is registered."""
         return name in self._entries.get(family, {})
 
+    def registered_ns(self, cls: type) -> int | None:
+        """The time when a class was registered, in nanoseconds since 1970; None if it is not registered."""
+        entries = (entry for family in self._entries.values() for entry in family.values())
+        return next((entry.registered_ns for entry in entries if entry.cls is cls), None)
+
     def remove(self, family: str, name: str) -> None:
         """Remove a component if it is registered.
 

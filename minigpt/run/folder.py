@@ -24,6 +24,7 @@ from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.manifest import checked_bytes, is_expected, replace_files, write_manifest
 from minigpt.run.metrics_file import last_sample, read_records
 from minigpt.run.recorded import Ending, JsonObject, MetricsRow, Provenance, read_record
+from minigpt.run.sources import refuse_edited_modules
 from minigpt.run.status import Status
 from minigpt.system.files import discard, entries_below, json_bytes, parse_object, write_bytes
 from minigpt.system.lock import held, is_held
@@ -64,10 +65,11 @@ class RunFolder:
 
         Raises:
             WriteError: The disk is full or failing.
-            RunError: A symbolic link leads out of the folder.
+            RunError: A symbolic link leads out of the folder, or a module of a plugin was edited since it was imported.
         """
         document = experiment.to_json()
         refuse_edited(experiment)
+        refuse_edited_modules(experiment.specs())
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.check_links()
@@ -86,7 +88,9 @@ class RunFolder:
 
         Raises:
             WriteError: The disk is full or failing.
+            RunError: A module of a plugin was edited since it was imported.
         """
+        refuse_edited_modules(experiment.specs())
         document = {**experiment.to_json(), "plugins": self._json("experiment.json").get("plugins", [])}
         # The provenance first, so that the history has the change before the settings have it.
         contents = {"provenance.json": self._with_folder(provenance), "experiment.json": json_bytes(document)}

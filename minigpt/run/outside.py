@@ -31,11 +31,13 @@ class Followed:
 
     Attributes:
         files: The content of each module, by its dotted name.
+        places: The file of each module, by its dotted name.
         versions: Other distributions, as `name version`.
         references: All dotted names that the modules use, including names of this package.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
     versions: set[str] = field(default_factory=set)
     references: set[str] = field(default_factory=set)
 
@@ -65,6 +67,7 @@ def follow(references: Iterable[str], *, own: Collection[str] = (), counted: Col
             if module.file is None or module.name in followed.files:
                 continue
             followed.files[module.name] = module.file.read_bytes()
+            followed.places[module.name] = module.file
             pending += module.imports(followed.files[module.name])
     return followed
 

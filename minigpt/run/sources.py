@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import minigpt
-from minigpt.registry import plugins
+from minigpt.errors import RunError
+from minigpt.registry import REGISTRY, Spec, plugins
 from minigpt.registry.spec import source_file
 from minigpt.run.imports import Imports, imports_in
 from minigpt.run.outside import Followed, follow
@@ -127,6 +128,34 @@ def _is_package(module: str) -> bool:
 
 def _path(module: str) -> Path:
     return PACKAGE.joinpath(*module.split(".")[1:])
+
+
+def refuse_edited_modules(specs: Iterable[Spec[object]]) -> None:
+    """Refuse components from outside if a module that they have imported was edited since they were registered.
+
+    Raises:
+        RunError: Its file is newer than the registration, so the text on the disk is not what this process executes.
+    """
+    for spec in specs:
+        registered = REGISTRY.registered_ns(spec.cls)
+        top = spec.cls.__module__.partition(".")[0]
+        if registered is None or top == "minigpt":
+            continue
+        for file in _imported_files(spec.cls, top):
+            if file.stat().st_mtime_ns > registered:
+                raise RunError(
+                    f'{file} changed since {spec.family} "{spec.name}" was loaded, and this process uses the earlier text; '
+                    "start it again"
+                )
+
+
+def _imported_files(cls: type, top: str) -> Iterator[Path]:
+    """The files that a class from outside depends on and that this process has imported."""
+    if top != plugins.FILE_PACKAGE:
+        of_package = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == top]
+        files = (Path(place) for module in of_package if (place := getattr(module, "__file__", None)))
+        yield from (file for file in files if file.is_file())
+    yield from (file for name, file in _from_outside(cls, top)[1].places.items() if name in sys.modules)
 
 
 def _from_outside(cls: type, top: str) -> tuple[list[str], Followed]:

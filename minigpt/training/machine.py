@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -68,9 +68,12 @@ def _faster_precision(device: torch.device, threads: int) -> str:  # `threads` i
     return "bf16" if ratio.value >= _LEAST_SPEEDUP else "fp32"
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Matrix products in bf16 if the precision is `bf16`; weights and optimizer stay in fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+    torch.clear_autocast_cache()  # within a caller's autocast, torch would keep its copies of weights after an update
 
 
 def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ import torch
 from minigpt.data import Corpus, entropies, train_batch
 from minigpt.errors import DivergedError, MinigptError, RunError, WriteError, command_line
 from minigpt.experiment import Experiment
-from minigpt.model.fp32 import fp32_by_default
+from minigpt.model.torch_state import usual_torch_state
 from minigpt.reading import Reading
 from minigpt.run import checkpoint
 from minigpt.run.folder import RunFolder
@@ -26,7 +26,7 @@ from minigpt.training.preparing import Ready, prepare_anew, prepare_to_continue
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 
-@fp32_by_default()
+@usual_torch_state()
 def train(
     experiment: Experiment,
     *,
@@ -85,7 +85,7 @@ def _refuse_existing(run: RunFolder) -> None:
         )
 
 
-@fp32_by_default()
+@usual_torch_state()
 def resume(
     run: str | Path,
     *,

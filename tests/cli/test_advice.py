@@ -65,7 +65,7 @@ def test_every_command_in_advice_works(minigpt: Command, tmp_path: Path, monkeyp
     assert code == 0, err
 
 
-@pytest.mark.parametrize("named", [["--name", "helped2"], ["--name=helped2"], []])
+@pytest.mark.parametrize("named", [["--name", "helped2"], ["--name=helped2"], [], ["--set", "model.norm=rmsnorm"]])
 def test_the_advised_variant_has_one_name(
     named: list[str], minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,10 +76,12 @@ def test_the_advised_variant_has_one_name(
     code, out, err = minigpt("run", file, *changes, *named)
     assert code == 0, err
     words = words_of_the_shell(_matched(r"\n    (minigpt run .*)\n", out))
-    name = "helped2" if named else "helped"
+    name = "helped2" if "helped2" in " ".join(named) else "helped"
     assert [word for word in words if word.startswith("--name")] == ["--name"]
     assert words[-2] == "--name"
-    assert words[-1] in (f"{name}-glu", f"{name}-mlp")
+    other = "layernorm" if "model.norm=rmsnorm" in named else "rmsnorm"
+    assert words[-1] == f"{name}-{other}"
+    assert [word for word in words if word.startswith("model.norm")] == [f"model.norm={other}"]
     assert "--fresh" not in words
 
 

@@ -18,6 +18,13 @@ def process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
+def test_a_deleted_working_folder_is_one_line(tmp_path: Path) -> None:
+    script = "import os, sys, minigpt.cli; os.rmdir(os.getcwd()); minigpt.cli.main(['list'])"
+    child = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (2, "")
+    assert child.stderr == "error: the working folder was deleted; change to a folder that exists\n"
+
+
 def test_help_and_the_package_do_not_import_torch(tmp_path: Path) -> None:
     answer = process("-X", "importtime", "-c", "import minigpt.cli", cwd=tmp_path)
     assert answer.returncode == 0

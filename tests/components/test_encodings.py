@@ -143,6 +143,25 @@ def test_ascii_read_as_utf16_or_utf32_is_refused(encoding: str) -> None:
     assert decode(RUSSIAN.encode("utf-16-be"), "utf-16-be", "strict", FILE) == RUSSIAN, "its bytes are nearly all ASCII"
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp1251"])
+@pytest.mark.parametrize("text", [FRENCH, RUSSIAN, CHINESE])
+def test_utf8_with_damaged_places_read_as_another_encoding_is_refused(encoding: str, text: str) -> None:
+    raw = 20 * text.encode() + b"\xe9 " + text.encode()
+    assert f"is UTF-8 with damaged places, and data.encoding is {encoding}; " in refusal(raw, encoding)
+    assert len(decode(raw, encoding, "any", FILE)) == len(raw)
+
+
+@pytest.mark.parametrize(
+    ("saved_in", "encoding"), [("utf-16-be", "utf-16"), ("utf-16-be", "utf-16-le"), ("utf-32-be", "utf-32")]
+)
+def test_the_other_byte_order_is_refused(saved_in: str, encoding: str) -> None:
+    for text in (ENGLISH, RUSSIAN):
+        line = refusal(text.encode(saved_in), encoding)
+        assert f'data.encoding is {encoding}; set data.encoding to "{saved_in}"' in line or "is not UTF-32" in line
+        assert decode(text.encode(saved_in), saved_in, "strict", FILE) == text
+        assert decode(text.encode(f"{encoding[:6]}-le"), encoding, "strict", FILE) == text
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "gbk", "utf-16", "utf-32-be", "koi8_r", "ascii"])
 @pytest.mark.parametrize("marked", MARKED)
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE])

@@ -251,6 +251,25 @@ def test_an_object_of_components_may_have_the_key_name() -> None:
     assert parts == {"name": {"name": "rmsnorm", "eps": 0.5, "gain": False}}
 
 
+LAYERS = [
+    {},
+    {"attention": {"window": 8}},
+    {"ffn": "glu", "norm": {"name": "layernorm", "bias": False}},
+    {"attention": "gqa"},
+]
+
+
+def test_a_resolved_experiment_is_varied_as_its_file_is(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text(json.dumps({"model": {"n_layers": 4, "layers": LAYERS}}))
+    resolved = load_experiment(tmp_path / "file.json").to_json()
+    assert load_experiment(resolved).to_json() == resolved
+    (tmp_path / "resolved.json").write_text(json.dumps(resolved))
+    for change in ("model.ffn.expansion=2.0", "model.attention.qk_norm=rmsnorm", "model.norm=rmsnorm", "model.d_model=192"):
+        varied = [load_experiment(tmp_path / name, overrides=[change]) for name in ("file.json", "resolved.json")]
+        assert varied[0].model == varied[1].model, change
+        assert [varied[0].model.layer(n) for n in range(4)] == [varied[1].model.layer(n) for n in range(4)]
+
+
 @pytest.mark.parametrize("name", ["model.attention.name=gqa", "model.attention=gqa", 'model.attention={"name": "gqa"}'])
 @pytest.mark.parametrize("order", [1, -1])
 def test_settings_of_one_command_are_one_document_in_any_order(order: int, name: str) -> None:

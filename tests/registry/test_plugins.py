@@ -88,6 +88,28 @@ def test_a_plugin_that_fails_leaves_nothing_registered(tmp_path: Path, tail: str
     assert not [name for name in set(sys.modules) - modules if name.startswith("minigpt_plugins.")]
 
 
+def test_modules_beside_a_plugin_file_need_a_folder(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.py")
+    (tmp_path / "beside_mine.py").write_text("X = 1\n")
+    source = file.read_text().replace("from dataclasses", "import beside_mine\nfrom dataclasses")
+    file.write_text(source)
+    with pytest.raises(
+        PluginError, match=r"No module named 'beside_mine' \(line 3\); a plugin of several files is a folder"
+    ):
+        plugins.load_file(file)
+    insert = "import pathlib, sys\nsys.path.insert(0, str(pathlib.Path(__file__).parent))\nimport beside_mine"
+    file.write_text(source.replace("import beside_mine", insert))
+    before = list(sys.path)
+    with pytest.raises(PluginError, match="which its copy in a run would not find; a plugin of several files is a folder"):
+        plugins.load_file(file)
+    assert sys.path == before
+    assert not REGISTRY.has("norm", "mine")
+    folder = tmp_path / "mine"
+    write(folder / "__init__.py").write_text(source.replace("import beside_mine", "from . import beside_mine"))
+    (tmp_path / "beside_mine.py").rename(folder / "beside_mine.py")
+    assert plugins.load_file(folder).registered == ("norm/mine",)
+
+
 def test_a_failed_edit_keeps_the_earlier_version(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.py")
     plugins.load_file(file)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from minigpt.errors import RunError
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, plugins
 from minigpt.run import open_run, outside
@@ -127,17 +128,25 @@ def test_opening_a_run_reports_installed_parts_that_were_edited_since(
 
 
 def test_a_plugin_changes_with_a_helper_on_the_path_that_it_extends_and_with_the_helpers_imports(
-    tmp_path: Path, installed: Callable[[dict[str, str]], Path]
+    tmp_path: Path, installed: Callable[[dict[str, str]], Path], write_experiment: Write
 ) -> None:
     for name, text in (("foreign_first", "from foreign_second import FACTOR\n"), ("foreign_second", FACTOR.format(7.0))):
         (tmp_path / "lib").mkdir(exist_ok=True)
         (tmp_path / "lib" / f"{name}.py").write_text(text)
     imports = f"import sys, torch\nsys.path.insert(0, {str(tmp_path / 'lib')!r})\nfrom foreign_first import FACTOR"
-    (tmp_path / "sib.py").write_text(PART.format(name="sib", imports=imports))
-    cls = plugins.load_file(tmp_path / "sib.py").classes["norm/sib"]
+    file = tmp_path / "plugins" / "sib.py"
+    file.parent.mkdir()
+    file.write_text(PART.format(name="sib", imports=imports))
+    cls = plugins.load_file(file).classes["norm/sib"]
     before = Sources().part_fingerprint(cls)
+    experiment = load_experiment(write_experiment(max_iters=2), overrides=["model.norm=sib"], plugin_files=[file])
+    trained = run(experiment, tmp_path / "first").run
     (tmp_path / "lib" / "foreign_second.py").write_text(FACTOR.format(1.0))
     assert Sources().part_fingerprint(cls) != before
+    with pytest.raises(RunError, match='foreign_second.py changed since norm "sib" was loaded, and this process uses the'):
+        run(experiment, tmp_path / "second")
+    assert trained.exists()
+    assert not (tmp_path / "second" / experiment.name / f"seed-{experiment.seed}" / "experiment.json").exists()
     sys.path.remove(str(tmp_path / "lib"))
 
 

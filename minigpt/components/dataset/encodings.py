@@ -149,9 +149,19 @@ def _refuse_contradictions(raw: bytes, encoding: str, file: Path) -> None:
             raise DataError(f'{problem}; convert the file to UTF-8, or set data.errors to "any" to take it as it is')
         excerpt = _excerpt(raw, guess, escape.start())
         raise DataError(f'{problem}; set data.encoding to "{guess}" if this is right: {excerpt}')
-    if not name.startswith("utf-8") and not marked and _is_utf8(raw, name.startswith(("utf-16", "utf-32"))):
+    if name.startswith("utf-8") or marked:
+        return
+    is_wide = name.startswith(("utf-16", "utf-32"))
+    what, guess = "", "utf-8"
+    if _is_utf8(raw, is_wide):
+        what = "is UTF-8"
+    elif _is_damaged_utf8(raw):
+        what = "is UTF-8 with damaged places"
+    elif is_wide and (order := _utf16_or_utf32(raw[:_SAMPLE_BYTES])) not in (None, name, f"{name}-le"):
+        what, guess = f"is {str(order).upper()}", str(order)
+    if what:
         raise DataError(
-            f'{file} is UTF-8, and data.encoding is {encoding}; set data.encoding to "utf-8", '
+            f'{file} {what}, and data.encoding is {encoding}; set data.encoding to "{guess}", '
             'or data.errors to "any" to take it as it is'
         )
 
