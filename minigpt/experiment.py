@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -16,9 +17,12 @@ from minigpt.contracts import (
     BlockSpec,
     DatasetSpec,
     Dims,
+    EmbeddingSpec,
     FeedForwardSpec,
+    InitSpec,
     Layer,
     NormSpec,
+    ObjectiveSpec,
     OptimizerSpec,
     PositionSpec,
     ScheduleSpec,
@@ -85,23 +89,10 @@ class ModelSection(Section):
     head_dim: Width | None = Field(default=None, description="Width of a head; null for d_model / n_heads.")
     block_size: Width = Field(default=256, description="Longest context, in tokens.")
     dropout: Rate = Field(default=0.2, description="Rate on embeddings and on each sub-layer's output.")
-    tied_head: bool = Field(default=True, description="The output layer shares the token embedding's weights.")
-    unit_embeddings: bool = Field(
-        default=False,
-        description="Rows of the embedding and the output layer are normalised to length 1, and each logit has a trained "
-        "scale (nGPT: arXiv:2410.01131); for block ngpt.",
-    )
-    embedding_norm: NormSpec | None = Field(
-        default=None, description="Norm on the token embeddings (BLOOM: arXiv:2211.05100); null for none."
-    )
-    embedding_scale: Annotated[float, Field(gt=0)] | Literal["sqrt"] = Field(
-        default=1.0, description='Factor on the token embeddings; "sqrt" for sqrt(d_model) (Vaswani et al. 2017; Gemma).'
-    )
-    logit_softcap: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Logits are kept within +-logit_softcap by a tanh (Gemma 2: arXiv:2408.00118)."
-    )
-    z_loss: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="Weight of the squared log-partition in the training loss (PaLM: arXiv:2204.02311: 1e-4)."
+    embedding: EmbeddingSpec = _default("table", "Tokens in, logits out.")
+    init: InitSpec = _default("gpt2", "How weights begin, and what follows from the model's size.")
+    objective: ObjectiveSpec = _default(
+        "next_token", "What training minimises. Validation is always the cross-entropy of the next token."
     )
     attention: AttentionSpec = _default("mha", "Token mixer.")
     position: PositionSpec = _default("learned", "How position enters.")
@@ -128,7 +119,7 @@ class ModelSection(Section):
     def dims(self, vocab_size: int, layer: int = 0) -> Dims:
         """The sizes that components of layer `layer` are built with."""
         mixers = [self._mixer(index) for index in range(layer + 1)]
-        return Dims(
+        dims = Dims(
             d_model=self.d_model,
             n_layers=self.n_layers,
             n_heads=self.n_heads,
@@ -139,6 +130,7 @@ class ModelSection(Section):
             layer=layer,
             occurrence=mixers[:-1].count(mixers[-1]),
         )
+        return replace(dims, score_factor=self.init.build(dims).score_factor)
 
     def _mixer(self, index: int) -> str:
         own = self.layers[index % len(self.layers)].attention if self.layers else None
@@ -155,11 +147,11 @@ class ModelSection(Section):
             for layer in self.layers
         ]
 
-    def layer(self, index: int) -> tuple[Spec[Any], Layer]:
+    def layer(self, index: int) -> Layer:
         """The block of layer `index`, and the components it is made of."""
         own = self.layers[index % len(self.layers)] if self.layers else LayerSection()
         chosen = {family: getattr(own, family) or getattr(self, family) for family in LayerSection.model_fields}
-        return chosen.pop("block"), Layer(**chosen)
+        return Layer(**chosen)
 
     def never_used(self) -> list[str]:
         """The model-wide choices that every layer replaces; first position and last norm stay the model's."""

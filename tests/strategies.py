@@ -127,12 +127,15 @@ def sections() -> st.SearchStrategy[ModelSection]:
                 "n_layers": pick(st.integers(1, 3)),
                 "block_size": BLOCK_SIZE,
                 "dropout": 0.0,
-                "tied_head": pick(st.booleans()),
-                "unit_embeddings": pick(st.booleans()),
-                "embedding_norm": pick(st.sampled_from([None, "layernorm"])),
-                "embedding_scale": pick(st.sampled_from([1.0, "sqrt"])),
-                "logit_softcap": pick(st.sampled_from([None, 20.0])),
-                "z_loss": pick(st.sampled_from([0.0, 1e-3])),
+                "embedding": {
+                    "tied": pick(st.booleans()),
+                    "unit": pick(st.booleans()),
+                    "norm": pick(st.sampled_from([None, "layernorm"])),
+                    "scale": pick(st.sampled_from([1.0, "sqrt"])),
+                    "softcap": pick(st.sampled_from([None, 20.0])),
+                    "bias": pick(st.booleans()),
+                },
+                "objective": {"z_loss": pick(st.sampled_from([0.0, 1e-3]))},
                 "attention": attention,
                 "position": position,
                 "norm": pick(st.sampled_from(choices("norm"))),
@@ -174,10 +177,10 @@ def model_with_large_weights(section: ModelSection, seed: int = 0) -> GPT:
 def _largest(model: GPT, ids: torch.Tensor) -> float:
     """The largest number after any block or in the logits, because a later norm or cap may hide it."""
     seen: list[float] = []
-    cap, model.logit_softcap = model.logit_softcap, None
+    cap, model.embedding.softcap = model.embedding.softcap, None
     hooks = [block.register_forward_hook(lambda _, __, y: seen.append(y.abs().amax().item())) for block in model.blocks]
     seen.append(model(ids).abs().amax().item())
-    model.logit_softcap = cap
+    model.embedding.softcap = cap
     for hook in hooks:
         hook.remove()
     return max(seen) if all(math.isfinite(value) for value in seen) else math.inf

@@ -34,7 +34,7 @@ from minigpt.contracts import (
 )
 from minigpt.experiment import ModelSection
 from minigpt.kernels.fused import upcast
-from minigpt.model import GPT, after_step, init_weights
+from minigpt.model import GPT, after_step, initialise
 from minigpt.registry import REGISTRY, Spec
 
 VOCAB = 23
@@ -221,7 +221,7 @@ class Stack(Subject):
 
 
 class WholeModel(Subject):
-    """A GPT whose embedding output is replaced by given floats, so that any input can be tested."""
+    """A GPT with given floats added to its token vectors, so that any input can be tested."""
 
     def __init__(self, model: GPT):
         super().__init__()
@@ -230,12 +230,12 @@ class WholeModel(Subject):
         model.embedding.register_forward_hook(self._replaced)  # a method, so that a deep copy uses its own _x
 
     def _replaced(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-        return self._x
+        return output if self._x is None else output + self._x
 
     def forward(self, x: Tensor, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         self._x = x
-        hidden, self.losses = self.model.hidden(tokens, state)
-        self._x = None
+        hidden, context = self.model.hidden(tokens, state)
+        self._x, self.losses = None, context.losses
         return self.model.logits(hidden)
 
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype) -> ModelState:
@@ -276,7 +276,7 @@ def _built(target: Target, case: Case) -> Subject:
         for layer in range(case.n_layers)
     ]
     if target.family == "norm":
-        return _initialised(Stack([spec.build(case.d_model)], _position("none", dims[0]), dims[0]), 1)
+        return _initialised(Stack([spec.build(case.d_model)], _position("none", dims[0]), dims[0]), dims[0])
     if target.family == "position":
         position = spec.build(dims[0])
         mixer = REGISTRY.resolve("attention", "mha")
@@ -284,7 +284,7 @@ def _built(target: Target, case: Case) -> Subject:
         stack.part_of = (position,)
     else:
         stack = Stack([spec.build(each) for each in dims], _position(case.position, dims[0]), dims[0])
-    return _initialised(stack, case.n_layers)
+    return _initialised(stack, dims[0])
 
 
 def _position(name: str, dims: Dims) -> Position:
@@ -292,8 +292,8 @@ def _position(name: str, dims: Dims) -> Position:
     return position
 
 
-def _initialised(stack: Stack, n_layers: int) -> Stack:
-    init_weights(stack, n_layers)
+def _initialised(stack: Stack, dims: Dims) -> Stack:
+    initialise(stack, REGISTRY.resolve("init", "gpt2").build(dims))
     after_step(stack)
     return stack
 

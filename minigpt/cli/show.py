@@ -101,7 +101,7 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
         count = sum(parameter.numel() for parameter in module.parameters()) * copies
         table.add_row(name, type(module).__name__, f"{count:,}" if count else "")
     if model.head is None:
-        table.add_row("head", "the embedding's weights (tied_head)", "")
+        table.add_row("head", "computed by the embedding", "")
     table.add_section()
     table.add_row("total", "", Text(f"{model.n_parameters():,}", "bold"))
     console = terminal(width=None)

@@ -1,7 +1,8 @@
 """The contracts: what each family of components receives and returns.
 
-Registration refuses a component that breaks its contract. `parts.py` has the parts of a model, `state.py` the decoding
-state, `text.py` tokenizers and datasets, `optimizing.py` optimizers and schedules. Import all of them from here.
+Registration refuses a component that breaks its contract. `parts.py` has the parts of a layer, `embedding.py`, `init.py` and
+`objective.py` the rest of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `optimizing.py` optimizers
+and schedules. Import all of them from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
 heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another
@@ -12,11 +13,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from minigpt.contracts.embedding import Embedding
+from minigpt.contracts.init import Factors, Init
+from minigpt.contracts.objective import Objective, Prediction
 from minigpt.contracts.optimizing import (
     AveragingOptimizer,
     MixedPrecisionOptimizer,
     NamedParameter,
     Optimizer,
+    Role,
     Schedule,
 )
 from minigpt.contracts.parts import (
@@ -41,9 +46,12 @@ __all__ = [
     "ATTENTION",
     "BLOCK",
     "DATASET",
+    "EMBEDDING",
     "FFN",
+    "INIT",
     "INIT_STD",
     "NORM",
+    "OBJECTIVE",
     "OPTIMIZER",
     "POSITION",
     "SCHEDULE",
@@ -59,8 +67,13 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "Dims",
+    "Embedding",
+    "EmbeddingSpec",
+    "Factors",
     "FeedForward",
     "FeedForwardSpec",
+    "Init",
+    "InitSpec",
     "InnerLinear",
     "Layer",
     "MixedPrecisionOptimizer",
@@ -68,11 +81,15 @@ __all__ = [
     "NamedParameter",
     "Norm",
     "NormSpec",
+    "Objective",
+    "ObjectiveSpec",
     "Optimizer",
     "OptimizerSpec",
     "Position",
     "PositionSpec",
+    "Prediction",
     "ResidualLinear",
+    "Role",
     "Schedule",
     "ScheduleSpec",
     "Sequences",
@@ -88,6 +105,9 @@ POSITION = REGISTRY.add_family("position", Position, ("dims",))
 NORM = REGISTRY.add_family("norm", Norm, ("width",))
 FFN = REGISTRY.add_family("ffn", FeedForward, ("dims",))
 BLOCK = REGISTRY.add_family("block", Block, ("dims", "layer"))
+EMBEDDING = REGISTRY.add_family("embedding", Embedding, ("dims",))
+INIT = REGISTRY.add_family("init", Init, ("dims",))
+OBJECTIVE = REGISTRY.add_family("objective", Objective, ("dims", "layer"))
 TOKENIZER = REGISTRY.add_family("tokenizer", Tokenizer)
 DATASET = REGISTRY.add_family("dataset", Dataset)
 OPTIMIZER = REGISTRY.add_family("optimizer", Optimizer)
@@ -98,6 +118,9 @@ PositionSpec = Annotated[Spec[Position], POSITION]
 NormSpec = Annotated[Spec[Norm], NORM]
 FeedForwardSpec = Annotated[Spec[FeedForward], FFN]
 BlockSpec = Annotated[Spec[Block], BLOCK]
+EmbeddingSpec = Annotated[Spec[Embedding], EMBEDDING]
+InitSpec = Annotated[Spec[Init], INIT]
+ObjectiveSpec = Annotated[Spec[Objective], OBJECTIVE]
 TokenizerSpec = Annotated[Spec[Tokenizer], TOKENIZER]
 DatasetSpec = Annotated[Spec[Dataset], DATASET]
 OptimizerSpec = Annotated[Spec[Optimizer], OPTIMIZER]

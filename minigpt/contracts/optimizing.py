@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+Role = Literal["matrix", "embedding", "head", "vector"]
+
 
 @dataclass(frozen=True)
 class NamedParameter:
@@ -24,7 +26,7 @@ class NamedParameter:
 
     name: str
     tensor: nn.Parameter
-    role: Literal["matrix", "embedding", "head", "vector"]
+    role: Role
 
 
 class Optimizer(ABC):

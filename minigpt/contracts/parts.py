@@ -30,6 +30,7 @@ class Dims:
         layer: Index of the component's layer.
         occurrence: How many earlier layers have a token mixer of the same name. It is 0 in the first one, which has no
             earlier values to mix in.
+        score_factor: Factor on attention scores, beside 1/sqrt(head_dim), that the initialisation prescribes.
     """
 
     d_model: int
@@ -41,6 +42,7 @@ class Dims:
     dropout: float
     layer: int = 0
     occurrence: int = 0
+    score_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Context:
         losses: A component appends its auxiliary losses; the model adds them to the training loss.
         outputs: The residual stream before the first block and after each block so far, for skip connections.
         shared: Values that later layers read (a value residual).
+        segments: A token attends only to tokens with the same number; None if all attend to all before them. Mixers that
+            honour it declare `segments` in `uses`, and others are refused.
+        progress: Share of the training that is done, from 0 to 1.
     """
 
     positions: Int[Tensor, " time"]
@@ -62,6 +67,8 @@ class Context:
     losses: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
+    segments: Int[Tensor, "batch time"] | None = None
+    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.zeros(()))
 
 
 class Component(nn.Module, ABC):
@@ -110,7 +117,7 @@ class Attention(Component):
     """A token mixer: softmax, linear, recurrent, convolution. Constructor: `(dims, *, ...)`."""
 
     uses: ClassVar[frozenset[str]] = frozenset()
-    """The position hooks that it applies: a subset of {"rotate", "bias"}."""
+    """What it applies of the context: the position's hooks "rotate" and "bias", and "segments"."""
 
     reach: int | None = None
     """How many tokens an output depends on at most, its own included; None for no bound. A promise: `check` tests the
@@ -200,12 +207,14 @@ class Layer:
         ffn: Built with `.build(dims)`.
         norm: Built with `.build(width)`, once for each norm that the block needs.
         position: Built by the model; layers with the same choice share one.
+        block: The layer's own block, for a component that builds another such layer.
     """
 
     attention: Spec[Attention]
     ffn: Spec[FeedForward]
     norm: Spec[Norm]
     position: Spec[Position]
+    block: Spec[Block]
 
 
 class Block(Component):
@@ -248,7 +257,16 @@ class ResidualLinear(nn.Linear):
 
     The model-wide initialisation divides its standard deviation by sqrt(2 n_layers), so that the variance of the stream
     does not grow with depth (GPT-2: Radford et al. 2019, section 2.3).
+
+    Attributes:
+        factor: On the output; set by the model's initialisation.
     """
+
+    factor: float = 1.0
+
+    def forward(self, input: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
+        y = super().forward(input)
+        return y if self.factor == 1 else self.factor * y
 
 
 class InnerLinear(nn.Linear):

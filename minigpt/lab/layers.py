@@ -64,9 +64,8 @@ def spans(numbers: list[int]) -> str:
 
 
 def _specs(model: ModelSection, index: int) -> list[Spec[Any]]:
-    block, layer = model.layer(index)
-    chosen = {**vars(layer), "block": block}
-    return [chosen[family] for family in _FAMILIES]
+    layer = model.layer(index)
+    return [getattr(layer, family) for family in _FAMILIES]
 
 
 def _choices(model: ModelSection, specs: list[Spec[Any]]) -> list[Choice]:

@@ -106,7 +106,7 @@ class _Decoding:
         self.generators = [torch.Generator().manual_seed(_stream_seed(seed, number)) for number in range(num_samples)]
         self.left = sampling.max_new_tokens
         self.room = len(prompt) + self.left if model.decodes_without_end else model.dims.block_size
-        self.device = model.embedding.weight.device
+        self.device = model.device
         self.pending = torch.tensor([list(prompt[-self.room :])], device=self.device)
         self.state: ModelState | None = None
         half = max(1, model.dims.block_size // 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,16 +13,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minigpt.contracts import (
-    INIT_STD,
     Attention,
     Block,
     Component,
     Context,
+    Init,
     ModelState,
     NamedParameter,
     Position,
+    Prediction,
     ResidualLinear,
+    Role,
     State,
+    substate,
 )
 from minigpt.errors import ExperimentError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
@@ -43,13 +45,14 @@ class GPT(nn.Module):
         ExperimentError: Components cannot be combined.
     """
 
+    progress: Float[Tensor, ""]
+    """Share of the training that is done; the trainer sets it before each update."""
+
     def __init__(self, section: ModelSection, vocab_size: int):
         super().__init__()
         self.dims = section.dims(vocab_size)
-        self.embedding = nn.Embedding(vocab_size, section.d_model)
-        norm = section.embedding_norm
-        self.embedding_norm = norm.build(section.d_model) if norm else None
-        self.embedding_scale = math.sqrt(section.d_model) if section.embedding_scale == "sqrt" else section.embedding_scale
+        self.init = section.init.build(self.dims)
+        self.embedding = section.embedding.build(self.dims)
         self.dropout = Dropout(section.dropout)
         self.positions = nn.ModuleList()  # one for each different choice; the first is the model's
         self.position_of_layer: list[int] = []
@@ -58,22 +61,21 @@ class GPT(nn.Module):
         kinds: list[Spec[Block]] = []
         self._position_index(section.position, chosen)
         for index in range(section.n_layers):
-            block, layer = section.layer(index)
+            layer = section.layer(index)
             self.position_of_layer.append(self._position_index(layer.position, chosen))
-            self.blocks.append(block.build(section.dims(vocab_size, index), layer))
-            kinds.append(block)
+            self.blocks.append(layer.block.build(section.dims(vocab_size, index), layer))
+            kinds.append(layer.block)
             self._check_hooks(index, layer.position)
         self.enters = [index == 0 or kinds[index] != kinds[index - 1] for index in range(len(kinds))]
         limits = [self._position(index).max_positions for index in range(len(self.positions))]
         self.max_positions = min((limit for limit in limits if limit is not None), default=None)
         needs_norm = self.blocks[-1].final_norm
         self.norm = section.norm.build(section.d_model) if needs_norm else nn.Identity()
-        self.head = None if section.tied_head else nn.Linear(section.d_model, vocab_size, bias=False)
-        # 1/sqrt(D) turns the product of a unit row and a vector of root mean square 1 into their cosine.
-        scale = torch.full((vocab_size,), section.d_model**-0.5)
-        self.logit_scale = nn.Parameter(scale) if section.unit_embeddings else None
-        self.logit_softcap, self.z_loss = section.logit_softcap, section.z_loss
-        init_weights(self, section.n_layers)
+        self.head = self.embedding.build_head()
+        last = section.n_layers - 1
+        self.objective = section.objective.build(section.dims(vocab_size, last), section.layer(last))
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+        initialise(self, self.init)
         self.after_step()
 
     def forward(
@@ -83,16 +85,23 @@ class GPT(nn.Module):
         return self.logits(self.hidden(tokens, state)[0])
 
     def hidden(
-        self, tokens: Int[Tensor, "batch time"], state: ModelState | None = None
-    ) -> tuple[Float[Tensor, "batch time d_model"], list[Tensor]]:
-        """The input of the head, and the auxiliary losses of the components."""
+        self,
+        tokens: Int[Tensor, "batch time"],
+        state: ModelState | None = None,
+        segments: Int[Tensor, "batch time"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time d_model"], Context]:
+        """The input of the output map, and the context, with the auxiliary losses of the components."""
         start = 0 if state is None else state.length
         end = start + tokens.shape[1]
         if self.max_positions is not None and end > self.max_positions:
             raise ValueError(f"position {end - 1} is too large: the model's positions end at {self.max_positions - 1}")
+        if segments is not None:
+            self._check_segments()
         positions = torch.arange(start, end, device=tokens.device)
-        x = self.dropout(self._position(0).embed(self._embed(tokens), positions))
-        first = Context(positions, self._position(0), tokens, outputs=[x])
+        first = Context(positions, self._position(0), tokens, segments=segments, progress=self.progress)
+        x = self.embedding(tokens, first, substate(state, "embedding"))
+        x = self.dropout(self._position(0).embed(x, positions))
+        first.outputs.append(x)
         # One context for each position component; their lists and `shared` are the same objects.
         contexts = [first, *(replace(first, position=self._position(index)) for index in range(1, len(self.positions)))]
         stream = x  # in the form of the current block; x is the plain stream
@@ -101,51 +110,87 @@ class GPT(nn.Module):
             if self.enters[index]:
                 stream = block.enter(x)
             ctx = contexts[self.position_of_layer[index]]
-            stream = block(stream, ctx, None if state is None else state.children.get(str(index)))
+            stream = block(stream, ctx, substate(state, str(index)))
             x = block.leave(stream)
             first.outputs.append(x)
         if state is not None:
             state.length += tokens.shape[1]
-        return self.norm(x), first.losses
-
-    def _embed(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d_model"]:
-        x = self.embedding(tokens)
-        x = x if self.embedding_norm is None else self.embedding_norm(x)
-        return x if self.embedding_scale == 1 else x * self.embedding_scale
+        return self.norm(x), first
 
     def logits(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time vocab"]:
-        """The output layer, from the final norm's output to logits."""
-        logits = F.linear(x, self.embedding.weight if self.head is None else self.head.weight)
-        if self.logit_scale is not None:
-            logits = logits * self.logit_scale
-        return logits if self.logit_softcap is None else self.logit_softcap * torch.tanh(logits / self.logit_softcap)
+        """The output map, from the final norm's output to logits."""
+        factor = self.init.logit_factor
+        return self.embedding.logits(x if factor == 1 else x * factor, self.head)
 
     def loss(
         self,
         tokens: Int[Tensor, "batch time"],
         targets: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"] | None = None,
+        segments: Int[Tensor, "batch time"] | None = None,
+        memory: Int[Tensor, "batch earlier"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy in nats over counted targets, and the sum of auxiliary losses, in fp32 or wider."""
-        x, losses = self.hidden(tokens)
-        logits = upcast(self.logits(x)).flatten(0, 1)
+        """What training minimises: the objective's loss, and the sum of auxiliary losses, in fp32 or wider.
+
+        Args:
+            tokens: Input ids.
+            targets: The ids to predict.
+            mask: Which targets count; None for all.
+            segments: A token attends only to tokens with the same number; None for no such limit.
+            memory: Earlier tokens, which are read first and without gradients (Transformer-XL: arXiv:1901.02860).
+        """
+        state = None if memory is None else self._read(memory, tokens.shape[1])
+        x, ctx = self.hidden(tokens, state, segments)
+        prediction = Prediction(tokens, targets, mask, x, self.logits(x), ctx, self._embedded, self.logits)
+        loss = self.objective(prediction)
+        return loss, sum((upcast(each) for each in ctx.losses), loss.new_zeros(()))
+
+    def cross_entropy(
+        self,
+        tokens: Int[Tensor, "batch time"],
+        targets: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy of the next token in nats, over counted targets: what validation measures."""
+        logits = upcast(self(tokens)).flatten(0, 1)
         each = F.cross_entropy(logits, targets.flatten(), reduction="none")
-        if self.z_loss:
-            losses = [*losses, self.z_loss * _mean(logits.logsumexp(-1).square(), mask)]
-        return _mean(each, mask), sum((upcast(loss) for loss in losses), logits.new_zeros(()))
+        return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _read(self, memory: Int[Tensor, "batch earlier"], more: int) -> ModelState:
+        """The state after earlier tokens, with room for `more`."""
+        state = self.new_state(len(memory), memory.shape[1] + more)
+        self.hidden(memory, state)
+        return state
+
+    def _embedded(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d_model"]:
+        """The vectors of tokens at the beginning of a text, without position."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x: Tensor = self.embedding(tokens, Context(positions, self._position(0), tokens, progress=self.progress))
+        return x
 
     def new_state(
         self, batch: int, capacity: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> ModelState:
         """An empty state for decoding up to `capacity` tokens in `batch` sequences, on the model's device."""
-        device = device or self.embedding.weight.device
+        parts = {"embedding": self.embedding, **dict(self.blocks.named_children())}
         children: dict[str, State] = {}
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            state = block.new_state(batch, capacity, device, dtype)
+        for name, part in parts.items():
+            assert isinstance(part, Component)
+            state = part.new_state(batch, capacity, device or self.device, dtype)
             if state is not None:
-                children[str(index)] = state
+                children[name] = state
         return ModelState(children=children)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
 
     def state_bytes(self, capacity: int, dtype: torch.dtype = torch.float32) -> int:
         """The size in bytes of a state for `capacity` tokens of one sequence, computed without allocating it."""
@@ -170,19 +215,14 @@ class GPT(nn.Module):
 
     def named_roles(self) -> Iterator[NamedParameter]:
         """Every trainable tensor once, with its role."""
-        embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        named: dict[int, Role] = {id(m.weight): "embedding" for m in self.modules() if isinstance(m, nn.Embedding)}
+        named |= {id(each): "head" for each in (self.head.parameters() if self.head is not None else ()) if each.ndim > 1}
         parts = [module for module in self.modules() if isinstance(module, Component)]
-        elementwise = {id(getattr(part, name)) for part in parts for name in part.elementwise}
+        named |= {id(getattr(part, name)): "vector" for part in parts for name in part.elementwise}
+        named |= {id(self.embedding.get_parameter(name)): role for name, role in self.embedding.roles.items()}
         for name, tensor in self.named_parameters():
-            if not tensor.requires_grad:
-                continue
-            if id(tensor) in embeddings:
-                yield NamedParameter(name, tensor, "embedding")
-            elif self.head is not None and tensor is self.head.weight:
-                yield NamedParameter(name, tensor, "head")
-            else:
-                is_matrix = tensor.ndim >= 2 and id(tensor) not in elementwise
-                yield NamedParameter(name, tensor, "matrix" if is_matrix else "vector")
+            if tensor.requires_grad:
+                yield NamedParameter(name, tensor, named.get(id(tensor), "matrix" if tensor.ndim >= 2 else "vector"))
 
     def n_parameters(self) -> int:
         """Number of trainable values; shared tensors count once."""
@@ -214,32 +254,29 @@ class GPT(nn.Module):
                 )
                 raise ExperimentError([Problem((spec.where,), text)])
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        """Adjust the weights after an update: unit-length embeddings, and every component's `after_step`."""
-        if self.logit_scale is not None:
-            for table in [self.embedding.weight, *([] if self.head is None else [self.head.weight])]:
-                table.copy_(F.normalize(table, dim=-1))
+        """Let every component adjust its weights after an update."""
         after_step(self)
 
+    def _check_segments(self) -> None:
+        """Raise an error if a mixer would look across segments."""
+        for index, block in enumerate(self.blocks):
+            for module in _outermost_mixers(block):
+                if "segments" not in module.uses:
+                    text = (
+                        f"{type(module).__name__} (layer {index}) cannot keep segments of a row apart; choose another mixer"
+                    )
+                    raise ExperimentError([Problem(("training.batching",), text)])
 
-def init_weights(root: nn.Module, n_layers: int) -> None:
-    """GPT-2's initialisation: normal with deviation 0.02, divided by sqrt(2 n_layers) for residual maps.
 
-    Residual maps (`ResidualLinear`) write to the residual stream. Then each component's `init_weights` is called, parts
-    before the components that contain them.
-    """
-    for module in root.modules():
-        if isinstance(module, nn.Linear):
-            residual = isinstance(module, ResidualLinear)
-            nn.init.normal_(module.weight, std=INIT_STD / math.sqrt(2 * n_layers) if residual else INIT_STD)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=INIT_STD)
+def initialise(root: nn.Module, init: Init) -> None:
+    """Draw a module's weights, then call each component's `init_weights`, parts before the components that contain them."""
+    init.draw(root)
     for module in reversed(list(root.modules())):
         if isinstance(module, Component):
             module.init_weights()
+        if isinstance(module, ResidualLinear):
+            module.factor = init.residual_factor
 
 
 @torch.no_grad()
@@ -248,11 +285,6 @@ def after_step(root: nn.Module) -> None:
     for module in root.modules():
         if isinstance(module, Component):
             module.after_step()
-
-
-def _mean(each: Float[Tensor, " targets"], mask: Bool[Tensor, "batch time"] | None) -> Float[Tensor, ""]:
-    """Mean over the targets that the mask counts."""
-    return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
 
 
 def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:

@@ -21,7 +21,7 @@ FIXED: Mapping[str, str] = {
 }
 """Settings that a run cannot change after it has begun (by path, with everything below it), with the reason."""
 
-FREE_IN_MODEL = ("model.dropout", "model.z_loss")
+FREE_IN_MODEL = ("model.dropout", "model.objective")
 """Settings of the model that affect only training, so they may change."""
 
 

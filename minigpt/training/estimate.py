@@ -151,7 +151,7 @@ def _are_enough(updates: Sequence[float], width: float | None) -> bool:
 
 def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, precision: str) -> float:
     """Seconds of one validation batch and a few decoded tokens, scaled up to a whole evaluation."""
-    size = micro_batch_size(experiment, model.embedding.weight.device)
+    size = micro_batch_size(experiment, model.device)
     batch = next(corpus.val.windows(size, experiment.model.block_size))
     model.eval()
     with torch.no_grad(), autocast(precision, batch.tokens.device):

@@ -103,7 +103,7 @@ class Trainer:
         self.stop = stop or Stop()
         self.experiment, self.corpus, self.model = experiment, corpus, model
         self.precision, self.observer, self.run = precision, observer, run
-        self.device = model.embedding.weight.device
+        self.device = model.device
         training = experiment.training
         self.optimizer = build_optimizer(experiment, model, precision)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -317,7 +317,7 @@ def compute_gradients(
         micro-batches, and the gradient's norm before clipping.
     """
     device = batch.tokens.device
-    dtype = wide_dtype(model.embedding.weight.dtype)
+    dtype = wide_dtype(model.dtype)
     total, auxiliary_total = torch.zeros(2, device=device, dtype=dtype).unbind()
     n_targets = batch.n_targets
     for part in batch.split(micro_batch_size(experiment, device)):

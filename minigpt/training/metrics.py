@@ -50,13 +50,13 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    size = micro_batch_size(experiment, model.embedding.weight.device)
+    size = micro_batch_size(experiment, model.device)
     total, done = 0.0, 0
     try:
         for batch in corpus.val.windows(size, experiment.model.block_size):
             # no_grad instead of inference_mode, because training must be able to use tensors that a component keeps
             with torch.no_grad(), autocast(precision, batch.tokens.device):
-                loss, _ = model.loss(batch.tokens, batch.targets, batch.mask)
+                loss = model.cross_entropy(batch.tokens, batch.targets, batch.mask)
             total += loss.item() * batch.n_targets
             done += batch.n_targets
             progress(done, corpus.val.n_targets)

@@ -145,7 +145,7 @@ def _choose_compile(
     Raises:
         RunError: The experiment requires compiling, and there is no compiler.
     """
-    wish, device = experiment.training.compile, model.embedding.weight.device
+    wish, device = experiment.training.compile, model.device
     missing = missing_compiler(device)
     if wish is True and missing:
         raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')

@@ -21,8 +21,7 @@ NGPT: dict[str, Any] = {
     "attention": {"name": "mha", "bias": False, "qk_norm": EXACT},
     "ffn": {"name": "glu", "gain": True},
     "position": "rope",
-    "unit_embeddings": True,
-    "tied_head": False,
+    "embedding": {"unit": True, "tied": False},
 }
 
 

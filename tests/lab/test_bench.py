@@ -162,7 +162,7 @@ def test_training_that_diverges_is_reported() -> None:
 
 
 def test_computing_whole_windows_gives_the_same_tokens_as_the_state() -> None:
-    model = build_model(tiny("model.block_size=24", "model.tied_head=false"), VOCAB).eval()
+    model = build_model(tiny("model.block_size=24", "model.embedding.tied=false"), VOCAB).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # with its initial weights it repeats one token
         if parameter.ndim == 2:

@@ -50,5 +50,5 @@ def test_every_layer_is_listed_once(ffns: list[str | None]) -> None:
     assert sorted(index for layers, _ in groups for index in layers) == list(range(6))
     for layers, choices in groups:
         assert [choice.name for choice in choices] == [
-            name for name in {model.layer(index)[1].ffn.name for index in layers} if name != "mlp"
+            name for name in {model.layer(index).ffn.name for index in layers} if name != "mlp"
         ]

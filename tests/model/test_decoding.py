@@ -252,7 +252,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reading_ahead_draws_what_decoding_one_by_one_draws(
     attention: str, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lm = model(attention=attention, position="none", tied_head=False)
+    lm = model(attention=attention, position="none", embedding={"tied": False})
     with torch.no_grad():
         lm.head.weight.mul_(30)  # a confident model without near-ties
     chosen = settings(temperature=temperature, max_new_tokens=2 * BLOCK_SIZE)

@@ -174,7 +174,7 @@ BROKEN: list[tuple[Any, str]] = [
     ({"name": 3}, "name: found 3 (number); allowed: text in quotes"),
     ({"model": []}, "model: found [] (list); allowed: an object"),
     ({"model": "small"}, 'model: found "small" (text); allowed: an object'),
-    ({"model": {"tied_head": 1}}, "model.tied_head: found 1 (number); allowed: true or false"),
+    ({"model": {"embedding": {"tied": 1}}}, "model.embedding.tied: found 1 (number); allowed: true or false"),
     ({"model": {"layers": {}}}, "model.layers: found {} (object); allowed: a list"),
     ({"model": {"layers": ["mha"]}}, 'model.layers[0]: found "mha" (text); allowed: an object'),
     ({"model": {"attention": 3}}, "model.attention: found 3 (number); allowed: a name, or"),
@@ -315,7 +315,7 @@ def test_every_component_has_its_path() -> None:
     document = {
         "model": {
             "attention": {"name": "gla", "norm": {"name": "layernorm", "eps": 0.5}},
-            "embedding_norm": {"name": "optioned", "options": {"norm": "rmsnorm"}},
+            "embedding": {"norm": {"name": "optioned", "options": {"norm": "rmsnorm"}}},
             "layers": [{"attention": {"name": "mha", "qk_norm": "scalenorm"}}, {"ffn": "glu"}],
         },
         "training": {"optimizer": "muon"},
@@ -325,8 +325,9 @@ def test_every_component_has_its_path() -> None:
     assert places == {
         "data": "tinyshakespeare",
         "tokenizer": "char",
-        "model.embedding_norm": "optioned",
-        "model.embedding_norm.options.norm": "rmsnorm",
+        "model.embedding": "table",
+        "model.embedding.norm": "optioned",
+        "model.embedding.norm.options.norm": "rmsnorm",
         "model.attention": "gla",
         "model.attention.norm": "layernorm",
         "model.position": "none",

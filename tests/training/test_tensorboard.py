@@ -80,7 +80,7 @@ def test_settings_are_flat_and_of_types_that_tensorboard_supports(write_experime
     found = settings(load_experiment(write_experiment()))
     assert found["model.n_layers"] == 2
     assert found["training.optimizer.name"] == "adamw"
-    assert found["model.logit_softcap"] == "None"
+    assert found["model.embedding.softcap"] == "None"
     assert all(type(value) in (bool, str, float, int) for value in found.values())
 
 

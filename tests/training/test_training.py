@@ -210,7 +210,7 @@ def test_averaging_is_refused_before_anything_is_written_where_the_model_constra
     write_experiment: Write, tmp_path: Path
 ) -> None:
     file = write_experiment(optimizer={"name": "schedule_free"})
-    experiment = load_experiment(file, overrides=["model.unit_embeddings=true"])
+    experiment = load_experiment(file, overrides=["model.embedding.unit=true"])
     expected = (
         r"^training.optimizer: schedule_free evaluates with an average of weights, and an average violates the "
         r"constraint that this model puts on embedding.weight after every update; choose an optimizer that .* adamw$"

@@ -28,7 +28,7 @@ class NGPTBlock(Block):
     columns of the maps that write to it are normalised to length 1; stacked expert weights (moe) are not.
 
     The paper's model is this block with attention {"bias": false, "qk_norm": "rmsnorm"}, ffn {"name": "glu", "gain": true},
-    position rope, unit_embeddings, tied_head false, no dropout, no weight decay and no warm-up. The gains of qk_norm are
+    position rope, embedding {"unit": true, "tied": false}, no dropout, no weight decay, no warm-up. The gains of qk_norm are
     s_qk; the product of two heads of root mean square 1 over sqrt(K) is sqrt(K) times their cosine. Two things differ: a
     gain of q and k acts before the rotation and is shared by the heads, and it moves at a gain's pace, not sqrt(D) as fast.
 
@@ -83,4 +83,4 @@ class NGPTBlock(Block):
 
 def _unit(x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time d_model"]:
     """The vector of length sqrt(d_model) in the same direction; a vector near zero has no direction and stays small."""
-    return rms_norm(x, eps=1e-8)  # rows of unit_embeddings have a mean square of only 1/D
+    return rms_norm(x, eps=1e-8)  # rows of unit length have a mean square of only 1/D

@@ -151,7 +151,7 @@ def next_by_recomputing(model: GPT, ids: Int[Tensor, "batch time"]) -> Int[Tenso
 
 def _windows(model: GPT, longest: int, batch: int, repeats: int) -> tuple[Window, ...]:
     """Time the whole window at lengths spread evenly from 1 to the longest."""
-    device = model.embedding.weight.device
+    device = model.device
     windows = []
     for length in sorted({round(float(length)) for length in np.linspace(1, longest, _LENGTHS)}):
         ids = torch.zeros(batch, length, dtype=torch.long, device=device)

@@ -148,7 +148,7 @@ def random_corpus(vocab_size: int, block_size: int) -> Corpus:
 
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:
     """Do the trainer's updates and time their two parts."""
-    training, device = experiment.training, model.embedding.weight.device
+    training, device = experiment.training, model.device
     now = clock(device)
     optimizer = build_optimizer(experiment, model, precision)
     schedule = training.schedule.build(training.max_iters)

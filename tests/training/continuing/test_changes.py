@@ -157,9 +157,9 @@ def test_an_accepted_edit_that_was_not_trained_with_is_refused_for_generation(st
     folder = stopped(tmp_path)
     file = folder.path / "experiment.json"
     document = json.loads(file.read_text())
-    document["model"]["logit_softcap"] = 5.0
+    document["model"]["embedding"]["softcap"] = 5.0
     file.write_text(json.dumps(document))
-    with pytest.raises(RunError, match=r"model.logit_softcap"):
+    with pytest.raises(RunError, match=r"model.embedding.softcap"):
         resume(folder.path, accept_changes=True, observer=Watcher())
-    with pytest.raises(RunError, match=r"was edited: the run was trained with other values of model.logit_softcap"):
+    with pytest.raises(RunError, match=r"was edited: the run was trained with other values of model.embedding.softcap"):
         open_run(folder.path)

@@ -1,0 +1,1 @@
+"""Embeddings: tokens in, logits out, and the tie between them."""

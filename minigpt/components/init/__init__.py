@@ -1,0 +1,1 @@
+"""Initialisations: how weights begin, and factors that follow from a model's size."""
