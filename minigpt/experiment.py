@@ -254,11 +254,15 @@ class Experiment(Section):
     sampling: SamplingSection = _default({}, "How text is sampled.")
 
     def to_json(self) -> dict[str, Any]:
-        """The resolved experiment as JSON: every parameter of every component, readable as an experiment file.
+        """The resolved experiment as JSON: every parameter of every component, of every layer too."""
+        return self.model_dump(mode="json")
+
+    def to_file_json(self) -> dict[str, Any]:
+        """The resolved experiment as an experiment file.
 
         A layer contains only what differs from the model, so that a model-wide change reaches it as in the original file.
         """
-        document = self.model_dump(mode="json")
+        document = self.to_json()
         document["model"]["layers"] = self.model.layers_as_chosen()
         return document
 

@@ -127,7 +127,7 @@ def _execute(files: PluginFiles, module_name: str) -> None:
 
 
 def _refuse_modules_beside(path: Path, added: Sequence[Path], module_name: str) -> None:
-    """Refuse a plugin that put a folder of its own on `sys.path`: a copy of the plugin would not find it."""
+    """Refuse a plugin that put its folder on `sys.path`: a copy of the plugin would not find it."""
     own = path if path.is_dir() else path.parent
     for place in added:
         if place.is_absolute() and place.resolve().is_relative_to(own.resolve()):

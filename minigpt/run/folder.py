@@ -67,7 +67,7 @@ class RunFolder:
             WriteError: The disk is full or failing.
             RunError: A symbolic link leads out of the folder, or a module of a plugin was edited since it was imported.
         """
-        document = experiment.to_json()
+        document = experiment.to_file_json()
         refuse_edited(experiment)
         refuse_edited_modules(experiment.specs())
         try:
@@ -91,7 +91,7 @@ class RunFolder:
             RunError: A module of a plugin was edited since it was imported.
         """
         refuse_edited_modules(experiment.specs())
-        document = {**experiment.to_json(), "plugins": self._json("experiment.json").get("plugins", [])}
+        document = {**experiment.to_file_json(), "plugins": self._json("experiment.json").get("plugins", [])}
         # The provenance first, so that the history has the change before the settings have it.
         contents = {"provenance.json": self._with_folder(provenance), "experiment.json": json_bytes(document)}
         replace_files(self.path, contents)

@@ -261,8 +261,8 @@ LAYERS = [
 
 def test_a_resolved_experiment_is_varied_as_its_file_is(tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text(json.dumps({"model": {"n_layers": 4, "layers": LAYERS}}))
-    resolved = load_experiment(tmp_path / "file.json").to_json()
-    assert load_experiment(resolved).to_json() == resolved
+    resolved = load_experiment(tmp_path / "file.json").to_file_json()
+    assert load_experiment(resolved).to_file_json() == resolved
     (tmp_path / "resolved.json").write_text(json.dumps(resolved))
     for change in ("model.ffn.expansion=2.0", "model.attention.qk_norm=rmsnorm", "model.norm=rmsnorm", "model.d_model=192"):
         varied = [load_experiment(tmp_path / name, overrides=[change]) for name in ("file.json", "resolved.json")]
