@@ -128,6 +128,7 @@ def sections() -> st.SearchStrategy[ModelSection]:
                 "block_size": BLOCK_SIZE,
                 "dropout": 0.0,
                 "embedding": {
+                    "name": "table",
                     "tied": pick(st.booleans()),
                     "unit": pick(st.booleans()),
                     "norm": pick(st.sampled_from([None, "layernorm"])),
@@ -135,7 +136,7 @@ def sections() -> st.SearchStrategy[ModelSection]:
                     "softcap": pick(st.sampled_from([None, 20.0])),
                     "bias": pick(st.booleans()),
                 },
-                "objective": {"z_loss": pick(st.sampled_from([0.0, 1e-3]))},
+                "objective": {"name": "next_token", "z_loss": pick(st.sampled_from([0.0, 1e-3]))},
                 "attention": attention,
                 "position": position,
                 "norm": pick(st.sampled_from(choices("norm"))),

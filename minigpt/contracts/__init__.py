@@ -1,8 +1,8 @@
 """The contracts: what each family of components receives and returns.
 
 Registration refuses a component that breaks its contract. `parts.py` has the parts of a layer, `embedding.py`, `init.py` and
-`objective.py` the rest of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `optimizing.py` optimizers
-and schedules. Import all of them from here.
+`objective.py` the rest of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `optimizing.py`
+optimizers and schedules. Import all of them from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
 heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another

@@ -68,7 +68,7 @@ class Context:
     outputs: list[Tensor] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)
     segments: Int[Tensor, "batch time"] | None = None
-    progress: Float[Tensor, ""] = field(default_factory=lambda: torch.zeros(()))
+    progress: Float[Tensor, ""] | float = 0.0
 
 
 class Component(nn.Module, ABC):

@@ -30,6 +30,7 @@ def layer_of(attention: Any = "mha", ffn: Any = "mlp", norm: Any = "rmsnorm") ->
         ffn=REGISTRY.resolve("ffn", ffn),
         norm=REGISTRY.resolve("norm", norm),
         position=REGISTRY.resolve("position", "none"),
+        block=REGISTRY.resolve("block", "pre_norm"),
     )
 
 

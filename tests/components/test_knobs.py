@@ -31,13 +31,13 @@ def test_every_knob_changes_the_computation(family: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("embedding", {"tied": False}),
-        ("embedding", {"unit": True}),
-        ("embedding", {"norm": "rmsnorm"}),
-        ("embedding", {"scale": "sqrt"}),
-        ("embedding", {"softcap": 1.0}),
+        ("embedding", {"name": "table", "tied": False}),
+        ("embedding", {"name": "table", "unit": True}),
+        ("embedding", {"name": "table", "norm": "rmsnorm"}),
+        ("embedding", {"name": "table", "scale": "sqrt"}),
+        ("embedding", {"name": "table", "softcap": 1.0}),
         ("dropout", 0.5),
-        ("objective", {"z_loss": 0.1}),
+        ("objective", {"name": "next_token", "z_loss": 0.1}),
     ],
 )
 def test_every_knob_of_the_model_changes_the_training_loss(field: str, value: Any) -> None:

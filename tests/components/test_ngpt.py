@@ -21,7 +21,7 @@ NGPT: dict[str, Any] = {
     "attention": {"name": "mha", "bias": False, "qk_norm": EXACT},
     "ffn": {"name": "glu", "gain": True},
     "position": "rope",
-    "embedding": {"unit": True, "tied": False},
+    "embedding": {"name": "table", "unit": True, "tied": False},
 }
 
 

@@ -39,7 +39,7 @@ class Part(nn.Module):
             layer = Layer(
                 *(
                     REGISTRY.resolve(kind, name)
-                    for kind, name in (("attention", "mha"), ("ffn", "mlp"), ("norm", "rmsnorm"), ("position", "none"))
+                    for kind, name in (("attention", "mha"), ("ffn", "mlp"), ("norm", "rmsnorm"), ("position", "none"), ("block", "pre_norm"))
                 )
             )
             self.part = resolved.build(DIMS, layer)

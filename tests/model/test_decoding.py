@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.contracts import Cache, State
+from minigpt.contracts import Cache, Context, State
 from minigpt.errors import DivergedError, ExperimentError, TokenizerError
 from minigpt.experiment import ModelSection, SamplingSection
 from minigpt.model import GPT
@@ -145,7 +145,7 @@ def test_every_token_is_the_most_likely_after_its_context(block_size: int, promp
 def test_the_prompt_is_read_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     lm, read, hidden = model(), [], GPT.hidden
 
-    def seen(self: GPT, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def seen(self: GPT, tokens: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, Context]:
         read.append(tuple(tokens.shape))
         return hidden(self, tokens, state)
 
@@ -252,7 +252,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reading_ahead_draws_what_decoding_one_by_one_draws(
     attention: str, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lm = model(attention=attention, position="none", embedding={"tied": False})
+    lm = model(attention=attention, position="none", embedding={"name": "table", "tied": False})
     with torch.no_grad():
         lm.head.weight.mul_(30)  # a confident model without near-ties
     chosen = settings(temperature=temperature, max_new_tokens=2 * BLOCK_SIZE)

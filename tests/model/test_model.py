@@ -81,10 +81,10 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> Non
 
 
 def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_count() -> None:
-    model = model_with_large_weights(section(objective={"z_loss": 0.5}, embedding={"softcap": 4.0})).double()
+    model = model_with_large_weights(section(objective={"name": "next_token", "z_loss": 0.5}, embedding={"name": "table", "softcap": 4.0})).double()
     ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
     mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
-    plain = model_with_large_weights(section(embedding={"softcap": 4.0})).double()
+    plain = model_with_large_weights(section(embedding={"name": "table", "softcap": 4.0})).double()
     with torch.no_grad():
         squares = model(ids).exp().sum(-1).log().square()
         for counted, expected in ((None, squares.mean()), (mask, squares[mask].mean())):
@@ -95,7 +95,7 @@ def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_coun
 
 def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
     capped, plain = (
-        model_with_large_weights(section(embedding={"softcap": 2.0})).double(),
+        model_with_large_weights(section(embedding={"name": "table", "softcap": 2.0})).double(),
         model_with_large_weights(section()).double(),
     )
     ids = tokens(2, 12, 0)
@@ -109,7 +109,7 @@ def test_the_softcap_bounds_the_logits_by_a_tanh() -> None:
 def test_embeddings_are_normalised_then_scaled_before_positions_are_added(
     scale: float | str, factor: float, norm: str | None
 ) -> None:
-    model = model_with_large_weights(section(embedding={"scale": scale, "norm": norm})).double()
+    model = model_with_large_weights(section(embedding={"name": "table", "scale": scale, "norm": norm})).double()
     seen: list[Tensor] = []
     model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     ids = tokens(2, 12, 0)
@@ -124,7 +124,7 @@ def test_embeddings_are_normalised_then_scaled_before_positions_are_added(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_unit_embeddings_make_the_logits_scaled_cosines_after_every_update(tied: bool) -> None:
-    model = GPT(section(embedding={"unit": True, "tied": tied}, norm={"name": "rmsnorm", "gain": False, "eps": 1e-30}), 23)
+    model = GPT(section(embedding={"name": "table", "unit": True, "tied": tied}, norm={"name": "rmsnorm", "gain": False, "eps": 1e-30}), 23)
     assert torch.equal(model.logit_scale, torch.full((23,), 16**-0.5))
     model.double().after_step()
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
@@ -262,7 +262,7 @@ def test_layers_repeat_their_pattern_and_default_to_the_models_choice() -> None:
 
 
 def test_roles_distinguish_matrices_embeddings_head_and_vectors() -> None:
-    roles = {p.name: p.role for p in GPT(section(embedding={"tied": False}), 10).named_roles()}
+    roles = {p.name: p.role for p in GPT(section(embedding={"name": "table", "tied": False}), 10).named_roles()}
     assert roles["embedding.weight"] == roles["positions.0.table.weight"] == "embedding"
     assert roles["head.weight"] == "head"
     assert roles["blocks.0.attention.qkv.weight"] == "matrix"

@@ -21,7 +21,7 @@ EXPERIMENT = {
         "d_model": 16,
         "n_heads": 2,
         "n_layers": 2,
-        "embedding": {"norm": "rmsnorm", "softcap": 20.0},
+        "embedding": {"name": "table", "norm": "rmsnorm", "softcap": 20.0},
         "attention": {"name": "gqa", "window": 8, "qk_norm": "rmsnorm"},
         "layers": [{"attention": "gla"}, {"ffn": "moe", "norm": "rmsnorm"}],
     },
