@@ -169,20 +169,21 @@ class GPT(nn.Module):
         return not (grows or embeds or self.max_positions is not None)
 
     def named_roles(self) -> Iterator[NamedParameter]:
-        """Every trainable tensor once, with its role."""
+        """Every trainable tensor once, with its role and its layer."""
         embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
         parts = [module for module in self.modules() if isinstance(module, Component)]
         elementwise = {id(getattr(part, name)) for part in parts for name in part.elementwise}
         for name, tensor in self.named_parameters():
             if not tensor.requires_grad:
                 continue
+            layer = int(name.split(".")[1]) if name.startswith("blocks.") else None
             if id(tensor) in embeddings:
-                yield NamedParameter(name, tensor, "embedding")
+                yield NamedParameter(name, tensor, "embedding", layer)
             elif self.head is not None and tensor is self.head.weight:
-                yield NamedParameter(name, tensor, "head")
+                yield NamedParameter(name, tensor, "head", layer)
             else:
                 is_matrix = tensor.ndim >= 2 and id(tensor) not in elementwise
-                yield NamedParameter(name, tensor, "matrix" if is_matrix else "vector")
+                yield NamedParameter(name, tensor, "matrix" if is_matrix else "vector", layer)
 
     def n_parameters(self) -> int:
         """Number of trainable values; shared tensors count once."""

@@ -269,6 +269,19 @@ def test_roles_distinguish_matrices_embeddings_head_and_vectors() -> None:
     assert roles["blocks.0.attention.qkv.bias"] == roles["norm.weight"] == "vector"
 
 
+def test_a_parameter_names_the_layer_that_it_is_in() -> None:
+    layers = {p.name: p.layer for p in GPT(section(n_layers=12, tied_head=False), 10).named_roles()}
+    assert {name for name, layer in layers.items() if layer is None} == {
+        "embedding.weight",
+        "positions.0.table.weight",
+        "norm.weight",
+        "norm.bias",
+        "head.weight",
+    }
+    assert all(name.startswith(f"blocks.{layer}.") for name, layer in layers.items() if layer is not None)
+    assert layers["blocks.11.attention.qkv.weight"] == 11
+
+
 def test_parameters_declared_elementwise_are_not_matrices() -> None:
     model = GPT(section(attention="short_conv", position="kerple", layers=[{"position": "none"}]), 10)
     roles = {p.name: p.role for p in model.named_roles()}

@@ -32,6 +32,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "rest": {"learning_rate": 3e-2, "betas": [0.5, 0.8], "eps": 1e-2, "weight_decay": 0.9},
     },
     "schedule_free": {"learning_rate": 3e-2, "betas": [0.4, 0.8], "eps": 1e-2, "weight_decay": 0.9},
+    "ema": {"optimizer": {"learning_rate": 3e-2, "betas": [0.5, 0.8]}, "decay": 0.5, "start": 4},
+    "lawa": {"optimizer": {"learning_rate": 3e-2, "betas": [0.5, 0.8]}, "k": None, "every": 2},
     "soap": {
         "learning_rate": 1e-2,
         "betas": [0.5, 0.8],
