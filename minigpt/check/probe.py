@@ -20,7 +20,6 @@ from minigpt.check.parameters import parameter_sets, parameters
 from minigpt.check.properties.surroundings import refusals
 from minigpt.check.targets import Target
 from minigpt.contracts import (
-    Block,
     Component,
     Context,
     Dims,
@@ -193,12 +192,13 @@ class Stack(Subject):
         super().__init__()
         self.layers, self.position, self.width = nn.ModuleList(layers), position, dims.d_model
         self.part_of = tuple(layers)
+        self.segments: Int[Tensor, "batch time"] | None = None
 
     def forward(self, x: Tensor, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         start = 0 if state is None else state.length
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         x = self.position.embed(x, positions)
-        context = Context(positions, self.position, tokens, outputs=[x])
+        context = Context(positions, self.position, tokens, outputs=[x], segments=self.segments)
         for index, layer in enumerate(self.layers):
             if isinstance(layer, Norm):
                 x = layer(x)
@@ -269,8 +269,8 @@ def _built(target: Target, case: Case) -> Subject:
     if target.experiment is not None:
         return WholeModel(GPT(target.experiment.model, VOCAB))
     spec = target.spec(case.params)
-    if target.family == "block":
-        return _model_with_block(spec, case)
+    if target.family in ("block", "embedding"):
+        return _model_with(spec, case)
     dims = [
         Dims(case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, VOCAB, case.dropout, layer, layer)
         for layer in range(case.n_layers)
@@ -298,15 +298,16 @@ def _initialised(stack: Stack, dims: Dims) -> Stack:
     return stack
 
 
-def _model_with_block(spec: Spec[Block], case: Case) -> WholeModel:
+def _model_with(spec: Spec[Any], case: Case) -> WholeModel:
     sizes = {"d_model": case.d_model, "n_heads": case.n_heads, "head_dim": case.head_dim, "block_size": case.block_size}
     section = ModelSection.model_validate(
-        {**sizes, "n_layers": case.n_layers, "dropout": case.dropout, "position": case.position, "block": spec}
+        {**sizes, "n_layers": case.n_layers, "dropout": case.dropout, "position": case.position, spec.family: spec}
     )
     if case.ffn == LOOKS_BACK:
         section = section.model_copy(update={"ffn": Spec("ffn", LOOKS_BACK, {}, _LooksBack)})
     subject = WholeModel(GPT(section, VOCAB))
-    subject.part_of = tuple(subject.model.blocks)
+    own = subject.model.blocks if spec.family == "block" else (subject.model.embedding, subject.model.head)
+    subject.part_of = tuple(module for module in own if module is not None)
     return subject
 
 

@@ -18,7 +18,7 @@ from minigpt.registry.spec import is_shipped
 from minigpt.run import RunFolder
 
 EXPERIMENT = "experiment"
-PARTS_OF_A_MODEL = ("attention", "position", "norm", "ffn", "block")
+PARTS_OF_A_MODEL = ("attention", "position", "norm", "ffn", "block", "embedding")
 
 
 @dataclass(frozen=True)

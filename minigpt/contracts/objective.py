@@ -22,7 +22,7 @@ class Prediction:
         mask: Which targets count; None for all.
         hidden: The input of the output map, after the final norm.
         logits: The logits of the next token.
-        ctx: The context of the first layer. Further terms are appended to `ctx.losses`.
+        ctx: The context of the last layer. Further terms are appended to `ctx.losses`.
         embed: The model's embedding, from ids to vectors, without state.
         to_logits: The model's output map, from vectors such as `hidden` to logits.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -22,15 +22,20 @@ class NamedParameter:
         tensor: The parameter.
         role: `matrix` (inside the blocks; more than two axes are a stack of matrices), `embedding`, `head`, or `vector`
             (biases, gains, and what its component declares `elementwise`).
+        layer: Index of the block that the tensor is in; None outside the blocks.
     """
 
     name: str
     tensor: nn.Parameter
     role: Role
+    layer: int | None = None
 
 
 class Optimizer(ABC):
     """A recipe for a torch optimizer. Constructor: `(*, ...)`."""
+
+    averages: ClassVar[bool] = False
+    """Whether `build` returns an `AveragingOptimizer`. An optimizer that averages refuses to wrap another one."""
 
     @abstractmethod
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:

@@ -40,6 +40,7 @@ def attend(
     dropout: float = 0.0,
     softcap: float | None = None,
     sinks: Float[Tensor, " heads"] | None = None,
+    segments: tuple[Int[Tensor, "batch time"], Int[Tensor, "batch source"]] | None = None,
 ) -> Float[Tensor, "batch heads time v_dim"]:
     """Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762), causal by position.
 
@@ -55,9 +56,10 @@ def attend(
         dropout: Rate at which attention weights are dropped (0 outside training).
         softcap: Scores s become softcap * tanh(s / softcap), before bias and mask (Gemma 2: arXiv:2408.00118).
         sinks: For each head a logit that takes part in the softmax without a value (gpt-oss: arXiv:2508.10925).
+        segments: Segments of the queries and of the keys: a query sees the keys of its own segment only. None for no limit.
     """
     if softcap is not None or sinks is not None:
-        is_visible = visible(q_positions, k_positions, window)
+        is_visible = _visible_in(segments, visible(q_positions, k_positions, window))
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
         weights = attention_weights(q, k, is_visible, bias=bias, scale=scale, softcap=softcap, sinks=sinks)
         return F.dropout(weights, dropout).to(v.dtype) @ v
@@ -69,17 +71,29 @@ def attend(
         q, k, v = (F.pad(part, (0, width - part.shape[-1])) for part in (q, k, v))
     # Without a cache the mask is plain causal, and a single query sees every key: no mask is needed then.
     unmasked = (k_positions is q_positions or time == 1) and (window is None or window >= source)
-    mask = None if unmasked and bias is None else visible(q_positions, k_positions, window)
+    unmasked = unmasked and segments is None
+    mask = None if unmasked and bias is None else _visible_in(segments, visible(q_positions, k_positions, window))
     causal = mask is None and time > 1
     if causal and dropout == 0 and _is_explicit_faster(q):
         return _causal(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)[..., :v_dim]
     if mask is not None and bias is not None:
         mask = torch.where(mask, bias.to(q.dtype), -torch.inf)
-        mask = mask if mask.ndim == 4 else mask[None]
+    if mask is not None and mask.ndim == 3:
+        mask = mask[None]
     mixed = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )
     return mixed if mixed.shape[-1] == v_dim else mixed[..., :v_dim]
+
+
+def _visible_in(
+    segments: tuple[Int[Tensor, "batch time"], Int[Tensor, "batch source"]] | None, mask: Bool[Tensor, "time source"]
+) -> Bool[Tensor, "*batch time source"]:
+    """The mask without keys of other segments, with a batch axis and a head axis; without segments the mask itself."""
+    if segments is None:
+        return mask
+    of_queries, of_keys = segments
+    return mask & (of_queries[:, None, :, None] == of_keys[:, None, None, :])
 
 
 def _is_explicit_faster(q: Float[Tensor, "batch heads time head_dim"]) -> bool:
@@ -108,7 +122,7 @@ def _causal(
 def attention_weights(
     q: Float[Tensor, "batch heads time head_dim"],
     k: Float[Tensor, "batch heads source head_dim"],
-    mask: Bool[Tensor, "time source"],
+    mask: Bool[Tensor, "*batch time source"],
     *,
     bias: Float[Tensor, "*batch bias_heads time source"] | None = None,
     scale: float | None = None,
@@ -162,6 +176,7 @@ def remember(
     new: tuple[Float[Tensor, "batch _ time _"], ...],
     positions: Int[Tensor, " time"],
     window: int | None = None,
+    segments: Int[Tensor, "batch time"] | None = None,
 ) -> tuple[tuple[Float[Tensor, "batch _ source _"], ...], Int[Tensor, " source"]]:
     """Append to a cache, drop what no later query can see, return the remaining tensors and positions.
 
@@ -175,13 +190,19 @@ def remember(
         new: Tensors of the new tokens, heads second and time third.
         positions: Positions of the new tokens, ascending by one.
         window: As for `attend`.
+        segments: The segments of the new tokens. Then the last of the returned tensors has those of all keys, [B, 1, S, 1].
 
     Raises:
         ValueError: There are more tokens than the capacity, and no window to drop any.
     """
+    if segments is not None:
+        new = (*new, segments[:, None, :, None])
     if state is None:
         return new, positions
     assert isinstance(state, Cache), "remember needs a state from new_cache"
+    if segments is not None and str(len(new) - 1) not in state.tensors:
+        shape = (len(segments), 1, state.positions.shape[0], 1)
+        state.tensors[str(len(new) - 1)] = torch.zeros(shape, dtype=segments.dtype, device=segments.device)
     buffers = [state.tensors[str(index)] for index in range(len(new))]  # a component may keep more tensors in the state
     room, added, before = state.positions.shape[0], positions.shape[0], state.length
     useful = before if window is None else min(before, window - 1)  # what the earliest new query can still see

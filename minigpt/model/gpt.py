@@ -17,6 +17,7 @@ from minigpt.contracts import (
     Block,
     Component,
     Context,
+    Embedding,
     Init,
     ModelState,
     NamedParameter,
@@ -90,7 +91,7 @@ class GPT(nn.Module):
         state: ModelState | None = None,
         segments: Int[Tensor, "batch time"] | None = None,
     ) -> tuple[Float[Tensor, "batch time d_model"], Context]:
-        """The input of the output map, and the context, with the auxiliary losses of the components."""
+        """The input of the output map, and the last layer's context, with the auxiliary losses of the components."""
         start = 0 if state is None else state.length
         end = start + tokens.shape[1]
         if self.max_positions is not None and end > self.max_positions:
@@ -115,7 +116,7 @@ class GPT(nn.Module):
             first.outputs.append(x)
         if state is not None:
             state.length += tokens.shape[1]
-        return self.norm(x), first
+        return self.norm(x), contexts[self.position_of_layer[-1]]
 
     def logits(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time vocab"]:
         """The output map, from the final norm's output to logits."""
@@ -214,15 +215,22 @@ class GPT(nn.Module):
         return not (grows or embeds or self.max_positions is not None)
 
     def named_roles(self) -> Iterator[NamedParameter]:
-        """Every trainable tensor once, with its role."""
-        named: dict[int, Role] = {id(m.weight): "embedding" for m in self.modules() if isinstance(m, nn.Embedding)}
-        named |= {id(each): "head" for each in (self.head.parameters() if self.head is not None else ()) if each.ndim > 1}
+        """Every trainable tensor once, with its role and its layer."""
         parts = [module for module in self.modules() if isinstance(module, Component)]
-        named |= {id(getattr(part, name)): "vector" for part in parts for name in part.elementwise}
-        named |= {id(self.embedding.get_parameter(name)): role for name, role in self.embedding.roles.items()}
+        head = () if self.head is None else self.head.parameters()
+        roles: dict[int, Role] = {
+            id(module.weight): "embedding" for module in self.modules() if isinstance(module, nn.Embedding)
+        }
+        roles |= {id(tensor): "head" for tensor in head if tensor.ndim > 1}
+        roles |= {id(getattr(part, name)): "vector" for part in parts for name in part.elementwise}
+        for part in parts:
+            if isinstance(part, Embedding):
+                roles |= {id(part.get_parameter(name)): role for name, role in part.roles.items()}
         for name, tensor in self.named_parameters():
             if tensor.requires_grad:
-                yield NamedParameter(name, tensor, named.get(id(tensor), "matrix" if tensor.ndim >= 2 else "vector"))
+                role = roles.get(id(tensor), "matrix" if tensor.ndim >= 2 else "vector")
+                layer = int(name.split(".")[1]) if name.startswith("blocks.") else None
+                yield NamedParameter(name, tensor, role, layer)
 
     def n_parameters(self) -> int:
         """Number of trainable values; shared tensors count once."""

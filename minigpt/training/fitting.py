@@ -91,7 +91,8 @@ def refuse_what_cannot_fit(
     """
     memory, disk = available_memory(device), free_disk(folder)
     bound = _bound(experiment, corpus.vocab_size, device)
-    if (memory is None or bound < memory) and KEPT * bound < disk:
+    is_bounded = not experiment.training.optimizer.cls.averages  # it may keep any number of copies of the weights
+    if is_bounded and (memory is None or bound < memory) and KEPT * bound < disk:
         return  # even the rough bound fits; the exact estimate would take seconds
     needs = estimate(experiment, corpus.vocab_size, device, precision, most=memory)
     if memory is not None and needs.memory > memory:

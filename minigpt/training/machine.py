@@ -12,7 +12,7 @@ import torch
 from minigpt.contracts import MixedPrecisionOptimizer
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
-from minigpt.model import GPT
+from minigpt.model import GPT, optimizer_of
 from minigpt.run.recorded import MAX_THREADS
 from minigpt.training.interleaved import measure_ratio
 
@@ -81,7 +81,7 @@ def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch
 
     Its own matrix products use the training precision.
     """
-    optimizer = experiment.training.optimizer.build().build(list(model.named_roles()))
+    optimizer = optimizer_of(experiment.training.optimizer.build(), model)
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision
     return optimizer

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from minigpt.components.optimizer.schedule_free import ScheduleFree
 from minigpt.contracts import NamedParameter, Optimizer
 from tests.broken import broken, correct
 
@@ -103,6 +104,14 @@ class EmbeddingsTwice(Momentum):
 class _NormedGradient(Descent):
     def direction(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         return super().direction(p, gradient / gradient.norm(), group)
+
+
+@broken("optimizer", "groups", "it averages without saying so, so another optimizer that averages would wrap it")
+class AveragesInSecret(Optimizer):
+    """An average of the weights."""
+
+    def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
+        return ScheduleFree().build(parameters)
 
 
 @broken("optimizer", "finite", "a gradient of zero is divided by its norm")

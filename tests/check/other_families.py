@@ -255,7 +255,7 @@ MISTAKES = [
     (IgnoresLikeTorch, "splits", "targets of the training rows contain -100"),
     (SquaresInTime, "repeatable", "when another instance loads it, train differs from character "),
     (SquaresInTheOrderOfASet, "repeatable", "in another process the splits differ"),
-    (StacksForgotten, "groups", "matrix.6 [3, 4, 5] is in no group"),
+    (StacksForgotten, "groups", "blocks.1.ffn.into is in no group"),
     (DividesBySize, "finite", "is not finite after steps with gradients of size "),
     (CountsBesideTheState, "resumable", "resumed from its state, its steps differ: "),
     (Transposes, "resumable", "resumed from its state, its steps differ: "),

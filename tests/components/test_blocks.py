@@ -240,7 +240,7 @@ def test_unet_joins_the_second_half_to_the_first(n_layers: int, pairs: dict[int,
     model = model_with_large_weights(model_section(n_layers=n_layers, block="unet")).double()
     ids = tokens(2, 12, 0)
     ctx = replace(context(time=12), position=model.positions[0])
-    x, outputs = model.embedding(ids) + model.positions[0].table.weight[:12], []
+    x, outputs = model.embedding.weight[ids] + model.positions[0].table.weight[:12], []
     for index, block in enumerate(model.blocks):
         if index in pairs:
             x = x + block.skip_weight * outputs[pairs[index]]
@@ -259,7 +259,7 @@ def test_unet_reads_the_plain_stream_of_any_other_block() -> None:
     ids = tokens(2, 12, 0)
     ctx = replace(context(time=12), position=model.positions[0])
     first, second, third = model.blocks
-    x = model.embedding(ids) + model.positions[0].table.weight[:12]
+    x = model.embedding.weight[ids] + model.positions[0].table.weight[:12]
     skip = first(x[:, :, None].repeat(1, 1, 2, 1), ctx).mean(2)
     x = blockwise(third, second(skip, ctx) + third.skip_weight * skip, ctx)
     assert_formula(model.hidden(ids)[0], model.norm(x))

@@ -75,7 +75,7 @@ def ngpt_of_the_paper(model: GPT, ids: torch.Tensor) -> torch.Tensor:
         h_m = unit((value * gate * torch.sigmoid(gate)) @ block.ffn.out.weight.T)
         alpha = (block.ffn_step * 0.05 / (1 / math.sqrt(d))).abs()
         h = unit(h + alpha * (h_m - h))
-    s_z = model.logit_scale / (1 / math.sqrt(d))
+    s_z = model.embedding.logit_scale / (1 / math.sqrt(d))
     return (h @ unit(model.head.weight).T) * s_z
 
 

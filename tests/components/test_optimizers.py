@@ -71,7 +71,14 @@ VALUES = {
     "precondition_frequency": 2,
     "max_precondition_dim": 8,
     "rest": "sgd",
+    "optimizer": "sgd",
+    "decay": 0.5,
+    "start": 2,
+    "k": 2,
+    "every": 3,
 }
+BESIDE = {"k": {"every": 1}}
+"""Another value for a parameter without which this one has no effect."""
 KNOBS = [(name, knob) for name in NAMES for knob in REGISTRY.entry("optimizer", name).params.model_fields]
 
 
@@ -90,9 +97,11 @@ def test_every_knob_changes_the_weights(name: str, knob: str) -> None:
     results = []
     for params in ({}, {knob: other}):
         lm = model()
-        optimizer = optimizer_of(lm, name, **params)
+        optimizer = optimizer_of(lm, name, **BESIDE.get(knob, {}), **params)
         for number in range(5):
             step(lm, optimizer, number)
+        if isinstance(optimizer, AveragingOptimizer):
+            optimizer.eval()
         results.append(torch.cat([parameter.detach().flatten() for parameter in lm.parameters()]))
     assert not torch.equal(*results), f"{knob} = {other} changes nothing"
 

@@ -39,7 +39,13 @@ class Part(nn.Module):
             layer = Layer(
                 *(
                     REGISTRY.resolve(kind, name)
-                    for kind, name in (("attention", "mha"), ("ffn", "mlp"), ("norm", "rmsnorm"), ("position", "none"), ("block", "pre_norm"))
+                    for kind, name in (
+                        ("attention", "mha"),
+                        ("ffn", "mlp"),
+                        ("norm", "rmsnorm"),
+                        ("position", "none"),
+                        ("block", "pre_norm"),
+                    )
                 )
             )
             self.part = resolved.build(DIMS, layer)

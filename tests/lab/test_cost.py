@@ -113,9 +113,11 @@ def test_bytes_kept_for_the_backward_pass() -> None:
 
 def test_a_weight_counts_for_the_outermost_part_that_contains_it() -> None:
     norm = {"name": "rmsnorm"}
-    counted = cost(attention={"name": "mha", "qk_norm": norm}, embedding={"name": "table", "norm": norm, "tied": False}, norm=norm)
+    counted = cost(
+        attention={"name": "mha", "qk_norm": norm}, embedding={"name": "table", "norm": norm, "tied": False}, norm=norm
+    )
     assert counted.parameters["attention"] == LAYERS * (4 * (SQUARE + D) + 2 * 4)
-    assert counted.parameters["norm"] == (2 * LAYERS + 2) * D
+    assert counted.parameters["norm"] == (2 * LAYERS + 1) * D
     assert counted.parameters["head"] == D * VOCAB
     assert counted.total == model(attention={"name": "mha", "qk_norm": norm}, norm=norm).n_parameters() + D + D * VOCAB
 

@@ -81,7 +81,9 @@ def test_the_loss_is_the_mean_cross_entropy_over_the_targets_that_count() -> Non
 
 
 def test_the_z_loss_is_the_mean_squared_log_partition_over_the_targets_that_count() -> None:
-    model = model_with_large_weights(section(objective={"name": "next_token", "z_loss": 0.5}, embedding={"name": "table", "softcap": 4.0})).double()
+    model = model_with_large_weights(
+        section(objective={"name": "next_token", "z_loss": 0.5}, embedding={"name": "table", "softcap": 4.0})
+    ).double()
     ids, targets = tokens(3, 12, 1), tokens(3, 12, 2)
     mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.4
     plain = model_with_large_weights(section(embedding={"name": "table", "softcap": 4.0})).double()
@@ -124,8 +126,13 @@ def test_embeddings_are_normalised_then_scaled_before_positions_are_added(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_unit_embeddings_make_the_logits_scaled_cosines_after_every_update(tied: bool) -> None:
-    model = GPT(section(embedding={"name": "table", "unit": True, "tied": tied}, norm={"name": "rmsnorm", "gain": False, "eps": 1e-30}), 23)
-    assert torch.equal(model.logit_scale, torch.full((23,), 16**-0.5))
+    model = GPT(
+        section(
+            embedding={"name": "table", "unit": True, "tied": tied}, norm={"name": "rmsnorm", "gain": False, "eps": 1e-30}
+        ),
+        23,
+    )
+    assert torch.equal(model.embedding.logit_scale, torch.full((23,), 16**-0.5))
     model.double().after_step()
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
     for _ in range(2):
@@ -134,7 +141,7 @@ def test_unit_embeddings_make_the_logits_scaled_cosines_after_every_update(tied:
         for weight in (model.embedding.weight, rows):
             assert_formula(weight.norm(dim=-1), torch.ones(23, dtype=torch.float64))
         cosines = F.cosine_similarity(x[:, :, None], rows, dim=-1)
-        assert_formula(model.logits(x), 16**0.5 * model.logit_scale * cosines)
+        assert_formula(model.logits(x), 16**0.5 * model.embedding.logit_scale * cosines)
         model.loss(tokens(2, 12, 0), tokens(2, 12, 1))[0].backward()
         optimizer.step()
         model.after_step()
@@ -210,7 +217,7 @@ def test_blocks_of_one_form_in_a_row_enter_once_and_leave_once() -> None:
             model = built(pattern).double()
             ids = tokens(2, 12, 0)
             passed = sum(pattern[index % len(pattern)] is doubled for index in range(4))
-            assert_formula(model.hidden(ids)[0], model.embedding(ids) + passed)
+            assert_formula(model.hidden(ids)[0], model.embedding.weight[ids] + passed)
             assert forms == ["enter"] * entries
 
 
@@ -267,6 +274,19 @@ def test_roles_distinguish_matrices_embeddings_head_and_vectors() -> None:
     assert roles["head.weight"] == "head"
     assert roles["blocks.0.attention.qkv.weight"] == "matrix"
     assert roles["blocks.0.attention.qkv.bias"] == roles["norm.weight"] == "vector"
+
+
+def test_a_parameter_names_the_layer_that_it_is_in() -> None:
+    layers = {p.name: p.layer for p in GPT(section(n_layers=12, tied_head=False), 10).named_roles()}
+    assert {name for name, layer in layers.items() if layer is None} == {
+        "embedding.weight",
+        "positions.0.table.weight",
+        "norm.weight",
+        "norm.bias",
+        "head.weight",
+    }
+    assert all(name.startswith(f"blocks.{layer}.") for name, layer in layers.items() if layer is not None)
+    assert layers["blocks.11.attention.qkv.weight"] == 11
 
 
 def test_parameters_declared_elementwise_are_not_matrices() -> None:

@@ -326,6 +326,8 @@ def test_every_component_has_its_path() -> None:
         "data": "tinyshakespeare",
         "tokenizer": "char",
         "model.embedding": "table",
+        "model.init": "gpt2",
+        "model.objective": "next_token",
         "model.embedding.norm": "optioned",
         "model.embedding.norm.options.norm": "rmsnorm",
         "model.attention": "gla",

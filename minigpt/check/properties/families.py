@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minigpt.check.agreement import EXTREME, SAME_PATH, disagreement, distance, run
+from minigpt.check.agreement import EXTREME, OTHER_PATH, SAME_PATH, disagreement, distance, run
 from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Case, Stack, Subject, any_case, build, inputs, standard_cases
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
@@ -23,7 +23,7 @@ def _one_case(target: Target) -> list[Case]:
 
 @property_of("attention", cases=_one_case)
 def uses(target: Target, case: Case) -> None:
-    """An attention applies a position's rotation or bias if its `uses` says so."""
+    """An attention applies a position's rotation or bias, and keeps segments apart, if its `uses` says so."""
     promised: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
     for hook, position in (("rotate", "rope"), ("bias", "alibi")):
         if hook not in promised:
@@ -36,8 +36,41 @@ def uses(target: Target, case: Case) -> None:
                 f'`uses` names "{hook}", but outputs with {position} are the same as without positions',
                 cause=f"is ctx.position.{hook} called, and is its result used?",
             )
+    if "segments" in promised:
+        _check_segments(target, case)
     if not promised:
         raise NotTried("its `uses` is empty")
+
+
+def _check_segments(target: Target, case: Case) -> None:
+    """Compare segments in one row with each segment alone, in a full pass and token by token."""
+    subject = build(target, case)
+    assert isinstance(subject, Stack)
+    x, tokens = inputs(subject, case)
+    first = case.time // 3
+    segments = (torch.arange(case.time) >= first).long().expand(len(x), -1)
+    state = subject.new_state(len(x), case.time, x.dtype)
+    apart = run(subject, x, tokens)[:, :first]  # causal, so later tokens do not matter
+    subject.segments = segments
+    together = run(subject, x, tokens)
+    if distance(together[:, :first], apart) > SAME_PATH:
+        raise Violation("the first segment's outputs change with segments", cause="does it hide keys of the same segment?")
+    changed = torch.cat((-x[:, :first], x[:, first:]), 1)
+    if distance(run(subject, changed, tokens)[:, first:], together[:, first:]) > SAME_PATH:
+        raise Violation(
+            '`uses` names "segments", but an output depends on tokens of another segment',
+            at=first,
+            cause="are ctx.segments given to remember, and its segments of the keys to attend?",
+        )
+    steps = []
+    for place in range(case.time):
+        subject.segments = segments[:, place : place + 1]
+        steps.append(run(subject, x[:, [place]], tokens[:, [place]], state))
+    if distance(torch.cat(steps, 1), together) > OTHER_PATH:
+        raise Violation(
+            "with segments, decoding in single steps differs from the full pass",
+            cause="does the state keep the segments of its keys?",
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ position

@@ -27,21 +27,23 @@ from minigpt.run.progress import Progress
 Role = Literal["matrix", "embedding", "head", "vector"]
 
 _ALL: tuple[Role, ...] = ("matrix", "embedding", "head", "vector")
-_SHAPES: tuple[tuple[Role, tuple[int, ...]], ...] = (
-    ("embedding", (7, 4)),
-    ("embedding", (9, 4)),
-    ("matrix", (4, 6)),
-    ("matrix", (6, 4)),
-    ("matrix", (5, 5)),
-    ("matrix", (5, 5)),
-    ("matrix", (3, 4, 5)),  # a stack of matrices, such as the weights of experts
-    ("matrix", (1, 4)),
-    ("vector", (4,)),
-    ("vector", (6,)),
-    ("vector", ()),
-    ("vector", (4, 1, 3)),  # the kernels of a depthwise convolution
-    ("head", (7, 4)),
+_PARAMETERS: tuple[tuple[str, Role, tuple[int, ...]], ...] = (
+    ("embedding.weight", "embedding", (7, 4)),
+    ("positions.0.table.weight", "embedding", (9, 4)),
+    ("blocks.0.attention.q.weight", "matrix", (4, 6)),
+    ("blocks.0.attention.out.weight", "matrix", (6, 4)),
+    ("blocks.1.attention.q.weight", "matrix", (5, 5)),
+    ("blocks.1.attention.out.weight", "matrix", (5, 5)),
+    ("blocks.1.ffn.into", "matrix", (3, 4, 5)),  # a stack of matrices, such as the weights of experts
+    ("blocks.2.ffn.router.weight", "matrix", (1, 4)),
+    ("blocks.2.attention_norm.weight", "vector", (4,)),
+    ("blocks.2.attention.out.bias", "vector", (6,)),
+    ("blocks.2.attention_gain", "vector", ()),
+    ("blocks.3.attention.convolution.weight", "vector", (4, 1, 3)),  # the kernels of a depthwise convolution
+    ("head.weight", "head", (7, 4)),
 )
+"""Names, roles and shapes as in a model of four layers."""
+
 _ORDINARY = (1.0, 1.0, 1.0, 1.0, 1.0)
 _SCALES = (1.0, 0.0, 1e-20, 1e4, 1e-3)
 _FACTORS = (0.5, 1.0, 0.25)  # factors of a schedule, repeated
@@ -106,6 +108,11 @@ class _Run:
             raise Violation(
                 f"build returns a {type(self.optimizer).__name__}", cause="it must return a torch.optim.Optimizer"
             )
+        if isinstance(self.optimizer, AveragingOptimizer) != recipe.averages:
+            raise Violation(
+                f"averages is {recipe.averages}, and build returns a {type(self.optimizer).__name__}",
+                cause="the class must say `averages = True` if and only if its optimizer is an AveragingOptimizer",
+            )
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def step(self, number: int, scale: float = 1.0, *, missing: bool = False, factor: float | None = None) -> None:
@@ -143,12 +150,16 @@ class _Run:
 
 def _parameters(case: Case, weights: Sequence[Tensor] | None) -> list[NamedParameter]:
     generator = torch.Generator().manual_seed(case.seed)
-    shapes = [(role, shape) for role, shape in _SHAPES if role in case.roles]
-    drawn = [torch.randn(shape, generator=generator) for _, shape in shapes] if weights is None else weights
+    chosen = [(name, role, shape) for name, role, shape in _PARAMETERS if role in case.roles]
+    drawn = [torch.randn(shape, generator=generator) for _, _, shape in chosen] if weights is None else weights
     return [
-        NamedParameter(f"{role}.{index} {list(shape)}", nn.Parameter(tensor.clone()), role)
-        for index, ((role, shape), tensor) in enumerate(zip(shapes, drawn, strict=True))
+        NamedParameter(name, nn.Parameter(tensor.clone()), role, _layer(name))
+        for (name, role, _), tensor in zip(chosen, drawn, strict=True)
     ]
+
+
+def _layer(name: str) -> int | None:
+    return int(name.split(".")[1]) if name.startswith("blocks.") else None
 
 
 @property_of("optimizer", cases=_cases, strategy=_any_case, quick=2)

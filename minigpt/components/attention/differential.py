@@ -29,6 +29,8 @@ class DifferentialAttention(SoftmaxAttention):
 
     value_kind = "pairs"
 
+    uses = SoftmaxAttention.uses | {"segments"}
+
     def __init__(self, dims: Dims, **shared: Any):
         if dims.n_heads % 2:
             raise ValueError(f"n_heads {dims.n_heads} must be even: two heads form one difference")
@@ -48,8 +50,9 @@ class DifferentialAttention(SoftmaxAttention):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
-        (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        maps = self.attend(q, k, v.repeat_interleave(2, 1), ctx, k_positions, window=self.window)
+        (k, v, *kept), k_positions = remember(state, (k, v), ctx.positions, self.window, ctx.segments)
+        values = v.repeat_interleave(2, 1)
+        maps = self.attend(q, k, values, ctx, k_positions, window=self.window, segments=kept[0] if kept else None)
         first, second = upcast(maps[:, :, 0::2]), upcast(maps[:, :, 1::2])
         of_first, of_second = (self.lambda_q1 * self.lambda_k1).sum(), (self.lambda_q2 * self.lambda_k2).sum()
         difference = first - (of_first.exp() - of_second.exp() + self.lambda_init) * second

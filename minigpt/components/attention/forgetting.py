@@ -25,6 +25,8 @@ class ForgettingAttention(SoftmaxAttention):
     keys and values that depends on the token.
     """
 
+    uses = SoftmaxAttention.uses | {"segments"}
+
     def __init__(self, dims: Dims, **shared: Any):
         super().__init__(dims, **shared)
         self.forget = nn.Linear(dims.d_model, dims.n_heads)
@@ -34,10 +36,11 @@ class ForgettingAttention(SoftmaxAttention):
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
         log_f = F.logsigmoid(upcast(self.forget(x))).transpose(1, 2)[..., None]  # [B, H, T, 1]
-        (k, v, log_f), k_positions = remember(state, (k, v, log_f), ctx.positions, self.window)
+        (k, v, log_f, *kept), k_positions = remember(state, (k, v, log_f), ctx.positions, self.window, ctx.segments)
         total = upcast(log_f).cumsum(2)  # from the first key in the cache: a cached running sum would grow without bound
         bias = total[:, :, -x.shape[1] :] - total.mT
-        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias), x)
+        segments = kept[0] if kept else None
+        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, bias=bias, segments=segments), x)
 
     def also_remembered(self) -> list[tuple[int, int]]:
         return [(self.n_heads, 1)]

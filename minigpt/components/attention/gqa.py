@@ -21,5 +21,7 @@ class GroupedQueryAttention(SoftmaxAttention):
         n_kv_heads: Key/value heads; must divide n_heads.
     """
 
+    uses = SoftmaxAttention.uses | {"segments"}
+
     def __init__(self, dims: Dims, *, n_kv_heads: Annotated[int, Field(gt=0)] = 2, **shared: Any):
         super().__init__(dims, _kv_heads=n_kv_heads, **shared)

@@ -60,7 +60,7 @@ class SoftmaxCore(Attention):
         self.n_kv_heads = _kv_heads or dims.n_heads
         self.value_heads, self.value_dim = _value_heads or self.n_kv_heads, _value_dim or dims.head_dim
         self.dropout, self.window, self.softcap = dropout, window, softcap
-        self.reach = window
+        self.reach, self.score_factor = window, dims.score_factor
         self.norms_each_head = qk_norm_over == "head"
         normed = (1, 1) if self.norms_each_head else (dims.n_heads, self.n_kv_heads)
         self.q_norm, self.k_norm = (qk_norm.build(n * dims.head_dim) if qk_norm else None for n in normed)
@@ -109,10 +109,16 @@ class SoftmaxCore(Attention):
         window: int | None,
         bias: Float[Tensor, "batch heads time source"] | None = None,
         scale: float | None = None,
+        segments: Int[Tensor, "batch 1 source 1"] | None = None,
     ) -> Float[Tensor, "batch time heads v_dim"]:
-        """`kernels.attend` with this layer's parameters; `bias` is added to the position's bias."""
+        """`kernels.attend` with this layer's parameters; `bias` is added to the position's bias.
+
+        `segments` are those of the keys, as `remember` returns them.
+        """
         of_position = ctx.position.bias(ctx.positions, k_positions)
         both = bias if of_position is None else of_position if bias is None else bias + of_position
+        if self.score_factor != 1:
+            scale = self.score_factor * (q.shape[-1] ** -0.5 if scale is None else scale)
         return attend(
             q,
             k,
@@ -125,6 +131,7 @@ class SoftmaxCore(Attention):
             dropout=self.dropout if self.training else 0.0,
             softcap=self.softcap,
             sinks=self.sinks,
+            segments=None if segments is None or ctx.segments is None else (ctx.segments, segments[:, 0, :, 0]),
         ).transpose(1, 2)
 
     def finish(
@@ -165,8 +172,9 @@ class SoftmaxAttention(SoftmaxCore):
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
-        (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window), x)
+        (k, v, *kept), k_positions = remember(state, (k, v), ctx.positions, self.window, ctx.segments)
+        segments = kept[0] if kept else None
+        return self.finish(self.attend(q, k, v, ctx, k_positions, window=self.window, segments=segments), x)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
         shapes = [(self.n_kv_heads, self.head_dim), (self.value_heads, self.value_dim), *self.also_remembered()]

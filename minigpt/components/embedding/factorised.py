@@ -39,9 +39,7 @@ class Factorised(Embedding):
     def build_head(self) -> nn.Module | None:
         return None if self.tied else nn.Linear(self.dims.d_model, self.dims.vocab_size, bias=False)
 
-    def logits(
-        self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None
-    ) -> Float[Tensor, "batch time vocab"]:
+    def logits(self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None) -> Float[Tensor, "batch time vocab"]:
         if head is not None:
             logits: Tensor = head(x)
             return logits

@@ -48,9 +48,7 @@ class MixtureOfSoftmaxes(Embedding):
     def build_head(self) -> nn.Module | None:
         return self.inner.build_head()
 
-    def logits(
-        self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None
-    ) -> Float[Tensor, "batch time vocab"]:
+    def logits(self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None) -> Float[Tensor, "batch time vocab"]:
         of_each = torch.tanh(self.latent(x)).view(*x.shape[:2], self.n_softmaxes, -1)
         logits = upcast(self.inner.logits(of_each.flatten(1, 2), head)).log_softmax(-1)
         prior = upcast(self.prior(x)).log_softmax(-1)

@@ -69,9 +69,7 @@ class NgramHash(Embedding):
     def build_head(self) -> nn.Module | None:
         return self.inner.build_head()
 
-    def logits(
-        self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None
-    ) -> Float[Tensor, "batch time vocab"]:
+    def logits(self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None) -> Float[Tensor, "batch time vocab"]:
         return self.inner.logits(x, head)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:

@@ -50,6 +50,7 @@ class MultiToken(Objective):
     def forward(self, prediction: Prediction) -> Float[Tensor, ""]:
         hidden, losses = prediction.hidden, []
         for ahead, module in enumerate(self.further, 1):
+            assert isinstance(module, _Parallel)
             hidden = module(hidden if isinstance(module, _Sequential) else prediction.hidden, prediction, ahead)
             targets = _shifted(prediction.targets, ahead)
             each = _cross_entropy(prediction.to_logits(module.norm(hidden)), targets)

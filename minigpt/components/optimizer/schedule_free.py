@@ -30,6 +30,8 @@ class ScheduleFree(Optimizer):
         weight_decay: On matrices, embeddings and head.
     """
 
+    averages = True
+
     def __init__(
         self,
         *,

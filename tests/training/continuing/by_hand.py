@@ -26,7 +26,9 @@ Stopped = Callable[..., RunFolder]
 
 
 def document(place: Path, optimizer: str, schedule: str) -> dict[str, Any]:
-    settings = {"name": optimizer, "learning_rate": 1e-3}
+    rate = {"learning_rate": 1e-3}
+    wraps = optimizer in ("ema", "lawa")
+    settings = {"name": optimizer, **({"optimizer": {"name": "adamw", **rate}} if wraps else rate)}
     return {
         "name": "small",
         "data": {"name": "text", "paths": [str(place / "corpus.txt")]},
@@ -58,7 +60,7 @@ def continued_by_hand(folder: RunFolder, overrides: list[str]) -> dict[str, Tens
     optimizer = build_optimizer(experiment, model, precision)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in start.optimizer["state"].items():
-        optimizer.state[parameters[index]] = copy.deepcopy(state)
+        optimizer.state[parameters[index] if isinstance(index, int) else index] = copy.deepcopy(state)
     for group, saved in zip(optimizer.param_groups, start.optimizer["param_groups"], strict=True):
         group.update({key: saved[key] for key in ("step", "sum") if key in saved})
     if isinstance(optimizer, AveragingOptimizer):

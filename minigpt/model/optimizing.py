@@ -1,0 +1,32 @@
+"""An optimizer over a model's parameters, with the factors that the model's initialisation prescribes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from minigpt.contracts import Factors, Optimizer
+from minigpt.model.gpt import GPT
+
+
+def optimizer_of(recipe: Optimizer, model: GPT) -> torch.optim.Optimizer:
+    """The recipe's optimizer. Groups are divided where the initialisation gives their parameters different factors."""
+    parameters = list(model.named_roles())
+    optimizer = recipe.build(parameters)
+    factors = {id(parameter.tensor): model.init.factors(parameter) for parameter in parameters}
+    # In place, because an optimizer that wraps another one shares its list of groups.
+    optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _divided(group, factors)]
+    return optimizer
+
+
+def _divided(group: dict[str, Any], factors: Mapping[int, Factors]) -> Iterator[dict[str, Any]]:
+    """A group in parts with equal factors, multiplied by them; a group whose factors are all 1 stays as it is."""
+    for kind in dict.fromkeys(factors[id(tensor)] for tensor in group["params"]):
+        if kind == Factors() and all(factors[id(tensor)] == kind for tensor in group["params"]):
+            yield group
+            return
+        scaled = {key: group[key] * factor for key, factor in asdict(kind).items() if key in group}
+        yield {**group, **scaled, "params": [tensor for tensor in group["params"] if factors[id(tensor)] == kind]}
