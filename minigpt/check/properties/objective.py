@@ -108,7 +108,7 @@ def scalar(target: Target, case: Case) -> None:
     )
     for size in (1.0, 100.0):
         with torch.no_grad():
-            model.norm.weight.fill_(size)  # type: ignore[union-attr]
+            model.norm.get_parameter("weight").fill_(size)
         found.clear()
         model.loss(**batch)  # type: ignore[arg-type]
         for what, value in found:
