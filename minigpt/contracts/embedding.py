@@ -31,7 +31,7 @@ class Embedding(Component):
         """
 
     def build_head(self) -> nn.Module | None:
-        """An output map with weights of its own; None if `logits` needs none, for example because it uses the table.
+        """An output map with separate weights; None if `logits` needs none, for example because it uses the table.
 
         The model keeps it as `head`, after the blocks, and optimizers see its weights with the role `head`.
         """

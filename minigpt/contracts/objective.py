@@ -46,7 +46,7 @@ class Prediction:
 class Objective(Component):
     """What training minimises. Constructor: `(dims, layer, *, ...)`, with the components of the model's last layer.
 
-    It may have weights of its own, which are trained and saved with the model. Validation does not use it: that is always
+    It may have weights, which are trained and saved with the model. Validation does not use it: that is always
     the mean cross-entropy of the next token.
     """
 

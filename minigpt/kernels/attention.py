@@ -56,7 +56,7 @@ def attend(
         dropout: Rate at which attention weights are dropped (0 outside training).
         softcap: Scores s become softcap * tanh(s / softcap), before bias and mask (Gemma 2: arXiv:2408.00118).
         sinks: For each head a logit that takes part in the softmax without a value (gpt-oss: arXiv:2508.10925).
-        segments: Segments of the queries and of the keys: a query sees the keys of its own segment only. None for no limit.
+        segments: Segments of the queries and of the keys: a query sees only keys of the same segment. None for no limit.
     """
     if softcap is not None or sinks is not None:
         is_visible = _visible_in(segments, visible(q_positions, k_positions, window))
@@ -88,7 +88,7 @@ def attend(
 
 def _visible_in(
     segments: tuple[Int[Tensor, "batch time"], Int[Tensor, "batch source"]] | None, mask: Bool[Tensor, "time source"]
-) -> Bool[Tensor, "*batch time source"]:
+) -> Bool[Tensor, "*rows time source"]:
     """The mask without keys of other segments, with a batch axis and a head axis; without segments the mask itself."""
     if segments is None:
         return mask
@@ -122,7 +122,7 @@ def _causal(
 def attention_weights(
     q: Float[Tensor, "batch heads time head_dim"],
     k: Float[Tensor, "batch heads source head_dim"],
-    mask: Bool[Tensor, "*batch time source"],
+    mask: Bool[Tensor, "*rows time source"],
     *,
     bias: Float[Tensor, "*batch bias_heads time source"] | None = None,
     scale: float | None = None,

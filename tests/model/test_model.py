@@ -277,7 +277,9 @@ def test_roles_distinguish_matrices_embeddings_head_and_vectors() -> None:
 
 
 def test_a_parameter_names_the_layer_that_it_is_in() -> None:
-    layers = {p.name: p.layer for p in GPT(section(n_layers=12, tied_head=False), 10).named_roles()}
+    layers = {
+        p.name: p.layer for p in GPT(section(n_layers=12, embedding={"name": "table", "tied": False}), 10).named_roles()
+    }
     assert {name for name, layer in layers.items() if layer is None} == {
         "embedding.weight",
         "positions.0.table.weight",

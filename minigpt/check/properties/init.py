@@ -88,7 +88,7 @@ def weights(target: Target, case: Case) -> None:
         if not torch.equal(one, two):
             raise Violation(f"{name}: equal seeds give different values", cause="random numbers that are not torch's?")
         if _is_drawn(name, first) and torch.equal(one, three) and (one != 0).any():
-            raise Violation(f"{name}: different seeds give equal values", cause="does it set a seed of its own?")
+            raise Violation(f"{name}: different seeds give equal values", cause="does it set a seed?")
     with torch.no_grad():
         for module in first.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

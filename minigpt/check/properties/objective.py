@@ -191,7 +191,7 @@ def additive(target: Target, case: Case) -> None:
 @property_of("objective", cases=_defaults)
 @random_states_kept()
 def learning(target: Target, case: Case) -> None:
-    """Training on it lowers the cross-entropy of the next token, and every weight of its own takes part."""
+    """Training on it lowers the cross-entropy of the next token, and each of its weights takes part."""
     model, batch = _built(target, case), _batch(case)
     measured = {key: batch[key] for key in ("tokens", "targets", "mask")}
     optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)

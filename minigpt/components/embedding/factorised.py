@@ -21,7 +21,7 @@ class Factorised(Embedding):
 
     Args:
         rank: Width of the table.
-        tied: The output map shares both factors; false for a full one with weights of its own.
+        tied: The output map shares both factors; false for a full one with separate weights.
     """
 
     def __init__(self, dims: Dims, *, rank: Annotated[int, Field(gt=0)] = 64, tied: bool = True):
