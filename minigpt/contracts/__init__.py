@@ -1,7 +1,8 @@
 """The contracts: what each family of components receives and returns.
 
 Registration refuses a component that breaks its contract. `parts.py` has the parts of a model, `state.py` the decoding
-state, `text.py` tokenizers and datasets, `optimizing.py` optimizers and schedules. Import all of them from here.
+state, `text.py` tokenizers and datasets, `batching.py` batchings, `optimizing.py` optimizers and schedules. Import all of
+them from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
 heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from minigpt.contracts.batching import Batch, Batching, Draw, Source, TokenRows, TokenStream
 from minigpt.contracts.optimizing import (
     AveragingOptimizer,
     MixedPrecisionOptimizer,
@@ -39,6 +41,7 @@ from minigpt.registry import REGISTRY, Spec
 
 __all__ = [
     "ATTENTION",
+    "BATCHING",
     "BLOCK",
     "DATASET",
     "FFN",
@@ -51,6 +54,9 @@ __all__ = [
     "Attention",
     "AttentionSpec",
     "AveragingOptimizer",
+    "Batch",
+    "Batching",
+    "BatchingSpec",
     "Block",
     "BlockSpec",
     "Cache",
@@ -59,6 +65,7 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "Dims",
+    "Draw",
     "FeedForward",
     "FeedForwardSpec",
     "InnerLinear",
@@ -76,8 +83,11 @@ __all__ = [
     "Schedule",
     "ScheduleSpec",
     "Sequences",
+    "Source",
     "Splits",
     "State",
+    "TokenRows",
+    "TokenStream",
     "Tokenizer",
     "TokenizerSpec",
     "substate",
@@ -90,6 +100,7 @@ FFN = REGISTRY.add_family("ffn", FeedForward, ("dims",))
 BLOCK = REGISTRY.add_family("block", Block, ("dims", "layer"))
 TOKENIZER = REGISTRY.add_family("tokenizer", Tokenizer)
 DATASET = REGISTRY.add_family("dataset", Dataset)
+BATCHING = REGISTRY.add_family("batching", Batching)
 OPTIMIZER = REGISTRY.add_family("optimizer", Optimizer)
 SCHEDULE = REGISTRY.add_family("schedule", Schedule, ("max_iters",))
 
@@ -100,5 +111,6 @@ FeedForwardSpec = Annotated[Spec[FeedForward], FFN]
 BlockSpec = Annotated[Spec[Block], BLOCK]
 TokenizerSpec = Annotated[Spec[Tokenizer], TOKENIZER]
 DatasetSpec = Annotated[Spec[Dataset], DATASET]
+BatchingSpec = Annotated[Spec[Batching], BATCHING]
 OptimizerSpec = Annotated[Spec[Optimizer], OPTIMIZER]
 ScheduleSpec = Annotated[Spec[Schedule], SCHEDULE]

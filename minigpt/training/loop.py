@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from minigpt.contracts import AveragingOptimizer
-from minigpt.data import Batch, Corpus, train_batch
-from minigpt.errors import DivergedError
+from minigpt.contracts import AveragingOptimizer, Batch
+from minigpt.data import Corpus, train_batch
+from minigpt.errors import DivergedError, ExperimentError, Problem
 from minigpt.experiment import Experiment
 from minigpt.kernels.fused import wide_dtype
 from minigpt.model import GPT
@@ -312,6 +312,9 @@ def compute_gradients(
         precision: `fp32` or `bf16`.
         loss_function: A compiled `model.loss`; None uses the plain one.
 
+    Raises:
+        ExperimentError: The batch has segments or memory.
+
     Returns:
         Three numbers, on the device: the batch's cross-entropy in nats per token, the auxiliary losses' mean over
         micro-batches, and the gradient's norm before clipping.
@@ -319,6 +322,9 @@ def compute_gradients(
     device = batch.tokens.device
     dtype = wide_dtype(model.embedding.weight.dtype)
     total, auxiliary_total = torch.zeros(2, device=device, dtype=dtype).unbind()
+    if batch.segments is not None or batch.memory is not None:
+        text = "its batches have segments or memory, which the model does not read"
+        raise ExperimentError([Problem((experiment.training.batching.where,), text)])
     n_targets = batch.n_targets
     for part in batch.split(micro_batch_size(experiment, device)):
         share = part.n_targets / max(n_targets, 1)
