@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt import build_model
-from minigpt.data import Batch
+from minigpt.contracts import Batch
 from minigpt.experiment import Experiment, SamplingSection
 from minigpt.model.decoding import sample_ids
 from minigpt.training.loop import compute_gradients

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contenders import Contender
-from minigpt.data import Batch
+from minigpt.contracts import Batch
 
 PROMPT = 16
 

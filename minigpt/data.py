@@ -1,24 +1,25 @@
 """Text to tokens to batches.
 
-The batch of an update is a pure function of (seed, update number). So resuming needs no position in a data stream, and
-variants with the same seed see their data in the same order.
+The batch of an update is a pure function of the data, the seed and the update's number. So resuming needs no position in a
+data stream, and variants with the same seed see their data in the same order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from minigpt.components.dataset.overlap import rows_in_both, text_overlap
-from minigpt.contracts import Sequences, Splits, Tokenizer
+from minigpt.contracts import Batch, Draw, Sequences, Source, Splits, Tokenizer, TokenRows, TokenStream
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
 from minigpt.system.memory import refuse_if_too_large
@@ -29,94 +30,11 @@ _REPORTED_SHARE = 0.05
 _PAIR_BYTES = 32
 """Memory for each token: its id and the pair that it ends, three copies while pairs are sorted; 64 bits each."""
 
+_COUNTED_UPDATES = 10_000
+"""Updates whose tokens are counted one by one."""
+
 _MANY_CHARACTERS = 2000
 """Fewer characters of validation text may well repeat training text by chance."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Input of one forward pass.
-
-    Attributes:
-        tokens: Input ids.
-        targets: The ids to predict.
-        mask: Which targets count; None for all.
-    """
-
-    tokens: Int[Tensor, "batch time"]
-    targets: Int[Tensor, "batch time"]
-    mask: Bool[Tensor, "batch time"] | None = None
-
-    @property
-    def n_targets(self) -> int:
-        """How many targets count."""
-        return self.targets.numel() if self.mask is None else int(self.mask.sum())
-
-    def split(self, size: int) -> Iterator[Batch]:
-        """The batch in parts of `size` sequences."""
-        for start in range(0, len(self.tokens), size):
-            rows = slice(start, start + size)
-            yield Batch(self.tokens[rows], self.targets[rows], None if self.mask is None else self.mask[rows])
-
-
-@dataclass(frozen=True)
-class TokenStream:
-    """A split of text: one long row of ids."""
-
-    ids: Int[Tensor, " tokens"]
-
-    @property
-    def n_targets(self) -> int:
-        """Tokens that are predicted in an evaluation of the whole split: all except the first."""
-        return len(self.ids) - 1
-
-    def sample(self, rng: np.random.Generator, batch_size: int, block_size: int) -> Batch:
-        """Windows that start anywhere, drawn with replacement."""
-        starts = torch.from_numpy(rng.integers(0, len(self.ids) - block_size, batch_size)).to(self.ids.device)
-        window = self.ids[starts[:, None] + torch.arange(block_size + 1, device=self.ids.device)].long()
-        return Batch(window[:, :-1], window[:, 1:])
-
-    def windows(self, batch_size: int, block_size: int) -> Iterator[Batch]:
-        """The whole split in adjacent windows: every token except the first is predicted exactly once."""
-        whole = self.n_targets // block_size * block_size
-        tokens, targets = self.ids[:whole].view(-1, block_size), self.ids[1 : whole + 1].view(-1, block_size)
-        for start in range(0, len(tokens), batch_size):
-            yield Batch(tokens[start : start + batch_size].long(), targets[start : start + batch_size].long())
-        if whole < self.n_targets:  # the last window is shorter
-            yield Batch(self.ids[None, whole:-1].long(), self.ids[None, whole + 1 :].long())
-
-    def to(self, device: torch.device) -> TokenStream:
-        """The same split on a device."""
-        return TokenStream(self.ids.to(device))
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """A split of a synthetic task: separate rows with their own targets."""
-
-    tokens: Int[Tensor, "rows time"]
-    targets: Int[Tensor, "rows time"]
-    mask: Bool[Tensor, "rows time"]
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets that count."""
-        return int(self.mask.sum())
-
-    def sample(self, rng: np.random.Generator, batch_size: int, block_size: int) -> Batch:
-        """Rows drawn with replacement."""
-        rows = torch.from_numpy(rng.integers(0, len(self.tokens), batch_size)).to(self.tokens.device)
-        return Batch(self.tokens[rows].long(), self.targets[rows].long(), self.mask[rows])
-
-    def windows(self, batch_size: int, block_size: int) -> Iterator[Batch]:
-        """All rows in order."""
-        for start in range(0, len(self.tokens), batch_size):
-            part = slice(start, start + batch_size)
-            yield Batch(self.tokens[part].long(), self.targets[part].long(), self.mask[part])
-
-    def to(self, device: torch.device) -> TokenRows:
-        """The same split on a device."""
-        return TokenRows(self.tokens.to(device), self.targets.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -128,7 +46,8 @@ class Corpus:
         val: The split for evaluation, always used in full.
         vocab_size: Number of token ids.
         tokenizer: Fitted; None for a synthetic task.
-        fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size.
+        fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size, and with the
+            starts of documents if the batching uses them.
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
         notes: Lines that a user of the corpus should read.
     """
@@ -147,9 +66,30 @@ class Corpus:
 
 
 def train_batch(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
-    """The batch of update `step` (from 0): the same for every model with the same data, seed and sizes."""
-    rng = np.random.Generator(np.random.Philox(key=[experiment.seed, step]))
-    return corpus.train.sample(rng, experiment.training.batch_size, experiment.model.block_size)
+    """The batch of update `step` (from 0): the same for every model with the same data, seed, batching and sizes."""
+    source = Source(corpus.train, corpus.vocab_size, corpus.tokenizer)
+    return experiment.training.batching.build().batch(source, _draw(experiment, step, corpus))
+
+
+def _draw(experiment: Experiment, step: int, corpus: Corpus | None) -> Draw:
+    training, length = experiment.training, experiment.model.block_size
+    if corpus is not None and isinstance(corpus.train, TokenRows):
+        length = corpus.train.tokens.shape[1]
+    return Draw(experiment.seed, step, training.max_iters, training.batch_size, length)
+
+
+def tokens_trained(experiment: Experiment, corpus: Corpus | None = None, first_step: int = 0) -> int:
+    """Tokens of all updates; of more than 10,000 updates, computed from 10,000 of them.
+
+    Args:
+        experiment: Gives the batching and the sizes.
+        corpus: Gives the length of a task's rows; None takes block_size.
+        first_step: Updates before it are not counted.
+    """
+    batching, updates = experiment.training.batching.build(), experiment.training.max_iters - first_step
+    counted = min(updates, _COUNTED_UPDATES)
+    steps = (first_step + number * updates // counted for number in range(counted))
+    return sum(batching.n_tokens(_draw(experiment, step, corpus)) for step in steps) * updates // max(1, counted)
 
 
 def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -> Corpus:
@@ -176,8 +116,10 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         tokenizer.fit(splits.train if tokenizer.fits_on == "train" else splits.train + splits.val)
     else:
         tokenizer = restore_tokenizer(experiment, learned)
-    train, val = (_encode(tokenizer, text, name) for text, name in ((splits.train, "training"), (splits.val, "validation")))
-    for ids, name, least in ((train, "training", block_size + 1), (val, "validation", 2)):
+    documents = _documents(experiment, splits)
+    train = _encode_documents(tokenizer, splits.train, documents)
+    val = _encode(tokenizer, splits.val, "validation")
+    for ids, name, least in ((train.ids, "training", block_size + 1), (val, "validation", 2)):
         if len(ids) < least:
             raise DataError(
                 f"the {name} split has {count(len(ids), 'token')}; at least {least} are needed "
@@ -186,10 +128,39 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
     digest = hashlib.sha256()
     for text in (splits.train, splits.val):
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    if documents is not None:
+        digest.update(f"documents {documents}".encode())
     val_bytes = len(splits.val.encode("utf-8", "surrogatepass")) - tokenizer.n_bytes(val[:1].tolist(), splits.val)
-    return Corpus(
-        TokenStream(train), TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes, notes
-    )
+    return Corpus(train, TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes, notes)
+
+
+def _documents(experiment: Experiment, splits: Splits) -> tuple[int, ...] | None:
+    """Where the documents of the training text begin, in characters; None if the batching does not ask.
+
+    Raises:
+        DataError: The dataset does not say, or what it says is wrong.
+    """
+    batching = experiment.training.batching
+    if not batching.build().uses_documents:
+        return None
+    if splits.documents is None:
+        raise DataError(
+            f"data: {experiment.data.name} does not say where documents begin, which training.batching {batching.name} needs"
+        )
+    assert isinstance(splits.train, str)
+    ends = (*splits.documents[1:], len(splits.train))
+    if splits.documents[:1] != (0,) or any(start >= end for start, end in zip(splits.documents, ends, strict=True)):
+        raise DataError(f"data: the documents of {experiment.data.name} must begin at 0, increase, and end with the text")
+    return splits.documents
+
+
+def _encode_documents(tokenizer: Tokenizer, text: str, documents: Sequence[int] | None) -> TokenStream:
+    """The training text as ids; each document is encoded separately, so that no token crosses a boundary."""
+    if documents is None:
+        return TokenStream(_encode(tokenizer, text, "training"))
+    pieces = [_encode(tokenizer, text[start:end], "training") for start, end in pairwise((*documents, len(text)))]
+    starts = np.cumsum([0, *(len(piece) for piece in pieces[:-1])])
+    return TokenStream(torch.cat(pieces), torch.from_numpy(starts))
 
 
 def _common_text(train: str, val: str) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 import minigpt.components  # noqa: F401 - the defaults below name shipped components
 from minigpt.contracts import (
     AttentionSpec,
+    BatchingSpec,
     BlockSpec,
     DatasetSpec,
     Dims,
@@ -171,6 +172,7 @@ class TrainingSection(Section):
 
     path: ClassVar[str | None] = "training"
 
+    batching: BatchingSpec = _default("windows", "Which tokens an update sees.")
     optimizer: OptimizerSpec = _default("adamw", "Update rule.")
     schedule: ScheduleSpec = _default("cosine", "Learning rate over training.")
     batch_size: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=64, description="Sequences in an update.")

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.contracts import Dataset, Sequences, Splits
-from minigpt.data import TokenRows, TokenStream, entropies, load_corpus, train_batch
+from minigpt.contracts import Dataset, Sequences, Splits, TokenRows, TokenStream
+from minigpt.data import entropies, load_corpus, train_batch
 from minigpt.errors import DataError, TokenizerError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
@@ -187,7 +187,8 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
     dataset = REGISTRY.resolve(
         "dataset", {"name": "text", "paths": [str(tmp_path / "corpus")], "val_path": str(tmp_path / "val.txt")}
     ).build()
-    assert dataset.load() == Splits("first\nsecond", "held out", notes=("data.paths: 2 files skipped: 1 .bin, 1 hidden",))
+    notes = ("data.paths: 2 files skipped: 1 .bin, 1 hidden",)
+    assert dataset.load() == Splits("first\nsecond", "held out", notes=notes, documents=(0, 6))
 
 
 def test_run_folders_inside_a_corpus_folder_are_skipped(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_run_folders_inside_a_corpus_folder_are_skipped(tmp_path: Path) -> None:
     for name in ("experiment.json", "provenance.json", "samples.txt"):
         (run / name).write_text("never")
     dataset = REGISTRY.resolve("dataset", {"name": "text", "paths": [str(tmp_path)], "val_fraction": 0.5}).build()
-    assert dataset.load() == Splits("te", "xt", notes=("data.paths: 1 file skipped: 1 run folder",))
+    assert dataset.load() == Splits("te", "xt", notes=("data.paths: 1 file skipped: 1 run folder",), documents=(0,))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ SHORTER = {
     ],
     "minigpt generate": ["--max-new-tokens", "8", "--seed", "1"],
     "minigpt check plugins/sharp.py": ["--no-thorough", "--examples", "1"],
+    "minigpt check plugins/curriculum.py": ["--examples", "1"],
     "minigpt check norm/peak": ["--no-thorough"],
 }
 """Options appended to commands with this start."""
@@ -233,6 +234,15 @@ def test_the_mistake_in_decoding_trains_like_the_right_version(sharp: Clone) -> 
     assert text != sharp.edited
 
 
+def test_its_batching_is_written_checked_and_trained(clone: Clone) -> None:
+    new, listing, *rest = section("Batching")
+    clone.follow(new)
+    assert listing.text in (clone.root / "plugins/curriculum.py").read_text("utf-8")
+    for block in rest:
+        clone.follow(block)
+    assert (clone.root / "runs/curriculum/seed-1/metrics.jsonl").is_file()
+
+
 @pytest.mark.slow
 def test_a_package_is_found_by_its_entry_point_checked_and_tests_itself(clone: Clone) -> None:
     for block in section("Tests and packages"):
@@ -263,8 +273,8 @@ def test_its_example_of_parameters_keeps_its_contract(clone: Clone) -> None:
 def test_every_command_of_the_page_is_in_a_section_that_is_executed_above() -> None:
     titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
     with_commands = [title for title in titles if any(block.language == "bash" for block in section(title))]
-    assert with_commands == ["Five minutes", "When a check fails", "Comparing honestly", "Tests and packages"]
-    assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 9
+    assert with_commands == ["Five minutes", "When a check fails", "Comparing honestly", "Batching", "Tests and packages"]
+    assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 11
 
 
 def test_every_command_and_option_it_names_exists() -> None:
@@ -317,10 +327,10 @@ def test_its_promises_are_attributes_of_the_contracts() -> None:
     assert contracts.Component.elementwise == frozenset()
     own = {
         name
-        for base in (contracts.Attention, contracts.Position, contracts.Norm, contracts.FeedForward, contracts.Block)
+        for base in (family.base for family in REGISTRY.families() if family.name in {row[1].strip("`") for row in rows})
         for name in inspect.get_annotations(base)
     }
-    assert own == {row[0].strip("`") for row in rows} | {"final_norm"}
+    assert own == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents"}
 
 
 def test_its_state_equals_the_plugin_it_names() -> None:

@@ -192,7 +192,7 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int,
         reason_to_skip = trial.refused[0] if trial.refused else "there was nothing to try it on"
         return Result(prop.name, prop.says, "skip", 0, reason_to_skip, seconds)
     # Without a strategy, each case covers something different (a parameter, for example), so refused cases are reported.
-    note = "; ".join(trial.refused) if prop.strategy is None else ""
+    note = "; ".join(dict.fromkeys(trial.refused)) if prop.strategy is None else ""
     return Result(prop.name, prop.says, "pass", trial.tried, note, seconds)
 
 

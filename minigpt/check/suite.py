@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic_core import to_jsonable_python
 
 from minigpt.check.properties import (
+    batching,
     dataset,
     decoding,
     families,
@@ -30,7 +31,20 @@ from minigpt.reading import AS_WRITTEN, Reading
 # The order of the report: the most important properties first.
 _MODULES = [
     module.__name__
-    for module in (sequence, decoding, families, weights, objective, init, tokenizer, dataset, optimizer, schedule, knobs)
+    for module in (
+        sequence,
+        decoding,
+        families,
+        weights,
+        objective,
+        init,
+        tokenizer,
+        dataset,
+        batching,
+        optimizer,
+        schedule,
+        knobs,
+    )
 ]
 SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 

@@ -1,8 +1,8 @@
 """The contracts: what each family of components receives and returns.
 
 Registration refuses a component that breaks its contract. `parts.py` has the parts of a layer, `embedding.py`, `init.py` and
-`objective.py` the rest of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `optimizing.py`
-optimizers and schedules. Import all of them from here.
+`objective.py` the rest of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `batching.py`
+batchings, `optimizing.py` optimizers and schedules. Import all of them from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
 heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from minigpt.contracts.batching import Batch, Batching, Draw, Source, TokenRows, TokenStream
 from minigpt.contracts.embedding import Embedding
 from minigpt.contracts.init import Factors, Init
 from minigpt.contracts.objective import Objective, Prediction
@@ -44,6 +45,7 @@ from minigpt.registry import REGISTRY, Spec
 
 __all__ = [
     "ATTENTION",
+    "BATCHING",
     "BLOCK",
     "DATASET",
     "EMBEDDING",
@@ -59,6 +61,9 @@ __all__ = [
     "Attention",
     "AttentionSpec",
     "AveragingOptimizer",
+    "Batch",
+    "Batching",
+    "BatchingSpec",
     "Block",
     "BlockSpec",
     "Cache",
@@ -67,6 +72,7 @@ __all__ = [
     "Dataset",
     "DatasetSpec",
     "Dims",
+    "Draw",
     "Embedding",
     "EmbeddingSpec",
     "Factors",
@@ -93,8 +99,11 @@ __all__ = [
     "Schedule",
     "ScheduleSpec",
     "Sequences",
+    "Source",
     "Splits",
     "State",
+    "TokenRows",
+    "TokenStream",
     "Tokenizer",
     "TokenizerSpec",
     "substate",
@@ -110,6 +119,7 @@ INIT = REGISTRY.add_family("init", Init, ("dims",))
 OBJECTIVE = REGISTRY.add_family("objective", Objective, ("dims", "layer"))
 TOKENIZER = REGISTRY.add_family("tokenizer", Tokenizer)
 DATASET = REGISTRY.add_family("dataset", Dataset)
+BATCHING = REGISTRY.add_family("batching", Batching)
 OPTIMIZER = REGISTRY.add_family("optimizer", Optimizer)
 SCHEDULE = REGISTRY.add_family("schedule", Schedule, ("max_iters",))
 
@@ -123,5 +133,6 @@ InitSpec = Annotated[Spec[Init], INIT]
 ObjectiveSpec = Annotated[Spec[Objective], OBJECTIVE]
 TokenizerSpec = Annotated[Spec[Tokenizer], TOKENIZER]
 DatasetSpec = Annotated[Spec[Dataset], DATASET]
+BatchingSpec = Annotated[Spec[Batching], BATCHING]
 OptimizerSpec = Annotated[Spec[Optimizer], OPTIMIZER]
 ScheduleSpec = Annotated[Spec[Schedule], SCHEDULE]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -86,18 +87,37 @@ class Splits:
         val: Validation data, always evaluated in full.
         vocab_size: Number of ids of a synthetic task, including ids that occur in no row; for text the tokenizer sets it.
         notes: Lines that a user of the corpus should read, such as a list of files that were left out.
+        documents: Index of the first character of each document of the training text, beginning with 0; None if the dataset
+            knows no documents.
     """
 
     train: str | Sequences
     val: str | Sequences
     vocab_size: int | None = None
     notes: tuple[str, ...] = ()
+    documents: tuple[int, ...] | None = None
 
     @classmethod
     def of_text(cls, text: str, val_fraction: float) -> Splits:
         """Split text: the first part for training, the rest for validation."""
         cut = int(len(text) * (1 - val_fraction) + 1e-6)  # 1e-6: 1 - 0.1 is slightly below 0.9
         return cls(text[:cut], text[cut:])
+
+    @classmethod
+    def of_documents(cls, texts: Sequence[str], separator: str, val: float | str) -> Splits:
+        """Join documents.
+
+        Args:
+            texts: The documents. A separator belongs to the document before it.
+            separator: Between two documents.
+            val: The validation text, or the share of the joined text that is split off at its end.
+        """
+        joined = separator.join(texts)
+        splits = cls(joined, val) if isinstance(val, str) else cls.of_text(joined, val)
+        assert isinstance(splits.train, str)
+        end = len(splits.train)
+        starts = accumulate((len(text) + len(separator) for text in texts[:-1]), initial=0)
+        return replace(splits, documents=tuple(start for start in starts if start < end))
 
 
 class Dataset(ABC):

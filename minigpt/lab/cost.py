@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minigpt.contracts import Attention, Block, Component, FeedForward, Norm, Position
-from minigpt.data import Batch
+from minigpt.contracts import Attention, Batch, Block, Component, FeedForward, Norm, Position
 from minigpt.lab.flops import count_flops
 from minigpt.model import GPT
 from minigpt.training.fitting import bytes_kept

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from minigpt.data import Batch
+from minigpt.contracts import Batch
 from minigpt.model import GPT
 
 

@@ -135,6 +135,7 @@ def _build_on_meta(experiment: Experiment) -> None:
     builds: tuple[Callable[[], object], ...] = (
         experiment.data.build,
         experiment.tokenizer.build,
+        training.batching.build,
         training.optimizer.build,
         lambda: training.schedule.build(training.max_iters),
         lambda: build_model_on_meta(experiment.model),

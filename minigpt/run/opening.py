@@ -76,7 +76,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     return OpenRun(experiment, model.eval(), tokenizer, saved, notes)
 
 
-_ONLY_IN_TRAINING = ("dataset", "optimizer", "schedule")
+_ONLY_IN_TRAINING = ("dataset", "batching", "optimizer", "schedule")
 
 
 def _edited_parts(experiment: Experiment, recorded: Provenance) -> list[str]:

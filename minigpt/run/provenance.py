@@ -16,7 +16,8 @@ import torch
 from pydantic import JsonValue
 
 import minigpt
-from minigpt.data import Corpus, TokenStream, entropies, tokenizer_fingerprint
+from minigpt.contracts import TokenStream
+from minigpt.data import Corpus, entropies, tokenizer_fingerprint
 from minigpt.experiment import Experiment
 from minigpt.registry import plugins
 from minigpt.registry.spec import source_file

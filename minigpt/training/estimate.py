@@ -22,6 +22,7 @@ from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 _FEWEST = 6  # updates; with fewer, no interval holds their median with 95 % confidence
 _RATIO_AT_MOST_SECONDS, _RATIO_WIDTH = 30.0, 0.02
 
@@ -91,7 +92,9 @@ class Trial:
         if compiled and self.compiled is None:
             self.compiled = loss_of(self.model, compiled=True)
         start = time.perf_counter()
-        batch = train_batch(self.corpus, self.experiment, self.updates)
+        # Steps spread over the training by the golden ratio, because batches may grow.
+        step = int(self.updates * _GOLDEN_RATIO % 1 * self.experiment.training.max_iters)
+        batch = train_batch(self.corpus, self.experiment, step)
         loss = self.compiled if compiled else None
         measured = compute_gradients(self.model, batch, self.experiment, self.precision, loss)
         take_step(self.model, self.optimizer)

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minigpt.data import Batch, Corpus
+from minigpt.contracts import Batch
+from minigpt.data import Corpus
 from minigpt.errors import TooLargeError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from minigpt.contracts import AveragingOptimizer
-from minigpt.data import Batch, Corpus, train_batch
+from minigpt.contracts import AveragingOptimizer, Batch
+from minigpt.data import Corpus, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.kernels.fused import wide_dtype
@@ -164,6 +164,7 @@ class Trainer:
             )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
+        self.model.progress.fill_(step / self.experiment.training.max_iters)
         began = time.perf_counter()
         batch = train_batch(self.corpus, self.experiment, step)
         with self.stop.breakable() if self.compiles else nullcontext():
@@ -323,7 +324,7 @@ def compute_gradients(
     for part in batch.split(micro_batch_size(experiment, device)):
         share = part.n_targets / max(n_targets, 1)
         with autocast(precision, device):
-            loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask)
+            loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask, part.segments, part.memory)
         torch.autograd.backward((loss + auxiliary) * share)
         total += loss.detach() * share
         auxiliary_total += auxiliary.detach() * share

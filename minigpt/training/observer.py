@@ -25,7 +25,7 @@ class Plan:
         parameters: Number of trainable values.
         max_iters: Updates in total.
         first_step: Updates done before (when resuming).
-        tokens_per_step: Tokens per update.
+        tokens: Tokens of the remaining updates.
         seconds: Estimated time of the remaining updates and evaluations.
         device: Such as `cpu`.
         precision: `fp32` or `bf16`.
@@ -40,7 +40,7 @@ class Plan:
     parameters: int
     max_iters: int
     first_step: int
-    tokens_per_step: int
+    tokens: int
     seconds: float
     device: str
     precision: str
@@ -53,7 +53,7 @@ class Plan:
         """The plan as lines of text: experiment, machine, size, estimated time and yardsticks."""
         place = f"{self.device}, {self.precision}" + (f", {count(self.threads, 'thread')}" if self.device == "cpu" else "")
         steps = self.max_iters - self.first_step
-        size = f"{self.parameters:,} parameters, {steps * self.tokens_per_step:,} tokens in {count(steps, 'step')}"
+        size = f"{self.parameters:,} parameters, {self.tokens:,} tokens in {count(steps, 'step')}"
         lines = [f"resuming {self.name} after update {self.first_step:,} of {self.max_iters:,}"] if self.first_step else []
         lines += [f"{self.name}: {size}, about {duration(self.seconds)} on this machine ({place})"]
         lines += [f"plugin: {file}" for file in self.plugin_files]

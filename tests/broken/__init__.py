@@ -97,6 +97,7 @@ for _family in (
     "block",
     "tokenizer",
     "dataset",
+    "batching",
     "optimizer",
     "schedule",
 ):

@@ -107,7 +107,7 @@ class _NormedGradient(Descent):
 
 
 @broken("optimizer", "groups", "it averages without saying so, so another optimizer that averages would wrap it")
-class AveragesInSecret(Optimizer):
+class AveragesInSecret(Momentum):
     """An average of the weights."""
 
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:

@@ -20,6 +20,7 @@ from minigpt.contracts import Dataset, NamedParameter, Optimizer, Schedule, Sequ
 PROPERTIES = {
     "tokenizer": ("lossless", "ids", "byte_counts", "tolerance", "fitting"),
     "dataset": ("splits", "repeatable"),
+    "batching": ("function", "batches", "order", "draws"),
     "optimizer": ("groups", "finite", "resumable", "step"),
     "schedule": ("function", "finite"),
 }

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from minigpt import __version__
-from minigpt.data import Corpus, TokenStream
+from minigpt.contracts import TokenStream
+from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError
 from minigpt.experiment import Experiment, SamplingSection
 from minigpt.lab.bench import decode as bench_decode

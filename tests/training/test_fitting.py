@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from minigpt.data import Batch, load_corpus
+from minigpt.contracts import Batch
+from minigpt.data import load_corpus
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY

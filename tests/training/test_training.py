@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from minigpt.components.ffn.mlp import MLP
-from minigpt.contracts import NamedParameter
-from minigpt.data import TokenStream, load_corpus
+from minigpt.contracts import NamedParameter, TokenStream
+from minigpt.data import load_corpus
 from minigpt.errors import DivergedError, ExperimentError, MinigptError, PluginError, RunError
 from minigpt.model import build_model
 from minigpt.model.decoding import sample_text
@@ -366,7 +366,7 @@ def test_durations_are_shown_in_words(seconds: float, words: str) -> None:
 
 
 def test_the_plan_is_shown_in_a_few_lines() -> None:
-    plan = Plan("x", "runs/x", 1_234_567, 10, 0, 100, 65.0, "cpu", "bf16", 1, {"bigram": 2.5}, ("p.py",))
+    plan = Plan("x", "runs/x", 1_234_567, 10, 0, 1000, 65.0, "cpu", "bf16", 1, {"bigram": 2.5}, ("p.py",))
     assert plan.lines() == [
         "x: 1,234,567 parameters, 1,000 tokens in 10 steps, about 1 min 5 s on this machine (cpu, bf16, 1 thread)",
         "plugin: p.py",

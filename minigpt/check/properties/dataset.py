@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def splits(target: Target, case: Case) -> None:
     train, val = loaded.train, loaded.val
     if isinstance(train, str) and isinstance(val, str):
         _check_texts(train, val)
+        _check_documents(train, loaded.documents)
     elif isinstance(train, Sequences) and isinstance(val, Sequences):
         for rows, name in ((train, "training"), (val, "validation")):
             _check_rows(rows, name, loaded.vocab_size)
@@ -120,6 +122,20 @@ def splits(target: Target, case: Case) -> None:
             f"training is a {type(train).__name__}, validation is a {type(val).__name__}",
             cause="both must be text, or both Sequences",
         )
+
+
+def _check_documents(train: str, documents: tuple[int, ...] | None) -> None:
+    if documents is None:
+        return
+    for index, (start, end) in enumerate(pairwise((*documents, len(train)))):
+        if not (start < end and (index or start == 0)):
+            raise Violation(
+                f"document {index} of the training text begins at character {start}, and the next one at {end}",
+                at=index,
+                cause="do they begin at 0, increase, and end with the training text? Splits.of_documents counts them",
+            )
+    if not documents:
+        raise Violation("documents is empty", cause="None says that no documents are known")
 
 
 def _check_texts(train: str, val: str) -> None:
@@ -226,10 +242,12 @@ def _check_same(one: Splits, other: Splits, when: str, cause: str) -> None:
         raise Violation(message, cause=cause)
     if one.vocab_size != other.vocab_size:
         raise Violation(f"{when}, vocab_size is {other.vocab_size} instead of {one.vocab_size}", cause=cause)
+    if one.documents != other.documents:
+        raise Violation(f"{when}, documents differ", cause=cause)
 
 
 def _digest(splits: Splits) -> str:
-    return json.dumps([_digest_of(splits.train), _digest_of(splits.val), splits.vocab_size])
+    return json.dumps([_digest_of(splits.train), _digest_of(splits.val), splits.vocab_size, splits.documents])
 
 
 def _digest_of(split: str | Sequences) -> str:

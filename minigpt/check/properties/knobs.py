@@ -13,7 +13,7 @@ from typing import Any
 from minigpt.check.agreement import run
 from minigpt.check.parameters import alternatives, required
 from minigpt.check.probe import Case, build, inputs, positions_for
-from minigpt.check.properties import dataset, init, objective, optimizer, schedule, tokenizer
+from minigpt.check.properties import batching, dataset, init, objective, optimizer, schedule, tokenizer
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import PARTS_OF_A_MODEL, Target
 from minigpt.errors import ExperimentError
@@ -22,6 +22,7 @@ from minigpt.model import after_step
 _OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
     "tokenizer": tokenizer.outcome,
     "dataset": dataset.outcome,
+    "batching": batching.outcome,
     "optimizer": optimizer.outcome,
     "schedule": schedule.outcome,
     "objective": objective.outcome,

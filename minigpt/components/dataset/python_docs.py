@@ -34,7 +34,7 @@ class PythonDocs(Dataset):
         documents = _topics() + _docstrings()
         # Sorted by hash: a fixed order that mixes the reference and the docstrings, so that both splits are alike.
         documents.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
-        return Splits.of_text("\n\n".join(documents), self.val_fraction)
+        return Splits.of_documents(documents, "\n\n", self.val_fraction)
 
 
 def _topics() -> list[str]:

@@ -73,8 +73,8 @@ class TextFiles(Dataset):
             raise DataError("data.paths: every file is validation text (data.val_path); add other files for training")
         notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())
         if self.val_path is None:
-            return replace(Splits.of_text("\n".join(train.texts), self.val_fraction), notes=notes)
-        splits = Splits("\n".join(train.texts), "\n".join(val.texts), notes=notes)
+            return replace(Splits.of_documents(train.texts, "\n", self.val_fraction), notes=notes)
+        splits = replace(Splits.of_documents(train.texts, "\n", "\n".join(val.texts)), notes=notes)
         self._refuse_copies(splits)
         return splits
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from minigpt.data import Corpus, TokenStream, train_batch
+from minigpt.contracts import TokenStream
+from minigpt.data import Corpus, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
@@ -21,6 +22,7 @@ from minigpt.training.machine import build_optimizer, choose_precision, micro_ba
 
 _WARMUP = 2
 _CORPUS_TOKENS = 1 << 20  # about as many as in TinyShakespeare
+_DOCUMENT_TOKENS = 1000
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,18 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
         peak = peak_mib(device)
         after = measure_ceiling(experiment.model.d_model, precision, device)
         batch_size, at_once = experiment.training.batch_size, micro_batch_size(experiment, torch.device("cpu"))
-        batch = next(train_batch(corpus.to(torch.device("cpu")), experiment, 0).split(at_once))
+        batch = train_batch(corpus.to(torch.device("cpu")), experiment, 0)
+        part = next(batch.split(at_once))
         return TrainingSpeed(
             machine=this_machine(device),
             precision=precision,
             parameters=model.n_parameters(),
-            tokens=batch_size * experiment.model.block_size,
+            tokens=batch.tokens.numel(),
             micro_batch_size=min(batch_size, micro_batch_size(experiment, device)),
             update=Timing.of([lap.gradients + lap.optimizer for lap in laps]),
             gradients=Timing.of([lap.gradients for lap in laps]),
             optimizer=Timing.of([lap.optimizer for lap in laps]),
-            flops=count_flops(model, batch).scaled(batch_size / len(batch.tokens)),
+            flops=count_flops(model, part).scaled(len(batch.tokens) / len(part.tokens)),
             before=before,
             after=after,
             peak_mib=peak,
@@ -143,7 +146,8 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
 def random_corpus(vocab_size: int, block_size: int) -> Corpus:
     """A corpus of uniform random ids: a million, or more for a longer window. Speed does not depend on the text."""
     ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * block_size),), dtype=torch.int32)
-    return Corpus(TokenStream(ids), TokenStream(ids), vocab_size, None, "random", None)
+    stream = TokenStream(ids, torch.arange(0, len(ids), _DOCUMENT_TOKENS))
+    return Corpus(stream, stream, vocab_size, None, "random", None)
 
 
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:

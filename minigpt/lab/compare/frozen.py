@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as serialized
 
-from minigpt.data import Corpus, TokenRows, TokenStream, restore_tokenizer
+from minigpt.contracts import TokenRows, TokenStream
+from minigpt.data import Corpus, restore_tokenizer
 from minigpt.errors import PlanError, PluginError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
@@ -58,6 +59,7 @@ def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
         f"{split}.{name}": cpu_copy(tensor)
         for split, stretch in (("train", corpus.train), ("val", corpus.val))
         for name, tensor in vars(stretch).items()
+        if tensor is not None
     }
     document = {
         "tensors": _keep(folder / "tensors", serialized(tensors), ".safetensors").stem,

@@ -139,7 +139,9 @@ class Corpora:
         experiment, document = variant.experiment, variant.experiment.to_json()
         specs = [*experiment.data.nested(), *experiment.tokenizer.nested()]
         sources = [self.sources.part_fingerprint(spec.cls) for spec in specs]  # two versions of a plugin may have one name
-        key = json.dumps([document["data"], document["tokenizer"], sources, experiment.model.block_size], sort_keys=True)
+        documents = experiment.training.batching.build().uses_documents
+        settings = [document["data"], document["tokenizer"], sources, experiment.model.block_size, documents]
+        key = json.dumps(settings, sort_keys=True)
         if key not in self.loaded:
             self.loaded[key] = load_corpus(variant.experiment)
         return self.loaded[key]

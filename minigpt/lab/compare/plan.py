@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from minigpt.data import tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora, Grid
@@ -244,7 +245,7 @@ def _relative_cost_of_update(
 
     def flops(variant: Variant) -> float:
         experiment = variant.experiment
-        tokens = experiment.training.batch_size * experiment.model.block_size
+        tokens = tokens_trained(experiment) / experiment.training.max_iters
         return tokens * _cost(experiment, corpora.of(variant).vocab_size).train_flops
 
     def ratio(base: Variant, variant: Variant) -> tuple[float, str]:

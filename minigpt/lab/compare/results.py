@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.data import tokens_trained
 from minigpt.errors import count
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.record import LARGEST, Difference, RecordedCost, RunResult, VariantResult
 from minigpt.lab.compare.times import share_of_others
-from minigpt.lab.compare.variants import Unit, Variant, tokens_of
+from minigpt.lab.compare.variants import Unit, Variant
 from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.numbers import as_typed
@@ -88,7 +89,7 @@ def _differences(base: Sequence[RunResult], variant: Sequence[RunResult]) -> lis
 
 
 def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], judgement: Judgement) -> VariantResult:
-    tokens = tokens_of(variant.experiment)
+    tokens = tokens_trained(variant.experiment)
     return VariantResult(
         name=variant.name,
         source=variant.source,

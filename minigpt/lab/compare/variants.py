@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from minigpt.data import Corpus, tokenizer_fingerprint
+from minigpt.data import Corpus, tokenizer_fingerprint, tokens_trained
 from minigpt.errors import ExperimentError, MinigptError, listing, nearest
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.reading import AS_WRITTEN, Reading, read_experiment
@@ -164,11 +164,6 @@ def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[V
     return result
 
 
-def tokens_of(experiment: Experiment) -> int:
-    """The number of tokens that a training sees."""
-    return experiment.training.max_iters * experiment.training.batch_size * experiment.model.block_size
-
-
 # ------------------------------------------------------------------------------------------------- what must be shared
 
 
@@ -196,7 +191,7 @@ def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget 
                 f"{pair} are validated in windows of different length (model.block_size {windows[0]}, {windows[1]}): "
                 "the first tokens of a window are harder to predict, so the length alone changes the loss"
             )
-        seen = tokens_of(other.experiment), tokens_of(base.experiment)
+        seen = tokens_trained(other.experiment), tokens_trained(base.experiment)
         if budget is None and seen[0] != seen[1]:
             lines.append(
                 f"{pair} are trained on different numbers of tokens ({seen[0]:,}, {seen[1]:,}); "
@@ -259,8 +254,7 @@ def matched_budget(base: Variant, variant: Variant, budget: Budget, ratio: float
         case "steps":
             updates = float(given)
         case "tokens":
-            each = training.batch_size * variant.experiment.model.block_size
-            updates = tokens_of(base.experiment) / each
+            updates = training.max_iters * tokens_trained(base.experiment) / tokens_trained(variant.experiment)
         case "flops" | "time":
             updates = given / ratio
     rounded = max(1, min(round(updates), MAX_COUNT))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from minigpt.data import tokens_trained
 from minigpt.errors import RunError
 from minigpt.lab.compare.record import NOT_COMPARED, Comparison, ComparisonSettings, Count, RecordedCost, VariantResult
 from minigpt.lab.compare.results import mean_loss, result_of, sd_of_loss, validation_loss
@@ -169,10 +170,11 @@ def _uncompared(folder: Path) -> VariantResult:
     try:
         recorded = [_Experiment.model_validate(run.document()) for run in runs]
         training, context = recorded[0].training, recorded[0].model.block_size
-        tokens = training.max_iters * training.batch_size * context
         results = [result_of(run, each.seed, "nats") for run, each in zip(runs, recorded, strict=True)]
         experiment = runs[0].without_plugins()
         cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()))
+        product = training.max_iters * training.batch_size * context  # unless a batching of another plugin says otherwise
+        tokens = product if experiment is None else tokens_trained(experiment)
         return VariantResult(
             name=_name(folder),
             source=str(folder),

@@ -27,6 +27,7 @@ _MOST_LETTERS = 40
 _OUTSIDE_THE_MODEL = {
     "tokenizer": ("tokenizer",),
     "dataset": ("data",),
+    "batching": ("training", "batching"),
     "optimizer": ("training", "optimizer"),
     "schedule": ("training", "schedule"),
 }

@@ -14,7 +14,6 @@ from minigpt.lab.compare.variants import (
     matched_budget,
     matched_size,
     read_variants,
-    tokens_of,
 )
 from minigpt.lab.cost import measure_cost
 from minigpt.model import build_model, build_model_on_meta
@@ -97,7 +96,7 @@ def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: 
     measured = "; 3.0 ± 0.1" if budget == "time" else ""
     assert matched.adjusted == (f"training.max_iters 6 → {updates} (--budget {budget}{measured})",)
     if budget == "tokens":
-        assert tokens_of(matched.experiment) == tokens_of(base.experiment)
+        assert tokens_trained(matched.experiment) == tokens_trained(base.experiment)
 
 
 def test_a_variant_that_has_the_budget_already_is_not_changed(write: Write) -> None:
