@@ -9,7 +9,18 @@ from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
-from minigpt.check.properties import dataset, decoding, families, knobs, optimizer, schedule, sequence, tokenizer, weights
+from minigpt.check.properties import (
+    dataset,
+    decoding,
+    families,
+    knobs,
+    optimizer,
+    sampler,
+    schedule,
+    sequence,
+    tokenizer,
+    weights,
+)
 from minigpt.check.property import SUITE, Result, properties_for, run_property
 from minigpt.check.targets import Target, component_target
 from minigpt.errors import CheckError, listing, nearest
@@ -17,7 +28,8 @@ from minigpt.reading import AS_WRITTEN, Reading
 
 # The order of the report: the most important properties first.
 _MODULES = [
-    module.__name__ for module in (sequence, decoding, families, weights, tokenizer, dataset, optimizer, schedule, knobs)
+    module.__name__
+    for module in (sequence, decoding, families, weights, tokenizer, dataset, optimizer, schedule, sampler, knobs)
 ]
 SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 

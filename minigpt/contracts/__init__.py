@@ -1,7 +1,8 @@
 """The contracts: what each family of components receives and returns.
 
 Registration refuses a component that breaks its contract. `parts.py` has the parts of a model, `state.py` the decoding
-state, `text.py` tokenizers and datasets, `optimizing.py` optimizers and schedules. Import all of them from here.
+state, `text.py` tokenizers and datasets, `optimizing.py` optimizers and schedules, `sampling.py` samplers. Import all of
+them from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
 heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another
@@ -33,6 +34,7 @@ from minigpt.contracts.parts import (
     Position,
     ResidualLinear,
 )
+from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
 from minigpt.registry import REGISTRY, Spec
@@ -46,6 +48,7 @@ __all__ = [
     "NORM",
     "OPTIMIZER",
     "POSITION",
+    "SAMPLER",
     "SCHEDULE",
     "TOKENIZER",
     "Attention",
@@ -73,6 +76,8 @@ __all__ = [
     "Position",
     "PositionSpec",
     "ResidualLinear",
+    "Sampler",
+    "SamplerSpec",
     "Schedule",
     "ScheduleSpec",
     "Sequences",
@@ -92,6 +97,7 @@ TOKENIZER = REGISTRY.add_family("tokenizer", Tokenizer)
 DATASET = REGISTRY.add_family("dataset", Dataset)
 OPTIMIZER = REGISTRY.add_family("optimizer", Optimizer)
 SCHEDULE = REGISTRY.add_family("schedule", Schedule, ("max_iters",))
+SAMPLER = REGISTRY.add_family("sampler", Sampler)
 
 AttentionSpec = Annotated[Spec[Attention], ATTENTION]
 PositionSpec = Annotated[Spec[Position], POSITION]
@@ -102,3 +108,4 @@ TokenizerSpec = Annotated[Spec[Tokenizer], TOKENIZER]
 DatasetSpec = Annotated[Spec[Dataset], DATASET]
 OptimizerSpec = Annotated[Spec[Optimizer], OPTIMIZER]
 ScheduleSpec = Annotated[Spec[Schedule], SCHEDULE]
+SamplerSpec = Annotated[Spec[Sampler], SAMPLER]

@@ -99,5 +99,6 @@ for _family in (
     "dataset",
     "optimizer",
     "schedule",
+    "sampler",
 ):
     importlib.import_module(f"{__name__}.{_family}")

@@ -22,6 +22,7 @@ PROPERTIES = {
     "dataset": ("splits", "repeatable"),
     "optimizer": ("groups", "finite", "resumable", "step"),
     "schedule": ("function", "finite"),
+    "sampler": ("distribution", "function", "separate", "memory", "arguments"),
 }
 
 

@@ -53,7 +53,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         position = next((name for name in positions if allowed({"name": mixer}, {"name": name})), "none")
         positions = [name for name in positions if name != position]
         training = {key: chosen.pop(key) for key in ("optimizer", "schedule")}
-        data, tokenizer = chosen.pop("dataset"), chosen.pop("tokenizer")
+        data, tokenizer, sampler = chosen.pop("dataset"), chosen.pop("tokenizer"), chosen.pop("sampler")
         if chosen["block"] == "ngpt":
             training["optimizer"] = "adamw"  # weights of length 1, which averaging would change
         yield load_experiment(
@@ -78,7 +78,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
                     "compile": False,
                     **training,
                 },
-                "sampling": {"max_new_tokens": 2},
+                "sampling": {"max_new_tokens": 2, "sampler": sampler},
             }
         )
         number += 1

@@ -13,7 +13,7 @@ from typing import Any
 from minigpt.check.agreement import run
 from minigpt.check.parameters import alternatives, required
 from minigpt.check.probe import Case, build, inputs, positions_for
-from minigpt.check.properties import dataset, optimizer, schedule, tokenizer
+from minigpt.check.properties import dataset, optimizer, sampler, schedule, tokenizer
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import PARTS_OF_A_MODEL, Target
 from minigpt.errors import ExperimentError
@@ -24,6 +24,7 @@ _OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
     "dataset": dataset.outcome,
     "optimizer": optimizer.outcome,
     "schedule": schedule.outcome,
+    "sampler": sampler.outcome,
 }
 """Functions that return a comparable outcome of a component, by family; parts of a model share `_of_part`."""
 
@@ -44,7 +45,7 @@ def _knobs(target: Target) -> list[Knob]:
     return [Knob(name) for name in target.entry.params.model_fields]
 
 
-@property_of(*PARTS_OF_A_MODEL, "tokenizer", "dataset", "optimizer", "schedule", cases=_knobs)
+@property_of(*PARTS_OF_A_MODEL, "tokenizer", "dataset", "optimizer", "schedule", "sampler", cases=_knobs)
 def knobs(target: Target, knob: Knob) -> None:
     """Every keyword parameter changes the computation for some value."""
     assert target.entry is not None
