@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -213,6 +215,64 @@ def test_reading_ahead_draws_what_decoding_one_by_one_draws(
     ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, *chosen, seed=3)]
     one_by_one(monkeypatch)
     assert ahead == [int(ids[0]) for ids in sample_ids(lm, prompt, *chosen, seed=3)]
+
+
+SAMPLERS = [entry.name for entry in REGISTRY.entries("sampler")]
+
+
+@given(st.sampled_from(SAMPLERS), st.integers(0, 99), st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_every_sampler_draws_ahead_what_it_draws_one_by_one(name: str, seed: int, prompt: list[int]) -> None:
+    """Tokens, and what the sampler was shown in between: only drawn tokens, in order."""
+    lm = model(position="none")
+    with torch.no_grad():
+        lm.embedding.weight.mul_(3)  # confident, so that text repeats itself and guesses are often right
+
+    def draw(read_ahead: bool) -> tuple[list[int], list[object], int]:
+        sampler, calls, passes = REGISTRY.resolve("sampler", name).build(), [], 0
+        observe, hidden = sampler.observe, lm.hidden
+
+        def seen(token: int, probabilities: torch.Tensor, memory: object) -> None:
+            observe(token, probabilities, memory)
+            calls.append((token, probabilities.argmax()))
+
+        def counted(*arguments: object) -> object:
+            nonlocal passes
+            passes += 1
+            return hidden(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampler, "observe", seen)
+            patch.setattr(lm, "hidden", counted)
+            drawn = sample_ids(lm, prompt, sampler, 2 * BLOCK_SIZE, seed=seed, read_ahead=read_ahead)
+            return [int(ids[0]) for ids in drawn], calls, passes
+
+    ahead, one_by_one = draw(True), draw(False)
+    assert ahead[:2] == one_by_one[:2]
+    assert one_by_one[2] == len(one_by_one[0]) == len(one_by_one[1])
+    assert ahead[2] <= one_by_one[2]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_continuation_has_a_memory_of_its_own(name: str) -> None:
+    lm = model()
+    draw = functools.partial(sample_ids, lm, [1, 2], REGISTRY.resolve("sampler", name).build(), 30, seed=5)
+    together = np.stack(list(draw(num_samples=3)), 1)
+    assert np.array_equal(together[:1], np.stack(list(draw(num_samples=1, read_ahead=False)), 1))
+    assert np.array_equal(together[:2], np.stack(list(draw(num_samples=2)), 1))
+
+
+def test_the_sampler_receives_the_whole_text_of_its_row() -> None:
+    """Also after the context moved on, and of a prompt that is longer than the context."""
+    lm, received = model(), []
+
+    class Recorder(type(REGISTRY.resolve("sampler", "filtered").build())):  # type: ignore[misc]
+        def probabilities(self, logits: torch.Tensor, ids: list[int], memory: object) -> torch.Tensor:
+            received.append(list(ids))
+            return super().probabilities(logits, ids, memory)
+
+    prompt = [token % 23 for token in range(BLOCK_SIZE + 5)]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, Recorder(), 2 * BLOCK_SIZE, seed=1)]
+    assert received == [[*prompt, *drawn[:length]] for length in range(len(drawn))]
 
 
 def test_reading_ahead_takes_fewer_passes_if_text_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
