@@ -204,6 +204,14 @@ class ChangesLogits(Tiring):
         return logits.double().softmax(-1)
 
 
+@broken("sampler", "arguments", "double() copies fp32 logits, but not those of a model in float64")
+class ChangesWideLogits(Tiring):
+    def probabilities(self, logits: Tensor, ids: Sequence[int], memory: Drawn) -> Tensor:
+        logits = logits.double()
+        logits[memory.tokens] -= self.fatigue
+        return logits.softmax(-1)
+
+
 @broken("sampler", "arguments", "a mark is appended to the ids of the text")
 class ChangesIds(Tiring):
     def probabilities(self, logits: Tensor, ids: Sequence[int], memory: Drawn) -> Tensor:

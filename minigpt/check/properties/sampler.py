@@ -223,20 +223,21 @@ def arguments(target: Target, case: Case) -> None:
     """Logits, ids and probabilities that it receives are not changed."""
     drawing = _Drawing(_built(target, case), case)
     for step in range(case.steps):
-        logits, ids = drawing.logits(), list(drawing.ids)
+        before = drawing.logits().double() if step % 2 else drawing.logits()
+        logits, ids = before.clone(), list(drawing.ids)
         probabilities = drawing.sampler.probabilities(logits, ids, drawing.memory)
-        before = probabilities.clone()
+        drawn_from = probabilities.clone()
         token = int(torch.multinomial(probabilities, 1, generator=drawing.generator))
         drawing.sampler.observe(token, probabilities, drawing.memory)
         unchanged = {
-            "logits": torch.equal(logits, drawing.logits()),
+            "logits": torch.equal(logits, before),
             "ids": ids == drawing.ids,
-            "probabilities": torch.equal(probabilities, before),
+            "probabilities": torch.equal(probabilities, drawn_from),
         }
         for name in (name for name, same in unchanged.items() if not same):
             raise Violation(f"{name} changed at token {step}", cause="is there an operation in place? copy first", at=step)
         drawing.ids.append(token)
-        drawing.seen.append(before)
+        drawing.seen.append(drawn_from)
 
 
 @random_states_kept()

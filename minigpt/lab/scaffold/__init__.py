@@ -29,6 +29,7 @@ _OUTSIDE_THE_MODEL = {
     "dataset": ("data",),
     "optimizer": ("training", "optimizer"),
     "schedule": ("training", "schedule"),
+    "sampler": ("sampling", "sampler"),
 }
 
 
