@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from minigpt import build_model
 from minigpt.contracts import Batch
-from minigpt.experiment import Experiment, SamplingSection
+from minigpt.experiment import Experiment
 from minigpt.model.decoding import sample_ids
+from minigpt.registry import REGISTRY
 from minigpt.training.loop import compute_gradients
 
 CLONE = "git clone https://github.com/karpathy/nanoGPT, and pass its folder with --nanogpt"
@@ -75,8 +76,8 @@ class Minigpt(Contender):
         return loss
 
     def generate(self, prompt: Tensor, n_tokens: int) -> list[int]:
-        sampling = SamplingSection(temperature=0.0, max_new_tokens=n_tokens)
-        drawn = sample_ids(self.model, prompt[0].tolist(), sampling, read_ahead=self.read_ahead)
+        greedy = REGISTRY.resolve("sampler", {"name": "filtered", "temperature": 0.0}).build()
+        drawn = sample_ids(self.model, prompt[0].tolist(), greedy, n_tokens, read_ahead=self.read_ahead)
         return [int(ids[0]) for ids in drawn]
 
 

@@ -26,6 +26,7 @@ from minigpt.contracts import (
     ObjectiveSpec,
     OptimizerSpec,
     PositionSpec,
+    SamplerSpec,
     ScheduleSpec,
     TokenizerSpec,
 )
@@ -210,15 +211,15 @@ class TrainingSection(Section):
 class SamplingSection(Section):
     """How text is sampled from the model, for samples in training and as defaults of `generate`."""
 
+    path: ClassVar[str | None] = "sampling"
+
     prompt: str = Field(default="", description="Start of a sample; empty for the start of a line.")
     max_new_tokens: Annotated[int, Field(gt=0, le=1 << 20)] = Field(default=200, description="Length of a sample.")
-    temperature: Annotated[float, Field(ge=0)] = Field(default=0.8, description="0 always takes the most likely token.")
-    top_k: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Keep the k most likely tokens.")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="Keep the most likely tokens that together have this probability (arXiv:1904.09751)."
-    )
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Keep tokens with at least this share of the highest probability (arXiv:2407.01082)."
+    sampler: SamplerSpec = _default("filtered", "How the next token is drawn.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        description="A sample ends before the first of these texts that is complete in it. They are not shown, and not "
+        "searched in the prompt.",
     )
 
 

@@ -257,6 +257,17 @@ def test_a_package_is_found_by_its_entry_point_checked_and_tests_itself(clone: C
     assert f"{len(property_names('norm', thorough=False)) - 1} passed, 1 skipped" in tested.printed
 
 
+@pytest.mark.slow
+def test_a_trained_run_is_sampled_with_every_kind_of_sampler(clone: Clone) -> None:
+    texts = []
+    for block in section("A sampler"):
+        clone.follow(block)
+        if block.language == "bash":
+            texts += [answer.printed.splitlines()[-1] for answer in clone.answers if "generate" in answer.command]
+    assert len(texts) == 3
+    assert all(text.startswith("The ") for text in texts)
+
+
 def test_its_example_of_parameters_keeps_its_contract(clone: Clone) -> None:
     (block,) = section("Parameters")
     clone.follow(block)
@@ -273,7 +284,14 @@ def test_its_example_of_parameters_keeps_its_contract(clone: Clone) -> None:
 def test_every_command_of_the_page_is_in_a_section_that_is_executed_above() -> None:
     titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
     with_commands = [title for title in titles if any(block.language == "bash" for block in section(title))]
-    assert with_commands == ["Five minutes", "When a check fails", "Comparing honestly", "Batching", "Tests and packages"]
+    assert with_commands == [
+        "Five minutes",
+        "When a check fails",
+        "Comparing honestly",
+        "Batching",
+        "A sampler",
+        "Tests and packages",
+    ]
     assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 11
 
 

@@ -18,6 +18,7 @@ from minigpt.check.properties import (
     knobs,
     objective,
     optimizer,
+    sampler,
     schedule,
     sequence,
     tokenizer,
@@ -43,6 +44,7 @@ _MODULES = [
         batching,
         optimizer,
         schedule,
+        sampler,
         knobs,
     )
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins, RunArgument, Trust
+from minigpt.cli.options import NoPlugins, PluginFile, RunArgument, Trust
 from minigpt.cli.terminal import warn, write_generated
-from minigpt.errors import TokenizerError
+from minigpt.errors import PluginError, TokenizerError
 
 
 def generate(
@@ -25,26 +25,42 @@ def generate(
         float | None,
         typer.Option(help="Sample only from tokens with at least this fraction of the highest probability."),
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Change sampling.*, such as sampling.sampler=mirostat. Repeatable."
+        ),
+    ] = None,
     num_samples: Annotated[int, typer.Option(min=1, max=100_000, help="Number of samples to generate.")] = 1,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed: the same seed gives the same text. Default: drawn and printed.")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint to load: best, last, or a step number.")] = "best",
+    plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
     trust: Trust = False,
 ) -> None:
     """Generate text with a trained model.
 
     The text continues the prompt and is printed token by token. On a terminal its control characters are escaped. A file or
-    a pipe receives the exact text.
+    a pipe receives the exact text. --temperature, --top-k, --top-p and --min-p are parameters of the sampler, and change it
+    after --set.
     """
-    from minigpt.model.decoding import prompt_ids, sampling_with
+    from minigpt.model.decoding import prompt_ids
+    from minigpt.registry import plugins
     from minigpt.run import generating, open_run
 
+    if plugin and no_plugins:
+        raise PluginError(f"plugins are refused (--no-plugins), but {plugin[0]} is a plugin")
     opened = open_run(run, which=checkpoint, allow_plugins=not no_plugins, trust=trust)
-    text = opened.experiment.sampling.prompt if prompt is None else prompt
     for note in opened.notes:
         warn(note)
+    for file in plugin or []:
+        plugins.load_file(file)
+    filters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    opened = generating.with_sampling(opened, changes or (), max_new_tokens=max_new_tokens, **filters)
+    sampling = opened.experiment.sampling
+    text = sampling.prompt if prompt is None else prompt
     try:
         tokens = len(prompt_ids(generating.text_tokenizer(opened), text))
     except TokenizerError as error:
@@ -52,19 +68,16 @@ def generate(
     block_size = opened.experiment.model.block_size
     if tokens > block_size and not opened.model.decodes_without_end:
         warn(f"the prompt has {tokens} tokens; the model sees the last {block_size}")
-    filters: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    settings = {"max_new_tokens": max_new_tokens, **filters}
-    sampling = sampling_with(opened.experiment.sampling, **settings)  # raises before anything is printed
     if seed is None:
         seed = secrets.randbelow(2**31)
-        if sampling.temperature > 0:
+        if sampling.sampler.params.get("temperature") != 0:  # 0 draws nothing
             warn(f"seed {seed}")
     if num_samples == 1:
         write_generated(text)
-        for piece in generating.stream(opened, text, seed=seed, **settings):
+        for piece in generating.stream(opened, text, seed=seed):
             write_generated(piece)
         write_generated("\n")
         return
-    samples = generating.generate(opened, text, num_samples=num_samples, seed=seed, **settings)
+    samples = generating.generate(opened, text, num_samples=num_samples, seed=seed)
     for number, sample in enumerate(samples, 1):
         write_generated(f"--- sample {number} of {num_samples}\n{text}{sample}\n")

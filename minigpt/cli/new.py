@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def new(
     family: Annotated[
         str,
-        typer.Argument(help="attention, position, norm, ffn, block, tokenizer, dataset, batching, optimizer or schedule."),
+        typer.Argument(
+            help="attention, position, norm, ffn, block, embedding, init, objective, tokenizer, dataset, batching, "
+            "optimizer, schedule or sampler."
+        ),
     ],
     name: Annotated[str, typer.Argument(help='Name of the component and its files: lower-case letters, digits and "_".')],
     into: Annotated[Path, typer.Option(help="Folder with the subfolders plugins, experiments and tests.")] = Path(),

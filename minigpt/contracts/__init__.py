@@ -2,7 +2,7 @@
 
 Registration refuses a component that breaks its contract. `parts.py` has the parts of a layer, `embedding.py`, `init.py` and
 `objective.py` the rest of a model, `state.py` the decoding state, `text.py` tokenizers and datasets, `batching.py`
-batchings, `optimizing.py` optimizers and schedules. Import all of them from here.
+batchings, `optimizing.py` optimizers and schedules, `sampling.py` samplers. Import all of them from here.
 
 Axis names in the annotations: batch B, time T (new tokens), source S (cached plus new), d_model D, heads H (query
 heads), kv_heads G, head_dim K, vocab V. A component imports neither the trainer nor the command line, and it uses another
@@ -39,6 +39,7 @@ from minigpt.contracts.parts import (
     Position,
     ResidualLinear,
 )
+from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
 from minigpt.registry import REGISTRY, Spec
@@ -56,6 +57,7 @@ __all__ = [
     "OBJECTIVE",
     "OPTIMIZER",
     "POSITION",
+    "SAMPLER",
     "SCHEDULE",
     "TOKENIZER",
     "Attention",
@@ -96,6 +98,8 @@ __all__ = [
     "Prediction",
     "ResidualLinear",
     "Role",
+    "Sampler",
+    "SamplerSpec",
     "Schedule",
     "ScheduleSpec",
     "Sequences",
@@ -122,6 +126,7 @@ DATASET = REGISTRY.add_family("dataset", Dataset)
 BATCHING = REGISTRY.add_family("batching", Batching)
 OPTIMIZER = REGISTRY.add_family("optimizer", Optimizer)
 SCHEDULE = REGISTRY.add_family("schedule", Schedule, ("max_iters",))
+SAMPLER = REGISTRY.add_family("sampler", Sampler)
 
 AttentionSpec = Annotated[Spec[Attention], ATTENTION]
 PositionSpec = Annotated[Spec[Position], POSITION]
@@ -136,3 +141,4 @@ DatasetSpec = Annotated[Spec[Dataset], DATASET]
 BatchingSpec = Annotated[Spec[Batching], BATCHING]
 OptimizerSpec = Annotated[Spec[Optimizer], OPTIMIZER]
 ScheduleSpec = Annotated[Spec[Schedule], SCHEDULE]
+SamplerSpec = Annotated[Spec[Sampler], SAMPLER]

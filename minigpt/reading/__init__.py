@@ -6,6 +6,7 @@ from minigpt.reading.loading import (
     load_without_plugins,
     read_experiment,
 )
+from minigpt.reading.moved import migrated
 from minigpt.reading.named_plugins import named_plugins
 from minigpt.reading.options import AS_WRITTEN, Reading
 
@@ -15,6 +16,7 @@ __all__ = [
     "load_experiment",
     "load_recorded",
     "load_without_plugins",
+    "migrated",
     "named_plugins",
     "read_experiment",
 ]

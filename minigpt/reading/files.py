@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import ExperimentError, Problem, nearest
+from minigpt.reading.moved import migrated, refuse_moved
 from minigpt.registry.paths import LocatedText, NamedByRun, run_folder_of
 from minigpt.registry.problems import quote
 from minigpt.system.files import refuse_surrogates
@@ -45,7 +46,14 @@ def with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...], o
         path: The file.
         seen: The files that led to it.
         of_run: Whether the file, or one that led to it, is in a run folder.
+
+    Raises:
+        ExperimentError: A person wrote a key that has moved, or what it extends cannot be read.
     """
+    if of_run:
+        document = migrated(document)
+    else:
+        refuse_moved(document, str(path))
     parent = document.pop("extends", None)
     document.pop("$schema", None)
     document.setdefault("description", "")  # a parent's description would be wrong for its child

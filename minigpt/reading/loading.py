@@ -19,6 +19,7 @@ from minigpt.experiment import Experiment
 from minigpt.model import build_model_on_meta
 from minigpt.reading.documents import merged, overrides_as_document
 from minigpt.reading.files import plugins_in, read_chain, with_parents
+from minigpt.reading.moved import refuse_moved
 from minigpt.reading.named_plugins import is_list_of_paths, load_named
 from minigpt.reading.options import AS_WRITTEN, Reading
 from minigpt.registry import plugins
@@ -97,6 +98,7 @@ def load_without_plugins(document: Mapping[str, Any], file: Path) -> Experiment 
 
 def _resolved(documents: Sequence[dict[str, Any]], where: str, reading: Reading) -> Experiment:
     changes = overrides_as_document(reading.overrides)
+    refuse_moved(changes, "--set")
     try:
         named = changes.get("plugins", plugins_in(documents))
         if is_list_of_paths(named):  # otherwise validation reports the problem
@@ -138,6 +140,7 @@ def _build_on_meta(experiment: Experiment) -> None:
         training.batching.build,
         training.optimizer.build,
         lambda: training.schedule.build(training.max_iters),
+        experiment.sampling.sampler.build,
         lambda: build_model_on_meta(experiment.model),
     )
     problems: list[Problem] = []

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError, UnreadableError, WriteError
 from minigpt.experiment import Experiment
-from minigpt.reading import AS_WRITTEN, Reading, load_recorded, load_without_plugins
+from minigpt.reading import AS_WRITTEN, Reading, load_recorded, load_without_plugins, migrated
 from minigpt.reading.named_plugins import refuse_edited
 from minigpt.registry import plugins
 from minigpt.run import checkpoint
@@ -91,7 +91,7 @@ class RunFolder:
             RunError: A module of a plugin was edited since it was imported.
         """
         refuse_edited_modules(experiment.specs())
-        document = {**experiment.to_file_json(), "plugins": self._json("experiment.json").get("plugins", [])}
+        document = {**experiment.to_file_json(), "plugins": self._recorded_experiment().get("plugins", [])}
         # The provenance first, so that the history has the change before the settings have it.
         contents = {"provenance.json": self._with_folder(provenance), "experiment.json": json_bytes(document)}
         replace_files(self.path, contents)
@@ -164,7 +164,7 @@ class RunFolder:
         If a path does not exist, the same path relative to the run folder is tried. The caller must check the
         fingerprint of the text.
         """
-        before, data = self.provenance().folder, self._json("experiment.json").get("data")
+        before, data = self.provenance().folder, self._recorded_experiment().get("data")
         if before is None or not isinstance(data, dict):
             return []
         moved = {key: _moved(value, before, self.path.absolute()) for key, value in data.items()}
@@ -178,7 +178,7 @@ class RunFolder:
         """
         recorded = Identity.of(self.provenance())
         try:
-            edited = differing(recorded.settings, settings_of(self._json("experiment.json")))
+            edited = differing(recorded.settings, settings_of(self._recorded_experiment()))
         except RecursionError as error:
             raise RunError(f"{self.path / 'experiment.json'} is damaged: nested too deeply") from error
         if edited:
@@ -196,7 +196,8 @@ class RunFolder:
         Raises:
             RunError: The file cannot be read, or is incomplete.
         """
-        return read_record(Provenance, checked_bytes(self.path, "provenance.json"), self.path / "provenance.json")
+        recorded = read_record(Provenance, checked_bytes(self.path, "provenance.json"), self.path / "provenance.json")
+        return recorded.model_copy(update={"experiment": migrated(recorded.experiment)})
 
     def vocab_size(self) -> int:
         """The size of the vocabulary that the model was built for.
@@ -230,6 +231,9 @@ class RunFolder:
         except UnreadableError as error:
             raise RunError(str(error)) from error
 
+    def _recorded_experiment(self) -> JsonObject:
+        return migrated(self._json("experiment.json"))
+
     def document(self) -> JsonObject:
         """The recorded experiment as JSON; no code of the run is executed.
 
@@ -237,7 +241,7 @@ class RunFolder:
             RunError: There is no run here, or experiment.json cannot be read.
         """
         self._check_exists()
-        return self._json("experiment.json")
+        return self._recorded_experiment()
 
     def max_iters(self) -> int:
         """The number of updates of the whole run, read without loading the experiment and its plugins.
@@ -245,7 +249,7 @@ class RunFolder:
         Raises:
             RunError: It cannot be read.
         """
-        training = self._json("experiment.json").get("training")
+        training = self._recorded_experiment().get("training")
         number = training.get("max_iters") if isinstance(training, dict) else None
         if isinstance(number, bool) or not isinstance(number, int):
             raise RunError(f"{self.path / 'experiment.json'} is damaged: training.max_iters is {number!r}")

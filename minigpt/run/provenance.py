@@ -82,9 +82,11 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
 
 
 def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...]:
-    """Every component that the experiment uses: source file, SHA-256 of the source, and package."""
+    """Every component that the run's numbers depend on: source file, SHA-256 of the source, and package."""
     rows: list[Component] = []
     for spec in experiment.specs():
+        if spec.family == "sampler":  # not part of the identity, like the rest of `sampling` (LEFT_OUT)
+            continue
         file, (distribution, number) = source_file(spec.cls), _distribution(spec.cls)
         row = Component(
             component=f"{spec.family}/{spec.name}",

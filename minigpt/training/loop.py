@@ -21,7 +21,7 @@ from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.kernels.fused import wide_dtype
 from minigpt.model import GPT
-from minigpt.model.decoding import prompt_ids, sample_ids
+from minigpt.model.decoding import prompt_ids, sample_ids, stream_text
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
@@ -274,11 +274,14 @@ class Trainer:
         if tokenizer is None:
             return None
         seed = stream_seed(self.experiment.seed, self.progress.step, _SAMPLE)
-        ids: list[int] = []
-        for drawn in sample_ids(self.model, prompt_ids(tokenizer, sampling.prompt), sampling, seed=seed):
-            self._check_stop()
-            ids.append(int(drawn[0]))
-        return sampling.prompt.lstrip("\n") + tokenizer.decode(ids)
+        prompt, sampler = prompt_ids(tokenizer, sampling.prompt), sampling.sampler.build()
+        drawn = sample_ids(self.model, prompt, sampler, sampling.max_new_tokens, seed=seed)
+        pieces = stream_text((self._unless_stopped(int(ids[0])) for ids in drawn), tokenizer, sampling.stop)
+        return sampling.prompt.lstrip("\n") + "".join(pieces)
+
+    def _unless_stopped(self, token: int) -> int:
+        self._check_stop()
+        return token
 
     def _save(self, *, best: bool) -> None:
         progress = replace(self.progress, wall=self._wall(), pending=self.row)

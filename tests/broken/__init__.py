@@ -100,5 +100,6 @@ for _family in (
     "batching",
     "optimizer",
     "schedule",
+    "sampler",
 ):
     importlib.import_module(f"{__name__}.{_family}")

@@ -23,6 +23,7 @@ PROPERTIES = {
     "batching": ("function", "batches", "order", "draws"),
     "optimizer": ("groups", "finite", "resumable", "step"),
     "schedule": ("function", "finite"),
+    "sampler": ("distribution", "function", "separate", "memory", "arguments"),
 }
 
 

@@ -67,8 +67,8 @@ def test_empty_long_and_unknown_prompts_are_handled(minigpt: Command, trained: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--top-p", "2"], "sampling: top_p: found 2.0 (number); allowed: at most 1"),
-        (["--min-p", "-1"], "sampling: min_p: found -1.0 (number); allowed: at least 0"),
+        (["--top-p", "2"], "sampling.sampler.top_p: found 2.0 (number); allowed: at most 1"),
+        (["--min-p", "-1"], "sampling.sampler.min_p: found -1.0 (number); allowed: at least 0"),
         (["--checkpoint", "999"], "has no checkpoint of step 999; available: 2, 4"),
         (["--checkpoint", "worst"], 'names no "worst" checkpoint'),
     ],

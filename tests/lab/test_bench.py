@@ -18,7 +18,7 @@ from minigpt import __version__
 from minigpt.contracts import TokenStream
 from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError
-from minigpt.experiment import Experiment, SamplingSection
+from minigpt.experiment import Experiment
 from minigpt.lab.bench import decode as bench_decode
 from minigpt.lab.bench import mixers, startup
 from minigpt.lab.bench import train as bench_train
@@ -31,6 +31,7 @@ from minigpt.lab.flops import count_flops
 from minigpt.model import build_model
 from minigpt.model.decoding import sample_ids
 from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder
 from minigpt.system import child
 from minigpt.training import Trainer, other_processes
@@ -168,8 +169,8 @@ def test_computing_whole_windows_gives_the_same_tokens_as_the_state() -> None:
     for parameter in model.parameters():  # with its initial weights it repeats one token
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, generator=generator)
-    greedy = SamplingSection(max_new_tokens=20, temperature=0)
-    fast = [int(token[0]) for token in sample_ids(model, [0], greedy)]
+    greedy = REGISTRY.resolve("sampler", {"name": "filtered", "temperature": 0}).build()
+    fast = [int(token[0]) for token in sample_ids(model, [0], greedy, 20)]
     slow = torch.zeros(1, 1, dtype=torch.long)
     for _ in fast:
         slow = torch.cat((slow, next_by_recomputing(model, slow)[:, None]), 1)

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.contracts import Cache, Context, State
-from minigpt.errors import DivergedError, ExperimentError, TokenizerError
-from minigpt.experiment import ModelSection, SamplingSection
+from minigpt.contracts import Cache, Context, Sampler, State
+from minigpt.errors import DivergedError, TokenizerError
+from minigpt.experiment import ModelSection
 from minigpt.model import GPT
-from minigpt.model.decoding import filtered, prompt_ids, sample_ids, sampling_with, stream_text
+from minigpt.model.decoding import prompt_ids, sample_ids, stream_text
 from minigpt.model.guessing import Guesses
 from minigpt.registry import REGISTRY
-from tests.rounding import assert_formula
 from tests.strategies import BLOCK_SIZE, model_with_large_weights
 
 
-def settings(**changes: object) -> SamplingSection:
-    return SamplingSection.model_validate({"temperature": 1.0, **changes})
+def settings(max_new_tokens: int = 200, **parameters: object) -> tuple[Sampler, int]:
+    return REGISTRY.resolve("sampler", {"name": "filtered", "temperature": 1.0, **parameters}).build(), max_new_tokens
 
 
 def model(**changes: object) -> GPT:
@@ -26,52 +27,11 @@ def model(**changes: object) -> GPT:
     return model_with_large_weights(ModelSection.model_validate({**small, **changes}))
 
 
-LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])
-
-
-def test_no_filter_is_the_softmax() -> None:
-    assert_formula(filtered(LOGITS, settings()), LOGITS.double().softmax(-1))
-    assert_formula(filtered(LOGITS, settings(temperature=0.5)), (LOGITS.double() / 0.5).softmax(-1))
-
-
-def test_temperature_zero_takes_the_most_likely_token() -> None:
-    assert filtered(LOGITS, settings(temperature=0.0)).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
-
-
-def test_top_k_top_p_and_min_p_keep_the_documented_tokens() -> None:
-    p = LOGITS.double().softmax(-1)[0].tolist()  # 0.644 0.237 0.087 0.032
-    assert (filtered(LOGITS, settings(top_k=2))[0] > 0).tolist() == [True, True, False, False]
-    assert filtered(LOGITS, settings(top_k=2))[0, 0].item() == pytest.approx(p[0] / (p[0] + p[1]), rel=1e-12)
-    assert (filtered(LOGITS, settings(top_p=0.64))[0] > 0).tolist() == [True, False, False, False]
-    assert (filtered(LOGITS, settings(top_p=0.65))[0] > 0).tolist() == [True, True, False, False]
-    assert (filtered(LOGITS, settings(min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
-    assert (filtered(LOGITS, settings(top_k=3, min_p=0.3))[0] > 0).tolist() == [True, True, False, False]
-
-
-@given(
-    st.lists(st.floats(-50, 50), min_size=2, max_size=12),
-    st.floats(0, 5),
-    st.none() | st.integers(1, 20),
-    st.none() | st.floats(0.01, 1),
-    st.none() | st.floats(0, 1),
-)
-def test_filtered_probabilities_sum_to_one_and_keep_the_most_likely_token(
-    row: list[float], temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
-) -> None:
-    logits = torch.tensor([row])
-    kept = filtered(logits, settings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
-    assert kept.sum().item() == pytest.approx(1, rel=1e-12)
-    assert (kept >= 0).all()
-    assert kept[logits == logits.max()].max() > 0
-    if top_k is not None:
-        assert (kept > 0).sum() <= top_k
-
-
 @pytest.mark.parametrize("position", [entry.name for entry in REGISTRY.entries("position")])
 def test_greedy_decoding_equals_the_full_pass(position: str) -> None:
     lm = model(position=position)
     prompt = [3, 1, 4]
-    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=BLOCK_SIZE - 3))]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, *settings(temperature=0.0, max_new_tokens=BLOCK_SIZE - 3))]
     context = list(prompt)
     with torch.no_grad():
         for token in drawn:
@@ -81,7 +41,7 @@ def test_greedy_decoding_equals_the_full_pass(position: str) -> None:
 
 def test_decoding_continues_beyond_the_context_from_its_last_half() -> None:
     lm = model()
-    drawn = [int(ids[0]) for ids in sample_ids(lm, [1], settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE))]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, [1], *settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE))]
     assert len(drawn) == 3 * BLOCK_SIZE
     history = [1, *drawn]
     with torch.no_grad():  # the first token after a full context is drawn from its last half
@@ -101,7 +61,7 @@ def test_a_model_whose_state_does_not_grow_continues_beyond_the_context(parts: d
     lm = model(**parts)
     assert lm.decodes_without_end
     prompt = [token % 23 for token in range(BLOCK_SIZE + 7)]
-    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, settings(temperature=0.0, max_new_tokens=2 * BLOCK_SIZE))]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, *settings(temperature=0.0, max_new_tokens=2 * BLOCK_SIZE))]
     with torch.no_grad():
         whole = lm(torch.tensor([[*prompt, *drawn]]))[0, len(prompt) - 1 : -1].argmax(-1)
     assert drawn == whole.tolist()
@@ -133,7 +93,7 @@ def test_the_size_of_a_state_is_the_size_of_its_tensors() -> None:
 def test_every_token_is_the_most_likely_after_its_context(block_size: int, prompt_length: int) -> None:
     lm = model(block_size=block_size)
     history = list(range(prompt_length))
-    drawn = [int(ids[0]) for ids in sample_ids(lm, history, settings(temperature=0.0, max_new_tokens=20))]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, history, *settings(temperature=0.0, max_new_tokens=20))]
     context = history[-block_size:]
     for token in drawn:
         with torch.no_grad():
@@ -150,15 +110,15 @@ def test_the_prompt_is_read_once_for_all_samples(monkeypatch: pytest.MonkeyPatch
         return hidden(self, tokens, state)
 
     monkeypatch.setattr(GPT, "hidden", seen)
-    list(sample_ids(lm, [3, 1, 4], settings(max_new_tokens=3), num_samples=4))
+    list(sample_ids(lm, [3, 1, 4], *settings(max_new_tokens=3), num_samples=4))
     assert read == [(1, 3), (4, 1), (4, 1)]
 
 
 def test_only_the_end_of_a_prompt_longer_than_the_context_counts() -> None:
     lm = model()
     long = list(range(20)) * 5
-    one = list(sample_ids(lm, long, settings(max_new_tokens=5)))
-    two = list(sample_ids(lm, long[-BLOCK_SIZE:], settings(max_new_tokens=5)))
+    one = list(sample_ids(lm, long, *settings(max_new_tokens=5)))
+    two = list(sample_ids(lm, long[-BLOCK_SIZE:], *settings(max_new_tokens=5)))
     assert np.array_equal(one, two)
 
 
@@ -166,7 +126,7 @@ def test_equal_seeds_give_equal_text_and_samples_do_not_depend_on_their_number()
     lm = model()
 
     def draw(num_samples: int, seed: int) -> np.ndarray:
-        return np.stack(list(sample_ids(lm, [1], settings(max_new_tokens=30), num_samples=num_samples, seed=seed)), 1)
+        return np.stack(list(sample_ids(lm, [1], *settings(max_new_tokens=30), num_samples=num_samples, seed=seed)), 1)
 
     three = draw(3, 5)
     assert np.array_equal(three, draw(3, 5))
@@ -187,21 +147,21 @@ def test_logits_that_are_not_finite_are_reported_and_not_sampled(
 
     monkeypatch.setattr(GPT, "logits", broken)
     with pytest.raises(DivergedError, match="training diverged"):
-        next(sample_ids(lm, [1], settings(temperature=temperature)))
+        next(sample_ids(lm, [1], *settings(temperature=temperature)))
 
 
 def test_decoding_does_not_change_the_model_or_the_random_state() -> None:
     lm = model().train()
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    list(sample_ids(lm, [1], settings(max_new_tokens=3)))
+    list(sample_ids(lm, [1], *settings(max_new_tokens=3)))
     assert lm.training
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_draws_follow_the_probabilities() -> None:
     lm = model(block_size=1)
-    drawn = np.concatenate(list(sample_ids(lm, [1], settings(max_new_tokens=1), num_samples=4000)))
+    drawn = np.concatenate(list(sample_ids(lm, [1], *settings(max_new_tokens=1), num_samples=4000)))
     with torch.no_grad():
         expected = lm(torch.tensor([[1]]))[0, -1].softmax(-1).numpy()
     shares = np.bincount(drawn, minlength=len(expected)) / 4000
@@ -234,11 +194,6 @@ def test_prompts_are_encoded_or_refused_and_an_empty_one_starts_a_line() -> None
     assert prompt_ids(without, "") == [0]
 
 
-def test_settings_out_of_bounds_are_reported() -> None:
-    with pytest.raises(ExperimentError, match=r"sampling: top_p: found 1.5 \(number\); allowed: at most 1"):
-        sampling_with(SamplingSection(), top_p=1.5)
-
-
 # ------------------------------------------------------------------------------------------------------- reading ahead
 
 
@@ -257,9 +212,67 @@ def test_reading_ahead_draws_what_decoding_one_by_one_draws(
         lm.head.weight.mul_(30)  # a confident model without near-ties
     chosen = settings(temperature=temperature, max_new_tokens=2 * BLOCK_SIZE)
     prompt = [1, 2, 3, 1, 2, 3, 1]
-    ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
+    ahead = [int(ids[0]) for ids in sample_ids(lm, prompt, *chosen, seed=3)]
     one_by_one(monkeypatch)
-    assert ahead == [int(ids[0]) for ids in sample_ids(lm, prompt, chosen, seed=3)]
+    assert ahead == [int(ids[0]) for ids in sample_ids(lm, prompt, *chosen, seed=3)]
+
+
+SAMPLERS = [entry.name for entry in REGISTRY.entries("sampler")]
+
+
+@given(st.sampled_from(SAMPLERS), st.integers(0, 99), st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_every_sampler_draws_ahead_what_it_draws_one_by_one(name: str, seed: int, prompt: list[int]) -> None:
+    """Tokens, and what the sampler was shown in between: only drawn tokens, in order."""
+    lm = model(position="none")
+    with torch.no_grad():
+        lm.embedding.weight.mul_(3)  # confident, so that text repeats itself and guesses are often right
+
+    def draw(read_ahead: bool) -> tuple[list[int], list[object], int]:
+        sampler, calls, passes = REGISTRY.resolve("sampler", name).build(), [], 0
+        observe, hidden = sampler.observe, lm.hidden
+
+        def seen(token: int, probabilities: torch.Tensor, memory: object) -> None:
+            observe(token, probabilities, memory)
+            calls.append((token, probabilities.argmax()))
+
+        def counted(*arguments: object) -> object:
+            nonlocal passes
+            passes += 1
+            return hidden(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampler, "observe", seen)
+            patch.setattr(lm, "hidden", counted)
+            drawn = sample_ids(lm, prompt, sampler, 2 * BLOCK_SIZE, seed=seed, read_ahead=read_ahead)
+            return [int(ids[0]) for ids in drawn], calls, passes
+
+    ahead, one_by_one = draw(True), draw(False)
+    assert ahead[:2] == one_by_one[:2]
+    assert one_by_one[2] == len(one_by_one[0]) == len(one_by_one[1])
+    assert ahead[2] <= one_by_one[2]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_continuation_has_a_memory_of_its_own(name: str) -> None:
+    lm = model()
+    draw = functools.partial(sample_ids, lm, [1, 2], REGISTRY.resolve("sampler", name).build(), 30, seed=5)
+    together = np.stack(list(draw(num_samples=3)), 1)
+    assert np.array_equal(together[:1], np.stack(list(draw(num_samples=1, read_ahead=False)), 1))
+    assert np.array_equal(together[:2], np.stack(list(draw(num_samples=2)), 1))
+
+
+def test_the_sampler_receives_the_whole_text_of_its_row() -> None:
+    """Also after the context moved on, and of a prompt that is longer than the context."""
+    lm, received = model(), []
+
+    class Recorder(type(REGISTRY.resolve("sampler", "filtered").build())):  # type: ignore[misc]
+        def probabilities(self, logits: torch.Tensor, ids: list[int], memory: object) -> torch.Tensor:
+            received.append(list(ids))
+            return super().probabilities(logits, ids, memory)
+
+    prompt = [token % 23 for token in range(BLOCK_SIZE + 5)]
+    drawn = [int(ids[0]) for ids in sample_ids(lm, prompt, Recorder(), 2 * BLOCK_SIZE, seed=1)]
+    assert received == [[*prompt, *drawn[:length]] for length in range(len(drawn))]
 
 
 def test_reading_ahead_takes_fewer_passes_if_text_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,11 +281,11 @@ def test_reading_ahead_takes_fewer_passes_if_text_repeats_itself(monkeypatch: py
     plain = lm.hidden
     monkeypatch.setattr(lm, "hidden", lambda tokens, state=None: passes.append(tokens.shape[1]) or plain(tokens, state))
     greedy = settings(temperature=0.0, max_new_tokens=3 * BLOCK_SIZE)
-    list(sample_ids(lm, [1], greedy))
+    list(sample_ids(lm, [1], *greedy))
     ahead = len(passes)
     passes.clear()
     one_by_one(monkeypatch)
-    list(sample_ids(lm, [1], greedy))
+    list(sample_ids(lm, [1], *greedy))
     assert len(passes) == 3 * BLOCK_SIZE
     assert ahead < 0.75 * len(passes)
 

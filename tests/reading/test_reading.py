@@ -93,7 +93,7 @@ def test_overrides_come_last_and_are_json_or_text(tmp_path: Path) -> None:
         "model.attention.name=gqa",
         "model.attention.n_kv_heads=3",
         "description=a = b",
-        "sampling.top_k=null",
+        "sampling.sampler.top_k=null",
     ]
     experiment = load_experiment(file, overrides=overrides)
     assert experiment.training.max_iters == 7
@@ -146,7 +146,7 @@ BROKEN: list[tuple[Any, str]] = [
     ({"model": {"n_layer": 8}}, 'did you mean "n_layers"?'),
     ({"training": {"lr": 1}}, 'training.lr: unknown key "lr"'),
     ({"training": {"optimizer": {"lr": 1}}}, 'training.optimizer.lr: unknown key "lr"; allowed: betas, eps, learning_rate'),
-    ({"sampling": {"topk": 3}}, 'did you mean "top_k"?'),
+    ({"sampling": {"sampler": {"topk": 3}}}, 'did you mean "top_k"?'),
     ({"model": {"attention": {"name": "mha", "n_kv_heads": 2}}}, 'model.attention.n_kv_heads: unknown key "n_kv_heads"'),
     ({"model": {"layers": [{}, {"atention": "mha"}]}}, 'model.layers[1].atention: unknown key "atention"'),
     # unknown names
@@ -209,7 +209,8 @@ BROKEN: list[tuple[Any, str]] = [
         "training.schedule.warmup_ratio: found 1 (number); allowed: less than 1",
     ),
     ({"data": {"name": "text", "paths": []}}, "data.paths: found [] (list); allowed: at least this many items: 1"),
-    ({"sampling": {"top_p": 0}}, "sampling.top_p: found 0 (number); allowed: more than 0"),
+    ({"sampling": {"sampler": {"top_p": 0}}}, "sampling.sampler.top_p: found 0 (number); allowed: more than 0"),
+    ({"sampling": {"stop": [""]}}, 'sampling.stop[0]: found "" (text); allowed: string should have at least 1 character'),
     (
         {"model": {"attention": {"name": "mha", "window": 0}}},
         "model.attention.window: found 0 (number); allowed: more than 0",
@@ -342,6 +343,7 @@ def test_every_component_has_its_path() -> None:
         "training.optimizer": "muon",
         "training.optimizer.rest": "adamw",
         "training.schedule": "cosine",
+        "sampling.sampler": "filtered",
     }
     document["model"]["layers"][1]["attention"] = "gqa"  # type: ignore[index]
     unused = load_experiment(document, overrides=["model.position=none"])

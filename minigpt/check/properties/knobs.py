@@ -13,7 +13,7 @@ from typing import Any
 from minigpt.check.agreement import run
 from minigpt.check.parameters import alternatives, required
 from minigpt.check.probe import Case, build, inputs, positions_for
-from minigpt.check.properties import batching, dataset, init, objective, optimizer, schedule, tokenizer
+from minigpt.check.properties import batching, dataset, init, objective, optimizer, sampler, schedule, tokenizer
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import PARTS_OF_A_MODEL, Target
 from minigpt.errors import ExperimentError
@@ -27,6 +27,7 @@ _OUTCOMES: dict[str, Callable[[Target, Mapping[str, Any]], object]] = {
     "schedule": schedule.outcome,
     "objective": objective.outcome,
     "init": init.outcome,
+    "sampler": sampler.outcome,
 }
 """Functions that return a comparable outcome of a component, by family; parts of a model share `_of_part`."""
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from minigpt.experiment import SamplingSection
 from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing, measure
 from minigpt.model import GPT
 from minigpt.model.decoding import sample_ids
+from minigpt.registry import REGISTRY
 
 _LENGTHS = 9  # lengths at which computing the whole window is timed; other lengths are interpolated
 _WARMUP_TOKENS = 32
@@ -114,12 +114,12 @@ def measure_decoding(
     Raises:
         DivergedError: The model's logits are not finite.
     """
+    sampler = REGISTRY.resolve("sampler", {"name": "filtered", "temperature": temperature}).build()
 
     def decode(tokens: int, read_ahead: bool) -> float:
         now = clock(device)
         start = now()
-        sampling = SamplingSection(max_new_tokens=tokens, temperature=temperature)
-        for _ in sample_ids(model, prompt, sampling, num_samples=batch, read_ahead=read_ahead):
+        for _ in sample_ids(model, prompt, sampler, tokens, num_samples=batch, read_ahead=read_ahead):
             pass
         return now() - start
 

@@ -30,6 +30,7 @@ _OUTSIDE_THE_MODEL = {
     "batching": ("training", "batching"),
     "optimizer": ("training", "optimizer"),
     "schedule": ("training", "schedule"),
+    "sampler": ("sampling", "sampler"),
 }
 
 

@@ -67,12 +67,14 @@ TAKES_EFFECT: list[tuple[str, Any, bool]] = [
     ("model.objective.z_loss", 0.5, True),
     ("model.objective.label_smoothing", 0.2, True),
     ("data.val_fraction", 0.4, True),
-    ("sampling.temperature", 0.1, False),
+    ("sampling.sampler.temperature", 0.1, False),
     ("sampling.max_new_tokens", 3, False),
     ("sampling.prompt", "3 times", False),
-    ("sampling.top_k", 2, False),
-    ("sampling.top_p", 0.5, False),
-    ("sampling.min_p", 0.5, False),
+    ("sampling.sampler.top_k", 2, False),
+    ("sampling.sampler.top_p", 0.5, False),
+    ("sampling.sampler.min_p", 0.5, False),
+    ("sampling.sampler", {"name": "mirostat", "tau": 2.0, "eta": 0.1}, False),
+    ("sampling.stop", ["is"], False),
     ("description", "another", False),
 ]
 REFUSED: list[tuple[str, Any, str]] = [
