@@ -16,7 +16,7 @@ from typing import Annotated
 from minigpt.contracts.batching import Batch, Batching, Draw, Source, TokenRows, TokenStream
 from minigpt.contracts.embedding import Embedding
 from minigpt.contracts.init import Factors, Init
-from minigpt.contracts.objective import Objective, Prediction
+from minigpt.contracts.objective import Objective, Prediction, Teacher
 from minigpt.contracts.optimizing import (
     AveragingOptimizer,
     MixedPrecisionOptimizer,
@@ -43,6 +43,7 @@ from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
 from minigpt.registry import REGISTRY, Spec
+from minigpt.registry.paths import UserPath
 
 __all__ = [
     "ATTENTION",
@@ -106,10 +107,12 @@ __all__ = [
     "Source",
     "Splits",
     "State",
+    "Teacher",
     "TokenRows",
     "TokenStream",
     "Tokenizer",
     "TokenizerSpec",
+    "UserPath",
     "substate",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,9 +20,10 @@ import minigpt
 from minigpt.contracts import TokenStream
 from minigpt.data import Corpus, entropies, tokenizer_fingerprint
 from minigpt.experiment import Experiment
-from minigpt.registry import plugins
+from minigpt.registry import Spec, plugins
 from minigpt.registry.spec import source_file
 from minigpt.run import git
+from minigpt.run.contents import contents_of
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.recorded import Component, Data, Evaluation, Machine, Provenance, Segment, Versions
 from minigpt.run.sources import Sources
@@ -91,7 +93,7 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
         row = Component(
             component=f"{spec.family}/{spec.name}",
             file=str(file) if file else None,
-            sha256=part_sha256(spec.cls, sources),
+            sha256=part_sha256(spec, sources),
             distribution=distribution,
             version=number,
         )
@@ -100,9 +102,15 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
     return tuple(rows)
 
 
-def part_sha256(cls: type, sources: Sources) -> str:
-    """SHA-256 of the source of a component's class, or of its compiled code if it has no file."""
-    return sources.part_fingerprint(cls) if source_file(cls) else typed_fingerprint(cls)
+def part_sha256(spec: Spec[object], sources: Sources) -> str:
+    """SHA-256 of what a component computes with.
+
+    It covers the source of its class, or the compiled code of a class that has no file, and the content of the files and
+    runs that its parameters name.
+    """
+    of_class = sources.part_fingerprint(spec.cls) if source_file(spec.cls) else typed_fingerprint(spec.cls)
+    contents = contents_of(spec)
+    return hashlib.sha256("\n".join([of_class, *contents]).encode()).hexdigest() if contents else of_class
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from minigpt.run.progress import Progress
 from minigpt.run.provenance import Change, changed_since, provenance
 from minigpt.run.recorded import Machine, Provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
+from minigpt.run.teaching import Teachers
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import (
@@ -126,6 +127,7 @@ def _build(
     """
     refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
     model = build_model(experiment, corpus.vocab_size).to(device)
+    model.open_run = Teachers(corpus.tokenizer, corpus.vocab_size)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
