@@ -39,6 +39,7 @@ from minigpt.contracts.parts import (
     Position,
     ResidualLinear,
 )
+from minigpt.contracts.ramp import Amount, Ramp, Rate
 from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
@@ -61,6 +62,7 @@ __all__ = [
     "SAMPLER",
     "SCHEDULE",
     "TOKENIZER",
+    "Amount",
     "Attention",
     "AttentionSpec",
     "AveragingOptimizer",
@@ -97,6 +99,8 @@ __all__ = [
     "Position",
     "PositionSpec",
     "Prediction",
+    "Ramp",
+    "Rate",
     "ResidualLinear",
     "Role",
     "Sampler",

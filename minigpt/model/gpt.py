@@ -270,6 +270,21 @@ class GPT(nn.Module):
         """Let every component adjust its weights after an update."""
         after_step(self)
 
+    def set_progress(self, progress: float) -> None:
+        """Set which share of the training is done, and the dropout rates that depend on it."""
+        self.progress.fill_(progress)
+        for module in self._ramped():
+            assert module.ramp is not None
+            module.p = module.ramp.at(progress)
+
+    @property
+    def is_ramped(self) -> bool:
+        """Whether dropout rates change while training."""
+        return next(self._ramped(), None) is not None
+
+    def _ramped(self) -> Iterator[Dropout]:
+        return (module for module in self.modules() if isinstance(module, Dropout) and module.ramp is not None)
+
     def _check_segments(self) -> None:
         """Raise an error if a mixer would look across segments."""
         for index, block in enumerate(self.blocks):

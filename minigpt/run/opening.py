@@ -72,6 +72,7 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
     model = build_model(experiment, vocab_size)
     saved.load_weights(model)
+    model.set_progress(min(1.0, saved.progress.step / experiment.training.max_iters))
     notes = (*saved.notes, *_edited_parts(experiment, recorded))
     return OpenRun(experiment, model.eval(), tokenizer, saved, notes)
 

@@ -149,6 +149,10 @@ def _choose_compile(
     """
     wish, device = experiment.training.compile, model.device
     missing = missing_compiler(device)
+    if model.is_ramped:
+        if wish is True:
+            raise RunError("training.compile: model.dropout changes while training, so every update would be compiled anew")
+        missing = missing or "model.dropout changes while training"
     if wish is True and missing:
         raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
     width = None if minutes is None else _PRECISION_OF_SPEED
