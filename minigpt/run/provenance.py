@@ -40,7 +40,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         precision: The precision that is used.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    sources, document = Sources(), experiment.to_json()
+    sources, document = Sources(), experiment.to_file_json()
     document["training"]["precision"] = precision
     return Provenance(
         started=started,

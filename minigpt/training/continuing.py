@@ -54,7 +54,7 @@ def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experi
     """Settings that differ from the run's last segment, or from the experiment in its folder."""
     after = experiment.to_json()
     changes = [Change(*difference) for difference in differing(begun.to_json(), after)]
-    changes += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
+    changes += [Change(*difference) for difference in differing(recorded.experiment, settings_of(experiment.to_file_json()))]
     return list({change.what: change for change in changes}.values())
 
 
