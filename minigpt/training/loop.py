@@ -326,7 +326,7 @@ def compute_gradients(
         text = "its batches have segments or memory, which the model does not read"
         raise ExperimentError([Problem((experiment.training.batching.where,), text)])
     n_targets = batch.n_targets
-    for part in batch.split(micro_batch_size(experiment, device)):
+    for part in batch.split(micro_batch_size(experiment, device, batch.tokens.shape[1])):
         share = part.n_targets / max(n_targets, 1)
         with autocast(precision, device):
             loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask)

@@ -17,10 +17,16 @@ from minigpt.contracts import Batch, Batching, Dataset, Draw, Source, Splits, To
 from minigpt.data import load_corpus, tokens_trained, train_batch
 from minigpt.errors import DataError, ExperimentError
 from minigpt.experiment import Experiment
+from minigpt.lab.compare.grid import Corpora
+from minigpt.lab.compare.variants import Variant, check_same_data
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.run.identity import Identity
+from minigpt.run.provenance import changed_since, provenance
 from minigpt.training import PlainObserver, train
 from minigpt.training.observer import Plan
+
+CPU = torch.device("cpu")
 
 
 def batching(name: str, **params: Any) -> Batching:
@@ -101,7 +107,26 @@ def test_a_dataset_says_where_documents_begin_and_each_is_encoded_separately(tmp
     assert isinstance(splits.train, str)
     assert texts == [splits.train[:5], splits.train[5:11], splits.train[11:612], splits.train[612:]]
     assert torch.equal(with_documents.val.ids, without.val.ids)  # type: ignore[union-attr]
-    assert with_documents.fingerprint != without.fingerprint, "other documents of the same text are other data"
+    assert with_documents.fingerprint == without.fingerprint, "a comparison with windows is one on the same data"
+    assert without.documents is None
+    assert with_documents.documents is not None
+    for number in (0, 1):  # the same text in other documents
+        (tmp_path / f"{number}.txt").write_text(["abab\nab", "cab"][number])
+    other = load_corpus(asked)
+    assert other.documents not in (None, with_documents.documents)
+    before, after = (provenance(asked, each, device=CPU, precision="fp32") for each in (with_documents, other))
+    assert Identity.of(before) != Identity.of(after)
+    assert [change.what for change in changed_since(before, after)] == ["the data", "the documents"]
+    windows = provenance(plain, without, device=CPU, precision="fp32")
+    assert [change.what for change in changed_since(before, windows)][-1:] != ["the documents"], "the batching says it"
+
+
+def test_variants_with_and_without_documents_have_their_own_tokens(tmp_path: Path) -> None:
+    corpora = Corpora()
+    plain, asked = (Variant(name, experiment(tmp_path, batching=name), "") for name in ("windows", "documents"))
+    assert corpora.of(plain).documents is None
+    assert corpora.of(asked).documents is not None
+    check_same_data([plain, asked], corpora.of, "nats")
 
 
 @pytest.mark.parametrize(
