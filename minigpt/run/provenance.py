@@ -63,6 +63,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         experiment=settings_of(document),
         data=Data(
             fingerprint=corpus.fingerprint,
+            documents=corpus.documents,
             tokenizer=tokenizer_fingerprint(corpus),
             vocab_size=corpus.vocab_size,
             entropies=entropies(corpus),
@@ -147,8 +148,10 @@ def changed_since(recorded: Provenance, now: Provenance) -> list[Change]:
             changes.append(Change(f"the source of {part.component}", detail=f" ({part.file})"))
     if recorded.core != now.core:
         changes.append(Change("minigpt's model or training code", detail=""))
+    documents = recorded.data.documents, now.data.documents
     values: list[tuple[str, JsonValue, JsonValue]] = [
         ("the data", recorded.data.fingerprint, now.data.fingerprint),
+        *([("the documents", *documents)] if None not in documents else []),  # otherwise the batching changed
         ("the tokenizer", recorded.data.tokenizer, now.data.tokenizer),
         ("torch", recorded.versions.torch, now.versions.torch),
         ("numpy", recorded.versions.numpy, now.versions.numpy),

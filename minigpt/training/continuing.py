@@ -41,7 +41,7 @@ class ResumeRequest:
                 return self.device is not None
             case "the number of threads":
                 return self.threads is not None
-        path = "data" if change.what == "the data" else change.what
+        path = "data" if change.what in ("the data", "the documents") else change.what
         return any(_is_same_or_nested(path, override.partition("=")[0].strip()) for override in self.reading.overrides)
 
 

@@ -327,7 +327,7 @@ def compute_gradients(
     dtype = wide_dtype(model.dtype)
     total, auxiliary_total = torch.zeros(2, device=device, dtype=dtype).unbind()
     n_targets = batch.n_targets
-    for part in batch.split(micro_batch_size(experiment, device)):
+    for part in batch.split(micro_batch_size(experiment, device, batch.tokens.shape[1])):
         share = part.n_targets / max(n_targets, 1)
         with autocast(precision, device):
             loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask, part.segments, part.memory)

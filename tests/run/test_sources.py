@@ -45,6 +45,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         for family in REGISTRY.families()
     }
     names["dataset"] = ["text", "tinyshakespeare"]  # python-docs is large
+    names["batching"].remove("documents")  # a model does not read segments
     positions = names.pop("position")
     mixers = names.pop("attention")
     number = 0
@@ -53,7 +54,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         mixer = mixers[number] if number < len(mixers) else "mha"
         position = next((name for name in positions if allowed({"name": mixer}, {"name": name})), "none")
         positions = [name for name in positions if name != position]
-        training = {key: chosen.pop(key) for key in ("optimizer", "schedule")}
+        training = {key: chosen.pop(key) for key in ("batching", "optimizer", "schedule")}
         data, tokenizer, sampler = chosen.pop("dataset"), chosen.pop("tokenizer"), chosen.pop("sampler")
         if chosen["block"] == "ngpt":
             training["optimizer"] = "adamw"  # weights of length 1, which averaging would change
@@ -208,7 +209,8 @@ def test_every_shipped_part_is_in_a_run(runs: list[Traced]) -> None:
         for entry in REGISTRY.entries(family.name)
     }
     assert {name for cls, name in every.items() if cls not in used and cls.__module__.startswith("minigpt.")} == {
-        "dataset/python-docs"
+        "batching/documents",
+        "dataset/python-docs",
     }
 
 
