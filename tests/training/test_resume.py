@@ -41,7 +41,11 @@ def minigpt(
 @pytest.mark.parametrize(("optimizer", "precision"), STOPPED)
 def test_a_stopped_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:
     short = {"max_iters": 14, "eval_interval": 6, "checkpoint_interval": 4}
-    named = {"name": optimizer, "learning_rate": 1e-2}
+    wraps = REGISTRY.entry("optimizer", optimizer).params.model_fields.keys() >= {"optimizer"}
+    rate = {"learning_rate": 1e-2}
+    named = {"name": optimizer, **({"optimizer": {"name": "adamw", **rate}} if wraps else rate)}
+    if optimizer == "lawa":
+        named["every"] = 3
     experiment = load_experiment(write_experiment(precision=precision, optimizer=named, **short))
     whole = run(experiment, tmp_path / "whole")
     part = run(experiment, tmp_path / "part", Watcher(("updated", 7)))
