@@ -330,7 +330,7 @@ def compute_gradients(
     for part in batch.split(micro_batch_size(experiment, device, batch.tokens.shape[1])):
         share = part.n_targets / max(n_targets, 1)
         with autocast(precision, device):
-            loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask, part.segments, part.memory)
+            loss, auxiliary = (loss_function or model.loss)(*part.inputs)
         torch.autograd.backward((loss + auxiliary) * share)
         total += loss.detach() * share
         auxiliary_total += auxiliary.detach() * share
