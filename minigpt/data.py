@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -37,6 +37,10 @@ _MANY_CHARACTERS = 2000
 """Fewer characters of validation text may well repeat training text by chance."""
 
 
+_PIECE = 1 << 20
+"""Characters that are encoded at once."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A tokenized corpus.
@@ -45,7 +49,7 @@ class Corpus:
         train: The split that batches are drawn from.
         val: The split for evaluation, always used in full.
         vocab_size: Number of token ids.
-        tokenizer: Fitted; None for a synthetic task.
+        tokenizer: Fitted; None for a synthetic task without an alphabet.
         fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size.
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
         notes: Lines that a user of the corpus should read.
@@ -107,7 +111,8 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
     splits = experiment.data.build().load()
     block_size = experiment.model.block_size
     if isinstance(splits.train, Sequences) and isinstance(splits.val, Sequences):
-        return _synthetic(splits, splits.train, splits.val, block_size)
+        rows = _synthetic(splits, splits.train, splits.val, block_size)
+        return replace(rows, tokenizer=_of_alphabet(experiment, splits, learned))
     if not isinstance(splits.train, str) or not isinstance(splits.val, str):
         kinds = f"{type(splits.train).__name__} for training and {type(splits.val).__name__} for validation"
         raise DataError(f"data: {experiment.data.name} returns {kinds}; allowed: text for both, or Sequences for both")
@@ -126,10 +131,8 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
                 f"the {name} split has {count(len(ids), 'token')}; at least {least} are needed "
                 "(model.block_size + 1 for training): use more text, or a smaller block_size"
             )
-    digest = hashlib.sha256()
-    for text in (splits.train, splits.val):
-        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    val_bytes = len(splits.val.encode("utf-8", "surrogatepass")) - tokenizer.n_bytes(val[:1].tolist(), splits.val)
+    digest = hashlib.sha256(_sha256(splits.train) + _sha256(splits.val))
+    val_bytes = sum(map(len, _utf8(splits.val))) - tokenizer.n_bytes(val[:1].tolist(), splits.val)
     return Corpus(
         train,
         TokenStream(val),
@@ -140,6 +143,38 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         notes,
         documents=None if documents is None else hashlib.sha256(str(documents).encode()).hexdigest(),
     )
+
+
+def _utf8(text: str) -> Iterator[bytes]:
+    """The bytes of a text in pieces, so that there is no second copy of a large one."""
+    return (text[start : start + _PIECE].encode("utf-8", "surrogatepass") for start in range(0, len(text), _PIECE))
+
+
+def _sha256(text: str) -> bytes:
+    digest = hashlib.sha256()
+    for piece in _utf8(text):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _of_alphabet(experiment: Experiment, splits: Splits, learned: dict[str, Any] | None) -> Tokenizer | None:
+    """The tokenizer of a synthetic task whose ids can be shown as text.
+
+    Raises:
+        DataError: It has another number of ids than the task.
+    """
+    if splits.alphabet is None:
+        return None
+    if learned is not None:
+        return restore_tokenizer(experiment, learned)
+    tokenizer = experiment.tokenizer.build()
+    tokenizer.fit(splits.alphabet)
+    if tokenizer.vocab_size != splits.vocab_size:
+        raise DataError(
+            f"data: {experiment.data.name} has {splits.vocab_size} ids, but the tokenizer {experiment.tokenizer.name} has "
+            f"{tokenizer.vocab_size} for its alphabet; choose another tokenizer"
+        )
+    return tokenizer
 
 
 def _documents(experiment: Experiment, splits: Splits) -> tuple[int, ...] | None:

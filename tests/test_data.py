@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -7,6 +8,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,12 +16,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minigpt import data
 from minigpt.contracts import Dataset, Sequences, Splits, TokenRows, TokenStream
 from minigpt.data import entropies, load_corpus, train_batch
 from minigpt.errors import DataError, TokenizerError
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, register
+from minigpt.run import open_run
+from minigpt.training import PlainObserver, train
 from tests.conftest import Command
 
 
@@ -314,3 +319,49 @@ def test_synthetic_tasks_of_the_same_bytes_are_distinguished_by_shape_dtype_and_
         fingerprints.append(load_corpus(synthetic(part, part, vocab_size, name=f"task-{number}")).fingerprint)
     assert fingerprints[0] == fingerprints[-1]
     assert len(set(fingerprints)) == 4
+
+
+class Digits(Dataset):
+    """Rows of digits, with a function of each as its target."""
+
+    alphabet: str | None = "0123456789"
+
+    def load(self) -> Splits:
+        rows = np.random.default_rng(0).integers(0, 10, (40, 16))
+        splits = [Sequences(part, (3 * part + 1) % 10, np.ones(part.shape, bool)) for part in (rows[:30], rows[30:])]
+        return Splits(*splits, vocab_size=10, alphabet=self.alphabet)
+
+
+def test_a_synthetic_task_with_an_alphabet_is_shown_as_text(tmp_path: Path) -> None:
+    class Hidden(Digits):
+        """The same without an alphabet."""
+
+        alphabet = None
+
+    class Longer(Digits):
+        """An alphabet with too many characters."""
+
+        alphabet = "0123456789a"
+
+    for name, cls in (("digits", Digits), ("hidden", Hidden), ("longer", Longer)):
+        register("dataset", name)(cls)
+    small = {"model": {"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 16}, "training": {"max_iters": 2}}
+    experiment = load_experiment({**small, "data": "digits"})
+    corpus = load_corpus(experiment)
+    assert corpus.tokenizer is not None
+    assert corpus.tokenizer.decode(corpus.train.tokens[0].tolist()) == "".join(map(str, corpus.train.tokens[0].tolist()))
+    assert corpus.val_bytes is None
+    assert load_corpus(load_experiment({**small, "data": "hidden"})).tokenizer is None
+    with pytest.raises(DataError, match=r"has 10 ids, but the tokenizer char has 11 for its alphabet; choose another"):
+        load_corpus(load_experiment({**small, "data": "longer"}))
+    trained = train(experiment, out=tmp_path, device="cpu", observer=PlainObserver(io.StringIO()))
+    assert set(trained.sample or "") <= set("0123456789")
+    opened = open_run(trained.run.path)
+    assert opened.tokenizer is not None
+    assert opened.tokenizer.encode("42").tolist() == [4, 2]
+
+
+@given(st.text(st.characters(), max_size=50), st.integers(1, 7))
+def test_a_text_is_hashed_in_pieces(text: str, size: int) -> None:
+    with mock.patch.object(data, "_PIECE", size):
+        assert b"".join(data._utf8(text)) == text.encode("utf-8", "surrogatepass")

@@ -75,7 +75,8 @@ def test_its_error_message_is_printed(clone: Path) -> None:
 def test_its_table_of_components_matches_the_registry() -> None:
     rows = dict(re.findall(r"^\| (\w+) \| (`.*) \|$", README, re.MULTILINE))
     assert list(rows) == [
-        "attention", "position", "norm", "ffn", "block", "tokenizer", "optimizer", "schedule", "dataset"
+        "attention", "position", "norm", "ffn", "block", "embedding", "init", "objective", "tokenizer", "batching",
+        "optimizer", "schedule", "dataset", "sampler",
     ]  # fmt: skip
     for family, parts in rows.items():
         names = [name for name in re.findall(r"`([^`]+)`", parts) if not name.startswith("pip ")]

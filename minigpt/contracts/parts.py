@@ -57,8 +57,8 @@ class Context:
         losses: A component appends its auxiliary losses; the model adds them to the training loss.
         outputs: The residual stream before the first block and after each block so far, for skip connections.
         shared: Values that later layers read (a value residual).
-        segments: A token attends only to tokens with the same number; None if all attend to all before them. Mixers that
-            honour it declare `segments` in `uses`, and others are refused.
+        segments: A token attends only to tokens with the same number; None if all attend to all before them. Components
+            that honour it declare `segments` in `uses`.
         progress: Share of the training that is done, from 0 to 1.
     """
 
@@ -74,6 +74,10 @@ class Context:
 
 class Component(nn.Module, ABC):
     """Base of every part of a model."""
+
+    uses: frozenset[str] = frozenset()
+    """What it applies of the context: an attention the position's hooks "rotate" and "bias", and any component "segments".
+    A mixer, or a component with a state, that does not keep segments apart is refused where a batch has them."""
 
     elementwise: ClassVar[frozenset[str]] = frozenset()
     """Names of own parameters with two or more axes that are not matrices, such as the kernel of a depthwise convolution.
@@ -116,9 +120,6 @@ def _nearest_components(module: nn.Module, prefix: str = "") -> Iterator[tuple[s
 
 class Attention(Component):
     """A token mixer: softmax, linear, recurrent, convolution. Constructor: `(dims, *, ...)`."""
-
-    uses: ClassVar[frozenset[str]] = frozenset()
-    """What it applies of the context: the position's hooks "rotate" and "bias", and "segments"."""
 
     reach: int | None = None
     """How many tokens an output depends on at most, its own included; None for no bound. A promise: `check` tests the
@@ -225,10 +226,10 @@ class Block(Component):
     stream to this form and `leave` converts it back. A run of layers with the same block enters once and leaves once.
     """
 
-    final_norm: ClassVar[bool] = True
+    final_norm: bool = True
     """Whether the model needs a norm after the last block (pre-norm leaves the residual stream unnormalised)."""
 
-    starts_as_identity: ClassVar[bool] = False
+    starts_as_identity: bool = False
     """A promise: with initial weights the block returns its input."""
 
     def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time *streams d_model"]:

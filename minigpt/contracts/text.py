@@ -87,6 +87,8 @@ class Splits:
         val: Validation data, always evaluated in full.
         vocab_size: Number of ids of a synthetic task, including ids that occur in no row; for text the tokenizer sets it.
         notes: Lines that a user of the corpus should read, such as a list of files that were left out.
+        alphabet: For a synthetic task whose ids can be shown as text: the experiment's tokenizer is fitted on it, and must
+            get `vocab_size` ids. Then samples are drawn, and `generate` works.
         documents: Index of the first character of each document of the training text, beginning with 0; None if the dataset
             knows no documents.
     """
@@ -95,6 +97,7 @@ class Splits:
     val: str | Sequences
     vocab_size: int | None = None
     notes: tuple[str, ...] = ()
+    alphabet: str | None = None
     documents: tuple[int, ...] | None = None
 
     @classmethod

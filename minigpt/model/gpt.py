@@ -286,14 +286,14 @@ class GPT(nn.Module):
         return (module for module in self.modules() if isinstance(module, Dropout) and module.ramp is not None)
 
     def _check_segments(self) -> None:
-        """Raise an error if a mixer would look across segments."""
-        for index, block in enumerate(self.blocks):
-            for module in _outermost_mixers(block):
-                if "segments" not in module.uses:
-                    text = (
-                        f"{type(module).__name__} (layer {index}) cannot keep segments of a row apart; choose another mixer"
-                    )
-                    raise ExperimentError([Problem(("training.batching",), text)])
+        """Raise an error if a component would look across segments: a mixer, or one with a state, that does not use them."""
+        for name, module in self.named_modules():
+            looks_back = isinstance(module, Attention) or (
+                isinstance(module, Component) and type(module).new_state is not Component.new_state
+            )
+            if looks_back and "segments" not in module.uses and not name.startswith("objective"):
+                text = f"{name} ({type(module).__name__}) cannot keep the segments of a row apart; choose another component"
+                raise ExperimentError([Problem(("training.batching",), text)])
 
 
 def _stand_in(vocab_size: int, path: str) -> Teacher:

@@ -289,7 +289,10 @@ def test_a_mixer_that_looks_across_documents_is_refused_before_a_run_begins(tmp_
     assert train(one, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO())).status == "finished"
     model = one.model.model_copy(update={"attention": REGISTRY.resolve("attention", "gla")})
     other = one.model_copy(update={"model": model, "name": "other"})
-    with pytest.raises(ExperimentError, match=r"^training.batching: .*\(layer 0\) cannot keep segments of a row apart"):
+    with pytest.raises(
+        ExperimentError,
+        match=r"^training.batching: blocks.0.attention \(GatedLinearAttention\) cannot keep the segments of a row apart",
+    ):
         train(other, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
     assert not (tmp_path / "runs" / other.name / f"seed-{other.seed}" / "experiment.json").exists()
 

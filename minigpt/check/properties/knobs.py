@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from minigpt.check.agreement import run
 from minigpt.check.parameters import alternatives, required
 from minigpt.check.probe import Case, build, inputs, positions_for
@@ -101,7 +103,7 @@ def _bases(target: Target, knob: Knob) -> Iterator[dict[str, Any]]:
 
 
 def _of_part(target: Target, params: Mapping[str, Any]) -> str:
-    """Return a digest of weight shapes, of outputs in train mode, and of buffers after an update.
+    """Return a digest of weight shapes, of outputs and gradients in train mode, and of buffers after an update.
 
     The weights are initial, since a knob may affect initialisation; train mode, since a knob may be a dropout rate.
     """
@@ -113,8 +115,14 @@ def _of_part(target: Target, params: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
     x, tokens = inputs(subject, case)
     for _ in range(2):
-        digest.update(run(subject, x, tokens).contiguous().numpy().tobytes())
+        y = run(subject, x, tokens, gradients=True)
+        digest.update(y.detach().contiguous().numpy().tobytes())
         digest.update(subject.auxiliary().detach().numpy().tobytes())
+        subject.zero_grad()
+        if (total := y.square().sum() + subject.auxiliary()).requires_grad:
+            torch.autograd.backward(total)
+        for parameter in subject.parameters():
+            digest.update(b"" if parameter.grad is None else parameter.grad.contiguous().numpy().tobytes())
         after_step(subject)
         for _, buffer in subject.named_buffers():
             digest.update(buffer.contiguous().float().numpy().tobytes())

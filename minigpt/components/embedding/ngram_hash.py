@@ -29,6 +29,8 @@ class NgramHash(Embedding):
         embedding: The embedding of single tokens, which gives the logits too.
     """
 
+    uses = frozenset({"segments"})
+
     def __init__(
         self,
         dims: Dims,
