@@ -152,6 +152,11 @@ def train_batch(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
     return corpus.train.sample(rng, experiment.training.batch_size, experiment.model.block_size)
 
 
+def sequence_length(corpus: Corpus, experiment: Experiment) -> int:
+    """The number of tokens in each training sequence: block_size for text, the length of the rows for rows."""
+    return experiment.model.block_size if isinstance(corpus.train, TokenStream) else corpus.train.tokens.shape[1]
+
+
 def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -> Corpus:
     """Load an experiment's data and fit its tokenizer.
 

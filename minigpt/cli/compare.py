@@ -98,6 +98,8 @@ def compare(
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
     words = _checked(budget, match, unit, [json_file, csv_file, markdown])
+    if knob and match is None:
+        raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab

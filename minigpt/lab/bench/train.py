@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from minigpt.data import Corpus, TokenStream, train_batch
+from minigpt.data import Corpus, TokenRows, TokenStream, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
@@ -97,7 +97,9 @@ class TrainingSpeed:
         }
 
 
-def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device) -> TrainingSpeed:
+def measure_training(
+    experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device, length: int | None = None
+) -> TrainingSpeed:
     """Time a few updates of a new model on random ids, with the training code of `minigpt run`.
 
     Nothing is compiled, evaluated or saved. The caller's random state does not change.
@@ -107,17 +109,19 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
         vocab_size: Number of token ids.
         repeats: Number of measured updates, after a warm-up of two.
         device: The device from `prepare`.
+        length: Tokens in a sequence; None for block_size.
 
     Raises:
         DivergedError: A loss or gradient is not finite.
     """
+    length = length or experiment.model.block_size
     precision = choose_precision(experiment.training.precision, device)
     imports = peak_mib(device)
     with torch.random.fork_rng():
         seed_generators(experiment.seed, device)
         model = build_model(experiment, vocab_size).to(device).train()
         before = measure_ceiling(experiment.model.d_model, precision, device)
-        corpus = random_corpus(vocab_size, experiment.model.block_size).to(device)
+        corpus = random_corpus(vocab_size, length, rows=length < experiment.model.block_size).to(device)
         laps = _updates(experiment, corpus, model, precision, _WARMUP + repeats)[_WARMUP:]
         peak = peak_mib(device)
         after = measure_ceiling(experiment.model.d_model, precision, device)
@@ -127,7 +131,7 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
             machine=this_machine(device),
             precision=precision,
             parameters=model.n_parameters(),
-            tokens=batch_size * experiment.model.block_size,
+            tokens=batch_size * length,
             micro_batch_size=min(batch_size, micro_batch_size(experiment, device)),
             update=Timing.of([lap.gradients + lap.optimizer for lap in laps]),
             gradients=Timing.of([lap.gradients for lap in laps]),
@@ -140,10 +144,17 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
         )
 
 
-def random_corpus(vocab_size: int, block_size: int) -> Corpus:
-    """A corpus of uniform random ids: a million, or more for a longer window. Speed does not depend on the text."""
-    ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * block_size),), dtype=torch.int32)
-    return Corpus(TokenStream(ids), TokenStream(ids), vocab_size, None, "random", None)
+def random_corpus(vocab_size: int, length: int, *, rows: bool = False) -> Corpus:
+    """A corpus of uniform random ids: a million, or more for longer sequences. Speed does not depend on the text.
+
+    With `rows` it has separate rows of this length, for sequences that are shorter than block_size.
+    """
+    ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * length),), dtype=torch.int32)
+    split: TokenStream | TokenRows = TokenStream(ids)
+    if rows:
+        ids = ids[: len(ids) // length * length].view(-1, length)
+        split = TokenRows(ids, ids, torch.ones_like(ids, dtype=torch.bool))
+    return Corpus(split, split, vocab_size, None, "random", None)
 
 
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:

@@ -12,7 +12,7 @@ from minigpt.errors import count
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.record import LARGEST, Difference, RecordedCost, RunResult, VariantResult
 from minigpt.lab.compare.times import share_of_others
-from minigpt.lab.compare.variants import Unit, Variant, tokens_of
+from minigpt.lab.compare.variants import Unit, Variant, sequences_of
 from minigpt.lab.cost import Cost
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.numbers import as_typed
@@ -88,7 +88,7 @@ def _differences(base: Sequence[RunResult], variant: Sequence[RunResult]) -> lis
 
 
 def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], judgement: Judgement) -> VariantResult:
-    tokens = tokens_of(variant.experiment)
+    tokens = sequences_of(variant.experiment) * cost.context
     return VariantResult(
         name=variant.name,
         source=variant.source,

@@ -164,9 +164,9 @@ def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[V
     return result
 
 
-def tokens_of(experiment: Experiment) -> int:
-    """The number of tokens that a training sees."""
-    return experiment.training.max_iters * experiment.training.batch_size * experiment.model.block_size
+def sequences_of(experiment: Experiment) -> int:
+    """The number of sequences that a training sees."""
+    return experiment.training.max_iters * experiment.training.batch_size
 
 
 # ------------------------------------------------------------------------------------------------- what must be shared
@@ -196,10 +196,10 @@ def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget 
                 f"{pair} are validated in windows of different length (model.block_size {windows[0]}, {windows[1]}): "
                 "the first tokens of a window are harder to predict, so the length alone changes the loss"
             )
-        seen = tokens_of(other.experiment), tokens_of(base.experiment)
-        if budget is None and seen[0] != seen[1]:
+        seen = sequences_of(other.experiment), sequences_of(base.experiment)
+        if budget is None and windows[0] == windows[1] and seen[0] != seen[1]:
             lines.append(
-                f"{pair} are trained on different numbers of tokens ({seen[0]:,}, {seen[1]:,}); "
+                f"{pair} are trained on different numbers of sequences ({seen[0]:,}, {seen[1]:,}); "
                 "--budget tokens, flops, time or steps makes them equal in one of these"
             )
     if lines:
@@ -259,8 +259,7 @@ def matched_budget(base: Variant, variant: Variant, budget: Budget, ratio: float
         case "steps":
             updates = float(given)
         case "tokens":
-            each = training.batch_size * variant.experiment.model.block_size
-            updates = tokens_of(base.experiment) / each
+            updates = sequences_of(base.experiment) / training.batch_size  # all sequences have one length
         case "flops" | "time":
             updates = given / ratio
     rounded = max(1, min(round(updates), MAX_COUNT))

@@ -14,7 +14,7 @@ from minigpt.lab.compare.variants import (
     matched_budget,
     matched_size,
     read_variants,
-    tokens_of,
+    sequences_of,
 )
 from minigpt.lab.cost import measure_cost
 from minigpt.model import build_model, build_model_on_meta
@@ -64,7 +64,7 @@ def test_a_single_variant_is_refused(write: Write) -> None:
             id="window",
         ),
         pytest.param(
-            {"training": {"max_iters": 7}}, r"different numbers of tokens \(448, 384\); --budget tokens", id="tokens"
+            {"training": {"max_iters": 7}}, r"different numbers of sequences \(28, 24\); --budget tokens", id="tokens"
         ),
     ],
 )
@@ -97,7 +97,7 @@ def test_budgets_give_the_variant_as_much_as_the_base_has(write: Write, budget: 
     measured = "; 3.0 ± 0.1" if budget == "time" else ""
     assert matched.adjusted == (f"training.max_iters 6 → {updates} (--budget {budget}{measured})",)
     if budget == "tokens":
-        assert tokens_of(matched.experiment) == tokens_of(base.experiment)
+        assert sequences_of(matched.experiment) == sequences_of(base.experiment)
 
 
 def test_a_variant_that_has_the_budget_already_is_not_changed(write: Write) -> None:
