@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from minigpt.components.dataset.overlap import rows_in_both, text_overlap
+from minigpt.components.dataset.overlap import rows_in_both, shifted_share, text_overlap
 from minigpt.contracts import Sequences, Splits, Tokenizer
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
@@ -212,6 +212,15 @@ def _common_text(train: str, val: str) -> list[str]:
     return [line]
 
 
+def _common_rows(train: Sequences, val: Sequences) -> list[str]:
+    """Lines about validation rows that are training rows too, as a whole or shifted."""
+    common, shifted = rows_in_both(train, val), shifted_share(train, val)
+    lines = [f"{len(common):,} of {count(len(val.tokens), 'validation row')} are training rows too"] if common else []
+    if shifted >= _REPORTED_SHARE:
+        lines.append(f"{shifted:.0%} of the validation rows' targets are in training rows too, at other places of the rows")
+    return lines
+
+
 def restore_tokenizer(experiment: Experiment, learned: dict[str, Any]) -> Tokenizer:
     """The experiment's tokenizer, with the learned values of an earlier one.
 
@@ -267,9 +276,7 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
     smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
     if smallest < 0 or largest > splits.vocab_size:
         raise DataError(f"data: ids from {smallest} to {largest - 1}, but vocab_size is {splits.vocab_size}")
-    common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
-    line = f"{len(common):,} of {count(len(val.tokens), 'validation row')} are training rows too"
-    notes = (*splits.notes, *([line] if common else []))
+    notes = (*splits.notes, *_common_rows(train, val))
     return Corpus(places[0], places[1], splits.vocab_size, None, digest.hexdigest(), None, notes)
 
 
