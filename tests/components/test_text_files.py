@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import os
@@ -19,7 +18,6 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt.components.dataset import compressed
 from minigpt.components.dataset.overlap import text_overlap
 from minigpt.contracts import Splits
 from minigpt.data import load_corpus
@@ -364,19 +362,6 @@ def test_text_that_memory_cannot_hold_is_refused(tmp_path: Path, packed: bool, m
     (tmp_path / "a.txt").write_bytes(lzma.compress(b"many words " * 4000) if packed else text)
     with pytest.raises(TooLargeError, match="no memory for more" if packed else "reading the text of data.paths needs 7"):
         loaded(tmp_path)
-
-
-def test_a_file_that_gives_no_bytes_yet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So are some files of /proc, which count as ordinary ones: reading them without waiting returns None."""
-    (tmp_path / "a.txt").write_text("text")
-
-    class Waiting(io.FileIO):
-        def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
-            return None
-
-    monkeypatch.setattr(compressed, "open", lambda file, mode, opener: Waiting(file, mode), raising=False)
-    with pytest.raises(DataError, match="a.txt has no content yet, and is not waited for"):
-        compressed.read_unpacked(tmp_path / "a.txt", 100)
 
 
 def test_a_file_of_300_gb_is_refused_before_it_is_read(tmp_path: Path) -> None:
