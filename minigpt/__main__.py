@@ -4,12 +4,13 @@ import sys
 
 
 def main() -> None:
-    """Run a command; Ctrl-C while its modules are still being imported ends quietly too."""
+    """Run a command; Ctrl-C ends it quietly at any time, also while its modules are still being imported."""
     try:
         from minigpt.cli import main as command
+
+        command()
     except KeyboardInterrupt:
         sys.exit(130)
-    command()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from minigpt.components.dataset.overlap import rows_in_both, text_overlap
+from minigpt.components.dataset.overlap import rows_in_both, shifted_share, text_overlap
 from minigpt.contracts import Batch, Draw, Sequences, Source, Splits, Tokenizer, TokenRows, TokenStream
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment
@@ -73,28 +73,32 @@ class Corpus:
 def train_batch(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
     """The batch of update `step` (from 0): the same for every model with the same data, seed, batching and sizes."""
     source = Source(corpus.train, corpus.vocab_size, corpus.tokenizer)
-    return experiment.training.batching.build().batch(source, _draw(experiment, step, corpus))
+    return experiment.training.batching.build().batch(source, _draw(experiment, step, sequence_length(corpus, experiment)))
 
 
-def _draw(experiment: Experiment, step: int, corpus: Corpus | None) -> Draw:
-    training, length = experiment.training, experiment.model.block_size
-    if corpus is not None and isinstance(corpus.train, TokenRows):
-        length = corpus.train.tokens.shape[1]
+def _draw(experiment: Experiment, step: int, length: int) -> Draw:
+    training = experiment.training
     return Draw(experiment.seed, step, training.max_iters, training.batch_size, length)
 
 
-def tokens_trained(experiment: Experiment, corpus: Corpus | None = None, first_step: int = 0) -> int:
+def tokens_trained(experiment: Experiment, length: int | None = None, first_step: int = 0) -> int:
     """Tokens of all updates; of more than 10,000 updates, computed from 10,000 of them.
 
     Args:
         experiment: Gives the batching and the sizes.
-        corpus: Gives the length of a task's rows; None takes block_size.
+        length: The longest training sequence (`sequence_length`); None takes block_size.
         first_step: Updates before it are not counted.
     """
     batching, updates = experiment.training.batching.build(), experiment.training.max_iters - first_step
+    length = length or experiment.model.block_size
     counted = min(updates, _COUNTED_UPDATES)
     steps = (first_step + number * updates // counted for number in range(counted))
-    return sum(batching.n_tokens(_draw(experiment, step, corpus)) for step in steps) * updates // max(1, counted)
+    return sum(batching.n_tokens(_draw(experiment, step, length)) for step in steps) * updates // max(1, counted)
+
+
+def sequence_length(corpus: Corpus, experiment: Experiment) -> int:
+    """The longest training sequence, in tokens: block_size for text, the length of the rows for rows."""
+    return experiment.model.block_size if isinstance(corpus.train, TokenStream) else corpus.train.tokens.shape[1]
 
 
 def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -> Corpus:
@@ -221,6 +225,15 @@ def _common_text(train: str, val: str) -> list[str]:
     return [line]
 
 
+def _common_rows(train: Sequences, val: Sequences) -> list[str]:
+    """Lines about validation rows that are training rows too, as a whole or shifted."""
+    common, shifted = rows_in_both(train, val), shifted_share(train, val)
+    lines = [f"{len(common):,} of {count(len(val.tokens), 'validation row')} are training rows too"] if common else []
+    if shifted >= _REPORTED_SHARE:
+        lines.append(f"{shifted:.0%} of the validation rows' targets are in training rows too, at other places of the rows")
+    return lines
+
+
 def restore_tokenizer(experiment: Experiment, learned: dict[str, Any]) -> Tokenizer:
     """The experiment's tokenizer, with the learned values of an earlier one.
 
@@ -276,9 +289,7 @@ def _synthetic(splits: Splits, train: Sequences, val: Sequences, block_size: int
     smallest = min(int(min(rows.tokens.min(), rows.targets.min())) for rows in (train, val))
     if smallest < 0 or largest > splits.vocab_size:
         raise DataError(f"data: ids from {smallest} to {largest - 1}, but vocab_size is {splits.vocab_size}")
-    common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
-    line = f"{len(common):,} of {count(len(val.tokens), 'validation row')} are training rows too"
-    notes = (*splits.notes, *([line] if common else []))
+    notes = (*splits.notes, *_common_rows(train, val))
     return Corpus(places[0], places[1], splits.vocab_size, None, digest.hexdigest(), None, notes)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -308,6 +309,32 @@ def test_a_synthetic_task_keeps_its_targets_and_mask() -> None:
 def test_an_invalid_synthetic_task_is_reported(train: Any, val: Any, vocab_size: int | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_corpus(synthetic(train, val, vocab_size))
+
+
+def as_rows(windows: Any) -> Sequences:
+    return Sequences(windows[:, :-1], windows[:, 1:], np.ones_like(windows[:, 1:], dtype=bool))
+
+
+def test_rows_are_the_same_if_they_differ_only_where_no_target_counts() -> None:
+    train, val = rows(3, 6), rows(3, 6)
+    others = replace(val, targets=np.where(val.mask, val.targets, (val.targets + 1) % 5))
+    shorter = [np.pad(array, ((0, 0), (0, 2))) for array in vars(train).values()]
+    for number, part in enumerate([others, Sequences(*shorter)]):
+        notes = load_corpus(synthetic(train, part, 5, name=f"same-{number}")).notes
+        assert notes == ("3 of 3 validation rows are training rows too",)
+    counted = replace(val, targets=np.where(val.mask, (val.targets + 1) % 5, val.targets))
+    assert load_corpus(synthetic(train, counted, 5, name="others")).notes == ()
+
+
+@pytest.mark.parametrize(("vocab_size", "shared"), [(100, True), (2, False)])
+def test_shifted_rows_of_one_series_are_reported_unless_they_may_be_there_by_chance(vocab_size: int, shared: bool) -> None:
+    series = np.random.default_rng(1).integers(0, vocab_size, 2000)
+    windows = np.random.default_rng(2).permutation(np.lib.stride_tricks.sliding_window_view(series, 9).copy())
+    notes = load_corpus(synthetic(as_rows(windows[200:]), as_rows(windows[:200]), vocab_size)).notes
+    expected = ["% of the validation rows' targets are in training rows too, at other places of the rows"] * shared
+    assert [note.lstrip("0123456789") for note in notes if "rows'" in note] == expected
+    cut = [np.lib.stride_tricks.sliding_window_view(part, 9).copy() for part in (series[:1800], series[1800:])]
+    assert not any("rows'" in note for note in load_corpus(synthetic(*map(as_rows, cut), vocab_size, name="cut")).notes)
 
 
 def test_synthetic_tasks_of_the_same_bytes_are_distinguished_by_shape_dtype_and_vocab_size() -> None:

@@ -46,7 +46,7 @@ LONG = 130
 class Case:
     """One test case for a part of a model.
 
-    An experiment uses its own parameters and sizes, except `time`.
+    An experiment uses its own parameters and sizes, except `time`, `batch`, `training` and `seed`.
 
     Attributes:
         params: Parameters that differ from the defaults.

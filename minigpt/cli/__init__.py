@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -120,6 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
         if place is None and isinstance(error, OSError):  # a full disk or a read-only folder, not a bug
             warn(f"error: {error.filename or 'the system'}: {error.strerror or error}")
             sys.exit(2)
+        if place is None and "TORCH_LOGS" in os.environ and _is_about_logs(error):
+            warn(f"error: torch refuses TORCH_LOGS={os.environ['TORCH_LOGS']} in the environment; unset or correct it")
+            sys.exit(2)
         if place is None and _is_out_of_memory(error):
             warn(f"error: {_out_of_memory()}")
             sys.exit(2)
@@ -160,6 +164,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
     in_import = isinstance(error, ImportError) and "failed to map segment" in str(error)
     return isinstance(error, MemoryError) or on_gpu or in_import or "can't allocate memory" in str(error)
+
+
+def _is_about_logs(error: BaseException) -> bool:
+    """Whether torch's reading of TORCH_LOGS raised the error, while torch was imported."""
+    return any("_logging" in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _out_of_memory() -> str:

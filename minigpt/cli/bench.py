@@ -12,7 +12,7 @@ from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
 from minigpt.numbers import measured_time, operations, shown_speed
-from minigpt.system.files import json_bytes
+from minigpt.system.files import check_output, json_bytes, write_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -223,8 +223,8 @@ def _lengths(text: str) -> list[int]:
 
 def _check_place(file: Path | None) -> None:
     """Check the folder of an output file before the measurement, which takes minutes."""
-    if file is not None and not file.absolute().parent.is_dir():
-        raise MinigptError(f"--json: there is no folder {file.parent}")
+    if file is not None:
+        check_output(file)
 
 
 # -------------------------------------------------------------------------------------------------------------- output
@@ -352,4 +352,4 @@ def _warn(words: str) -> None:
 
 def _write(file: Path | None, name: str, numbers: dict[str, Any]) -> None:
     if file is not None:
-        file.write_bytes(json_bytes({"bench": name, **numbers}))
+        write_output(file, json_bytes({"bench": name, **numbers}))

@@ -10,6 +10,7 @@ import typer
 
 from minigpt.cli.options import PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import say, warn
+from minigpt.errors import CheckError, listing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +58,7 @@ def check(
     The properties of a contract are causality, shapes, decoding, gradients, determinism and more. Each is tested on many
     cases. Exit code 0: no tested case breaks a property; 1: a property is broken; 2: nothing could be tested.
     """
-    from minigpt.check import find_targets
+    from minigpt.check import find_targets, property_names
     from minigpt.check.parallel import Options, check_all, default_jobs
     from minigpt.check.suite import EXAMPLES
 
@@ -68,6 +69,10 @@ def check(
         everything=everything,
         reading=reading_of(changes, plugin, no_plugins, trust),
     )
+    families = sorted({target.family for target in chosen})
+    known = {name for family in families for name in property_names(family)}
+    if only and not known.intersection(only) and set(only) <= set(property_names()):
+        raise CheckError(f"--only {listing(only)}: no such property of {listing(families)}; known: {listing(known)}")
     options = Options(
         only=tuple(only or ()),
         seed=seed,

@@ -13,6 +13,7 @@ from minigpt.cli.check import pass_gate
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count, listing, nearest
+from minigpt.system.files import check_output, write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,6 +99,8 @@ def compare(
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
     words = _checked(budget, match, unit, [json_file, csv_file, markdown])
+    if knob and match is None:
+        raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
@@ -126,14 +129,14 @@ def _checked(budget: str | None, match: str | None, unit: str, files: list[Path 
     """The options that allow only a few words, by the names of their settings.
 
     Raises:
-        MinigptError: A word is not allowed, or the folder of an output file does not exist.
+        MinigptError: A word is not allowed, or an output file cannot be written.
     """
     _one_of("--budget", budget, get_args(_Budget))
     _one_of("--match", match, get_args(_Size))
     _one_of("--unit", unit, get_args(_Unit))
     for file in files:
-        if file is not None and not file.parent.is_dir():
-            raise MinigptError(f"{file}: there is no folder {file.parent}")
+        if file is not None:
+            check_output(file)
     return {"budget": budget, "match": match, "unit": unit}
 
 
@@ -153,11 +156,11 @@ def _report(
     for note in notes(compared.comparison):
         console.print(note, style="dim", soft_wrap=True)
     if json_file is not None:
-        json_file.write_bytes(compared.file.read_bytes())
+        write_output(json_file, compared.file.read_bytes())
     if csv_file is not None:
-        csv_file.write_text(csv_text(compared.comparison), encoding="utf-8")
+        write_output(csv_file, csv_text(compared.comparison).encode("utf-8"))
     if markdown is not None:
-        markdown.write_text(markdown_text(compared.comparison), encoding="utf-8")
+        write_output(markdown, markdown_text(compared.comparison).encode("utf-8"))
     console.print(f"\nsaved in {compared.plan.folder}")
 
 

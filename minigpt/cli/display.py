@@ -133,27 +133,23 @@ def report(outcome: Outcome, file: Path | None = None, experiment: Experiment | 
     if file is not None and experiment is not None:
         # Every block uses a norm, and all norms take the same input, so this change is always possible and has an effect.
         other = "layernorm" if experiment.model.norm.name == "rmsnorm" else "rmsnorm"
-        asked, name = _to_vary(sys.argv[1:], "model.norm")
-        variant = command_line(*asked, "--set", f"model.norm={other}", "--name", f"{name or file.stem}-{other}")
+        asked = _to_vary(sys.argv[1:], "model.norm")
+        variant = command_line(*asked, "--set", f"model.norm={other}", "--name", f"{experiment.name}-{other}")
         steps.append((variant, "change one component and compare"))
     steps.append((command_line("list"), "list all components"))
     for command, meaning in steps:
         say(f"    # {meaning}\n    {command}")
 
 
-def _to_vary(arguments: Sequence[str], path: str) -> tuple[list[str], str | None]:
-    """The arguments of a command without --fresh, --name and settings at a path, and the value of --name."""
+def _to_vary(arguments: Sequence[str], path: str) -> list[str]:
+    """The arguments of a command without --fresh, --name and settings at a path."""
     kept: list[str] = []
-    name: str | None = None
     rest = iter(arguments)
     for argument in rest:
         option, equals, value = argument.partition("=")
         if option in ("--name", "--set") and not equals:
             value = next(rest, "")
-        if option == "--name":
-            name = value
-        elif option == "--set" and value.partition("=")[0].startswith(path):
+        if option in ("--name", "--fresh") or (option == "--set" and value.partition("=")[0].startswith(path)):
             continue
-        elif option != "--fresh":
-            kept += [argument] if equals or option != "--set" else [option, value]
-    return kept, name
+        kept += [argument] if equals or option != "--set" else [option, value]
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +21,9 @@ class Terminal(Console):
     """A console that does not interpret markup or emoji, and escapes control characters in every text."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
+        sizes = {name: os.environ.get(name, "").strip("0") for name in ("COLUMNS", "LINES")}  # 0 means unknown
+        known = {name: value for name, value in os.environ.items() if sizes.get(name) != ""}
+        super().__init__(markup=False, emoji=False, highlight=False, _environ=known, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Escape text. The console's own control sequences (colours, cursor movements) are not text and stay."""

@@ -32,11 +32,12 @@ def report(
 
     from minigpt.lab.report.content import content_of_runs, read_content
     from minigpt.lab.report.page import write_report
+    from minigpt.system.files import check_output
 
     compared = len(folders) == 1 and (folders[0] / "comparison.json").is_file()
     file = out or (folders[0] / "report.html" if compared else Path("report.html"))
-    if not file.parent.is_dir():
-        raise MinigptError(f"{file}: there is no folder {file.parent}")
+    if out is not None:
+        check_output(out)
     content = read_content(folders[0]) if compared else content_of_runs(folders)
-    write_report(content, file)
+    write_report(content, file, is_named=out is not None)
     say(f"{file} ({file.stat().st_size / 1e6:.2f} MB); open it in a browser, or send it by mail")

@@ -11,6 +11,7 @@ import typer
 from minigpt.cli.options import PluginFile
 from minigpt.cli.terminal import say
 from minigpt.printable import printable
+from minigpt.system.files import write_output
 
 
 def schema(
@@ -32,4 +33,4 @@ def schema(
     if out is None:
         say(text, end="")
     else:
-        out.write_text(printable(text), encoding="utf-8", newline="\n")
+        write_output(out, printable(text).encode("utf-8"))

@@ -113,7 +113,7 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
     for line in run.later_segments() if run is not None else ():
         console.print(f"continued with changes: {line}", style="yellow", soft_wrap=True)
     if cost:
-        table, warning = _costs(loaded, size)
+        table, warning = _costs(loaded, size, _sequence_length(loaded))
         console.print(table)
         if warning:
             console.print(warning, style="yellow", soft_wrap=True)
@@ -152,7 +152,7 @@ def _state_size(model: GPT) -> str:
     return f"decoding state: {' and '.join(parts) or 'none'}; {size}"
 
 
-def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
+def _costs(experiment: Experiment, vocab_size: int, length: int) -> tuple[Table, str]:
     """The table of costs, and a warning if other processes used the machine meanwhile."""
     from rich import box
     from rich.table import Table
@@ -165,9 +165,9 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
     from minigpt.training.other_processes import OtherProcesses, as_warning
 
     model, device = build_model(experiment, vocab_size), prepare("auto", None)
-    counted = measure_cost(model)
+    counted = measure_cost(model, length)
     others = OtherProcesses()
-    training = measure_training(experiment, vocab_size=vocab_size, repeats=_REPEATS, device=device)
+    training = measure_training(experiment, vocab_size=vocab_size, repeats=_REPEATS, device=device, length=length)
     decoding = measure_decoding(
         model.to(device), [0], temperature=1.0, tokens=100, batch=1, repeats=_REPEATS, device=device, imports_mib=None
     )
@@ -191,6 +191,17 @@ def _costs(experiment: Experiment, vocab_size: int) -> tuple[Table, str]:
         median, low, high = map(shown_speed, timing.rates(tokens))
         table.add_row(what, f"{median} tokens/s ({low} to {high})")
     return table, as_warning(others.share())
+
+
+def _sequence_length(experiment: Experiment) -> int:
+    """Tokens in a training sequence; block_size if the corpus is not available."""
+    from minigpt.data import load_corpus, sequence_length
+    from minigpt.errors import DataError
+
+    try:
+        return sequence_length(load_corpus(experiment), experiment)
+    except DataError:
+        return experiment.model.block_size
 
 
 def _vocabulary(experiment: Experiment, run: RunFolder | None) -> tuple[int, str]:

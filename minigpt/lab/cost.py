@@ -58,14 +58,15 @@ class Cost:
         return {"total": self.total, **asdict(self)}
 
 
-def measure_cost(model: GPT) -> Cost:
-    """Count one sequence of the model's context in a copy of the model, on the CPU in fp32.
+def measure_cost(model: GPT, length: int | None = None) -> Cost:
+    """Count one sequence in a copy of the model, on the CPU in fp32.
 
     Args:
         model: Not changed; neither is the random state.
+        length: Tokens in the sequence, as in training; None for the model's block_size.
     """
     counted = copy.deepcopy(model).cpu().float().train()
-    context = model.dims.block_size
+    context = model.dims.block_size if length is None else length
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         ids = torch.randint(model.dims.vocab_size, (1, context + 1))

@@ -171,6 +171,9 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
         raise RegistryError(
             f"{place}: the constructor's annotations make no schema: {str(error).splitlines()[0]}"
         ) from error
+    for key, known in params.model_fields.items():
+        if known.alias or known.validation_alias or known.serialization_alias:
+            raise RegistryError(f'{place}: the parameter "{key}" has an alias, but its key in JSON is its name; rename it')
     return params, frozenset(path_params), {key: text for key, text in descriptions.items() if key in fields}
 
 

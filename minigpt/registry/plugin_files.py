@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import ExecutionLoader, MetaPathFinder
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
+from importlib.readers import FileReader
 from pathlib import Path, PurePosixPath
 from types import CodeType, ModuleType
 
@@ -154,6 +156,19 @@ class _FromMemory(MetaPathFinder, ExecutionLoader):
 
     def get_source(self, fullname: str) -> str:
         return importlib.util.decode_source(self._file(fullname)[1])
+
+    def get_data(self, path: str) -> bytes:
+        """A data file of a plugin folder, for `pkgutil.get_data`."""
+        for plugin in self.plugins.values():
+            if plugin.is_folder and Path(path).is_relative_to(plugin.path):
+                content = plugin.files.get(Path(path).relative_to(plugin.path).as_posix())
+                if content is not None:
+                    return content
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    def get_resource_reader(self, fullname: str) -> FileReader:
+        """For `importlib.resources`: the files beside a module, read when they are asked for."""
+        return FileReader(SourceFileLoader(fullname, self.get_filename(fullname)))
 
     def get_code(self, fullname: str) -> CodeType:
         file, content = self._file(fullname)

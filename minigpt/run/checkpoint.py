@@ -31,7 +31,7 @@ from minigpt.errors import CheckpointError, MinigptError, UnreadableError, Write
 from minigpt.run import optimizer_state
 from minigpt.run.packing import cpu_copy, pack, unpack
 from minigpt.run.progress import Progress, read_progress
-from minigpt.system.files import json_bytes, read_bytes, read_object, sync_folder, write_new, write_text
+from minigpt.system.files import json_bytes, ordinary_size, read_bytes, read_object, sync_folder, write_new, write_text
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 SPARE = 1
@@ -318,7 +318,7 @@ def _read(path: Path, model: nn.Module | None) -> Checkpoint:
     try:
         manifest = read_object(path / "manifest.json")
         for name in _FILES:
-            if manifest[name]["bytes"] != (path / name).stat().st_size:
+            if manifest[name]["bytes"] != ordinary_size(path / name):
                 raise CheckpointError(f"{path / name} is damaged: its length differs from the manifest")
         if model is not None:
             _check_header(path, model)
@@ -388,5 +388,6 @@ def _digest(content: bytes) -> dict[str, int | str]:
 
 
 def _digest_of(path: Path) -> dict[str, int | str]:
+    size = ordinary_size(path)
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -104,6 +104,49 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise WriteError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def check_output(path: Path) -> None:
+    """Refuse a file that a person named for output, before the work whose results it is for.
+
+    Raises:
+        WriteError: Its folder does not exist, or there is something at its path that is not written to.
+    """
+    if not path.absolute().parent.is_dir():
+        raise WriteError(f"{path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file() and not _is_stream(path):
+        raise WriteError(f"{path} is {'a folder' if path.is_dir() else 'not an ordinary file'}: name a file")
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a person named. A link is followed; a pipe or a character device stays and is written to.
+
+    Raises:
+        WriteError: It failed; the old content of a file remains.
+    """
+    check_output(path)
+    if not _is_stream(path):
+        write_bytes(Path(os.path.realpath(path)), content)
+        return
+    try:
+        handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a reader is an error
+        try:
+            os.set_blocking(handle, True)
+            write_all(handle, content)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a character device, or stands for an open file, as /dev/stdout does."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    is_open_file = stat.S_ISREG(mode) and str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or is_open_file
+
+
 def discard(path: Path) -> None:
     """Remove an unusable file; if this fails too, the next call tries again."""
     try:
@@ -149,19 +192,29 @@ def entries_below(folder: Path) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
+def ordinary_size(path: Path) -> int:
+    """The number of bytes of an ordinary file.
+
+    Raises:
+        UnreadableError: It is a folder, or it is a pipe or a device (which might never end).
+        OSError: The file is missing.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableError(f"{path} is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not an ordinary file'}")
+    return status.st_size
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of an ordinary file of at most `most` bytes.
 
     Raises:
-        UnreadableError: The file is missing or larger, or it is a pipe or a device (which might never end).
+        UnreadableError: The file is missing or larger, or as for `ordinary_size`.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not an ordinary file"
-            raise UnreadableError(f"{path} is {what}")
-        if status.st_size > most:
-            raise UnreadableError(f"{path} has {status.st_size:,} bytes; at most {most:,} are read")
+        size = ordinary_size(path)
+        if size > most:
+            raise UnreadableError(f"{path} has {size:,} bytes; at most {most:,} are read")
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UnreadableError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error

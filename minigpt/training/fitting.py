@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minigpt.contracts import Batch
-from minigpt.data import Corpus
+from minigpt.data import Corpus, sequence_length
 from minigpt.errors import TooLargeError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
@@ -81,7 +81,7 @@ def refuse_what_cannot_fit(
 
     Args:
         experiment: The experiment to train.
-        corpus: Gives the vocabulary size.
+        corpus: Gives the vocabulary size and the length of the sequences.
         folder: Where checkpoints will be written.
         device: Where the run will train.
         precision: `fp32` or `bf16`.
@@ -95,7 +95,8 @@ def refuse_what_cannot_fit(
     is_bounded = not experiment.training.optimizer.cls.averages  # it may keep any number of copies of the weights
     if is_bounded and (memory is None or bound < memory) and KEPT * bound < disk:
         return  # even the rough bound fits; the exact estimate would take seconds
-    needs = estimate(experiment, corpus.vocab_size, device, precision, most=memory)
+    length = sequence_length(corpus, experiment)
+    needs = estimate(experiment, corpus.vocab_size, device, precision, most=memory, length=length)
     if memory is not None and needs.memory > memory:
         raise _too_large(needs, memory)
     written = max(1, KEPT - checkpoints) * needs.checkpoint
@@ -116,7 +117,13 @@ def _too_large(needs: Needs, memory: int) -> TooLargeError:
 
 
 def estimate(
-    experiment: Experiment, vocab_size: int, device: torch.device, precision: str, *, most: int | None = None
+    experiment: Experiment,
+    vocab_size: int,
+    device: torch.device,
+    precision: str,
+    *,
+    most: int | None = None,
+    length: int | None = None,
 ) -> Needs:
     """Count the bytes of a forward pass and an update, with tensors that have shapes but no values.
 
@@ -126,16 +133,20 @@ def estimate(
         device: Determines the micro-batch size.
         precision: `fp32` or `bf16`.
         most: Free bytes; counting stops as soon as more are needed.
+        length: Tokens in a sequence; None for block_size.
     """
     shapes = build_model_on_meta(experiment.model, vocab_size)
     weights = sum(value.nbytes for value in {id(value): value for value in shapes.state_dict().values()}.values())
     gradients = sum(parameter.tensor.nbytes for parameter in shapes.named_roles())
     if most is not None and weights + gradients > most:
         return Needs(weights, gradients, 0, 0)
-    sequences = min(experiment.training.batch_size, micro_batch_size(experiment, device))
+    sequences, length = (
+        min(experiment.training.batch_size, micro_batch_size(experiment, device)),
+        length or experiment.model.block_size,
+    )
     from torch._subclasses import fake_tensor  # imports torch's compiler, which takes seconds
 
-    ids = torch.zeros((1, 1), dtype=torch.int64).expand(sequences, experiment.model.block_size)
+    ids = torch.zeros((1, 1), dtype=torch.int64).expand(sequences, length)
     with fake_tensor.FakeTensorMode() as mode:
         model = GPT(experiment.model, vocab_size).train()
         optimizer = build_optimizer(experiment, model, precision)
@@ -150,7 +161,7 @@ def estimate(
             pass  # shapes depend on values, such as the number of tokens that an expert gets
     if most is not None and weights + gradients + state > most:
         return Needs(weights, gradients, state, 0)
-    ids = torch.randint(vocab_size, (1, experiment.model.block_size))
+    ids = torch.randint(vocab_size, (1, length))
     real = build_model(experiment, vocab_size).train()
     return Needs(weights, gradients, state, sequences * bytes_kept(real, Batch(ids, ids), precision))
 

@@ -170,9 +170,14 @@ class Trainer:
         self.model.set_progress(progress)
         began = time.perf_counter()
         batch = train_batch(self.corpus, self.experiment, step)
-        with self.stop.breakable() if self.compiles else nullcontext():
-            measured = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
-            loss, auxiliary, norm = measured.tolist()  # waits for the device
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            with self.stop.breakable() if self.compiles else nullcontext():
+                measured = compute_gradients(self.model, batch, self.experiment, self.precision, self.loss)
+                loss, auxiliary, norm = measured.tolist()  # waits for the device
+        except StopNow:
+            _restore(buffers)  # the update is repeated on resuming
+            raise
         self.compiles = False
         sound = math.isfinite(loss) and math.isfinite(norm)
         in_a_row = 0 if sound else self.progress.skipped_in_a_row + 1
@@ -181,6 +186,7 @@ class Trainer:
         else:
             self._refuse_update(step + 1, loss, norm, in_a_row)
             self.optimizer.zero_grad(set_to_none=True)
+            _restore(buffers)
         seconds, n_tokens = time.perf_counter() - began, batch.tokens.numel()
         others = self.others.seconds(now=step + 1 == self.experiment.training.max_iters)
         self.progress = replace(
@@ -301,6 +307,13 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise DivergedError(f"the weight {name} is not finite after update {self.progress.step}: {self._advice()}")
+
+
+def _restore(buffers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Undo what a forward pass changed in buffers, such as the load of experts: pairs of a buffer and its earlier values."""
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def compute_gradients(

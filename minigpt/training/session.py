@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from minigpt.data import Corpus, entropies, tokens_trained
+from minigpt.data import Corpus, entropies, sequence_length, tokens_trained
 from minigpt.errors import DivergedError, MinigptError, RunError, WriteError, command_line
 from minigpt.experiment import Experiment
 from minigpt.model.torch_state import usual_torch_state
@@ -151,7 +151,7 @@ def _run_session(run: RunFolder, observer: Observer, stop: Stop, ready: Ready) -
         parameters=model.n_parameters(),
         max_iters=experiment.training.max_iters,
         first_step=start.progress.step if start else 0,
-        tokens=tokens_trained(experiment, corpus, start.progress.step if start else 0),
+        tokens=tokens_trained(experiment, sequence_length(corpus, experiment), start.progress.step if start else 0),
         seconds=ready.seconds,
         device=next(model.parameters()).device.type,
         precision=ready.precision,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,8 @@ class TensorBoardObserver:
     experiment's settings with the last validation loss. A resumed run continues the same plots: values that a killed session
     wrote after its last checkpoint are replaced.
 
+    If its files cannot be written, a note says so, and the training continues without them.
+
     Args:
         observer: Receives each event first.
 
@@ -57,7 +62,10 @@ class TensorBoardObserver:
 
         self.observer.begin(plan)
         self.experiment = plan.experiment
-        self.writer = SummaryWriter(f"{plan.folder}/tensorboard", purge_step=plan.first_step + 1)
+        self.folder = Path(plan.folder) / "tensorboard"
+        self._previous_hook, threading.excepthook = threading.excepthook, self._thread_failed
+        with self._ending_at_errors():
+            self.writer = SummaryWriter(str(self.folder), purge_step=plan.first_step + 1)
 
     def updated(self, row: MetricsRow) -> None:
         """Write the scalars of an update."""
@@ -75,37 +83,48 @@ class TensorBoardObserver:
         self.val_loss = row.val_loss
         if sample is not None:
             indented = "\n".join(f"    {line}" for line in sample.splitlines())  # a code block, because the text is Markdown
-            self._open().add_text("sample", indented, row.step)
+            with self._ending_at_errors():
+                if self.writer is not None:
+                    self.writer.add_text("sample", indented, row.step)
 
     def end(self) -> None:
         """Write the settings and the result, and close the files."""
         self.observer.end()
-        writer = self._open()
-        if not _folder_exists(writer):
-            return
-        if self.val_loss is not None and self.experiment is not None:
-            writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
-        writer.close()
+        with self._ending_at_errors():
+            if self.writer is not None and self._folder_exists():
+                if self.val_loss is not None and self.experiment is not None:
+                    self.writer.add_hparams(settings(self.experiment), {"hparam/val_loss": self.val_loss}, run_name=".")
+                self.writer.close()
+        threading.excepthook = self._previous_hook
 
     def _scalars(self, row: MetricsRow) -> None:
-        writer = self._open()
-        if not _folder_exists(writer):
-            return
-        for key, tag in _SCALARS.items():
-            if (value := getattr(row, key)) is not None:
-                writer.add_scalar(tag, value, row.step)
+        with self._ending_at_errors():
+            if self.writer is None or not self._folder_exists():
+                return
+            for key, tag in _SCALARS.items():
+                if (value := getattr(row, key)) is not None:
+                    self.writer.add_scalar(tag, value, row.step)
 
-    def _open(self) -> SummaryWriter:
-        assert self.writer is not None, "begin comes first"
-        return self.writer
+    @contextlib.contextmanager
+    def _ending_at_errors(self) -> Iterator[None]:
+        """Write no more to TensorBoard after an error of the file system, and note it once."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            self.observer.note(f"{self.folder} cannot be written: {error.strerror or error}; TensorBoard gets no more data")
 
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Print nothing for an error in TensorBoard's thread: its next call raises the same error."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._previous_hook(failure)
 
-def _folder_exists(writer: SummaryWriter) -> bool:
-    """Whether the run folder still has its path.
+    def _folder_exists(self) -> bool:
+        """Whether the run folder still has its path.
 
-    If it was moved, TensorBoard would create the old path again.
-    """
-    return Path(writer.log_dir).is_dir()
+        If it was moved, TensorBoard would create the old path again.
+        """
+        return self.folder.is_dir()
 
 
 def settings(experiment: Experiment) -> dict[str, bool | str | float | int]:

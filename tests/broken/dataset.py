@@ -87,6 +87,34 @@ class RowsInBoth(Copying):
         return Splits(splits.train, val, VOCAB)
 
 
+@broken("dataset", "splits", "validation rows are training rows with other targets where none counts")
+class RowsInBothExceptMasked(Copying):
+    def load(self) -> Splits:
+        splits = super().load()
+        assert isinstance(splits.train, Sequences)
+        tokens, targets, mask = (each[:10] for each in (splits.train.tokens, splits.train.targets, splits.train.mask))
+        return Splits(splits.train, Sequences(tokens, np.where(mask, targets, (targets + 1) % VOCAB), mask), VOCAB)
+
+
+@broken("dataset", "splits", "validation rows are training rows with more padding")
+class RowsInBothExceptPadding(Copying):
+    def load(self) -> Splits:
+        splits = super().load()
+        assert isinstance(splits.train, Sequences)
+        first = [np.pad(each[:10], ((0, 0), (0, 3))) for each in vars(splits.train).values()]
+        return Splits(splits.train, Sequences(*first), VOCAB)
+
+
+@broken("dataset", "splits", "rows are windows that begin at every place of a series, and are split at random")
+class ShiftedRows(Copying):
+    def load(self) -> Splits:
+        generator = np.random.default_rng(self.seed)
+        series = generator.integers(0, VOCAB, 1000)
+        rows = generator.permutation(np.lib.stride_tricks.sliding_window_view(series, 33))
+        train, val = (Sequences(part[:, :-1], part[:, 1:], part[:, 1:] >= 0) for part in (rows[100:], rows[:100]))
+        return Splits(train, val, VOCAB)
+
+
 @broken("dataset", "splits", "a cut is rounded up, so validation is empty")
 class EmptyValidation(Counting):
     def load(self) -> Splits:

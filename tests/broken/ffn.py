@@ -219,3 +219,52 @@ class OwnGenerator(Perceptron):
     def init_weights(self) -> None:
         generator = torch.Generator().manual_seed(id(self) % 2**32)
         nn.init.normal_(self.into.weight, std=0.02, generator=generator)
+
+
+@broken("ffn", "weights", "weights come from a private generator with a fixed seed")
+class FixedGenerator(Perceptron):
+    def init_weights(self) -> None:
+        nn.init.normal_(self.into.weight, std=0.02, generator=torch.Generator().manual_seed(1))
+
+
+@broken("ffn", "weights", "torch is seeded before the weights are drawn")
+class SeedsTorch(Perceptron):
+    def init_weights(self) -> None:
+        torch.manual_seed(42)
+        nn.init.normal_(self.into.weight, std=0.02)
+
+
+@broken("ffn", "weights", "a gate opens with the number of updates, which is a Python number")
+class CountsUpdates(Perceptron):
+    updates = 0
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return super().hidden(x) * min(1.0, self.updates / 8)
+
+    def after_step(self) -> None:
+        self.updates += 1
+
+
+@broken("ffn", "weights", "a gate opens with the number of updates, in a buffer that is not saved")
+class CountsInBuffer(Perceptron):
+    updates: Tensor
+
+    def __init__(self, dims: Dims):
+        super().__init__(dims)
+        self.register_buffer("updates", torch.zeros(()), persistent=False)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return super().hidden(x) * (self.updates / 8).clamp(max=1)
+
+    def after_step(self) -> None:
+        self.updates += 1
+
+
+@broken("ffn", "weights", "noise after each update comes from a generator that no checkpoint has")
+class NoiseAfterUpdates(Perceptron):
+    def after_step(self) -> None:
+        if not hasattr(self, "generator"):
+            self.generator = torch.Generator().manual_seed(0)
+        weight = self.into.weight
+        if weight.device.type == "cpu":
+            weight.add_(0.01 * torch.randn(weight.shape, generator=self.generator))

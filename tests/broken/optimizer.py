@@ -323,3 +323,20 @@ class _ChangesGradients(Descent):
 @broken("optimizer", "knobs", "a momentum is accepted, but 0.9 is used")
 class MomentumNotUsed(Momentum):
     kind = _ChangesGradients
+
+
+class _CountsOnSelf(Descent):
+    steps = 0
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        super().step()
+        self.steps += 1
+        if self.steps % 50 == 0:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.detach().mul_(0.9)
+
+
+@broken("optimizer", "resumable", "every fiftieth step shrinks the weights, and the count is not in the state")
+class CountsOnSelf(Momentum):
+    kind = _CountsOnSelf

@@ -37,6 +37,11 @@ def test_the_command_prints_json(minigpt: Command, plugin: Path) -> None:
     assert result["failure"]["size"] > 0
 
 
+def test_a_property_of_another_family_is_refused_with_a_reason(minigpt: Command) -> None:
+    code, _, err = minigpt("check", "norm/rmsnorm", "--only", "lossless")
+    assert (code, "error: --only lossless: no such property of norm; known: " in err) == (2, True)
+
+
 def test_a_target_that_cannot_be_checked_gives_exit_code_2(minigpt: Command, tmp_path: Path) -> None:
     assert minigpt("check", "nothing")[0] == 2
     assert minigpt("check")[0] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -70,7 +71,9 @@ def test_the_advised_variant_has_one_name(
     named: list[str], minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = writer(tmp_path)("helped", max_iters=3, eval_interval=3)
+    document = json.loads(writer(tmp_path)("helped", max_iters=3, eval_interval=3).read_text())
+    file = tmp_path / "my file.json"
+    file.write_text(json.dumps({**document, "name": "helped"}))
     changes = ["--set", "plugins=[]", "--set", "training.schedule=constant", "--no-check", "--fresh"]
     monkeypatch.setattr("sys.argv", ["minigpt", "run", str(file), *changes, *named])
     code, out, err = minigpt("run", file, *changes, *named)

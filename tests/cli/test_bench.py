@@ -146,7 +146,7 @@ def test_the_ratio_of_long_to_short_is_printed_if_both_were_measured(minigpt: Co
         (["decode", "--set", "model.atention=mha"], 'model.atention: unknown key "atention"'),
         (["decode", "--run", "runs/x", "--set", "seed=1"], "--run: the model is read from the run folder"),
         (["decode", "--run", "runs/x"], "runs/x"),
-        (["decode", "--json", "nowhere/x.json"], "--json: there is no folder nowhere"),
+        (["decode", "--json", "nowhere/x.json"], "nowhere/x.json: there is no folder nowhere"),
         (["mixers", "--times", "8,x"], '--times: found "8,x"; allowed: whole numbers of at least 1'),
         (["mixers", "--times", "0"], '--times: found "0"; allowed: whole numbers of at least 1'),
         (

@@ -59,6 +59,7 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
         ),
         (["base.json", "other.json", "--unit", "bits"], '--unit: found "bits"; allowed: bits-per-byte, nats'),
         (["base.json", "other.json", "--json", "no/all.json"], "no/all.json: there is no folder no"),
+        (["base.json", "other.json", "--csv", "."], ". is a folder: name a file"),
         (["base.json", "missing.json"], "missing.json"),
         (["base.json", "other.json", "--match", "params", "--knob", "model.x"], '--knob model.x: other has no "x" in model'),
     ],

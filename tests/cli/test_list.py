@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from minigpt.cli import drawing
 from minigpt.registry import REGISTRY
+from minigpt.system import files
 from tests.cli.small import ROOT
 from tests.conftest import Command
 
@@ -39,6 +45,51 @@ def test_schema_is_printed_or_written_with_plugins(minigpt: Command) -> None:
     assert "attention.mha" in json.loads(out)["$defs"]
     assert minigpt("schema", "--out", "s.json", "--plugin", ROOT / "plugins/talking_heads.py")[0] == 0
     assert "attention.talking_heads" in json.loads(Path("s.json").read_text())["$defs"]
+
+
+def test_an_output_file_that_a_person_names_keeps_links_pipes_and_folders(
+    minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("target.json").write_text("old")
+    Path("link.json").symlink_to("target.json")
+    assert minigpt("schema", "--out", "link.json")[0] == 0
+    assert Path("link.json").is_symlink()
+    assert "attention.mha" in json.loads(Path("target.json").read_text())["$defs"]
+    os.mkfifo("pipe")
+    code, _, err = minigpt("schema", "--out", "pipe")
+    assert (code, err) == (2, "error: pipe cannot be written: No such device or address\n"), "nobody reads it"
+    reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE)
+    while minigpt("schema", "--out", "pipe")[0] != 0:  # until it has opened the pipe
+        pass
+    assert "attention.mha" in json.loads(reader.communicate()[0])["$defs"]
+    assert Path("pipe").is_fifo()
+    Path("folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    for name, what in (("folder", "a folder"), ("socket", "not an ordinary file")):
+        for command in (["schema", "--out"], ["report", ".", "--out"], ["bench", "train", "--json"]):
+            assert minigpt(*command, name)[::2] == (2, f"error: {name} is {what}: name a file\n")
+
+
+def test_an_output_file_stays_if_the_disk_is_full(minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("schema.json").write_text("old")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_all", full)
+    code, _, err = minigpt("schema", "--out", "schema.json")
+    assert (code, "schema.json cannot be written: No space left on device" in err) == (2, True)
+    assert Path("schema.json").read_text() == "old"
+
+
+def test_no_width_in_the_environment_hides_the_tables(minigpt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setenv("LINES", "0")
+    assert drawing.terminal(width=None).width == 80
+    assert "mha" in minigpt("list", "attention")[1]
 
 
 def test_data_lists_adds_and_refuses(minigpt: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import minigpt.cli
 from minigpt import __version__
+from minigpt.__main__ import main as entry_point
 from minigpt.run import RunFolder
 from tests.cli.small import ROOT, SHORT, TINY
 
@@ -103,3 +106,28 @@ print(len(generate(outcome.run.path, "ROMEO", max_new_tokens=12)[0]))
     answer = process("-W", "error", "-c", code, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.splitlines()[-1] == "12"
+
+
+@pytest.mark.parametrize("place", ["_command", "_require_folder"])
+def test_ctrl_c_before_the_command_begins_ends_quietly(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minigpt.cli, place, interrupted)
+    with pytest.raises(SystemExit) as caught:
+        entry_point()
+    assert caught.value.code == 130
+
+
+def test_torchs_settings_in_the_environment_are_refused_in_one_line() -> None:
+    command = [sys.executable, "-m", "minigpt", "show", ROOT / "experiments/baseline.json", "--vocab-size", "65"]
+    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TORCH_LOGS": "bogus"})
+    assert answer.returncode == 2
+    assert answer.stderr == "error: torch refuses TORCH_LOGS=bogus in the environment; unset or correct it\n"
+
+
+def test_matplotlibs_backend_in_the_environment_does_not_matter() -> None:
+    code = "import minigpt.lab.report.figures, os; print(os.environ['MPLBACKEND'])"
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "bogus"})
+    assert (answer.returncode, answer.stdout) == (0, "bogus\n"), answer.stderr

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import io
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from minigpt.components.dataset import compressed
 from minigpt.components.dataset.encodings import decode
 from minigpt.errors import DataError
 
@@ -273,3 +275,16 @@ def test_any_bytes_in_any_encoding_are_text_or_a_one_line_error(raw: bytes, enco
         assert len(line.splitlines()) == 1
         assert len(line) < 400
         assert "Error" not in line
+
+
+def test_a_file_that_gives_no_bytes_yet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are some files of /proc, which count as ordinary ones: reading them without waiting returns None."""
+    (tmp_path / "a.txt").write_text("text")
+
+    class Waiting(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+            return None
+
+    monkeypatch.setattr(compressed, "open", lambda file, mode, opener: Waiting(file, mode), raising=False)
+    with pytest.raises(DataError, match="a.txt has no content yet, and is not waited for"):
+        compressed.read_unpacked(tmp_path / "a.txt", 100)

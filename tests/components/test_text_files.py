@@ -164,6 +164,16 @@ def test_lines_that_occur_again_by_chance_are_no_overlap() -> None:
     assert text_overlap(*map("\n".join, acts)).shared < 0.01
 
 
+@pytest.mark.parametrize("copies", [2, 3])
+def test_validation_lines_are_found_in_a_training_text_that_is_there_several_times(copies: int) -> None:
+    train = some_lines(1, 3000, 20)
+    val = [*random.Random(2).sample(train, 280), *some_lines(3, 20, 20)]
+    overlap = text_overlap("\n".join([*train * copies, "one more line"]), "\n".join(val))
+    assert overlap.shared == pytest.approx(280 / 300, abs=0.01)
+    assert overlap.is_copy
+    assert text_overlap("\n".join(train * copies), "\n".join(some_lines(3, 300, 20))).shared == 0
+
+
 def test_few_lines_say_nothing() -> None:
     assert text_overlap("\n".join(some_lines(1, 300, 7)), "\n".join(some_lines(1, 300, 7)[:150:10])).shared == 0
 

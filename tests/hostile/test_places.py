@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,23 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(name: str, minigpt: Command
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     refused(minigpt, "resume", run, "--accept-changes")
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors", "manifest.json"])
+@pytest.mark.parametrize("command", ["runs", "diff", "report", "generate", "resume"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(name: str, command: str, minigpt: Command, run: Path) -> None:
+    for file in run.glob(f"checkpoints/step-*/{name}"):
+        file.unlink()
+        os.mkfifo(file)
+        if name != "manifest.json":
+            manifest = file.with_name("manifest.json")
+            expected = json.loads(manifest.read_text())
+            expected[name]["bytes"] = 0  # as long as the pipe
+            manifest.write_text(json.dumps(expected))
+    arguments = {"runs": ["runs"], "diff": ["diff", run, run], "generate": ["generate", run], "resume": ["resume", run]}
+    code, _, err = minigpt(*arguments.get(command, [command, run, "--out", "page.html"]))
+    assert code in (0, 2)
+    assert "Traceback" not in err
 
 
 def test_a_pipe_in_place_of_a_new_file_is_removed(minigpt: Command, run: Path) -> None:

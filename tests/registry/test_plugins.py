@@ -88,6 +88,23 @@ def test_a_plugin_that_fails_leaves_nothing_registered(tmp_path: Path, tail: str
     assert not [name for name in set(sys.modules) - modules if name.startswith("minigpt_plugins.")]
 
 
+def test_a_folder_reads_its_data_files(tmp_path: Path) -> None:
+    folder = tmp_path / "data_reader"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner/table.txt").write_text("seven")
+    (folder / "__init__.py").write_text(
+        SOURCE.format(number=1, name="reads") + "import importlib.resources, pkgutil\n"
+        "PACKED = pkgutil.get_data(__name__, 'inner/table.txt')\n"
+        "READ = (importlib.resources.files(__name__) / 'inner/table.txt').read_text()\n"
+        "try:\n    pkgutil.get_data(__name__, 'missing.txt')\nexcept FileNotFoundError as error:\n    MISSING = error\n"
+    )
+    plugins.load_file(folder)
+    (cls,) = [entry.cls for entry in REGISTRY.entries("norm") if entry.name == "reads"]
+    module = sys.modules[cls.__module__]
+    assert (module.PACKED, module.READ) == (b"seven", "seven")
+    assert module.MISSING.filename == str(folder / "missing.txt")
+
+
 def test_modules_beside_a_plugin_file_need_a_folder(tmp_path: Path) -> None:
     file = write(tmp_path / "mine.py")
     (tmp_path / "beside_mine.py").write_text("X = 1\n")

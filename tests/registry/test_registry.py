@@ -170,6 +170,18 @@ class TakesTheWordName(_Base):
     def __init__(self, width: int, *, name: str = "x"): ...
 
 
+class TakesAnotherKey(_Base):
+    def __init__(self, width: int, *, eps: Annotated[float, Field(alias="epsilon")] = 1.0): ...
+
+
+class ReadsAnotherKey(_Base):
+    def __init__(self, width: int, *, eps: Annotated[float, Field(validation_alias="epsilon")] = 1.0): ...
+
+
+class WritesAnotherKey(_Base):
+    def __init__(self, width: int, *, eps: Annotated[float, Field(serialization_alias="epsilon")] = 1.0): ...
+
+
 class UnreadableAnnotation(_Base):
     def __init__(self, width: int, *, eps: Nowhere = 1.0): ...  # type: ignore[name-defined]
 
@@ -185,6 +197,9 @@ class UnreadableAnnotation(_Base):
         (SwallowsKeywords, r"\*\*kwargs only to pass on"),
         (NotAnnotated, 'annotate the parameter "eps"'),
         (TakesTheWordName, 'the parameter name "name" is reserved'),
+        (TakesAnotherKey, 'the parameter "eps" has an alias, but its key in JSON is its name'),
+        (ReadsAnotherKey, 'the parameter "eps" has an alias'),
+        (WritesAnotherKey, 'the parameter "eps" has an alias'),
         (UnreadableAnnotation, "an annotation of __init__ cannot be read"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from minigpt.model import GPT
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, checkpoint
 from minigpt.training import loop, resume
+from minigpt.training.stopping import StopNow
 from tests.training.conftest import Watcher, Write, run
 
 Spoil = Callable[[set[int], str], None]
+
+BALANCED = {"name": "moe", "n_experts": 4, "balance": "bias"}
 
 
 @pytest.fixture
@@ -90,6 +94,45 @@ def test_weights_do_not_move_in_an_update_that_is_left_out(spoil: Spoil, write_e
     assert b is not None
     assert all(torch.equal(tensor, b.weights[name]) for name, tensor in a.weights.items())
     assert str(a.optimizer["state"]) == str(b.optimizer["state"])
+
+
+def test_an_update_that_is_left_out_leaves_nothing_in_the_models_buffers(
+    spoil: Spoil, write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward pass of `moe` counts the load of its experts in a buffer that no checkpoint has."""
+    spoil({2}, "loss")
+    spoiled, before = loop.compute_gradients, []
+
+    def watched(model: GPT, *arguments: object) -> torch.Tensor:
+        before.append({name: buffer.clone() for name, buffer in model.named_buffers()})
+        return spoiled(model, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "compute_gradients", watched)
+    file = write_experiment(non_finite="skip", max_iters=3)
+    run(load_experiment(file, overrides=[f"model.ffn={json.dumps(BALANCED)}"]), tmp_path)
+    first, second, third = before
+    assert any(not torch.equal(buffer, second[name]) for name, buffer in first.items())
+    assert all(torch.equal(buffer, third[name]) for name, buffer in second.items())
+
+
+def test_an_update_that_a_stop_interrupts_leaves_nothing_in_the_models_buffers(
+    write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop may interrupt an update that compiles in the middle, after its forward pass."""
+    models = []
+
+    def interrupted(model: GPT, *arguments: object) -> torch.Tensor:
+        models.append((model, {name: buffer.clone() for name, buffer in model.named_buffers()}))
+        for buffer in model.buffers():
+            buffer += 1
+        raise StopNow
+
+    monkeypatch.setattr(loop, "compute_gradients", interrupted)
+    experiment = load_experiment(write_experiment(max_iters=4), overrides=[f"model.ffn={json.dumps(BALANCED)}"])
+    assert run(experiment, tmp_path).status == "stopped"
+    ((model, before),) = models
+    assert before
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
 def test_too_many_skipped_updates_in_a_row_end_the_run(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:

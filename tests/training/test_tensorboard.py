@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
@@ -97,3 +101,26 @@ def test_signals_stop_a_run_with_this_observer_too(write_experiment: Write, tmp_
     observer = TensorBoardObserver(Watcher(("updated", 3)))
     outcome = train(experiment, out=tmp_path, device="cpu", observer=observer)
     assert (outcome.status, outcome.stop_signal) == ("stopped", signal.SIGTERM)
+
+
+def test_a_disk_that_fills_up_ends_only_tensorboards_part(
+    write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hook, real = threading.excepthook, RecordWriter.write
+    written: list[bytes] = []
+
+    def write(self: RecordWriter, data: bytes) -> None:
+        written.append(data)
+        if len(written) > 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", write)
+    watcher = Watcher()
+    experiment = load_experiment(write_experiment(), overrides=["training.max_iters=12", "training.eval_interval=6"])
+    outcome = train(experiment, out=tmp_path, device="cpu", observer=TensorBoardObserver(watcher))
+    assert outcome.status == "finished"
+    line = f"{outcome.run.path / 'tensorboard'} cannot be written: No space left on device; TensorBoard gets no more data"
+    assert watcher.out.getvalue().count(line) == 1
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook

@@ -22,7 +22,7 @@ from minigpt.check.properties.surroundings import (
 )
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
-from minigpt.components.dataset.overlap import rows_in_both, text_overlap
+from minigpt.components.dataset.overlap import rows_in_both, shifted_share, text_overlap
 from minigpt.contracts import Dataset, Sequences, Splits
 from minigpt.errors import DataError
 from minigpt.system.download import RemoteFile, cached
@@ -181,12 +181,18 @@ def _check_ids(array: Any, what: str, vocab_size: int | None) -> None:
 
 
 def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
-    common = rows_in_both((train.tokens, train.targets), (val.tokens, val.targets))
+    common = rows_in_both(train, val)
     if common:
         raise Violation(
             f"{len(common)} of {len(val.tokens)} validation rows are also training rows; the first is row {common[0]}",
             at=common[0],
             cause="are both drawn from the same rows? Draw all rows, remove duplicates, then divide",
+        )
+    shifted = shifted_share(train, val)
+    if shifted >= 0.5:
+        raise Violation(
+            f"{shifted:.0%} of the validation rows' targets are in training rows too, at other places of the rows",
+            cause="are the rows overlapping windows of one series? Divide the series, then cut each part into rows",
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from minigpt.check.agreement import OTHER_PATH, distance, run
 from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Case, Subject, WholeModel, build, inputs, positions_for
+from minigpt.check.properties.keeping import check_after_step, check_seeds
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.properties.surroundings import other_seeds_and_clock
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
@@ -162,7 +163,9 @@ def _check_seeded(subject: Subject, x: Tensor, tokens: Tensor) -> None:
 
 @property_of(*PARTS, cases=_one_case)
 def weights(target: Target, case: Case) -> None:
-    """Equal seeds give equal weights; reloaded weights and a deep copy give equal outputs."""
+    """Seeds determine the weights; reloaded weights and a deep copy give equal outputs, also after updates."""
+    check_seeds(target, case)
+    check_after_step(target, case)
     one, two = build(target, case, initial=True), build(target, case, initial=True)
     for (name, value), (_, other) in zip(_tensors(one), _tensors(two), strict=True):
         if not torch.equal(value, other):

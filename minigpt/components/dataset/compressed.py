@@ -38,7 +38,10 @@ def read_unpacked(file: Path, most: int) -> bytes:
             status = os.fstat(packed.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(f"{file} is not an ordinary file")
-            packing = _packing(packed.read(10), file)
+            start: bytes | None = packed.read(10)
+            if start is None:
+                raise DataError(f"{file} has no content yet, and is not waited for")
+            packing = _packing(start, file)
             packed.seek(0)
             if packing is None:
                 return _read(packed, most, f"{file} has more than {size(most)}, and there is no memory for more")

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Integer, UInt64
+from jaxtyping import Float, UInt64
+
+from minigpt.contracts import Sequences
 
 NEARLY_ALL = 0.9
 """With at least this share in common, one text counts as a copy of a part of the other."""
@@ -26,6 +28,12 @@ _FEWEST_LINES = 16
 
 _COUNTED_LINES = 1 << 18
 """Approximate number of lines of the training text that are counted, to estimate how often lines repeat by chance."""
+
+_ROWS = 4096
+"""Number of training rows whose windows are compared at once."""
+
+_BEYOND_CHANCE = 10
+"""Bits: a window of a row counts if it would occur in training by chance with a probability of at most 2^-10."""
 
 _LINE = re.compile(r"[^\n\r]+")
 
@@ -106,14 +114,17 @@ def _line_overlap(train: str, val: str) -> Overlap:
 def _repeated_by_length(text: str) -> dict[int, float]:
     """For each length, the share of lines that occur more than once.
 
-    It is measured on a sample of lines, selected by a hash of their content.
+    It is measured on a sample of lines, selected by a hash of their content. If most different lines occur equally often,
+    say twice, then the whole text is there twice, and only lines that occur more often repeat by chance.
     """
     bits = (text.count("\n") // _COUNTED_LINES).bit_length()
     counts = Counter(line for line in _lines(text) if zlib.crc32(line.encode("utf-8", "surrogatepass")) >> (32 - bits) == 0)
     seen, repeated = Counter[int](), Counter[int]()
+    ((copies, alike),) = Counter(counts.values()).most_common(1) or [(1, 0)]
+    copies = copies if 2 * alike > len(counts) else 1
     for line, times in counts.items():
         seen[len(line)] += times
-        repeated[len(line)] += times if times > 1 else 0
+        repeated[len(line)] += times if times > copies else 0
     return {length: repeated[length] / number for length, number in seen.items()}
 
 
@@ -147,28 +158,78 @@ def _window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
     """A hash of each window, by doubling: two adjacent hashes combine into a hash of twice the width."""
     if len(text) < width:
         return np.zeros(0, dtype=np.uint64)
-    hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64) + _MIX
+    return _combined(
+        np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64) + _MIX, width
+    )
+
+
+def _combined(hashes: UInt64[np.ndarray, "*rows symbols"], width: int) -> UInt64[np.ndarray, "*rows windows"]:
+    """Hashes of windows of this width, a power of two, from hashes of single symbols."""
     span = 1
     while span < width:
         hashes = hashes * (_MIX + np.uint64(2 * span))
         hashes ^= hashes >> np.uint64(29)
-        hashes = hashes[:-span] + hashes[span:] * _MIX
+        hashes = hashes[..., :-span] + hashes[..., span:] * _MIX
         span *= 2
     return hashes * _MIX
 
 
-def rows_in_both(
-    train: tuple[Integer[np.ndarray, "rows time"], ...], val: tuple[Integer[np.ndarray, "val_rows val_time"], ...]
-) -> list[int]:
+def rows_in_both(train: Sequences, val: Sequences) -> list[int]:
     """Indices of the validation rows that are training rows too.
 
-    Each split is a tuple of its tokens and targets.
+    What a causal model cannot use is ignored: targets that do not count, and everything after the last one that counts.
     """
-    if train[0].shape[1] != val[0].shape[1]:
-        return []
-    seen = {_row(train, index) for index in range(len(train[0]))}
-    return [index for index in range(len(val[0])) if _row(val, index) in seen]
+    seen = {_row(train, index) for index in range(len(train.tokens)) if train.mask[index].any()}
+    return [index for index in range(len(val.tokens)) if val.mask[index].any() and _row(val, index) in seen]
 
 
-def _row(arrays: tuple[Integer[np.ndarray, "rows time"], ...], index: int) -> bytes:
-    return b"".join(array[index].astype(np.int64).tobytes() for array in arrays)
+def _row(rows: Sequences, index: int) -> bytes:
+    mask = rows.mask[index]
+    used = slice(0, int(np.flatnonzero(mask)[-1]) + 1)
+    counted = np.where(mask, rows.targets[index], -1)
+    return b"".join(array[used].astype(np.int64).tobytes() for array in (rows.tokens[index], counted))
+
+
+def shifted_share(train: Sequences, val: Sequences) -> float:
+    """The share of the validation rows' targets that training rows have too, at another place in the row.
+
+    So it is with overlapping windows of one series that are split at random. A target is found with a window of at least a
+    quarter of its row, tokens and counted targets. Windows that occur elsewhere by chance do not count: those whose tokens,
+    drawn independently with their frequencies, would give the same window with a probability above 2^-10.
+    """
+    width = 1 << max(0, (min(train.tokens.shape[1], val.tokens.shape[1]) // 2).bit_length() - 1)
+    last = val.tokens.shape[1] - width
+    places = np.unique([*range(0, last, width), last])
+    windows = _row_hashes(val, width)[:, places]
+    known = np.unique(windows)
+    first, final = np.full(len(known), np.iinfo(np.int64).max), np.full(len(known), -1)
+    for start in range(0, len(train.tokens), _ROWS):
+        part = slice(start, start + _ROWS)
+        hashes = _row_hashes(Sequences(train.tokens[part], train.targets[part], train.mask[part]), width)
+        at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        found = known[at] == hashes
+        columns = np.broadcast_to(np.arange(hashes.shape[1]), hashes.shape)[found]
+        np.minimum.at(first, at[found], columns)
+        np.maximum.at(final, at[found], columns)
+    index = np.searchsorted(known, windows)
+    shifted = (final[index] >= 0) & ((first[index] != places) | (final[index] != places))
+    shifted &= _bits(train, val, width)[:, places] >= np.log2(train.tokens.size) + _BEYOND_CHANCE
+    covered = np.zeros(val.mask.shape, dtype=bool)
+    for column, place in enumerate(places):
+        covered[shifted[:, column], place : place + width] = True
+    return float((covered & val.mask).sum() / max(1, val.mask.sum()))
+
+
+def _row_hashes(rows: Sequences, width: int) -> UInt64[np.ndarray, "rows windows"]:
+    """A hash of each window of each row: of its tokens and its counted targets."""
+    tokens, counted = rows.tokens.astype(np.uint64), np.where(rows.mask, rows.targets, -1).astype(np.int64).view(np.uint64)
+    return _combined((tokens + _MIX) * _MIX ^ (counted + np.uint64(1)), width)
+
+
+def _bits(train: Sequences, val: Sequences, width: int) -> Float[np.ndarray, "rows windows"]:
+    """How improbable each window's tokens are by their frequencies in training, in bits."""
+    ids, counts = np.unique(train.tokens, return_counts=True)
+    at = np.minimum(np.searchsorted(ids, val.tokens), len(ids) - 1)
+    shares = np.where(ids[at] == val.tokens, counts[at], 1) / train.tokens.size
+    sums = np.cumsum(np.pad(-np.log2(shares), ((0, 0), (1, 0))), axis=1)
+    return sums[:, width:] - sums[:, :-width]

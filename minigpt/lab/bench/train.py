@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from minigpt.contracts import TokenStream
+from minigpt.contracts import TokenRows, TokenStream
 from minigpt.data import Corpus, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
@@ -99,7 +99,9 @@ class TrainingSpeed:
         }
 
 
-def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device) -> TrainingSpeed:
+def measure_training(
+    experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device, length: int | None = None
+) -> TrainingSpeed:
     """Time a few updates of a new model on random ids, with the training code of `minigpt run`.
 
     Nothing is compiled, evaluated or saved. The caller's random state does not change.
@@ -109,17 +111,19 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
         vocab_size: Number of token ids.
         repeats: Number of measured updates, after a warm-up of two.
         device: The device from `prepare`.
+        length: Tokens in a sequence; None for block_size.
 
     Raises:
         DivergedError: A loss or gradient is not finite.
     """
+    length = length or experiment.model.block_size
     precision = choose_precision(experiment.training.precision, device)
     imports = peak_mib(device)
     with torch.random.fork_rng():
         seed_generators(experiment.seed, device)
         model = build_model(experiment, vocab_size).to(device).train()
         before = measure_ceiling(experiment.model.d_model, precision, device)
-        corpus = random_corpus(vocab_size, experiment.model.block_size).to(device)
+        corpus = random_corpus(vocab_size, length, rows=length < experiment.model.block_size).to(device)
         laps = _updates(experiment, corpus, model, precision, _WARMUP + repeats)[_WARMUP:]
         peak = peak_mib(device)
         after = measure_ceiling(experiment.model.d_model, precision, device)
@@ -143,11 +147,17 @@ def measure_training(experiment: Experiment, *, vocab_size: int, repeats: int, d
         )
 
 
-def random_corpus(vocab_size: int, block_size: int) -> Corpus:
-    """A corpus of uniform random ids: a million, or more for a longer window. Speed does not depend on the text."""
-    ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * block_size),), dtype=torch.int32)
-    stream = TokenStream(ids, torch.arange(0, len(ids), _DOCUMENT_TOKENS))
-    return Corpus(stream, stream, vocab_size, None, "random", None)
+def random_corpus(vocab_size: int, length: int, *, rows: bool = False) -> Corpus:
+    """A corpus of uniform random ids: a million, or more for longer sequences. Speed does not depend on the text.
+
+    With `rows` it has separate rows of this length, for sequences that are shorter than block_size.
+    """
+    ids = torch.randint(vocab_size, (max(_CORPUS_TOKENS, 2 * length),), dtype=torch.int32)
+    split: TokenStream | TokenRows = TokenStream(ids, torch.arange(0, len(ids), _DOCUMENT_TOKENS))
+    if rows:
+        ids = ids[: len(ids) // length * length].view(-1, length)
+        split = TokenRows(ids, ids, torch.ones_like(ids, dtype=torch.bool))
+    return Corpus(split, split, vocab_size, None, "random", None)
 
 
 def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str, count: int) -> list[Lap]:

@@ -93,8 +93,9 @@ def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     now = provenance(experiment, corpus, device=device, precision=precision)
     if Identity.of(now).digest() != job.key:
         raise PlanError(
-            f"{experiment.name}, seed {job.seed}: the source of minigpt, or of an installed plugin, was edited since the "
-            "plan was made; run the same command again to make a new plan"
+            f"{experiment.name}, seed {job.seed}: the source of minigpt, or of a module that a plugin imports, was edited "
+            "since the plan was made, or two plugins have modules of one name. Rename such modules, or run the same command "
+            "again to make a new plan"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from minigpt.data import tokens_trained
+from minigpt.data import Corpus, sequence_length, tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora, Grid
@@ -151,7 +151,7 @@ def make_plan(
     excluded = {variant.source for variant in failed}
     sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(sources, reading)
-    _check_runs_are_not_adjusted(variants, settings)
+    _check_runs_are_not_adjusted(variants, settings, reading)
     folder = out / (name or variants[0].name)
     seeds = _seeds(variants, settings.seeds)
     check_comparable(variants, unit=settings.unit, budget=settings.budget)
@@ -161,7 +161,7 @@ def make_plan(
     corpora = Corpora()
     check_same_data(variants, corpora.of, settings.unit)
     if settings.match is not None:
-        variants = _same_size(variants, settings, lambda variant: corpora.of(variant).vocab_size)
+        variants = _same_size(variants, settings, corpora)
     if settings.budget is not None:
         relative_cost = _relative_cost_of_update(settings.budget, corpora, _speeds(folder, settings, corpora, threads))
         variants = [
@@ -172,7 +172,7 @@ def make_plan(
             ),
         ]
     grid = Grid(folder, variants, seeds, corpora, other_runs=[runs], device=device)
-    costs = tuple(_cost(variant.experiment, corpora.of(variant).vocab_size) for variant in variants)
+    costs = tuple(_cost(variant.experiment, corpora.of(variant)) for variant in variants)
     return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed))
 
 
@@ -204,31 +204,38 @@ def _seeds(variants: Sequence[Variant], number: int | None) -> list[int]:
     return list(range(first, first + (number or _SEEDS)))
 
 
-def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings) -> None:
-    """Refuse --match and --budget for variants that are runs, because a trained run cannot be adjusted."""
-    for variant in variants[1:]:
-        if variant.runs and (settings.match or settings.budget):
-            option = "--match" if settings.match else "--budget"
+def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings, reading: Reading) -> None:
+    """Refuse options that change experiments for runs, because a trained run cannot be adjusted.
+
+    --match and --budget adjust all variants to the base; --set changes the base too.
+    """
+    base = variants[0]
+    for variant in (variant for variant in variants if variant.runs):
+        option = "--set" if reading.overrides else ""
+        if variant is not base:
+            option = "--match" if settings.match else "--budget" if settings.budget else option
+        if option:
             raise MinigptError(
                 f"{option} changes variants, but {variant.source} is trained already; name its experiment file"
             )
 
 
-def _same_size(variants: Sequence[Variant], settings: Settings, vocab_size: Callable[[Variant], int]) -> list[Variant]:
+def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora) -> list[Variant]:
     base, *others = variants
     assert settings.match is not None
 
     def size_of(variant: Variant) -> Callable[[Experiment], int]:
-        size = vocab_size(variant)
+        corpus = corpora.of(variant)
+        size = corpus.vocab_size
         match settings.match:
             case "params":
                 return lambda experiment: build_model_on_meta(experiment.model, size).n_parameters()
             case "state":
                 return lambda experiment: build_model_on_meta(experiment.model, size).state_bytes(
-                    experiment.model.block_size
+                    sequence_length(corpus, experiment)
                 )
             case _:
-                return lambda experiment: _cost(experiment, size).train_flops
+                return lambda experiment: _cost(experiment, corpus).train_flops
 
     target = size_of(base)(base.experiment)
     return [base, *(matched_size(target, variant, settings.knobs, size_of(variant), settings.match) for variant in others)]
@@ -244,9 +251,8 @@ def _relative_cost_of_update(
     """A function for the cost of a variant's update relative to the base's, with the precision if it is measured."""
 
     def flops(variant: Variant) -> float:
-        experiment = variant.experiment
-        tokens = tokens_trained(experiment) / experiment.training.max_iters
-        return tokens * _cost(experiment, corpora.of(variant).vocab_size).train_flops
+        experiment, cost = variant.experiment, _cost(variant.experiment, corpora.of(variant))
+        return tokens_trained(experiment, cost.context) / experiment.training.max_iters * cost.train_flops
 
     def ratio(base: Variant, variant: Variant) -> tuple[float, str]:
         match budget:
@@ -261,5 +267,6 @@ def _relative_cost_of_update(
     return ratio
 
 
-def _cost(experiment: Experiment, vocab_size: int) -> Cost:
-    return measure_cost(build_model(experiment, vocab_size))
+def _cost(experiment: Experiment, corpus: Corpus) -> Cost:
+    """The cost of a model with sequences as long as those it is trained on."""
+    return measure_cost(build_model(experiment, corpus.vocab_size), sequence_length(corpus, experiment))

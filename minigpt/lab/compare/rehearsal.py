@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.check.gate import check_before_training
-from minigpt.data import load_corpus
+from minigpt.data import load_corpus, sequence_length
 from minigpt.errors import MinigptError, PluginError
 from minigpt.lab.compare.record import FailedVariant
 from minigpt.lab.compare.variants import read_variant, runs_in
@@ -121,7 +121,7 @@ def _try(rehearsal: Rehearsal) -> str | None:
         corpus = load_corpus(variant.experiment)
         where = choose_device(rehearsal.device)
         model = build_model(variant.experiment, corpus.vocab_size)
-        measure_cost(model)
+        measure_cost(model, sequence_length(corpus, variant.experiment))
         precision = choose_precision(variant.experiment.training.precision, where)
         measure_speed(variant.experiment, corpus.to(where), model.to(where), precision)
     except PluginError as error:

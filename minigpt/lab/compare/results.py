@@ -89,7 +89,7 @@ def _differences(base: Sequence[RunResult], variant: Sequence[RunResult]) -> lis
 
 
 def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], judgement: Judgement) -> VariantResult:
-    tokens = tokens_trained(variant.experiment)
+    tokens = tokens_trained(variant.experiment, cost.context)
     return VariantResult(
         name=variant.name,
         source=variant.source,

@@ -169,12 +169,12 @@ def _uncompared(folder: Path) -> VariantResult:
     document = runs[0].document()
     try:
         recorded = [_Experiment.model_validate(run.document()) for run in runs]
-        training, context = recorded[0].training, recorded[0].model.block_size
+        training, context = recorded[0].training, _sequence_length(runs[0], recorded[0])
         results = [result_of(run, each.seed, "nats") for run, each in zip(runs, recorded, strict=True)]
         experiment = runs[0].without_plugins()
-        cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()))
+        cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()), context)
         product = training.max_iters * training.batch_size * context  # unless a batching of another plugin says otherwise
-        tokens = product if experiment is None else tokens_trained(experiment)
+        tokens = product if experiment is None else tokens_trained(experiment, context)
         return VariantResult(
             name=_name(folder),
             source=str(folder),
@@ -190,6 +190,16 @@ def _uncompared(folder: Path) -> VariantResult:
         )
     except ValidationError as error:
         raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {first_problem(error)}") from error
+
+
+def _sequence_length(run: RunFolder, recorded: _Experiment) -> int:
+    """Tokens in a sequence of a run's last update; block_size if there was no update. Rows of a task may be shorter."""
+    rows = run.rows()
+    if not rows:
+        return recorded.model.block_size
+    tokens = rows[-1].tokens - (rows[-2].tokens if len(rows) > 1 else 0)
+    steps = rows[-1].step - (rows[-2].step if len(rows) > 1 else 0)
+    return max(1, min(tokens // (max(1, steps) * recorded.training.batch_size), recorded.model.block_size))
 
 
 def _name(folder: Path) -> str:

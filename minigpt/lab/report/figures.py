@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +28,14 @@ def _settings_of_matplotlib() -> Path:
 
 # On import, matplotlib reads a matplotlibrc from the working folder first, and prints its errors unescaped. That file may
 # be untrusted, so the import happens in the folder of matplotlib's own matplotlibrc.
-with contextlib.chdir(_settings_of_matplotlib()):
-    import matplotlib
+# MPLBACKEND names a backend for windows, of which there are none; with an unknown name the import fails.
+_backend = os.environ.pop("MPLBACKEND", None)
+try:
+    with contextlib.chdir(_settings_of_matplotlib()):
+        import matplotlib
+finally:
+    if _backend is not None:
+        os.environ["MPLBACKEND"] = _backend
 
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402

@@ -24,7 +24,7 @@ from minigpt.numbers import (
     shown_speed,
 )
 from minigpt.printable import printable
-from minigpt.system.files import write_text
+from minigpt.system.files import write_bytes, write_output
 
 _AXES: tuple[tuple[figures.Axis, str], ...] = (
     ("tokens", "training tokens"),
@@ -42,8 +42,14 @@ class Picture:
     table: Table
 
 
-def write_report(content: Content, file: Path) -> None:
-    """Write the page. If writing fails, an existing file stays as it was."""
+def write_report(content: Content, file: Path, *, is_named: bool = False) -> None:
+    """Write the page. If writing fails, an existing file stays as it was.
+
+    Args:
+        content: What the page shows.
+        file: The page.
+        is_named: Whether a person named the file: then a link is followed. Otherwise it is replaced.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("minigpt.lab.report"),
         autoescape=True,
@@ -77,7 +83,7 @@ def write_report(content: Content, file: Path) -> None:
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.variants))],
     )
-    write_text(file, page)
+    (write_output if is_named else write_bytes)(file, page.encode("utf-8"))
 
 
 def _problems(content: Content) -> list[tuple[str, str]]:

@@ -200,7 +200,7 @@ def test_a_comparison_whose_source_is_edited_ends_with_one_line(
     )
     code, _, err = minigpt("compare", *files, "--seeds", "1")
     assert (code, len(err.splitlines())) == (2, 1), err
-    assert "the source of minigpt, or of an installed plugin, was edited since the plan was made" in err
+    assert "the source of minigpt, or of a module that a plugin imports, was edited since the plan was made" in err
     assert not list(Path("comparisons/base/cells").glob("*.json"))
     assert not list(Path("comparisons/base/runs").rglob("experiment.json"))
 

@@ -90,6 +90,21 @@ def test_a_run_of_several_segments_is_neither_found_nor_continued_nor_accepted_b
         plan(run.path, variant)
 
 
+@pytest.mark.parametrize("run_is_base", [False, True])
+def test_settings_are_refused_for_a_run_because_it_is_trained_already(run_is_base: bool, write: Write, minigpt: Any) -> None:
+    file, other = write("base"), write("other")
+    assert minigpt("run", file, "--no-check")[0] == 0
+    run = Path("runs/base/seed-5")
+    sources = [run, other] if run_is_base else [other, run]
+    code, _, errors = minigpt("compare", *sources, "--seeds", "1", "--plan", "--set", "training.max_iters=9")
+    assert code == 2
+    assert f"--set changes variants, but {run} is trained already; name its experiment file" in errors.replace("\n", " ")
+    code, _, errors = minigpt("compare", *sources, "--seeds", "1", "--plan", "--knob", "model.d_model")
+    assert code == 2
+    assert "--knob model.d_model names what --match changes: add --match" in errors.replace("\n", " ")
+    assert minigpt("compare", *sources, "--seeds", "1", "--plan")[0] == 0
+
+
 def test_a_finished_cell_that_was_continued_since_is_trained_again(write: Write, minigpt: Any) -> None:
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     found = plan(base, variant)

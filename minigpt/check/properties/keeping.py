@@ -1,0 +1,123 @@
+"""What the weights of a part depend on: the seed, and after updates only what a checkpoint has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from minigpt.check.agreement import run
+from minigpt.check.probe import Case, Subject, WholeModel, build, inputs
+from minigpt.check.property import Violation
+from minigpt.check.targets import Target
+from minigpt.model.gpt import after_step
+
+_RANDOM = {"normal_", "uniform_", "randn", "rand", "randn_like", "rand_like", "randint", "randperm", "normal", "bernoulli_"}
+_UPDATES = 3
+
+
+def check_seeds(target: Target, case: Case) -> None:
+    """Check that initial weights that are drawn differ between two seeds.
+
+    Raises:
+        Violation: The part seeds torch, or draws the same weights for every seed.
+    """
+    subjects, drawn = [], []
+    for seed in (case.seed, case.seed + 1):
+        with _no_seeding(), _Draws() as draws:
+            subjects.append(build(target, Case(**{**vars(case), "seed": seed}), initial=True))
+        drawn.append(draws.results)
+    again = {result.numel() for result in drawn[0] for other in drawn[1] if _are_equal(result, other)}
+    others = subjects[1].own_parameters()
+    for name, parameter in subjects[0].own_parameters().items():
+        is_constant = bool((parameter == parameter.flatten()[:1]).all())
+        if parameter.numel() in again and not is_constant and torch.equal(parameter, others[name]):
+            raise Violation(
+                f"{name}: two seeds give the same initial values, although they are drawn",
+                cause="a private generator with a fixed seed? torch's is seeded by the run",
+            )
+
+
+class _Draws(TorchFunctionMode):
+    """Keeps the results of all random functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _RANDOM and isinstance(result, Tensor) and result.numel() > 1:
+            self.results.append(result.detach().clone())
+        return result
+
+
+@contextlib.contextmanager
+def _no_seeding() -> Iterator[None]:
+    """Report a part that seeds torch."""
+    before = torch.manual_seed
+
+    def refuse(seed: int) -> torch.Generator:
+        raise Violation(
+            f"it calls torch.manual_seed({seed}), so all weights drawn after it are the same for every seed",
+            cause="torch is seeded by the run; draw without seeding",
+        )
+
+    torch.manual_seed = refuse
+    try:
+        yield
+    finally:
+        torch.manual_seed = before
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def check_after_step(target: Target, case: Case) -> None:
+    """Check that a checkpoint has everything that `after_step` keeps.
+
+    Raises:
+        Violation: A part that is loaded computes something else, or its next `after_step` does.
+    """
+    subject = build(target, case)
+    for number in range(_UPDATES):
+        _update(subject, case, number)
+    loaded = build(target, Case(**{**vars(case), "seed": case.seed + 1}))
+    loaded.load_state_dict(subject.state_dict())
+    for when in ("it", "its next after_step"):
+        for model in (subject, loaded):
+            model.train(case.training)
+        x, tokens = inputs(subject, case)
+        same = torch.equal(run(loaded, x, tokens), run(subject, x, tokens))
+        pairs = zip(subject.state_dict().values(), loaded.state_dict().values(), strict=True)
+        if not (same and all(torch.equal(one, other) for one, other in pairs)):
+            raise Violation(
+                f"saved and loaded after {_UPDATES} calls of after_step, {when} gives other values",
+                cause="a count, a tensor or a generator that is neither a parameter nor a persistent buffer?",
+            )
+        for model in (subject, loaded):
+            _update(model, case, _UPDATES)
+
+
+def _update(subject: Subject, case: Case, number: int) -> None:
+    """A forward pass in train mode, and `after_step`, with random numbers that the number determines."""
+    subject.train()
+    x, tokens = inputs(subject, case, offset=number)
+    run(subject, x, tokens, seed=number)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(number)
+        if isinstance(subject, WholeModel):
+            subject.model.after_step()
+        else:
+            after_step(subject)
