@@ -5,7 +5,7 @@ next token, the hidden vectors that they were computed from, the last layer's co
 and the model's own embedding and output map. It returns the loss, one number, which is
 recorded as train_loss. Terms that are appended to `ctx.losses` are minimised too and
 recorded as auxiliary_loss. Validation does not use it: that is always the cross-entropy
-of the next token. It may have weights and layers of its own; `layer` has the parts of
+of the next token. It may have further weights and layers; `layer` has the parts of
 the model's last layer. Keyword-only arguments are its JSON parameters: annotate each
 one, give it bounds, and explain it under Args.
 
