@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -42,6 +43,7 @@ SHORTER = {
     "minigpt generate": ["--max-new-tokens", "8", "--seed", "1"],
     "minigpt check plugins/sharp.py": ["--no-thorough", "--examples", "1"],
     "minigpt check plugins/curriculum.py": ["--examples", "1"],
+    "minigpt check plugins/unsure.py": ["--examples", "1"],
     "minigpt check norm/peak": ["--no-thorough"],
 }
 """Options appended to commands with this start."""
@@ -244,6 +246,40 @@ def test_its_batching_is_written_checked_and_trained(clone: Clone) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "name"), [("An embedding", "smear"), ("An objective", "unsure"), ("An init", "by_inputs")]
+)
+def test_its_other_families_of_a_model_are_written_checked_and_trained(title: str, name: str, clone: Clone) -> None:
+    new, listing, *rest = section(title)
+    clone.follow(new)
+    assert listing.text in (clone.root / f"plugins/{name}.py").read_text("utf-8")
+    for block in rest:
+        clone.follow(block)
+    assert last_row(clone.root / f"runs/{name}/seed-1")["step"] == 3
+
+
+ANSWERS = {match[1]: block for block in section("Questions") if (match := re.match(r"# plugins/(\w+)\.py\n", block.text))}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_its_answers_keep_their_contracts(name: str, clone: Clone) -> None:
+    clone.follow(ANSWERS[name])
+    plugins.load_file(clone.root / f"plugins/{name}.py")
+    (family,) = re.findall(rf'@register\("(\w+)", "{name}"\)', ANSWERS[name].text)
+    report = check_component(family, name, quick=True)
+    more = check_component(family, name, only=["knobs", *(["device", "states"] if family in PARTS_OF_A_MODEL else [])])
+    for result in (*report.results, *more.results):
+        assert result.verdict != "fail", (result.property, result.failure)
+
+
+def test_its_helpers_exist_and_are_documented() -> None:
+    for module, names in table("Questions"):
+        imported = importlib.import_module(module.strip("`"))
+        for name in re.findall(r"`(\w+)`", names):
+            assert inspect.getdoc(getattr(imported, name)) or name.isupper(), (module, name)
+
+
+@pytest.mark.slow
 def test_a_package_is_found_by_its_entry_point_checked_and_tests_itself(clone: Clone) -> None:
     for block in section("Tests and packages"):
         clone.follow(block)
@@ -288,11 +324,14 @@ def test_every_command_of_the_page_is_in_a_section_that_is_executed_above() -> N
         "Five minutes",
         "When a check fails",
         "Comparing honestly",
+        "An embedding",
+        "An objective",
+        "An init",
         "Batching",
         "A sampler",
         "Tests and packages",
     ]
-    assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 11
+    assert len(re.findall("^```bash", PAGE, re.MULTILINE)) == len(re.findall("```bash", PAGE)) == 19
 
 
 def test_every_command_and_option_it_names_exists() -> None:
@@ -336,6 +375,9 @@ def test_its_properties_are_all_properties() -> None:
     assert held == {family: property_names(family) for family in held}
 
 
+FACTORS = {"score_factor", "residual_factor", "logit_factor"}
+
+
 def test_its_promises_are_attributes_of_the_contracts() -> None:
     rows = table("Promises")
     for promise, family, default, _, by in ([cell.strip("`") for cell in row] for row in rows):
@@ -343,12 +385,14 @@ def test_its_promises_are_attributes_of_the_contracts() -> None:
         assert by in property_names(family)
     assert contracts.Block.final_norm is True
     assert contracts.Component.elementwise == frozenset()
+    assert contracts.Embedding.roles == {}
+    assert {getattr(contracts.Init, name) for name in FACTORS} == {1.0}
     own = {
         name
         for base in (family.base for family in REGISTRY.families() if family.name in {row[1].strip("`") for row in rows})
         for name in inspect.get_annotations(base)
     }
-    assert own == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents"}
+    assert own == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents"} | FACTORS
 
 
 def test_its_state_equals_the_plugin_it_names() -> None:

@@ -98,10 +98,10 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
         table.add_column(title, overflow="fold")
     table.add_column("parameters", justify="right")
     for name, module, copies in _rows(model):
+        if name == "objective" and model.head is None:
+            table.add_row("head", "computed by the embedding", "")
         count = sum(parameter.numel() for parameter in module.parameters()) * copies
         table.add_row(name, type(module).__name__, f"{count:,}" if count else "")
-    if model.head is None:
-        table.add_row("head", "computed by the embedding", "")
     table.add_section()
     table.add_row("total", "", Text(f"{model.n_parameters():,}", "bold"))
     console = terminal(width=None)

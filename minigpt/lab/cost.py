@@ -28,8 +28,8 @@ class Cost:
     """The cost of a model at one context length.
 
     Attributes:
-        parameters: Number by kind: embedding, position, attention, ffn, norm, block, head. Parts inside a mixer or
-            feed-forward, such as the norm of queries, count as that; a tied head has no parameters.
+        parameters: Number by kind: embedding, position, attention, ffn, norm, block, head, objective. Parts inside a mixer,
+            feed-forward, embedding or objective, such as the norm of queries, count as that; a tied head has no parameters.
         active: Parameters that a token uses; fewer than all in a mixture of experts.
         context: Number of tokens in the counted sequence.
         train_flops: Operations per token, forward and backward, with the scores that a query can see.
@@ -86,8 +86,8 @@ def measure_cost(model: GPT, length: int | None = None) -> Cost:
 
 
 def _by_kind(model: GPT) -> dict[str, int]:
-    """Each parameter once, under the outermost mixer, feed-forward, norm or position that contains it."""
-    kinds = dict.fromkeys(("embedding", "position", "attention", "ffn", "norm", "block", "head"), 0)
+    """Each parameter once, under the outermost part that contains it."""
+    kinds = dict.fromkeys(("embedding", "position", "attention", "ffn", "norm", "block", "head", "objective"), 0)
     seen: set[int] = set()
 
     def walk(module: nn.Module, kind: str) -> None:
@@ -100,5 +100,6 @@ def _by_kind(model: GPT) -> dict[str, int]:
             walk(child, own if kind in ("head", "block") else kind)
 
     walk(model.embedding, "embedding")
-    walk(model, "head")  # all others: the head's map and its scale
+    walk(model.objective, "objective")
+    walk(model, "head")  # all others
     return {kind: count for kind, count in kinds.items() if count}

@@ -1,6 +1,6 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, and six for attention. Each broken component is a subclass of a correct one, and tests
+There is one module for each family, and seven for attention. Each broken component is a subclass of a correct one, and tests
 check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
 
@@ -91,10 +91,14 @@ for _family in (
     "attention_parameters",
     "attention_randomness",
     "attention_recurrent",
+    "attention_segments",
     "position",
     "norm",
     "ffn",
     "block",
+    "embedding",
+    "init",
+    "objective",
     "tokenizer",
     "dataset",
     "batching",

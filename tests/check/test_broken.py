@@ -9,7 +9,7 @@ from minigpt.registry import REGISTRY
 from tests.broken import BROKEN, CORRECT, Broken, Correct, register_broken
 
 QUICKEST = {"shape", "causality", "gradient", "liveness"}
-QUICKEST |= {"lossless", "ids", "splits", "groups", "finite", "function", "distribution"}
+QUICKEST |= {"lossless", "ids", "splits", "groups", "finite", "function", "distribution", "factors", "scalar"}
 
 
 def _label(item: Broken | Correct) -> str:

@@ -122,6 +122,18 @@ def test_a_weight_counts_for_the_outermost_part_that_contains_it() -> None:
     assert counted.total == model(attention={"name": "mha", "qk_norm": norm}, norm=norm).n_parameters() + D + D * VOCAB
 
 
+def test_both_ends_and_the_objective_are_kinds() -> None:
+    layer = 4 * (SQUARE + D) + 2 * D * HIDDEN + HIDDEN + D + 2 * 2 * D
+    counted = cost(embedding={"name": "factorised", "rank": 5, "tied": False}, objective="multi_token")
+    assert counted.parameters["embedding"] == 5 * (VOCAB + D)
+    assert counted.parameters["head"] == D * VOCAB
+    assert counted.parameters["objective"] == layer + 2 * D
+    assert counted.parameters["attention"] == cost().parameters["attention"]
+    mixed = cost(embedding={"name": "mixture_of_softmaxes", "n_softmaxes": 3})
+    assert mixed.parameters["embedding"] == VOCAB * D + 3 * (SQUARE + D) + 3 * (D + 1)
+    assert "head" not in mixed.parameters
+
+
 def test_counting_does_not_change_the_model_or_the_random_state() -> None:
     lm = model(ffn="moe").eval()
     weights = {name: value.clone() for name, value in lm.state_dict().items()}

@@ -47,19 +47,20 @@ def _check_segments(target: Target, case: Case) -> None:
     subject = build(target, case)
     assert isinstance(subject, Stack)
     x, tokens = inputs(subject, case)
-    first = case.time // 3
-    segments = (torch.arange(case.time) >= first).long().expand(len(x), -1)
+    ends = case.time // 3 + torch.arange(len(x))[:, None]  # of the first segment, in each row elsewhere
+    first = torch.arange(case.time) < ends
+    segments = (~first).long()
     state = subject.new_state(len(x), case.time, x.dtype)
-    apart = run(subject, x, tokens)[:, :first]  # causal, so later tokens do not matter
+    apart = run(subject, x, tokens)  # causal, so the first segment is not affected by later tokens
     subject.segments = segments
     together = run(subject, x, tokens)
-    if distance(together[:, :first], apart) > SAME_PATH:
+    if distance(together[first], apart[first]) > SAME_PATH:
         raise Violation("the first segment's outputs change with segments", cause="does it hide keys of the same segment?")
-    changed = torch.cat((-x[:, :first], x[:, first:]), 1)
-    if distance(run(subject, changed, tokens)[:, first:], together[:, first:]) > SAME_PATH:
+    changed = torch.where(first[..., None], -x, x)
+    if distance(run(subject, changed, tokens)[~first], together[~first]) > SAME_PATH:
         raise Violation(
             '`uses` names "segments", but an output depends on tokens of another segment',
-            at=first,
+            at=int(ends[0]),
             cause="are ctx.segments given to remember, and its segments of the keys to attend?",
         )
     steps = []

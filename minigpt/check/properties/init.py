@@ -150,8 +150,11 @@ def factors(target: Target, case: Case) -> None:
         for name, factor in vars(found).items():
             if not (math.isfinite(factor) and factor > 0):
                 raise Violation(f"the factor on {name} for {parameter.name} is {factor}", cause="a division by a size?")
-        if found != again.factors(parameter):
-            raise Violation(f"two instances give {parameter.name} different factors", cause="does it count calls?")
+        if not found == init.factors(parameter) == again.factors(parameter):
+            raise Violation(
+                f"a second call, or a second instance, gives {parameter.name} other factors",
+                cause="does it count calls, or draw random numbers?",
+            )
 
 
 @property_of("init", cases=_default)

@@ -19,7 +19,7 @@ from minigpt.check.probe import VOCAB
 from minigpt.check.properties.surroundings import random_states_kept, refusals
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target
-from minigpt.contracts import Teacher
+from minigpt.contracts import Prediction, Teacher
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 
@@ -117,11 +117,12 @@ def scalar(target: Target, case: Case) -> None:
             [("the loss", loss), *(("a further term", each) for each in given[0].ctx.losses)]
         )
     )
-    for size in (1.0, 100.0):
+    for size, narrow in ((1.0, False), (1e4, False), (1.0, True)):
         with torch.no_grad():
             model.norm.get_parameter("weight").fill_(size)
         found.clear()
-        model.loss(**batch)  # type: ignore[arg-type]
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            model.loss(**batch)  # type: ignore[arg-type]
         for what, value in found:
             if not isinstance(value, Tensor) or value.ndim:
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -130,7 +131,7 @@ def scalar(target: Target, case: Case) -> None:
                 raise Violation(f"{what} is {value.dtype}", cause="are logits used without minigpt.kernels.fused.upcast?")
             if not torch.isfinite(value):
                 raise Violation(
-                    f"{what} is {value.item()} for logits of size {size:g}",
+                    f"{what} is {value.item()} for hidden vectors of size {size:g}",
                     cause="an exponential without subtracting the maximum, or a division by a count of zero?",
                 )
 
@@ -140,21 +141,33 @@ def scalar(target: Target, case: Case) -> None:
 def validation(target: Target, case: Case) -> None:
     """Training on it leaves validation as it is: the cross-entropy of the next token, by the model's weights alone."""
     model, batch = _built(target, case), _batch(case)
-    plain = _built_plain(model)
     measured = {key: batch[key] for key in ("tokens", "targets", "mask")}
+    with torch.no_grad():
+        other = _built_plain(model).eval().cross_entropy(**measured)  # type: ignore[arg-type]
+    received: list[tuple[str, Tensor, Tensor]] = []
+    model.objective.register_forward_pre_hook(lambda _, given: received.extend(_copies(given[0])))
     for when in ("at the beginning", "after a forward pass in train mode", "after a backward pass"):
         if when != "at the beginning":
             loss = _minimised(model.train(), batch)
             if when == "after a backward pass" and loss.requires_grad:
                 torch.autograd.backward(loss)
+        for what, tensor, before in received:
+            if not torch.equal(tensor, before):
+                raise Violation(f"{what} that it receives are changed in place", cause="an operation that ends in _?")
         with torch.no_grad():
-            one, other = (each.eval().cross_entropy(**measured) for each in (model, plain))  # type: ignore[arg-type]
+            one = model.eval().cross_entropy(**measured)  # type: ignore[arg-type]
         if not torch.equal(one, other):
             raise Violation(
                 f"{when}, the validation loss is {one.item():.6f}, but {other.item():.6f} with the objective next_token",
                 size=float((one - other).abs()),
                 cause="does it change weights, hidden vectors or logits in place, or register hooks?",
             )
+
+
+def _copies(prediction: Prediction) -> list[tuple[str, Tensor, Tensor]]:
+    """What an objective receives: names, tensors, and copies of them."""
+    named = {name: getattr(prediction, name) for name in ("tokens", "targets", "mask", "hidden", "logits")}
+    return [(name, each, each.detach().clone()) for name, each in named.items() if each is not None]
 
 
 def _built_plain(model: GPT) -> GPT:

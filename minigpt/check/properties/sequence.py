@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from minigpt.check.agreement import OTHER_PATH, SAME_PATH, disagreement, distance, first_difference, largest_scale, run
-from minigpt.check.probe import Case, Subject, any_case, build, fewer_cases, inputs, standard_cases
+from minigpt.check.probe import Case, Subject, WholeModel, any_case, build, fewer_cases, inputs, standard_cases
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import EXPERIMENT, PARTS_OF_A_MODEL, Target
-from minigpt.contracts import Attention, Block, FeedForward, Norm
+from minigpt.contracts import Attention, Block, Embedding, FeedForward, Norm
 
 PARTS = (*PARTS_OF_A_MODEL, EXPERIMENT)
 
@@ -49,9 +49,16 @@ def _check_layers(subject: Subject, x: Tensor, tokens: Tensor) -> None:
     pairs: list[tuple[Tensor, Tensor]] = []
     layers = [part for part in subject.modules() if isinstance(part, Attention | FeedForward | Norm | Block)]
     hooks = [layer.register_forward_hook(lambda _, given, y: pairs.append((given[0], y))) for layer in layers]
-    run(subject, x, tokens)
+    hooks += [
+        part.register_forward_hook(lambda _, given, y: pairs.append((x, y)), prepend=True)  # before the probe's own hook
+        for part in subject.modules()
+        if isinstance(part, Embedding)
+    ]
+    logits = run(subject, x, tokens)
     for hook in hooks:
         hook.remove()
+    if isinstance(subject, WholeModel):
+        pairs += [(logits.new_empty(*tokens.shape, subject.model.dims.vocab_size, dtype=x.dtype), logits)]
     for given, y in pairs:
         if y.shape != given.shape:
             cause = "is an axis squeezed or swapped?"

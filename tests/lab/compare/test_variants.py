@@ -64,7 +64,7 @@ def test_a_single_variant_is_refused(write: Write) -> None:
             id="window",
         ),
         pytest.param(
-            {"training": {"max_iters": 7}}, r"different numbers of sequences \(28, 24\); --budget tokens", id="tokens"
+            {"training": {"max_iters": 7}}, r"different numbers of tokens \(448, 384\); --budget tokens", id="tokens"
         ),
     ],
 )

@@ -1,0 +1,158 @@
+"""muP and CompleteP against their papers' tables, and the factors that a model applies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minigpt.contracts import Factors, NamedParameter, ResidualLinear
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT
+from minigpt.model.gpt import initialise
+from tests.components.formulas import DIMS, build, context
+from tests.rounding import assert_formula, normal
+
+BASE = {"base_width": 32, "base_head_dim": 8}
+
+
+def model(width: int = 128, head_dim: int = 16, layers: int = 8, tied: bool = False, **init: Any) -> GPT:
+    torch.manual_seed(0)
+    sizes = {"d_model": width, "n_heads": width // head_dim, "head_dim": head_dim, "n_layers": layers, "dropout": 0.0}
+    return GPT(
+        ModelSection.model_validate(
+            {**sizes, "block_size": 16, "embedding": {"name": "table", "tied": tied}, "init": init or "gpt2"}
+        ),
+        97,
+    )
+
+
+def deviations(built: GPT) -> Iterator[tuple[str, float]]:
+    """The measured deviation of every map and table, by kind."""
+    for name, module in built.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            inside = "written" if isinstance(module, ResidualLinear) else "read"
+            kind = "head" if name == "head" else "table" if isinstance(module, nn.Embedding) else inside
+            yield kind, module.weight.std().item()
+
+
+WIDTH, DEPTH = 128 / 32, 8 / 2
+TABLES = {
+    # Tensor Programs V, table 8, in the form of its appendix B.1 with Adam: hidden weights have a variance of 1/width.
+    "mup": {
+        "std": {"table": 0.02, "head": 0.02, "read": 0.02 / 2, "written": 0.02 / 2 / 4},
+        "matrix": Factors(lr=1 / WIDTH, weight_decay=WIDTH),
+        "vector": Factors(),
+        "embedding": Factors(),
+        "head": Factors(),
+        "residual": 1.0,
+    },
+    # CompleteP, table 1, with alpha = 1.
+    "completep": {
+        "std": {"table": 0.02, "head": 0.02, "read": 0.02 / 2, "written": 0.02 / 2},
+        "matrix": Factors(lr=1 / WIDTH, weight_decay=WIDTH, eps=1 / (WIDTH * DEPTH)),
+        "vector": Factors(eps=1 / (WIDTH * DEPTH)),
+        "embedding": Factors(eps=1 / WIDTH),
+        "head": Factors(),
+        "residual": 1 / DEPTH,
+    },
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_deviations_and_factors_are_those_of_the_papers_table(name: str) -> None:
+    table: dict[str, Any] = TABLES[name]
+    built = model(name=name, **BASE)
+    for kind, measured in deviations(built):
+        assert measured == pytest.approx(table["std"][kind], rel=0.1), kind
+    for parameter in built.named_roles():
+        if parameter.layer is not None or parameter.role != "vector":
+            assert built.init.factors(parameter) == table[parameter.role], parameter.name
+        else:  # the final norm
+            assert built.init.factors(parameter) == Factors()
+    assert built.init.logit_factor == 1 / WIDTH
+    assert built.init.residual_factor == table["residual"]
+    assert built.init.score_factor / math.sqrt(16) == pytest.approx(math.sqrt(8) / 16)  # 1/head_dim, usual at 8
+
+
+@pytest.mark.parametrize("name", ["mup", "completep"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_at_its_base_it_is_gpt2s(name: str, tied: bool) -> None:
+    """CompleteP's residual deviations are not divided by sqrt(2 layers), so these weights differ."""
+    base = {"base_width": 32, "base_head_dim": 8, **({"base_layers": 2} if name == "completep" else {})}
+    own, usual = model(32, 8, 2, tied, name=name, **base), model(32, 8, 2, tied)
+    if name == "completep":
+        with torch.no_grad():
+            for module in own.modules():
+                if isinstance(module, ResidualLinear):
+                    module.weight /= math.sqrt(2 * 2)
+    for (where, one), (_, other) in zip(own.named_parameters(), usual.named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0, msg=where)
+    tokens = torch.arange(16)[None]
+    torch.testing.assert_close(own(tokens), usual(tokens), rtol=1e-5, atol=1e-6)
+    for parameter in own.named_roles():
+        assert own.init.factors(parameter) == Factors()
+
+
+def test_scores_are_multiplied_by_the_factor_of_the_initialisation() -> None:
+    from dataclasses import replace
+
+    x = normal(2, 7, 12)
+    for name in ("mha", "gqa", "forgetting", "differential", "mla"):
+        usual, scaled = (build("attention", name, replace(DIMS, score_factor=factor)) for factor in (1.0, 0.5))
+        # A factor on scores is a factor on queries; without positions, a factor on the map that makes them.
+        with torch.no_grad():
+            halve_queries(usual)
+        assert_formula(scaled(x, context()), usual(x, context()), name)
+
+
+def halve_queries(module: Any) -> None:
+    if hasattr(module, "qkv"):
+        width = module.n_heads * module.head_dim
+        queries = module.qkv.weight[:width], *(() if module.qkv.bias is None else (module.qkv.bias[:width],))
+    else:
+        queries = (module.q_up.weight,)
+    for tensor in queries:
+        tensor.mul_(0.5)
+
+
+def test_outputs_of_sublayers_and_inputs_of_the_head_are_multiplied_by_their_factors() -> None:
+    plain, built = model(32, 8, 2), model(32, 8, 2)
+    with torch.no_grad():
+        for each in (plain, built):
+            each.double()
+        built.init.residual_factor, built.init.logit_factor = 0.25, 0.5
+        torch.manual_seed(0)
+        initialise(built, built.init)
+        built.load_state_dict(plain.state_dict())
+        for module in plain.modules():
+            if isinstance(module, ResidualLinear):
+                module.weight.mul_(0.25)
+                module.bias.mul_(0.25)
+        tokens = torch.arange(16)[None]
+        hidden: Tensor = plain.hidden(tokens)[0]
+        assert_formula(built.hidden(tokens)[0], hidden)
+        assert_formula(built(tokens), 0.5 * hidden @ plain.head.weight.T)
+
+
+def test_factors_reach_the_optimizer() -> None:
+    """Adam's first step has the size of the learning rate, so its size shows the factor."""
+    from minigpt.model import optimizer_of
+    from minigpt.registry import REGISTRY
+
+    built = model(name="mup", **BASE)
+    before = {each.name: each.tensor.detach().clone() for each in built.named_roles()}
+    recipe = REGISTRY.resolve("optimizer", {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.0}).build()
+    optimizer = optimizer_of(recipe, built)
+    parameters: list[NamedParameter] = list(built.named_roles())
+    for each in parameters:
+        each.tensor.grad = torch.ones_like(each.tensor)
+    optimizer.step()
+    for each in parameters:
+        factor = 1 / WIDTH if each.role == "matrix" else 1.0
+        moved = (before[each.name] - each.tensor.detach()).mean().item()
+        assert moved == pytest.approx(0.01 * factor, rel=1e-3), each.name
