@@ -46,10 +46,10 @@ class Corpus:
         val: The split for evaluation, always used in full.
         vocab_size: Number of token ids.
         tokenizer: Fitted; None for a synthetic task.
-        fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size, and with the
-            starts of documents if the batching uses them.
+        fingerprint: SHA-256 of both splits' content; for a synthetic task with shapes, dtypes and vocab_size.
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
         notes: Lines that a user of the corpus should read.
+        documents: SHA-256 of where documents begin; None unless the batching uses it.
     """
 
     train: TokenStream | TokenRows
@@ -59,6 +59,7 @@ class Corpus:
     fingerprint: str
     val_bytes: int | None
     notes: tuple[str, ...] = ()
+    documents: str | None = None
 
     def to(self, device: torch.device) -> Corpus:
         """The same corpus with its ids on a device."""
@@ -128,10 +129,17 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
     digest = hashlib.sha256()
     for text in (splits.train, splits.val):
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    if documents is not None:
-        digest.update(f"documents {documents}".encode())
     val_bytes = len(splits.val.encode("utf-8", "surrogatepass")) - tokenizer.n_bytes(val[:1].tolist(), splits.val)
-    return Corpus(train, TokenStream(val), tokenizer.vocab_size, tokenizer, digest.hexdigest(), val_bytes, notes)
+    return Corpus(
+        train,
+        TokenStream(val),
+        tokenizer.vocab_size,
+        tokenizer,
+        digest.hexdigest(),
+        val_bytes,
+        notes,
+        documents=None if documents is None else hashlib.sha256(str(documents).encode()).hexdigest(),
+    )
 
 
 def _documents(experiment: Experiment, splits: Splits) -> tuple[int, ...] | None:

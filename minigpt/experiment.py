@@ -26,6 +26,7 @@ from minigpt.contracts import (
     ObjectiveSpec,
     OptimizerSpec,
     PositionSpec,
+    Rate,
     SamplerSpec,
     ScheduleSpec,
     TokenizerSpec,
@@ -40,7 +41,6 @@ Width = Annotated[int, Field(gt=0, le=_MAX_WIDTH)]
 Depth = Annotated[int, Field(gt=0, le=_MAX_DEPTH)]
 MAX_COUNT = 2**40
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -90,7 +90,11 @@ class ModelSection(Section):
     n_heads: Width = Field(default=6, description="Number of query heads.")
     head_dim: Width | None = Field(default=None, description="Width of a head; null for d_model / n_heads.")
     block_size: Width = Field(default=256, description="Longest context, in tokens.")
-    dropout: Rate = Field(default=0.2, description="Rate on embeddings and on each sub-layer's output.")
+    dropout: Rate = Field(
+        default=0.2,
+        description="Rate on embeddings and on each sub-layer's output; an object with start and end for one that changes "
+        "while training.",
+    )
     embedding: EmbeddingSpec = _default("table", "Tokens in, logits out.")
     init: InitSpec = _default("gpt2", "How weights begin, and what follows from the model's size.")
     objective: ObjectiveSpec = _default(

@@ -22,6 +22,7 @@ PROVENANCE: dict[str, Any] = {
         "entropies": None,
         "notes": [],
         "train_tokens": 100,
+        "documents": None,
     },
     "evaluation": {"split": "validation, whole", "targets": 10, "bytes": 10, "window": 8, "stride": 8},
     "core": "c",

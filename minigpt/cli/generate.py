@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, RunArgument, Trust
+from minigpt.cli.options import NoPlugins, PluginFile, RunArgument, SetSampling, Trust
 from minigpt.cli.terminal import warn, write_generated
 from minigpt.errors import PluginError, TokenizerError
+
+if TYPE_CHECKING:
+    from minigpt.run.opening import OpenRun
 
 
 def generate(
@@ -25,12 +28,7 @@ def generate(
         float | None,
         typer.Option(help="Sample only from tokens with at least this fraction of the highest probability."),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="PATH=VALUE", help="Change sampling.*, such as sampling.sampler=mirostat. Repeatable."
-        ),
-    ] = None,
+    changes: SetSampling = None,
     num_samples: Annotated[int, typer.Option(min=1, max=100_000, help="Number of samples to generate.")] = 1,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed: the same seed gives the same text. Default: drawn and printed.")
@@ -46,7 +44,6 @@ def generate(
     a pipe receives the exact text. --temperature, --top-k, --top-p and --min-p are parameters of the sampler, and change it
     after --set.
     """
-    from minigpt.model.decoding import prompt_ids
     from minigpt.registry import plugins
     from minigpt.run import generating, open_run
 
@@ -61,13 +58,7 @@ def generate(
     opened = generating.with_sampling(opened, changes or (), max_new_tokens=max_new_tokens, **filters)
     sampling = opened.experiment.sampling
     text = sampling.prompt if prompt is None else prompt
-    try:
-        tokens = len(prompt_ids(generating.text_tokenizer(opened), text))
-    except TokenizerError as error:
-        raise TokenizerError(f"the prompt: {error}") from error
-    block_size = opened.experiment.model.block_size
-    if tokens > block_size and not opened.model.decodes_without_end:
-        warn(f"the prompt has {tokens} tokens; the model sees the last {block_size}")
+    _check_prompt(opened, text)
     if seed is None:
         seed = secrets.randbelow(2**31)
         if sampling.sampler.params.get("temperature") != 0:  # 0 draws nothing
@@ -81,3 +72,17 @@ def generate(
     samples = generating.generate(opened, text, num_samples=num_samples, seed=seed)
     for number, sample in enumerate(samples, 1):
         write_generated(f"--- sample {number} of {num_samples}\n{text}{sample}\n")
+
+
+def _check_prompt(opened: OpenRun, prompt: str) -> None:
+    """Warn of a prompt that is longer than the context, and refuse one that cannot be encoded."""
+    from minigpt.model.decoding import prompt_ids
+    from minigpt.run.generating import text_tokenizer
+
+    try:
+        tokens = len(prompt_ids(text_tokenizer(opened), prompt))
+    except TokenizerError as error:
+        raise TokenizerError(f"the prompt: {error}") from error
+    block_size = opened.experiment.model.block_size
+    if tokens > block_size and not opened.model.decodes_without_end:
+        warn(f"the prompt has {tokens} tokens; the model sees the last {block_size}")

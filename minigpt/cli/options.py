@@ -18,6 +18,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a setting, such as model.attention.name=gqa. Repeatable."),
 ]
+SetSampling = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change sampling.*, such as sampling.sampler=mirostat. Repeatable."),
+]
 PluginFile = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE", help="Also load this plugin file, which executes it. Repeatable."),

@@ -16,7 +16,7 @@ from typing import Annotated
 from minigpt.contracts.batching import Batch, Batching, Draw, Source, TokenRows, TokenStream
 from minigpt.contracts.embedding import Embedding
 from minigpt.contracts.init import Factors, Init
-from minigpt.contracts.objective import Objective, Prediction
+from minigpt.contracts.objective import Objective, Prediction, Teacher
 from minigpt.contracts.optimizing import (
     AveragingOptimizer,
     MixedPrecisionOptimizer,
@@ -39,10 +39,12 @@ from minigpt.contracts.parts import (
     Position,
     ResidualLinear,
 )
+from minigpt.contracts.ramp import Amount, Ramp, Rate
 from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
 from minigpt.registry import REGISTRY, Spec
+from minigpt.registry.paths import UserPath
 
 __all__ = [
     "ATTENTION",
@@ -60,6 +62,7 @@ __all__ = [
     "SAMPLER",
     "SCHEDULE",
     "TOKENIZER",
+    "Amount",
     "Attention",
     "AttentionSpec",
     "AveragingOptimizer",
@@ -96,6 +99,8 @@ __all__ = [
     "Position",
     "PositionSpec",
     "Prediction",
+    "Ramp",
+    "Rate",
     "ResidualLinear",
     "Role",
     "Sampler",
@@ -106,10 +111,12 @@ __all__ = [
     "Source",
     "Splits",
     "State",
+    "Teacher",
     "TokenRows",
     "TokenStream",
     "Tokenizer",
     "TokenizerSpec",
+    "UserPath",
     "substate",
 ]
 

@@ -38,6 +38,11 @@ class Batch:
         """How many targets count."""
         return self.targets.numel() if self.mask is None else int(self.mask.sum())
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The arguments of `GPT.loss`."""
+        return self.tokens, self.targets, self.mask, self.segments, self.memory
+
     def split(self, size: int) -> Iterator[Batch]:
         """The batch in parts of `size` sequences."""
         for start in range(0, len(self.tokens), size):

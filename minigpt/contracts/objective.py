@@ -11,6 +11,9 @@ from torch import Tensor
 
 from minigpt.contracts.parts import Component, Context
 
+Teacher = Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time vocab"]]
+"""From ids to the logits of the next token, without gradients."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -25,6 +28,7 @@ class Prediction:
         ctx: The context of the last layer. Further terms are appended to `ctx.losses`.
         embed: The model's embedding, from ids to vectors, without state.
         to_logits: The model's output map, from vectors such as `hidden` to logits.
+        open_run: Opens a finished run with the same vocabulary, by its folder, once.
     """
 
     tokens: Int[Tensor, "batch time"]
@@ -35,6 +39,7 @@ class Prediction:
     ctx: Context
     embed: Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time d_model"]]
     to_logits: Callable[[Float[Tensor, "batch time d_model"]], Float[Tensor, "batch time vocab"]]
+    open_run: Callable[[str], Teacher]
 
     def mean(self, each: Float[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean over the targets that count. The values of the others do not matter."""

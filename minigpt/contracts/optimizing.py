@@ -41,8 +41,9 @@ class Optimizer(ABC):
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
         """Build the torch optimizer, with every parameter in one of its groups.
 
-        Each group's `lr` is its peak: the trainer multiplies it by the schedule. The state_dict may hold tensors, numbers,
-        text, lists and dicts. It is saved without pickle, and loaded bit for bit.
+        Each group's `lr` is its peak: the trainer multiplies it by the schedule. A key that shall change otherwise has its
+        ramp, as JSON, in the group's `ramps`, and the trainer sets it before each update. The state_dict may hold tensors,
+        numbers, text, lists and dicts. It is saved without pickle, and loaded bit for bit.
         """
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minigpt.contracts.ramp import Ramp
 from minigpt.contracts.state import State
 from minigpt.registry import Spec
 
@@ -39,7 +40,7 @@ class Dims:
     head_dim: int
     block_size: int
     vocab_size: int
-    dropout: float
+    dropout: float | Ramp
     layer: int = 0
     occurrence: int = 0
     score_factor: float = 1.0

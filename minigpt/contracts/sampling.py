@@ -13,8 +13,8 @@ from torch import Tensor
 class Sampler(ABC):
     """How the next token is drawn. Constructor: `(*, ...)`.
 
-    A sampler itself remembers nothing between texts. What it must know of earlier tokens is in `ids`, or in the memory that
-    each text has of its own. Decoding calls `probabilities`, draws a token, and calls `observe`, once for every token.
+    A sampler itself remembers nothing between texts. What it must know of earlier tokens is in `ids`, or in the text's
+    memory. Decoding calls `probabilities`, draws a token, and calls `observe`, once for every token.
     """
 
     def new_memory(self) -> Any:

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from minigpt.contracts.ramp import Ramp
+
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type to compute in, fp32 at least: fp32 for bf16 and fp16; wider types stay."""
@@ -30,7 +32,14 @@ class Dropout(nn.Dropout):
 
     On a CPU each decision takes 16 bits of a 64-bit random word, which are drawn about seven times as fast as torch's. There
     p is rounded to 1/65,536, in the divisor too. Equal seeds give equal masks. In eval mode the input is returned.
+
+    Args:
+        p: The rate. With a ramp, the model sets `p` while it is trained (`GPT.set_progress`).
     """
+
+    def __init__(self, p: float | Ramp):
+        super().__init__(p.at(0.0) if isinstance(p, Ramp) else p)
+        self.ramp = p if isinstance(p, Ramp) else None
 
     def forward(self, x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         if not self.training or self.p == 0:

@@ -48,7 +48,7 @@ def count_flops(model: GPT, batch: Batch) -> Flops:
     forward, backward = getattr(torch.ops.aten, name), getattr(torch.ops.aten, f"{name}_backward")
     formulas = {forward: _FusedAttention(forward, 1), backward: _FusedAttention(backward, 2)}
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        loss, auxiliary = counted.loss(batch.tokens, batch.targets, batch.mask)
+        loss, auxiliary = counted.loss(*batch.inputs)
         torch.autograd.backward(loss + auxiliary)
     square = counter.get_total_flops()
     return Flops(square - sum(formula.unseen for formula in formulas.values()), square)

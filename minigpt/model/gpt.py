@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from minigpt.contracts import (
     ResidualLinear,
     Role,
     State,
+    Teacher,
     substate,
 )
 from minigpt.errors import ExperimentError, Problem, listing
@@ -75,6 +77,8 @@ class GPT(nn.Module):
         self.head = self.embedding.build_head()
         last = section.n_layers - 1
         self.objective = section.objective.build(section.dims(vocab_size, last), section.layer(last))
+        # A trainer puts in its place what really opens runs; measurements need the shapes only.
+        self.open_run: Callable[[str], Teacher] = functools.partial(_stand_in, vocab_size)
         self.register_buffer("progress", torch.zeros(()), persistent=False)
         initialise(self, self.init)
         self.after_step()
@@ -142,7 +146,7 @@ class GPT(nn.Module):
         """
         state = None if memory is None else self._read(memory, tokens.shape[1])
         x, ctx = self.hidden(tokens, state, segments)
-        prediction = Prediction(tokens, targets, mask, x, self.logits(x), ctx, self._embedded, self.logits)
+        prediction = Prediction(tokens, targets, mask, x, self.logits(x), ctx, self._embedded, self.logits, self.open_run)
         loss = self.objective(prediction)
         return loss, sum((upcast(each) for each in ctx.losses), loss.new_zeros(()))
 
@@ -266,6 +270,21 @@ class GPT(nn.Module):
         """Let every component adjust its weights after an update."""
         after_step(self)
 
+    def set_progress(self, progress: float) -> None:
+        """Set which share of the training is done, and the dropout rates that depend on it."""
+        self.progress.fill_(progress)
+        for module in self._ramped():
+            assert module.ramp is not None
+            module.p = module.ramp.at(progress)
+
+    @property
+    def is_ramped(self) -> bool:
+        """Whether dropout rates change while training."""
+        return next(self._ramped(), None) is not None
+
+    def _ramped(self) -> Iterator[Dropout]:
+        return (module for module in self.modules() if isinstance(module, Dropout) and module.ramp is not None)
+
     def _check_segments(self) -> None:
         """Raise an error if a mixer would look across segments."""
         for index, block in enumerate(self.blocks):
@@ -275,6 +294,11 @@ class GPT(nn.Module):
                         f"{type(module).__name__} (layer {index}) cannot keep segments of a row apart; choose another mixer"
                     )
                     raise ExperimentError([Problem(("training.batching",), text)])
+
+
+def _stand_in(vocab_size: int, path: str) -> Teacher:
+    """A teacher without knowledge."""
+    return lambda tokens: torch.zeros(*tokens.shape, vocab_size, device=tokens.device)
 
 
 def initialise(root: nn.Module, init: Init) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from minigpt.contracts import Factors, Optimizer
+from minigpt.contracts import Factors, Optimizer, Ramp
 from minigpt.model.gpt import GPT
 
 
@@ -29,4 +29,8 @@ def _divided(group: dict[str, Any], factors: Mapping[int, Factors]) -> Iterator[
             yield group
             return
         scaled = {key: group[key] * factor for key, factor in asdict(kind).items() if key in group}
+        if ramps := group.get("ramps"):
+            scaled["ramps"] = {
+                key: Ramp.model_validate(ramp).times(getattr(kind, key, 1.0)).model_dump() for key, ramp in ramps.items()
+            }
         yield {**group, **scaled, "params": [tensor for tensor in group["params"] if factors[id(tensor)] == kind]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -55,12 +56,43 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
     """Flatten a validation error of `model`, including nested components, into problems with paths."""
     problems: list[Problem] = []
     for item in error.errors(include_url=False):
-        path = tuple(item["loc"])
+        path = _without_alternatives(tuple(item["loc"]), model)
         if item["type"] == "component":
             problems += [problem.under(*path) for problem in item["ctx"]["problems"]]
         else:
-            problems.append(Problem(path, _sentence(dict(item), model)))
-    return problems
+            problems.append(Problem(path, _sentence({**item, "loc": path}, model)))
+    return _joined(problems)
+
+
+_ALTERNATIVE = re.compile(
+    r"constrained-\w+|(function-\w+|literal|list|tuple|dict|set|frozenset|nullable)\[.*\]|float|int|str|bool|none"
+)
+"""What pydantic writes into a path for the alternative of a union that was tried, unless it is the name of a class."""
+
+
+def _without_alternatives(path: tuple[str | int, ...], model: type[BaseModel]) -> tuple[str | int, ...]:
+    """A path without the alternatives of unions that pydantic tried."""
+    kept: list[str | int] = []
+    current: type | None = model
+    for step in path:
+        fields = {} if current is None else _fields(current)
+        if step in fields:
+            current = _class_in(fields[str(step)])
+        elif isinstance(step, str) and (_ALTERNATIVE.fullmatch(step) or (current is not None and step == current.__name__)):
+            continue
+        kept.append(step)
+    return tuple(kept)
+
+
+def _joined(problems: list[Problem]) -> list[Problem]:
+    """One problem for each path and value, with the allowed values of all alternatives."""
+    joined: dict[tuple[object, ...], Problem] = {}
+    for problem in problems:
+        found, allowed, rest = problem.text.partition("; allowed: ")
+        known = joined.get((problem.path, found)) if allowed else None
+        key = (problem.path, found) if allowed else (problem.path, problem.text)
+        joined[key] = problem if known is None or rest in known.text else Problem(problem.path, f"{known.text}, or {rest}")
+    return list(joined.values())
 
 
 def _sentence(item: dict[str, Any], model: type[BaseModel]) -> str:

@@ -300,6 +300,12 @@ def recorded(root: Path) -> Progress:
     return Progress()
 
 
+def best_folder(root: Path) -> Path | None:
+    """The folder of the checkpoint with the lowest validation loss; None if there is none."""
+    name = _pointed_at(root, "best")
+    return root / name if name else None
+
+
 def _pointed_at(root: Path, pointer: str) -> str | None:
     try:
         name = read_bytes(root / pointer, _MAX_POINTER).decode("utf-8").strip()

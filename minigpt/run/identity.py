@@ -33,7 +33,7 @@ class Identity:
 
     Attributes:
         settings: The resolved experiment, with the seed and the precision that was used, without the keys of LEFT_OUT.
-        data: Fingerprint of the content of both splits.
+        data: Fingerprint of the content of both splits, and of where documents begin if the batching uses it.
         tokenizer: Fingerprint of the fitted tokenizer; None if there is no tokenizer.
         core: Fingerprint of the source that every training executes.
         parts: Each part that is used, with the fingerprint of its source.
@@ -56,7 +56,7 @@ class Identity:
         """The identity that a run's provenance records."""
         return cls(
             settings=recorded.experiment,
-            data=recorded.data.fingerprint,
+            data=" ".join(filter(None, (recorded.data.fingerprint, recorded.data.documents))),
             tokenizer=recorded.data.tokenizer,
             core=recorded.core,
             parts=tuple(sorted((each.component, each.sha256 or "typed in") for each in recorded.components)),

@@ -72,11 +72,12 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         raise RunError(f"{run.path} has no checkpoint yet; continue with: {command_line('resume', run.path)}")
     model = build_model(experiment, vocab_size)
     saved.load_weights(model)
+    model.set_progress(min(1.0, saved.progress.step / experiment.training.max_iters))
     notes = (*saved.notes, *_edited_parts(experiment, recorded))
     return OpenRun(experiment, model.eval(), tokenizer, saved, notes)
 
 
-_ONLY_IN_TRAINING = ("dataset", "batching", "optimizer", "schedule")
+_ONLY_IN_TRAINING = ("dataset", "batching", "objective", "optimizer", "schedule")
 
 
 def _edited_parts(experiment: Experiment, recorded: Provenance) -> list[str]:
@@ -87,7 +88,7 @@ def _edited_parts(experiment: Experiment, recorded: Provenance) -> list[str]:
         part = f"{spec.family}/{spec.name}"
         if is_shipped(spec.cls) or spec.family in _ONLY_IN_TRAINING or part not in trained_with:
             continue
-        if part_sha256(spec.cls, now) != trained_with[part]:
+        if part_sha256(spec, now) != trained_with[part]:
             path = f" ({file})" if (file := source_file(spec.cls)) else ""
             notes.append(
                 f"the source of {part}{path} changed since the run was trained: the model may compute something else"

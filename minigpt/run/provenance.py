@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,9 +20,10 @@ import minigpt
 from minigpt.contracts import TokenStream
 from minigpt.data import Corpus, entropies, tokenizer_fingerprint
 from minigpt.experiment import Experiment
-from minigpt.registry import plugins
+from minigpt.registry import Spec, plugins
 from minigpt.registry.spec import source_file
 from minigpt.run import git
+from minigpt.run.contents import contents_of
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.recorded import Component, Data, Evaluation, Machine, Provenance, Segment, Versions
 from minigpt.run.sources import Sources
@@ -38,7 +40,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         precision: The precision that is used.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    sources, document = Sources(), experiment.to_json()
+    sources, document = Sources(), experiment.to_file_json()
     document["training"]["precision"] = precision
     return Provenance(
         started=started,
@@ -61,6 +63,7 @@ def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, 
         experiment=settings_of(document),
         data=Data(
             fingerprint=corpus.fingerprint,
+            documents=corpus.documents,
             tokenizer=tokenizer_fingerprint(corpus),
             vocab_size=corpus.vocab_size,
             entropies=entropies(corpus),
@@ -91,7 +94,7 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
         row = Component(
             component=f"{spec.family}/{spec.name}",
             file=str(file) if file else None,
-            sha256=part_sha256(spec.cls, sources),
+            sha256=part_sha256(spec, sources),
             distribution=distribution,
             version=number,
         )
@@ -100,9 +103,15 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
     return tuple(rows)
 
 
-def part_sha256(cls: type, sources: Sources) -> str:
-    """SHA-256 of the source of a component's class, or of its compiled code if it has no file."""
-    return sources.part_fingerprint(cls) if source_file(cls) else typed_fingerprint(cls)
+def part_sha256(spec: Spec[object], sources: Sources) -> str:
+    """SHA-256 of what a component computes with.
+
+    It covers the source of its class, or the compiled code of a class that has no file, and the content of the files and
+    runs that its parameters name.
+    """
+    of_class = sources.part_fingerprint(spec.cls) if source_file(spec.cls) else typed_fingerprint(spec.cls)
+    contents = contents_of(spec)
+    return hashlib.sha256("\n".join([of_class, *contents]).encode()).hexdigest() if contents else of_class
 
 
 @dataclass(frozen=True)
@@ -139,8 +148,10 @@ def changed_since(recorded: Provenance, now: Provenance) -> list[Change]:
             changes.append(Change(f"the source of {part.component}", detail=f" ({part.file})"))
     if recorded.core != now.core:
         changes.append(Change("minigpt's model or training code", detail=""))
+    documents = recorded.data.documents, now.data.documents
     values: list[tuple[str, JsonValue, JsonValue]] = [
         ("the data", recorded.data.fingerprint, now.data.fingerprint),
+        *([("the documents", *documents)] if None not in documents else []),  # otherwise the batching changed
         ("the tokenizer", recorded.data.tokenizer, now.data.tokenizer),
         ("torch", recorded.versions.torch, now.versions.torch),
         ("numpy", recorded.versions.numpy, now.versions.numpy),

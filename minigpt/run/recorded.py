@@ -83,6 +83,8 @@ class Data(Section):
     """The notes of the corpus."""
     train_tokens: int
     """Number of tokens of the training split; for a synthetic task, of targets."""
+    documents: str | None = None
+    """SHA-256 of where documents begin; None unless the batching uses it."""
 
 
 class Evaluation(Section):

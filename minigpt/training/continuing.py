@@ -41,7 +41,7 @@ class ResumeRequest:
                 return self.device is not None
             case "the number of threads":
                 return self.threads is not None
-        path = "data" if change.what == "the data" else change.what
+        path = "data" if change.what in ("the data", "the documents") else change.what
         return any(_is_same_or_nested(path, override.partition("=")[0].strip()) for override in self.reading.overrides)
 
 
@@ -54,7 +54,7 @@ def changed_settings(recorded: Provenance, begun: Experiment, experiment: Experi
     """Settings that differ from the run's last segment, or from the experiment in its folder."""
     after = experiment.to_json()
     changes = [Change(*difference) for difference in differing(begun.to_json(), after)]
-    changes += [Change(*difference) for difference in differing(recorded.experiment, settings_of(after))]
+    changes += [Change(*difference) for difference in differing(recorded.experiment, settings_of(experiment.to_file_json()))]
     return list({change.what: change for change in changes}.values())
 
 

@@ -159,7 +159,7 @@ def _evaluation_seconds(model: GPT, experiment: Experiment, corpus: Corpus, prec
     model.eval()
     with torch.no_grad(), autocast(precision, batch.tokens.device):
         start = time.perf_counter()
-        float(model.loss(batch.tokens, batch.targets, batch.mask)[0])
+        float(model.cross_entropy(batch.tokens, batch.targets, batch.mask))
     seconds = (time.perf_counter() - start) * corpus.val.n_targets / max(1, batch.n_targets)
     if corpus.tokenizer is None:
         return seconds

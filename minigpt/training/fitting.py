@@ -175,7 +175,7 @@ def bytes_kept(model: GPT, batch: Batch, precision: str = "fp32") -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, batch.tokens.device):
-        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
+        loss, auxiliary = model.loss(*batch.inputs)
         total = loss + auxiliary  # keeps the graph alive until everything is counted
     amount = sum(storage.nbytes() for storage in kept.values())
     del total

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from minigpt.contracts import AveragingOptimizer, Batch
+from minigpt.contracts import AveragingOptimizer, Batch, Ramp
 from minigpt.data import Corpus, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
@@ -156,6 +156,7 @@ class Trainer:
     def _update(self) -> None:
         """Update the weights once, unless the loss or the gradient is not finite."""
         step = self.progress.step
+        progress = step / self.experiment.training.max_iters
         seed_generators(stream_seed(self.experiment.seed, step, _UPDATE), self.device)
         factor = self.schedule.factor(step)
         if not (math.isfinite(factor) and factor >= 0):
@@ -164,7 +165,9 @@ class Trainer:
             )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        self.model.progress.fill_(step / self.experiment.training.max_iters)
+            for key, ramp in group.get("ramps", {}).items():
+                group[key] = Ramp.model_validate(ramp).at(progress)
+        self.model.set_progress(progress)
         began = time.perf_counter()
         batch = train_batch(self.corpus, self.experiment, step)
         with self.stop.breakable() if self.compiles else nullcontext():
@@ -324,10 +327,10 @@ def compute_gradients(
     dtype = wide_dtype(model.dtype)
     total, auxiliary_total = torch.zeros(2, device=device, dtype=dtype).unbind()
     n_targets = batch.n_targets
-    for part in batch.split(micro_batch_size(experiment, device)):
+    for part in batch.split(micro_batch_size(experiment, device, batch.tokens.shape[1])):
         share = part.n_targets / max(n_targets, 1)
         with autocast(precision, device):
-            loss, auxiliary = (loss_function or model.loss)(part.tokens, part.targets, part.mask, part.segments, part.memory)
+            loss, auxiliary = (loss_function or model.loss)(*part.inputs)
         torch.autograd.backward((loss + auxiliary) * share)
         total += loss.detach() * share
         auxiliary_total += auxiliary.detach() * share

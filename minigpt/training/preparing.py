@@ -24,6 +24,7 @@ from minigpt.run.progress import Progress
 from minigpt.run.provenance import Change, changed_since, provenance
 from minigpt.run.recorded import Machine, Provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
+from minigpt.run.teaching import Teachers
 from minigpt.training.averaging import refuse_constrained_weights
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import (
@@ -126,6 +127,7 @@ def _build(
     """
     refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
     model = build_model(experiment, corpus.vocab_size).to(device)
+    model.open_run = Teachers(corpus.tokenizer, corpus.vocab_size)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
@@ -147,6 +149,10 @@ def _choose_compile(
     """
     wish, device = experiment.training.compile, model.device
     missing = missing_compiler(device)
+    if model.is_ramped:
+        if wish is True:
+            raise RunError("training.compile: model.dropout changes while training, so every update would be compiled anew")
+        missing = missing or "model.dropout changes while training"
     if wish is True and missing:
         raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
     width = None if minutes is None else _PRECISION_OF_SPEED

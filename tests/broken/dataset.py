@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -90,6 +91,20 @@ class RowsInBoth(Copying):
 class EmptyValidation(Counting):
     def load(self) -> Splits:
         return Splits("\n".join(self.lines()), "")
+
+
+@broken("dataset", "splits", "documents of the validation text are counted too, beyond the end of the training text")
+class DocumentsOfTheWholeText(Counting):
+    def load(self) -> Splits:
+        splits = super().load()
+        lines = self.lines()
+        return replace(splits, documents=tuple(100 * number for number in range(len(lines))))
+
+
+@broken("dataset", "repeatable", "documents are drawn anew at each load")
+class OtherDocumentsEachTime(Counting):
+    def load(self) -> Splits:
+        return replace(super().load(), documents=(0, random.randrange(1, 100)))
 
 
 @broken("dataset", "splits", "targets are one token shorter than the inputs")

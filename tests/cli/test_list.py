@@ -30,7 +30,7 @@ def test_list_names_every_component_with_its_parameters(minigpt: Command) -> Non
     assert [row["name"] for row in rows] == [entry.name for entry in REGISTRY.entries("norm")]
     code, _, err = minigpt("list", "atention")
     assert code == 2
-    assert 'unknown family "atention"; known: attention, block' in err
+    assert 'unknown family "atention"; known: attention, batching, block' in err
 
 
 def test_schema_is_printed_or_written_with_plugins(minigpt: Command) -> None:

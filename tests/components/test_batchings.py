@@ -14,13 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.contracts import Batch, Batching, Dataset, Draw, Source, Splits, TokenRows, TokenStream
-from minigpt.data import load_corpus, tokens_trained, train_batch
+from minigpt.data import Corpus, load_corpus, tokens_trained, train_batch
 from minigpt.errors import DataError, ExperimentError
 from minigpt.experiment import Experiment
+from minigpt.lab.compare.grid import Corpora
+from minigpt.lab.compare.variants import Variant, check_same_data
+from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
-from minigpt.training import PlainObserver, train
+from minigpt.run.identity import Identity
+from minigpt.run.provenance import changed_since, provenance
+from minigpt.training import PlainObserver, estimate, train
+from minigpt.training.machine import micro_batch_size
 from minigpt.training.observer import Plan
+
+CPU = torch.device("cpu")
 
 
 def batching(name: str, **params: Any) -> Batching:
@@ -101,7 +109,26 @@ def test_a_dataset_says_where_documents_begin_and_each_is_encoded_separately(tmp
     assert isinstance(splits.train, str)
     assert texts == [splits.train[:5], splits.train[5:11], splits.train[11:612], splits.train[612:]]
     assert torch.equal(with_documents.val.ids, without.val.ids)  # type: ignore[union-attr]
-    assert with_documents.fingerprint != without.fingerprint, "other documents of the same text are other data"
+    assert with_documents.fingerprint == without.fingerprint, "a comparison with windows is one on the same data"
+    assert without.documents is None
+    assert with_documents.documents is not None
+    for number in (0, 1):  # the same text in other documents
+        (tmp_path / f"{number}.txt").write_text(["abab\nab", "cab"][number])
+    other = load_corpus(asked)
+    assert other.documents not in (None, with_documents.documents)
+    before, after = (provenance(asked, each, device=CPU, precision="fp32") for each in (with_documents, other))
+    assert Identity.of(before) != Identity.of(after)
+    assert [change.what for change in changed_since(before, after)] == ["the data", "the documents"]
+    windows = provenance(plain, without, device=CPU, precision="fp32")
+    assert [change.what for change in changed_since(before, windows)][-1:] != ["the documents"], "the batching says it"
+
+
+def test_variants_with_and_without_documents_have_their_own_tokens(tmp_path: Path) -> None:
+    corpora = Corpora()
+    plain, asked = (Variant(name, experiment(tmp_path, batching=name), "") for name in ("windows", "documents"))
+    assert corpora.of(plain).documents is None
+    assert corpora.of(asked).documents is not None
+    check_same_data([plain, asked], corpora.of, "nats")
 
 
 @pytest.mark.parametrize(
@@ -257,12 +284,14 @@ def test_tokens_of_a_long_training_are_extrapolated(tmp_path: Path) -> None:
     assert tokens_trained(grown) == pytest.approx(1_000_000 * 16 * (1 + 2 + 3) / 3, rel=1e-3)
 
 
-def test_segments_are_refused_before_a_run_begins(tmp_path: Path) -> None:
+def test_a_mixer_that_looks_across_documents_is_refused_before_a_run_begins(tmp_path: Path) -> None:
     one = experiment(tmp_path, batching="documents")
-    expected = "^training.batching: its batches have segments or memory, which the model does not read$"
-    with pytest.raises(ExperimentError, match=expected):
-        train(one, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
-    assert not (tmp_path / "runs" / one.name / f"seed-{one.seed}").exists()
+    assert train(one, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO())).status == "finished"
+    model = one.model.model_copy(update={"attention": REGISTRY.resolve("attention", "gla")})
+    other = one.model_copy(update={"model": model, "name": "other"})
+    with pytest.raises(ExperimentError, match=r"^training.batching: .*\(layer 0\) cannot keep segments of a row apart"):
+        train(other, out=tmp_path / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
+    assert not (tmp_path / "runs" / other.name / f"seed-{other.seed}" / "experiment.json").exists()
 
 
 def test_a_batch_is_split_with_all_its_parts() -> None:
@@ -282,3 +311,26 @@ def test_sources_move_with_their_documents() -> None:
     assert isinstance(moved, TokenStream)
     assert moved.starts is not None
     assert moved.starts.device.type == moved.ids.device.type == "meta"
+
+
+def test_the_speed_is_measured_on_batches_of_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = experiment(tmp_path, max_iters=100, batching="growing")
+    corpus, steps = load_corpus(one), list[int]()
+
+    def drawn(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
+        steps.append(step)
+        return train_batch(corpus, experiment, step)
+
+    monkeypatch.setattr(estimate, "train_batch", drawn)
+    trial = estimate.Trial(one, corpus, build_model(one, corpus.vocab_size), "fp32")
+    for _ in range(6):
+        trial.update()
+    assert sorted(steps) == [0, 9, 23, 47, 61, 85]
+
+
+def test_short_sequences_are_put_into_micro_batches_by_their_length(tmp_path: Path) -> None:
+    one = experiment(tmp_path)
+    assert [micro_batch_size(one, CPU, length) for length in (None, 16, 4)] == [256, 256, 1024]
+    assert [micro_batch_size(one, torch.device("cuda"), length) for length in (None, 16, 4)] == [4, 4, 16]
+    fixed = experiment(tmp_path, micro_batch_size=2)
+    assert micro_batch_size(fixed, CPU, 4) == 2

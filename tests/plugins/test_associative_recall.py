@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.contracts import Sequences, Splits
-from minigpt.data import load_corpus
+from minigpt.data import load_corpus, train_batch
 from minigpt.errors import DataError, ExperimentError
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
@@ -105,7 +105,7 @@ def test_impossible_rows_are_refused(build: Build, params: dict[str, int], messa
 def test_rows_fit_exactly_into_the_experiments_model() -> None:
     small = ["data.rows=4", "data.val_rows=2"]
     experiment = load_experiment(EXPERIMENT, overrides=small)
-    assert load_corpus(experiment).train.sample(np.random.default_rng(0), 2, 0).tokens.shape == (2, 24)
+    assert train_batch(load_corpus(experiment), experiment, 0).tokens.shape == (experiment.training.batch_size, 24)
     assert experiment.model.block_size == 24
     with pytest.raises(DataError, match="rows of 24 tokens are longer than model.block_size 23"):
         load_corpus(load_experiment(EXPERIMENT, overrides=[*small, "model.block_size=23"]))

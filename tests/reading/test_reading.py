@@ -340,6 +340,7 @@ def test_every_component_has_its_path() -> None:
         "model.layers[0].attention": "mha",
         "model.layers[0].attention.qk_norm": "scalenorm",
         "model.layers[1].ffn": "glu",
+        "training.batching": "windows",
         "training.optimizer": "muon",
         "training.optimizer.rest": "adamw",
         "training.schedule": "cosine",

@@ -13,6 +13,7 @@ import pytest
 
 from minigpt.experiment import Experiment
 from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
 from minigpt.run import MetricsRow, RunFolder
 from minigpt.training import Outcome, PlainObserver, train
 
@@ -123,3 +124,11 @@ def writer(folder: Path) -> Write:
         return file
 
     return write
+
+
+def with_learning_rate(optimizer: str) -> dict[str, Any]:
+    """A registered optimizer, or one that averages another's weights, with a rate at which short runs learn something."""
+    wraps = "optimizer" in REGISTRY.entry("optimizer", optimizer).params.model_fields
+    rate = {"learning_rate": 1e-2}
+    often = {"every": 3} if optimizer == "lawa" else {}
+    return {"name": optimizer, **often, **({"optimizer": {"name": "adamw", **rate}} if wraps else rate)}

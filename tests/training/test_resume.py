@@ -19,7 +19,7 @@ from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint
 from minigpt.training import resume
 from tests.soak.children import differences
-from tests.training.conftest import Watcher, Write, run
+from tests.training.conftest import Watcher, Write, run, with_learning_rate
 
 KILLED = [("adamw", "fp32")]
 STOPPED = [
@@ -41,8 +41,7 @@ def minigpt(
 @pytest.mark.parametrize(("optimizer", "precision"), STOPPED)
 def test_a_stopped_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:
     short = {"max_iters": 14, "eval_interval": 6, "checkpoint_interval": 4}
-    named = {"name": optimizer, "learning_rate": 1e-2}
-    experiment = load_experiment(write_experiment(precision=precision, optimizer=named, **short))
+    experiment = load_experiment(write_experiment(precision=precision, optimizer=with_learning_rate(optimizer), **short))
     whole = run(experiment, tmp_path / "whole")
     part = run(experiment, tmp_path / "part", Watcher(("updated", 7)))
     assert (part.status, part.progress.step) == ("stopped", 8)
@@ -54,7 +53,7 @@ def test_a_stopped_run_resumes_bit_for_bit(optimizer: str, precision: str, write
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "precision"), KILLED)
 def test_a_killed_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:
-    file = write_experiment(precision=precision, optimizer={"name": optimizer, "learning_rate": 1e-2})
+    file = write_experiment(precision=precision, optimizer=with_learning_rate(optimizer))
     whole = minigpt("run", file, "--no-check", "--out", "whole", "--threads", "1", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     killed = minigpt("run", file, "--no-check", "--out", "killed", "--threads", "1", cwd=tmp_path, end_at=17)

@@ -14,7 +14,7 @@ from minigpt.registry import REGISTRY
 from minigpt.run import MetricsRow, RunFolder, checkpoint
 from minigpt.training import loop, resume, session
 from tests.soak.children import differences
-from tests.training.conftest import Watcher, Write, run
+from tests.training.conftest import Watcher, Write, run, with_learning_rate
 
 RARELY: dict[str, Any] = {"max_iters": 14, "eval_interval": 14, "checkpoint_interval": 14}
 
@@ -72,7 +72,7 @@ def test_a_fast_run_saves_only_by_updates(write_experiment: Write, tmp_path: Pat
 @pytest.mark.usefixtures("a_minute_an_update")
 @pytest.mark.parametrize("optimizer", [entry.name for entry in REGISTRY.entries("optimizer")])
 def test_an_updates_result_does_not_depend_on_earlier_saves(optimizer: str, write_experiment: Write, tmp_path: Path) -> None:
-    named = {"name": optimizer, "learning_rate": 1e-2}
+    named = with_learning_rate(optimizer)
     never, often = (
         run(
             load_experiment(write_experiment(optimizer=named, **RARELY, checkpoint_minutes=minutes)), tmp_path / str(minutes)

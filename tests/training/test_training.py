@@ -184,6 +184,16 @@ def test_best_survives_a_crash_between_the_two_pointers(
     assert all(torch.equal(tensor, b.checkpoint.weights[name]) for name, tensor in a.checkpoint.weights.items())
 
 
+def test_samples_end_before_a_stop_string(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment(max_iters=2)
+    whole = run(load_experiment(file), tmp_path / "whole").sample
+    assert whole is not None
+    stop = whole[5]
+    ended = run(load_experiment(file, overrides=[f"sampling.stop={json.dumps([stop])}"]), tmp_path / "ended")
+    assert ended.sample == whole[: whole.index(stop)]
+    assert f"\n{ended.sample}\n" in ended.run.samples.read_text()
+
+
 def test_the_averaged_weights_are_measured_sampled_and_saved(write_experiment: Write, tmp_path: Path) -> None:
     outcome = run(load_experiment(write_experiment(optimizer={"name": "schedule_free", "learning_rate": 1e-2})), tmp_path)
     opened = open_run(outcome.run.path, which="last")

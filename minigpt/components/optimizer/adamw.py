@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from minigpt.components.optimizer.groups import Momentum, decay_groups
-from minigpt.contracts import NamedParameter, Optimizer
+from minigpt.contracts import Amount, NamedParameter, Optimizer
 from minigpt.registry import register
 
 
@@ -30,7 +30,7 @@ class AdamW(Optimizer):
         learning_rate: Annotated[float, Field(gt=0)] = 3e-4,
         betas: tuple[Momentum, Momentum] = (0.9, 0.99),
         eps: Annotated[float, Field(gt=0)] = 1e-8,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.1,
+        weight_decay: Amount = 0.1,
     ):
         self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from minigpt.components.optimizer.groups import Momentum, decay_groups
-from minigpt.contracts import NamedParameter, Optimizer
+from minigpt.contracts import Amount, NamedParameter, Optimizer
 from minigpt.registry import register
 
 
@@ -30,7 +30,7 @@ class Lion(Optimizer):
         *,
         learning_rate: Annotated[float, Field(gt=0)] = 1e-4,
         betas: tuple[Momentum, Momentum] = (0.9, 0.99),
-        weight_decay: Annotated[float, Field(ge=0)] = 0.3,
+        weight_decay: Amount = 0.3,
     ):
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
 

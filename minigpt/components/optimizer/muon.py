@@ -11,7 +11,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from minigpt.contracts import AveragingOptimizer, MixedPrecisionOptimizer, NamedParameter, Optimizer, OptimizerSpec
+from minigpt.components.optimizer.groups import decay
+from minigpt.contracts import Amount, AveragingOptimizer, MixedPrecisionOptimizer, NamedParameter, Optimizer, OptimizerSpec
 from minigpt.errors import ExperimentError, Problem
 from minigpt.registry import register
 
@@ -53,7 +54,7 @@ class Muon(Optimizer):
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95,
         nesterov: bool = True,
         iterations: Annotated[int, Field(gt=0, le=100)] = 5,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.01,
+        weight_decay: Amount = 0.01,
         scaling: Literal["spectral", "match_rms_adamw"] = "spectral",
         rest: OptimizerSpec = _REST,
     ):
@@ -63,8 +64,8 @@ class Muon(Optimizer):
             "momentum": momentum,
             "nesterov": nesterov,
             "iterations": iterations,
-            "weight_decay": weight_decay,
             "scaling": scaling,
+            **decay(weight_decay),
         }
 
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
@@ -77,7 +78,7 @@ class Muon(Optimizer):
 
 
 class _Muon(MixedPrecisionOptimizer):
-    """The first group is Muon's; the other groups, and their state, belong to the optimizer of the rest."""
+    """Groups with a `scaling` are Muon's; the other groups, and their state, belong to the optimizer of the rest."""
 
     def __init__(self, matrices: dict[str, Any], rest: torch.optim.Optimizer):
         super().__init__([matrices, *rest.param_groups], {})
@@ -85,9 +86,12 @@ class _Muon(MixedPrecisionOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        self._step_matrices(self.param_groups[0])
+        for group in self.param_groups:
+            if "scaling" in group:
+                self._step_matrices(group)
         # Passed at every step, because loading a state creates new objects.
-        self.rest.param_groups, self.rest.state = self.param_groups[1:], self.state
+        self.rest.param_groups = [group for group in self.param_groups if "scaling" not in group]
+        self.rest.state = self.state
         self.rest.step()
 
     def _step_matrices(self, group: dict[str, Any]) -> None:

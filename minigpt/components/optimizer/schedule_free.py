@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from minigpt.components.optimizer.groups import Momentum, decay_groups
-from minigpt.contracts import AveragingOptimizer, NamedParameter, Optimizer
+from minigpt.contracts import Amount, AveragingOptimizer, NamedParameter, Optimizer
 from minigpt.registry import register
 
 
@@ -38,7 +38,7 @@ class ScheduleFree(Optimizer):
         learning_rate: Annotated[float, Field(gt=0)] = 2.5e-3,
         betas: tuple[Momentum, Momentum] = (0.9, 0.999),
         eps: Annotated[float, Field(gt=0)] = 1e-8,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.01,
+        weight_decay: Amount = 0.01,
     ):
         self.weight_decay = weight_decay
         self.settings = {"lr": learning_rate, "betas": betas, "eps": eps, "step": 0, "sum": 0.0}

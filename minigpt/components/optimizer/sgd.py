@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from minigpt.components.optimizer.groups import decay_groups
-from minigpt.contracts import NamedParameter, Optimizer
+from minigpt.contracts import Amount, NamedParameter, Optimizer
 from minigpt.registry import register
 
 
@@ -30,7 +30,7 @@ class SGD(Optimizer):
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9,
         nesterov: bool = True,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.0,
+        weight_decay: Amount = 0.0,
     ):
         self.learning_rate, self.momentum, self.nesterov, self.weight_decay = learning_rate, momentum, nesterov, weight_decay
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from minigpt.components.optimizer.groups import Momentum
-from minigpt.contracts import NamedParameter, Optimizer
+from minigpt.components.optimizer.groups import Momentum, decay
+from minigpt.contracts import Amount, NamedParameter, Optimizer
 from minigpt.registry import register
 
 
@@ -41,7 +41,7 @@ class SOAP(Optimizer):
         betas: tuple[Momentum, Momentum] = (0.95, 0.95),
         shampoo_beta: Momentum | None = None,
         eps: Annotated[float, Field(gt=0)] = 1e-8,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.01,
+        weight_decay: Amount = 0.01,
         precondition_frequency: Annotated[int, Field(gt=0)] = 10,
         max_precondition_dim: Annotated[int, Field(gt=0)] = 10_000,
     ):
@@ -58,7 +58,7 @@ class SOAP(Optimizer):
         matrices = [p.tensor for p in parameters if p.role != "vector"]
         vectors = [p.tensor for p in parameters if p.role == "vector"]
         groups = [
-            {"params": matrices, "weight_decay": self.weight_decay, "max_precondition_dim": self.max_precondition_dim},
+            {"params": matrices, **decay(self.weight_decay), "max_precondition_dim": self.max_precondition_dim},
             {"params": vectors, "weight_decay": 0.0, "max_precondition_dim": 0},
         ]
         return _SOAP(groups, self.settings)

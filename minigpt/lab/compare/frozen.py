@@ -67,6 +67,7 @@ def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
         "tokenizer": None if corpus.tokenizer is None else corpus.tokenizer.to_json(),
         "fingerprint": corpus.fingerprint,
         "val_bytes": corpus.val_bytes,
+        "documents": corpus.documents,
         "notes": corpus.notes,
     }
     return _keep(folder / "corpora", json_bytes(document), ".json")
@@ -152,6 +153,7 @@ def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
         fingerprint=document["fingerprint"],
         val_bytes=document["val_bytes"],
         notes=tuple(document["notes"]),
+        documents=document["documents"],
     )
 
 

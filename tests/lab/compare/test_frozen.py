@@ -51,14 +51,16 @@ def scaled(factor: float) -> None:
 
 
 def text_of(tensors: Any) -> dict[str, tuple[torch.dtype, list[Any]]]:
-    return {name: (tensor.dtype, tensor.tolist()) for name, tensor in vars(tensors).items()}
+    return {name: (tensor.dtype, tensor.tolist()) for name, tensor in vars(tensors).items() if tensor is not None}
 
 
 ROWS: dict[str, Any] = {"plugins": [str(RECALL)], "data": {"name": "associative_recall"}, "model": {"block_size": 64}}
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tokenizer": "byte"}, {"tokenizer": "word"}, ROWS], ids=["char", "byte", "word", "rows"]
+    "changes",
+    [{}, {"tokenizer": "byte"}, {"tokenizer": "word"}, ROWS, {"training": {"batching": "documents"}}],
+    ids=["char", "byte", "word", "rows", "documents"],
 )
 def test_a_frozen_corpus_equals_the_corpus(write: Write, tmp_path: Path, changes: dict[str, Any]) -> None:
     experiment = load_experiment(write("base", **changes))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from minigpt.data import tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.variants import (

@@ -55,6 +55,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 # Every other setting. TAKES_EFFECT has path, value, and whether it changes the weights; REFUSED has path, value and message.
 TAKES_EFFECT: list[tuple[str, Any, bool]] = [
     ("training.batch_size", 3, True),
+    ("training.batching", {"name": "shuffled", "offset": True}, True),
     ("training.micro_batch_size", 1, False),  # the order of sums
     ("training.grad_clip", 1e-3, True),
     ("training.precision", "bf16", True),

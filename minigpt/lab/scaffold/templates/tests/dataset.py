@@ -30,7 +30,7 @@ def test_the_experiment_learns_one_batch_of_it() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
-        loss, auxiliary = model.loss(batch.tokens, batch.targets, batch.mask)
+        loss, auxiliary = model.loss(*batch.inputs)
         optimizer.zero_grad()
         torch.autograd.backward(loss + auxiliary)
         optimizer.step()

@@ -1,0 +1,58 @@
+"""Fingerprints of files, folders and runs that a component reads, because its numbers depend on them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from minigpt.errors import RunError, UnreadableError
+from minigpt.registry import REGISTRY, Spec
+from minigpt.run import checkpoint
+from minigpt.system.files import entries_below, read_bytes
+
+_MOST_BYTES = 1 << 40
+
+
+def contents_of(spec: Spec[object]) -> list[str]:
+    """SHA-256 of the content of each path among a component's parameters, in a fixed order.
+
+    A dataset and a tokenizer count by what they return, so nothing is read for them.
+
+    Raises:
+        RunError: A path cannot be read.
+    """
+    if spec.family in ("dataset", "tokenizer") or not REGISTRY.has(spec.family, spec.name):
+        return []
+    names = sorted(REGISTRY.entry(spec.family, spec.name).path_params)
+    return [_fingerprint(Path(text)) for name in names for text in _texts(spec.params[name])]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        for item in sorted(value, key=str) if isinstance(value, set | frozenset) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of a file; of a run's settings and best weights; of all files of another folder, with their names."""
+    if (path / "experiment.json").is_file():
+        weights = checkpoint.best_folder(path / "checkpoints")
+        files = [path / "experiment.json", *([weights / "manifest.json"] if weights else [])]
+    else:
+        files = sorted(Path(entry.path) for entry in entries_below(path)) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            content = read_bytes(file, _MOST_BYTES)
+        except UnreadableError as error:
+            raise RunError(str(error)) from error
+        digest.update(
+            f"{os.path.relpath(file, path)} {hashlib.sha256(content).hexdigest()}\n".encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Finished runs as teachers: their logits for the tokens that another model is trained on."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minigpt.contracts import Tokenizer
+from minigpt.errors import RunError
+from minigpt.run.opening import OpenRun, open_run
+
+
+class Teachers:
+    """Opens runs by their folders, each once.
+
+    Args:
+        tokenizer: The student's tokenizer; a teacher must have an equal one.
+        vocab_size: The student's number of token ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, vocab_size: int):
+        self.learned = None if tokenizer is None else tokenizer.to_json()
+        self.vocab_size = vocab_size
+        self.opened: dict[str, Teacher] = {}
+
+    def __call__(self, path: str) -> Teacher:
+        """The best checkpoint of a run.
+
+        Raises:
+            RunError: There is no such run, or it has another vocabulary.
+            TrustError: A plugin of the run is not trusted.
+        """
+        if path not in self.opened:
+            self.opened[path] = Teacher(self._checked(path, open_run(path)))
+        return self.opened[path]
+
+    def _checked(self, path: str, run: OpenRun) -> OpenRun:
+        learned = None if run.tokenizer is None else run.tokenizer.to_json()
+        if learned != self.learned or run.model.dims.vocab_size != self.vocab_size:
+            raise RunError(f"{path} has another vocabulary, so it cannot teach this model; train it on the same text")
+        return run
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """The same teachers: a copy of the student needs no copy of them."""
+        return self
+
+
+class Teacher:
+    """A trained model in eval mode, without gradients."""
+
+    def __init__(self, run: OpenRun):
+        self.model = run.model.requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:
+        """The logits of the next token.
+
+        Raises:
+            RunError: The sequences are longer than the model's context.
+        """
+        if tokens.shape[1] > self.model.dims.block_size:
+            raise RunError(
+                f"the teacher reads {self.model.dims.block_size} tokens at most, and a batch has {tokens.shape[1]}: "
+                "choose a smaller model.block_size"
+            )
+        logits: Tensor = self.model.to(tokens.device)(tokens)
+        return logits
