@@ -12,11 +12,13 @@ import pytest
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY, plugins
 from minigpt.training import Outcome, PlainObserver, train
+from tests.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 
 Build = Callable[..., Any]
 Train = Callable[..., Outcome]
+Use = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +60,23 @@ def train_experiment(plugin: plugins.Plugin, tmp_path: Path) -> Train:
         return outcome
 
     return trained
+
+
+@pytest.fixture
+def use(plugin: plugins.Plugin, train_experiment: Train, minigpt: Command) -> Use:
+    """A function that does what a user does: check the plugin, train its experiment, and generate from the run."""
+
+    def used(*overrides: str) -> Outcome:
+        code, out, err = minigpt("check", plugin.path, "--quick")
+        assert code == 0, out + err
+        assert "no property broken" in out
+        outcome = train_experiment(*overrides)
+        rows = outcome.run.rows()
+        assert rows[-1].train_loss < rows[0].train_loss
+        code, out, err = minigpt("generate", outcome.run.path, "The ", "--max-new-tokens", "12", "--seed", "1")
+        assert code == 0, err
+        assert out.startswith("The ")
+        assert len(out) == len("The ") + 12 + 1
+        return outcome
+
+    return used
