@@ -93,9 +93,7 @@ def test_a_mixture_of_softmaxes_is_a_mixture_of_probabilities() -> None:
 
 def prediction_of(built: GPT, tokens: Tensor, targets: Tensor, **more: Any) -> Prediction:
     hidden, ctx = built.hidden(tokens, segments=more.get("segments"))
-    return Prediction(
-        tokens, targets, more.get("mask"), hidden, built.logits(hidden), ctx, built._embedded, built.logits
-    )
+    return Prediction(tokens, targets, more.get("mask"), hidden, built.logits(hidden), ctx, built._embedded, built.logits)
 
 
 def mean_of(losses: list[Tensor]) -> Tensor:
