@@ -42,7 +42,7 @@ class DenseFormerBlock(Block):
         super().__init__()
         self.dilation, self.is_last = dilation, dims.layer == dims.n_layers - 1
         self.inner = block.build(dims, layer)
-        self.final_norm = self.inner.final_norm  # type: ignore[misc] # of an instance, because it depends on `block`
+        self.final_norm = self.inner.final_norm
         earlier = dims.layer // dilation
         self.weights = nn.Parameter(torch.cat((torch.ones(1), torch.zeros(earlier))))  # the newest first
         last = (dims.layer + 1) // dilation

@@ -49,7 +49,7 @@ class LoopedBlock(Block):
         self.loops = loops
         self.inner = nn.ModuleList(block.build(dims, layer) for _ in range(depth))
         self.pass_vectors = nn.Parameter(torch.zeros(loops, dims.d_model))
-        self.final_norm = self.inner[-1].final_norm  # type: ignore[misc] # of an instance, because it depends on `block`
+        self.final_norm = self.inner[-1].final_norm
 
     def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time *streams d_model"]:
         entered: Tensor = self.inner[0].enter(x)

@@ -56,7 +56,7 @@ class MixtureOfDepthsBlock(Block):
             if "segments" not in mixer.uses:
                 raise ValueError(f"{type(mixer).__name__} cannot hide tokens that skip the block; choose mha, for example")
         self.router = nn.Linear(dims.d_model, 1, bias=False)
-        self.final_norm = self.inner.final_norm  # type: ignore[misc] # of an instance, because it depends on `block`
+        self.final_norm = self.inner.final_norm
         self.register_buffer("threshold", torch.zeros(()))
         # Tokens that passed and tokens in all since the last update; zero in every checkpoint.
         self.register_buffer("passed", torch.zeros(2), persistent=False)

@@ -30,7 +30,7 @@ class CanonAttention(Attention):
         super().__init__()
         self.convolution = CausalConvolution(dims.d_model, width)
         self.inner = attention.build(dims)
-        self.uses = self.inner.uses - {"segments"}  # type: ignore[misc] # the convolution looks across them
+        self.uses = self.inner.uses - {"segments"}  # the convolution looks across them
         self.reach = None if self.inner.reach is None else self.inner.reach + width - 1
 
     def forward(

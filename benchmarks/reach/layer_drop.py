@@ -38,8 +38,8 @@ class LayerDropBlock(Block):
         super().__init__()
         self.survival = 1 - rate * (1.0 if uniform else (dims.layer + 1) / dims.n_layers)
         self.inner = block.build(dims, layer)
-        self.final_norm = self.inner.final_norm  # type: ignore[misc] # of an instance
-        self.starts_as_identity = self.inner.starts_as_identity  # type: ignore[misc] # of an instance
+        self.final_norm = self.inner.final_norm
+        self.starts_as_identity = self.inner.starts_as_identity
 
     def enter(self, x: Float[Tensor, "batch time d_model"]) -> Float[Tensor, "batch time *streams d_model"]:
         return self.inner.enter(x)

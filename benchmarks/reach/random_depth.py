@@ -43,7 +43,7 @@ class RandomDepthBlock(Block):
         self.inner = block.build(dims, layer)
         self.adapter = InnerLinear(2 * dims.d_model, dims.d_model, bias=False)
         self.norm = layer.norm.build(dims.d_model)
-        self.final_norm = self.inner.final_norm  # type: ignore[misc] # of an instance
+        self.final_norm = self.inner.final_norm
 
     def init_weights(self) -> None:
         """The adapter starts as the mean of s and x."""

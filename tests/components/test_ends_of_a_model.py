@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_segments_equal_each_segment_alone(attention: Any) -> None:
     segments = torch.tensor([[0] * 4 + [5] * 7, [3] * 7 + [1] * 4])
     together, _ = built.hidden(tokens, segments=segments)
     for row, places in enumerate(ends):
-        for start, end in zip(places, places[1:], strict=False):
+        for start, end in itertools.pairwise(places):
             alone, _ = built.hidden(tokens[[row], start:end])
             assert_formula(together[[row], start:end], alone)
 
