@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from minigpt.contracts import Cache, State
@@ -173,11 +173,11 @@ def new_cache(
 
 def remember(
     state: State | None,
-    new: tuple[Float[Tensor, "batch _ time _"], ...],
+    new: tuple[Num[Tensor, "batch _ time _"], ...],
     positions: Int[Tensor, " time"],
     window: int | None = None,
     segments: Int[Tensor, "batch time"] | None = None,
-) -> tuple[tuple[Float[Tensor, "batch _ source _"], ...], Int[Tensor, " source"]]:
+) -> tuple[tuple[Num[Tensor, "batch _ source _"], ...], Int[Tensor, " source"]]:
     """Append to a cache, drop what no later query can see, return the remaining tensors and positions.
 
         (k, v), k_positions = remember(state, (k, v), ctx.positions)

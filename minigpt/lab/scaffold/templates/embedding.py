@@ -74,9 +74,7 @@ class MyPart(Embedding):
     def build_head(self) -> nn.Module | None:
         return None if self.tied else nn.Linear(*self.sizes, bias=False)
 
-    def logits(
-        self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None
-    ) -> Float[Tensor, "batch time vocab"]:
+    def logits(self, x: Float[Tensor, "batch time d_model"], head: nn.Module | None) -> Float[Tensor, "batch time vocab"]:
         return F.linear(x, self.table.weight) if head is None else head(x)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
