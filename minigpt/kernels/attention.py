@@ -173,7 +173,7 @@ def new_cache(
 
 def remember(
     state: State | None,
-    new: tuple[Float[Tensor, "batch _ time _"], ...],
+    new: tuple[Num[Tensor, "batch _ time _"], ...],
     positions: Int[Tensor, " time"],
     window: int | None = None,
     segments: Int[Tensor, "batch time"] | None = None,

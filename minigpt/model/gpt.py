@@ -164,7 +164,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def _read(self, memory: Int[Tensor, "batch earlier"], more: int) -> ModelState:
         """The state after earlier tokens, with room for `more`."""
-        state = self.new_state(len(memory), memory.shape[1] + more)
+        state = self.new_state(len(memory), memory.shape[1] + more, self.dtype)
         self.hidden(memory, state)
         return state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from minigpt.contracts import Factors, NamedParameter, ResidualLinear
 from minigpt.experiment import ModelSection
-from minigpt.model import GPT
+from minigpt.model import GPT, optimizer_of
 from minigpt.model.gpt import initialise
+from minigpt.registry import REGISTRY
 from tests.components.formulas import DIMS, build, context
 from tests.rounding import assert_formula, normal
 
@@ -98,26 +100,31 @@ def test_at_its_base_it_is_gpt2s(name: str, tied: bool) -> None:
         assert own.init.factors(parameter) == Factors()
 
 
-def test_scores_are_multiplied_by_the_factor_of_the_initialisation() -> None:
-    from dataclasses import replace
-
-    x = normal(2, 7, 12)
-    for name in ("mha", "gqa", "forgetting", "differential", "mla"):
-        usual, scaled = (build("attention", name, replace(DIMS, score_factor=factor)) for factor in (1.0, 0.5))
-        # A factor on scores is a factor on queries; without positions, a factor on the map that makes them.
-        with torch.no_grad():
-            halve_queries(usual)
-        assert_formula(scaled(x, context()), usual(x, context()), name)
+SPARSE = {"summary_block": 4, "stride": 2, "select_block": 4, "selected": 3}
 
 
-def halve_queries(module: Any) -> None:
-    if hasattr(module, "qkv"):
-        width = module.n_heads * module.head_dim
-        queries = module.qkv.weight[:width], *(() if module.qkv.bias is None else (module.qkv.bias[:width],))
-    else:
-        queries = (module.q_up.weight,)
-    for tensor in queries:
-        tensor.mul_(0.5)
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("mha", {}), ("gqa", {}), ("forgetting", {}), ("differential", {}), ("mla", {}), ("native_sparse", SPARSE)],
+)
+def test_scores_are_multiplied_by_the_factor_of_the_initialisation(name: str, params: dict[str, Any]) -> None:
+    """A factor on scores is a factor on queries, and without positions a factor on the map that makes them."""
+    x, ctx = normal(2, 12, 12), context(time=12)
+    usual, scaled = (build("attention", name, replace(DIMS, score_factor=factor), **params) for factor in (1.0, 0.5))
+    before = usual(x, ctx)
+    for tensor in queries(usual):
+        tensor.data.mul_(0.5)
+    assert_formula(scaled(x, ctx), usual(x, ctx))
+    assert (usual(x, ctx) - before).abs().max() > 1e-3
+
+
+def queries(module: Any) -> Iterator[Tensor]:
+    """The weights that make queries, and their biases."""
+    layer = next(getattr(module, name) for name in ("qkv", "q_up", "q") if hasattr(module, name))
+    n_queries = len(layer.weight)
+    if hasattr(module, "qkv"):  # G keys and G values follow the queries
+        n_queries -= 2 * module.n_kv_heads * module.head_dim
+    yield from (tensor[:n_queries] for tensor in layer.parameters())
 
 
 def test_outputs_of_sublayers_and_inputs_of_the_head_are_multiplied_by_their_factors() -> None:
@@ -141,9 +148,6 @@ def test_outputs_of_sublayers_and_inputs_of_the_head_are_multiplied_by_their_fac
 
 def test_factors_reach_the_optimizer() -> None:
     """Adam's first step has the size of the learning rate, so its size shows the factor."""
-    from minigpt.model import optimizer_of
-    from minigpt.registry import REGISTRY
-
     built = model(name="mup", **BASE)
     before = {each.name: each.tensor.detach().clone() for each in built.named_roles()}
     recipe = REGISTRY.resolve("optimizer", {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.0}).build()

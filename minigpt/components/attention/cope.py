@@ -41,7 +41,7 @@ class ContextualPositionAttention(SoftmaxAttention):
     ) -> Float[Tensor, "batch time d_model"]:
         q, k, v = self.queries_keys_values(x, ctx)
         (k, v), k_positions = remember(state, (k, v), ctx.positions, self.window)
-        scores = upcast(q @ k.mT) / self.head_dim**0.5
+        scores = upcast(q @ k.mT) / (self.head_dim**0.5 / self.score_factor)
         gates = scores.sigmoid().masked_fill(~visible(ctx.positions, k_positions, self.window), 0.0)
         # Summed from the query back to the key. A sum from the left would contain the rounding of masked keys.
         distance = gates.flip(-1).cumsum(-1).flip(-1).clamp(max=self.max_distance)

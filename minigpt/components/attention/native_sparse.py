@@ -127,7 +127,9 @@ class NativeSparseAttention(SoftmaxCore):
         ends = torch.arange(keys.shape[2], device=q.device) * self.stride + self.summary_block - 1
         whole = visible(positions, ends)
         none = ~whole.any(-1, keepdim=True)  # avoid a softmax over an empty set: attend to anything, then zero it
-        weights = attention_weights(q, keys, whole | none, softcap=self.softcap, sinks=self.sinks).masked_fill(none, 0.0)
+        scale = self.score_factor * q.shape[-1] ** -0.5
+        weights = attention_weights(q, keys, whole | none, scale=scale, softcap=self.softcap, sinks=self.sinks)
+        weights = weights.masked_fill(none, 0.0)
         dropped = nn.functional.dropout(weights, self.dropout, self.training)
         return dropped.to(values.dtype) @ values, weights
 

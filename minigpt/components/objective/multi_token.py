@@ -54,7 +54,7 @@ class MultiToken(Objective):
             hidden = module(hidden if isinstance(module, _Sequential) else prediction.hidden, prediction, ahead)
             targets = _shifted(prediction.targets, ahead)
             each = _cross_entropy(prediction.to_logits(module.norm(hidden)), targets)
-            losses.append(prediction.mean(each * _counts(prediction, ahead)))
+            losses.append((each * _counts(prediction, ahead)).sum() / _n_targets(prediction))
         prediction.ctx.losses.append(self.weight * torch.stack(losses).mean())
         return prediction.mean(_cross_entropy(prediction.logits, prediction.targets))
 
@@ -84,7 +84,7 @@ class _Sequential(_Parallel):
     def forward(
         self, hidden: Float[Tensor, "batch time d_model"], prediction: Prediction, ahead: int
     ) -> Float[Tensor, "batch time d_model"]:
-        between = prediction.embed(_shifted(prediction.targets, ahead - 1))
+        between = prediction.embed(_shifted(prediction.tokens, ahead))
         x = self.join(torch.cat((self.hidden_norm(hidden), self.token_norm(between)), -1))
         return _through(self.block, x, prediction.ctx)
 
@@ -111,6 +111,10 @@ def _counts(prediction: Prediction, ahead: int) -> Bool[Tensor, "batch time"]:
     if prediction.ctx.segments is not None:
         counts = counts & (prediction.ctx.segments.roll(-ahead, 1) == prediction.ctx.segments)
     return counts
+
+
+def _n_targets(prediction: Prediction) -> Int[Tensor, ""] | int:
+    return prediction.targets.numel() if prediction.mask is None else prediction.mask.sum().clamp(min=1)
 
 
 def _cross_entropy(
