@@ -60,5 +60,5 @@ def test_a_run_with_it_samples_while_it_trains_and_generates(train_experiment: T
     command = ["generate", outcome.run.path, "The ", "--seed", "1"]
     assert minigpt(*command)[1] == f"The {text}\n"
     narrow = minigpt(*command, "--set", "sampling.sampler.mass=0.05", "--max-new-tokens", "30")[1]
-    wide = minigpt(*command, "--set", "sampling.sampler=filtered", "--max-new-tokens", "30")[1]
-    assert len({narrow, wide, text}) == 3
+    unfiltered = minigpt(*command, "--set", "sampling.sampler=filtered", "--max-new-tokens", "30")[1]
+    assert len({narrow, unfiltered, text}) == 3

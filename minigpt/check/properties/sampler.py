@@ -142,8 +142,10 @@ def distribution(target: Target, case: Case) -> None:
     """Probabilities are float64, finite, not negative and sum to 1, for logits of any size, some of them -inf."""
     drawing = _Drawing(_built(target, case), case)
     for step in range(case.steps):
-        wide = drawing.sampler.probabilities(drawing.logits().double(), list(drawing.ids), drawing.sampler.new_memory())
-        for name, found in (("fp32", drawing.probabilities()), ("float64", wide)):
+        of_float64 = drawing.sampler.probabilities(
+            drawing.logits().double(), list(drawing.ids), drawing.sampler.new_memory()
+        )
+        for name, found in (("fp32", drawing.probabilities()), ("float64", of_float64)):
             _check_distribution(found, case, f"for {name} logits, the probabilities of token {step}", step)
         drawing.step()
 
