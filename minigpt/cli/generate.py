@@ -63,6 +63,13 @@ def generate(
         seed = secrets.randbelow(2**31)
         if sampling.sampler.params.get("temperature") != 0:  # 0 draws nothing
             warn(f"seed {seed}")
+    _write(opened, text, num_samples, seed)
+
+
+def _write(opened: OpenRun, text: str, num_samples: int, seed: int) -> None:
+    """Print one text as it is generated, or several when they are complete."""
+    from minigpt.run import generating
+
     if num_samples == 1:
         write_generated(text)
         for piece in generating.stream(opened, text, seed=seed):

@@ -15,7 +15,7 @@ from tests.broken.attention import Plain
 
 @correct("attention")
 class Segmented(Plain):
-    """A token sees only tokens of its own segment."""
+    """A token sees only tokens of the same segment."""
 
     uses = Plain.uses | {"segments"}
 

@@ -260,7 +260,7 @@ def test_every_sampler_draws_ahead_what_it_draws_one_by_one(
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_each_continuation_has_a_memory_of_its_own(name: str) -> None:
+def test_each_continuation_has_a_separate_memory(name: str) -> None:
     lm = model()
     draw = functools.partial(sample_ids, lm, [1, 2], REGISTRY.resolve("sampler", name).build(), 30, seed=5)
     together = np.stack(list(draw(num_samples=3)), 1)
