@@ -69,7 +69,7 @@ class MixtureOfDepthsBlock(Block):
         if self.training:
             self.passed += torch.stack((passes.sum(), passes.new_ones(()) * passes.numel()))
         own = torch.zeros_like(ctx.tokens) if ctx.segments is None else ctx.segments
-        # A token sees only keys of its own segment: those that skip the block are in a segment that no other token is in.
+        # A token sees only keys in its segment, and those that skip the block have a segment that the others do not see.
         hidden = replace(ctx, segments=torch.where(passes[..., 0], own, -1))
         y = self.inner.leave(self.inner(self.inner.enter(x), hidden, substate(state, "inner")))
         return torch.where(passes, x + score.sigmoid() * (y - x), x)
