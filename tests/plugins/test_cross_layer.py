@@ -60,6 +60,21 @@ def test_layers_use_the_keys_and_values_of_the_first_of_their_group(build: Build
         assert_formula(y, papers(built, x, share, kv_heads))
 
 
+def test_queries_of_all_layers_are_rotated_as_the_shared_keys(build: Build) -> None:
+    """Scores then depend on distances only, so nothing changes if all positions are larger."""
+    built = layers(build, share=2)
+    rope = REGISTRY.resolve("position", {"name": "rope", "fraction": 2 / 3}).build(DIMS)
+    x, outputs = normal(2, 7, 12, seed=1), []
+    for start in (0, 5):
+        y, ctx = x, Context(torch.arange(start, start + 7), rope, torch.zeros(2, 7, dtype=torch.long))
+        with torch.no_grad():
+            for layer in built:
+                y = y + layer(y, ctx)
+        outputs.append(y)
+    error = ((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()).item()
+    assert error < 1e-4, "the angles are in fp32"
+
+
 def section(**attention: Any) -> ModelSection:
     sizes = {"d_model": 8, "n_heads": 2, "n_layers": 4, "block_size": BLOCK_SIZE, "dropout": 0.0}
     return ModelSection.model_validate({**sizes, "attention": attention})
