@@ -62,6 +62,12 @@ def test_a_word_is_cut_where_the_product_is_largest(word: str) -> None:
     assert of[tuple(tokenizer.encode(word).tolist())] == pytest.approx(max(of.values()), rel=1e-12)
 
 
+def test_the_likeliest_cut_is_not_that_of_the_likeliest_last_piece() -> None:
+    tokenizer = build("tokenizer", "unigram")
+    tokenizer.p = {b"a": 0.3, b"b": 0.3, b"c": 0.2, b"ab": 0.3, b"bc": 0.2, b"abc": 0.07}
+    assert tokenizer.encode("abc").tolist() == [5], "0.07; all cuts before c have 0.078 together, but at most 0.06 each"
+
+
 def test_a_cut_is_drawn_by_its_probability() -> None:
     tokenizer, rng = unigram(TEXT, vocab_size=275, power=0.5), np.random.default_rng(0)
     of = {cut: p**0.5 for cut, p in cuts(tokenizer, b"banana").items()}
