@@ -29,7 +29,7 @@ class PrefixRows(Windows):
 
     def batch(self, source: Source, draw: Draw) -> Batch:
         if isinstance(source.data, TokenRows):
-            raise DataError("batching: prefix_rows needs text; the rows of a task have masks of their own")
+            raise DataError("batching: prefix_rows needs text; the rows of a task have their own masks")
         drawn = super().batch(source, draw)
         longest = min(int(self.most * draw.block_size), draw.block_size - 1)
         lengths = draw.rng().integers(0, longest + 1, (draw.batch_size, 1))
