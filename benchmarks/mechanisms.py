@@ -195,8 +195,11 @@ MECHANISMS = (
             Part("mixture", (_MIXTURE,), "a list of DatasetSpec; `documents`; `notes`"),
             Part(
                 "mapped_ids",
-                ('data={"name": "mapped_ids", "path": "{ids}", "length": 64, "vocab_size": 256}',),
-                "dataset: `Sequences`; has no tokenizer, so ids cannot become text",
+                (
+                    'data={"name": "mapped_ids", "path": "{ids}", "length": 64, "vocab_size": 256, "alphabet": ""}',
+                    "tokenizer=byte",
+                ),
+                "dataset: `Sequences`; `Splits.alphabet`",
             ),
         ),
     ),
@@ -215,7 +218,7 @@ MECHANISMS = (
         (
             Part(
                 "objective/distillation",
-                ('model.objective={"name": "distillation", "teacher": "{run}"}',),
+                ('model.objective={"name": "distillation", "run": "{run}"}',),
                 "objective: a finished run as teacher",
             ),
         ),

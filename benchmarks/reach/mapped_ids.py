@@ -23,6 +23,7 @@ class MappedIds(Dataset):
         length: Tokens of a row.
         vocab_size: Number of token ids.
         val_fraction: Share of the rows for validation.
+        alphabet: Text on which the experiment's tokenizer is fitted, if it made the ids; then text can be generated.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class MappedIds(Dataset):
         length: Annotated[int, Field(gt=0, le=1 << 20)] = 128,
         vocab_size: Annotated[int, Field(gt=0, le=1 << 32)] = 1 << 16,
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+        alphabet: str | None = None,
     ):
         self.path, self.dtype, self.length = path, np.dtype(dtype).newbyteorder("<"), length
-        self.vocab_size, self.val_fraction = vocab_size, val_fraction
+        self.vocab_size, self.val_fraction, self.alphabet = vocab_size, val_fraction, alphabet
 
     def load(self) -> Splits:
         try:
@@ -49,4 +51,5 @@ class MappedIds(Dataset):
         tokens, targets = (ids[at : at + rows * self.length].reshape(rows, self.length) for at in (0, 1))
         every = np.ones((rows, self.length), dtype=bool)
         halves = (slice(train), slice(train, rows))
-        return Splits(*(Sequences(tokens[half], targets[half], every[half]) for half in halves), self.vocab_size)
+        splits = (Sequences(tokens[half], targets[half], every[half]) for half in halves)
+        return Splits(*splits, self.vocab_size, alphabet=self.alphabet)

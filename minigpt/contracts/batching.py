@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from torch import Tensor
 
 from minigpt.contracts.text import Tokenizer
@@ -92,8 +92,8 @@ class TokenStream:
 class TokenRows:
     """A split of a synthetic task: separate rows with their own targets."""
 
-    tokens: Int[Tensor, "rows time"]
-    targets: Int[Tensor, "rows time"]
+    tokens: Integer[Tensor, "rows time"]
+    targets: Integer[Tensor, "rows time"]
     mask: Bool[Tensor, "rows time"]
 
     @property

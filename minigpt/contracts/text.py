@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 
 from minigpt.system.download import RemoteFile
 
@@ -73,8 +73,8 @@ class Sequences:
         mask: Which targets count.
     """
 
-    tokens: Int[np.ndarray, "rows time"]
-    targets: Int[np.ndarray, "rows time"]
+    tokens: Integer[np.ndarray, "rows time"]
+    targets: Integer[np.ndarray, "rows time"]
     mask: Bool[np.ndarray, "rows time"]
 
 

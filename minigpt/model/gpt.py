@@ -163,8 +163,18 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _read(self, memory: Int[Tensor, "batch earlier"], more: int) -> ModelState:
-        """The state after earlier tokens, with room for `more`."""
-        state = self.new_state(len(memory), memory.shape[1] + more, self.dtype)
+        """The state after earlier tokens, with room for `more`.
+
+        Raises:
+            ExperimentError: The model has no position for so many tokens.
+        """
+        length = memory.shape[1] + more
+        if self.max_positions is not None and length > self.max_positions:
+            text = f"earlier tokens and a batch are {length} together, but positions end at {self.max_positions - 1}"
+            raise ExperimentError(
+                [Problem(("training.batching",), f'{text}; choose another model.position, such as "rope"')]
+            )
+        state = self.new_state(len(memory), length, self.dtype)
         self.hidden(memory, state)
         return state
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minigpt.contracts import Context, Embedding, Prediction
+from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 from tests.components.formulas import DIMS, build, context
@@ -189,6 +190,13 @@ def test_the_loss_with_memory_is_that_of_the_same_tokens_in_the_longer_sequence(
         longer = built.cross_entropy(text[:, :-1], text[:, 1:], counts)
         assert_formula(loss.double(), longer.double())
         assert not math.isclose(loss.item(), built.loss(tokens, targets)[0].item(), rel_tol=1e-3)
+
+
+def test_memory_beyond_the_positions_of_a_model_is_refused() -> None:
+    built = GPT(ModelSection.model_validate({"d_model": 16, "n_heads": 2, "n_layers": 1, "block_size": 8}), VOCAB)
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    with pytest.raises(ExperimentError, match="are 11 together, but positions end at 7; choose another model.position"):
+        built.loss(tokens, tokens, memory=tokens[:, :3])
 
 
 def test_memory_gets_no_gradient() -> None:
