@@ -15,6 +15,10 @@ Teacher = Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time vocab"
 """From ids to the logits of the next token, without gradients."""
 
 
+def _no_run(path: str) -> Teacher:
+    raise RuntimeError(f"{path} cannot be opened: this prediction was made without a way to open runs")
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What an objective sees of a training step.
@@ -39,7 +43,7 @@ class Prediction:
     ctx: Context
     embed: Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time d_model"]]
     to_logits: Callable[[Float[Tensor, "batch time d_model"]], Float[Tensor, "batch time vocab"]]
-    open_run: Callable[[str], Teacher]
+    open_run: Callable[[str], Teacher] = _no_run
 
     def mean(self, each: Float[Tensor, "batch time"]) -> Float[Tensor, ""]:
         """Mean over the targets that count. The values of the others do not matter."""

@@ -47,7 +47,7 @@ def test_every_part_is_chosen_by_its_settings(reach: Any) -> None:
     for _, part in mechanisms.parts():
         if part.shipped:
             family, name = part.name.split("/")
-            REGISTRY.get(family, name)
+            REGISTRY.entry(family, name)
             registered = [] if name == "next_token" else [name]  # a default, of which a parameter is set
         else:
             registered = re.findall(r'@register\("\w+", "(\w+)"\)', part.file.read_text("utf-8"))
