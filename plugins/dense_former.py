@@ -61,4 +61,4 @@ class DenseFormerBlock(Block):
         self, weights: Float[Tensor, " chosen"], streams: list[Float[Tensor, "batch time d_model"]]
     ) -> Float[Tensor, "batch time d_model"]:
         chosen = torch.stack(streams[::-1][:: self.dilation])
-        return torch.einsum("n,nbtd->btd", weights.to(chosen.dtype), chosen)
+        return (weights.to(chosen.dtype).view(-1, 1, 1, 1) * chosen).sum(0)  # no matrix product, which autocast would round

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from minigpt.contracts.optimizing import NamedParameter
+from minigpt.contracts.parts import INIT_STD
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Init(ABC):
 
     transfers: ClassVar[frozenset[str]] = frozenset()
     """A promise: the sizes of activations do not change with "width", with "depth", or with both."""
+
+    matrix_std: float = INIT_STD
+    """Deviation of a matrix inside the blocks, for a component that draws its own."""
+
+    residual_std: float = INIT_STD
+    """Deviation of a matrix that writes to the residual stream, for a component that draws its own."""
 
     score_factor: float = 1.0
     """On the scores of softmax attention, beside 1/sqrt(head_dim)."""

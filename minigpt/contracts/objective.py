@@ -32,6 +32,7 @@ class Prediction:
         ctx: The context of the last layer. Further terms are appended to `ctx.losses`.
         embed: The model's embedding, from ids to vectors, without state.
         to_logits: The model's output map, from vectors such as `hidden` to logits.
+        remembers: Whether earlier tokens were read before these (`Batch.memory`).
         open_run: Opens a finished run with the same vocabulary, by its folder, once.
     """
 
@@ -43,6 +44,7 @@ class Prediction:
     ctx: Context
     embed: Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time d_model"]]
     to_logits: Callable[[Float[Tensor, "batch time d_model"]], Float[Tensor, "batch time vocab"]]
+    remembers: bool = False
     open_run: Callable[[str], Teacher] = _no_run
 
     def mean(self, each: Float[Tensor, "batch time"]) -> Float[Tensor, ""]:

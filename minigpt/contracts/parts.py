@@ -83,6 +83,12 @@ class Component(nn.Module, ABC):
     """Names of own parameters with two or more axes that are not matrices, such as the kernel of a depthwise convolution.
     An optimizer treats them like gains."""
 
+    matrix_std: float = 0.02
+    residual_std: float = 0.02
+    residual_factor: float = 1.0
+    """What the model's initialisation prescribes for matrices that are no nn.Linear (see `Init`): their deviations, and
+    the factor on what they write to the residual stream. Set before `init_weights`."""
+
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
         """An empty state for decoding up to `capacity` tokens; None if the component has no state.
 

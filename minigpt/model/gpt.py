@@ -146,7 +146,18 @@ class GPT(nn.Module):
         """
         state = None if memory is None else self._read(memory, tokens.shape[1])
         x, ctx = self.hidden(tokens, state, segments)
-        prediction = Prediction(tokens, targets, mask, x, self.logits(x), ctx, self._embedded, self.logits, self.open_run)
+        prediction = Prediction(
+            tokens,
+            targets,
+            mask,
+            x,
+            self.logits(x),
+            ctx,
+            self._embedded,
+            self.logits,
+            remembers=memory is not None,
+            open_run=self.open_run,
+        )
         loss = self.objective(prediction)
         return loss, sum((upcast(each) for each in ctx.losses), loss.new_zeros(()))
 
@@ -316,6 +327,8 @@ def initialise(root: nn.Module, init: Init) -> None:
     init.draw(root)
     for module in reversed(list(root.modules())):
         if isinstance(module, Component):
+            module.matrix_std, module.residual_std = init.matrix_std, init.residual_std
+            module.residual_factor = init.residual_factor
             module.init_weights()
         if isinstance(module, ResidualLinear):
             module.factor = init.residual_factor

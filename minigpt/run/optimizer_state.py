@@ -41,6 +41,8 @@ def load(
         raise CheckpointError(f"{path} holds the state of another optimizer: {reason}") from error
     if counted is not None:
         for group, fresh, kept in zip(optimizer.param_groups, built, counted, strict=True):
+            for key in [key for key in group if key not in fresh and key not in kept and key != "params"]:
+                del group[key]  # a setting that the experiment no longer has, such as a ramp
             group.update({key: value for key, value in fresh.items() if key not in kept})
 
 
@@ -52,9 +54,9 @@ def _check_groups(
         raise ValueError(f"{len(expected)} groups of parameters are expected")
     for number, (group, built) in enumerate(zip(groups, expected, strict=True)):
         for name, value in built.items():
-            saved_value = group[name]
             is_setting = counted is not None and name != "params" and name not in counted[number]
-            if is_setting and (saved_value is None or value is None):
+            saved_value = group.get(name) if is_setting else group[name]
+            if is_setting and (saved_value is None or value is None or name == "ramps"):
                 continue  # the setting was changed, and its saved value is not used
             if kind(saved_value) != kind(value) and not (is_number(saved_value) and is_number(value)):
                 raise ValueError(f"{name} of group {number} is {saved_value!r}")

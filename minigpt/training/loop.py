@@ -263,6 +263,7 @@ class Trainer:
 
     def _evaluate(self) -> Measured:
         """Measure the model and draw a sample from it."""
+        self.model.set_progress(self.progress.step / self.experiment.training.max_iters)
         with answering(self.optimizer):
             measured = evaluate(self.model, self.corpus, self.experiment, self.precision, self._report_evaluated)
             step, self.val_loss = self.progress.step, measured.val_loss

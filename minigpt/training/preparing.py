@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minigpt.contracts import Tokenizer
-from minigpt.data import Corpus, load_corpus
+from minigpt.data import Corpus, load_corpus, train_batch
 from minigpt.errors import RunError, TokenizerError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
@@ -149,10 +149,10 @@ def _choose_compile(
     """
     wish, device = experiment.training.compile, model.device
     missing = missing_compiler(device)
-    if model.is_ramped:
-        if wish is True:
-            raise RunError("training.compile: model.dropout changes while training, so every update would be compiled anew")
-        missing = missing or "model.dropout changes while training"
+    changing = _what_changes(experiment, corpus, model)
+    if changing and wish is True:
+        raise RunError(f"training.compile: {changing} while training, so updates would be compiled again and again")
+    missing = changing or missing
     if wish is True and missing:
         raise RunError(f'training.compile: {missing}; install one, or set it to false or "auto"')
     width = None if minutes is None else _PRECISION_OF_SPEED
@@ -176,6 +176,14 @@ def _choose_compile(
     faster = is_faster(ratio)
     observer.note(f"compiled, an update takes {ratio} of the time: {'' if faster else 'not '}used")
     return (True, speed.times(ratio.value)) if faster else (False, speed)
+
+
+def _what_changes(experiment: Experiment, corpus: Corpus, model: GPT) -> str | None:
+    """What a compiled update would depend on and that changes while training; None if nothing does."""
+    if model.is_ramped:
+        return "model.dropout changes"
+    first, last = (train_batch(corpus, experiment, step).tokens.shape for step in (0, experiment.training.max_iters - 1))
+    return None if first == last else "the size of a batch changes (training.batching)"
 
 
 def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:

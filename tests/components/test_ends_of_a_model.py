@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minigpt.contracts import Context, Embedding, Prediction
+from minigpt.contracts import Context, Embedding
 from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
@@ -91,11 +91,6 @@ def test_a_mixture_of_softmaxes_is_a_mixture_of_probabilities() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- objectives
-
-
-def prediction_of(built: GPT, tokens: Tensor, targets: Tensor, **more: Any) -> Prediction:
-    hidden, ctx = built.hidden(tokens, segments=more.get("segments"))
-    return Prediction(tokens, targets, more.get("mask"), hidden, built.logits(hidden), ctx, built._embedded, built.logits)
 
 
 def mean_of(losses: list[Tensor]) -> Tensor:

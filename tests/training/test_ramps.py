@@ -121,7 +121,7 @@ def test_a_wrong_ramp_is_refused_in_one_line(dropout: Any, message: str) -> None
 
 def test_compiling_is_refused_where_every_update_would_compile(write_experiment: Write, tmp_path: Path) -> None:
     experiment = load_experiment(write_experiment(dropout=DROPOUT, compile=True))
-    with pytest.raises(RunError, match="model.dropout changes while training, so every update would be compiled anew"):
+    with pytest.raises(RunError, match="model.dropout changes while training, so updates would be compiled again and again"):
         run(experiment, tmp_path)
 
 

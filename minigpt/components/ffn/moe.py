@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from minigpt.components.ffn.glu import GATES, Gate
 from minigpt.components.ffn.mlp import ACTIVATIONS, Activation
-from minigpt.contracts import INIT_STD, Context, Dims, FeedForward, ResidualLinear, State
+from minigpt.contracts import Context, Dims, FeedForward, ResidualLinear, State
 from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
@@ -86,7 +85,7 @@ class MixtureOfExperts(FeedForward):
                 "with top_k 1 a normalised score is always 1, and the router gets no gradient; set normalise to false"
             )
         _check_groups(n_experts, top_k, n_group, topk_group)
-        self.n_layers, self.top_k, self.scores, self.normalise, self.scale = dims.n_layers, top_k, scores, normalise, scale
+        self.top_k, self.scores, self.normalise, self.scale = top_k, scores, normalise, scale
         self.n_group, self.topk_group = n_group, topk_group
         self.balance, self.balance_rate = balance, balance_rate
         self.activation = _activation(variant)
@@ -106,8 +105,8 @@ class MixtureOfExperts(FeedForward):
 
     def init_weights(self) -> None:
         """Initialise as the model does linear maps, because the stacked weights are not of type nn.Linear."""
-        nn.init.normal_(self.into, std=INIT_STD)
-        nn.init.normal_(self.out, std=INIT_STD / math.sqrt(2 * self.n_layers))
+        nn.init.normal_(self.into, std=self.matrix_std)
+        nn.init.normal_(self.out, std=self.residual_std)
 
     def forward(
         self, x: Float[Tensor, "batch time d_model"], ctx: Context, state: State | None = None
@@ -120,6 +119,7 @@ class MixtureOfExperts(FeedForward):
         outputs = torch.cat([self._expert(index, group) for index, group in enumerate(groups)])
         of_token = outputs[order.argsort()].view(*chosen.shape, -1)
         y = (of_token * weights[..., None]).sum(1).view_as(x)
+        y = y if self.residual_factor == 1 else self.residual_factor * y
         if self.shared_into is None or self.shared_out is None:
             return y
         return y + self.shared_out(self.activation(self.shared_into(x)))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from minigpt.components.init.mup import MuP
+from minigpt.components.init.mup import MuP, is_inside
 from minigpt.contracts import INIT_STD, Dims, Factors, NamedParameter
 from minigpt.registry import register
 
@@ -39,10 +39,10 @@ class CompleteP(MuP):
         super().__init__(dims, base_width=base_width, base_head_dim=base_head_dim, std=std)
         self.depth = dims.n_layers / base_layers
         self.residual_factor = 1 / self.depth
-        self.residual_std = self.std
+        self.residual_std = self.matrix_std
 
     def factors(self, parameter: NamedParameter) -> Factors:
-        if parameter.role == "matrix":
+        if is_inside(parameter):
             return Factors(lr=1 / self.width, weight_decay=self.width, eps=1 / (self.width * self.depth))
         if parameter.layer is not None:
             return Factors(eps=1 / (self.width * self.depth))

@@ -23,14 +23,14 @@ class GPT2(Init):
     """
 
     def __init__(self, dims: Dims, *, std: Annotated[float, Field(gt=0)] = INIT_STD):
-        self.std, self.n_layers = std, dims.n_layers
+        self.matrix_std, self.residual_std = std, std / math.sqrt(2 * dims.n_layers)
 
     def draw(self, model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 residual = isinstance(module, ResidualLinear)
-                nn.init.normal_(module.weight, std=self.std / math.sqrt(2 * self.n_layers) if residual else self.std)
+                nn.init.normal_(module.weight, std=self.residual_std if residual else self.matrix_std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=self.std)
+                nn.init.normal_(module.weight, std=self.matrix_std)

@@ -40,22 +40,26 @@ class MuP(Init):
         self.width = dims.d_model / base_width
         self.score_factor = math.sqrt(base_head_dim / dims.head_dim)
         self.logit_factor = 1 / self.width
-        self.std = std / math.sqrt(self.width)
-        self.residual_std = self.std / math.sqrt(2 * dims.n_layers)
+        self.matrix_std = std / math.sqrt(self.width)
+        self.residual_std = self.matrix_std / math.sqrt(2 * dims.n_layers)
         self.table_std = std
 
     def draw(self, model: nn.Module) -> None:
-        head = getattr(model, "head", None)
+        ends = [part for name in ("embedding", "head") if isinstance(part := getattr(model, name, None), nn.Module)]
+        outside = {module for part in ends for module in part.modules()}
         for module in model.modules():
             if isinstance(module, nn.Linear):
-                inside = self.residual_std if isinstance(module, ResidualLinear) else self.std
-                nn.init.normal_(module.weight, std=self.table_std if module is head else inside)
+                inside = self.residual_std if isinstance(module, ResidualLinear) else self.matrix_std
+                nn.init.normal_(module.weight, std=self.table_std if module in outside else inside)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.table_std)
 
     def factors(self, parameter: NamedParameter) -> Factors:
-        if parameter.role != "matrix":
-            return Factors()
-        return Factors(lr=1 / self.width, weight_decay=self.width)
+        return Factors(lr=1 / self.width, weight_decay=self.width) if is_inside(parameter) else Factors()
+
+
+def is_inside(parameter: NamedParameter) -> bool:
+    """Whether it is a matrix of a layer, or of an objective's layer: its inputs are as many as the model is wide."""
+    return parameter.role == "matrix" and (parameter.layer is not None or parameter.name.startswith("objective."))

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from minigpt.contracts import Dims, Layer, Objective, Prediction, UserPath
+from minigpt.errors import ExperimentError, Problem
 from minigpt.kernels.fused import upcast
 from minigpt.registry import register
 
@@ -40,6 +41,9 @@ class Distillation(Objective):
         self.run, self.temperature, self.weight = run, temperature, weight
 
     def forward(self, prediction: Prediction) -> Float[Tensor, ""]:
+        if prediction.ctx.segments is not None or prediction.remembers:
+            text = "a teacher cannot read batches with segments or memory; choose another training.batching"
+            raise ExperimentError([Problem(("model.objective",), text)])
         logits, targets = upcast(prediction.logits), prediction.targets
         taught = upcast(prediction.open_run(self.run)(prediction.tokens)) / self.temperature
         own = (logits / self.temperature).log_softmax(-1)

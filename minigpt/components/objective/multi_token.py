@@ -54,7 +54,7 @@ class MultiToken(Objective):
             hidden = module(hidden if isinstance(module, _Sequential) else prediction.hidden, prediction, ahead)
             targets = _shifted(prediction.targets, ahead)
             each = _cross_entropy(prediction.to_logits(module.norm(hidden)), targets)
-            losses.append((each * _counts(prediction, ahead)).sum() / _n_targets(prediction))
+            losses.append(each.masked_fill(~_counts(prediction, ahead), 0.0).sum() / _n_targets(prediction))
         prediction.ctx.losses.append(self.weight * torch.stack(losses).mean())
         return prediction.mean(_cross_entropy(prediction.logits, prediction.targets))
 
@@ -92,7 +92,7 @@ class _Sequential(_Parallel):
 def _through(block: nn.Module, x: Float[Tensor, "batch time d_model"], ctx: Context) -> Float[Tensor, "batch time d_model"]:
     """One layer on a plain stream, apart from the model's own layers."""
     assert isinstance(block, Block)
-    apart = replace(ctx, outputs=[x], shared={})
+    apart = replace(ctx, outputs=[*ctx.outputs[:-2], x], shared=dict(ctx.shared))  # in the place of the last layer
     return block.leave(block(block.enter(x), apart))
 
 

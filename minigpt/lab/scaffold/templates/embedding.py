@@ -42,6 +42,8 @@ class MyPart(Embedding):
         tied: Logits are products with the table's rows; false for a separate map.
     """
 
+    uses = frozenset({"segments"})  # a token of another segment adds nothing
+
     def __init__(
         self,
         dims: Dims,
