@@ -17,6 +17,7 @@ from tests.page import section, table
 ANSWERS = {match[1]: block for block in section("Questions") if (match := re.match(r"# plugins/(\w+)\.py\n", block.text))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_its_answers_keep_their_contracts(name: str, tmp_path: Path) -> None:
     file = tmp_path / f"{name}.py"

@@ -57,6 +57,7 @@ def test_show_prints_the_resolved_experiment_and_counts(minigpt: Command) -> Non
     assert "a placeholder, because the corpus is not on this machine; set it with --vocab-size" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_show_counts_and_measures_what_a_model_costs(minigpt: Command) -> None:
     small = ["--set", "model.n_layers=1", "--set", "training.batch_size=2", "--set", "model.block_size=16"]
     code, out, _ = minigpt("show", ROOT / "experiments/quickstart.json", "--vocab-size", "65", "--cost", *small)

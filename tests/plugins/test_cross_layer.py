@@ -103,5 +103,6 @@ def test_heads_that_cannot_be_grouped_are_refused(build: Build) -> None:
         build(DIMS, n_kv_heads=3)
 
 
+@pytest.mark.slow
 def test_a_user_checks_trains_and_generates(use: Use) -> None:
     use()

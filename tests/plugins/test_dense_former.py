@@ -62,5 +62,6 @@ def test_a_model_with_it_decodes_token_by_token() -> None:
         assert_formula(torch.cat([model(ids[:, [t]], state) for t in range(BLOCK_SIZE)], 1), model(ids))
 
 
+@pytest.mark.slow
 def test_a_user_checks_trains_and_generates(use: Use) -> None:
     use()

@@ -64,5 +64,6 @@ def test_it_requests_a_last_norm_if_the_inner_block_does() -> None:
     assert [type(GPT(section(block=kind), 23).norm).__name__ for kind in kinds.values()] == ["LayerNorm", "Identity"]
 
 
+@pytest.mark.slow
 def test_a_user_checks_trains_and_generates(use: Use) -> None:
     use()

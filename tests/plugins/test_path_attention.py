@@ -103,5 +103,6 @@ def test_a_model_with_it_decodes_in_any_chunks(data: st.DataObject) -> None:
         assert_formula(torch.cat(steps, 1), model(ids))
 
 
+@pytest.mark.slow
 def test_a_user_checks_trains_and_generates(use: Use) -> None:
     use()
