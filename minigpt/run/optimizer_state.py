@@ -55,8 +55,8 @@ def _check_groups(
     for number, (group, built) in enumerate(zip(groups, expected, strict=True)):
         for name, value in built.items():
             is_setting = counted is not None and name != "params" and name not in counted[number]
-            saved_value = group.get(name) if is_setting else group[name]
-            if is_setting and (saved_value is None or value is None or name == "ramps"):
+            saved_value = group.get(name) if name == "ramps" else group[name]
+            if is_setting and (saved_value is None or value is None):
                 continue  # the setting was changed, and its saved value is not used
             if kind(saved_value) != kind(value) and not (is_number(saved_value) and is_number(value)):
                 raise ValueError(f"{name} of group {number} is {saved_value!r}")

@@ -18,9 +18,7 @@ from tests.plugins.conftest import Build, Train
 
 def prediction(logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Prediction:
     ctx: Any = Context(torch.arange(targets.shape[1]), nn.Module(), targets)  # type: ignore[arg-type]
-    return Prediction(
-        targets, targets, mask, logits, logits, ctx, lambda ids: logits, lambda x: x, lambda path: lambda ids: logits
-    )
+    return Prediction(targets, targets, mask, logits, logits, ctx, lambda ids: logits, lambda x: x)
 
 
 def focal(gamma: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from minigpt import build_model
-from minigpt.contracts import Ramp
+from minigpt import build_model, register
+from minigpt.contracts import Context, Dims, FeedForward, Ramp, State
+from minigpt.data import load_corpus
 from minigpt.errors import ExperimentError, RunError
 from minigpt.model import optimizer_of
 from minigpt.reading import load_experiment
@@ -19,6 +22,7 @@ from minigpt.registry import REGISTRY
 from minigpt.run import open_run
 from minigpt.training import resume
 from minigpt.training.loop import Trainer
+from minigpt.training.metrics import evaluate
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 
@@ -131,3 +135,48 @@ def test_every_optimizer_with_a_weight_decay_takes_a_ramp() -> None:
             assert REGISTRY.resolve("optimizer", {"name": entry.name, "weight_decay": DECAY}).params["weight_decay"] == Ramp(
                 **DECAY
             )
+
+
+@pytest.mark.parametrize(("begun", "after"), [(DECAY, 0.05), (0.05, DECAY), (DECAY, {"start": 0.3, "end": 0.0})])
+def test_a_ramp_is_changed_on_resuming(begun: Any, after: Any, write_experiment: Write, tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(optimizer={"name": "adamw", "weight_decay": begun}, max_iters=10))
+    part = run(experiment, tmp_path, Watcher(("updated", 4)))
+    seen: list[Any] = []
+    update = Trainer._update
+
+    def watched(self: Trainer) -> None:
+        update(self)
+        seen.append((self.optimizer.param_groups[0]["weight_decay"], "ramps" in self.optimizer.param_groups[0]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", watched)
+        changed = [f"training.optimizer.weight_decay={json.dumps(after)}"]
+        assert resume(part.run.path, overrides=changed, observer=Watcher()).status == "finished"
+    is_ramp = isinstance(after, dict)
+    expected = [Ramp.model_validate(after).at(step / 10) if is_ramp else after for step in range(5, 10)]
+    assert seen == [(value, is_ramp) for value in expected]
+
+
+class Gate(FeedForward):
+    """Opens while it is trained; in evaluations too."""
+
+    def __init__(self, dims: Dims):
+        super().__init__()
+        self.map = nn.Linear(dims.d_model, dims.d_model)
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        return ctx.progress * self.map(x)
+
+
+def test_an_evaluation_that_was_stopped_has_the_same_progress_when_it_is_repeated(
+    write_experiment: Write, tmp_path: Path
+) -> None:
+    register("ffn", "gate")(Gate)
+    experiment = load_experiment(write_experiment(max_iters=12, eval_interval=6), overrides=["model.ffn=gate"])
+    whole = run(experiment, tmp_path / "whole")
+    part = run(experiment, tmp_path / "part", Watcher(("evaluating", 1)))
+    assert part.status == "stopped"
+    assert not differences(whole.run, resume(part.run.path, observer=Watcher()).run)
+    loss = [row.val_loss for row in whole.run.rows() if row.val_loss is not None][-1]
+    opened = open_run(whole.run.path, which="last")
+    assert evaluate(opened.model, load_corpus(experiment), experiment, "fp32").val_loss == loss
