@@ -68,11 +68,12 @@ def test_the_page_has_a_line_for_every_part_that_passes_trains_and_decodes(reach
             cell.strip() for cell in lines[part.name].strip("|").split(" | ")
         )
         assert (name, needs) == (mechanism.name, part.needs)
-        assert int(count) == len(part.file.read_text("utf-8").splitlines())
+        if not part.shipped:
+            assert int(count) == len(part.file.read_text("utf-8").splitlines())
         assert check.startswith("pass"), part.name
         first, last = map(float, loss.split(" → "))
         assert last < first - 0.5, part.name
-        assert generates == "yes" or part.name == "mapped_ids"
+        assert generates == "yes"
 
 
 def test_a_line_is_read_back_and_others_are_kept(reach: Any, tmp_path: Path) -> None:

@@ -253,7 +253,8 @@ def _check_same(one: Splits, other: Splits, when: str, cause: str) -> None:
 
 
 def _digest(splits: Splits) -> str:
-    return json.dumps([_digest_of(splits.train), _digest_of(splits.val), splits.vocab_size, splits.documents])
+    rest = [splits.vocab_size, splits.documents, splits.alphabet]
+    return json.dumps([_digest_of(splits.train), _digest_of(splits.val), *rest])
 
 
 def _digest_of(split: str | Sequences) -> str:
