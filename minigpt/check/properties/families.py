@@ -303,12 +303,16 @@ def identity(target: Target, case: Case) -> None:
         raise NotTried("it does not promise `starts_as_identity`")
     subject = build(target, case, initial=True).eval()
     x, tokens = inputs(subject, case)
-    outputs: list[Tensor] = []
+    ends: list[Tensor] = []
     blocks = [part for part in subject.modules() if isinstance(part, target.entry.cls)]
-    handle = blocks[-1].register_forward_hook(lambda module, given, output: outputs.append(output))
+    handles = [
+        blocks[0].register_forward_pre_hook(lambda module, given: ends.append(given[0])),
+        blocks[-1].register_forward_hook(lambda module, given, output: ends.append(output)),
+    ]
     run(subject, x, tokens)
-    handle.remove()
-    if (size := distance(outputs[0], x)) > SAME_PATH:
+    for handle in handles:
+        handle.remove()
+    if (size := distance(ends[-1], ends[0])) > SAME_PATH:
         raise Violation(
             "starts_as_identity is promised, but the output is not the input",
             size=size,
