@@ -21,7 +21,8 @@ S = TypeVar("S", bound="State")
 class State:
     """The decoding state of one component and, through `children`, of its sub-components.
 
-    A forward pass changes the state that it receives in place, and only without gradients.
+    A forward pass changes the state that it receives in place. In training it is used for one batch only, after earlier
+    tokens that were read without gradients (`Batch.memory`).
 
     Attributes:
         tensors: Named tensors, batch first. So repeat, select and nbytes need no code in components.

@@ -205,3 +205,17 @@ def test_memory_gets_no_gradient() -> None:
     assert grad is not None
     assert grad[[7, 8]].abs().max() == 0
     assert (grad[[1, 2, 3]].abs().amax(-1) > 0).all()
+
+
+@pytest.mark.parametrize("style", ["parallel", "sequential"])
+def test_further_layers_read_the_streams_of_earlier_layers(style: str) -> None:
+    small = {"d_model": 16, "n_heads": 2, "n_layers": 4, "block_size": 16, "block": "unet"}
+    objective = {"name": "multi_token", "style": style}
+    built = GPT(ModelSection.model_validate({**small, "objective": objective}), VOCAB)
+    tokens = torch.arange(12)[None] % VOCAB
+    loss, further = built.loss(tokens, tokens.roll(-1, 1))
+    assert torch.isfinite(loss + further)
+    (skip,) = [p for name, p in built.objective.named_parameters() if name.endswith("skip_weight")]
+    torch.autograd.backward(further)
+    assert skip.grad is not None
+    assert skip.grad != 0

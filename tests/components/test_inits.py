@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minigpt.contracts import Factors, NamedParameter, ResidualLinear
+from minigpt.contracts import Context, Factors, NamedParameter, ResidualLinear
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT, optimizer_of
 from minigpt.model.gpt import initialise
@@ -160,3 +160,18 @@ def test_factors_reach_the_optimizer() -> None:
         factor = 1 / WIDTH if each.role == "matrix" else 1.0
         moved = (before[each.name] - each.tensor.detach()).mean().item()
         assert moved == pytest.approx(0.01 * factor, rel=1e-3), each.name
+
+
+def test_experts_follow_the_initialisation() -> None:
+    """Their weights are stacked, so they are no nn.Linear that an initialisation could find."""
+    sizes = {"d_model": 64, "n_heads": 2, "n_layers": 2, "block_size": 16, "ffn": "moe", "dropout": 0.0}
+    scaled = {"name": "completep", "base_width": 16, "base_head_dim": 32, "base_layers": 1}
+    for init, into, out in (({"name": "gpt2", "std": 0.1}, 0.1, 0.05), (scaled, 0.01, 0.01)):
+        experts = GPT(ModelSection.model_validate({**sizes, "init": init}), 23).blocks[0].get_submodule("ffn")
+        assert experts.get_parameter("into").std().item() == pytest.approx(into, rel=0.05)
+        assert experts.get_parameter("out").std().item() == pytest.approx(out, rel=0.05)
+    torch.manual_seed(0)
+    x, ctx = torch.randn(1, 8, 64), Context(torch.arange(8), nn.Module(), torch.zeros(1, 8, dtype=torch.long))  # type: ignore[arg-type]
+    halved = experts(x, ctx)
+    experts.residual_factor = 1.0
+    assert torch.allclose(halved, 0.5 * experts(x, ctx), atol=1e-7)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minigpt.data import train_batch
-from minigpt.errors import RunError
+from minigpt.errors import ExperimentError, RunError
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, open_run
 from minigpt.training import resume
@@ -104,3 +104,11 @@ def test_a_missing_teacher_is_one_line(write_experiment: Write, teacher: RunFold
     teacher.path.rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="is not a run folder: the folder does not exist"):
         run(experiment, tmp_path / "runs")
+
+
+def test_a_teacher_refuses_documents_before_the_run_begins(
+    write_experiment: Write, teacher: RunFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(ExperimentError, match=r"model.objective: a teacher cannot read batches with segments or memory"):
+        run(student(write_experiment, teacher, "training.batching=documents"), tmp_path / "runs")
+    assert not (tmp_path / "runs" / "student" / "seed-1337" / "experiment.json").exists()

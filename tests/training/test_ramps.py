@@ -180,3 +180,11 @@ def test_an_evaluation_that_was_stopped_has_the_same_progress_when_it_is_repeate
     loss = [row.val_loss for row in whole.run.rows() if row.val_loss is not None][-1]
     opened = open_run(whole.run.path, which="last")
     assert evaluate(opened.model, load_corpus(experiment), experiment, "fp32").val_loss == loss
+
+
+def test_compiling_is_refused_where_batches_change_their_size(write_experiment: Write, tmp_path: Path) -> None:
+    experiment = load_experiment(write_experiment(batching="growing", compile=True))
+    with pytest.raises(
+        RunError, match="the size of a batch changes .training.batching. while training, so updates would be"
+    ):
+        run(experiment, tmp_path)
