@@ -35,6 +35,8 @@ class ADOPT(Optimizer):
         clip_power: Divided gradients are clipped to +-t^clip_power at a parameter's update t; null for no clipping.
     """
 
+    adaptive = True
+
     def __init__(
         self,
         *,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic_core import to_jsonable_python
 
 from minigpt.check.properties import (
+    adaptive,
     batching,
     dataset,
     decoding,
@@ -43,6 +44,7 @@ _MODULES = [
         dataset,
         batching,
         optimizer,
+        adaptive,
         schedule,
         sampler,
         knobs,

@@ -36,6 +36,9 @@ class Init(ABC):
     transfers: ClassVar[frozenset[str]] = frozenset()
     """A promise: the sizes of activations do not change with "width", with "depth", or with both."""
 
+    needs_adaptive: ClassVar[bool] = False
+    """Whether its factors are derived for optimizers that are `adaptive`. Others are refused."""
+
     matrix_std: float = INIT_STD
     """Deviation of a matrix inside the blocks, for a component that draws its own."""
 

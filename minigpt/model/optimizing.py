@@ -9,11 +9,22 @@ from typing import Any
 import torch
 
 from minigpt.contracts import Factors, Optimizer, Ramp
+from minigpt.errors import ExperimentError, Problem
 from minigpt.model.gpt import GPT
 
 
 def optimizer_of(recipe: Optimizer, model: GPT) -> torch.optim.Optimizer:
-    """The recipe's optimizer. Groups are divided where the initialisation gives their parameters different factors."""
+    """The recipe's optimizer. Groups are divided where the initialisation gives their parameters different factors.
+
+    Raises:
+        ExperimentError: The initialisation's factors do not suit this optimizer.
+    """
+    if model.init.needs_adaptive and not recipe.adaptive:
+        text = (
+            "model.init scales learning rates as Adam needs it, and this optimizer's updates depend on the sizes of gradients "
+            "or matrices; choose an adaptive one, such as adamw, or another model.init"
+        )
+        raise ExperimentError([Problem(("training.optimizer",), text)])
     parameters = list(model.named_roles())
     optimizer = recipe.build(parameters)
     factors = {id(parameter.tensor): model.init.factors(parameter) for parameter in parameters}

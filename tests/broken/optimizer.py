@@ -114,6 +114,22 @@ class AveragesInSecret(Momentum):
         return ScheduleFree().build(parameters)
 
 
+@broken("optimizer", "adaptive", "it promises steps of one size, but they grow with the gradient")
+class StepsGrowWithTheGradient(Momentum):
+    adaptive = True
+
+
+class _OneNorm(Descent):
+    def direction(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        return super().direction(p, gradient / (gradient.norm() + 1e-12), group)
+
+
+@broken("optimizer", "adaptive", "a step has the length lr as a whole, so entries of large matrices hardly move")
+class StepsOfOneLength(Momentum):
+    adaptive = True
+    kind = _OneNorm
+
+
 @broken("optimizer", "finite", "a gradient of zero is divided by its norm")
 class DividesByZeroNorm(Momentum):
     kind = _NormedGradient

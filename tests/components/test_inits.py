@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.contracts import Context, Factors, NamedParameter, ResidualLinear
+from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT, optimizer_of
 from minigpt.model.gpt import initialise
@@ -51,6 +53,7 @@ TABLES = {
         "vector": Factors(),
         "embedding": Factors(),
         "head": Factors(),
+        "last norm": Factors(),
         "residual": 1.0,
     },
     # CompleteP, table 1, with alpha = 1.
@@ -59,7 +62,8 @@ TABLES = {
         "matrix": Factors(lr=1 / WIDTH, weight_decay=WIDTH, eps=1 / (WIDTH * DEPTH)),
         "vector": Factors(eps=1 / (WIDTH * DEPTH)),
         "embedding": Factors(eps=1 / WIDTH),
-        "head": Factors(),
+        "head": Factors(eps=1 / WIDTH),
+        "last norm": Factors(eps=1 / WIDTH),
         "residual": 1 / DEPTH,
     },
 }
@@ -75,7 +79,7 @@ def test_deviations_and_factors_are_those_of_the_papers_table(name: str) -> None
         if parameter.layer is not None or parameter.role != "vector":
             assert built.init.factors(parameter) == table[parameter.role], parameter.name
         else:  # the final norm
-            assert built.init.factors(parameter) == Factors()
+            assert built.init.factors(parameter) == table["last norm"]
     assert built.init.logit_factor == 1 / WIDTH
     assert built.init.residual_factor == table["residual"]
     assert built.init.score_factor / math.sqrt(16) == pytest.approx(math.sqrt(8) / 16)  # 1/head_dim, usual at 8
@@ -144,6 +148,26 @@ def test_outputs_of_sublayers_and_inputs_of_the_head_are_multiplied_by_their_fac
         hidden: Tensor = plain.hidden(tokens)[0]
         assert_formula(built.hidden(tokens)[0], hidden)
         assert_formula(built(tokens), 0.5 * hidden @ plain.head.weight.T)
+
+
+@pytest.mark.parametrize("name", ["mup", "completep"])
+@pytest.mark.parametrize(
+    ("optimizer", "refused"),
+    [
+        ("adamw", False),
+        ("sgd", True),
+        ("muon", True),
+        ({"name": "muon", "scaling": "match_rms_adamw"}, False),
+        ({"name": "muon", "scaling": "match_rms_adamw", "rest": "sgd"}, True),
+        ({"name": "ema", "optimizer": "lion"}, False),
+        ({"name": "ema", "optimizer": "sgd"}, True),
+    ],
+)
+def test_an_optimizer_whose_steps_have_other_sizes_is_refused(name: str, optimizer: Any, refused: bool) -> None:
+    recipe = REGISTRY.resolve("optimizer", optimizer).build()
+    with pytest.raises(ExperimentError, match="training.optimizer: model.init scales") if refused else nullcontext():
+        optimizer_of(recipe, model(name=name, **BASE))
+    optimizer_of(recipe, model())
 
 
 def test_factors_reach_the_optimizer() -> None:

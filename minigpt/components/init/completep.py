@@ -16,7 +16,7 @@ class CompleteP(MuP):
     """muP for depth too: every sub-layer's output is divided by n_layers / base_layers (Dey et al. 2025, arXiv:2505.01618).
 
     As in the paper, all weights inside the blocks have the same deviation, and Adam's eps inside the blocks is divided by
-    the ratios of width and depth, that of the embedding by the ratio of width.
+    the ratios of width and depth, outside by the ratio of width.
 
     Args:
         base_width: The d_model at which nothing changes.
@@ -46,4 +46,4 @@ class CompleteP(MuP):
             return Factors(lr=1 / self.width, weight_decay=self.width, eps=1 / (self.width * self.depth))
         if parameter.layer is not None:
             return Factors(eps=1 / (self.width * self.depth))
-        return Factors(eps=1 / self.width) if parameter.role == "embedding" else Factors()
+        return Factors(eps=1 / self.width)

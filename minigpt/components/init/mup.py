@@ -14,7 +14,7 @@ from minigpt.registry import register
 
 @register("init", "mup")
 class MuP(Init):
-    """Maximal update parametrisation for Adam's relatives (Yang et al. 2022, arXiv:2203.03466).
+    """Maximal update parametrisation for optimizers that are `adaptive`, as Adam is (Yang et al. 2022, arXiv:2203.03466).
 
     With m = d_model / base_width, inside the blocks: weights std/sqrt(m), learning rate 1/m, weight decay m (a decay of the
     same size in each update). Logits 1/m, attention scores 1/head_dim in place of 1/sqrt(head_dim), both equal to the usual
@@ -28,6 +28,7 @@ class MuP(Init):
     """
 
     transfers = frozenset({"width"})
+    needs_adaptive = True
 
     def __init__(
         self,

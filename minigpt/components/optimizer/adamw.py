@@ -24,6 +24,8 @@ class AdamW(Optimizer):
         weight_decay: On matrices, embeddings and head; never on biases and gains.
     """
 
+    adaptive = True
+
     def __init__(
         self,
         *,

@@ -41,6 +41,7 @@ class EMA(Optimizer):
         start: Annotated[int, Field(ge=0)] = 0,
     ):
         refuse_averaging(optimizer)
+        self.adaptive = optimizer.build().adaptive
         self.optimizer, self.decay, self.start = optimizer, decay, start
 
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:

@@ -41,6 +41,7 @@ class LAWA(Optimizer):
         every: Annotated[int, Field(gt=0)] = 100,
     ):
         refuse_averaging(optimizer)
+        self.adaptive = optimizer.build().adaptive
         self.optimizer, self.k, self.every = optimizer, k, every
 
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:

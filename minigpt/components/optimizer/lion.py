@@ -25,6 +25,8 @@ class Lion(Optimizer):
         weight_decay: On matrices, embeddings and head; three to ten times AdamW's.
     """
 
+    adaptive = True
+
     def __init__(
         self,
         *,

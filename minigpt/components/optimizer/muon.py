@@ -59,6 +59,7 @@ class Muon(Optimizer):
         rest: OptimizerSpec = _REST,
     ):
         self.rest = rest
+        self.adaptive = scaling == "match_rms_adamw" and rest.build().adaptive
         self.settings = {
             "lr": learning_rate,
             "momentum": momentum,

@@ -30,6 +30,7 @@ class ScheduleFree(Optimizer):
         weight_decay: On matrices, embeddings and head.
     """
 
+    adaptive = True
     averages = True
 
     def __init__(

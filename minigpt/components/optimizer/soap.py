@@ -34,6 +34,8 @@ class SOAP(Optimizer):
         max_precondition_dim: A longer side, such as a large vocabulary, is not rotated.
     """
 
+    adaptive = True
+
     def __init__(
         self,
         *,
