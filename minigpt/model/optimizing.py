@@ -21,8 +21,8 @@ def optimizer_of(recipe: Optimizer, model: GPT) -> torch.optim.Optimizer:
     """
     if model.init.needs_adaptive and not recipe.adaptive:
         text = (
-            "model.init scales learning rates as Adam needs it, and this optimizer's updates depend on the sizes of gradients "
-            "or matrices; choose an adaptive one, such as adamw, or another model.init"
+            "model.init scales learning rates as Adam needs it, and this optimizer's updates depend on the sizes of "
+            "gradients or matrices; choose an adaptive one, such as adamw, or another model.init"
         )
         raise ExperimentError([Problem(("training.optimizer",), text)])
     parameters = list(model.named_roles())
