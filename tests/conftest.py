@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -29,12 +30,19 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import minigpt.components  # noqa: E402
+import minigpt.run.git  # noqa: E402
 import minigpt.system.download  # noqa: E402
 import minigpt.training.estimate  # noqa: E402
 from minigpt.cli import main  # noqa: E402
 from minigpt.registry import REGISTRY  # noqa: E402
 
 torch.set_num_threads(THREADS)
+
+os.fsync = lambda file: None  # a power failure is not tested, and a disk takes milliseconds for each of thousands
+_git_state = minigpt.run.git.state
+_git_state_here = functools.cache(_git_state)
+_HERE = Path.cwd()
+minigpt.run.git.state = lambda: _git_state_here() if Path.cwd() == _HERE else _git_state()  # six processes for each run
 
 minigpt.training.estimate._AT_MOST_UPDATES = 2  # hundreds of tests train, and few need a good time estimate
 

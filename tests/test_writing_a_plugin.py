@@ -99,6 +99,7 @@ def test_the_mistake_in_decoding_trains_like_the_right_version(sharp: Clone) -> 
     assert text != sharp.edited
 
 
+@pytest.mark.slow
 def test_its_batching_is_written_checked_and_trained(clone: Clone) -> None:
     new, listing, *rest = section("Batching")
     clone.follow(new)
@@ -228,7 +229,7 @@ def test_its_promises_are_attributes_of_the_contracts() -> None:
         for base in (family.base for family in REGISTRY.families() if family.name in {row[1].strip("`") for row in rows})
         for name in {**inspect.get_annotations(base), **({"uses": None} if base is contracts.Attention else {})}
     }
-    assert own == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents"} | FACTORS | DEVIATIONS
+    assert own == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents", "needs_adaptive"} | FACTORS | DEVIATIONS
 
 
 def test_its_state_equals_the_plugin_it_names() -> None:

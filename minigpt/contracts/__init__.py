@@ -39,7 +39,7 @@ from minigpt.contracts.parts import (
     Position,
     ResidualLinear,
 )
-from minigpt.contracts.ramp import Amount, Ramp, Rate
+from minigpt.contracts.ramp import Amount, Ramp, Rate, value_at
 from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
@@ -118,6 +118,7 @@ __all__ = [
     "TokenizerSpec",
     "UserPath",
     "substate",
+    "value_at",
 ]
 
 ATTENTION = REGISTRY.add_family("attention", Attention, ("dims",))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -35,16 +36,26 @@ class Ramp(BaseModel):
             raise ValueError(f"begin {self.begin} is not before finish {self.finish}")
         return self
 
-    def at(self, progress: float) -> float:
-        """The value when this share of the training is done."""
-        share = min(1.0, max(0.0, (progress - self.begin) / (self.finish - self.begin)))
+    @overload
+    def at(self, progress: float) -> float: ...
+    @overload
+    def at(self, progress: Tensor) -> Tensor: ...
+    def at(self, progress: float | Tensor) -> float | Tensor:
+        """The value when this share of the training is done. `ctx.progress` gives a tensor, which a compiled graph reads."""
+        share = (progress - self.begin) / (self.finish - self.begin)
+        share = share.clamp(0, 1) if isinstance(share, Tensor) else min(1.0, max(0.0, share))
         if self.shape == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
+            share = (1 - (share * math.pi).cos()) / 2 if isinstance(share, Tensor) else (1 - math.cos(math.pi * share)) / 2
         return self.start + (self.end - self.start) * share
 
     def times(self, factor: float) -> Ramp:
         """The ramp with both values multiplied."""
         return self.model_copy(update={"start": factor * self.start, "end": factor * self.end})
+
+
+def value_at(value: float | Ramp, progress: float | Tensor) -> float | Tensor:
+    """The value of a parameter that may be a ramp, when this share of the training is done."""
+    return value.at(progress) if isinstance(value, Ramp) else value
 
 
 def _not_negative(ramp: Ramp) -> Ramp:

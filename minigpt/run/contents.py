@@ -25,8 +25,23 @@ def contents_of(spec: Spec[object]) -> list[str]:
     """
     if spec.family in ("dataset", "tokenizer") or not REGISTRY.has(spec.family, spec.name):
         return []
+    return [_fingerprint(path) for path in _paths(spec)]
+
+
+def runs_opened_by(spec: Spec[object]) -> list[Path]:
+    """The run folders among a component's parameters."""
+    if spec.family in ("dataset", "tokenizer") or not REGISTRY.has(spec.family, spec.name):
+        return []
+    return [path for path in _paths(spec) if _is_run(path)]
+
+
+def _paths(spec: Spec[object]) -> list[Path]:
     names = sorted(REGISTRY.entry(spec.family, spec.name).path_params)
-    return [_fingerprint(Path(text)) for name in names for text in _texts(spec.params[name])]
+    return [Path(text) for name in names for text in _texts(spec.params[name])]
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "experiment.json").is_file()
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -40,10 +55,11 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 of a file; of a run's settings and best weights; of all files of another folder, with their names."""
-    if (path / "experiment.json").is_file():
-        weights = checkpoint.best_folder(path / "checkpoints")
-        files = [path / "experiment.json", *([weights / "manifest.json"] if weights else [])]
+    """SHA-256 of a file; of a run's settings, plugins and best weights; of all files of another folder, with their names."""
+    if _is_run(path):
+        weights, plugins = checkpoint.best_folder(path / "checkpoints"), path / "plugins"
+        copies = sorted(Path(entry.path) for entry in entries_below(plugins)) if plugins.is_dir() else []
+        files = [path / "experiment.json", *copies, *([weights / "manifest.json"] if weights else [])]
     else:
         files = sorted(Path(entry.path) for entry in entries_below(path)) if path.is_dir() else [path]
     digest = hashlib.sha256()

@@ -20,14 +20,18 @@ import minigpt
 from minigpt.contracts import TokenStream
 from minigpt.data import Corpus, entropies, tokenizer_fingerprint
 from minigpt.experiment import Experiment
-from minigpt.registry import Spec, plugins
-from minigpt.registry.spec import source_file
+from minigpt.registry import REGISTRY, Spec, plugins
+from minigpt.registry.spec import is_shipped, source_file
 from minigpt.run import git
-from minigpt.run.contents import contents_of
+from minigpt.run.contents import contents_of, runs_opened_by
+from minigpt.run.folder import RunFolder
 from minigpt.run.identity import differing, settings_of
 from minigpt.run.recorded import Component, Data, Evaluation, Machine, Provenance, Segment, Versions
 from minigpt.run.sources import Sources
 from minigpt.run.typed_in import typed_fingerprint
+
+_IN_A_MODEL = ("attention", "position", "norm", "ffn", "block", "embedding", "init")
+"""Families that a trained model computes with."""
 
 
 def provenance(experiment: Experiment, corpus: Corpus, *, device: torch.device, precision: str) -> Provenance:
@@ -90,17 +94,31 @@ def components(experiment: Experiment, sources: Sources) -> tuple[Component, ...
     for spec in experiment.specs():
         if spec.family == "sampler":  # not part of the identity, like the rest of `sampling` (LEFT_OUT)
             continue
-        file, (distribution, number) = source_file(spec.cls), _distribution(spec.cls)
-        row = Component(
-            component=f"{spec.family}/{spec.name}",
-            file=str(file) if file else None,
-            sha256=part_sha256(spec, sources),
-            distribution=distribution,
-            version=number,
-        )
-        if row not in rows:
-            rows.append(row)
-    return tuple(rows)
+        rows.append(_row(f"{spec.family}/{spec.name}", spec.cls, part_sha256(spec, sources)))
+        rows += _shipped_parts_of_runs(spec, sources)
+    return tuple(dict.fromkeys(rows))
+
+
+def _row(component: str, cls: type, sha256: str) -> Component:
+    file, (distribution, number) = source_file(cls), _distribution(cls)
+    return Component(
+        component=component, file=str(file) if file else None, sha256=sha256, distribution=distribution, version=number
+    )
+
+
+def _shipped_parts_of_runs(spec: Spec[object], sources: Sources) -> list[Component]:
+    """The shipped parts of the models that a component opens, which compute with their present source.
+
+    Plugins are executed as they were copied into the run, and are counted with its content.
+    """
+    recorded = [part.component for run in runs_opened_by(spec) for part in RunFolder(run).provenance().components]
+    classes = {part: REGISTRY.entry(*part.split("/", 1)).cls for part in recorded if _is_in_a_model(part)}
+    return [_row(part, cls, sources.part_fingerprint(cls)) for part, cls in classes.items() if is_shipped(cls)]
+
+
+def _is_in_a_model(component: str) -> bool:
+    family, _, name = component.partition("/")
+    return family in _IN_A_MODEL and REGISTRY.has(family, name)
 
 
 def part_sha256(spec: Spec[object], sources: Sources) -> str:

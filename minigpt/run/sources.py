@@ -74,10 +74,15 @@ class Sources:
                 *sorted(followed.versions),
             ]
             references |= followed.references
-        return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references) - self.core)])
+        return _digest([*dict.fromkeys(lines), *self._lines(self.closure(references, without=self.core))])
 
-    def closure(self, references: Iterable[str]) -> frozenset[str]:
-        """The modules that dotted names lead to, everything that they import, and the packages that contain them."""
+    def closure(self, references: Iterable[str], *, without: frozenset[str] = frozenset()) -> frozenset[str]:
+        """The modules that dotted names lead to, everything that they import, and the packages that contain them.
+
+        Args:
+            references: The dotted names.
+            without: A closure to leave out.
+        """
         modules: set[str] = set()
         pending = list(references)
         seen: set[str] = set()
@@ -87,11 +92,11 @@ class Sources:
                 continue
             seen.add(reference)
             module = self._defining_module(reference)
-            if module is not None and module not in modules and module not in NO_NUMBERS:
+            if module is not None and module not in modules and module not in NO_NUMBERS and module not in without:
                 modules.add(module)
                 pending += self._imports(module).used
         above = {name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)}
-        return frozenset(modules | above)
+        return frozenset((modules | above) - without)
 
     def _defining_module(self, reference: str) -> str | None:
         """The module that a dotted name leads to; None if it is not in this package."""

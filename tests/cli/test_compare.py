@@ -95,7 +95,8 @@ class Crashing(Schedule):
 '''
 
 
-@pytest.mark.parametrize("named", [pytest.param("in the experiment", marks=pytest.mark.slow), "on the command line"])
+@pytest.mark.slow
+@pytest.mark.parametrize("named", ["in the experiment", "on the command line"])
 def test_a_plugin_is_announced_once_although_another_process_tries_it_first(write: Write, named: str) -> None:
     Path("crashing.py").write_text(CRASHING.replace("import sys", "import sys\nsys.stderr.write('executed' + chr(10))"))
     plugins = {"plugins": ["crashing.py"]} if named == "in the experiment" else {}

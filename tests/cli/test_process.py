@@ -63,7 +63,8 @@ def test_a_reader_that_closes_the_pipe_is_no_error(command: str, tmp_path: Path)
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("closed", [pytest.param(">&-", marks=SLOW), pytest.param("2>&-", marks=SLOW), "<&- >&- 2>&-"])
+@SLOW
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_process_without_standard_streams_works(closed: str, tmp_path: Path, corpus: list[str]) -> None:
     """Daemons and cron start processes without them."""
     small = shlex.join([str(ROOT / "experiments/baseline.json"), *TINY, *SHORT, *corpus, "--no-check"])

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from minigpt.components.attention.mha import MultiHeadAttention
 from minigpt.data import train_batch
 from minigpt.errors import ExperimentError, RunError
 from minigpt.reading import load_experiment
 from minigpt.run import RunFolder, open_run
+from minigpt.run.sources import Sources
 from minigpt.training import resume
 from minigpt.training.preparing import load_corpus
 from tests.rounding import assert_formula
@@ -78,6 +80,21 @@ def test_the_teachers_content_is_part_of_the_identity(write_experiment: Write, t
     resume(teacher.path, overrides=["training.max_iters=20"], observer=Watcher())
     assert run(experiment, tmp_path / "after").run.identity() != before
     with pytest.raises(RunError, match="objective/distillation"):
+        resume(part.run.path, observer=Watcher())
+
+
+def test_the_source_of_the_teachers_parts_is_part_of_the_identity(
+    write_experiment: Write, teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = student(write_experiment, teacher, "model.attention=gqa")
+    part = run(experiment, tmp_path / "part", Watcher(("updated", 2)))
+    fingerprint = Sources.part_fingerprint
+
+    def edited(self: Sources, cls: type) -> str:
+        return "edited" if cls is MultiHeadAttention else fingerprint(self, cls)
+
+    monkeypatch.setattr(Sources, "part_fingerprint", edited)
+    with pytest.raises(RunError, match="attention/mha"):
         resume(part.run.path, observer=Watcher())
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from minigpt import build_model, register
-from minigpt.contracts import Context, Dims, FeedForward, Ramp, State
+from minigpt.contracts import Context, Dims, FeedForward, Ramp, State, value_at
 from minigpt.data import load_corpus
 from minigpt.errors import ExperimentError, RunError
 from minigpt.model import optimizer_of
@@ -48,6 +49,9 @@ def test_a_ramp_moves_between_its_values_within_its_part_of_the_training(
         share = (min(max(at, begin), finish) - begin) / (finish - begin)
         expected = share if shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * share)
         assert ramp.at(at) == pytest.approx(start + (end - start) * expected, abs=1e-9)
+        progress = torch.tensor(at, dtype=torch.float64)  # as `ctx.progress`
+        assert value_at(ramp, progress) == pytest.approx(ramp.at(at), abs=1e-9)
+        assert value_at(start, progress) == start
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "sgd", "muon", "soap", "schedule_free"])
