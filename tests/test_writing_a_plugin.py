@@ -229,7 +229,10 @@ def test_its_promises_are_attributes_of_the_contracts() -> None:
         for base in (family.base for family in REGISTRY.families() if family.name in {row[1].strip("`") for row in rows})
         for name in {**inspect.get_annotations(base), **({"uses": None} if base is contracts.Attention else {})}
     }
-    assert own == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents", "needs_adaptive"} | FACTORS | DEVIATIONS
+    assert (
+        own
+        == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents", "needs_adaptive"} | FACTORS | DEVIATIONS
+    )
 
 
 def test_its_state_equals_the_plugin_it_names() -> None:

@@ -163,11 +163,7 @@ class Trainer:
             raise DivergedError(
                 f"training.schedule: the factor of update {step + 1} is {factor}; it must be finite, 0 or more"
             )
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
-            for key, ramp in group.get("ramps", {}).items():
-                group[key] = Ramp.model_validate(ramp).at(progress)
-        self.model.set_progress(progress)
+        set_progress(self.model, self.optimizer, self.peaks, factor, progress)
         began = time.perf_counter()
         batch = train_batch(self.corpus, self.experiment, step)
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
@@ -353,6 +349,25 @@ def compute_gradients(
     if experiment.training.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, experiment.training.grad_clip, norm)
     return torch.stack((total, auxiliary_total, norm))
+
+
+def set_progress(
+    model: GPT, optimizer: torch.optim.Optimizer, peaks: Sequence[float], factor: float, progress: float
+) -> None:
+    """Set what changes while training: learning rates, ramps, and the progress that components read.
+
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        peaks: The peak learning rate of each group.
+        factor: The schedule's factor on them.
+        progress: Share of the training that is done.
+    """
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * factor
+        for key, ramp in group.get("ramps", {}).items():
+            group[key] = Ramp.model_validate(ramp).at(progress)
+    model.set_progress(progress)
 
 
 def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:

@@ -17,7 +17,7 @@ from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing
 from minigpt.lab.flops import Flops, count_flops
 from minigpt.model import GPT, build_model
-from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
+from minigpt.training.loop import compute_gradients, seed_generators, set_progress, stream_seed, take_step
 from minigpt.training.machine import build_optimizer, choose_precision, micro_batch_size
 
 _WARMUP = 2
@@ -171,8 +171,8 @@ def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str,
     for step in range(count):
         start = now()
         seed_generators(stream_seed(experiment.seed, step, 0), device)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule.factor(min(step, training.max_iters - 1))
+        at = min(step, training.max_iters - 1)
+        set_progress(model, optimizer, peaks, schedule.factor(at), at / training.max_iters)
         measured = compute_gradients(model, train_batch(corpus, experiment, step), experiment, precision)
         loss, _, norm = measured.tolist()
         half = now()
