@@ -25,7 +25,8 @@ class Sampler(ABC):
     def probabilities(self, logits: Float[Tensor, " vocab"], ids: Sequence[int], memory: Any) -> Float[Tensor, " vocab"]:
         """The probability of each next token, in float64; they sum to 1.
 
-        A function of its arguments: a second call with the same arguments gives the same result.
+        A function of its arguments: a second call with the same arguments gives the same result. It may only note in the
+        memory what `observe` needs of the logits.
 
         Args:
             logits: Of the model, in fp32 or float64, not to be changed. Some may be -inf, but not all.
