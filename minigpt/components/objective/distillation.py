@@ -34,7 +34,7 @@ class Distillation(Objective):
         layer: Layer,
         *,
         run: UserPath,
-        temperature: Annotated[float, Field(gt=0)] = 2.0,
+        temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0,
         weight: Annotated[float, Field(gt=0, le=1)] = 0.5,
     ):
         super().__init__()

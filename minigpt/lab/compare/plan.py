@@ -10,7 +10,7 @@ import torch
 
 from minigpt.data import Corpus, sequence_length, tokens_trained
 from minigpt.errors import MinigptError
-from minigpt.experiment import Experiment
+from minigpt.experiment import Experiment, refusal_of_name
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
 from minigpt.lab.compare.results import judge
@@ -148,6 +148,8 @@ def make_plan(
     Raises:
         MinigptError: The sources cannot be compared.
     """
+    if name is not None and (refusal := refusal_of_name(name)):
+        raise MinigptError(f"--name: {refusal}")
     excluded = {variant.source for variant in failed}
     sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(sources, reading)
