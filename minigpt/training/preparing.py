@@ -203,6 +203,7 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: ResumeRequ
     where, precision = _machine_again(folder, experiment.training.precision, recorded.machine, asked)
     experiment = _with_training(experiment, {"precision": precision})
     refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
+    _refuse_other_objective_weights(folder, asked.begun, experiment)
     start = _start_of(folder, experiment)
     step = start.progress.step if start else 0
     corpus = (corpus or load_corpus(experiment, folder.learned())).to(where)
@@ -243,6 +244,25 @@ def _report_changes(changes: Sequence[Change], experiment: Experiment, step: int
     if any(change.what == "training.max_iters" for change in changes):
         observer.note(f"from now on the schedule covers {count(experiment.training.max_iters, 'update')}")
     observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
+
+
+def _refuse_other_objective_weights(folder: RunFolder, begun: Experiment, experiment: Experiment) -> None:
+    """Refuse an objective whose weights the run has not trained.
+
+    Raises:
+        RunError: Names and shapes of the objective's weights differ from those that the run began with.
+    """
+    if begun.model.objective == experiment.model.objective:
+        return
+    before, now = (
+        {name: tensor.shape for name, tensor in build_model_on_meta(each.model, folder.vocab_size()).state_dict().items()}
+        for each in (begun, experiment)
+    )
+    if before != now:
+        raise RunError(
+            f"{folder.path} cannot be continued with objective {experiment.model.objective.name}: it has other weights than "
+            f"{begun.model.objective.name}, with which the run began. Begin a new run instead"
+        )
 
 
 def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:
