@@ -16,6 +16,7 @@ from minigpt.check.properties import (
     families,
     init,
     knobs,
+    memory,
     objective,
     optimizer,
     sampler,
@@ -35,6 +36,7 @@ _MODULES = [
     for module in (
         sequence,
         decoding,
+        memory,
         families,
         weights,
         objective,

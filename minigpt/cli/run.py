@@ -67,5 +67,15 @@ def run(
     observer = observer_for_terminal()
     if tensorboard:
         observer = TensorBoardObserver(observer)
-    outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
+    outcome = train(
+        loaded,
+        out=out,
+        minutes=minutes,
+        device=device,
+        threads=threads,
+        fresh=fresh,
+        allow_plugins=not no_plugins,
+        trust=trust,
+        observer=observer,
+    )
     report(outcome, experiment, loaded)

@@ -84,7 +84,10 @@ class _Sequential(_Parallel):
     def forward(
         self, hidden: Float[Tensor, "batch time d_model"], prediction: Prediction, ahead: int
     ) -> Float[Tensor, "batch time d_model"]:
-        between = prediction.embed(_shifted(prediction.tokens, ahead))
+        segments = prediction.ctx.segments
+        between = prediction.embed(
+            _shifted(prediction.tokens, ahead), None if segments is None else _shifted(segments, ahead)
+        )
         x = self.join(torch.cat((self.hidden_norm(hidden), self.token_norm(between)), -1))
         return _through(self.block, x, prediction.ctx)
 
