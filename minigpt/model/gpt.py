@@ -161,10 +161,9 @@ class GPT(nn.Module):
             positions: For `Position.embed`; None for the places in the row.
         """
         earlier = 0 if memory is None else memory.shape[1]
-        cut = ((None, None) if each is None else (each[:, :earlier], each[:, earlier:]) for each in (segments, positions))
-        before, after = zip(*cut, strict=True)
-        state = None if memory is None else self._read(memory, tokens.shape[1], *before)
-        x, ctx = self.hidden(tokens, state, *after)
+        (segments_before, segments), (before, positions) = (_cut(each, earlier) for each in (segments, positions))
+        state = None if memory is None else self._read(memory, tokens.shape[1], segments_before, before)
+        x, ctx = self.hidden(tokens, state, segments, positions)
         prediction = Prediction(
             tokens,
             targets,
@@ -316,6 +315,11 @@ class GPT(nn.Module):
 
     def _ramped(self) -> Iterator[Dropout]:
         return (module for module in self.modules() if isinstance(module, Dropout) and module.ramp is not None)
+
+
+def _cut(each: Tensor | None, at: int) -> tuple[Tensor | None, Tensor | None]:
+    """The first columns, and the others."""
+    return (None, None) if each is None else (each[:, :at], each[:, at:])
 
 
 def _stand_in(vocab_size: int, path: str) -> Teacher:

@@ -99,6 +99,14 @@ def test_relative_positions_are_the_same_if_they_restart(position: str) -> None:
             assert torch.equal(one, other)
 
 
+def test_segments_after_tokens_without_segments_are_refused() -> None:
+    built, tokens = model(position="none"), ids(2, 12)
+    state = built.new_state(2, 24, torch.float64)
+    built.hidden(tokens, state)
+    with pytest.raises(ValueError, match="the segments of the 12 tokens in the state are unknown: give segments from the"):
+        built.hidden(tokens, state, SEGMENTS)
+
+
 class AddsOnlyOneRow(Position):
     """It is added, and does not promise to take positions of rows."""
 

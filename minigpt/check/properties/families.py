@@ -55,7 +55,7 @@ def uses(target: Target, case: Case) -> None:
     if not any(across_segments(plain)) and case.time > 5:
         _check_segments(plain, case)
     elif not promised:
-        raise NotTried("it promises nothing in `uses`")
+        raise NotTried("it refuses segments, and its `uses` names nothing")
 
 
 def _check_segments(subject: Subject, case: Case) -> None:
