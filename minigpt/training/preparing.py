@@ -15,6 +15,7 @@ from minigpt.errors import RunError, TokenizerError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.model.decoding import prompt_ids
+from minigpt.reading import Reading
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
@@ -80,6 +81,7 @@ def prepare_anew(
     device: str,
     threads: int | None,
     corpus: Corpus | None,
+    reading: Reading,
 ) -> Ready:
     """Prepare a new run; writes nothing."""
     observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
@@ -89,7 +91,7 @@ def prepare_anew(
         observer.note(note)
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
-    experiment, model, speed = _build(experiment, corpus, run, where, precision, observer, minutes=minutes)
+    experiment, model, speed = _build(experiment, corpus, run, where, precision, observer, reading, minutes=minutes)
     for spec in experiment.specs():
         if spec.cls.__module__ == "__main__":
             observer.note(
@@ -106,6 +108,7 @@ def _build(
     device: torch.device,
     precision: str,
     observer: Observer,
+    reading: Reading,
     *,
     minutes: float | None = None,
     checkpoints: int = 0,
@@ -119,6 +122,7 @@ def _build(
         device: Where the run will train.
         precision: `fp32` or `bf16`.
         observer: Receives notes on the chosen settings.
+        reading: Whether plugins of a teacher may be loaded.
         minutes: A time budget from which the number of updates is computed; None keeps the experiment's number.
         checkpoints: Number of checkpoints that the run has already.
 
@@ -127,7 +131,7 @@ def _build(
     """
     refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
     model = build_model(experiment, corpus.vocab_size).to(device)
-    model.open_run = Teachers(corpus.tokenizer, corpus.vocab_size)
+    model.open_run = Teachers(corpus.tokenizer, corpus.vocab_size, reading)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
@@ -213,7 +217,9 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: ResumeRequ
     for note in start.notes if start else ():
         observer.note(note)
     n_checkpoints = len(checkpoint.available(folder.checkpoints))
-    experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=n_checkpoints)
+    experiment, model, speed = _build(
+        experiment, corpus, folder, where, precision, observer, asked.reading, checkpoints=n_checkpoints
+    )
     # Again, now with the choice about torch.compile that was made.
     now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)

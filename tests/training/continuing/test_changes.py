@@ -72,7 +72,9 @@ def test_a_finished_run_is_trained_further_and_its_history_says_so(stopped: Stop
 @pytest.mark.parametrize("objective", ["multi_token", {"name": "multi_token", "n_future": 2}])
 def test_an_objective_with_other_weights_is_refused_by_name(stopped: Stopped, tmp_path: Path, objective: Any) -> None:
     folder = stopped(tmp_path)
-    with pytest.raises(RunError, match="cannot be continued with objective multi_token: it has other weights than next_token"):
+    with pytest.raises(
+        RunError, match="cannot be continued with objective multi_token: it has other weights than next_token"
+    ):
         resume(folder.path, overrides=[f"model.objective={json.dumps(objective)}"], observer=Watcher())
 
 
