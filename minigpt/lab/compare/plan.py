@@ -30,6 +30,7 @@ from minigpt.lab.compare.variants import (
 from minigpt.lab.cost import Cost, measure_cost
 from minigpt.model import build_model, build_model_on_meta
 from minigpt.reading import AS_WRITTEN, Reading
+from minigpt.run.teaching import refuse_unfit_teachers
 from minigpt.system.files import read_object, write_json
 from minigpt.training.machine import choose_device, choose_precision
 
@@ -162,6 +163,9 @@ def make_plan(
     variants = settled(variants, lambda: _measured_precision(folder, device, threads))
     corpora = Corpora()
     check_same_data(variants, corpora.of, settings.unit)
+    for variant in variants:
+        corpus = corpora.of(variant)
+        refuse_unfit_teachers(variant.experiment, corpus.tokenizer, corpus.vocab_size, reading)
     if settings.match is not None:
         variants = _same_size(variants, settings, corpora)
     if settings.budget is not None:
