@@ -46,6 +46,14 @@ def run(
         return subject(x, tokens, state)
 
 
+def draws(subject: Subject, x: Tensor, tokens: Tensor) -> bool:
+    """Return whether a forward pass draws torch's random numbers."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        subject(x, tokens)
+        return not torch.equal(before, torch.get_rng_state())
+
+
 def disagreement(subject: Subject, computations: Computations, tolerance: float = SAME_PATH) -> float | None:
     """Return the relative difference of two computations if it exceeds rounding, else None."""
     one, other = computations(subject, torch.float32, 0)
@@ -132,6 +140,11 @@ def distance(one: Tensor, other: Tensor) -> float:
         return float("inf")
     one, other = (torch.nan_to_num(part.detach().double(), 0.0, 0.0, 0.0) for part in (one, other))
     return float((one - other).abs().amax() / (1 + other.abs().amax()))
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two results are bit-identical; a value that is not a number equals another one."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def first_difference(one: Tensor, other: Tensor) -> int:

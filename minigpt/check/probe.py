@@ -165,6 +165,10 @@ class Subject(nn.Module, ABC):
         super().__init__()
         self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the losses out of copies: torch copies no tensor that a backward pass could start from."""
+        return {**self.__dict__, "losses": []}
+
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time d_model"], tokens: Int[Tensor, "batch time"], state: ModelState | None = None
