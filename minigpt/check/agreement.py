@@ -88,18 +88,22 @@ class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call] # untyped i
 
     Attributes:
         operations: Names of the operations with a narrower result.
+        dtypes: The types of these results.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: set[str] = set()
+        self.dtypes: set[torch.dtype] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         results = func(*args, **(kwargs or {}))
-        if any(isinstance(part, Tensor) and part.dtype in _NARROWER for part in tree_leaves(results)):
+        narrower = {part.dtype for part in tree_leaves(results) if isinstance(part, Tensor) and part.dtype in _NARROWER}
+        if narrower:
             self.operations.add(str(func))
+            self.dtypes |= narrower
         return results
 
 

@@ -33,7 +33,7 @@ def check_near_fp32(subject: Subject, x: Tensor, tokens: Tensor) -> None:
         if subject.new_state(1, FAR, torch.float32).nbytes == subject.new_state(1, FAR, torch.bfloat16).nbytes:
             return
         of_state = {dtype: _decoded_errors(subject, x, tokens, exact, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    if of_state[torch.bfloat16] > 0.1 + 3 * of_state[torch.float32]:
+    if of_state[torch.bfloat16] > 0.04 + 3 * of_state[torch.float32]:
         raise Violation(
             f"from a bf16 state, outputs at position {_DECODED[1]} differ by {of_state[torch.bfloat16]:.2g} of their size",
             at=_DECODED[1],
