@@ -200,11 +200,7 @@ class _Line:
         precision = self._precision()
         if precision is None:
             return None
-        before, after, y = (self._outputs(step * precision.step, precision.dtype) for step in (-1, 1, 0))
-        slopes = (after - before).detach().double() / (2 * precision.step)
-        # The slopes on both sides of a point differ by what the true slope may differ from their mean.
-        bends = (after - 2 * y + before).detach().double().abs() / precision.step
-        bends += precision.rounding * float(y.detach().abs().amax()) / precision.step
+        slopes, bends, y = self._slopes(precision)
         is_smooth = bends <= precision.bend * slopes.abs().amax()
         return self._compared(precision, slopes, bends, is_smooth, y) if is_smooth.double().mean() > 0.5 else None
 
@@ -217,7 +213,21 @@ class _Line:
                 return _FP32
         if narrowing.dtypes - {torch.float32, torch.complex64}:
             return None
-        return _NARROW if narrowing.dtypes else _FINE
+        return _NARROW if narrowing.dtypes and self._rounds() else _FINE
+
+    def _rounds(self) -> bool:
+        """Return whether short steps drown in the rounding of fp32; a constant in fp32 does no harm."""
+        near, far = (self._slopes(_FINE, scale)[0] for scale in (1.0, 2.0))
+        return bool((near - far).abs().flatten().quantile(0.9) > 1e-4 * near.abs().amax())
+
+    def _slopes(self, precision: _Precision, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the slopes of the outputs, by how much they may differ from the true ones, and the outputs."""
+        step = scale * precision.step
+        before, after, y = (self._outputs(place, precision.dtype) for place in (-step, step, 0.0))
+        # The slopes on both sides of a point differ by what the true slope may differ from their mean.
+        bends = (after - 2 * y + before).detach().double().abs() / step
+        rounding = precision.rounding * float(y.detach().abs().amax()) / step
+        return (after - before).detach().double() / (2 * step), bends + rounding, y
 
     def _compared(
         self, precision: _Precision, slopes: Tensor, bends: Tensor, is_smooth: Tensor, y: Tensor
