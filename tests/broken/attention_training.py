@@ -33,7 +33,7 @@ class IgnoresMemoryInTraining(Plain):
         return super().forward(x, ctx, None if self.training else state)
 
 
-@broken("attention", "modes", "weights are dropped at a fixed rate with masks of its own, even if the model has no dropout")
+@broken("attention", "modes", "weights are dropped at a fixed rate with own masks, even if the model has no dropout")
 class OwnDropout(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         weights = super().weights(scores, seen)
@@ -76,7 +76,7 @@ class _SoftmaxWithoutMean(torch.autograd.Function):
         return weights * gradient  # the mean of the gradient is not subtracted
 
 
-@broken("attention", "backward", "the backward pass of a softmax of its own does not subtract the mean")
+@broken("attention", "backward", "the backward pass of an own softmax does not subtract the mean")
 class OwnSoftmax(Plain):
     def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
         return _SoftmaxWithoutMean.apply(scores.masked_fill(~seen, -torch.inf))

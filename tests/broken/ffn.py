@@ -318,7 +318,7 @@ class _SiluWithoutProduct(torch.autograd.Function):
         return gradient * x.sigmoid()
 
 
-@broken("ffn", "backward", "the backward pass of an activation of its own has only one term of a product")
+@broken("ffn", "backward", "the backward pass of an own activation has only one term of a product")
 class OwnSilu(Perceptron):
     def hidden(self, x: Tensor) -> Tensor:
         return _SiluWithoutProduct.apply(self.into(x))

@@ -16,9 +16,7 @@ from tests.broken.ffn import Experts, Perceptron, Shifted
 from tests.unusual import unusual
 
 
-@unusual(
-    "attention", "modes", "keys are left out at the model's dropout rate, with masks of its own: without dropout, none are"
-)
+@unusual("attention", "modes", "keys are left out at the model's dropout rate, with own masks: without dropout, none are")
 class LeavesOutKeys(Plain):
     def __init__(self, dims: Dims):
         super().__init__(dims)
@@ -31,7 +29,7 @@ class LeavesOutKeys(Plain):
         return super().weights(scores, seen)
 
 
-@unusual("ffn", "modes", "it has a dropout of its own, which is on by default; it is dropout too")
+@unusual("ffn", "modes", "it has its own dropout, which is on by default; it is dropout too")
 class DropsHiddenUnits(Perceptron):
     """W_out drop(f(W_in x)).
 
@@ -141,15 +139,15 @@ class _Cube(torch.autograd.Function):
         return 3 * x * x * gradient
 
 
-@unusual("norm", "backward", "it computes in fp32 whatever its input is, and its backward pass is its own")
+@unusual("norm", "backward", "it computes in fp32 whatever its input is, and it has an own backward pass")
 class CubedInFp32(Norm):
     def __init__(self, width: int):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        unit = wide * (wide.square().mean(-1, keepdim=True) + 1e-4).rsqrt()
+        exact = x.float()
+        unit = exact * (exact.square().mean(-1, keepdim=True) + 1e-4).rsqrt()
         return (self.gain.float() * (unit + 0.1 * _Cube.apply(unit))).to(x.dtype)
 
 
@@ -164,7 +162,7 @@ class KeepsATable(Perceptron):
         return super().hidden(x) * (1 + self.waves.to(x.dtype))
 
 
-@unusual("ffn", "determinism", "operations in place, but on tensors of its own")
+@unusual("ffn", "determinism", "operations in place, but on its own tensors")
 class InPlace(Perceptron):
     def __init__(self, dims: Dims):
         super().__init__(dims)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from minigpt.check.properties.sequence import PARTS, check_finite
 from minigpt.check.properties.surroundings import other_seeds_and_clock
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target
-from minigpt.contracts import Attention, Block, Embedding, FeedForward, Norm
+from minigpt.contracts import Attention, Block, Context, Embedding, FeedForward, Norm
 
 
 def _cases(target: Target) -> list[Case]:
@@ -37,7 +38,7 @@ def determinism(target: Target, case: Case) -> None:
     """Outputs depend only on weights and inputs, and in training on torch's seed; the inputs are not changed."""
     subject = build(target, case)
     x, tokens = inputs(subject, case)
-    _check_inputs_kept(subject, x, tokens)
+    _check_inputs_kept(copy.deepcopy(subject), x, tokens)
     _check_repeated(subject, case)
     if case.training:
         _check_seeded(subject, x, tokens)
@@ -64,18 +65,19 @@ def check_reasons(target: Target, case: object) -> None:
 
 def _check_inputs_kept(subject: Subject, x: Tensor, tokens: Tensor) -> None:
     """Check that no layer changes its input in place: others read the same tensor."""
-    given: dict[nn.Module, Tensor] = {}
+    given: dict[nn.Module, list[Tensor]] = {}
 
-    def keep(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        given[layer] = arguments[0].clone()
+    def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        given[layer] = [part.clone() for part in _received(arguments)]
 
-    def compare(layer: nn.Module, arguments: tuple[Tensor, ...], _: Tensor) -> None:
-        if not equal(arguments[0], given[layer]):
-            raise Violation(
-                f"{type(layer).__name__} changes its input in place",
-                size=distance(arguments[0], given[layer]),
-                cause="an operation that ends in _, or +=, on the input or on a view of it? other parts read it too",
-            )
+    def compare(layer: nn.Module, arguments: tuple[Any, ...], _: Tensor) -> None:
+        for now, before in zip(_received(arguments), given[layer], strict=True):
+            if not equal(now, before):
+                raise Violation(
+                    f"{type(layer).__name__} changes its input in place",
+                    size=distance(now, before),
+                    cause="an operation that ends in _, or +=, on the input or on a view of it? other parts read it too",
+                )
 
     layers = [part for part in subject.modules() if isinstance(part, Attention | FeedForward | Norm | Block | Embedding)]
     hooks = [
@@ -88,11 +90,18 @@ def _check_inputs_kept(subject: Subject, x: Tensor, tokens: Tensor) -> None:
             hook.remove()
 
 
+def _received(arguments: tuple[Any, ...]) -> list[Tensor]:
+    """Return the tensors that a layer must not change: its input, and tokens and positions of its context."""
+    contexts = [part for part in arguments if isinstance(part, Context)]
+    return [arguments[0], *(tensor for ctx in contexts for tensor in (ctx.tokens, ctx.positions))]
+
+
 def _check_repeated(subject: Subject, case: Case) -> None:
     """Check that a pass gives the same when it is repeated at once, and after passes with other sequences."""
     mode = "train" if case.training else "eval"
     x, tokens = inputs(subject, case)
     other, other_tokens = inputs(subject, case, offset=1)
+    fresh = copy.deepcopy(subject)
     first = run(subject, x, tokens)
     again = run(subject, x, tokens)
     if not equal(first, again):
@@ -107,9 +116,9 @@ def _check_repeated(subject: Subject, case: Case) -> None:
             size=distance(again, first),
             cause="random numbers of Python or numpy, or the clock? a run restores only torch's seed",
         )
-    run(subject, other, other_tokens)
-    run(subject, other[:1, : 1 + case.time // 2], other_tokens[:1, : 1 + case.time // 2])
-    again = run(subject, x, tokens)
+    run(fresh, other[:1, : 1 + case.time // 2], other_tokens[:1, : 1 + case.time // 2])
+    run(fresh, other, other_tokens)
+    again = run(fresh, x, tokens)
     if not equal(first, again):
         raise Violation(
             f"in {mode} mode, equal inputs give other outputs after a pass with another sequence",

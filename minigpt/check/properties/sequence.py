@@ -240,13 +240,17 @@ def autocast(target: Target, case: Case) -> None:
 _ROWS = {4: 1000, 8: 8, 16: 8, 240: 2}
 """Numbers of rows to try, and the most tokens in each; 240 rows are whole groups of almost any number of rows."""
 
+_MORE_ROWS = (64, 2, 32, 6, 12, 128, 3, 5)
+"""Each case tries one more of these numbers."""
+
 
 @property_of(*PARTS, cases=fewer_cases, strategy=any_case)
 def batch(target: Target, case: Case) -> None:
     """Sequences of a batch do not influence each other, neither in values nor in gradients, also if they are equal."""
     subject = build(target, case)
     scale = largest_scale(subject, *inputs(subject, case, batch=4))
-    for rows, most in _ROWS.items():
+    more = _MORE_ROWS[(case.time + case.seed) % len(_MORE_ROWS)]
+    for rows, most in {**_ROWS, more: 4}.items():
         _check_neighbours(subject, replace(case, batch=rows, time=min(case.time, most)), scale)
     _check_single_rows(subject, case)
     _check_copies(subject, replace(case, batch=16, time=min(case.time, 16)))

@@ -131,7 +131,7 @@ def backward(target: Target, case: Case) -> None:
         f"a step along a random direction changes the outputs by {difference.slope:.5g} per length, but by "
         f"{difference.gradient:.5g} according to their gradient{' with respect to ' if names else ''}{', '.join(names[:3])}",
         size=difference.size,
-        cause="a detach(), a straight-through estimate, a hook, or a backward pass of its own? if it is meant, set "
+        cause="a detach(), a straight-through estimate, a hook, or an own backward pass? if it is meant, set "
         "surrogate_gradient = True",
     )
 
@@ -159,7 +159,7 @@ class _Precision:
         dtype: Type of inputs and weights.
         step: Length of a step.
         rounding: Rounding of an output, relative to the largest one.
-        bend: Largest change of a slope within a step, relative to the largest slope; above it there is a jump or a kink.
+        bend: Largest change of a slope within a step, relative to the median slope; above it there is a jump or a kink.
         tolerance: Largest relative difference of slope and gradient.
     """
 
@@ -201,7 +201,7 @@ class _Line:
         if precision is None:
             return None
         slopes, bends, y = self._slopes(precision)
-        is_smooth = bends <= precision.bend * slopes.abs().amax()
+        is_smooth = bends <= precision.bend * slopes.abs().median()
         return self._compared(precision, slopes, bends, is_smooth, y) if is_smooth.double().mean() > 0.5 else None
 
     def _precision(self) -> _Precision | None:
