@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.check.agreement import distance, equal, run
-from minigpt.check.parameters import parameter_sets
+from minigpt.check.parameters import further_choices, parameter_sets
 from minigpt.check.probe import Case, Subject, any_case, build, inputs, positions_for
 from minigpt.check.properties.sequence import PARTS, check_finite
 from minigpt.check.properties.surroundings import other_seeds_and_clock
@@ -28,7 +28,7 @@ def _cases(target: Target) -> list[Case]:
     position = positions_for(target)[-1]
     return [
         Case(params, 4, 4, 16, time=24, position=position, training=mode, dropout=0.3 if mode else 0.0, seed=int(mode))
-        for params in parameter_sets(target)
+        for params in [*parameter_sets(target), *further_choices(target)]
         for mode in modes
     ]
 
