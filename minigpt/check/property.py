@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import time
@@ -159,7 +160,11 @@ class _Trial(Generic[C]):
             self.refused.append(str(refusal))
             return None
         self.tried += 1
-        return None if failure is None else self._failure(self.reasons, case) or failure
+        if failure is None:
+            return None
+        with contextlib.suppress(Unsuitable):
+            return self._failure(self.reasons, case) or failure
+        return failure
 
     def _failure(self, test: Callable[[Target, C], None], case: C) -> Failure | None:
         try:

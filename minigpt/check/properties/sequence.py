@@ -203,8 +203,7 @@ def _gradient(subject: Subject, case: Case, place: int, dtype: torch.dtype, repe
 
 def _cases_in_bf16(target: Target) -> list[Case]:
     if target.experiment is not None:
-        size = target.experiment.model.block_size
-        return [*fewer_cases(target), *([Case(block_size=size, time=FAR, batch=1)] if size >= FAR else [])]
+        return fewer_cases(target)
     base, none, *others = parameter_sets(target)[0], *positions_for(target)
     far = Case(base, 2, 8, 16, 1, block_size=FAR, time=FAR, batch=1)
     return [*(replace(far, position=name) for name in others or [none]), *fewer_cases(target)]
