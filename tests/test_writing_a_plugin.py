@@ -213,13 +213,15 @@ def test_its_properties_are_all_properties() -> None:
 
 FACTORS = {"score_factor", "residual_factor", "logit_factor"}
 DEVIATIONS = {"matrix_std", "residual_std"}
+INSTRUCTIONS = {"final_norm", "uses_documents", "needs_adaptive"}
 
 
 def test_its_promises_are_attributes_of_the_contracts() -> None:
     rows = table("Promises")
     for promise, family, default, _, by in ([cell.strip("`") for cell in row] for row in rows):
-        assert repr(getattr(REGISTRY.family(family).base, promise)) == default
-        assert by in property_names(family)
+        for each in PARTS_OF_A_MODEL if family == "parts" else (family,):
+            assert repr(getattr(REGISTRY.family(each).base, promise)) == default
+            assert by in property_names(each)
     assert contracts.Block.final_norm is True
     assert contracts.Component.elementwise == frozenset()
     assert contracts.Embedding.roles == {}
@@ -229,10 +231,7 @@ def test_its_promises_are_attributes_of_the_contracts() -> None:
         for base in (family.base for family in REGISTRY.families() if family.name in {row[1].strip("`") for row in rows})
         for name in {**inspect.get_annotations(base), **({"uses": None} if base is contracts.Attention else {})}
     }
-    assert (
-        own
-        == {row[0].strip("`") for row in rows} | {"final_norm", "uses_documents", "needs_adaptive"} | FACTORS | DEVIATIONS
-    )
+    assert own == {row[0].strip("`") for row in rows if row[1] != "parts"} | INSTRUCTIONS | FACTORS | DEVIATIONS
 
 
 def test_its_state_equals_the_plugin_it_names() -> None:

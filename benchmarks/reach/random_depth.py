@@ -31,6 +31,8 @@ class RandomDepthBlock(Block):
     """
 
     uses = frozenset({"segments"})  # the inner block gets them; a part that does not use them is refused
+    differs_in_training = True  # in the number of passes
+    surrogate_gradient = True  # of the last passes only
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ property covers mixers, norms and whole experiments.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,6 +168,10 @@ class Subject(nn.Module, ABC):
         super().__init__()
         self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
         self.segments: Int[Tensor, "batch time"] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the losses out of copies: torch copies no tensor that a backward pass could start from."""
+        return {**self.__dict__, "losses": []}
 
     @abstractmethod
     def forward(
@@ -343,7 +348,7 @@ def limit_outputs(subject: Subject, case: Case) -> None:
     """Shrink the weights until outputs are below 1000; without a norm, layers that multiply can overflow."""
     x, tokens = inputs(subject, case)
     for _ in range(20):
-        largest = subject(x, tokens).abs().amax()
+        largest = copy.deepcopy(subject)(x, tokens).abs().amax()  # a copy, because a part may remember its first pass
         if largest < 1e3:
             return
         for parameter in subject.parameters():
