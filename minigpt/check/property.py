@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import time
@@ -44,6 +45,25 @@ class NotTried(Exception):
 
 class Unsuitable(Exception):
     """Raised when a component rightly refuses a case, such as an odd width for a rotation in pairs."""
+
+
+class _OtherCase(Exception):
+    """Raised from a failure in a case that a property made of its own case."""
+
+    def __init__(self, error: Exception, case: object):
+        super().__init__()
+        self.error, self.case = error, case
+
+
+@contextlib.contextmanager
+def trying(case: object) -> Iterator[None]:
+    """Report a failure inside with this case, which a property made of its own case by other parameters, for example."""
+    try:
+        yield
+    except (NotTried, Unsuitable, TrustError):
+        raise
+    except Exception as error:  # any exception of a component breaks the property
+        raise _OtherCase(error, case) from error
 
 
 @dataclass(frozen=True)
@@ -157,16 +177,20 @@ class _Trial(Generic[C]):
         except Unsuitable as refusal:
             self.refused.append(str(refusal))
             return None
-        except Violation as violation:
-            self.tried += 1
-            return Failure(violation.message, self.example(case), violation.at, violation.size, violation.cause)
         except (NotTried, TrustError):  # the plugin file was edited, so it is not what was checked so far
             raise
+        except _OtherCase as other:
+            return self._failure(other.error, other.case)
         except Exception as error:  # any exception of a component breaks the property
-            self.tried += 1
-            return Failure(_described(error), self.example(case), cause="does it support these sizes and parameters?")
+            return self._failure(error, case)
         self.tried += 1
         return None
+
+    def _failure(self, error: Exception, case: Any) -> Failure:
+        self.tried += 1
+        if isinstance(error, Violation):
+            return Failure(error.message, self.example(case), error.at, error.size, error.cause)
+        return Failure(_described(error), self.example(case), cause="does it support these sizes and parameters?")
 
 
 def run_property(prop: Property[C], target: Target, *, examples: int, seed: int, shrink: bool = True) -> Result:
@@ -194,6 +218,15 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int,
     # Without a strategy, each case covers something different (a parameter, for example), so refused cases are reported.
     note = "; ".join(dict.fromkeys(trial.refused)) if prop.strategy is None else ""
     return Result(prop.name, prop.says, "pass", trial.tried, note, seconds)
+
+
+def failure_in(prop: Property[C], target: Target, case: C) -> Failure | None:
+    """Return the failure of one case, or None if the property holds.
+
+    Raises:
+        NotTried: The property does not apply, or cannot be checked on this machine.
+    """
+    return _Trial(prop, target).failure_of(case)
 
 
 def _search(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:
