@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from minigpt.contracts import (
     Teacher,
     substate,
 )
-from minigpt.errors import ExperimentError, Problem, listing
+from minigpt.errors import ExperimentError, PluginError, Problem, listing
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.kernels.fused import Dropout, upcast
 from minigpt.model.torch_state import usual_torch_state
@@ -143,6 +143,9 @@ class GPT(nn.Module):
             mask: Which targets count; None for all.
             segments: A token attends only to tokens with the same number; None for no such limit.
             memory: Earlier tokens, which are read first and without gradients (Transformer-XL: arXiv:1901.02860).
+
+        Raises:
+            PluginError: An auxiliary loss is not a single number.
         """
         state = None if memory is None else self._read(memory, tokens.shape[1])
         x, ctx = self.hidden(tokens, state, segments)
@@ -159,7 +162,7 @@ class GPT(nn.Module):
             open_run=self.open_run,
         )
         loss = self.objective(prediction)
-        return loss, sum((upcast(each) for each in ctx.losses), loss.new_zeros(()))
+        return loss, _sum(ctx.losses, loss.new_zeros(()))
 
     def cross_entropy(
         self,
@@ -332,6 +335,18 @@ def initialise(root: nn.Module, init: Init) -> None:
             module.init_weights()
         if isinstance(module, ResidualLinear):
             module.factor = init.residual_factor
+
+
+def _sum(losses: Sequence[Tensor], zero: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The sum of auxiliary losses.
+
+    Raises:
+        PluginError: One of them is not a single number.
+    """
+    for each in losses:
+        if each.ndim:
+            raise PluginError(f"ctx.losses: an auxiliary loss has the shape {list(each.shape)}; append one number, its mean")
+    return sum((upcast(each) for each in losses), zero)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, and seven for attention. Each broken component is a subclass of a correct one, and tests
+There is one module for each family, seven for attention, and two each for tokenizers and datasets. Each broken component is a subclass of a correct one, and tests
 check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
 
@@ -100,7 +100,9 @@ for _family in (
     "init",
     "objective",
     "tokenizer",
+    "tokenizer_symbols",
     "dataset",
+    "dataset_overlaps",
     "batching",
     "optimizer",
     "schedule",

@@ -35,6 +35,12 @@ def shape(target: Target, case: Case) -> None:
         _check_layers(float64_subject, x.double(), tokens)
     for scale, what in ((1.0, "ordinary inputs"), (0.0, "inputs of zero"), (large, f"inputs of size {large:g}")):
         y = run(subject, scale * x, tokens)
+        for loss in subject.losses:
+            if loss.ndim:
+                raise Violation(
+                    f"it appends an auxiliary loss of shape {list(loss.shape)} to ctx.losses, which must be one number",
+                    cause="is the mean over tokens or channels missing?",
+                )
         if not torch.isfinite(y).all():
             place = int((~torch.isfinite(y)).flatten(2).any(-1).any(0).nonzero()[0])
             raise Violation(
