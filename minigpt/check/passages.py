@@ -5,14 +5,14 @@ from __future__ import annotations
 import unicodedata
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
 from minigpt.components.dataset.overlap import window_hashes
 
 _WIDTH = 32
 """Characters of a window, without white space."""
 
-_SEARCHED = 1 << 23
+_SEARCHED = 1 << 20
 """Characters of the training text that are searched, from its end, and at most as many of the validation text."""
 
 _SHORTEST_JOIN = 24
@@ -35,23 +35,25 @@ def joining_passage(train: str, val: str) -> str:
 
 
 def common_passage(train: str, val: str) -> str:
-    """Return the longest passage of the validation text that training has once; an empty text if it is a short one.
+    """Return the longest passage of the validation text that training has once, if it is long; else an empty text.
 
-    It is short if training itself has a passage of half this length twice. White space does not count, nor does what begins
-    or ends both texts, such as a head line.
+    It is long compared with the longest one that training has twice: eight times as long, or four times if the validation
+    text has also twice the share of such passages. White space does not count, nor does what begins or ends both texts,
+    such as a head line.
     """
     train, val = _without_ends(_without_spaces(train[-_SEARCHED:]), _without_spaces(val[:_SEARCHED]))
     if min(len(train), len(val)) < _WIDTH:
         return ""
     known, counts = np.unique(window_hashes(train, _WIDTH), return_counts=True)
-    places, length = _longest(_times(known, counts, val))
-    of_training = _longest(_times(known, counts, train) - 1)[1]
-    if length < max(_SHORTEST, 2 * of_training):
+    in_val, in_train = _times(known, counts, val), _times(known, counts, train) - 1
+    (places, length), usual = _longest(in_val), _longest(in_train)[1]
+    has_many = (in_val == 1).mean() > 2 * (in_train == 1).mean()
+    if length < max(_SHORTEST, (4 if has_many else 8) * usual):
         return ""
     return val[places.start : places.stop + _WIDTH - 1]
 
 
-def _times(known: Int[np.ndarray, " windows"], counts: Int[np.ndarray, " windows"], text: str) -> Int[np.ndarray, " places"]:
+def _times(known: UInt64[np.ndarray, " known"], counts: Int[np.ndarray, " known"], text: str) -> Int[np.ndarray, " places"]:
     """How often training has the window at each place of a text."""
     hashes = window_hashes(text, _WIDTH)
     at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)

@@ -30,6 +30,11 @@ def many_words() -> str:
 SAMPLE = "Captain Thorbjørn's 3 sisters KEPT 98765 quixotic lanterns; the keeper's light wasn't out?!  \n\tYes -- at 04:15."
 """A sentence with words from the passage and words that are not in it."""
 
+_CONTRACTIONS = " ".join(
+    [f"{word}'{end}" for word in "I you He she it we They that there who let".split() for end in "m s d ll ve re".split()]
+    + [f"{word}n't" for word in "Do does did is are was has have had wo ca could would should must need sha ai".split()]
+)
+
 FRAGMENTS = (
     "",
     "a",
@@ -67,8 +72,11 @@ FRAGMENTS = (
     "“Don’t,” she said – ‘it’s … a «test» — „ja“.",
     "-‐‑‒–—―−",
     "\"“”„‟″«»‹› '‘’‚‛′`´ …",
-    "won't shan't y'all 'tis rock'n'roll o'clock cannot gonna gimme d'you it's I've they'll he'd we're I'm dogs'",
-    "won’t I’LL ’tis dogs’",
+    "y'all 'tis rock'n'roll o'clock cannot gonna gimme d'you o' dogs' dogs’ ’tis",
+    _CONTRACTIONS,
+    _CONTRACTIONS.replace("'", "’"),
+    _CONTRACTIONS.replace("'", " "),
+    _CONTRACTIONS.upper(),
     "it 's a dog , `` quoted '' ( so ) . [ x ] do n't",
     "McDonald iPhone eBay LaTeX NaN O'Neil XMLHttpRequest aB Ab",
     "007 00 -0 +1 1_000 1e5 0x1F ½ ３",

@@ -1,7 +1,7 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, seven for attention, and two each for tokenizers and datasets. Each broken component is a subclass of a correct one, and tests
-check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
+There is one module for each family, or several: seven for attention. Each broken component is a subclass of a correct one,
+and tests check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
 
 from __future__ import annotations

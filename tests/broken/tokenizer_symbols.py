@@ -26,7 +26,7 @@ class Hyphens(Characters):
         return list(re.sub("[–—]", "-", text))
 
 
-@broken("tokenizer", "lossless", "words that are contracted lose their apostrophe, which is added to known ones only")
+@broken("tokenizer", "lossless", "some contractions are taken apart, and another set of them is joined again")
 class Contractions(Bytes):
     def to_bytes(self, text: str) -> bytes:
         return super().to_bytes(re.sub(r"\b(they|we)'(ll|d)\b", r"\1 \2", text))

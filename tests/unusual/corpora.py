@@ -9,7 +9,26 @@ import numpy as np
 from minigpt.contracts import Dataset, Sequences, Splits
 from tests.unusual import unusual
 
-_WORDS = ["ash", "beech", "cedar", "elm", "fir", "gum", "hazel", "ivy", "juniper", "larch", "maple", "oak", "pine", "rowan", "spruce", "teak", "willow", "yew"]
+_WORDS = [
+    "ash",
+    "beech",
+    "cedar",
+    "elm",
+    "fir",
+    "gum",
+    "hazel",
+    "ivy",
+    "juniper",
+    "larch",
+    "maple",
+    "oak",
+    "pine",
+    "rowan",
+    "spruce",
+    "teak",
+    "willow",
+    "yew",
+]
 
 
 class _Corpus(Dataset):

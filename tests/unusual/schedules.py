@@ -43,7 +43,7 @@ class OneUpdateOfWarmUp(_OfUpdates):
 @unusual("schedule", "gradual", "in a training of 1,000 updates, one update is the whole decay")
 class ShortDecay(_OfUpdates):
     def factor(self, step: int) -> float:
-        return min(1.0, 1000 * (1 - self.progress(step)) - 0.5)
+        return min(1.0, max(0.0, 1000 * (1 - self.progress(step)) - 0.5))
 
 
 @unusual("schedule", "finite", "it ends a fifth above the peak, as large batches allow")

@@ -108,7 +108,7 @@ def _loaded_once(target: Target, params: Mapping[str, Any]) -> Splits:
 @property_of("dataset", cases=_cases, quick=2)
 @random_states_kept()
 def splits(target: Target, case: Case) -> None:
-    """Both splits are present, well-formed and of one kind, and have nothing in common."""
+    """Both splits are well-formed, of one kind and without common parts; targets are not the inputs, nor two steps ahead."""
     loaded = _loaded_once(target, case.params)
     train, val = loaded.train, loaded.val
     if isinstance(train, str) and isinstance(val, str):

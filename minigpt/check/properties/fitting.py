@@ -42,7 +42,7 @@ def _fitting_cases(target: Target) -> list[Case]:
 @property_of("tokenizer", cases=_fitting_cases, strategy=any_case)
 @random_states_kept()
 def fitting(target: Target, case: Case) -> None:
-    """A text gives the same vocabulary in any process; JSON restores it, and encoding does not change it."""
+    """A text gives the same vocabulary in any process, after any other; JSON restores it, encoding does not change it."""
     if case.another_process:
         _check_process(target, case)
         return

@@ -131,7 +131,10 @@ _JUDGED = 1000
 """Updates of a training that is long enough to judge its course."""
 
 _JUMP = 0.1
-"""A larger change from one update to the next is a jump, if the changes before and after it are much smaller."""
+"""A larger change from one update to the next is a jump, if the changes near it are much smaller."""
+
+_NEAR = 8
+"""Changes before and after one that are near it."""
 
 
 @property_of("schedule", cases=_long_cases, quick=1)
@@ -157,10 +160,13 @@ def _jump(schedule: Schedule, max_iters: int) -> int | None:
     """Return the first step with a jump, or None."""
     factors = np.array([schedule.factor(step) for step in range(max_iters)], dtype=np.float64)
     changes = np.abs(np.diff(factors))
-    around = np.pad(changes, 1)
-    isolated = 4 * np.maximum(around[:-2], around[2:]) < changes
-    places = np.flatnonzero((changes > _JUMP) & isolated) + 1
-    return next((int(place) for place in places if place > 2), None)
+    for place in np.flatnonzero(changes > _JUMP):
+        if place < 2:
+            continue
+        near = changes[max(0, place - _NEAR) : place + _NEAR + 1]
+        if np.count_nonzero(near > changes[place] / 4) <= 2:  # one change, or two of a single update
+            return int(place) + 1
+    return None
 
 
 @random_states_kept()
