@@ -30,9 +30,11 @@ def many_words() -> str:
 SAMPLE = "Captain Thorbjørn's 3 sisters KEPT 98765 quixotic lanterns; the keeper's light wasn't out?!  \n\tYes -- at 04:15."
 """A sentence with words from the passage and words that are not in it."""
 
+_PRONOUNS = ("I", "you", "He", "she", "it", "we", "They", "that", "there", "who", "let")
+_VERBS = ("Do", "does", "did", "is", "are", "was", "has", "have", "had", "wo", "ca", "could", "would", "should", "sha", "ai")
 _CONTRACTIONS = " ".join(
-    [f"{word}'{end}" for word in "I you He she it we They that there who let".split() for end in "m s d ll ve re".split()]
-    + [f"{word}n't" for word in "Do does did is are was has have had wo ca could would should must need sha ai".split()]
+    [f"{pronoun}'{verb}" for pronoun in _PRONOUNS for verb in ("m", "s", "d", "ll", "ve", "re")]
+    + [f"{verb}n't" for verb in _VERBS]
 )
 
 FRAGMENTS = (
@@ -107,11 +109,16 @@ MANY = 70_001
 """More symbols than 16 bits can number."""
 
 
+_PLANES = (0x1F300, 0xE0000, 0xF0000, 0x100000)
+"""Pictures, tags and private use."""
+
+
 @functools.cache
 def many_symbols() -> str:
     """Return a text of `MANY` different characters and more, with symbols and private-use characters beside letters."""
     characters = [*map(chr, (*range(0xD800), *range(0xE000, MANY + 0x800)))]
-    beside_letters = [chr(code) for code in (*range(0x2000, 0x2C00), *range(0xE000, 0xF900), 0xF0000, 0x10FFFD)]
+    rare = (range(0x2000, 0x2C00), range(0xE000, 0xF900), *(range(plane, plane + 0x200) for plane in _PLANES))
+    beside_letters = [chr(code) for codes in rare for code in (*codes, 0x10FFFD)]
     return "".join([*characters, *(f"{character}a{character}A" for character in beside_letters)])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minigpt.check import Violation, check, check_component, experiment_target
+from minigpt.check import Violation, check, check_component, component_target, experiment_target
 from minigpt.check.property import SUITE
 from minigpt.contracts import Context, Dims, FeedForward, Norm, State
 from minigpt.errors import PluginError
@@ -94,7 +94,8 @@ class Leaks(ForgetsNothing):
 def test_an_example_that_holds_in_a_new_process_is_said_to_depend_on_earlier_passes() -> None:
     register("ffn", "forgets_nothing")(ForgetsNothing)
     register("ffn", "leaks")(Leaks)
-    reports = [check_component("ffn", name, only=["tokenwise"]) for name in ("forgets_nothing", "leaks")]
+    targets = [component_target("ffn", name) for name in ("forgets_nothing", "leaks")]
+    reports = [check(target, only=["tokenwise"], alone=True) for target in targets]
     messages = [report.results[0].failure.message for report in reports if report.results[0].failure]
     assert ["in a new process this example holds" in message for message in messages] == [True, False]
 
