@@ -48,7 +48,7 @@ class Unsuitable(Exception):
 
 
 class _OtherCase(Exception):
-    """Raised from a failure in a case that a property made of its own case."""
+    """Raised from a failure in another case than the property received."""
 
     def __init__(self, error: Exception, case: object):
         super().__init__()
@@ -57,7 +57,7 @@ class _OtherCase(Exception):
 
 @contextlib.contextmanager
 def trying(case: object) -> Iterator[None]:
-    """Report a failure inside with this case, which a property made of its own case by other parameters, for example."""
+    """Report a failure inside with this case, if a property tries several, with other parameters, for example."""
     try:
         yield
     except (NotTried, Unsuitable, TrustError):

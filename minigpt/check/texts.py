@@ -84,7 +84,7 @@ FRAGMENTS = (
     "007 00 -0 +1 1_000 1e5 0x1F ½ ３",
     "&amp; &lt;b&gt; &#39; &quot; &nbsp; %20 + \\u0041 \\x41 \\t {0} {} %s $1 :smile:",
     "[CLS][SEP][PAD][MASK]<pad><bos><eos><0x0A><mask>",
-    "a  b   c \n  d\t\te \n\n\n f ",
+    "a  b   c \n  d\te \n\n\n f ",
     "end.\n",
     "\ufeffThe",  # a byte order mark
     "\ue000\ue001a\uf8ffA\U000f0000\U0010fffd",  # private use

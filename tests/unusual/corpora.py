@@ -1,4 +1,4 @@
-"""Datasets that are right but unusual: with boilerplate, with rows that resemble each other, with targets of their own."""
+"""Datasets that are right but unusual: with boilerplate, with rows that resemble each other, with unusual targets."""
 
 from __future__ import annotations
 

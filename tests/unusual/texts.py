@@ -1,4 +1,4 @@
-"""Tokenizers that are right but unusual: with a fixed alphabet, with marks of their own, or slow."""
+"""Tokenizers that are right but unusual: with a fixed alphabet, with marks, or slow."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class HalfCharacters(_Characters):
 
     def fit(self, text: str) -> None:
         if re.search("[\ud800-\udfff]", text):
-            raise TokenizerError("half a character of UTF-16 cannot be told from a lone surrogate")
+            raise TokenizerError("half a character of UTF-16 looks like a lone surrogate")
 
     @property
     def vocab_size(self) -> int:
@@ -138,14 +138,14 @@ class HalfCharacters(_Characters):
         return np.asarray(ids).astype(np.uint16).tobytes().decode("utf-16-le", "replace")
 
 
-@unusual("tokenizer", "byte_counts", "pairs are merged one after another, in a time that grows with the square of the text")
+@unusual("tokenizer", "ids", "pairs are merged one after another, in a time that grows with the square of the text")
 class SlowPairs(_Characters):
     pieces: tuple[str, ...] = ()
 
     def fit(self, text: str) -> None:
         super().fit(text)
         self.pieces = ()
-        for _ in range(8):
+        for _ in range(2):
             pairs = Counter(one + other for one, other in pairwise(self.split(text)))
             if not pairs:
                 return

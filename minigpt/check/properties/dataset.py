@@ -165,7 +165,7 @@ def _check_texts(train: str, val: str) -> None:
 
 _CUT_FROM = "does training keep text that validation is cut from? Splits.of_text divides a text"
 _MOST_SHARED = 0.2
-"""A larger share of the validation text in training, beyond what training repeats of itself, is no chance."""
+"""A larger share of the validation text in training, beyond what training has twice, is no chance."""
 
 
 def _check_rows(rows: Sequences, name: str, vocab_size: int | None) -> None:
@@ -207,7 +207,7 @@ def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
             cause="are both drawn from the same rows? Draw all rows, remove duplicates, then divide",
         )
     shifted, joined = shifted_share(train, val), joined_by(train, val) or joined_by(val, train)
-    if joined or shifted >= 0.5 or _exceeds_chance(shifted, train, len(val.tokens)):
+    if joined or shifted >= 0.5 or _exceeds_chance(shifted_share(train, val, certainty=2), train, len(val.tokens)):
         what = (
             f"{joined} tokens of a validation row continue"
             if joined
@@ -220,13 +220,13 @@ def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
 
 
 def _exceeds_chance(shifted: float, train: Sequences, rows: int) -> bool:
-    """Whether the share differs from the one that some of the training rows have of the others."""
+    """Whether the share of rows that are surely shifted differs from that of some training rows among the others."""
     if shifted < 0.005:
         return False
     chosen = np.zeros(len(train.tokens), dtype=bool)
     chosen[np.random.default_rng(0).permutation(len(train.tokens))[: min(rows, len(train.tokens) // 2)]] = True
     others, some = (Sequences(train.tokens[part], train.targets[part], train.mask[part]) for part in (~chosen, chosen))
-    usual = shifted_share(others, some) if chosen.any() else 0.0
+    usual = shifted_share(others, some, certainty=2) if chosen.any() else 0.0
     return shifted > 4 * usual or usual > 0.9
 
 

@@ -39,15 +39,20 @@ def _row(rows: Sequences, index: int) -> bytes:
     return b"".join(array[used].astype(np.int64).tobytes() for array in (rows.tokens[index], counted))
 
 
-def shifted_share(train: Sequences, val: Sequences) -> float:
+def shifted_share(train: Sequences, val: Sequences, certainty: float = 1) -> float:
     """The share of the validation rows' targets whose inputs training rows have too, at another place in the row.
 
     So it is with overlapping windows of one series that are split at random. An input is found with a window of at least a
     quarter of its row; in short rows also with what is left of a row after a shift of at most half. Windows that occur
     elsewhere by chance do not count: those that a walk from token to token, with the frequencies of pairs in training, would
     give with a probability above 2^-10. So the rows of a task in which each token follows from the last one are not shifted.
+
+    Args:
+        train: Training rows.
+        val: Validation rows.
+        certainty: How many times as many bits a window needs: rules of a task make tokens more probable than pairs show.
     """
-    chance = _Chance.of(train)
+    chance = _Chance.of(train, certainty)
     covered = _covered_by_windows(train, val, chance)
     if train.tokens.shape[1] == val.tokens.shape[1] <= _SHORT:
         covered |= _covered_by_shifts(train, val, chance)
@@ -122,7 +127,7 @@ class _Chance:
     bits_of_pairs: Float[np.ndarray, " pairs_and_one"]
 
     @classmethod
-    def of(cls, train: Sequences) -> _Chance:
+    def of(cls, train: Sequences, certainty: float = 1) -> _Chance:
         """Count in training rows."""
         tokens = train.tokens[:_COUNTED_ROWS]
         ids, counts = np.unique(tokens, return_counts=True)
@@ -131,7 +136,8 @@ class _Chance:
         pairs, times = np.unique(at[:, :-1] * len(ids) + at[:, 1:], return_counts=True)
         begun = np.bincount(pairs // len(ids), times, minlength=len(ids))
         of_pairs = np.log2(begun[pairs // len(ids)]) - np.log2(times)
-        return cls(np.log2(train.tokens.size) + _BEYOND_CHANCE, ids, bits, pairs, np.append(of_pairs, bits[-1]))
+        needed = certainty * (np.log2(train.tokens.size) + _BEYOND_CHANCE)
+        return cls(needed, ids, bits, pairs, np.append(of_pairs, bits[-1]))
 
     def excludes(self, windows: Int[np.ndarray, "rows width"]) -> Bool[np.ndarray, " rows"]:
         """Whether each window is too improbable to occur in training by chance."""
