@@ -207,7 +207,7 @@ def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
             cause="are both drawn from the same rows? Draw all rows, remove duplicates, then divide",
         )
     shifted, joined = shifted_share(train, val), joined_by(train, val) or joined_by(val, train)
-    if joined or shifted >= 0.5 or _exceeds_chance(shifted_share(train, val, certainty=2), train, len(val.tokens)):
+    if joined or shifted >= 0.5 or _exceeds_chance(shifted, train, val):
         what = (
             f"{joined} tokens of a validation row continue"
             if joined
@@ -219,15 +219,18 @@ def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
         )
 
 
-def _exceeds_chance(shifted: float, train: Sequences, rows: int) -> bool:
+def _exceeds_chance(shifted: float, train: Sequences, val: Sequences) -> bool:
     """Whether the share of rows that are surely shifted differs from that of some training rows among the others."""
-    if shifted < 0.005:
+    if shifted < _FEW or (sure := shifted_share(train, val, certainty=2.0)) < _FEW:
         return False
     chosen = np.zeros(len(train.tokens), dtype=bool)
-    chosen[np.random.default_rng(0).permutation(len(train.tokens))[: min(rows, len(train.tokens) // 2)]] = True
+    chosen[np.random.default_rng(0).permutation(len(chosen))[: min(len(val.tokens), len(chosen) // 2)]] = True
     others, some = (Sequences(train.tokens[part], train.targets[part], train.mask[part]) for part in (~chosen, chosen))
-    usual = shifted_share(others, some, certainty=2) if chosen.any() else 0.0
-    return shifted > 4 * usual or usual > 0.9
+    usual = shifted_share(others, some, certainty=2.0) if chosen.any() else 0.0
+    return sure > 4 * usual or usual > 0.9
+
+
+_FEW = 0.005
 
 
 def _check_targets(rows: Sequences, name: str) -> None:

@@ -197,7 +197,7 @@ def _large_cases(target: Target) -> list[LargeCase]:
 def large(target: Target, case: LargeCase) -> None:
     """More than 65,536 characters, symbols and words are restored exactly, also by a vocabulary from JSON."""
     whole = _LARGE[case.text]()
-    for text in (whole[: 1 << 12], whole[: 1 << 14], whole):
+    for text in (whole[: 1 << 10], whole[: 1 << 13], whole):
         start = time.process_time()
         tokenizer: Tokenizer = built(target, case.params)
         try:

@@ -39,7 +39,7 @@ def _row(rows: Sequences, index: int) -> bytes:
     return b"".join(array[used].astype(np.int64).tobytes() for array in (rows.tokens[index], counted))
 
 
-def shifted_share(train: Sequences, val: Sequences, certainty: float = 1) -> float:
+def shifted_share(train: Sequences, val: Sequences, certainty: float = 1.0) -> float:
     """The share of the validation rows' targets whose inputs training rows have too, at another place in the row.
 
     So it is with overlapping windows of one series that are split at random. An input is found with a window of at least a
@@ -127,7 +127,7 @@ class _Chance:
     bits_of_pairs: Float[np.ndarray, " pairs_and_one"]
 
     @classmethod
-    def of(cls, train: Sequences, certainty: float = 1) -> _Chance:
+    def of(cls, train: Sequences, certainty: float = 1.0) -> _Chance:
         """Count in training rows."""
         tokens = train.tokens[:_COUNTED_ROWS]
         ids, counts = np.unique(tokens, return_counts=True)
