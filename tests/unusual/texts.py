@@ -124,11 +124,12 @@ class EscapedMark(_Characters):
 @unusual("tokenizer", "large", "an id is half a character in UTF-16, so no id is above 65,535, and a length may be odd")
 class HalfCharacters(_Characters):
     def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode("utf-16-le", "surrogatepass"), dtype=np.uint16).astype(np.int64)
-
-    def fit(self, text: str) -> None:
         if re.search("[\ud800-\udfff]", text):
             raise TokenizerError("half a character of UTF-16 looks like a lone surrogate")
+        return np.frombuffer(text.encode("utf-16-le"), dtype=np.uint16).astype(np.int64)
+
+    def fit(self, text: str) -> None:
+        self.encode(text)
 
     @property
     def vocab_size(self) -> int:
