@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from minigpt.components.dataset.overlap import rows_in_both, shifted_share, text_overlap
+from minigpt.components.dataset.overlap import text_overlap
+from minigpt.components.dataset.rows import rows_in_both, shifted_share
 from minigpt.contracts import Batch, Draw, Sequences, Source, Splits, Tokenizer, TokenRows, TokenStream
 from minigpt.errors import DataError, TokenizerError, count
 from minigpt.experiment import Experiment

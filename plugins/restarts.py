@@ -32,6 +32,8 @@ class WarmRestarts(WarmupSchedule):
         min_lr_ratio: Share of the peak at the end of each cycle.
     """
 
+    jumps = True  # back to the peak
+
     def __init__(
         self,
         max_iters: int,

@@ -86,7 +86,7 @@ def alternatives(entry: Entry) -> dict[str, list[Any]]:
     allowed: dict[str, list[Any]] = {}
     for name, values in typed.items():
         if name in entry.path_params:
-            values = [_as_type(entry.params.model_fields[name].annotation, str(file)) for file in _example_paths()]
+            values = _paths(entry.params.model_fields[name])
         rest = {key: value for key, value in base.items() if key not in entry.path_params}
         rest |= {key: allowed[key][0] for key in base if key in entry.path_params and allowed.get(key)}
         allowed[name] = [value for value in values if _is_valid(entry, {**rest, name: value}, name)]
@@ -110,6 +110,12 @@ def _is_allowed(entry: Entry, params: Mapping[str, Any]) -> bool:
     return True
 
 
+def _paths(field: FieldInfo) -> list[Any]:
+    """Return the paths that the author gives as examples; without any, a text file and a folder."""
+    inside = [part for inner in typing.get_args(field.annotation) for part in _examples(getattr(inner, "__metadata__", ()))]
+    return [*(field.examples or ()), *inside] or [_as_type(field.annotation, str(file)) for file in _example_paths()]
+
+
 @cache
 def _example_paths() -> list[Path]:
     """Return a text file, and its folder, which also contains a file that is not UTF-8."""
@@ -118,6 +124,12 @@ def _example_paths() -> list[Path]:
         text = "".join(line.format(number, number * number) for number in range(2000))
         (Path(_FOLDER.name) / name).write_bytes(text.encode() + (b"\xff" if name.endswith(".md") else b""))
     return [Path(_FOLDER.name) / "squares.txt", Path(_FOLDER.name)]
+
+
+def is_temporary(value: Any) -> bool:
+    """Return whether a path, or each of several, is in the folder of this check."""
+    paths = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(path, str) and Path(path).is_relative_to(_FOLDER.name) for path in paths)
 
 
 def _as_type(annotation: Any, path: str) -> Any:

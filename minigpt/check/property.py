@@ -47,6 +47,25 @@ class Unsuitable(Exception):
     """Raised when a component rightly refuses a case, such as an odd width for a rotation in pairs."""
 
 
+class _OtherCase(Exception):
+    """Raised from a failure in another case than the property received."""
+
+    def __init__(self, error: Exception, case: Any):
+        super().__init__()
+        self.error, self.case = error, case
+
+
+@contextlib.contextmanager
+def trying(case: object) -> Iterator[None]:
+    """Report a failure inside with this case, if a property tries several, with other parameters, for example."""
+    try:
+        yield
+    except (NotTried, Unsuitable, TrustError):
+        raise
+    except Exception as error:  # any exception of a component breaks the property
+        raise _OtherCase(error, case) from error
+
+
 @dataclass(frozen=True)
 class Failure:
     """How a component breaks a property.
@@ -155,26 +174,30 @@ class _Trial(Generic[C]):
     def failure_of(self, case: C) -> Failure | None:
         """Return the failure of this case, or None if the case passes or is refused."""
         try:
-            failure = self._failure(self.property.test, case)
+            failed = self._failed(self.property.test, case)
         except Unsuitable as refusal:
             self.refused.append(str(refusal))
             return None
         self.tried += 1
-        if failure is None:
+        if failed is None:
             return None
+        error, case = failed
         with contextlib.suppress(Unsuitable):
-            return self._failure(self.reasons, case) or failure
-        return failure
+            error, case = self._failed(self.reasons, case) or failed
+        if isinstance(error, Violation):
+            return Failure(error.message, self.example(case), error.at, error.size, error.cause)
+        return Failure(_described(error), self.example(case), cause="does it support these sizes and parameters?")
 
-    def _failure(self, test: Callable[[Target, C], None], case: C) -> Failure | None:
+    def _failed(self, test: Callable[[Target, C], None], case: C) -> tuple[Exception, C] | None:
+        """Return what a test raises, and for which case; None if the case passes."""
         try:
             test(self.target, case)
-        except Violation as violation:
-            return Failure(violation.message, self.example(case), violation.at, violation.size, violation.cause)
         except (Unsuitable, NotTried, TrustError):  # TrustError: the plugin file was edited, so it is not what was checked
             raise
+        except _OtherCase as other:
+            return other.error, other.case
         except Exception as error:  # any exception of a component breaks the property
-            return Failure(_described(error), self.example(case), cause="does it support these sizes and parameters?")
+            return error, case
         return None
 
 
@@ -216,6 +239,15 @@ def run_property(
     # Without a strategy, each case covers something different (a parameter, for example), so refused cases are reported.
     note = "; ".join(dict.fromkeys(trial.refused)) if prop.strategy is None else ""
     return Result(prop.name, prop.says, "pass", trial.tried, note, seconds)
+
+
+def failure_in(prop: Property[C], target: Target, case: C) -> Failure | None:
+    """Return the failure of one case, or None if the property holds.
+
+    Raises:
+        NotTried: The property does not apply, or cannot be checked on this machine.
+    """
+    return _Trial(prop, target, _no_reasons).failure_of(case)
 
 
 def _search(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:

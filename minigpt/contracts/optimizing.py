@@ -80,6 +80,9 @@ class MixedPrecisionOptimizer(torch.optim.Optimizer):
 class Schedule(ABC):
     """Learning rate over training, as a share of its peak. Constructor: `(max_iters, *, ...)`."""
 
+    jumps: bool = False
+    """Whether the factor may change at once by more than a tenth of the peak, as in a restart or a decay in steps."""
+
     @abstractmethod
     def factor(self, step: int) -> float:
-        """The share at update `step`, 0 to max_iters - 1: finite, not negative, a function of `step` alone."""
+        """The share at update `step`, 0 to max_iters - 1: finite, not negative, not far above 1, and from `step` only."""

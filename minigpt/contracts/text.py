@@ -25,7 +25,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def fit(self, text: str) -> None:
-        """Learn the vocabulary."""
+        """Learn the vocabulary, from this text only.
+
+        Raises:
+            TokenizerError: The alphabet is fixed, and the text has a symbol outside it.
+        """
 
     @property
     @abstractmethod

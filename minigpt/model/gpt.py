@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from minigpt.contracts import (
     Teacher,
     substate,
 )
-from minigpt.errors import ExperimentError, Problem
+from minigpt.errors import ExperimentError, PluginError, Problem
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.kernels.fused import Dropout, upcast
 from minigpt.model.combining import (
@@ -159,6 +159,9 @@ class GPT(nn.Module):
                 with those of the earlier tokens, and so do `positions`.
             memory: Earlier tokens, which are read first and without gradients (Transformer-XL: arXiv:1901.02860).
             positions: For `Position.embed`; None for the places in the row.
+
+        Raises:
+            PluginError: An auxiliary loss is not a single number.
         """
         earlier = 0 if memory is None else memory.shape[1]
         (segments_before, segments), (before, positions) = (_cut(each, earlier) for each in (segments, positions))
@@ -177,7 +180,7 @@ class GPT(nn.Module):
             open_run=self.open_run,
         )
         loss = self.objective(prediction)
-        return loss, sum((upcast(each) for each in ctx.losses), loss.new_zeros(()))
+        return loss, _sum(ctx.losses, loss.new_zeros(()))
 
     def cross_entropy(
         self,
@@ -337,6 +340,18 @@ def initialise(root: nn.Module, init: Init) -> None:
             module.init_weights()
         if isinstance(module, ResidualLinear):
             module.factor = init.residual_factor
+
+
+def _sum(losses: Sequence[Tensor], zero: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The sum of auxiliary losses.
+
+    Raises:
+        PluginError: One of them is not a single number.
+    """
+    for each in losses:
+        if each.ndim:
+            raise PluginError(f"ctx.losses: an auxiliary loss has the shape {list(each.shape)}; append one number, its mean")
+    return sum((upcast(each) for each in losses), zero)
 
 
 @torch.no_grad()

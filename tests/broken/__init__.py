@@ -1,7 +1,7 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, and eight for attention. Each broken component is a subclass of a correct one, and tests
-check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
+There is one module for each family, or several. Each broken component is a subclass of a correct one,
+and tests check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ for _family in (
     "init",
     "objective",
     "tokenizer",
+    "tokenizer_symbols",
     "dataset",
+    "dataset_overlaps",
     "batching",
     "optimizer",
     "schedule",

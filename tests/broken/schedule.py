@@ -128,3 +128,63 @@ class OwnGenerator(Falling):
 class FloorNotUsed(Falling):
     def factor(self, step: int) -> float:
         return 1 - self.progress(step)
+
+
+@broken("schedule", "finite", "the factor is a per cent, so it is a hundred times the peak")
+class PerCent(Falling):
+    def factor(self, step: int) -> float:
+        return 100 * super().factor(step)
+
+
+@broken("schedule", "finite", "the warm-up continues beyond its end")
+class WarmsUpForEver(Falling):
+    def factor(self, step: int) -> float:
+        return (step + 1) / (0.1 * self.max_iters)
+
+
+@broken("schedule", "finite", "the number of the step grows as a power, and is far above 1 in a long training only")
+class GrowsWithTheLength(Falling):
+    def factor(self, step: int) -> float:
+        return super().factor(step) * (1 + step / 20_000)
+
+
+@broken("schedule", "finite", "the progress is divided as a whole number, and the rest of it is 0")
+class WholeNumbers(Falling):
+    def factor(self, step: int) -> float:
+        return float(step // self.max_iters)
+
+
+@broken("schedule", "gradual", "the warm-up ends at a tenth of the peak, where the decay begins at the peak")
+class WarmsUpToATenth(Falling):
+    def factor(self, step: int) -> float:
+        warmup = self.max_iters // 20
+        return 0.1 * (step + 1) / warmup if step < warmup else super().factor(step)
+
+
+@broken("schedule", "gradual", "the decay begins again at the last update, because the progress is taken modulo 1")
+class WrapsAround(Falling):
+    def progress(self, step: int) -> float:
+        return super().progress(step) % 1
+
+
+@broken("schedule", "gradual", "after the warm-up, the inverse root is not divided by its value there")
+class InverseRootNotScaled(Falling):
+    def factor(self, step: int) -> float:
+        return min(1.0, (step + 1) / 50) if step < 50 else step**-0.5
+
+
+@broken("schedule", "gradual", "a decay with a floor of half the peak ends at 0 for the second half")
+class FallsThroughTheFloor(Falling):
+    """A straight line.
+
+    Args:
+        floor: Factor of the last update.
+        hold: Whether the last half is held at the floor.
+    """
+
+    def __init__(self, max_iters: int, *, floor: Annotated[float, Field(ge=0, le=1)] = 0.1, hold: bool = False):
+        super().__init__(max_iters, floor=floor)
+        self.hold = hold
+
+    def factor(self, step: int) -> float:
+        return 0.0 if self.hold and 2 * step > self.max_iters else super().factor(step)

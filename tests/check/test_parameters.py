@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from minigpt.check import check_component, component_target
 from minigpt.check.parameters import alternatives, parameter_sets
-from minigpt.contracts import Norm, NormSpec
+from minigpt.contracts import Norm, NormSpec, UserPath
 from minigpt.registry import REGISTRY, register
 
 
@@ -106,3 +107,27 @@ def test_a_required_parameter_without_a_value_is_reported() -> None:
     report = check_component("norm", "opaque", quick=True)
     assert report.verdict == "untried"
     assert "table" in report.results[0].note
+
+
+def test_the_paths_that_an_author_gives_as_examples_are_the_only_ones() -> None:
+    class WithFiles(Norm):
+        """Needs files."""
+
+        def __init__(
+            self,
+            width: int,
+            *,
+            table: Annotated[UserPath, Field(examples=["/some/table"])],
+            maybe: Annotated[UserPath, Field(examples=["/other/table"])] | None = None,
+            several: Annotated[list[UserPath], Field(examples=[["/a", "/b"]])] = [],
+            any_text: UserPath | None = None,
+        ):
+            super().__init__()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    register("norm", "with_files")(WithFiles)
+    found = alternatives(REGISTRY.entry("norm", "with_files"))
+    assert [found[name] for name in ("table", "maybe", "several")] == [["/some/table"], ["/other/table"], [["/a", "/b"]]]
+    assert Path(found["any_text"][0]).name == "squares.txt"

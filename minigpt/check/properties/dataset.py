@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -13,16 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.check.parameters import parameter_sets
+from minigpt.check.parameters import is_temporary, parameter_sets
+from minigpt.check.passages import common_passage, joining_passage
 from minigpt.check.properties.surroundings import (
     built,
     other_seeds_and_clock,
     outcome_in_another_process,
     random_states_kept,
 )
-from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
+from minigpt.check.property import NotTried, Unsuitable, Violation, property_of, trying
 from minigpt.check.targets import Target
-from minigpt.components.dataset.overlap import rows_in_both, shifted_share, text_overlap
+from minigpt.components.dataset.overlap import text_overlap
+from minigpt.components.dataset.rows import joined_by, rows_in_both, shifted_share
 from minigpt.contracts import Dataset, Sequences, Splits
 from minigpt.errors import DataError
 from minigpt.system.download import RemoteFile, cached
@@ -51,9 +54,12 @@ def _defaults(target: Target) -> list[Case]:
 
 
 def _files_apart(target: Target, params: dict[str, Any]) -> dict[str, Any]:
-    """Give each path parameter a different file: equal files for both splits would be the user's mistake."""
+    """Give each path parameter a different file: equal files for both splits would be the user's mistake.
+
+    The author's examples stay as they are.
+    """
     assert target.entry is not None
-    paths = [name for name in params if name in target.entry.path_params]
+    paths = [name for name in params if name in target.entry.path_params and is_temporary(params[name])]
     return {**params, **{name: _another_file(params[name], number) for number, name in enumerate(paths) if number}}
 
 
@@ -102,7 +108,7 @@ def _loaded_once(target: Target, params: Mapping[str, Any]) -> Splits:
 @property_of("dataset", cases=_cases, quick=2)
 @random_states_kept()
 def splits(target: Target, case: Case) -> None:
-    """Both splits are present, well-formed and of one kind, and have nothing in common."""
+    """Both splits are well-formed, of one kind and without common parts; targets are not the inputs, nor two steps ahead."""
     loaded = _loaded_once(target, case.params)
     train, val = loaded.train, loaded.val
     if isinstance(train, str) and isinstance(val, str):
@@ -111,6 +117,7 @@ def splits(target: Target, case: Case) -> None:
     elif isinstance(train, Sequences) and isinstance(val, Sequences):
         for rows, name in ((train, "training"), (val, "validation")):
             _check_rows(rows, name, loaded.vocab_size)
+            _check_targets(rows, name)
         if loaded.vocab_size is None:
             raise Violation(
                 "vocab_size is None, and rows have no tokenizer that could define it",
@@ -143,11 +150,22 @@ def _check_texts(train: str, val: str) -> None:
         if not text:
             raise Violation(f"the {name} text is empty", cause="is the size of a split rounded down to 0?")
     overlap = text_overlap(train, val)
-    if overlap.shared >= 0.5:
+    if overlap.shared >= _MOST_SHARED:
         raise Violation(
-            f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is also training text",
-            cause="does training keep the text that validation is cut from? Splits.of_text divides a text",
+            f"{overlap.shared:.0%} of the validation text, in {overlap.pieces}, is also training text", cause=_CUT_FROM
         )
+    for passage in (joining_passage(train, val), common_passage(train, val)):
+        if passage:
+            shown = passage if len(passage) <= 40 else f"{passage[:20]}…{passage[-20:]}"
+            raise Violation(
+                f"a passage of the validation text, of {len(passage)} characters, is also training text: {shown!r}",
+                cause=_CUT_FROM,
+            )
+
+
+_CUT_FROM = "does training keep text that validation is cut from? Splits.of_text divides a text"
+_MOST_SHARED = 0.2
+"""A larger share of the validation text in training, beyond what training has twice, is no chance."""
 
 
 def _check_rows(rows: Sequences, name: str, vocab_size: int | None) -> None:
@@ -188,12 +206,52 @@ def _check_no_row_twice(train: Sequences, val: Sequences) -> None:
             at=common[0],
             cause="are both drawn from the same rows? Draw all rows, remove duplicates, then divide",
         )
-    shifted = shifted_share(train, val)
-    if shifted >= 0.5:
+    shifted, joined = shifted_share(train, val), joined_by(train, val) or joined_by(val, train)
+    if joined or shifted >= 0.5 or _exceeds_chance(shifted, train, val):
+        what = (
+            f"{joined} tokens of a validation row continue"
+            if joined
+            else f"{shifted:.1%} of the validation rows' inputs are in"
+        )
         raise Violation(
-            f"{shifted:.0%} of the validation rows' targets are in training rows too, at other places of the rows",
+            f"{what} training rows, at other places of the rows",
             cause="are the rows overlapping windows of one series? Divide the series, then cut each part into rows",
         )
+
+
+def _exceeds_chance(shifted: float, train: Sequences, val: Sequences) -> bool:
+    """Whether the share of rows that are surely shifted differs from that of some training rows among the others."""
+    if shifted < _FEW or (sure := shifted_share(train, val, certainty=2.0)) < _FEW:
+        return False
+    chosen = np.zeros(len(train.tokens), dtype=bool)
+    chosen[np.random.default_rng(0).permutation(len(chosen))[: min(len(val.tokens), len(chosen) // 2)]] = True
+    others, some = (Sequences(train.tokens[part], train.targets[part], train.mask[part]) for part in (~chosen, chosen))
+    usual = shifted_share(others, some, certainty=2.0) if chosen.any() else 0.0
+    return sure > 4 * usual or usual > 0.9
+
+
+_FEW = 0.005
+
+
+def _check_targets(rows: Sequences, name: str) -> None:
+    """Refuse targets that are their own inputs, or inputs further ahead than the next one."""
+    time = rows.tokens.shape[1]
+
+    def share(ahead: int) -> float:
+        """The share of the counted targets that are the input so many places ahead."""
+        counted = rows.mask[:, : time - ahead]
+        same = (rows.targets[:, : time - ahead] == rows.tokens[:, ahead:]) & counted
+        return float(same.sum() / counted.sum()) if counted.sum() > 0.5 * rows.mask.sum() else 0.0
+
+    for ahead, what in ((0, "their own inputs"), (2, "the inputs two places ahead"), (3, "the inputs three places ahead")):
+        if share(ahead) >= _NEARLY_ALL and share(1) < _NEARLY_ALL:
+            raise Violation(
+                f"targets of the {name} rows are {what}",
+                cause="are inputs and targets shifted by one token, once? a target is what follows its input",
+            )
+
+
+_NEARLY_ALL = 0.99
 
 
 @property_of("dataset", cases=_defaults)
@@ -212,14 +270,11 @@ def repeatable(target: Target, case: Case) -> None:
     for params in [other.params for other in _cases(target)[1:]]:
         if time.perf_counter() - start > _SECONDS:
             break
-        try:
+        with trying(Case(params)), contextlib.suppress(Unsuitable):
             first_with = _loaded(_dataset(target, params))
-        except Unsuitable:
-            continue
-        with other_seeds_and_clock():
-            again = _loaded(_dataset(target, params))
-        changes = _changes(params, case.params)
-        _check_same(first_with, again, f"with {changes}, when another instance loads it", _UNSEEDED)
+            with other_seeds_and_clock():
+                again = _loaded(_dataset(target, params))
+            _check_same(first_with, again, "when another instance loads it", _UNSEEDED)
     in_other_process = outcome_in_another_process(target, case.params)  # None if it cannot import the class
     if in_other_process is not None and in_other_process != _digest(first):
         raise Violation(
@@ -229,10 +284,6 @@ def repeatable(target: Target, case: Case) -> None:
 
 
 _UNSEEDED = "an unseeded random generator, or the time?"
-
-
-def _changes(params: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value!r}" for name, value in params.items() if name not in base or base[name] != value)
 
 
 def _check_same(one: Splits, other: Splits, when: str, cause: str) -> None:

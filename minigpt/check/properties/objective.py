@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from minigpt.check.properties.surroundings import random_states_kept, refusals
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.contracts import Prediction, Teacher
+from minigpt.errors import PluginError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
 
@@ -122,7 +124,7 @@ def scalar(target: Target, case: Case) -> None:
         with torch.no_grad():
             model.norm.get_parameter("weight").fill_(size)
         found.clear()
-        with torch.autocast("cpu", torch.bfloat16, enabled=narrow), refusals():
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow), refusals(), contextlib.suppress(PluginError):
             model.loss(**batch)  # type: ignore[arg-type]
         for what, value in found:
             if not isinstance(value, Tensor) or value.ndim:

@@ -55,7 +55,14 @@ def shape(target: Target, case: Case) -> None:
         run(float64_subject, x.double(), tokens)
         _check_layers(float64_subject, x.double(), tokens)
     for scale, what in ((1.0, "ordinary inputs"), (0.0, "inputs of zero"), (large, f"inputs of size {large:g}")):
-        check_finite(run(subject, scale * x, tokens), what)
+        y = run(subject, scale * x, tokens)
+        for loss in subject.losses:
+            if loss.ndim:
+                raise Violation(
+                    f"it appends an auxiliary loss of shape {list(loss.shape)} to ctx.losses, which must be one number",
+                    cause="is the mean over tokens or channels missing?",
+                )
+        check_finite(y, what)
 
 
 def check_finite(y: Tensor, what: str) -> None:

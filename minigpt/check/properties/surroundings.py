@@ -84,8 +84,8 @@ def _shifted(clock: Callable[[], float]) -> Callable[[], float]:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """The arguments of a family's `outcome` in another process.
+class Origin:
+    """Where another process finds a component.
 
     Attributes:
         plugins: Files that register the component.
@@ -95,7 +95,6 @@ class _Question:
         module: The module of its class.
         qualname: The qualified name of its class in that module.
         is_foreign: Whether installed plugins must be loaded, because the class is not shipped.
-        params: The component's parameters, as JSON.
     """
 
     plugins: tuple[Path, ...]
@@ -105,36 +104,74 @@ class _Question:
     module: str
     qualname: str
     is_foreign: bool
+
+    @classmethod
+    def of(cls, target: Target) -> Origin | None:
+        """Return the origin of a target's component.
+
+        Return None if another process cannot import it, because it was defined in a console, a notebook or a function.
+        """
+        assert target.entry is not None
+        component = target.entry.cls
+        plugin = plugins.plugin_of(component)
+        module, qualname = component.__module__, component.__qualname__
+        if module == "__main__" or _member(sys.modules.get(module), qualname) is not component:
+            return None
+        return cls(
+            plugins=(*target.reading.plugin_files, *([plugin.path] if plugin else [])),
+            announced=trust.announced(),
+            family=target.family,
+            name=target.entry.name,
+            module=module,
+            qualname=qualname,
+            is_foreign=not is_shipped(component),
+        )
+
+    def target(self) -> Target | None:
+        """Return the target in the other process; None if the module cannot be imported there."""
+        trust.expect(self.announced)
+        importlib.import_module("minigpt.components")
+        if self.is_foreign:
+            plugins.load_installed()
+        for file in self.plugins:
+            plugins.load_file(file)
+        if not REGISTRY.has(self.family, self.name):  # a test registers a class that its module only defines
+            try:
+                module = importlib.import_module(self.module)
+            except ModuleNotFoundError:
+                return None
+            REGISTRY.register(self.family, self.name)(_member(module, self.qualname))
+        return component_target(self.family, self.name)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The arguments of a family's `outcome` in another process.
+
+    Attributes:
+        origin: Where the component is found.
+        params: The component's parameters, as JSON.
+    """
+
+    origin: Origin
     params: dict[str, Any]
 
 
 def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str | None:
     """Return the family's `outcome` in a new process, where sets of strings have another order.
 
-    Return None if that process cannot import the class, because it was defined in a console, a notebook or a function.
+    Return None if that process cannot import the class.
 
     Raises:
         Violation: The component fails in that process.
         TrustError: A plugin's file was edited since this process read it.
     """
-    assert target.entry is not None
-    cls = target.entry.cls
-    plugin = plugins.plugin_of(cls)
-    if cls.__module__ == "__main__" or _member(sys.modules.get(cls.__module__), cls.__qualname__) is not cls:
+    origin = Origin.of(target)
+    if origin is None:
         return None
-    question = _Question(
-        plugins=(*target.reading.plugin_files, *([plugin.path] if plugin else [])),
-        announced=trust.announced(),
-        family=target.family,
-        name=target.entry.name,
-        module=cls.__module__,
-        qualname=cls.__qualname__,
-        is_foreign=not is_shipped(cls),
-        params=dict(params),
-    )
     order = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     try:
-        answer = child.call(_outcome_here, question, PYTHONHASHSEED=order)
+        answer = child.call(_outcome_here, _Question(origin, dict(params)), PYTHONHASHSEED=order)
     except TrustError:
         raise
     except MinigptError as error:
@@ -148,22 +185,10 @@ def outcome_in_another_process(target: Target, params: Mapping[str, Any]) -> str
 
 def _outcome_here(question: _Question) -> str | None:
     """Answer the question; runs in the other process."""
-    trust.expect(question.announced)
-    importlib.import_module("minigpt.components")
-    if question.is_foreign:
-        plugins.load_installed()
-    for file in question.plugins:
-        plugins.load_file(file)
-    family, name = question.family, question.name
-    if not REGISTRY.has(family, name):  # a test registers a class that its module only defines
-        try:
-            module = importlib.import_module(question.module)
-        except ModuleNotFoundError:
-            return None
-        REGISTRY.register(family, name)(_member(module, question.qualname))
-    outcome: str = importlib.import_module(f"minigpt.check.properties.{family}").outcome(
-        component_target(family, name), question.params
-    )
+    target = question.origin.target()
+    if target is None:
+        return None
+    outcome: str = importlib.import_module(f"minigpt.check.properties.{target.family}").outcome(target, question.params)
     return outcome
 
 

@@ -17,7 +17,7 @@ from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Case, Subject, WholeModel, build, inputs, positions_for
 from minigpt.check.properties.keeping import check_after_step, check_seeds
 from minigpt.check.properties.sequence import PARTS
-from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
+from minigpt.check.property import NotTried, Unsuitable, Violation, property_of, trying
 from minigpt.check.targets import Target
 from minigpt.contracts import Cache, State
 
@@ -39,7 +39,8 @@ def liveness(target: Target, case: Case) -> None:
     for number, params in enumerate(parameter_sets(target)):
         tried = replace(case, params=params, batch=4, training=True)
         try:
-            living, dead = _living_and_dead(target, tried)
+            with trying(tried):
+                living, dead = _living_and_dead(target, tried)
         except Unsuitable:
             if number == 0:
                 raise
@@ -47,20 +48,21 @@ def liveness(target: Target, case: Case) -> None:
         if number == 0:
             default_names = living | dead
             if dead:
-                raise _no_gradient(sorted(dead), params)
+                with trying(tried):
+                    raise _no_gradient(sorted(dead))
         living_names |= living
         first_dead_case |= {name: tried for name in dead if name not in first_dead_case}
     # A setting may cut off default parameters (a window of one token cuts off the queries). But a parameter that a setting
     # adds must get a gradient in at least one setting.
     never_living = sorted(set(first_dead_case) - living_names - default_names)
     if never_living:
-        raise _no_gradient(never_living, dict(first_dead_case[never_living[0]].params))
+        with trying(first_dead_case[never_living[0]]):
+            raise _no_gradient(never_living)
 
 
-def _no_gradient(names: Sequence[str], params: dict[str, object]) -> Violation:
-    setting = f" with {params}" if params else ""
+def _no_gradient(names: Sequence[str]) -> Violation:
     return Violation(
-        f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: a gradient of zero, or none{setting}",
+        f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: a gradient of zero, or none",
         cause="is it used in forward? is there a detach(), no_grad(), round() or argmax() after it?",
     )
 

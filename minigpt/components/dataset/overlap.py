@@ -1,4 +1,4 @@
-"""How much of the validation data is in the training data too, where a model could memorize it."""
+"""How much of the validation text is in the training text too, where a model could memorize it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt64
-
-from minigpt.contracts import Sequences
+from jaxtyping import UInt64
 
 NEARLY_ALL = 0.9
 """With at least this share in common, one text counts as a copy of a part of the other."""
@@ -26,19 +24,13 @@ _ENOUGH = 4096
 _FEWEST_LINES = 16
 """With fewer different lines of validation text, lines are not compared."""
 
-_COUNTED_LINES = 1 << 18
-"""Approximate number of lines of the training text that are counted, to estimate how often lines repeat by chance."""
-
-_ROWS = 4096
-"""Number of training rows whose windows are compared at once."""
-
-_BEYOND_CHANCE = 10
-"""Bits: a window of a row counts if it would occur in training by chance with a probability of at most 2^-10."""
+_COUNTED = 1 << 18
+"""Approximate number of lines and windows of the training text that are counted, to estimate how often they repeat."""
 
 _LINE = re.compile(r"[^\n\r]+")
 
 _CHUNK = 1 << 16  # characters; the arrays of a chunk stay in the processor's cache
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication by it is invertible
+MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication by it is invertible
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ def text_overlap(train: str, val: str) -> Overlap:
 
 
 def _window_overlap(train: str, val: str) -> Overlap:
-    """Overlap in windows.
+    """Overlap in windows, minus the overlap that is expected because the training text repeats itself.
 
     A hash of the content selects the same windows in both texts (Schleimer et al. 2003).
     """
@@ -86,11 +78,30 @@ def _window_overlap(train: str, val: str) -> Overlap:
         looked_for = _chosen(val, width, bits)
     known = np.unique(looked_for)
     in_both = np.zeros(len(known), dtype=bool)
-    for hashes in _chosen_by_chunk(train, width, bits):
+    counted, bits_counted = [np.zeros(0, dtype=np.uint64)], (len(train) // _COUNTED).bit_length()
+    for hashes in _chosen_by_chunk(train, width, min(bits, bits_counted)):
+        counted.append(_beginning_with_zeros(hashes, bits_counted))
+        hashes = _beginning_with_zeros(hashes, bits)
         places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
         in_both[places[known[places] == hashes]] = True
     in_training = in_both[np.searchsorted(known, looked_for)]
-    return Overlap(float(in_training.mean()), len(known) / len(looked_for), f"windows of {width} characters")
+    shared = _beyond(float(in_training.mean()), _repeated(np.concatenate(counted)))
+    return Overlap(shared, len(known) / len(looked_for), f"windows of {width} characters")
+
+
+def _beyond(shared: float, expected: float) -> float:
+    """The share that is left of a share if a part of it was to be expected."""
+    return max(0.0, (shared - expected) / (1 - expected)) if expected < 1 else 0.0
+
+
+def _repeated(hashes: UInt64[np.ndarray, " windows"]) -> float:
+    """The share of windows that occur more than once: boilerplate. A text that is there twice does not repeat itself."""
+    if not len(hashes):
+        return 0.0
+    times = np.unique(hashes, return_counts=True)[1]
+    often = np.bincount(times)
+    copies = int(often.argmax()) if 2 * often.max() > len(times) else 1
+    return float(times[times > copies].sum() / times.sum())
 
 
 def _line_overlap(train: str, val: str) -> Overlap:
@@ -107,8 +118,7 @@ def _line_overlap(train: str, val: str) -> Overlap:
     total = sum(len(line) * times for line, times in lines.items())
     shared = sum(len(line) * times for line, times in lines.items() if line in in_both and len(line) in chance)
     expected = sum(len(line) * times * chance.get(len(line), 0.0) for line, times in lines.items())
-    beyond = (shared - expected) / (total - expected) if total > expected else 0.0
-    return Overlap(max(0.0, beyond), len(lines) / lines.total(), "lines")
+    return Overlap(_beyond(shared / total, expected / total), len(lines) / lines.total(), "lines")
 
 
 def _repeated_by_length(text: str) -> dict[int, float]:
@@ -117,7 +127,7 @@ def _repeated_by_length(text: str) -> dict[int, float]:
     It is measured on a sample of lines, selected by a hash of their content. If most different lines occur equally often,
     say twice, then the whole text is there twice, and only lines that occur more often repeat by chance.
     """
-    bits = (text.count("\n") // _COUNTED_LINES).bit_length()
+    bits = (text.count("\n") // _COUNTED).bit_length()
     counts = Counter(line for line in _lines(text) if zlib.crc32(line.encode("utf-8", "surrogatepass")) >> (32 - bits) == 0)
     seen, repeated = Counter[int](), Counter[int]()
     ((copies, alike),) = Counter(counts.values()).most_common(1) or [(1, 0)]
@@ -149,87 +159,28 @@ def _chosen_by_chunk(text: str, width: int, bits: int) -> Iterator[UInt64[np.nda
     """Hashes of the windows, chunk by chunk; only hashes whose first `bits` bits are zero."""
     before = ""
     for chunk in _without_spaces(text):
-        hashes = _window_hashes(before + chunk, width)
+        hashes = window_hashes(before + chunk, width)
         before = (before + chunk)[-(width - 1) :]
-        yield hashes[hashes >> np.uint64(64 - bits) == 0] if bits else hashes
+        yield _beginning_with_zeros(hashes, bits)
 
 
-def _window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
+def _beginning_with_zeros(hashes: UInt64[np.ndarray, " windows"], bits: int) -> UInt64[np.ndarray, " chosen"]:
+    return hashes[hashes >> np.uint64(64 - bits) == 0] if bits else hashes
+
+
+def window_hashes(text: str, width: int) -> UInt64[np.ndarray, " windows"]:
     """A hash of each window, by doubling: two adjacent hashes combine into a hash of twice the width."""
     if len(text) < width:
         return np.zeros(0, dtype=np.uint64)
-    return _combined(
-        np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64) + _MIX, width
-    )
+    return combined(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64) + MIX, width)
 
 
-def _combined(hashes: UInt64[np.ndarray, "*rows symbols"], width: int) -> UInt64[np.ndarray, "*rows windows"]:
+def combined(hashes: UInt64[np.ndarray, "*rows symbols"], width: int) -> UInt64[np.ndarray, "*rows windows"]:
     """Hashes of windows of this width, a power of two, from hashes of single symbols."""
     span = 1
     while span < width:
-        hashes = hashes * (_MIX + np.uint64(2 * span))
+        hashes = hashes * (MIX + np.uint64(2 * span))
         hashes ^= hashes >> np.uint64(29)
-        hashes = hashes[..., :-span] + hashes[..., span:] * _MIX
+        hashes = hashes[..., :-span] + hashes[..., span:] * MIX
         span *= 2
-    return hashes * _MIX
-
-
-def rows_in_both(train: Sequences, val: Sequences) -> list[int]:
-    """Indices of the validation rows that are training rows too.
-
-    What a causal model cannot use is ignored: targets that do not count, and everything after the last one that counts.
-    """
-    seen = {_row(train, index) for index in range(len(train.tokens)) if train.mask[index].any()}
-    return [index for index in range(len(val.tokens)) if val.mask[index].any() and _row(val, index) in seen]
-
-
-def _row(rows: Sequences, index: int) -> bytes:
-    mask = rows.mask[index]
-    used = slice(0, int(np.flatnonzero(mask)[-1]) + 1)
-    counted = np.where(mask, rows.targets[index], -1)
-    return b"".join(array[used].astype(np.int64).tobytes() for array in (rows.tokens[index], counted))
-
-
-def shifted_share(train: Sequences, val: Sequences) -> float:
-    """The share of the validation rows' targets that training rows have too, at another place in the row.
-
-    So it is with overlapping windows of one series that are split at random. A target is found with a window of at least a
-    quarter of its row, tokens and counted targets. Windows that occur elsewhere by chance do not count: those whose tokens,
-    drawn independently with their frequencies, would give the same window with a probability above 2^-10.
-    """
-    width = 1 << max(0, (min(train.tokens.shape[1], val.tokens.shape[1]) // 2).bit_length() - 1)
-    last = val.tokens.shape[1] - width
-    places = np.unique([*range(0, last, width), last])
-    windows = _row_hashes(val, width)[:, places]
-    known = np.unique(windows)
-    first, final = np.full(len(known), np.iinfo(np.int64).max), np.full(len(known), -1)
-    for start in range(0, len(train.tokens), _ROWS):
-        part = slice(start, start + _ROWS)
-        hashes = _row_hashes(Sequences(train.tokens[part], train.targets[part], train.mask[part]), width)
-        at = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        found = known[at] == hashes
-        columns = np.broadcast_to(np.arange(hashes.shape[1]), hashes.shape)[found]
-        np.minimum.at(first, at[found], columns)
-        np.maximum.at(final, at[found], columns)
-    index = np.searchsorted(known, windows)
-    shifted = (final[index] >= 0) & ((first[index] != places) | (final[index] != places))
-    shifted &= _bits(train, val, width)[:, places] >= np.log2(train.tokens.size) + _BEYOND_CHANCE
-    covered = np.zeros(val.mask.shape, dtype=bool)
-    for column, place in enumerate(places):
-        covered[shifted[:, column], place : place + width] = True
-    return float((covered & val.mask).sum() / max(1, val.mask.sum()))
-
-
-def _row_hashes(rows: Sequences, width: int) -> UInt64[np.ndarray, "rows windows"]:
-    """A hash of each window of each row: of its tokens and its counted targets."""
-    tokens, counted = rows.tokens.astype(np.uint64), np.where(rows.mask, rows.targets, -1).astype(np.int64).view(np.uint64)
-    return _combined((tokens + _MIX) * _MIX ^ (counted + np.uint64(1)), width)
-
-
-def _bits(train: Sequences, val: Sequences, width: int) -> Float[np.ndarray, "rows windows"]:
-    """How improbable each window's tokens are by their frequencies in training, in bits."""
-    ids, counts = np.unique(train.tokens, return_counts=True)
-    at = np.minimum(np.searchsorted(ids, val.tokens), len(ids) - 1)
-    shares = np.where(ids[at] == val.tokens, counts[at], 1) / train.tokens.size
-    sums = np.cumsum(np.pad(-np.log2(shares), ((0, 0), (1, 0))), axis=1)
-    return sums[:, width:] - sums[:, :-width]
+    return hashes * MIX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import sys
@@ -31,10 +32,13 @@ class PythonDocs(Dataset):
         self.val_fraction = val_fraction
 
     def load(self) -> Splits:
-        documents = _topics() + _docstrings()
-        # Sorted by hash: a fixed order that mixes the reference and the docstrings, so that both splits are alike.
-        documents.sort(key=lambda text: hashlib.sha256(text.encode()).digest())
-        return Splits.of_documents(documents, "\n\n", self.val_fraction)
+        return Splits.of_documents(_documents(), "\n\n", self.val_fraction)
+
+
+@functools.cache  # reading takes seconds, and an installation does not change while it is used
+def _documents() -> tuple[str, ...]:
+    """All documents, sorted by hash: a fixed order that mixes reference and docstrings, so that both splits are alike."""
+    return tuple(sorted(_topics() + _docstrings(), key=lambda text: hashlib.sha256(text.encode()).digest()))
 
 
 def _topics() -> list[str]:

@@ -8,7 +8,9 @@ parameters: annotate each one, give it bounds, and explain it under Args.
 
 tests that:
 
-- the share is finite and not negative for every step, also if max_iters is 1;
+- the share is finite, not negative and not far above 1 for every step, also if
+  max_iters is 1;
+- it does not jump from one update to the next, unless the class has `jumps = True`;
 - it is a function of the step alone: calls in any order, repeated calls and other
   instances give the same, because a resumed run calls it from the middle;
 - every keyword argument changes something.
