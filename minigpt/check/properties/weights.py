@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.check.agreement import OTHER_PATH, distance, run
+from minigpt.check.cases import Case, positions_for
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Case, Subject, WholeModel, build, inputs, positions_for
+from minigpt.check.probe import Subject, WholeModel, build, inputs
 from minigpt.check.properties.keeping import check_after_step, check_seeds
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.properties.surroundings import other_seeds_and_clock
@@ -113,7 +114,7 @@ def determinism(target: Target, case: Case) -> None:
     """Outputs depend only on weights and inputs, and in training on torch's seed."""
     subject = build(target, case)
     x, tokens = inputs(subject, case)
-    other, other_tokens = inputs(subject, case, offset=1)
+    other, other_tokens = inputs(subject, replace(case, time=case.block_size), offset=1)
     if case.training:
         _check_seeded(build(target, replace(case, dropout=0.3)), x, tokens)
         return
@@ -132,12 +133,13 @@ def determinism(target: Target, case: Case) -> None:
             size=distance(again, first),
             cause="a random number or time.time() in forward?",
         )
-    run(subject, other, other_tokens)
-    if not torch.equal(first, run(subject, x, tokens)):
-        raise Violation(
-            "equal inputs give other outputs after a pass with another sequence",
-            cause="does forward store something on the module?",
-        )
+    for length in (case.block_size, case.time, 5):
+        run(subject, other[:, :length], other_tokens[:, :length])
+        if not torch.equal(first, run(subject, x, tokens)):
+            raise Violation(
+                f"equal inputs give other outputs after a pass with another sequence of {length} tokens",
+                cause="does forward store something on the module, such as a table for the longest sequence so far?",
+            )
     subject.train()
     run(subject, 3 * other + 1, other_tokens)
     subject.eval()
