@@ -101,10 +101,10 @@ def standard_cases(target: Target) -> list[Case]:
         Case(base, block_size=LONG, time=LONG, position=last),
         Case(base, 3, 6, 18, block_size=LONG, time=LONG, training=True, dropout=0.2, position=first, ffn=LOOKS_BACK),
         Case(base, time=24, position=last, vocab=_USUAL_VOCAB, updates=_UPDATES, seed=5),
-        Case(base, 1, 8, 8, 1, block_size=32, time=1, batch=1, position=last),
-        Case(base, 4, 4, 20, 1, block_size=32, time=2, batch=1, training=True, updates=1),
         Case(base, 2, 64, 128, 1, time=40, position=positions[len(positions) // 2], seed=1),
         Case(base, 1, 128, 128, 1, time=20, position=last, training=True, seed=6),
+        Case(base, 1, 8, 8, 1, block_size=32, time=1, batch=1, position=last),
+        Case(base, 4, 4, 20, 1, block_size=32, time=2, batch=1, training=True, updates=1),
         Case(base, 8, 4, 32, 3, time=12, position=last, seed=2),  # for mistakes in every third layer
         Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, position=last, seed=3),  # over a chunk of 256
         Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, training=True, position=first, seed=4),
@@ -122,9 +122,9 @@ def fewer_cases(target: Target) -> list[Case]:
 
 
 def cases_of_leaks(target: Target) -> list[Case]:
-    """Return the standard cases and, after the first three, those in which a hidden leak might show."""
+    """Return the standard cases and, after the first five, those in which a hidden leak might show."""
     first = standard_cases(target)
-    return [*first[:3], *_rare_cases(target), *first[3:]]
+    return [*first[:5], *_rare_cases(target), *first[5:]]
 
 
 def cases_in_eval_mode(cases: Sequence[Case]) -> list[Case]:

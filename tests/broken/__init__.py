@@ -1,6 +1,7 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, and seven for attention. Each broken component is a subclass of a correct one, and tests
+There is one module for each family, and seven for attention; further modules are about what only shows after training, at
+some sizes, or at some places. Each broken component is a subclass of a correct one, and tests
 check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
 
@@ -105,5 +106,8 @@ for _family in (
     "optimizer",
     "schedule",
     "sampler",
+    "after_training",
+    "places",
+    "sizes",
 ):
     importlib.import_module(f"{__name__}.{_family}")

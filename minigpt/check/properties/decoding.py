@@ -18,7 +18,7 @@ from minigpt.check.targets import Target
 from minigpt.contracts import Attention, ModelState, Position
 
 
-@property_of(*PARTS, cases=cases_of_decoding, strategy=any_case, quick=3)
+@property_of(*PARTS, cases=cases_of_decoding, strategy=any_case, quick=5)
 def decoding(target: Target, case: Case) -> None:
     """Decoding in chunks of any sizes gives the same outputs as the full pass."""
     subject = build(target, case).eval()

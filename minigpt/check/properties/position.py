@@ -26,15 +26,15 @@ def _position(target: Target, case: Case) -> Position:
 
 @property_of("position", cases=standard_cases, strategy=any_case)
 def beyond(target: Target, case: Case) -> None:
-    """Past block_size (up to max_positions if set), outputs are finite, decoding equals the full pass, and nothing stays."""
+    """Past block_size (up to max_positions if set), outputs are finite, decoding agrees, and shorter passes stay equal."""
     limit = _position(target, case).max_positions
     if limit is not None and limit <= case.block_size:
         raise Unsuitable(f"its max_positions is {limit}")
     time = min(3 * case.block_size, limit or 3 * case.block_size, 150)
     longer = replace(case, block_size=min(case.block_size, 50), time=time)
-    subject = build(target, longer).eval()
+    short = longer.block_size // 2 + 1
+    subject = build(target, replace(longer, time=short)).eval()
     x, tokens = inputs(subject, longer)
-    short = case.block_size // 2 + 1
     before = run(subject, x[:, :short], tokens[:, :short])
     y = run(subject, x, tokens)
     if y.shape != x.shape or not torch.isfinite(y).all():
@@ -73,7 +73,7 @@ def distinct(target: Target, case: Case) -> None:
     size = min(case.block_size, 37)
     position = _position(target, replace(case, block_size=size, time=min(case.time, size)))
     end = min(3 * size, position.max_positions or 3 * size)
-    if not position.hooks or end < 2:
+    if not position.hooks or min(size, end) < 2:
         raise Unsuitable("it has no hooks, or a single place")
     signatures = {hook: signature(position, case, end) for hook, signature in _SIGNATURES.items() if hook in position.hooks}
     if all(_apart(each, each).amax() < _SAME for each in signatures.values()):
