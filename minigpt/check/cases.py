@@ -145,6 +145,7 @@ def _rare_cases(target: Target) -> list[Case]:
     vocab = MANY_IDS if whole else _LARGE_VOCAB
     return [
         Case(base, n_layers=1, time=4, batch=MANY_IDS, vocab=vocab, position=last),
+        Case(base, n_layers=1, time=4, batch=MANY_IDS, vocab=MANY_IDS, training=True),
         Case(base, n_layers=1, time=12, position=last, training=True, updates=_MANY_UPDATES),
         Case(base, 1, 4, 4, 1, block_size=1024, time=1024, batch=1, training=True),
         Case(base, 1, 4, 4, 1, block_size=1024, time=1024, batch=1, position=last),

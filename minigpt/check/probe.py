@@ -308,7 +308,7 @@ def inputs(
 
 
 def _ids(case: Case, rows: int, generator: torch.Generator) -> Int[Tensor, "batch time"]:
-    """Return random ids, a quarter of them the first and the last one, which may have a meaning of their own.
+    """Return random ids, a quarter of them the first and the last one, which often have a special meaning.
 
     A batch of many rows has as many different ids as possible at each place: the first ones and the last eight.
     """

@@ -60,6 +60,22 @@ class AnglesRepeatLater(_Sized):
         return super().angles(like, positions % (2 * self.block_size))
 
 
+@broken("position", "distinct", "positions are counted in eight bits")
+class PlacesInEightBits(Rotating):
+    relative = False
+
+    def angles(self, like: Tensor, positions: Tensor) -> Tensor:
+        return super().angles(like, positions.to(torch.uint8).to(positions.dtype))
+
+
+@broken("position", "distinct", "angles are read from a table of 2,048 rows, modulo its length")
+class AnglesOf2048Rows(Rotating):
+    relative = False
+
+    def angles(self, like: Tensor, positions: Tensor) -> Tensor:
+        return super().angles(like, positions % 2048)
+
+
 @broken("position", "distinct", "rows of the table repeat past block_size")
 class RowsRepeat(Table):
     def __init__(self, dims: Dims):

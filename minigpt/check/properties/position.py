@@ -66,6 +66,9 @@ def beyond(target: Target, case: Case) -> None:
 _SAME = 1e-6
 """Signatures closer than this, relative to their size, are the same."""
 
+_FAR = 4200
+"""Rotations may repeat beyond this place."""
+
 
 @property_of("position", cases=standard_cases, strategy=any_case, quick=3)
 def distinct(target: Target, case: Case) -> None:
@@ -95,6 +98,22 @@ def distinct(target: Target, case: Case) -> None:
                 at=start,
                 cause="a remainder, or a limit, of block_size? if it cannot represent more places, set max_positions",
             )
+    if "rotate" in signatures and size >= 8 and not _has_repeats(signatures["rotate"][:size]):
+        _check_far(_rotated(position, case, min(_FAR, position.max_positions or _FAR)))
+
+
+def _check_far(rotated: Tensor) -> None:
+    """Check that no eight places in a row are rotated like the first eight."""
+    first = 8
+    alike = torch.stack([_apart(rotated, rotated[[place]])[:, 0].roll(-place) < _SAME for place in range(first)], 1).all(1)
+    repeats = alike[first : len(rotated) - first].nonzero()
+    if len(repeats):
+        raise Violation(
+            f"from place {int(repeats[0]) + first} on, tokens are rotated as from place 0 on",
+            at=int(repeats[0]) + first,
+            cause="a table that is read modulo its length, or an integer type with few bits? if it cannot represent more "
+            "places, set max_positions",
+        )
 
 
 def _embedded(position: Position, case: Case, places: int) -> Tensor:
@@ -123,9 +142,10 @@ _SIGNATURES: dict[str, Callable[[Position, Case, int], Tensor]] = {
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
-    """Return the largest difference between each row of one and each row of the other, relative to the largest value."""
-    one, other = one.detach().double(), other.detach().double()
-    return (one[:, None] - other[None]).abs().amax(-1) / (1e-12 + other.abs().amax())
+    """Return the largest difference between each row of one and each row of the other, relative to the two rows' size."""
+    one, other = one.detach().double()[:, None], other.detach().double()[None]
+    size = torch.maximum(one.abs().amax(-1), other.abs().amax(-1)).clamp(min=1e-300)
+    return (one - other).abs().amax(-1) / size
 
 
 def _has_repeats(signatures: Tensor) -> bool:

@@ -69,7 +69,7 @@ def _check_layers(subject: Subject, x: Tensor, tokens: Tensor) -> None:
             raise Violation(f"inputs of {given.dtype} become {y.dtype}", cause=cause)
 
 
-@property_of(*PARTS, cases=cases_of_leaks, strategy=any_case, quick=10)  # these include an experiment's own sizes
+@property_of(*PARTS, cases=cases_of_leaks, strategy=any_case, quick=11)  # these include an experiment's own sizes
 def causality(target: Target, case: Case) -> None:
     """No output depends on later tokens."""
     subject = build(target, case)
