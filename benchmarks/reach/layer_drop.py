@@ -26,6 +26,8 @@ class LayerDropBlock(Block):
         block: The inner block.
     """
 
+    differs_in_training = True
+
     def __init__(
         self,
         dims: Dims,

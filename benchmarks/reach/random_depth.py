@@ -30,6 +30,9 @@ class RandomDepthBlock(Block):
         block: The inner block.
     """
 
+    differs_in_training = True  # in the number of passes
+    surrogate_gradient = True  # of the last passes only
+
     def __init__(
         self,
         dims: Dims,

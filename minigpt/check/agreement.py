@@ -46,6 +46,14 @@ def run(
         return subject(x, tokens, state)
 
 
+def draws(subject: Subject, x: Tensor, tokens: Tensor) -> bool:
+    """Return whether a forward pass draws torch's random numbers."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        subject(x, tokens)
+        return not torch.equal(before, torch.get_rng_state())
+
+
 def disagreement(subject: Subject, computations: Computations, tolerance: float = SAME_PATH) -> float | None:
     """Return the relative difference of two computations if it exceeds rounding, else None."""
     one, other = computations(subject, torch.float32, 0)
@@ -80,18 +88,22 @@ class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call] # untyped i
 
     Attributes:
         operations: Names of the operations with a narrower result.
+        dtypes: The types of these results.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: set[str] = set()
+        self.dtypes: set[torch.dtype] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         results = func(*args, **(kwargs or {}))
-        if any(isinstance(part, Tensor) and part.dtype in _NARROWER for part in tree_leaves(results)):
+        narrower = {part.dtype for part in tree_leaves(results) if isinstance(part, Tensor) and part.dtype in _NARROWER}
+        if narrower:
             self.operations.add(str(func))
+            self.dtypes |= narrower
         return results
 
 
@@ -132,6 +144,11 @@ def distance(one: Tensor, other: Tensor) -> float:
         return float("inf")
     one, other = (torch.nan_to_num(part.detach().double(), 0.0, 0.0, 0.0) for part in (one, other))
     return float((one - other).abs().amax() / (1 + other.abs().amax()))
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two results are bit-identical; a value that is not a number equals another one."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def first_difference(one: Tensor, other: Tensor) -> int:

@@ -26,7 +26,7 @@ _LARGE_VOCAB, _USUAL_VOCAB = 50_257, 65
 _MOST_LOGITS_WIDE = 512
 """The vocabulary of a whole model in the shared cases is not larger, because its logits would take most of the time."""
 
-_UPDATES, _MANY_UPDATES = 100, 300
+UPDATES, _MANY_UPDATES = 100, 300
 _WORK = 2_000_000_000
 """Weights times tokens that a case of an experiment may take in one pass: about a tenth of a second."""
 
@@ -90,7 +90,7 @@ def standard_cases(target: Target) -> list[Case]:
         return [
             Case(block_size=size, time=short, vocab=vocab),
             Case(block_size=size, time=size, vocab=vocab, training=True),
-            Case(block_size=size, time=short, vocab=vocab, updates=_UPDATES),
+            Case(block_size=size, time=short, vocab=vocab, updates=UPDATES),
             Case(block_size=size, time=short, vocab=vocab, training=True, updates=1),
             Case(block_size=size, time=size, vocab=vocab),
             Case(block_size=size, time=1, vocab=vocab),
@@ -100,7 +100,7 @@ def standard_cases(target: Target) -> list[Case]:
     cases = [
         Case(base, block_size=LONG, time=LONG, position=last),
         Case(base, 3, 6, 18, block_size=LONG, time=LONG, training=True, dropout=0.2, position=first, ffn=LOOKS_BACK),
-        Case(base, time=24, position=last, vocab=_USUAL_VOCAB, updates=_UPDATES, seed=5),
+        Case(base, time=24, position=last, vocab=_USUAL_VOCAB, updates=UPDATES, seed=5),
         Case(base, 2, 64, 128, 1, time=40, position=positions[len(positions) // 2], seed=1),
         Case(base, 1, 128, 128, 1, time=20, position=last, training=True, seed=6),
         Case(base, 1, 8, 8, 1, block_size=32, time=1, batch=1, position=last),
@@ -172,7 +172,7 @@ def _cases_of_experiment(experiment: Experiment) -> list[Case]:
     n_weights = 12 * experiment.model.n_layers * experiment.model.d_model**2
     training, own_vocab = experiment.training, vocab_of(experiment)
     rows = max(2, min(training.batch_size, _WORK // (size * n_weights)))
-    updates = min(training.max_iters, max(_UPDATES, _WORK // n_weights))
+    updates = min(training.max_iters, max(UPDATES, _WORK // n_weights))
     own_batch = [Case(block_size=size, time=size, batch=rows, vocab=vocab, training=True)]
     if rows < training.batch_size:
         own_batch = [Case(block_size=size, time=min(4, size), batch=training.batch_size, vocab=vocab, training=True)]
@@ -192,7 +192,7 @@ def vocab_of(experiment: Experiment) -> int:
 
 def any_case(target: Target) -> st.SearchStrategy[Case]:
     """Return a strategy for any case; it shrinks to the smallest."""
-    updates = st.sampled_from([0, 0, 0, 1, 3, _UPDATES])
+    updates = st.sampled_from([0, 0, 0, 1, 3, UPDATES])
     if target.experiment is not None:
         size, _, vocab = _sizes(target.experiment)
         return st.builds(

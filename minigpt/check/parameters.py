@@ -41,6 +41,18 @@ def parameter_sets(target: Target) -> list[dict[str, Any]]:
     return [base, *changed]
 
 
+def further_choices(target: Target) -> list[dict[str, Any]]:
+    """Return sets with one parameter changed to a further value that is neither a number nor a component."""
+    assert target.entry is not None
+    base = required(target.entry)
+    further = [(name, {**base, name: value}) for name, values in alternatives(target.entry).items() for value in values[1:]]
+    return [
+        params
+        for name, params in further
+        if _is_allowed(target.entry, params) and not isinstance(target.entry.validate(params)[name], int | float | Spec)
+    ]
+
+
 def parameters(target: Target) -> st.SearchStrategy[dict[str, Any]]:
     """Return a strategy for any parameters; the defaults are the simplest."""
     if target.entry is None:

@@ -49,6 +49,10 @@ class Subject(nn.Module, ABC):
         self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
         self.progress = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the losses out of copies: torch copies no tensor that a backward pass could start from."""
+        return {**self.__dict__, "losses": []}
+
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "batch time d_model"], tokens: Int[Tensor, "batch time"], state: ModelState | None = None
@@ -239,7 +243,7 @@ def limit_outputs(subject: Subject, case: Case) -> None:
     """Shrink the weights until outputs are below 1000; without a norm, layers that multiply can overflow."""
     x, tokens = inputs(subject, case)
     for _ in range(20):
-        largest = subject(x, tokens).abs().amax()
+        largest = copy.deepcopy(subject)(x, tokens).abs().amax()  # a copy, because a part may remember its first pass
         if largest < 1e3:
             return
         for parameter in subject.parameters():

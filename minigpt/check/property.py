@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import time
@@ -141,6 +142,7 @@ class _Trial(Generic[C]):
 
     property: Property[C]
     target: Target
+    reasons: Callable[[Target, C], None]
     tried: int = 0
     refused: list[str] = field(default_factory=list)
 
@@ -153,23 +155,42 @@ class _Trial(Generic[C]):
     def failure_of(self, case: C) -> Failure | None:
         """Return the failure of this case, or None if the case passes or is refused."""
         try:
-            self.property.test(self.target, case)
+            failure = self._failure(self.property.test, case)
         except Unsuitable as refusal:
             self.refused.append(str(refusal))
             return None
+        self.tried += 1
+        if failure is None:
+            return None
+        with contextlib.suppress(Unsuitable):
+            return self._failure(self.reasons, case) or failure
+        return failure
+
+    def _failure(self, test: Callable[[Target, C], None], case: C) -> Failure | None:
+        try:
+            test(self.target, case)
         except Violation as violation:
-            self.tried += 1
             return Failure(violation.message, self.example(case), violation.at, violation.size, violation.cause)
-        except (NotTried, TrustError):  # the plugin file was edited, so it is not what was checked so far
+        except (Unsuitable, NotTried, TrustError):  # TrustError: the plugin file was edited, so it is not what was checked
             raise
         except Exception as error:  # any exception of a component breaks the property
-            self.tried += 1
             return Failure(_described(error), self.example(case), cause="does it support these sizes and parameters?")
-        self.tried += 1
         return None
 
 
-def run_property(prop: Property[C], target: Target, *, examples: int, seed: int, shrink: bool = True) -> Result:
+def _no_reasons(target: Target, case: object) -> None:
+    """Know no more basic reason for a failure."""
+
+
+def run_property(
+    prop: Property[C],
+    target: Target,
+    *,
+    examples: int,
+    seed: int,
+    shrink: bool = True,
+    reasons: Callable[[Target, C], None] = _no_reasons,
+) -> Result:
     """Check a property on a target.
 
     Args:
@@ -178,9 +199,10 @@ def run_property(prop: Property[C], target: Target, *, examples: int, seed: int,
         examples: Number of random cases after the fixed ones; 0 checks only the fixed cases of the quick part.
         seed: Seed of the random cases.
         shrink: Search for a smaller failing case.
+        reasons: Raises the more basic reason for the failure of a case, if there is one: a Violation.
     """
     start = time.perf_counter()
-    trial = _Trial(prop, target)
+    trial = _Trial(prop, target, reasons)
     try:
         failure = _search(trial, examples, seed, shrink)
     except NotTried as reason:

@@ -13,6 +13,7 @@ from minigpt.check.properties import (
     batching,
     dataset,
     decoding,
+    determinism,
     families,
     init,
     knobs,
@@ -23,6 +24,7 @@ from minigpt.check.properties import (
     schedule,
     sequence,
     tokenizer,
+    training,
     weights,
 )
 from minigpt.check.property import SUITE, Result, properties_for, run_property
@@ -34,8 +36,10 @@ from minigpt.reading import AS_WRITTEN, Reading
 _MODULES = [
     module.__name__
     for module in (
+        determinism,
         sequence,
         decoding,
+        training,
         families,
         position,
         weights,
@@ -120,7 +124,10 @@ def check(
     known = properties_for(target.family, quick=quick, thorough=thorough or only is not None)
     chosen = [prop for prop in known if only is None or prop.name in only]
     results = tuple(
-        run_property(prop, target, examples=0 if quick else examples, seed=seed, shrink=shrink) for prop in chosen
+        run_property(
+            prop, target, examples=0 if quick else examples, seed=seed, shrink=shrink, reasons=determinism.check_reasons
+        )
+        for prop in chosen
     )
     seconds = time.perf_counter() - start
     return TargetReport(target.label, target.family, results, seconds, target.reading)

@@ -83,6 +83,14 @@ class Component(nn.Module, ABC):
     """Names of own parameters with two or more axes that are not matrices, such as the kernel of a depthwise convolution.
     An optimizer treats them like gains."""
 
+    differs_in_training: bool = False
+    """A promise: train mode computes something else than eval mode even without dropout, and this is meant (noise, layers
+    that are left out). It counts for what contains the component."""
+
+    surrogate_gradient: bool = False
+    """A promise: the backward pass is not the gradient of the forward pass, and this is meant (a straight-through
+    estimate, a stopped gradient). It counts for what contains the component."""
+
     matrix_std: float = 0.02
     residual_std: float = 0.02
     residual_factor: float = 1.0

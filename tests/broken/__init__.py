@@ -1,6 +1,6 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, and seven for attention; further modules are about what only shows after training, at
+There is one module for each family, and eight for attention; further modules are about what only shows after training, at
 some sizes, or at some places. Each broken component is a subclass of a correct one, and tests
 check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
 """
@@ -93,6 +93,7 @@ for _family in (
     "attention_randomness",
     "attention_recurrent",
     "attention_segments",
+    "attention_training",
     "position",
     "norm",
     "ffn",

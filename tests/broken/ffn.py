@@ -268,3 +268,80 @@ class NoiseAfterUpdates(Perceptron):
         weight = self.into.weight
         if weight.device.type == "cpu":
             weight.add_(0.01 * torch.randn(weight.shape, generator=self.generator))
+
+
+@broken("ffn", "modes", "units are not dropped, but evaluation scales them as if they were")
+class ScalesWithoutDropping(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        return super().hidden(x) * (1.0 if self.training else 0.9)
+
+
+@broken("ffn", "modes", "all experts are mixed in training, but evaluation uses the best one only")
+class SoftInTraining(Experts):
+    def chosen(self, scores: Tensor) -> Tensor:
+        return torch.ones_like(scores) if self.training else super().chosen(scores)
+
+
+@broken("ffn", "modes", "with a parameter, the hidden units are clamped in training only")
+class ClampsInTraining(Perceptron):
+    """A perceptron with limited hidden units.
+
+    Args:
+        limited: Whether the units are limited.
+    """
+
+    def __init__(self, dims: Dims, *, limited: bool = False):
+        super().__init__(dims)
+        self.limited = limited
+
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = super().hidden(x)
+        return hidden.clamp(max=0.5) if self.limited and self.training else hidden
+
+
+@broken("ffn", "backward", "hidden units are rounded with a straight-through estimate that is not declared")
+class RoundsUndeclared(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        hidden = super().hidden(x)
+        return hidden + (hidden.round(decimals=1) - hidden).detach()
+
+
+class _SiluWithoutProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.silu(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * x.sigmoid()
+
+
+@broken("ffn", "backward", "the backward pass of an own activation has only one term of a product")
+class OwnSilu(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        return _SiluWithoutProduct.apply(self.into(x))
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.clamp(-100, 100)
+
+
+@broken("ffn", "backward", "large gradients are clipped on their way through the hidden units")
+class ClipsGradients(Perceptron):
+    def hidden(self, x: Tensor) -> Tensor:
+        return _Clipped.apply(super().hidden(x))
+
+
+@broken("ffn", "batch", "experts have a capacity that only many equal rows use up")
+class CapacityForCopies(Experts):
+    def chosen(self, scores: Tensor) -> Tensor:
+        chosen = super().chosen(scores).flatten(0, 1)
+        return (chosen * (chosen.cumsum(0) <= max(1, 3 * len(chosen) // 4))).view_as(scores)

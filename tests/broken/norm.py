@@ -154,3 +154,16 @@ class GainNotUsed(RootMeanSquare):
 class EpsNotUsed(RootMeanSquare):
     def normed(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:])
+
+
+@broken("norm", "modes", "eps is outside of the root in evaluation")
+class OtherEpsInEval(RootMeanSquare):
+    def normed(self, x: Tensor) -> Tensor:
+        root = x.square().mean(-1, keepdim=True)
+        return x / ((root + 0.01).sqrt() if self.training else root.sqrt() + 0.01)
+
+
+@broken("norm", "backward", "the root mean square is detached: the gradient takes it for a constant")
+class DetachedRoot(RootMeanSquare):
+    def normed(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt().detach()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minigpt.check.agreement import OTHER_PATH
+from minigpt.check.agreement import OTHER_PATH, equal
 from minigpt.check.cases import VOCAB
 from minigpt.check.parameters import parameter_sets, parameters
 from minigpt.check.properties.surroundings import random_states_kept, refusals
@@ -153,11 +153,11 @@ def validation(target: Target, case: Case) -> None:
             if when == "after a backward pass" and loss.requires_grad:
                 torch.autograd.backward(loss)
         for what, tensor, before in received:
-            if not torch.equal(tensor, before):
+            if not equal(tensor, before):
                 raise Violation(f"{what} that it receives are changed in place", cause="an operation that ends in _?")
         with torch.no_grad():
             one = model.eval().cross_entropy(**measured)  # type: ignore[arg-type]
-        if not torch.equal(one, other):
+        if not equal(one, other):
             raise Violation(
                 f"{when}, the validation loss is {one.item():.6f}, but {other.item():.6f} with the objective next_token",
                 size=float((one - other).abs()),
@@ -232,6 +232,10 @@ def learning(target: Target, case: Case) -> None:
     after = model.cross_entropy(**measured)  # type: ignore[arg-type]
     if dead := sorted({name for name, _ in model.objective.named_parameters()} - living):
         raise Violation(f"{', '.join(dead[:4])}: a gradient of zero, or none", cause="is it used, without detach()?")
+    if not torch.isfinite(after):
+        raise Violation(
+            f"the cross-entropy is {after.item()} after {_STEPS} updates", cause="is the loss, or a gradient, not finite?"
+        )
     if not after < 0.8 * before:
         raise Violation(
             f"{_STEPS} updates change the cross-entropy of a text that repeats itself from {before:.3f} to {after:.3f}",
@@ -246,7 +250,7 @@ def repeatable(target: Target, case: Case) -> None:
     model, batch = _built(target, case), _batch(case)
     first = _minimised(model, batch)
     _minimised(model, _batch(Case(case.params, case.time, case.batch, seed=case.seed + 1)))
-    if not torch.equal(first, _minimised(model, batch)):
+    if not equal(first, _minimised(model, batch)):
         raise Violation(
             "the same inputs give another loss after others were seen",
             cause="does it remember something between calls, or draw random numbers that are not torch's?",

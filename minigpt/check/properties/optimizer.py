@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from minigpt.check.agreement import equal
 from minigpt.check.parameters import parameter_sets, parameters
 from minigpt.check.properties.surroundings import built, other_seeds_and_clock, random_states, random_states_kept, refusals
 from minigpt.check.property import Violation, property_of
@@ -141,7 +142,7 @@ class _Run:
     def differing(self, weights: Sequence[Tensor]) -> str | None:
         """Return the name of the first parameter that is not bit-identical to `weights`, or None."""
         pairs = zip(self.parameters, weights, strict=True)
-        return next((p.name for p, before in pairs if not torch.equal(p.tensor.detach(), before)), None)
+        return next((p.name for p, before in pairs if not equal(p.tensor.detach(), before)), None)
 
     def average(self, weights: Literal["used", "trained"]) -> None:
         """Switch an averaging optimizer between its evaluation weights and its training weights."""

@@ -84,6 +84,9 @@ def _logits(case: Case, text: int, step: int) -> Float[Tensor, " vocab"]:
     return drawn
 
 
+_NOT_FINITE = "is -inf multiplied by 0 or subtracted from itself, or exp too large?"
+
+
 class _Drawing:
     """A text that a sampler draws: always the same one for a case and a number."""
 
@@ -103,6 +106,10 @@ class _Drawing:
     def step(self) -> Float[Tensor, " vocab"]:
         """Draw one token; return the probabilities."""
         probabilities = self.probabilities()
+        if not torch.isfinite(probabilities).all():
+            raise Violation(
+                f"the probabilities of token {len(self.seen)} are not finite", cause=_NOT_FINITE, at=len(self.seen)
+            )
         self.seen.append(probabilities.clone())
         token = int(torch.multinomial(probabilities, 1, generator=self.generator))
         self.sampler.observe(token, probabilities, self.memory)
@@ -155,9 +162,7 @@ def _check_distribution(found: Any, case: Case, which: str, step: int) -> None:
         shape = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise Violation(f"{which} are {shape}", cause=f"they must be float64 [{case.vocab}]: use logits.double()", at=step)
     if not torch.isfinite(found).all():
-        raise Violation(
-            f"{which} are not finite", cause="is -inf multiplied by 0 or subtracted from itself, or exp too large?", at=step
-        )
+        raise Violation(f"{which} are not finite", cause=_NOT_FINITE, at=step)
     if (found < 0).any():
         raise Violation(f"{which} are negative: {float(found.min()):.3g}", cause="are they logits?", at=step)
     total = float(found.sum())

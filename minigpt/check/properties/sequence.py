@@ -10,9 +10,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minigpt.check.agreement import OTHER_PATH, SAME_PATH, disagreement, distance, first_difference, largest_scale, run
-from minigpt.check.cases import LONG, Case, any_case, cases_of_leaks, fewer_cases, standard_cases
+from minigpt.check.agreement import (
+    OTHER_PATH,
+    SAME_PATH,
+    disagreement,
+    distance,
+    draws,
+    first_difference,
+    largest_scale,
+    run,
+)
+from minigpt.check.cases import LONG, Case, any_case, cases_of_leaks, fewer_cases, positions_for, standard_cases
+from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Subject, WholeModel, build, inputs
+from minigpt.check.properties.precision import FAR, check_near_fp32
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import EXPERIMENT, PARTS_OF_A_MODEL, Target
 from minigpt.contracts import Attention, Block, Embedding, FeedForward, Norm
@@ -35,14 +46,18 @@ def shape(target: Target, case: Case) -> None:
         run(float64_subject, x.double(), tokens)
         _check_layers(float64_subject, x.double(), tokens)
     for scale, what in ((1.0, "ordinary inputs"), (0.0, "inputs of zero"), (large, f"inputs of size {large:g}")):
-        y = run(subject, scale * x, tokens)
-        if not torch.isfinite(y).all():
-            place = int((~torch.isfinite(y)).flatten(2).any(-1).any(0).nonzero()[0])
-            raise Violation(
-                f"for {what}, output {place} is not finite",
-                at=place,
-                cause="an exponential without subtracting the maximum, or a division by zero?",
-            )
+        check_finite(run(subject, scale * x, tokens), what)
+
+
+def check_finite(y: Tensor, what: str) -> None:
+    """Raise a Violation if an output [B, T, ...] for these inputs is not finite."""
+    if not torch.isfinite(y).all():
+        place = int((~torch.isfinite(y)).flatten(2).any(-1).any(0).nonzero()[0])
+        raise Violation(
+            f"for {what}, output {place} is not finite",
+            at=place,
+            cause="an exponential without subtracting the maximum, or a division by zero?",
+        )
 
 
 def _check_layers(subject: Subject, x: Tensor, tokens: Tensor) -> None:
@@ -179,11 +194,22 @@ def _gradient(subject: Subject, case: Case, place: int, dtype: torch.dtype, repe
     return grad
 
 
-@property_of(*PARTS, cases=fewer_cases, strategy=any_case)
+def _cases_in_bf16(target: Target) -> list[Case]:
+    if target.experiment is not None:
+        return fewer_cases(target)
+    base, none, *others = parameter_sets(target)[0], *positions_for(target)
+    far = Case(base, 2, 8, 16, 1, block_size=FAR, time=FAR, batch=1)
+    return [*(replace(far, position=name) for name in others or [none]), *fewer_cases(target)]
+
+
+@property_of(*PARTS, cases=_cases_in_bf16, strategy=any_case)
 def autocast(target: Target, case: Case) -> None:
-    """Under bf16 autocast, outputs stay finite and causal."""
+    """Under bf16 autocast, outputs stay finite, causal and near fp32, also past 256 tokens and from a bf16 state."""
     subject = build(target, case)
     x, tokens = inputs(subject, case)
+    if case.time == FAR:
+        check_near_fp32(subject, x, tokens)
+        return
     with torch.autocast("cpu", torch.bfloat16):
         before = run(subject, x, tokens)
         if not torch.isfinite(before).all():
@@ -203,44 +229,96 @@ def autocast(target: Target, case: Case) -> None:
                     )
 
 
+_ROWS = {4: 1000, 8: 8, 16: 8, 240: 2}
+"""Numbers of rows to try, and the most tokens in each; 240 rows are whole groups of almost any number of rows."""
+
+_MORE_ROWS = (64, 2, 32, 6, 12, 128, 3, 5)
+"""Each case tries one more of these numbers."""
+
+
 @property_of(*PARTS, cases=fewer_cases, strategy=any_case)
 def batch(target: Target, case: Case) -> None:
-    """Sequences of a batch do not influence each other, neither in values nor in gradients."""
+    """Sequences of a batch do not influence each other, neither in values nor in gradients, also if they are equal."""
     subject = build(target, case)
-
-    def four_sequences(dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        return inputs(subject, case, offset=2 * repetition, batch=4, dtype=dtype)
-
-    scale = largest_scale(subject, *four_sequences(torch.float32, 0))
-
-    def change_neighbours(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = four_sequences(dtype, repetition)
-        y = run(subject, x, tokens, gradients=case.training)[:1].detach()
-        x, tokens = x.clone(), tokens.clone()
-        x[1], x[2], tokens[1:] = scale * x[1], -x[2], (tokens[1:] + 1) % 5
-        return run(subject, x, tokens, gradients=case.training)[:1].detach(), y
-
-    def change_order(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = four_sequences(dtype, repetition)
-        order = [2, 0, 3, 1]
-        return run(subject, x[order], tokens[order]), run(subject, x, tokens)[order]
-
-    def one_by_one(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
-        x, tokens = four_sequences(dtype, repetition)
-        return torch.cat([run(subject, x[row, None], tokens[row, None]) for row in range(4)]), run(subject, x, tokens)
-
-    cause = "is something normalised, summed or sorted over the batch axis, or does a view mix axes?"
-    tests = [(change_neighbours, SAME_PATH, "its neighbours change")]
-    if not case.training:  # in another order, dropout would draw other masks
-        tests += [(change_order, SAME_PATH, "the order of the batch changes")]
-        tests += [(one_by_one, OTHER_PATH, "it is the only sequence of the batch")]
-    for computations, tolerance, when in tests:
-        if (size := disagreement(subject, computations, tolerance)) is not None:
-            raise Violation(f"a sequence's output changes when {when}", size=size, cause=cause)
+    scale = largest_scale(subject, *inputs(subject, case, batch=4))
+    more = _MORE_ROWS[(case.time + case.seed) % len(_MORE_ROWS)]
+    for rows, most in {**_ROWS, more: 4}.items():
+        _check_neighbours(subject, replace(case, batch=rows, time=min(case.time, most)), scale)
+    _check_single_rows(subject, case)
+    _check_copies(subject, replace(case, batch=16, time=min(case.time, 16)))
 
     def neighbour_gradient(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
         grad = _gradient(subject, replace(case, batch=4), case.time - 1, dtype, repetition)
         return grad[1:] / (1 + grad[0].abs().amax()), torch.zeros_like(grad[1:])
 
     if (size := disagreement(subject, neighbour_gradient)) is not None:
-        raise Violation("a sequence's output has a gradient with respect to its neighbours", size=size, cause=cause)
+        raise Violation("a sequence's output has a gradient with respect to its neighbours", size=size, cause=_MIXED)
+
+
+_MIXED = "is something normalised, summed, counted or sorted over the batch axis, or does a view mix axes?"
+
+
+def _check_neighbours(subject: Subject, case: Case, scale: float) -> None:
+    """Check that one half of the rows, drawn at random, does not change when the other half does, and the reverse."""
+    halves = torch.randperm(case.batch, generator=torch.Generator().manual_seed(case.seed)).chunk(2)
+
+    def change_neighbours(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        before = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        y = run(subject, *before, gradients=case.training).detach()
+        after = y.clone()
+        for kept, others in (halves, halves[::-1]):
+            x, tokens = (part.clone() for part in before)
+            x[others[::2]] *= scale
+            x[others[1::2]] *= -1
+            tokens[others] = (tokens[others] + 1) % 5
+            after[kept] = run(subject, x, tokens, gradients=case.training)[kept].detach()
+        return after, y
+
+    if (size := disagreement(subject, change_neighbours)) is not None:
+        raise Violation(
+            f"in a batch of {case.batch}, a sequence's output changes when its neighbours change", size=size, cause=_MIXED
+        )
+
+
+def _check_single_rows(subject: Subject, case: Case) -> None:
+    """Check that neither the order of the rows nor their number matters, unless a pass is random."""
+    if _is_random(subject, case):  # other numbers would be drawn
+        return
+
+    def change_order(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, batch=4, dtype=dtype)
+        order = [2, 0, 3, 1]
+        return run(subject, x[order], tokens[order]), run(subject, x, tokens)[order]
+
+    def one_by_one(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, batch=4, dtype=dtype)
+        return torch.cat([run(subject, x[row, None], tokens[row, None]) for row in range(4)]), run(subject, x, tokens)
+
+    for computations, tolerance, when in (
+        (change_order, SAME_PATH, "the order of the batch changes"),
+        (one_by_one, OTHER_PATH, "it is the only sequence of the batch"),
+    ):
+        if (size := disagreement(subject, computations, tolerance)) is not None:
+            raise Violation(f"a sequence's output changes when {when}", size=size, cause=_MIXED)
+
+
+def _check_copies(subject: Subject, case: Case) -> None:
+    """Check that a row's output stays the same beside copies of the row, and that these have the same output."""
+    is_random = _is_random(subject, case)
+
+    def beside_copies(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        row, copies = slice(0, 1), torch.zeros(case.batch, dtype=torch.long)
+        together = run(subject, x[copies], tokens[copies], gradients=case.training).detach()
+        if is_random:  # the masks of dropout follow from the place in the batch
+            return together[row], run(subject, x, tokens, gradients=case.training)[row].detach()
+        return together, run(subject, x[row], tokens[row], gradients=case.training).detach().expand_as(together)
+
+    if (size := disagreement(subject, beside_copies, OTHER_PATH)) is not None:
+        raise Violation(
+            f"a sequence's output is another one beside {case.batch - 1} copies of the sequence", size=size, cause=_MIXED
+        )
+
+
+def _is_random(subject: Subject, case: Case) -> bool:
+    return case.training and draws(subject, *inputs(subject, case))

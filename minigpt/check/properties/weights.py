@@ -18,23 +18,17 @@ from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Subject, WholeModel, build, inputs
 from minigpt.check.properties.keeping import check_after_step, check_seeds
 from minigpt.check.properties.sequence import PARTS
-from minigpt.check.properties.surroundings import other_seeds_and_clock
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.contracts import Cache, State
 
 
-def _two_cases(target: Target) -> list[Case]:
-    """Return the defaults in both modes."""
+def _one_case(target: Target) -> list[Case]:
+    """Return the defaults in eval mode."""
     if target.experiment is not None:
         size = target.experiment.model.block_size
-        return [Case(block_size=size, time=min(24, size), training=mode) for mode in (False, True)]
-    base, position = parameter_sets(target)[0], positions_for(target)[-1]
-    return [Case(base, 4, 4, 16, time=24, position=position, training=mode, seed=int(mode)) for mode in (False, True)]
-
-
-def _one_case(target: Target) -> list[Case]:
-    return _two_cases(target)[:1]
+        return [Case(block_size=size, time=min(24, size))]
+    return [Case(parameter_sets(target)[0], 4, 4, 16, time=24, position=positions_for(target)[-1])]
 
 
 @property_of(*PARTS, cases=_one_case, quick=2)
@@ -107,60 +101,6 @@ def _loss(subject: Subject, case: Case) -> Tensor:
     y = run(subject, x, tokens, gradients=True)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(case.seed))
     return (y * weights).sum() + subject.auxiliary()
-
-
-@property_of(*PARTS, cases=_two_cases, quick=2)
-def determinism(target: Target, case: Case) -> None:
-    """Outputs depend only on weights and inputs, and in training on torch's seed."""
-    subject = build(target, case)
-    x, tokens = inputs(subject, case)
-    other, other_tokens = inputs(subject, replace(case, time=case.block_size), offset=1)
-    if case.training:
-        _check_seeded(build(target, replace(case, dropout=0.3)), x, tokens)
-        return
-    first = run(subject, x, tokens)
-    before = torch.get_rng_state()
-    with torch.no_grad():
-        subject(x, tokens)
-    if not torch.equal(before, torch.get_rng_state()):
-        torch.set_rng_state(before)
-        raise Violation("it draws random numbers in eval mode", cause="a dropout without training=self.training?")
-    with other_seeds_and_clock():
-        again = run(subject, x, tokens, seed=1)
-    if not torch.equal(first, again):
-        raise Violation(
-            "in eval mode, equal inputs give other outputs with other random seeds and another time",
-            size=distance(again, first),
-            cause="a random number or time.time() in forward?",
-        )
-    for length in (case.block_size, case.time, 5):
-        run(subject, other[:, :length], other_tokens[:, :length])
-        if not torch.equal(first, run(subject, x, tokens)):
-            raise Violation(
-                f"equal inputs give other outputs after a pass with another sequence of {length} tokens",
-                cause="does forward store something on the module, such as a table for the longest sequence so far?",
-            )
-    subject.train()
-    run(subject, 3 * other + 1, other_tokens)
-    subject.eval()
-    if not torch.equal(first, run(subject, x, tokens)):
-        raise Violation(
-            "in eval mode, equal inputs give other outputs after a forward pass in train mode",
-            cause="running statistics, like those of batch normalisation?",
-        )
-
-
-def _check_seeded(subject: Subject, x: Tensor, tokens: Tensor) -> None:
-    first = run(copy.deepcopy(subject), x, tokens)
-    with other_seeds_and_clock():
-        for _ in range(8):
-            again = run(copy.deepcopy(subject), x, tokens)
-            if not torch.equal(first, again):
-                raise Violation(
-                    "in train mode, equal torch seeds give different outputs",
-                    size=distance(again, first),
-                    cause="random numbers of Python or numpy, or the clock? a run restores only torch's seed",
-                )
 
 
 @property_of(*PARTS, cases=_one_case)
