@@ -172,7 +172,7 @@ def _cases_of_experiment(experiment: Experiment) -> list[Case]:
     n_weights = 12 * experiment.model.n_layers * experiment.model.d_model**2
     training, own_vocab = experiment.training, vocab_of(experiment)
     rows = max(2, min(training.batch_size, _WORK // (size * n_weights)))
-    updates = min(training.max_iters, max(UPDATES, _WORK // n_weights))
+    updates = min(training.max_iters, 1000, max(UPDATES, _WORK // n_weights))
     own_batch = [Case(block_size=size, time=size, batch=rows, vocab=vocab, training=True)]
     if rows < training.batch_size:
         own_batch = [Case(block_size=size, time=min(4, size), batch=training.batch_size, vocab=vocab, training=True)]
