@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
-from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from minigpt.check.parameters import parameter_sets, parameters
+from minigpt.check.cases import LOOKS_BACK, Case
 from minigpt.check.properties.surroundings import refusals
 from minigpt.check.targets import Target
 from minigpt.contracts import (
@@ -37,137 +35,19 @@ from minigpt.kernels.fused import upcast
 from minigpt.model import GPT, after_step, initialise
 from minigpt.registry import REGISTRY, Spec
 
-VOCAB = 23
-LOOKS_BACK = "looks_back"
-LONG = 130
-"""A length of more than two chunks of 64, the most common chunk size in kernels."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One test case for a part of a model.
-
-    An experiment uses its own parameters and sizes, except `time`, `batch`, `training` and `seed`.
-
-    Attributes:
-        params: Parameters that differ from the defaults.
-        n_heads: Number H of query heads.
-        head_dim: Width K of one head.
-        d_model: Width D of the residual stream.
-        n_layers: Number of layers, all of the same component.
-        position: Position component used with an attention.
-        ffn: Feed-forward inside a block.
-        block_size: Longest context, in tokens.
-        time: Number T of tokens.
-        batch: Number B of sequences.
-        training: Whether the model is in train mode.
-        dropout: The model's dropout rate in train mode.
-        score_factor: On attention scores.
-        seed: Seed of weights and inputs.
-    """
-
-    params: Mapping[str, Any] = field(default_factory=dict)
-    n_heads: int = 2
-    head_dim: int = 4
-    d_model: int = 8
-    n_layers: int = 2
-    position: str = "none"
-    ffn: str = "mlp"
-    block_size: int = 40
-    time: int = 40
-    batch: int = 2
-    training: bool = False
-    dropout: float = 0.0
-    score_factor: float = 1.0
-    seed: int = 0
-
-    def shown(self, target: Target) -> list[str]:
-        """Return the fields that affect a target; for example, a norm has no heads."""
-        if target.experiment is not None:
-            return ["time", "batch", "training", "seed"]
-        if target.family == "norm":
-            return ["params", "d_model", "time", "batch", "training", "seed"]
-        neighbours = {"attention": ["position"], "block": ["ffn"]}.get(target.family, [])
-        sizes = ["n_heads", "head_dim", "d_model", "n_layers", "block_size", "time", "batch"]
-        return ["params", *neighbours, *sizes, "training", "dropout", "seed"]
-
-
-def standard_cases(target: Target) -> list[Case]:
-    """Return the defaults at many sizes and in both modes, then cases with one parameter changed each."""
-    positions = positions_for(target)
-    if target.experiment is not None:
-        size = target.experiment.model.block_size
-        times = dict.fromkeys(min(size, time) for time in (33, size, 1))
-        return [Case(block_size=size, time=time, training=mode) for time in times for mode in (False, True)]
-    base, *changed = parameter_sets(target)
-    cases = [
-        Case(base, block_size=LONG, time=LONG, position=positions[-1]),
-        Case(base, 3, 6, 18, block_size=66, time=66, training=True, dropout=0.2, position=positions[0], ffn=LOOKS_BACK),
-        Case(base, 1, 8, 8, 1, block_size=32, time=1, batch=1, position=positions[-1]),
-        Case(base, 4, 4, 20, 1, block_size=32, time=2, batch=1),
-        Case(base, 8, 32, 256, block_size=64, time=64, position=positions[len(positions) // 2], seed=1),
-        Case(base, 2, 4, 8, 5, time=12, position=positions[-1], seed=2),  # for mistakes in every third layer
-        Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, position=positions[-1], seed=3),  # over a chunk of 256
-        Case(base, 1, 4, 4, 1, block_size=300, time=300, batch=1, training=True, position=positions[0], seed=4),
-    ]
-    cases += [
-        Case(params, 4, 4, 16, time=24, position=positions[number % len(positions)], training=number % 2 == 1, seed=number)
-        for number, params in enumerate(changed)
-    ]
-    return cases
-
-
-def fewer_cases(target: Target) -> list[Case]:
-    """Return the first standard cases, for slow properties that parameters seldom affect."""
-    return standard_cases(target)[:10]
-
-
-def any_case(target: Target) -> st.SearchStrategy[Case]:
-    """Return a strategy for any case; it shrinks to the smallest."""
-    if target.experiment is not None:
-        times = st.integers(1, min(40, target.experiment.model.block_size))
-        size = target.experiment.model.block_size
-        return st.builds(Case, block_size=st.just(size), time=times, training=st.booleans(), seed=st.integers(0, 9))
-
-    @st.composite
-    def draw(pick: st.DrawFn) -> Case:
-        n_heads, head_dim = pick(st.sampled_from([2, 1, 3, 4, 6])), pick(st.sampled_from([4, 2, 6, 8, 16]))
-        time = pick(st.integers(1, 70))
-        return Case(
-            params=pick(parameters(target)),
-            n_heads=n_heads,
-            head_dim=head_dim,
-            d_model=n_heads * head_dim + pick(st.sampled_from([0, 0, 0, 2])),
-            n_layers=pick(st.integers(1, 2)),
-            position=pick(st.sampled_from(positions_for(target))),
-            ffn=pick(st.sampled_from(["mlp", LOOKS_BACK])) if target.family == "block" else "mlp",
-            block_size=pick(st.sampled_from([time, 70, LONG])),
-            time=time,
-            batch=pick(st.integers(1, 3)),
-            training=pick(st.booleans()),
-            seed=pick(st.integers(0, 99)),
-        )
-
-    return draw()
-
-
-def positions_for(target: Target) -> list[str]:
-    """Return the position components to use with an attention: none, and one for each hook it uses."""
-    uses: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
-    return ["none", *(name for hook, name in (("bias", "alibi"), ("rotate", "rope")) if hook in uses)]
-
 
 class Subject(nn.Module, ABC):
     """A map to check: floats [B, T, D] and token ids [B, T] to floats [B, T, ...]."""
 
     width: int
+    vocab: int
     part_of: tuple[nn.Module, ...]
     """The modules that belong to the target itself."""
 
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
-        self.segments: Int[Tensor, "batch time"] | None = None
+        self.progress = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the losses out of copies: torch copies no tensor that a backward pass could start from."""
@@ -182,6 +62,10 @@ class Subject(nn.Module, ABC):
     @abstractmethod
     def new_state(self, batch: int, capacity: int, dtype: torch.dtype) -> ModelState:
         """Return an empty state."""
+
+    def set_progress(self, progress: float) -> None:
+        """Set which share of the training is done, as a trainer does before each update."""
+        self.progress = progress
 
     def auxiliary(self) -> Tensor:
         """Return the sum of the auxiliary losses of the last forward pass."""
@@ -205,7 +89,7 @@ class Stack(Subject):
         start = 0 if state is None else state.length
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         x = self.position.embed(x, positions)
-        context = Context(positions, self.position, tokens, outputs=[x], segments=self.segments)
+        context = Context(positions, self.position, tokens, outputs=[x], segments=self.segments, progress=self.progress)
         for index, layer in enumerate(self.layers):
             if isinstance(layer, Norm):
                 x = layer(x)
@@ -239,6 +123,9 @@ class WholeModel(Subject):
     def _replaced(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return output if self._x is None else output + self._x
 
+    def set_progress(self, progress: float) -> None:
+        self.model.set_progress(progress)
+
     def forward(self, x: Tensor, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         self._x = x
         hidden, context = self.model.hidden(tokens, state, self.segments)
@@ -255,11 +142,14 @@ def build(target: Target, case: Case, *, initial: bool = False) -> Subject:
     Args:
         target: The target.
         case: Its parameters and sizes, and the seed of its weights.
-        initial: Keep the initial weights. Otherwise all weights are replaced by larger ones, so that each has an effect.
+        initial: Keep the initial weights. Otherwise all weights are replaced by larger ones, so that each has an effect,
+            and the case's updates follow.
 
     Raises:
         Unsuitable: A constructor refuses these sizes or parameters.
     """
+    if case.updates and not initial:
+        return _trained(target, case)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(case.seed)
         with refusals():
@@ -274,11 +164,11 @@ def build(target: Target, case: Case, *, initial: bool = False) -> Subject:
 
 def _built(target: Target, case: Case) -> Subject:
     if target.experiment is not None:
-        return WholeModel(GPT(target.experiment.model, VOCAB))
+        return WholeModel(GPT(target.experiment.model, case.vocab))
     spec = target.spec(case.params)
     if target.family in ("block", "embedding"):
         return _model_with(spec, case)
-    sizes = (case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, VOCAB, case.dropout)
+    sizes = (case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, case.vocab, case.dropout)
     dims = [Dims(*sizes, layer, layer, case.score_factor) for layer in range(case.n_layers)]
     if target.family == "norm":
         return _initialised(Stack([spec.build(case.d_model)], _position("none", dims[0]), dims[0]), dims[0])
@@ -310,7 +200,7 @@ def _model_with(spec: Spec[Any], case: Case) -> WholeModel:
     )
     if case.ffn == LOOKS_BACK:
         section = section.model_copy(update={"ffn": Spec("ffn", LOOKS_BACK, {}, _LooksBack)})
-    subject = WholeModel(GPT(section, VOCAB))
+    subject = WholeModel(GPT(section, case.vocab))
     own = subject.model.blocks if spec.family == "block" else (subject.model.embedding, subject.model.head)
     subject.part_of = tuple(module for module in own if module is not None)
     return subject
@@ -355,6 +245,57 @@ def limit_outputs(subject: Subject, case: Case) -> None:
             parameter.mul_(0.6)
 
 
+_MOVING, _KEPT = 20, 8
+"""Updates with a gradient, and trained models that a target keeps."""
+
+
+def _trained(target: Target, case: Case) -> Subject:
+    """Return a subject after the case's updates: a copy, because other properties try it too."""
+    kept: Subject | None = target.trained.get(repr(case))
+    if kept is None:
+        kept = build(target, replace(case, updates=0))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(case.seed)
+            _train(kept, case)
+        if len(target.trained) == _KEPT:
+            target.trained.pop(next(iter(target.trained)))
+        target.trained[repr(case)] = kept
+    return copy.deepcopy(kept)
+
+
+def _train(subject: Subject, case: Case) -> None:
+    """Do the case's updates: passes in train mode, each followed by `after_step`, and `progress` that grows.
+
+    The first ones also change each weight by a small step against its gradient. The later ones leave that out, because
+    what counts updates or averages inputs changes with every pass, and a pass costs less.
+    """
+    short = replace(case, time=min(case.time, 8), batch=min(case.batch, 4))
+    batches = [inputs(subject, short, offset=100 + number) for number in range(min(case.updates, 8))]
+    subject.train()
+    for number in range(case.updates):
+        subject.set_progress(number / (case.updates + 1))
+        with torch.enable_grad():
+            y = subject(*batches[number % len(batches)])
+            loss = y.square().mean() + subject.auxiliary()
+        if number < _MOVING and loss.requires_grad:
+            torch.autograd.backward(loss)
+            _step(subject)
+        after_step(subject)
+    subject.set_progress(case.updates / (case.updates + 1))
+    with torch.no_grad():
+        subject(*batches[0])  # what a part keeps of its last pass has no gradients, so that it can be copied
+    subject.train(case.training)
+
+
+@torch.no_grad()
+def _step(subject: Subject) -> None:
+    """Change each weight by a step whose size does not depend on its gradient's, so that no model diverges."""
+    for parameter in subject.parameters():
+        if parameter.grad is not None:
+            parameter.sub_(1e-3 * parameter.grad.nan_to_num().sign())
+            parameter.grad = None
+
+
 def inputs(
     subject: Subject, case: Case, *, offset: int = 0, batch: int | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "batch time d_model"], Int[Tensor, "batch time"]]:
@@ -362,4 +303,19 @@ def inputs(
     generator = torch.Generator().manual_seed(1000 * case.seed + offset)
     rows = case.batch if batch is None else batch
     x = torch.randn(rows, case.time, subject.width, generator=generator)
-    return x.to(dtype), torch.randint(0, VOCAB, (rows, case.time), generator=generator)
+    return x.to(dtype), _ids(case, rows, generator)
+
+
+def _ids(case: Case, rows: int, generator: torch.Generator) -> Int[Tensor, "batch time"]:
+    """Return random ids, a quarter of them the first and the last one, which often have a special meaning.
+
+    A batch of many rows has as many different ids as possible at each place: the first ones and the last eight.
+    """
+    if rows >= 64:
+        known = torch.arange(rows)
+        known[-8:] = torch.arange(case.vocab - 8, case.vocab)
+        places = [known[torch.randperm(rows, generator=generator)] % case.vocab for _ in range(case.time)]
+        return torch.stack(places, 1)
+    ids = torch.randint(0, case.vocab, (rows, case.time), generator=generator)
+    kind = torch.randint(0, 8, ids.shape, generator=generator)
+    return ids.masked_fill(kind == 0, 0).masked_fill(kind == 1, case.vocab - 1)

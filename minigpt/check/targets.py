@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Target:
         entry: The component's registry entry; None for an experiment.
         experiment: The experiment; None for a component.
         reading: The plugins that must be loaded to find it, and the settings that override an experiment's file.
+        trained: Models after the updates of a case, by the case; several properties try the same cases.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Target:
     entry: Entry | None = None
     experiment: Experiment | None = None
     reading: Reading = AS_WRITTEN
+    trained: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def spec(self, params: Mapping[str, Any]) -> Spec[Any]:
         """Return the component with these parameters.

@@ -1,7 +1,8 @@
 """Components with one common mistake each, which `minigpt check` must find.
 
-There is one module for each family, or several. Each broken component is a subclass of a correct one,
-and tests check that the correct ones pass. Importing this package registers nothing: a test registers the component that it checks.
+There is one module for each family, or several, and some for what shows only after training, at some sizes, or at some
+places. Each broken component is a subclass of a correct one, and tests check that the correct ones pass. Importing this
+package registers nothing: a test registers the component that it checks.
 """
 
 from __future__ import annotations
@@ -108,5 +109,8 @@ for _family in (
     "optimizer",
     "schedule",
     "sampler",
+    "after_training",
+    "places",
+    "sizes",
 ):
     importlib.import_module(f"{__name__}.{_family}")

@@ -146,7 +146,7 @@ def test_a_leak_in_a_part_of_an_experiment_is_found() -> None:
     report = check(experiment_target(experiment, "mine"), only=["causality"])
     failure = report.results[0].failure
     assert failure is not None
-    assert failure.example == {"time": 2, "batch": 2, "training": False, "seed": 0}
+    assert failure.example == {"time": 2, "batch": 2, "vocab": 65, "training": False, "updates": 0, "seed": 0}
 
 
 def test_every_property_states_itself_in_a_sentence() -> None:

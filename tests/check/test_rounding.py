@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from minigpt.check import agreement as compare
-from minigpt.check.probe import Case, Stack, WholeModel, build, inputs
+from minigpt.check.cases import Case
+from minigpt.check.probe import Stack, WholeModel, build, inputs
 from minigpt.check.targets import component_target
 from minigpt.contracts import Context, Dims, FeedForward, State
 from minigpt.registry import REGISTRY, register

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from minigpt.check.agreement import OTHER_PATH, disagreement, distance, first_difference, run
-from minigpt.check.probe import Case, Subject, any_case, build, fewer_cases, inputs, standard_cases
+from minigpt.check.cases import Case, any_case, cases_in_eval_mode, cases_of_decoding, fewer_cases, standard_cases
+from minigpt.check.probe import Subject, build, inputs
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.contracts import Attention, ModelState, Position
 
 
-@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=2)
+@property_of(*PARTS, cases=cases_of_decoding, strategy=any_case, quick=5)
 def decoding(target: Target, case: Case) -> None:
     """Decoding in chunks of any sizes gives the same outputs as the full pass."""
     subject = build(target, case).eval()
@@ -80,6 +81,8 @@ def _chunkings(case: Case) -> list[list[int]]:
     """
     time, rng = case.time, random.Random(case.seed)
     ways = [[1] * time if time <= 30 else [time - 24, *[1] * 24], [time], [time - 1, 1] if time > 1 else [1]]
+    if time > 300:
+        return [ways[0], [time // 2, time - time // 2]]
     for _ in range(2 if time > 30 else 1):
         lengths: list[int] = []
         while sum(lengths) < time:
@@ -102,7 +105,7 @@ def chunk_by_chunk(subject: Subject, x: Tensor, tokens: Tensor, state: ModelStat
     return torch.cat(pieces, 1)
 
 
-@property_of(*PARTS, cases=fewer_cases, strategy=any_case)
+@property_of(*PARTS, cases=lambda target: cases_in_eval_mode(fewer_cases(target)), strategy=any_case)
 def states(target: Target, case: Case) -> None:
     """States do not mix when used in turn, and stay correct when selected, repeated, shortened or joined."""
     subject = build(target, case).eval()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.check.agreement import distance, equal, run
+from minigpt.check.cases import UPDATES, Case, any_case, positions_for
 from minigpt.check.parameters import further_choices, parameter_sets
-from minigpt.check.probe import Case, Subject, any_case, build, inputs, positions_for
+from minigpt.check.probe import Subject, build, inputs
 from minigpt.check.properties.sequence import PARTS, check_finite
 from minigpt.check.properties.surroundings import other_seeds_and_clock
 from minigpt.check.property import Violation, property_of
@@ -20,17 +21,22 @@ from minigpt.contracts import Attention, Block, Context, Embedding, FeedForward,
 
 
 def _cases(target: Target) -> list[Case]:
-    """Return the defaults and each parameter changed, in both modes: what is random may depend on a parameter."""
+    """Return the defaults and each parameter changed, in both modes, and the defaults after updates.
+
+    What is random may depend on a parameter, or on a count of updates.
+    """
     modes = (False, True)
     if target.experiment is not None:
         size = target.experiment.model.block_size
-        return [Case(block_size=size, time=min(24, size), training=mode) for mode in modes]
+        cases = [Case(block_size=size, time=min(24, size), training=mode) for mode in modes]
+        return [*cases, replace(cases[0], updates=UPDATES)]
     position = positions_for(target)[-1]
-    return [
+    cases = [
         Case(params, 4, 4, 16, time=24, position=position, training=mode, dropout=0.3 if mode else 0.0, seed=int(mode))
         for params in [*parameter_sets(target), *further_choices(target)]
         for mode in modes
     ]
+    return [*cases, *(replace(case, updates=UPDATES) for case in cases[:2])]
 
 
 @property_of(*PARTS, cases=_cases, strategy=any_case, quick=1000)  # all cases: other properties need what this one tests
@@ -100,7 +106,7 @@ def _check_repeated(subject: Subject, case: Case) -> None:
     """Check that a pass gives the same when it is repeated at once, and after passes with other sequences."""
     mode = "train" if case.training else "eval"
     x, tokens = inputs(subject, case)
-    other, other_tokens = inputs(subject, case, offset=1)
+    other, other_tokens = inputs(subject, replace(case, time=case.block_size), offset=1)
     fresh = copy.deepcopy(subject)
     first = run(subject, x, tokens)
     again = run(subject, x, tokens)
@@ -117,13 +123,14 @@ def _check_repeated(subject: Subject, case: Case) -> None:
             cause="random numbers of Python or numpy, or the clock? a run restores only torch's seed",
         )
     run(fresh, other[:1, : 1 + case.time // 2], other_tokens[:1, : 1 + case.time // 2])
-    run(fresh, other, other_tokens)
+    for length in (case.block_size, case.time):
+        run(fresh, other[:, :length], other_tokens[:, :length])
     again = run(fresh, x, tokens)
     if not equal(first, again):
         raise Violation(
             f"in {mode} mode, equal inputs give other outputs after a pass with another sequence",
             size=distance(again, first),
-            cause="does forward store something on the module?",
+            cause="does forward store something on the module, such as a table for the longest sequence so far?",
         )
 
 

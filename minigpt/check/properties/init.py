@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minigpt.check.cases import VOCAB
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import VOCAB
 from minigpt.check.properties.surroundings import other_seeds_and_clock, random_states_kept, refusals
 from minigpt.check.property import NotTried, Violation, property_of
 from minigpt.check.targets import Target

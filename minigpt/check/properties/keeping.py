@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from minigpt.check.agreement import run
-from minigpt.check.probe import Case, Subject, WholeModel, build, inputs
+from minigpt.check.cases import Case
+from minigpt.check.probe import Subject, WholeModel, build, inputs
 from minigpt.check.property import Violation
 from minigpt.check.targets import Target
 from minigpt.model.gpt import after_step

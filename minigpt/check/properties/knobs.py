@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from minigpt.check.agreement import run
+from minigpt.check.cases import Case, positions_for
 from minigpt.check.parameters import alternatives, required
-from minigpt.check.probe import Case, build, inputs, positions_for
+from minigpt.check.probe import build, inputs
 from minigpt.check.properties import batching, dataset, init, objective, optimizer, sampler, schedule, tokenizer
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import PARTS_OF_A_MODEL, Target

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from minigpt.check.agreement import run
+from minigpt.check.cases import Case, positions_for
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Case, Subject, build, inputs, positions_for
+from minigpt.check.probe import Subject, build, inputs
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minigpt.check.agreement import OTHER_PATH, equal
+from minigpt.check.cases import VOCAB
 from minigpt.check.parameters import parameter_sets, parameters
-from minigpt.check.probe import VOCAB
 from minigpt.check.properties.surroundings import random_states_kept, refusals
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target

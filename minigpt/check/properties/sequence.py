@@ -20,18 +20,9 @@ from minigpt.check.agreement import (
     largest_scale,
     run,
 )
+from minigpt.check.cases import LONG, Case, any_case, cases_of_leaks, fewer_cases, positions_for, standard_cases
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import (
-    Case,
-    Subject,
-    WholeModel,
-    any_case,
-    build,
-    fewer_cases,
-    inputs,
-    positions_for,
-    standard_cases,
-)
+from minigpt.check.probe import Subject, WholeModel, build, inputs
 from minigpt.check.properties.precision import FAR, check_near_fp32
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import EXPERIMENT, PARTS_OF_A_MODEL, Target
@@ -100,7 +91,7 @@ def _check_layers(subject: Subject, x: Tensor, tokens: Tensor) -> None:
             raise Violation(f"inputs of {given.dtype} become {y.dtype}", cause=cause)
 
 
-@property_of(*PARTS, cases=standard_cases, strategy=any_case, quick=4)  # these include an experiment's full block_size
+@property_of(*PARTS, cases=cases_of_leaks, strategy=any_case, quick=11)  # these include an experiment's own sizes
 def causality(target: Target, case: Case) -> None:
     """No output depends on later tokens."""
     subject = build(target, case)
@@ -134,8 +125,10 @@ def _check_length(subject: Subject, case: Case, prefix: int) -> None:
 def _prefixes(target: Target, case: Case) -> list[int]:
     """Return prefix lengths: the tokens of a prefix stay unchanged, and later tokens change."""
     # Only the case of an experiment's full block_size is this long; the other cases use more prefixes.
-    if target.experiment is not None and case.time > 40:
+    if case.time > 300 or (target.experiment is not None and case.time > 40):
         return [case.time // 2]  # a leak from any distance crosses the middle somewhere
+    if case.time > LONG:
+        return [31, case.time // 2, 256, case.time - 1]
     random_prefixes = random.Random(case.seed).sample(range(1, case.time), min(3, case.time - 1))
     return sorted({prefix for prefix in (*_PREFIXES, case.time - 1, *random_prefixes) if prefix < case.time})
 

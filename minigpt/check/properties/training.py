@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minigpt.check.agreement import OTHER_PATH, Narrowing, disagreement, draws, first_difference, run
+from minigpt.check.cases import Case, any_case, standard_cases
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Case, Subject, any_case, build, inputs, standard_cases
+from minigpt.check.probe import Subject, build, inputs
 from minigpt.check.properties.decoding import chunk_by_chunk
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.check.agreement import OTHER_PATH, distance, run
+from minigpt.check.cases import Case, positions_for
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Case, Subject, WholeModel, build, inputs, positions_for
+from minigpt.check.probe import Subject, WholeModel, build, inputs
 from minigpt.check.properties.keeping import check_after_step, check_seeds
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of, trying
