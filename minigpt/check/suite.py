@@ -22,6 +22,7 @@ from minigpt.check.properties import (
     sampler,
     schedule,
     sequence,
+    stepping,
     tokenizer,
     weights,
 )
@@ -45,6 +46,7 @@ _MODULES = [
         dataset,
         batching,
         optimizer,
+        stepping,
         schedule,
         sampler,
         knobs,

@@ -17,7 +17,6 @@ from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.contracts import Attention, ModelState, Position
 
-
 _CONTINUED = (
     "does the state keep all that later outputs need, up to the same window? are ctx.positions used? "
     "does substate(state, name) name the attribute?"
@@ -146,7 +145,9 @@ def states(target: Target, case: Case) -> None:
                 state = _after(subject, x[:, :half], tokens[:, :half], case.time)
             return run(subject, x[:, rest], tokens[:, rest], state), whole
 
-        used = f"states {way}: the outputs that follow" if way else f"continued after {half} of {case.time} tokens, the outputs"
+        used = (
+            f"states {way}: the outputs that follow" if way else f"continued after {half} of {case.time} tokens, the outputs"
+        )
         try:
             size = disagreement(subject, continued, OTHER_PATH)
         except ValueError as error:  # a cache without room, or states that cannot be joined

@@ -58,8 +58,8 @@ def _cases(target: Target) -> list[Interrupted]:
     if target.experiment is not None:
         size = target.experiment.model.block_size
         large = sum(parameter.numel() for parameter in build(target, Case(block_size=size, time=1)).parameters()) > _LARGE
-        updates = {"before": 3, "after": 2} if large else {"before": 31, "after": 33}
-        return [Interrupted(block_size=size, time=min(8, size), dropout=0.1, **updates)]
+        before, after = (3, 2) if large else (31, 33)
+        return [Interrupted(block_size=size, time=min(8, size), dropout=0.1, before=before, after=after)]
     base, *changed = parameter_sets(target)
     sizes: dict[str, Any] = {"n_heads": 4, "d_model": 16, "n_layers": 1, "time": 8, "dropout": 0.1}
     sizes["position"] = positions_for(target)[-1]
@@ -213,6 +213,7 @@ def _saved(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, saved: Mapping[str, Tensor], number: int) -> None:
+    dtypes = {name: value.dtype for name, value in module.state_dict().items()}
     try:
         module.load_state_dict(saved)
     except RuntimeError as error:
@@ -220,6 +221,11 @@ def _load(module: nn.Module, saved: Mapping[str, Tensor], number: int) -> None:
             f"saved after {number} updates, it cannot be loaded into a fresh model: {' '.join(str(error).split())}",
             cause="is a parameter or buffer registered, renamed or resized after the constructor?",
         ) from error
+    if changed := [name for name, value in saved.items() if value.dtype != dtypes[name]]:
+        raise Violation(
+            f"{changed[0]} is saved as {saved[changed[0]].dtype} but built as {dtypes[changed[0]]}, which a run refuses",
+            cause="is a buffer replaced by a tensor of another type?",
+        )
     module.train(module.training)  # as minigpt does after loading
 
 
