@@ -103,6 +103,8 @@ for _family in (
     "dataset",
     "batching",
     "optimizer",
+    "optimizer_steps",
+    "resuming",
     "schedule",
     "sampler",
 ):
