@@ -1,4 +1,4 @@
-"""Optimizers that are right: slow weights, generators of their own, rules by name, refusals."""
+"""Optimizers that are right: slow weights, private generators, rules by name, refusals."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def _mode(training: bool) -> str:
 
 
 def _first_difference(whole: nn.Module, loaded: nn.Module, outputs: Outputs, number: int, updates: int) -> str | None:
-    """Return how a loaded model differs from the one that was saved, now or in further updates; None if it does not."""
+    """Return how a loaded model differs from the saved one, now or in further updates; None if it does not."""
     if not _are_equal(_evaluated(loaded, outputs, number), _evaluated(whole, outputs, number)):
         return "it computes something else in eval mode"
     long = _LONG if updates > 1 and next(_remembered(whole, loaded), None) is not None else 0

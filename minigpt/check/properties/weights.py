@@ -174,7 +174,7 @@ def weights(target: Target, case: Case) -> None:
     first = run(subject, x, tokens)
     another = build(target, replace(case, seed=case.seed + 1))
     loaded = copy.deepcopy(another)
-    loaded.load_state_dict(copy.deepcopy(subject.state_dict()))
+    _load(loaded, subject)
     if not torch.equal(run(loaded, x, tokens), first):
         raise Violation(
             "saved weights give other outputs when loaded into a model of another seed",
@@ -183,8 +183,7 @@ def weights(target: Target, case: Case) -> None:
     copied = copy.deepcopy(subject)
     if not torch.equal(run(copied, x, tokens), first):
         raise Violation("a deep copy gives other outputs", cause="an attribute that is not copied?")
-    copied.load_state_dict(copy.deepcopy(another.state_dict()))
-    copied.train().eval()  # a part may keep something in eval mode until the mode is set again
+    _load(copied, another)
     if not torch.equal(run(copied, x, tokens), run(another, x, tokens)):
         raise Violation(
             "a deep copy does not use its own weights",
@@ -192,6 +191,12 @@ def weights(target: Target, case: Case) -> None:
         )
     if not torch.equal(run(subject, x, tokens), first):
         raise Violation("a change to a deep copy changes the original", cause="a tensor shared through the class?")
+
+
+def _load(module: nn.Module, other: nn.Module) -> None:
+    """Load another module's weights and set the mode, as a run does: until then a part may keep something of eval mode."""
+    module.load_state_dict(copy.deepcopy(other.state_dict()))
+    module.train().eval()
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
