@@ -159,5 +159,5 @@ def _check_rates_of_groups(target: Target, case: Case) -> None:
                 raise Violation(
                     f"while the learning rate of group {resting} is 0, {parameter.name} {which}",
                     at=resting,
-                    cause='does each step use the "lr" of its own group?',
+                    cause="does each step use the rate of the parameter's group?",
                 )
