@@ -47,6 +47,7 @@ class Subject(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
+        self.segments: Int[Tensor, "batch time"] | None = None
         self.progress = 0.0
 
     def __getstate__(self) -> dict[str, Any]:

@@ -47,7 +47,14 @@ class Optimizer(ABC):
 
         Each group's `lr` is its peak: the trainer multiplies it by the schedule. A key that shall change otherwise has its
         ramp, as JSON, in the group's `ramps`, and the trainer sets it before each update. The state_dict may hold tensors,
-        numbers, text, lists and dicts. It is saved without pickle, and loaded bit for bit.
+        numbers, text, lists and dicts. It is saved without pickle, and loaded bit for bit. A group's value that was None or
+        a number may become a tensor, such as the state of a generator.
+
+        `step` leaves gradients as they are. At a rate of 0 from the beginning it changes no weight of the group. Later it
+        may still move weights towards where they were (slow weights), or along an inertia that ends.
+
+        Raises:
+            ValueError: It cannot train these parameters. This is reported with the optimizer's path in the experiment.
         """
 
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -43,13 +44,23 @@ class Spec(Generic[T_co]):
         Raises:
             ExperimentError: The constructor raised a ValueError, or a plugin's constructor raised any error.
         """
-        try:
+        with self.errors_located():
             return self.cls(*received, **self.params)
+
+    @contextmanager
+    def errors_located(self) -> Iterator[None]:
+        """Give an error of the component its path in the experiment.
+
+        Raises:
+            ExperimentError: A ValueError was raised inside, or a plugin raised any error.
+        """
+        try:
+            yield
         except ExperimentError:
             raise
         except ValueError as error:
             raise ExperimentError([Problem((self.where or self.family,), f"{self.name}: {error}")]) from error
-        except Exception as error:  # a plugin's constructor may raise anything; ours may not
+        except Exception as error:  # a plugin may raise anything; ours may not
             if is_shipped(self.cls):
                 raise
             frames = traceback.extract_tb(error.__traceback__)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minigpt.errors import CheckpointError
 from minigpt.run.packing import is_number, kind, restored
@@ -58,8 +59,15 @@ def _check_groups(
             saved_value = group.get(name) if name == "ramps" else group[name]
             if is_setting and (saved_value is None or value is None):
                 continue  # the setting was changed, and its saved value is not used
-            if kind(saved_value) != kind(value) and not (is_number(saved_value) and is_number(value)):
+            if not _may_become(value, saved_value):
                 raise ValueError(f"{name} of group {number} is {saved_value!r}")
+
+
+def _may_become(built: object, saved: object) -> bool:
+    """Whether a group's value, as it is built, may have the kind of a saved one after some updates."""
+    if kind(built) == kind(saved) or built is None:
+        return True
+    return is_number(built) and (is_number(saved) or isinstance(saved, Tensor))
 
 
 def check(saved: dict[str, object], expected: Mapping[object, object], path: Path) -> None:

@@ -37,10 +37,12 @@ def refuse_constrained_weights(experiment: Experiment, model: GPT) -> None:
         model: Not changed: `after_step` is tried on a copy.
 
     Raises:
-        ExperimentError: The optimizer averages, and the model constrains trained weights.
+        ExperimentError: The optimizer averages, and the model constrains trained weights; or it refuses the parameters.
     """
     spec = experiment.training.optimizer
-    if not isinstance(spec.build().build(list(model.named_roles())), AveragingOptimizer):
+    with spec.errors_located():
+        optimizer = spec.build().build(list(model.named_roles()))
+    if not isinstance(optimizer, AveragingOptimizer):
         return
     trial = copy.deepcopy(model)
     trained = {parameter.name: parameter.tensor for parameter in trial.named_roles()}

@@ -80,8 +80,13 @@ def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch
     """The experiment's optimizer over the model's parameters.
 
     Its own matrix products use the training precision.
+
+    Raises:
+        ExperimentError: The optimizer refuses these parameters with a ValueError.
     """
-    optimizer = optimizer_of(experiment.training.optimizer.build(), model)
+    spec = experiment.training.optimizer
+    with spec.errors_located():
+        optimizer = optimizer_of(spec.build(), model)
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision
     return optimizer

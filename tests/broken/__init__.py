@@ -107,6 +107,8 @@ for _family in (
     "dataset_overlaps",
     "batching",
     "optimizer",
+    "optimizer_steps",
+    "resuming",
     "schedule",
     "sampler",
     "after_training",

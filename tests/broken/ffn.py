@@ -234,7 +234,7 @@ class SeedsTorch(Perceptron):
         nn.init.normal_(self.into.weight, std=0.02)
 
 
-@broken("ffn", "weights", "a gate opens with the number of updates, which is a Python number")
+@broken("ffn", "resumable", "a gate opens with the number of updates, which is a Python number")
 class CountsUpdates(Perceptron):
     updates = 0
 
@@ -245,7 +245,7 @@ class CountsUpdates(Perceptron):
         self.updates += 1
 
 
-@broken("ffn", "weights", "a gate opens with the number of updates, in a buffer that is not saved")
+@broken("ffn", "resumable", "a gate opens with the number of updates, in a buffer that is not saved")
 class CountsInBuffer(Perceptron):
     updates: Tensor
 
@@ -260,7 +260,7 @@ class CountsInBuffer(Perceptron):
         self.updates += 1
 
 
-@broken("ffn", "weights", "noise after each update comes from a generator that no checkpoint has")
+@broken("ffn", "resumable", "noise after each update comes from a generator that no checkpoint has")
 class NoiseAfterUpdates(Perceptron):
     def after_step(self) -> None:
         if not hasattr(self, "generator"):

@@ -118,3 +118,46 @@ def test_every_shipped_component_passes(seed: int) -> None:
     command = [sys.executable, "-m", "minigpt", "check", "--all", "--seed", str(seed)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout
+
+
+NEEDS_HEAD = '''
+from minigpt import register
+from minigpt.components.optimizer.sgd import SGD
+
+
+@register("optimizer", "needs_head")
+class NeedsHead(SGD):
+    """Gradient descent for models with a separate head."""
+
+    def build(self, parameters):
+        if not any(parameter.role == "head" for parameter in parameters):
+            raise ValueError("it trains models with a separate head")
+        return super().build(parameters)
+'''
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "path"),
+    [
+        ('"needs_head"', "training.optimizer"),
+        ('{"name": "ema", "optimizer": "needs_head"}', "training.optimizer.optimizer"),
+        ('{"name": "muon", "rest": "needs_head"}', "training.optimizer.rest"),
+    ],
+)
+def test_an_optimizer_that_refuses_the_parameters_is_one_line_with_its_path(
+    minigpt: Command, project: Path, optimizer: str, path: str
+) -> None:
+    (project / "needs_head.py").write_text(NEEDS_HEAD)
+    changes = ["--plugin", "needs_head.py", "--set", "model.norm=rmsnorm", "--set", f"training.optimizer={optimizer}"]
+    code, _, error = minigpt("run", "mine.json", *SMALL, *changes, "--no-check")
+    assert code == 2
+    assert error.strip().endswith(f"{path}: needs_head: it trains models with a separate head")
+    assert not (project / "runs").exists()
+
+
+def test_the_check_leaves_out_the_parameters_that_an_optimizer_refuses(minigpt: Command, project: Path) -> None:
+    (project / "needs_head.py").write_text(NEEDS_HEAD)
+    code, out, _ = minigpt("check", "needs_head.py", "--only", "groups", "--json")
+    (result,) = json.loads(out)["targets"][0]["results"]
+    assert (code, result["verdict"]) == (0, "pass")
+    assert result["tried"] > 10

@@ -151,6 +151,22 @@ def test_nested_and_shared_optimizer_state_is_restored_bit_for_bit(tmp_path: Pat
     assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
 
 
+def test_a_groups_value_may_become_a_tensor(tmp_path: Path) -> None:
+    """For example the state of a generator, which is None or a seed before the first step."""
+    lm, optimizer = trained()
+    optimizer.param_groups[0] |= {"generator": torch.Generator().get_state(), "other": torch.ones(2)}
+    checkpoint.save(tmp_path, lm, optimizer, Progress(step=1), best=True)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    _, other = trained(1)
+    other.param_groups[0] |= {"generator": None, "other": 5}
+    found.load_optimizer(other)
+    assert same(other.state_dict(), optimizer.state_dict())
+    other.param_groups[0] |= {"generator": "a text"}
+    with pytest.raises(CheckpointError, match="generator of group 0 is"):
+        found.load_optimizer(other)
+
+
 def test_each_repetition_of_a_step_gets_a_higher_number(tmp_path: Path) -> None:
     names = [save(tmp_path, 40).name for _ in range(4)]
     assert names == ["step-00000040", "step-00000040.1", "step-00000040.2", "step-00000040.3"]

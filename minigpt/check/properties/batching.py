@@ -24,6 +24,8 @@ from minigpt.errors import DataError
 
 _VOCAB = 256
 
+_MANY = 307  # updates of a long training
+
 Kind = Literal["text", "task"]
 _KINDS: dict[Kind, int] = {"text": 200, "task": 40}
 """Kinds of data, with the usual number of tokens or rows."""
@@ -147,6 +149,20 @@ def function(target: Target, case: Case) -> None:
         other = _batching(target, case)
         fresh = {step: _digest(_drawn(other, _source(case), _draw(case, step))) for step in shuffled}
     _check_same(first, fresh, "by another instance")
+    _check_many(target, case)
+
+
+def _check_many(target: Target, case: Case) -> None:
+    """Check that an instance which has drawn many batches draws what a fresh one does: each update makes its own."""
+    source, long = _source(case), replace(case, max_iters=_MANY)
+    steps = {*random.Random(case.seed).sample(range(_MANY), 10), _MANY - 1}
+    used, data = _batching(target, long), _digest(source.data)
+    drawn = {step: _drawn(used, source, _draw(long, step)) for step in range(_MANY)}
+    first = {step: _digest(drawn[step]) for step in steps}
+    fresh = {step: _digest(_drawn(_batching(target, long), source, _draw(long, step))) for step in steps}
+    _check_same(first, fresh, "by a new instance, as after resuming")
+    if _digest(source.data) != data:
+        raise Violation(f"{_MANY} draws change the data", cause="is a view of the data changed in place? clone it first")
 
 
 def _check_same(first: Mapping[int, str], again: Mapping[int, str], when: str) -> None:

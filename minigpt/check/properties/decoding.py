@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,11 @@ from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.contracts import Attention, ModelState, Position
+
+_CONTINUED = (
+    "does the state keep all that later outputs need, up to the same window? are ctx.positions used? "
+    "does substate(state, name) name the attribute?"
+)
 
 
 @property_of(*PARTS, cases=cases_of_decoding, strategy=any_case, quick=5)
@@ -39,8 +45,7 @@ def decoding(target: Target, case: Case) -> None:
                 f"decoded in chunks of {_abbreviated(lengths)}, output {place} differs from the full pass",
                 at=place,
                 size=size,
-                cause="does the state keep all that later outputs need, up to the same window? are ctx.positions used? "
-                "does substate(state, name) name the attribute?",
+                cause=_CONTINUED,
             )
 
     if case.time > 8 and _decodes_without_end(subject, case):
@@ -116,6 +121,7 @@ def states(target: Target, case: Case) -> None:
     for way, cause in _WAYS.items():
 
         def continued(subject: Subject, dtype: torch.dtype, repetition: int, way: str = way) -> tuple[Tensor, Tensor]:
+            subject = copy.deepcopy(subject)  # so that what one way leaves in the module is not blamed on the next one
             x, tokens = inputs(subject, case, offset=2 * repetition, batch=2, dtype=dtype)
             other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, batch=2, dtype=dtype)
             whole = run(subject, x, tokens)[:, rest]
@@ -142,13 +148,20 @@ def states(target: Target, case: Case) -> None:
                 state = _after(subject, x[:, :half], tokens[:, :half], case.time)
             return run(subject, x[:, rest], tokens[:, rest], state), whole
 
-        size = disagreement(subject, continued, OTHER_PATH)
+        used = (
+            f"states {way}: the outputs that follow" if way else f"continued after {half} of {case.time} tokens, the outputs"
+        )
+        try:
+            size = disagreement(subject, continued, OTHER_PATH)
+        except ValueError as error:  # a cache without room, or states that cannot be joined
+            raise Violation(f"{used} cannot be computed: {error}", cause=cause) from error
         if size is not None:
-            raise Violation(f"states {way}: the outputs that follow differ from the full pass", size=size, cause=cause)
+            raise Violation(f"{used} differ from the full pass", size=size, cause=cause)
     _check_refusals(subject, case, half)
 
 
 _WAYS = {
+    "": _CONTINUED,  # first, because every other way continues too
     "after another sequence": "does the module store something outside the state?",
     "in turn": "does the module store something outside the state?",
     "selected": "is the batch the first axis of every tensor in the state?",

@@ -1,4 +1,4 @@
-"""What the weights of a part depend on: the seed, and after updates only what a checkpoint has."""
+"""What the initial weights of a part depend on: the seed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from minigpt.check.agreement import run
 from minigpt.check.cases import Case
-from minigpt.check.probe import Subject, WholeModel, build, inputs
+from minigpt.check.probe import build
 from minigpt.check.property import Violation
 from minigpt.check.targets import Target
-from minigpt.model.gpt import after_step
 
 _RANDOM = {"normal_", "uniform_", "randn", "rand", "randn_like", "rand_like", "randint", "randperm", "normal", "bernoulli_"}
-_UPDATES = 3
 
 
 def check_seeds(target: Target, case: Case) -> None:
@@ -83,42 +80,3 @@ def _no_seeding() -> Iterator[None]:
 
 def _are_equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
-
-
-def check_after_step(target: Target, case: Case) -> None:
-    """Check that a checkpoint has everything that `after_step` keeps.
-
-    Raises:
-        Violation: A part that is loaded computes something else, or its next `after_step` does.
-    """
-    subject = build(target, case)
-    for number in range(_UPDATES):
-        _update(subject, case, number)
-    loaded = build(target, Case(**{**vars(case), "seed": case.seed + 1}))
-    loaded.load_state_dict(subject.state_dict())
-    for when in ("it", "its next after_step"):
-        for model in (subject, loaded):
-            model.train(case.training)
-        x, tokens = inputs(subject, case)
-        same = torch.equal(run(loaded, x, tokens), run(subject, x, tokens))
-        pairs = zip(subject.state_dict().values(), loaded.state_dict().values(), strict=True)
-        if not (same and all(torch.equal(one, other) for one, other in pairs)):
-            raise Violation(
-                f"saved and loaded after {_UPDATES} calls of after_step, {when} gives other values",
-                cause="a count, a tensor or a generator that is neither a parameter nor a persistent buffer?",
-            )
-        for model in (subject, loaded):
-            _update(model, case, _UPDATES)
-
-
-def _update(subject: Subject, case: Case, number: int) -> None:
-    """A forward pass in train mode, and `after_step`, with random numbers that the number determines."""
-    subject.train()
-    x, tokens = inputs(subject, case, offset=number)
-    run(subject, x, tokens, seed=number)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(number)
-        if isinstance(subject, WholeModel):
-            subject.model.after_step()
-        else:
-            after_step(subject)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from minigpt.check.agreement import OTHER_PATH, equal
 from minigpt.check.cases import VOCAB
 from minigpt.check.parameters import parameter_sets, parameters
+from minigpt.check.properties.resuming import check_resumes
 from minigpt.check.properties.surroundings import random_states_kept, refusals
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target
@@ -40,6 +41,7 @@ class Case:
         segments: Whether each row has two segments.
         training: Whether the model is in train mode.
         seed: Seed of weights and inputs.
+        updates: Updates before and after it is saved, where a property needs some. A prime, so that no period divides it.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class Case:
     segments: bool = False
     training: bool = True
     seed: int = 0
+    updates: int = 3
 
 
 def _cases(target: Target) -> list[Case]:
@@ -257,6 +260,29 @@ def repeatable(target: Target, case: Case) -> None:
             "the same inputs give another loss after others were seen",
             cause="does it remember something between calls, or draw random numbers that are not torch's?",
         )
+
+
+def _cases_to_resume(target: Target) -> list[Case]:
+    base, *changed = parameter_sets(target)
+    return [Case(base, updates=59), *(Case(params, masked=True, seed=number) for number, params in enumerate(changed))]
+
+
+@property_of("objective", cases=_cases_to_resume, strategy=_any_case, quick=1)
+@random_states_kept()
+def resumable(target: Target, case: Case) -> None:
+    """Saved after any number of updates and loaded into a fresh model, it continues bit for bit."""
+
+    def make(fresh: bool) -> GPT:
+        return _built(target, replace(case, seed=case.seed + fresh))
+
+    def outputs(model: torch.nn.Module, number: int) -> Tensor:
+        assert isinstance(model, GPT)
+        batch = _batch(replace(case, seed=case.seed + number))
+        if model.training:
+            return _minimised(model, batch, number)[None]
+        return model.cross_entropy(*(batch[key] for key in ("tokens", "targets", "mask")))[None]  # type: ignore[arg-type]
+
+    check_resumes(make, outputs, case.updates, case.updates)
 
 
 @random_states_kept()

@@ -36,7 +36,8 @@ class Averaging(AveragingOptimizer, MixedPrecisionOptimizer):
     """
 
     def __init__(self, optimizer: OptimizerSpec, parameters: Sequence[NamedParameter]):
-        self.trainer = optimizer.build().build(parameters)
+        with optimizer.errors_located():
+            self.trainer = optimizer.build().build(parameters)
         if isinstance(self.trainer, AveragingOptimizer):
             raise TypeError(f"{optimizer.name} averages, but its class does not say so: `averages = True`")
         super().__init__(self.trainer.param_groups, self.trainer.defaults)

@@ -71,7 +71,8 @@ class Muon(Optimizer):
 
     def build(self, parameters: Sequence[NamedParameter]) -> torch.optim.Optimizer:
         matrices = [p.tensor for p in parameters if p.role == "matrix"]
-        rest = self.rest.build().build([p for p in parameters if p.role != "matrix"])
+        with self.rest.errors_located():
+            rest = self.rest.build().build([p for p in parameters if p.role != "matrix"])
         if isinstance(rest, AveragingOptimizer):
             text = f"{self.rest.name} evaluates with other weights than it trains: it must train all parameters or none"
             raise ExperimentError([Problem((self.rest.where,), text)])
