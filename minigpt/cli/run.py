@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minigpt.cli.check import pass_gate
+from minigpt.cli.check import check_trained, fail_if_violated, pass_gate
 from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, reading_of
 
 
@@ -35,7 +35,8 @@ def run(
         bool | None,
         typer.Option(
             "--check/--no-check",
-            help="Check the model and its plugins in full before training. Default: a quick check of plugins only.",
+            help="Check the model and its plugins in full before training; or check nothing, before training or after it. "
+            "Default: a quick check of plugins before, and of the trained model after.",
         ),
     ] = None,
     tensorboard: TensorBoard = False,
@@ -45,7 +46,8 @@ def run(
 ) -> None:
     """Train a model as described in an experiment file. All results are written to runs/NAME/seed-N.
 
-    Components from plugins are first checked for a few seconds. A model that fails the check is not trained.
+    Components from plugins are first checked for a few seconds. A model that fails the check is not trained. The trained
+    model is checked as a whole; if it violates a property, the exit code is 1.
     """
     from minigpt.reading import read_experiment
 
@@ -68,4 +70,6 @@ def run(
     if tensorboard:
         observer = TensorBoardObserver(observer)
     outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
+    checked = None if check is False else check_trained(outcome)
     report(outcome, experiment, loaded)
+    fail_if_violated(outcome, checked)
