@@ -26,6 +26,9 @@ TOKENS = 4096
 CELLS = 1 << 25
 """Most logits of one pass."""
 
+_WINDOWS = 17
+"""Windows of random data; more than two groups of eight."""
+
 Split = TokenStream | TokenRows
 
 
@@ -35,15 +38,17 @@ class Case:
 
     Attributes:
         rows: Whether the data are separate rows with a mask, and not a text. A run has its own data.
+        time: Number T of tokens in a window; a run has windows of its block_size.
         sample: Number of the sample of the data.
     """
 
     rows: bool = False
+    time: int = 1
     sample: int = 0
 
     def shown(self, target: Target) -> list[str]:
         """Return the fields that affect a target."""
-        return ["sample"] if target.family == RUN else ["rows", "sample"]
+        return ["sample"] if target.family == RUN else ["rows", "time", "sample"]
 
 
 def scorer_of(target: Target, case: Case) -> Scorer:
@@ -56,13 +61,14 @@ def scorer_of(target: Target, case: Case) -> Scorer:
     if target.family == RUN:
         scorer = saved_scorer(target)
         return scorer if target.model is None else replace(scorer, model=target.model.eval())
-    assert target.experiment is not None
-    size = target.experiment.model.block_size
-    subject = probe.build(target, probe.Case(block_size=size, time=min(size, 40), seed=case.sample))
+    experiment, time = target.experiment, case.time
+    assert experiment is not None
+    subject = probe.build(target, probe.Case(block_size=experiment.model.block_size, time=time, seed=case.sample))
     assert isinstance(subject, probe.WholeModel)
     vocab = subject.model.dims.vocab_size
-    val = _random_rows(size, vocab, case.sample) if case.rows else _random_text(size, vocab, case.sample)
-    return Scorer(subject.model.eval(), Corpus(val, val, vocab, None, "", None), target.experiment, "fp32")
+    val = _random_rows(time, vocab, case.sample) if case.rows else _random_text(time, vocab, case.sample)
+    windows = experiment.model_copy(update={"model": experiment.model.model_copy(update={"block_size": time})})
+    return Scorer(subject.model.eval(), Corpus(val, val, vocab, None, "", None), windows, "fp32")
 
 
 def saved_scorer(target: Target) -> Scorer:
@@ -77,13 +83,14 @@ def saved_scorer(target: Target) -> Scorer:
         raise NotTried(str(error)) from error
 
 
-def _random_text(size: int, vocab: int, seed: int) -> TokenStream:
-    return TokenStream(torch.randint(0, vocab, (6 * size + 1,), generator=torch.Generator().manual_seed(seed)))
+def _random_text(time: int, vocab: int, seed: int) -> TokenStream:
+    ids = torch.randint(0, vocab, (_WINDOWS * time + 1,), generator=torch.Generator().manual_seed(seed))
+    return TokenStream(ids)
 
 
-def _random_rows(size: int, vocab: int, seed: int) -> TokenRows:
+def _random_rows(time: int, vocab: int, seed: int) -> TokenRows:
     generator = torch.Generator().manual_seed(seed)
-    tokens, targets = (torch.randint(0, vocab, (6, max(1, size - 1)), generator=generator) for _ in range(2))
+    tokens, targets = (torch.randint(0, vocab, (_WINDOWS, time), generator=generator) for _ in range(2))
     mask = torch.rand(tokens.shape, generator=generator) < 0.5
     mask[:, -1] = True
     return TokenRows(tokens, targets, mask)
@@ -109,7 +116,8 @@ def sample(scorer: Scorer, number: int, most: int | None = None) -> Split:
         few = min(sequences_at_once(scorer), TOKENS // length, CELLS // (length * scorer.corpus.vocab_size))
         most = max(2, few)
     total = len(val.tokens) if isinstance(val, TokenRows) else val.n_targets // length
-    chosen = sorted({(place * total // most + number) % total for place in range(min(most, total))})
+    several = min(most, total)
+    chosen = sorted((place * total // several + number) % total for place in range(several))
     if isinstance(val, TokenRows):
         places = torch.tensor(chosen, device=val.tokens.device)
         return TokenRows(val.tokens[places], val.targets[places], val.mask[places])

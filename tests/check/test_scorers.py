@@ -1,0 +1,80 @@
+"""The check of trained models as a whole, at the end of a run and by `minigpt check RUN`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minigpt.check.after_training import check_after_training
+from minigpt.check.suite import TargetReport, check
+from minigpt.check.targets import find_targets
+from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
+from minigpt.run.recorded import ModelCheck
+from minigpt.training import Outcome, PlainObserver, train
+from tests import tiny
+from tests.broken.scorers import BROKEN_SCORERS, BrokenScorer
+
+
+def trained(folder: Path, **changes: Any) -> Outcome:
+    """Train the tiny experiment with changes."""
+    file = tiny.write(folder, **changes)
+    return train(load_experiment(file), out=folder / "runs", device="cpu", observer=PlainObserver(io.StringIO()))
+
+
+def checked(outcome: Outcome) -> ModelCheck:
+    """Check the trained model as at the end of a run."""
+    assert outcome.scorer is not None
+    return check_after_training(outcome.run, outcome.scorer.experiment, outcome.scorer.corpus, outcome.scorer.model)
+
+
+def checked_again(outcome: Outcome, *, only: set[str] | None = None) -> TargetReport:
+    """Check the saved model as `minigpt check RUN` does."""
+    (target,) = find_targets([str(outcome.run.path)])
+    assert target.family == "run"
+    return check(target, only=only, shrink=False)
+
+
+def violated(check: ModelCheck) -> dict[str, str]:
+    """The violated properties, and what was observed."""
+    return {each.property: each.message for each in check.properties if each.verdict == "violated"}
+
+
+@pytest.mark.parametrize("item", BROKEN_SCORERS, ids=lambda item: item.name)
+def test_a_dishonest_scorer_is_found_at_the_end_of_its_run_and_when_it_is_checked_again(
+    item: BrokenScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    REGISTRY.register(item.family, item.name)(item.cls)
+    outcome = trained(tmp_path, model={item.family: item.name})
+    found = violated(checked(outcome))
+    assert item.property in found, (item.why, found)
+    report = checked_again(outcome, only={item.saved_property})
+    assert report.verdict == "fail", (item.why, report)
+
+
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "experts": {"model": {"ffn": {"name": "moe"}}},
+    "a recurrence": {"model": {"attention": "gated_delta_net", "position": "none"}},
+    "a window": {"model": {"attention": {"name": "mha", "window": 5}}},
+    "a mixture of softmaxes": {"model": {"embedding": {"name": "mixture_of_softmaxes"}}},
+    "ids of earlier tokens": {"model": {"embedding": "ngram_hash"}},
+    "averaged weights": {"training": {"optimizer": "schedule_free"}},
+    "bf16": {"training": {"precision": "bf16"}},
+    "a ramped dropout": {"model": {"dropout": 0.5}},
+    "one token a window": {"model": {"block_size": 1}},
+    "windows longer than the validation": {"model": {"block_size": 256, "position": "rope"}},
+    "words": {"tokenizer": "word"},
+}
+
+
+@pytest.mark.parametrize("changes", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_an_honest_scorer_passes(changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = trained(tmp_path, **changes)
+    check = checked(outcome)
+    assert [each for each in check.properties if each.verdict != "holds"] == []
+    assert [(each.property, each.failure) for each in checked_again(outcome).results if each.verdict != "pass"] == []
