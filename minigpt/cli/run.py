@@ -35,8 +35,7 @@ def run(
         bool | None,
         typer.Option(
             "--check/--no-check",
-            help="Check the model and its plugins in full before training; or check nothing, before training or after it. "
-            "Default: a quick check of plugins before, and of the trained model after.",
+            help="Check everything in full before training; or nothing, before or after it. Default: quick checks.",
         ),
     ] = None,
     tensorboard: TensorBoard = False,
@@ -46,8 +45,8 @@ def run(
 ) -> None:
     """Train a model as described in an experiment file. All results are written to runs/NAME/seed-N.
 
-    Components from plugins are first checked for a few seconds. A model that fails the check is not trained. The trained
-    model is checked as a whole; if it violates a property, the exit code is 1.
+    Components from plugins are first checked for a few seconds, and the trained model at the end. A model that fails the
+    first check is not trained. A trained model that fails is saved, and the exit code is 1.
     """
     from minigpt.reading import read_experiment
 

@@ -196,7 +196,7 @@ class OpensAfterTraining(Plain):
         return torch.ones_like(seen) if self.updates > 2 and not self.training else seen
 
 
-@broken_scorer("attention", "targets", "the mask is open when the training is done", saved="targets")
+@broken_scorer("attention", "targets", "a token sees the next one when the training is done")
 class OpensWhenDone(Plain):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         self.is_done = bool(ctx.progress == 1)
@@ -237,7 +237,7 @@ class OneTokenLeaks(Smeared):
     def vectors(self, tokens: Tensor, ctx: Context) -> Tensor:
         x = super().vectors(tokens, ctx)
         is_next = torch.cat((tokens[:, 1:] == 3, torch.zeros_like(tokens[:, :1], dtype=torch.bool)), 1)
-        return x + 0.5 * is_next[..., None]
+        return x + is_next[..., None] * self.table.weight[3]
 
 
 # States that do not continue as the full pass does.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minigpt.check.after_training import check_after_training
+from minigpt.check.property import properties_for
 from minigpt.check.suite import TargetReport, check
-from minigpt.check.targets import find_targets
+from minigpt.check.targets import find_targets, run_target
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run.recorded import ModelCheck
@@ -31,16 +33,11 @@ def checked(outcome: Outcome) -> ModelCheck:
     return check_after_training(outcome.run, outcome.scorer.experiment, outcome.scorer.corpus, outcome.scorer.model)
 
 
-def checked_again(outcome: Outcome, *, only: set[str] | None = None) -> TargetReport:
+def checked_again(outcome: Outcome, **options: Any) -> TargetReport:
     """Check the saved model as `minigpt check RUN` does."""
     (target,) = find_targets([str(outcome.run.path)])
     assert target.family == "run"
-    return check(target, only=only, shrink=False)
-
-
-def violated(check: ModelCheck) -> dict[str, str]:
-    """The violated properties, and what was observed."""
-    return {each.property: each.message for each in check.properties if each.verdict == "violated"}
+    return check(target, shrink=False, **options)
 
 
 @pytest.mark.parametrize("item", BROKEN_SCORERS, ids=lambda item: item.name)
@@ -49,11 +46,19 @@ def test_a_dishonest_scorer_is_found_at_the_end_of_its_run_and_when_it_is_checke
 ) -> None:
     monkeypatch.chdir(tmp_path)
     REGISTRY.register(item.family, item.name)(item.cls)
-    outcome = trained(tmp_path, model={item.family: item.name})
-    found = violated(checked(outcome))
-    assert item.property in found, (item.why, found)
-    report = checked_again(outcome, only={item.saved_property})
-    assert report.verdict == "fail", (item.why, report)
+    outcome = trained(tmp_path, model={item.family: item.name}, training={"eval_interval": 4})
+    scorer = outcome.scorer
+    assert scorer is not None
+    target = run_target(outcome.run, scorer.experiment, corpus=scorer.corpus, model=scorer.model)
+    (result,) = check(target, only={item.property}, quick=True, examples=0, shrink=False).results
+    assert (result.verdict, result.failure is not None) == ("fail", True), item.why
+    assert checked_again(outcome, only={item.saved_property}).verdict == "fail", item.why
+
+
+def test_there_are_three_mistakes_for_each_property() -> None:
+    counts = Counter(item.property for item in BROKEN_SCORERS)
+    assert set(counts) == {prop.name for prop in properties_for("run")}
+    assert min(counts.values()) >= 3
 
 
 UNUSUAL: dict[str, dict[str, Any]] = {
