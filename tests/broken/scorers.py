@@ -114,15 +114,15 @@ class RemembersWindows(Smeared):
         return y if self.training else y + 9 * F.one_hot(known.clamp(min=0), y.shape[-1]) * (known >= 0)[..., None]
 
 
-@broken_scorer("ffn", "grouping", "a buffer counts tokens of evaluations too; a model remembers what it was measured on")
-class CountsInEvaluations(Perceptron):
+@broken_scorer("ffn", "grouping", "a factor grows with the tokens of all passes, evaluations too")
+class GrowsWithEachPass(Perceptron):
     def __init__(self, dims: Dims):
         super().__init__(dims)
         self.register_buffer("seen", torch.zeros(()))
 
     def hidden(self, x: Tensor) -> Tensor:
         self.seen += x.numel()
-        return super().hidden(x)
+        return super().hidden(x) * (1 + 1e-6 * self.seen)
 
 
 @broken_scorer("embedding", "grouping", "each further evaluation is a little warmer")
@@ -219,6 +219,15 @@ class ReadsOutputsAhead(Perceptron):
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         y = super().forward(x, ctx, state)
         return y if self.training else y + 0.1 * ctx.outputs[0].roll(-1, 1)
+
+
+@broken_scorer("attention", "targets", "under bf16 autocast, a token sees the next one", saved="targets")
+class SeesAheadInBf16(Plain):
+    precision = "bf16"
+
+    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        ahead = torch.is_autocast_enabled("cpu") and not self.training
+        return q_positions[:, None] - k_positions[None, :] >= -int(ahead)
 
 
 @broken_scorer("attention", "targets", "a window of full length is not masked")

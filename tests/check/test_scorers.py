@@ -19,6 +19,7 @@ from minigpt.run.recorded import ModelCheck
 from minigpt.training import Outcome, PlainObserver, train
 from tests import tiny
 from tests.broken.scorers import BROKEN_SCORERS, BrokenScorer
+from tests.unusual.scorers import HONEST, Honest
 
 
 def trained(folder: Path, **changes: Any) -> Outcome:
@@ -46,7 +47,8 @@ def test_a_dishonest_scorer_is_found_at_the_end_of_its_run_and_when_it_is_checke
 ) -> None:
     monkeypatch.chdir(tmp_path)
     REGISTRY.register(item.family, item.name)(item.cls)
-    outcome = trained(tmp_path, model={item.family: item.name}, training={"eval_interval": 4})
+    training = {"eval_interval": 4, "precision": getattr(item.cls, "precision", "fp32")}
+    outcome = trained(tmp_path, model={item.family: item.name}, training=training)
     scorer = outcome.scorer
     assert scorer is not None
     target = run_target(outcome.run, scorer.experiment, corpus=scorer.corpus, model=scorer.model)
@@ -59,6 +61,16 @@ def test_there_are_three_mistakes_for_each_property() -> None:
     counts = Counter(item.property for item in BROKEN_SCORERS)
     assert set(counts) == {prop.name for prop in properties_for("run")}
     assert min(counts.values()) >= 3
+
+
+@pytest.mark.parametrize("item", HONEST, ids=lambda item: item.name)
+def test_an_unusual_part_of_an_honest_scorer_raises_no_alarm(
+    item: Honest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    REGISTRY.register(item.family, item.name)(item.cls)
+    outcome = trained(tmp_path, model={item.family: item.name}, training={"eval_interval": 4})
+    assert [each for each in checked(outcome).properties if each.verdict != "holds"] == [], item.why
 
 
 UNUSUAL: dict[str, dict[str, Any]] = {
@@ -77,7 +89,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", UNUSUAL.values(), ids=UNUSUAL.keys())
-def test_an_honest_scorer_passes(changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusual_honest_scorer_passes(changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = trained(tmp_path, **changes)
     check = checked(outcome)

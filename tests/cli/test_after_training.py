@@ -99,7 +99,7 @@ def test_a_recorded_loss_that_the_saved_model_does_not_have_is_a_violation(
 
 def test_a_run_whose_data_are_missing_or_others_cannot_be_checked(minigpt: Command, folder: Path) -> None:
     assert minigpt("run", tiny.write(folder), "--no-check")[0] == 0
-    (folder / "corpus.txt").write_text("Other text. " * 200)
+    (folder / "corpus.txt").write_text(tiny.TEXT[::-1])
     code, out, _ = minigpt("check", _run(), "--json")
     notes = {result["note"] for result in json.loads(out)["targets"][0]["results"]}
     assert (code, notes) == (2, {f"{_run()} was trained on other data than its experiment gives on this machine"})
