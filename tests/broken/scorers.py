@@ -221,13 +221,14 @@ class ReadsOutputsAhead(Perceptron):
         return y if self.training else y + 0.1 * ctx.outputs[0].roll(-1, 1)
 
 
-@broken_scorer("attention", "targets", "under bf16 autocast, a token sees the next one", saved="targets")
-class SeesAheadInBf16(Plain):
+@broken_scorer("ffn", "targets", "under bf16 autocast it adds the next place's stream in eval mode")
+class SeesAheadInBf16(Perceptron):
     precision = "bf16"
 
-    def mask(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        ahead = torch.is_autocast_enabled("cpu") and not self.training
-        return q_positions[:, None] - k_positions[None, :] >= -int(ahead)
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        y = super().forward(x, ctx, state)
+        is_open = torch.is_autocast_enabled("cpu") and not self.training
+        return y + ctx.outputs[0].roll(-1, 1) if is_open else y
 
 
 @broken_scorer("attention", "targets", "a window of full length is not masked")

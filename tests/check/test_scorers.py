@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from minigpt.check.after_training import check_after_training
 from minigpt.check.property import properties_for
 from minigpt.check.suite import TargetReport, check
 from minigpt.check.targets import find_targets, run_target
+from minigpt.contracts import TokenStream
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run.recorded import ModelCheck
@@ -55,6 +58,24 @@ def test_a_dishonest_scorer_is_found_at_the_end_of_its_run_and_when_it_is_checke
     (result,) = check(target, only={item.property}, quick=True, examples=0, shrink=False).results
     assert (result.verdict, result.failure is not None) == ("fail", True), item.why
     assert checked_again(outcome, only={item.saved_property}).verdict == "fail", item.why
+
+
+def test_the_check_reads_no_more_of_a_longer_validation_and_leaves_the_random_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = trained(tmp_path, training={"micro_batch_size": 4})
+    scorer, read = outcome.scorer, []
+    assert scorer is not None
+    scorer.model.register_forward_pre_hook(lambda _, given: read.append(given[0].numel()))
+    state, totals = torch.get_rng_state(), []
+    for times in (1, 50):
+        read.clear()
+        corpus = replace(scorer.corpus, val=TokenStream(scorer.corpus.val.ids.repeat(times)))  # type: ignore[union-attr]
+        assert check_after_training(outcome.run, scorer.experiment, corpus, scorer.model).violation is None
+        totals.append(sum(read))
+    assert totals[1] <= 1.1 * totals[0]
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_there_are_three_mistakes_for_each_property() -> None:

@@ -284,12 +284,13 @@ def _changed(scorer: Scorer, model: GPT, number: int) -> tuple[Tensor, Tensor]:
 def _check_in_bf16(scorer: Scorer, case: Case) -> None:
     """Check that the run's losses in bf16 are about those in fp32, and do not depend on later tokens either."""
     split = sample(scorer, case.sample)
-    wide = replace(scorer, precision="fp32")
-    narrow_loss, loss = (float(split_losses(each, each.model, split).double().mean()) for each in (scorer, wide))
-    if not abs(narrow_loss - loss) <= _NARROW * (1 + loss):
+    scorers = (scorer, replace(scorer, precision="fp32"))
+    in_bf16, in_fp32 = (float(split_losses(each, each.model, split).double().mean()) for each in scorers)
+    size = abs(in_bf16 - in_fp32) / (1 + in_fp32)
+    if not size <= _NARROW:
         raise Violation(
-            f"the loss of a sample is {narrow_loss:.4f} in bf16, but {loss:.4f} in fp32",
-            size=abs(narrow_loss - loss) / (1 + loss),
+            f"the loss of a sample is {in_bf16:.4f} in bf16, but {in_fp32:.4f} in fp32",
+            size=size,
             cause="is there a separate path for bf16?",
         )
     after, before = _changed(scorer, scorer.model, case.sample)
