@@ -9,7 +9,7 @@ from minigpt.check.targets import run_target
 from minigpt.data import Corpus
 from minigpt.experiment import Experiment
 from minigpt.model import GPT
-from minigpt.printable import printable
+from minigpt.printable import printable_line
 from minigpt.run import RunFolder
 from minigpt.run.recorded import CheckedProperty, ModelCheck
 
@@ -40,13 +40,12 @@ def model_check(report: TargetReport, run: RunFolder) -> ModelCheck:
     Raises:
         RunError: The run cannot be read.
     """
-    verdicts = {"pass": "holds", "fail": "violated", "skip": "not tried"}
-    properties = []
-    for result in report.results:
-        message = result.failure.message if result.failure else result.note
-        properties.append(
-            CheckedProperty.model_validate(
-                {"property": result.property, "verdict": verdicts[result.verdict], "message": printable(message)}
-            )
+    properties = tuple(
+        CheckedProperty(
+            property=result.property,
+            verdict=result.verdict,
+            message=printable_line(result.failure.message if result.failure else result.note),
         )
-    return ModelCheck(minigpt=__version__, update=run.rows()[-1].step, properties=tuple(properties))
+        for result in report.results
+    )
+    return ModelCheck(minigpt=__version__, update=run.rows()[-1].step, properties=properties)

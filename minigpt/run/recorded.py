@@ -214,9 +214,10 @@ class CheckedProperty(Section):
 
     property: str
     """Its name, as in `minigpt check`."""
-    verdict: Literal["holds", "violated", "not tried"]
+    verdict: Literal["pass", "fail", "skip"]
+    """The verdict of the check; skip if the property could not be tried."""
     message: str = ""
-    """What was observed, if it is violated; why it was not tried."""
+    """What was observed, or why the property could not be tried."""
 
 
 class ModelCheck(Section):
@@ -234,8 +235,8 @@ class ModelCheck(Section):
     @property
     def violation(self) -> str | None:
         """The first violated property and what was observed, in one line; None if none is violated."""
-        violated = (each for each in self.properties if each.verdict == "violated")
-        return next((f"{each.property}: {each.message}" for each in violated), None)
+        failed = (each for each in self.properties if each.verdict == "fail")
+        return next((f"{each.property}: {each.message}" for each in failed), None)
 
     @property
     def words(self) -> str:

@@ -110,7 +110,7 @@ def test_a_damaged_or_removed_record_is_reported(minigpt: Command, folder: Path)
     assert minigpt("run", dishonest.write(folder))[0] == 1
     record = _run() / "check.json"
     whole = record.read_bytes()
-    for content in (whole.replace(b"violated", b"holds"), None):
+    for content in (whole.replace(b"fail", b"pass"), None):
         record.unlink() if content is None else record.write_bytes(content)
         (row,) = json.loads(minigpt("runs", "--json")[1])
         assert (row["state"], "check.json" in row["problem"]) == ("damaged", True)

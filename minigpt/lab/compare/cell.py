@@ -87,10 +87,11 @@ def _train(job: Job, experiment: Experiment, corpus: Corpus) -> Outcome | None:
 
 
 def _check(job: Job, experiment: Experiment, corpus: Corpus, outcome: Outcome | None) -> ModelCheck:
-    """The check of the trained model: the recorded one, if the run was finished and checked before."""
+    """The check of the trained model: the recorded one, if the run was finished before and holds."""
     run = RunFolder(job.run)
     if outcome is None or outcome.scorer is None:
-        return run.model_check() or check_after_training(run, experiment, corpus)
+        known = run.model_check()
+        return known if known and known.violation is None else check_after_training(run, experiment, corpus)
     return check_after_training(run, outcome.scorer.experiment, outcome.scorer.corpus, outcome.scorer.model)
 
 
