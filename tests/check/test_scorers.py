@@ -106,6 +106,10 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "one token a window": {"model": {"block_size": 1}},
     "windows longer than the validation": {"model": {"block_size": 256, "position": "rope"}},
     "words": {"tokenizer": "word"},
+    "rows with a mask": {
+        "plugins": [str(Path(__file__).parents[2] / "plugins/associative_recall.py")],
+        "data": {"name": "associative_recall", "n_pairs": 4, "n_queries": 2, "rows": 40, "val_rows": 30},
+    },
 }
 
 
