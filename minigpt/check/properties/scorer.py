@@ -94,7 +94,7 @@ def grouping(target: Target, case: Case) -> None:
         others, whole = grouped(scorer.model, torch.float32, 0)
         way, place = divmod(int((others - whole).abs().argmax()), whole.shape[1])
         raise Violation(
-            f"the loss of target {place} is {whole[way, place]:.4f}, but {others[way, place]:.4f} {list(_WAYS)[way]}",
+            f"the loss of target {place} {_changes(whole[way, place], others[way, place])} {list(_WAYS)[way]}",
             at=place,
             size=size,
             cause="is something normalised, routed or sorted over the batch, or remembered from an earlier batch?",
@@ -107,6 +107,10 @@ _WAYS = {
     "in another order of batches": (3, True),
 }
 """Other ways to score: sequences at once, and whether the batches are read in reverse order."""
+
+
+def _changes(before: Tensor, after: Tensor) -> str:
+    return f"is {before:.4f} and changes by {after - before:+.2g}"
 
 
 def _check_finite(losses: Tensor) -> None:
@@ -198,8 +202,7 @@ def targets(target: Target, case: Case) -> None:
         row, column = divmod(int((whole - without).abs().argmax()), whole.shape[1])
         place = _places(one_batch(scorer, case.sample, 2).tokens.shape)[column]
         raise Violation(
-            f"the loss at position {place} is {whole[row, column]:.4f}, but {without[row, column]:.4f} without the tokens "
-            "after it",
+            f"the loss at position {place} {_changes(whole[row, column], without[row, column])} without the tokens after it",
             at=place,
             size=size,
             cause="does a part see later tokens, perhaps only after training? does one depend on the number of tokens?",
@@ -323,7 +326,7 @@ def stepwise(target: Target, case: Case) -> None:
         stepped, whole = in_two_ways(scorer.model, torch.float32, 0)
         row, place = divmod(int((stepped - whole).abs().argmax()), whole.shape[1])
         raise Violation(
-            f"the loss at position {place} is {whole[row, place]:.4f}, but {stepped[row, place]:.4f} token by token",
+            f"the loss at position {place} {_changes(whole[row, place], stepped[row, place])} token by token",
             at=place,
             size=size,
             cause="does the state keep all that later outputs need? does the full pass see later tokens?",
