@@ -66,6 +66,11 @@ class Corpus:
     notes: tuple[str, ...] = ()
     documents: str | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the ids."""
+        return self.val.ids.device if isinstance(self.val, TokenStream) else self.val.tokens.device
+
     def to(self, device: torch.device) -> Corpus:
         """The same corpus with its ids on a device."""
         return replace(self, train=self.train.to(device), val=self.val.to(device))

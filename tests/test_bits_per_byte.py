@@ -15,7 +15,7 @@ from minigpt.data import Corpus, load_corpus
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
-from minigpt.training.metrics import Measured, evaluate
+from minigpt.run.evaluation import Measured, Scorer, evaluate
 
 SMALL = {"d_model": 4, "n_heads": 1, "n_layers": 1, "block_size": 8, "dropout": 0.0}
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
@@ -30,7 +30,7 @@ def corpus_of(text: str, tokenizer: str) -> tuple[Corpus, Measured]:
         data = {"name": "text", "paths": [str(train)], "val_path": str(val), "errors": "any"}
         experiment = load_experiment({"data": data, "tokenizer": tokenizer, "model": SMALL})
         corpus = load_corpus(experiment)
-    return corpus, evaluate(build_model(experiment, corpus.vocab_size), corpus, experiment, "fp32")
+    return corpus, evaluate(Scorer(build_model(experiment, corpus.vocab_size), corpus, experiment, "fp32"))
 
 
 @given(TEXTS)

@@ -200,7 +200,7 @@ def test_its_families_are_all_families() -> None:
 
 def test_its_properties_are_all_properties() -> None:
     every, parts = {family.name for family in REGISTRY.families()}, set(PARTS_OF_A_MODEL)
-    held: dict[str, list[str]] = {family: [] for family in (*every, "experiment")}
+    held: dict[str, list[str]] = {family: [] for family in (*every, "experiment", "run")}
     rows = table("What each family must satisfy")
     for (name, of, says), prop in zip(rows, SUITE, strict=True):
         families = every if of == "every family" else {*parts, "experiment"} if of == "parts" else set(of.split(", "))

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -33,7 +33,8 @@ _FLOAT64_ROUNDING = 1e-9
 _NEAR_TIE = 1e-2
 """A larger fp32 difference must occur in every repetition; otherwise it is a flipped choice between near-ties."""
 
-Computations = Callable[[Subject, torch.dtype, int], tuple[Tensor, Tensor]]
+M = TypeVar("M", bound=nn.Module)
+Computations = Callable[[M, torch.dtype, int], tuple[Tensor, Tensor]]
 """Maps a subject, a dtype and a repetition number (it changes the inputs) to two results that should agree."""
 
 
@@ -54,7 +55,7 @@ def draws(subject: Subject, x: Tensor, tokens: Tensor) -> bool:
         return not torch.equal(before, torch.get_rng_state())
 
 
-def disagreement(subject: Subject, computations: Computations, tolerance: float = SAME_PATH) -> float | None:
+def disagreement(subject: M, computations: Computations[M], tolerance: float = SAME_PATH) -> float | None:
     """Return the relative difference of two computations if it exceeds rounding, else None."""
     one, other = computations(subject, torch.float32, 0)
     if torch.equal(one, other):
@@ -75,7 +76,7 @@ def disagreement(subject: Subject, computations: Computations, tolerance: float 
     return None if _narrows(subject, computations) else exact
 
 
-def _distance_in_float64(subject: Subject, computations: Computations, repetition: int) -> float | None:
+def _distance_in_float64(subject: M, computations: Computations[M], repetition: int) -> float | None:
     """Return the relative difference in float64, or None if the subject cannot compute in float64."""
     try:
         return distance(*computations(copy.deepcopy(subject).double(), torch.float64, repetition))
@@ -110,7 +111,7 @@ class Narrowing(TorchDispatchMode):  # type: ignore[no-untyped-call] # untyped i
 _NARROWER = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 
 
-def _narrows(subject: Subject, computations: Computations) -> bool:
+def _narrows(subject: M, computations: Computations[M]) -> bool:
     """Return whether the subject computes in a narrower dtype although its inputs are float64."""
     exact = copy.deepcopy(subject).double()
     narrowing, forward = Narrowing(), exact.forward
@@ -119,7 +120,7 @@ def _narrows(subject: Subject, computations: Computations) -> bool:
         with narrowing:
             return forward(*arguments)
 
-    exact.forward = recorded  # type: ignore[method-assign, assignment] # only forward: inputs are drawn in fp32
+    exact.forward = recorded  # only forward: inputs are drawn in fp32
     computations(exact, torch.float64, 0)
     return bool(narrowing.operations)
 

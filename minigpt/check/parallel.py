@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from minigpt.check.suite import EXAMPLES, TargetReport, check
-from minigpt.check.targets import EXPERIMENT, Target, find_again
+from minigpt.check.targets import EXPERIMENT, RUN, Target, find_again
 from minigpt.errors import CheckError
 from minigpt.reading import Reading
 from minigpt.registry import trust
 from minigpt.system import process
 
-_LONGEST_FIRST = (EXPERIMENT, "dataset", "attention", "block", "ffn", "position")
+_LONGEST_FIRST = (RUN, EXPERIMENT, "dataset", "attention", "block", "ffn", "position")
 """Families from slow to fast. Fast targets start last, so that all processes end at about the same time."""
 
 

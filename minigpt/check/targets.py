@@ -1,36 +1,45 @@
-"""The targets of a check: components and experiments, found from words on the command line."""
+"""The targets of a check: components, experiments and runs, found from words on the command line."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from minigpt.data import Corpus
 from minigpt.errors import CheckError, PluginError, listing, nearest
 from minigpt.experiment import Experiment
+from minigpt.model import GPT
 from minigpt.reading import AS_WRITTEN, Reading, read_experiment
 from minigpt.registry import REGISTRY, Spec, plugins
 from minigpt.registry.entry import Entry
 from minigpt.registry.paths import run_folder_of
 from minigpt.registry.spec import is_shipped
 from minigpt.run import RunFolder
+from minigpt.run.evaluation import Scorer
+from minigpt.run.opening import load_scorer
 
 EXPERIMENT = "experiment"
+RUN = "run"
 PARTS_OF_A_MODEL = ("attention", "position", "norm", "ffn", "block", "embedding")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A component, or the model of an experiment.
+    """A component, the model of an experiment, or the trained model of a finished run.
 
     Attributes:
-        label: `attention/gqa`, or the path of the experiment's file.
-        family: The component's family, or `experiment`.
-        entry: The component's registry entry; None for an experiment.
+        label: `attention/gqa`, the path of the experiment's file, or the run folder.
+        family: The component's family, `experiment`, or `run`.
+        entry: The component's registry entry; None for an experiment and for a run.
         experiment: The experiment; None for a component.
         reading: The plugins that must be loaded to find it, and the settings that override an experiment's file.
+        run: The run folder; None unless the family is `run`.
+        corpus: The run's data; None if they have to be loaded.
+        model: The run's model at the end of its training; None if there is only the saved one.
         trained: Models after the updates of a case, by the case; several properties try the same cases.
     """
 
@@ -39,7 +48,22 @@ class Target:
     entry: Entry | None = None
     experiment: Experiment | None = None
     reading: Reading = AS_WRITTEN
+    run: RunFolder | None = None
+    corpus: Corpus | None = None
+    model: GPT | None = None
     trained: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def saved(self) -> Scorer:
+        """The run's trained model as it was saved, and its data; read when it is first used.
+
+        Raises:
+            RunError: The run cannot be read.
+            DataError: Its data are not available.
+        """
+        assert self.run is not None
+        assert self.experiment is not None
+        return load_scorer(self.run, self.experiment, self.corpus)
 
     def spec(self, params: Mapping[str, Any]) -> Spec[Any]:
         """Return the component with these parameters.
@@ -63,6 +87,18 @@ def component_target(family: str, name: str, reading: Reading = AS_WRITTEN) -> T
 def experiment_target(experiment: Experiment, label: str, reading: Reading = AS_WRITTEN) -> Target:
     """Return the target of the model that an experiment describes."""
     return Target(label, EXPERIMENT, experiment=experiment, reading=_with_plugins_of(experiment, reading))
+
+
+def run_target(
+    run: RunFolder,
+    experiment: Experiment,
+    reading: Reading = AS_WRITTEN,
+    *,
+    corpus: Corpus | None = None,
+    model: GPT | None = None,
+) -> Target:
+    """Return the target of the trained model of a finished run, which has copies of its plugins."""
+    return Target(str(run.path), RUN, None, experiment, reading, run, corpus, model)
 
 
 def _with_plugins_of(experiment: Experiment, reading: Reading) -> Reading:
@@ -104,7 +140,7 @@ def find_again(family: str, name: str, reading: Reading) -> Target:
         reading: The target's reading.
     """
     _load(reading)
-    return component_target(family, name, reading) if family != EXPERIMENT else _experiment(name, reading)
+    return _experiment(name, reading) if family in (EXPERIMENT, RUN) else component_target(family, name, reading)
 
 
 def _load(reading: Reading) -> None:
@@ -117,9 +153,13 @@ def _load(reading: Reading) -> None:
 
 
 def _experiment(word: str, reading: Reading) -> Target:
-    """Return the target of an experiment file or of a run folder."""
-    experiment = RunFolder(Path(word)).experiment(reading) if os.path.isdir(word) else read_experiment(word, reading)
-    return experiment_target(experiment, word, reading)
+    """Return the target of an experiment file or of a run folder: of its trained model, if the run is finished."""
+    if not os.path.isdir(word):
+        return experiment_target(read_experiment(word, reading), word, reading)
+    run = RunFolder(Path(word))
+    if reading.overrides or not run.is_finished():  # with other settings, it is not the model that was trained
+        return experiment_target(run.experiment(reading), word, reading)
+    return run_target(run, run.experiment(replace(reading, overrides=tuple(run.moved_data()))), reading)
 
 
 def _every_component(reading: Reading, family: str | None = None) -> Iterator[Target]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minigpt.cli.options import PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import say, warn
-from minigpt.errors import CheckError, listing
+from minigpt.errors import CheckError, RunError, WriteError, command_line, listing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
     from minigpt.check import Result, Target, TargetReport
     from minigpt.check.gate import GateReport
     from minigpt.check.parallel import Options
+    from minigpt.run import ModelCheck
+    from minigpt.training import Outcome
 
 Targets = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="TARGET...",
-        help="A component (attention/gqa), a family (norm), a plugin file (mine.py) or an experiment file (mine.json).",
+        help="A component (attention/gqa), a family (norm), a plugin file (mine.py), an experiment file (mine.json) or "
+        "the folder of a finished run (its trained model).",
     ),
 ]
 Thorough = Annotated[
@@ -85,6 +90,8 @@ def check(
     console = terminal(width=None)
     with _Progress(chosen) as progress:
         reports = check_all(chosen, options, jobs=jobs or default_jobs(chosen), done=progress.done)
+    if not only and not quick:
+        _record(reports)
     if as_json:
         say(json.dumps(_document(reports, options), indent=2, ensure_ascii=False))
     else:
@@ -109,6 +116,43 @@ def pass_gate(report: GateReport | None, *, advice: str = "") -> None:
         raise typer.Exit(1)
     names = ", ".join(each.target for each in report.reports)
     say(f"checked in {report.seconds:.1f} s, {'the quick part' if report.options.quick else 'in full'}: {names}")
+
+
+def check_trained(outcome: Outcome) -> ModelCheck | None:
+    """Check the trained model at the end of a session, and print how long it took; None if the session was stopped."""
+    if outcome.scorer is None:
+        return None
+    from minigpt.check.after_training import check_after_training
+
+    began, scorer = time.perf_counter(), outcome.scorer
+    checked = check_after_training(outcome.run, scorer.experiment, scorer.corpus, scorer.model)
+    say(f"checked the trained model in {time.perf_counter() - began:.1f} s: {checked.words}")
+    return checked
+
+
+def fail_if_violated(outcome: Outcome, checked: ModelCheck | None) -> None:
+    """Exit with code 1 if the trained model violates a property; everything is saved."""
+    if checked is None or checked.violation is None:
+        return
+    name = checked.violation.partition(":")[0]
+    see = command_line("check", outcome.run.path, "--only", name)
+    warn(f"error: the trained model violates {checked.violation}; its loss means nothing. To see it: {see}")
+    raise typer.Exit(1)
+
+
+def _record(reports: Sequence[TargetReport]) -> None:
+    """Record the whole checks of trained models in their run folders; a folder that cannot be written stays as it is."""
+    from minigpt.check.after_training import model_check
+    from minigpt.check.targets import RUN
+    from minigpt.run import RunFolder
+
+    for report in reports:
+        if report.family == RUN and report.verdict != "untried":
+            run = RunFolder(Path(report.target))
+            try:
+                run.record_model_check(model_check(report, run))
+            except (RunError, WriteError) as error:
+                warn(f"the result is not recorded: {error}")
 
 
 def exit_code(reports: Sequence[TargetReport]) -> int:

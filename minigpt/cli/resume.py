@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from minigpt.cli.check import check_trained, fail_if_violated
 from minigpt.cli.options import NoPlugins, RunArgument, Set, TensorBoard, Trust
 
 
@@ -25,6 +26,7 @@ def resume(
             help="Continue although the code, data or machine changed. The result is then no longer bit-identical.",
         ),
     ] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Check the trained model at the end.")] = True,
     tensorboard: TensorBoard = False,
     no_plugins: NoPlugins = False,
     trust: Trust = False,
@@ -50,4 +52,6 @@ def resume(
         trust=trust,
         observer=observer,
     )
+    checked = check_trained(outcome) if check else None
     report(outcome)
+    fail_if_violated(outcome, checked)

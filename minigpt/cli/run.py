@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minigpt.cli.check import pass_gate
+from minigpt.cli.check import check_trained, fail_if_violated, pass_gate
 from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, reading_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(
         bool | None,
         typer.Option(
             "--check/--no-check",
-            help="Check the model and its plugins in full before training. Default: a quick check of plugins only.",
+            help="Check everything in full before training; or nothing, before or after it. Default: quick checks.",
         ),
     ] = None,
     tensorboard: TensorBoard = False,
@@ -49,7 +49,8 @@ def run(
 ) -> None:
     """Train a model as described in an experiment file. All results are written to runs/NAME/seed-N.
 
-    Components from plugins are first checked for a few seconds. A model that fails the check is not trained.
+    Components from plugins are first checked for a few seconds, and the trained model at the end. A model that fails the
+    first check is not trained. A trained model that fails is saved, and the exit code is 1.
     """
     from minigpt.reading import read_experiment
 
@@ -74,7 +75,9 @@ def run(
         trust=trust,
         observer=observer,
     )
+    checked = None if check is False else check_trained(outcome)
     report(outcome, experiment, loaded)
+    fail_if_violated(outcome, checked)
 
 
 def _overrides(changes: Sequence[str] | None, seed: int | None, name: str | None) -> list[str]:

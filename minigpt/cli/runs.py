@@ -24,6 +24,7 @@ def runs(
     """List runs: progress, losses, age and size. Runs that `minigpt run --fresh` renamed are left out."""
     from minigpt.errors import RunError
     from minigpt.run import RunFolder
+    from minigpt.run.recorded import NOT_CHECKED
     from minigpt.run.status import Status
     from minigpt.system.files import entries_below
 
@@ -54,12 +55,16 @@ def runs(
         style = {Status.RUNNING: "green", Status.FINISHED: "", Status.STOPPED: ""}.get(row["state"], "red")
         numbers = f"{row['step']:,}/{row['max_iters']:,}" if row["max_iters"] else UNKNOWN
         state = row["state"] + (f", {row['segments']} segments" if row["segments"] > 1 else "")
+        if row["state"] is Status.FINISHED:
+            state += f", {NOT_CHECKED}" if row["check"] == NOT_CHECKED else ", checked"
         table.add_row(row["run"], state, numbers, *losses, age(row["age"]), size(row["bytes"]), style=style)
     console = terminal()
     console.print(table)
     for row in rows:
-        if row["problem"] is not None:
-            console.print(row["problem"], style="red", soft_wrap=True)
+        violated = f"{row['run']}: {row['check']}" if row["state"] is Status.VIOLATED else None
+        for line in (row["problem"], violated):
+            if line is not None:
+                console.print(line, style="red", soft_wrap=True)
 
 
 def _is_within_a_run(file: Path) -> bool:
@@ -90,6 +95,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "last": None,
         "best": None,
         "segments": 1,
+        "check": None,
         "age": time.time() - max(times),
         "bytes": sum(sizes),
         "problem": None,
@@ -97,6 +103,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     try:
         row["max_iters"], records, stands = run.max_iters(), run.rows(), run.status()
         row["segments"] = 1 + len(run.later_segments())
+        row["check"] = run.stamp() if run.is_finished() else None
     except MinigptError as error:
         return {**row, "problem": str(error)}
     losses = [each.val_loss for each in records if each.val_loss is not None]

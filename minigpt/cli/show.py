@@ -80,6 +80,7 @@ def _print_provenance(run: RunFolder) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in recorded.versions)
     machine = ", ".join(f"{name} {value}" for name, value in recorded.machine if value is not None)
     say(f"\nstarted: {recorded.started}\nversions: {versions}\nmachine: {machine}")
+    say(f"trained model: {run.stamp()}")
     say(f"precision: {recorded.precision}\ndata: {recorded.data.fingerprint}\ncode: {recorded.core}")
     for part in recorded.components:
         if part.distribution != "minigpt-lab":

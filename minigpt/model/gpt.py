@@ -189,9 +189,15 @@ class GPT(nn.Module):
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy of the next token in nats, over counted targets: what validation measures."""
-        logits = upcast(self(tokens)).flatten(0, 1)
-        each = F.cross_entropy(logits, targets.flatten(), reduction="none")
+        each = self.target_losses(tokens, targets).flatten()
         return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
+
+    def target_losses(
+        self, tokens: Int[Tensor, "batch time"], targets: Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time"]:
+        """The cross-entropy of each target in nats, in fp32 or wider."""
+        logits = upcast(self(tokens)).flatten(0, 1)
+        return F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
 
     @torch.no_grad()
     def _read(self, memory: Int[Tensor, "batch earlier"], more: int, *parts: Tensor | None) -> ModelState:

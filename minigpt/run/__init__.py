@@ -4,6 +4,6 @@ from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.opening import OpenRun, open_run
 from minigpt.run.progress import Progress
-from minigpt.run.recorded import Ending, MetricsRow, Provenance
+from minigpt.run.recorded import Ending, MetricsRow, ModelCheck, Provenance
 
-__all__ = ["Checkpoint", "Ending", "MetricsRow", "OpenRun", "Progress", "Provenance", "RunFolder", "open_run"]
+__all__ = ["Checkpoint", "Ending", "MetricsRow", "ModelCheck", "OpenRun", "Progress", "Provenance", "RunFolder", "open_run"]

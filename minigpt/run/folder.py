@@ -23,11 +23,13 @@ from minigpt.run import checkpoint
 from minigpt.run.identity import Identity, differing, settings_of
 from minigpt.run.manifest import checked_bytes, is_expected, replace_files, write_manifest
 from minigpt.run.metrics_file import last_sample, read_records
-from minigpt.run.recorded import Ending, JsonObject, MetricsRow, Provenance, read_record
+from minigpt.run.recorded import NOT_CHECKED, Ending, JsonObject, MetricsRow, ModelCheck, Provenance, read_record
 from minigpt.run.sources import refuse_edited_modules
 from minigpt.run.status import Status
 from minigpt.system.files import discard, entries_below, json_bytes, parse_object, write_bytes
 from minigpt.system.lock import held, is_held
+
+_MODEL_CHECK = "check.json"
 
 
 @dataclass(frozen=True)
@@ -272,11 +274,40 @@ class RunFolder:
         if not self.exists():
             return Status.MISSING
         if self.is_finished():
-            return Status.FINISHED
+            checked = self.model_check()
+            return Status.FINISHED if checked is None or checked.violation is None else Status.VIOLATED
         if self.is_in_use():
             return Status.RUNNING
         ending = self.ending()
         return ending.status if ending else Status.STOPPED
+
+    def record_model_check(self, check: ModelCheck) -> None:
+        """Record the check of the trained model.
+
+        Raises:
+            WriteError: The disk is full or failing.
+            RunError: Another process uses the folder, or a symbolic link leads out of it.
+        """
+        with self.locked():
+            self.check_links()
+            replace_files(self.path, {_MODEL_CHECK: check.content()})
+
+    def model_check(self) -> ModelCheck | None:
+        """The check of the trained model; None if it was not checked since its last update.
+
+        Raises:
+            RunError: The record is damaged or missing.
+        """
+        if not is_expected(self.path, _MODEL_CHECK):
+            return None
+        recorded = read_record(ModelCheck, checked_bytes(self.path, _MODEL_CHECK), self.path / _MODEL_CHECK)
+        rows = self.rows()
+        return recorded if rows and rows[-1].step == recorded.update else None
+
+    def stamp(self) -> str:
+        """The check of the trained model in words: `checked at update 600: holds`, or `not checked`."""
+        checked = self.model_check()
+        return NOT_CHECKED if checked is None else f"checked at update {checked.update:,}: {checked.words}"
 
     def record_ending(self, ending: Ending) -> None:
         """Record that a session diverged or crashed, because no other file shows it. Raises WriteError."""

@@ -94,18 +94,21 @@ def accept_edits(folder: Path) -> None:
 def replace_files(folder: Path, contents: dict[str, bytes]) -> None:
     """Replace some of the files, in the given order, and update the manifest.
 
-    During the replacement the manifest accepts the old and the new version of each file, in case the process is killed.
+    During the replacement the manifest accepts the old and the new version of each file, in case the process is killed. A
+    run without a manifest gets none, because the manifest would lack its other files.
 
     Raises:
         RunError: The manifest is damaged.
         WriteError: The disk is full or failing.
     """
     before, after = _read(folder).files, {name: _file(content) for name, content in contents.items()}
-    if _path(folder).exists():
+    has_manifest = _path(folder).exists()
+    if has_manifest:
         _write(folder, _Manifest(files=before, next=after))
     for name, content in contents.items():
         write_bytes(folder / name, content)
-    _write(folder, _Manifest(files={**before, **after}))
+    if has_manifest:
+        _write(folder, _Manifest(files={**before, **after}))
 
 
 def _path(folder: Path) -> Path:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.contracts import Tokenizer
-from minigpt.data import restore_tokenizer
-from minigpt.errors import RunError, command_line
+from minigpt.data import Corpus, load_corpus, restore_tokenizer
+from minigpt.errors import DataError, RunError, command_line
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.reading import Reading
 from minigpt.registry.spec import is_shipped, source_file
 from minigpt.run import checkpoint
+from minigpt.run.evaluation import Scorer
 from minigpt.run.folder import RunFolder
 from minigpt.run.provenance import part_sha256
 from minigpt.run.recorded import Provenance
@@ -65,6 +66,24 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
         raise RunError(
             f"{run.path / 'tokenizer.json'} is damaged: it has {tokenizer.vocab_size} tokens, but the run has {vocab_size}"
         )
+    model, saved = load_model(run, experiment, vocab_size, which)
+    notes = (*saved.notes, *_edited_parts(experiment, recorded))
+    return OpenRun(experiment, model, tokenizer, saved, notes)
+
+
+def load_model(run: RunFolder, experiment: Experiment, vocab_size: int, which: str) -> tuple[GPT, checkpoint.Checkpoint]:
+    """Load a run's model with the weights of a checkpoint, in eval mode, on the CPU.
+
+    Args:
+        run: The run folder.
+        experiment: The run's resolved experiment.
+        vocab_size: The number of ids that the run was trained with.
+        which: `best`, `last`, or a step number.
+
+    Raises:
+        RunError: It has no checkpoint yet.
+        CheckpointError: The checkpoint is damaged.
+    """
     shapes = build_model_on_meta(experiment.model, vocab_size)  # allocates no memory, in case the size is absurd
     refuse_if_too_large(f"{run.path}: the model", sum(value.nbytes for value in shapes.state_dict().values()))
     saved = checkpoint.load(run.checkpoints, which, shapes)
@@ -73,8 +92,27 @@ def open_run(path: str | Path, *, which: str = "best", allow_plugins: bool = Tru
     model = build_model(experiment, vocab_size)
     saved.load_weights(model)
     model.set_progress(min(1.0, saved.progress.step / experiment.training.max_iters))
-    notes = (*saved.notes, *_edited_parts(experiment, recorded))
-    return OpenRun(experiment, model.eval(), tokenizer, saved, notes)
+    return model.eval(), saved
+
+
+def load_scorer(run: RunFolder, experiment: Experiment, corpus: Corpus | None = None) -> Scorer:
+    """Load the last model of a run with the data and the precision that its validation loss was measured with.
+
+    Args:
+        run: The run folder.
+        experiment: The run's resolved experiment.
+        corpus: None loads the experiment's corpus. The model is moved to its device.
+
+    Raises:
+        RunError: The run has no checkpoint yet, or its records are damaged.
+        DataError: The data are not available on this machine, or are not those that the run was trained on.
+    """
+    recorded = run.provenance()
+    corpus = corpus or load_corpus(experiment, run.learned())
+    if corpus.fingerprint != recorded.data.fingerprint or corpus.vocab_size != recorded.data.vocab_size:
+        raise DataError(f"{run.path} was trained on other data than its experiment gives on this machine")
+    model, _ = load_model(run, experiment, corpus.vocab_size, "last")
+    return Scorer(model.to(corpus.device), corpus, experiment, recorded.precision)
 
 
 _ONLY_IN_TRAINING = ("dataset", "batching", "objective", "optimizer", "schedule")

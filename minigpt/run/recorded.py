@@ -1,8 +1,8 @@
 """The records in a run folder: one class for each kind of record, which writes and reads it.
 
 A record is refused with a one-line error if it is incomplete or has wrong types. All records of a run folder have the same
-format, with the number `FORMAT`. It is written in provenance.json and ending.json. The lines of metrics.jsonl have the
-format of the provenance.
+format, with the number `FORMAT`. It is written in provenance.json, ending.json and check.json. The lines of metrics.jsonl
+have the format of the provenance.
 """
 
 from __future__ import annotations
@@ -209,6 +209,49 @@ class Ending(Section):
         return json_bytes(self.model_dump(mode="json"))
 
 
+class CheckedProperty(Section):
+    """A property of the trained model, as it was checked."""
+
+    property: str
+    """Its name, as in `minigpt check`."""
+    verdict: Literal["pass", "fail", "skip"]
+    """The verdict of the check; skip if the property could not be tried."""
+    message: str = ""
+    """What was observed, or why the property could not be tried."""
+
+
+class ModelCheck(Section):
+    """The content of check.json: the check of the trained model as a whole."""
+
+    format: Literal[1] = FORMAT
+    """Format number of the run folder's records."""
+    minigpt: str
+    """The version of minigpt that checked it."""
+    update: Count
+    """Updates done by the model that was checked."""
+    properties: Annotated[tuple[CheckedProperty, ...], Field(min_length=1)]
+    """The properties in the order of the check."""
+
+    @property
+    def violation(self) -> str | None:
+        """The first violated property and what was observed, in one line; None if none is violated."""
+        failed = (each for each in self.properties if each.verdict == "fail")
+        return next((f"{each.property}: {each.message}" for each in failed), None)
+
+    @property
+    def words(self) -> str:
+        """The result in words: `holds`, or `violated: ...`."""
+        return "holds" if self.violation is None else f"violated: {self.violation}"
+
+    def content(self) -> bytes:
+        """The file's content."""
+        return json_bytes(self.model_dump(mode="json"))
+
+
+NOT_CHECKED = "not checked"
+"""The words for a trained model that was not checked since its last update."""
+
+
 class MetricsRow(Section):
     """A line of metrics.jsonl: the record of an update. Numbers that are None are not written."""
 
@@ -244,7 +287,7 @@ class MetricsRow(Section):
         return self.model_dump(exclude_none=True)
 
 
-Read = TypeVar("Read", Provenance, Ending)
+Read = TypeVar("Read", Provenance, Ending, ModelCheck)
 
 
 def read_record(kind: type[Read], content: bytes, file: Path) -> Read:

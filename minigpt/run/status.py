@@ -18,6 +18,8 @@ class Status(StrEnum):
     """The run was interrupted or killed before its last update, and can be continued."""
     FINISHED = "finished"
     """The last update is done, evaluated and saved."""
+    VIOLATED = "violated"
+    """It is finished, but its trained model violates a property of `minigpt check`, so its loss means nothing."""
     DIVERGED = "diverged"
     """A loss, a gradient or a weight was not finite."""
     CRASHED = "crashed"

@@ -15,11 +15,12 @@ import torch
 from minigpt.data import Corpus, train_batch
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
+from minigpt.run.evaluation import autocast, micro_batch_size
 from minigpt.run.packing import pack
 from minigpt.training.compiling import Loss, loss_of
 from minigpt.training.interleaved import Ratio, measure_ratio, median_interval
 from minigpt.training.loop import compute_gradients, take_step
-from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
+from minigpt.training.machine import build_optimizer
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
 _GOLDEN_RATIO = (5**0.5 - 1) / 2

@@ -18,8 +18,9 @@ from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.numbers import size
 from minigpt.run.checkpoint import KEPT
+from minigpt.run.evaluation import autocast, micro_batch_size
 from minigpt.system.memory import available_memory, free_disk
-from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
+from minigpt.training.machine import build_optimizer
 
 _BYTES = 4
 """Bytes of a number in fp32. Weights and optimizer states are fp32 in every precision."""

@@ -24,14 +24,14 @@ from minigpt.model import GPT
 from minigpt.model.decoding import prompt_ids, sample_ids, stream_text
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
+from minigpt.run.evaluation import Measured, Scorer, autocast, evaluate, micro_batch_size
 from minigpt.run.folder import RunFolder
 from minigpt.run.progress import Progress
 from minigpt.run.recorded import LARGEST, MetricsRow
 from minigpt.run.status import Status
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
-from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
-from minigpt.training.metrics import Measured, evaluate
+from minigpt.training.machine import build_optimizer
 from minigpt.training.observer import Observer
 from minigpt.training.other_processes import OtherProcesses
 from minigpt.training.saving import Saver
@@ -55,6 +55,7 @@ class Outcome:
         progress: The updates done, and their totals.
         val_loss: Validation loss after the last update, in nats per token; None if the session was stopped.
         sample: Text drawn after the last update.
+        scorer: The trained model, with the weights that were measured, and its data; None if the session was stopped.
         stop_signal: The signal that stopped the session.
     """
 
@@ -63,6 +64,7 @@ class Outcome:
     progress: Progress
     val_loss: float | None = None
     sample: str | None = None
+    scorer: Scorer | None = None
     stop_signal: int | None = None
 
 
@@ -103,6 +105,7 @@ class Trainer:
         self.stop = stop or Stop()
         self.experiment, self.corpus, self.model = experiment, corpus, model
         self.precision, self.observer, self.run = precision, observer, run
+        self.scorer = Scorer(model, corpus, experiment, precision)
         self.device = model.device
         training = experiment.training
         self.optimizer = build_optimizer(experiment, model, precision)
@@ -139,13 +142,19 @@ class Trainer:
                     if self.row is not None:
                         self._complete(self.row)
                     if self.progress.step >= self.experiment.training.max_iters:
-                        return Outcome(Status.FINISHED, self.run, self.progress, self.val_loss, self.sample)
+                        return self._finished()
                     self._check_stop()
                     self._update()
             except (_Stopped, StopNow):
                 self.observer.note("stopping, and saving what is done (once more to stop at once)")
                 self._save(best=False)
                 return Outcome(Status.STOPPED, self.run, self.progress, stop_signal=self.stop.signal)
+
+    def _finished(self) -> Outcome:
+        """The outcome after the last update. The model keeps the evaluation weights, because no update follows."""
+        if isinstance(self.optimizer, AveragingOptimizer):
+            self.optimizer.eval()
+        return Outcome(Status.FINISHED, self.run, self.progress, self.val_loss, self.sample, self.scorer)
 
     def _check_stop(self) -> None:
         if self.stop.signal is not None:
@@ -265,7 +274,7 @@ class Trainer:
         """Measure the model and draw a sample from it."""
         self.model.set_progress(self.progress.step / self.experiment.training.max_iters)
         with answering(self.optimizer):
-            measured = evaluate(self.model, self.corpus, self.experiment, self.precision, self._report_evaluated)
+            measured = evaluate(self.scorer, self._report_evaluated)
             step, self.val_loss = self.progress.step, measured.val_loss
             if not math.isfinite(self.val_loss):
                 raise DivergedError(f"the validation loss after update {step} is {self.val_loss}: {self._advice()}")

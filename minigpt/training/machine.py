@@ -1,11 +1,10 @@
-"""Settings that depend on the machine: device, precision, threads and micro-batch size."""
+"""Settings that depend on the machine: device, precision and threads."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
@@ -18,7 +17,6 @@ from minigpt.training.interleaved import measure_ratio
 
 _LEAST_SPEEDUP = 1.25  # bf16 costs accuracy, so it must be 25 % faster
 _PRECISION_WIDTH, _PRECISION_AT_MOST_SECONDS = 0.1, 0.3
-_CACHED_TOKENS = 4096
 
 
 def choose_device(wish: str = "auto") -> torch.device:
@@ -68,14 +66,6 @@ def _faster_precision(device: torch.device, threads: int) -> str:  # `threads` i
     return "bf16" if ratio.value >= _LEAST_SPEEDUP else "fp32"
 
 
-@contextmanager
-def autocast(precision: str, device: torch.device) -> Iterator[None]:
-    """Matrix products in bf16 if the precision is `bf16`; weights and optimizer stay in fp32."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        yield
-    torch.clear_autocast_cache()  # within a caller's autocast, torch would keep its copies of weights after an update
-
-
 def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch.optim.Optimizer:
     """The experiment's optimizer over the model's parameters.
 
@@ -90,19 +80,6 @@ def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision
     return optimizer
-
-
-def micro_batch_size(experiment: Experiment, device: torch.device, length: int | None = None) -> int:
-    """Sequences in one forward pass, of this length; None for block_size.
-
-    On a CPU, activations of a small micro-batch stay in the cache, and their memory is reused instead of allocated again. At
-    the documented size an update takes 0.6 of the time that one large batch takes.
-    """
-    if experiment.training.micro_batch_size is not None:
-        return experiment.training.micro_batch_size
-    longest = experiment.model.block_size
-    most = _CACHED_TOKENS if device.type == "cpu" else experiment.training.batch_size * longest
-    return max(1, most // (length or longest))
 
 
 def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], float]:

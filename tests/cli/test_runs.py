@@ -86,7 +86,7 @@ def test_runs_shows_the_progress_of_each_run(minigpt: Command, trained: Path) ->
     with RunFolder(stopped).locked():
         code, out, _ = minigpt("runs")
     assert code == 0
-    assert re.search(r"seed-1337 +finished +4/4 +" + f"{losses[-1]:.4f}", out)
+    assert re.search(r"seed-1337 +finished, checked +4/4 +" + f"{losses[-1]:.4f}", out)
     assert re.search(r"seed-3 +running +3/4", out)
     code, _, err = minigpt("runs", "nowhere")
     assert (code, "there is no folder nowhere; to create a run:" in err) == (2, True)

@@ -22,10 +22,10 @@ from minigpt.lab.compare.variants import Variant, check_same_data
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
+from minigpt.run.evaluation import micro_batch_size
 from minigpt.run.identity import Identity
 from minigpt.run.provenance import changed_since, provenance
 from minigpt.training import PlainObserver, estimate, train
-from minigpt.training.machine import micro_batch_size
 from minigpt.training.observer import Plan
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.errors import RunError
-from minigpt.run import Ending, MetricsRow, Provenance, recorded
+from minigpt.run import Ending, MetricsRow, ModelCheck, Provenance, recorded
 from minigpt.run.provenance import Change
-from minigpt.run.recorded import JsonObject, read_record
+from minigpt.run.recorded import CheckedProperty, JsonObject, read_record
 from minigpt.run.segments import continued
 from minigpt.run.sources import PACKAGE
 from minigpt.run.status import Status
@@ -37,6 +37,15 @@ def test_an_ending_is_read_back_as_it_was_written() -> None:
     for status in (Status.DIVERGED, Status.CRASHED):
         written = Ending(status=status, message="because\n of \x1b[31m this")
         assert read_record(Ending, written.content(), Path("ending.json")) == written
+
+
+def test_the_check_of_a_model_is_read_back_as_it_was_written_and_has_its_first_failure_in_words() -> None:
+    held = CheckedProperty(property="grouping", verdict="pass")
+    broken = CheckedProperty(property="targets", verdict="fail", message="the loss\u001b changes")
+    for properties, words in (((held,), "holds"), ((held, broken, broken), f"violated: targets: {broken.message}")):
+        written = ModelCheck(minigpt="1", update=7, properties=properties)
+        assert read_record(ModelCheck, written.content(), Path("check.json")) == written
+        assert written.words == words
 
 
 @given(

@@ -21,9 +21,9 @@ from minigpt.model import optimizer_of
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import open_run
+from minigpt.run.evaluation import Scorer, evaluate
 from minigpt.training import resume
 from minigpt.training.loop import Trainer
-from minigpt.training.metrics import evaluate
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 
@@ -183,7 +183,7 @@ def test_an_evaluation_that_was_stopped_has_the_same_progress_when_it_is_repeate
     assert not differences(whole.run, resume(part.run.path, observer=Watcher()).run)
     loss = [row.val_loss for row in whole.run.rows() if row.val_loss is not None][-1]
     opened = open_run(whole.run.path, which="last")
-    assert evaluate(opened.model, load_corpus(experiment), experiment, "fp32").val_loss == loss
+    assert evaluate(Scorer(opened.model, load_corpus(experiment), experiment, "fp32")).val_loss == loss
 
 
 def test_compiling_is_refused_where_batches_change_their_size(write_experiment: Write, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from minigpt.numbers import duration
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run import RunFolder, checkpoint, open_run
+from minigpt.run.evaluation import Scorer, evaluate
 from minigpt.training import resume, train
 from minigpt.training.averaging import answering, refuse_constrained_weights
 from minigpt.training.estimate import Speed, measure_speed
 from minigpt.training.loop import stream_seed
 from minigpt.training.machine import choose_device, choose_precision
-from minigpt.training.metrics import evaluate
 from minigpt.training.observer import Plan
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
@@ -121,7 +121,7 @@ def test_the_best_checkpoint_has_the_lowest_validation_loss(write_experiment: Wr
     assert opened.checkpoint.progress.step == best == outcome.progress.best_step
     assert open_run(outcome.run.path, which="last").checkpoint.progress.step == 40
     corpus = load_corpus(opened.experiment)
-    assert evaluate(opened.model, corpus, opened.experiment, "fp32").val_loss == losses[best]
+    assert evaluate(Scorer(opened.model, corpus, opened.experiment, "fp32")).val_loss == losses[best]
 
 
 def test_a_diverging_run_stops_with_sound_weights(write_experiment: Write, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_averaged_weights_are_measured_sampled_and_saved(write_experiment: W
         assert not torch.equal(torch.lerp(state["z"], state["x"], 0.9), state["x"]), (
             "the averaged weights equal the training weights"
         )
-    measured = evaluate(opened.model, load_corpus(opened.experiment), opened.experiment, "fp32")
+    measured = evaluate(Scorer(opened.model, load_corpus(opened.experiment), opened.experiment, "fp32"))
     assert outcome.run.rows()[-1].val_loss == measured.val_loss
     assert opened.tokenizer is not None
     sampling, seed = opened.experiment.sampling, stream_seed(opened.experiment.seed, 40, 1)
@@ -286,7 +286,7 @@ def test_evaluation_is_the_mean_over_the_whole_split(write_experiment: Write) ->
             each = -model(window[None, :-1]).log_softmax(-1)[0].gather(-1, window[1:, None])
             total, places = total + each.sum().item(), places + len(each)
         model.train()
-    got = evaluate(model, corpus, experiment, "fp32")
+    got = evaluate(Scorer(model, corpus, experiment, "fp32"))
     assert places == len(ids) - 1
     assert got.val_loss == pytest.approx(total / places, rel=1e-12)
     assert corpus.val_bytes is not None

@@ -17,8 +17,9 @@ from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing
 from minigpt.lab.flops import Flops, count_flops
 from minigpt.model import GPT, build_model
+from minigpt.run.evaluation import micro_batch_size
 from minigpt.training.loop import compute_gradients, seed_generators, set_progress, stream_seed, take_step
-from minigpt.training.machine import build_optimizer, choose_precision, micro_batch_size
+from minigpt.training.machine import build_optimizer, choose_precision
 
 _WARMUP = 2
 _CORPUS_TOKENS = 1 << 20  # about as many as in TinyShakespeare

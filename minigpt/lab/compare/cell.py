@@ -12,20 +12,21 @@ import traceback
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
+from minigpt.check.after_training import check_after_training
 from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
 from minigpt.lab.compare.job import CellOutcome, CellRecord, Job, updates_in
 from minigpt.model import GPT
-from minigpt.run import RunFolder, open_run
+from minigpt.run import ModelCheck, RunFolder, open_run
+from minigpt.run.evaluation import micro_batch_size
 from minigpt.run.identity import Identity
 from minigpt.run.provenance import provenance
 from minigpt.run.status import Status
-from minigpt.training import PlainObserver, resume, train
-from minigpt.training.machine import choose_device, micro_batch_size
+from minigpt.training import Outcome, PlainObserver, resume, train
+from minigpt.training.machine import choose_device
 
 _POLL_SECONDS, _NOTE_SECONDS = 0.2, 10.0
 
@@ -39,7 +40,9 @@ def do(job: Job) -> CellRecord:
     try:
         experiment = frozen_experiment(job.experiment, job.seed, allow_plugins=job.allow_plugins)
         corpus = frozen_corpus(job.corpus, experiment)
-        _train(job, experiment, corpus)
+        checked = _check(job, experiment, corpus, _train(job, experiment, corpus))
+        if checked.violation is not None:
+            return _record(job, Status.VIOLATED, f"the trained model violates {checked.violation}")
         return _record(job, Status.FINISHED, position_loss=_loss_by_position(job, corpus))
     except PlanError:
         raise
@@ -63,12 +66,13 @@ def _record(job: Job, outcome: CellOutcome, message: str = "", position_loss: Se
     )
 
 
-def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
+def _train(job: Job, experiment: Experiment, corpus: Corpus) -> Outcome | None:
+    """Train or continue the run; None if it is finished already."""
     run = RunFolder(job.run)
     while run.is_in_use():  # by a process of a killed comparison, which is still saving
         time.sleep(_POLL_SECONDS)
     if run.is_finished():
-        return
+        return None
     _check_as_planned(job, experiment, corpus)
     if run.exists():
         outcome = resume(run.path, allow_plugins=job.allow_plugins, observer=_Alive(), corpus=corpus)
@@ -86,6 +90,16 @@ def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
         )
     if outcome.status is Status.STOPPED:
         sys.exit(128 + (outcome.stop_signal or signal.SIGTERM))
+    return outcome
+
+
+def _check(job: Job, experiment: Experiment, corpus: Corpus, outcome: Outcome | None) -> ModelCheck:
+    """The check of the trained model: the recorded one, if the run was finished before and holds."""
+    run = RunFolder(job.run)
+    if outcome is None or outcome.scorer is None:
+        known = run.model_check()
+        return known if known and known.violation is None else check_after_training(run, experiment, corpus)
+    return check_after_training(run, outcome.scorer.experiment, outcome.scorer.corpus, outcome.scorer.model)
 
 
 def _check_as_planned(job: Job, experiment: Experiment, corpus: Corpus) -> None:
@@ -140,8 +154,7 @@ def loss_by_position(model: GPT, corpus: Corpus, experiment: Experiment) -> list
     length = experiment.model.block_size
     sums, counts = torch.zeros(length, dtype=torch.float64), torch.zeros(length, dtype=torch.int64)
     for batch in corpus.val.windows(micro_batch_size(experiment, torch.device("cpu")), length):
-        logits = model(batch.tokens)
-        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none").view_as(batch.targets)
+        losses = model.target_losses(batch.tokens, batch.targets)
         counted = torch.ones_like(batch.targets, dtype=torch.bool) if batch.mask is None else batch.mask
         time = batch.targets.shape[1]
         sums[:time] += (losses.double() * counted).sum(0)

@@ -90,12 +90,12 @@ class Cell:
             return False
 
     def status(self) -> Status:
-        """The cell's status. Without a record it is the run's status; a finished run without a record counts as stopped."""
+        """The cell's status. Without a record it is the run's status; a run that only lacks the record counts as stopped."""
         record = self.outcome()
         if record is not None:
             return record.outcome
         status = self.run.status()
-        return Status.STOPPED if status is Status.FINISHED else status
+        return Status.STOPPED if status in (Status.FINISHED, Status.VIOLATED) else status
 
 
 def is_usable(run: RunFolder) -> bool:

@@ -16,7 +16,7 @@ FORMAT: Final = 1
 """Format number of a cell's record."""
 
 
-CellOutcome = Literal[Status.FINISHED, Status.DIVERGED, Status.CRASHED]
+CellOutcome = Literal[Status.FINISHED, Status.VIOLATED, Status.DIVERGED, Status.CRASHED]
 """The outcomes that a cell's record can have."""
 
 

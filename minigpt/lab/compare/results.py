@@ -171,7 +171,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         seed=seed,
         outcome=run.status(),
         run=str(run.path),
-        message="; ".join(f"continued with changes {line}" for line in run.later_segments()),
+        message="; ".join(_remarks(run)),
         loss=measured[-1] if measured else None,
         best=min(measured, default=None),
         seconds=rows[-1].seconds if rows else None,
@@ -184,6 +184,13 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
         parts=dict(sorted((each.component, each.sha256 or "") for each in recorded.components)),
         position_loss=position_loss,
     )
+
+
+def _remarks(run: RunFolder) -> list[str]:
+    """What is unusual about a run: a violated property of its trained model, and changes."""
+    checked = run.model_check()
+    violated = [f"the trained model violates {checked.violation}"] if checked and checked.violation else []
+    return [*violated, *(f"continued with changes {line}" for line in run.later_segments())]
 
 
 def validation_loss(row: MetricsRow, unit: Unit) -> float | None:

@@ -80,6 +80,7 @@ class ShownVariant:
         position: Mean loss at each position in the window; empty if it was not measured.
         sample: The last text that the run with its first seed generated.
         origin: Where its first run's numbers come from; None without a run.
+        stamps: For each run, the check of its trained model in words; empty if there is no run folder.
     """
 
     result: VariantResult
@@ -88,6 +89,7 @@ class ShownVariant:
     position: tuple[float | None, ...]
     sample: str
     origin: ShownOrigin | None
+    stamps: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -228,7 +230,12 @@ def _shown_variant(variant: VariantResult, folder: Path, unit: Unit) -> ShownVar
         position=tuple(_mean(values) for values in zip(*positions, strict=True)),
         sample=runs[0].last_sample() if runs else "",
         origin=_origin(runs[0]) if runs else None,
+        stamps=tuple(_stamp(RunFolder(folder / run.run)) for run in variant.runs),
     )
+
+
+def _stamp(run: RunFolder) -> str:
+    return run.stamp() if run.exists() else ""
 
 
 def _measured_runs(variant: VariantResult, folder: Path, unit: Unit) -> list[RunFolder]:

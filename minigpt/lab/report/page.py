@@ -181,12 +181,18 @@ def _run_table(content: Content) -> Table:
         "tokens/s",
         "processors used by other processes",
         "precision",
+        "trained model",
         "folder",
     )
-    return Table("All runs", columns, tuple(_run_row(variant, run) for variant, run in content.comparison.runs))
+    rows = (
+        _run_row(variant.result, run, stamp)
+        for variant in content.variants
+        for run, stamp in zip(variant.result.runs, variant.stamps, strict=True)
+    )
+    return Table("All runs", columns, tuple(rows))
 
 
-def _run_row(variant: VariantResult, run: RunResult) -> tuple[str, ...]:
+def _run_row(variant: VariantResult, run: RunResult, stamp: str) -> tuple[str, ...]:
     return (
         f"{variant.name}, seed {run.seed}",
         run.outcome,
@@ -196,6 +202,7 @@ def _run_row(variant: VariantResult, run: RunResult) -> tuple[str, ...]:
         UNKNOWN if run.tokens_per_second is None else shown_speed(run.tokens_per_second),
         shown_share(run.others),
         run.precision or UNKNOWN,
+        stamp or UNKNOWN,
         run.run,
     )
 
