@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minigpt.contracts import Tokenizer
 from minigpt.errors import RunError
+from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.run.opening import OpenRun, open_run
 
 
@@ -19,11 +20,12 @@ class Teachers:
     Args:
         tokenizer: The student's tokenizer; a teacher must have an equal one.
         vocab_size: The student's number of token ids.
+        reading: Whether plugins of a teacher may be loaded, and whether they are trusted.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, vocab_size: int):
+    def __init__(self, tokenizer: Tokenizer | None, vocab_size: int, reading: Reading = AS_WRITTEN):
         self.learned = None if tokenizer is None else tokenizer.to_json()
-        self.vocab_size = vocab_size
+        self.vocab_size, self.reading = vocab_size, reading
         self.opened: dict[str, Teacher] = {}
 
     def __call__(self, path: str) -> Teacher:
@@ -31,10 +33,12 @@ class Teachers:
 
         Raises:
             RunError: There is no such run, or it has another vocabulary.
+            PluginError: The run used plugins, and plugins are refused.
             TrustError: A plugin of the run is not trusted.
         """
         if path not in self.opened:
-            self.opened[path] = Teacher(self._checked(path, open_run(path)))
+            run = open_run(path, allow_plugins=self.reading.allow_plugins, trust=self.reading.trust)
+            self.opened[path] = Teacher(self._checked(path, run))
         return self.opened[path]
 
     def _checked(self, path: str, run: OpenRun) -> OpenRun:

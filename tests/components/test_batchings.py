@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.contracts import Batch, Batching, Dataset, Draw, Source, Splits, TokenRows, TokenStream
-from minigpt.data import Corpus, load_corpus, tokens_trained, train_batch
+from minigpt.data import load_corpus, tokens_trained, train_batch
 from minigpt.errors import DataError, ExperimentError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora
@@ -169,7 +169,7 @@ def sizes(max_iters: int, batch_size: int, block_size: int, **params: Any) -> li
     grown = batching("growing", **params)
     draws = [draw(step, batch_size, block_size, max_iters) for step in range(max_iters)]
     shapes = [tuple(grown.batch(text(300), each).tokens.shape) for each in draws]
-    assert [grown.n_tokens(each) for each in draws] == [sequences * length for sequences, length in shapes]
+    assert [grown.shape(each).n_tokens for each in draws] == [sequences * length for sequences, length in shapes]
     return [(sequences, length) for sequences, length in shapes]
 
 
@@ -316,19 +316,84 @@ def test_sources_move_with_their_documents() -> None:
     assert moved.starts.device.type == moved.ids.device.type == "meta"
 
 
-def test_the_speed_is_measured_on_batches_of_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = experiment(tmp_path, max_iters=100, batching="growing")
-    corpus, steps = load_corpus(one), list[int]()
+def clocked(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Batch], float]) -> list[Batch]:
+    """Let an update take these seconds on the clock of the estimate; returns the batches that were used."""
+    used: list[Batch] = []
+    time = [0.0]
 
-    def drawn(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
-        steps.append(step)
-        return train_batch(corpus, experiment, step)
+    def compute(model: Any, batch: Batch, *_: Any) -> torch.Tensor:
+        used.append(batch)
+        time[0] += seconds(batch)
+        return torch.zeros(3)
 
-    monkeypatch.setattr(estimate, "train_batch", drawn)
+    monkeypatch.setattr(estimate, "compute_gradients", compute)
+    monkeypatch.setattr(estimate, "take_step", lambda *_: None)
+    monkeypatch.setattr(estimate, "time", Mock(perf_counter=lambda: time[0]))
+    return used
+
+
+GROWING: list[dict[str, Any]] = [
+    {},
+    {"multiple": 1, "over": 0.3, "context": 0.125},
+    {"multiple": 1, "over": 1.0, "context": 0.125, "batch": 0.25},
+    {"over": 0.9, "context": 0.125, "equal_tokens": True},
+]
+
+
+def slow(batch: Batch) -> float:
+    """A time with a fixed part and one for pairs of tokens."""
+    return 0.001 + 1e-5 * batch.tokens.numel() * (1 + batch.tokens.shape[1] / 64)
+
+
+@pytest.mark.parametrize("params", GROWING)
+def test_the_speed_is_the_mean_over_the_whole_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any]
+) -> None:
+    """The median of a few updates was that of the large ones, which may be 1.4 of the mean."""
+    one = experiment(tmp_path, max_iters=1000, batch_size=16, batching={"name": "growing", **params})
+    one = one.model_copy(update={"model": one.model.model_copy(update={"block_size": 64})})
+    corpus = load_corpus(one)
+    true = sum(slow(train_batch(corpus, one, step)) for step in range(1000)) / 1000
+    clocked(monkeypatch, slow)
+    model = build_model(one, corpus.vocab_size)
+    trial = estimate.Trial(one, corpus, model, "fp32")
+    assert [trial.update() for _ in range(5)] == pytest.approx([true] * 5, rel=0.01)
+    monkeypatch.setattr(estimate, "_evaluation_seconds", lambda *_: 0.0)
+    speed = estimate.measure_speed(one, corpus, model, "fp32")
+    assert speed.seconds(one) == pytest.approx(1000 * true, rel=0.01)
+    assert speed.updates_within(one, 60) == pytest.approx(60 / true, rel=0.01)
+
+
+def test_updates_of_one_size_are_timed_at_places_of_the_whole_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = experiment(tmp_path, max_iters=100)
+    corpus = load_corpus(one)
+    used = clocked(monkeypatch, lambda _: 0.125)
     trial = estimate.Trial(one, corpus, build_model(one, corpus.vocab_size), "fp32")
-    for _ in range(6):
-        trial.update()
-    assert sorted(steps) == [0, 9, 23, 47, 61, 85]
+    assert [trial.update() for _ in range(6)] == [0.125] * 6
+    for batch, step in zip(used, [0, 61, 23, 85, 47, 9], strict=True):
+        assert torch.equal(batch.tokens, train_batch(corpus, one, step).tokens)
+
+
+def test_updates_are_grouped_by_their_shape(tmp_path: Path) -> None:
+    one = experiment(tmp_path, max_iters=40, batching={"name": "growing", "multiple": 4, "context": 0.25})
+    groups = alike_updates(one, most=8)
+    corpus = load_corpus(one)
+    assert sorted(step for group in groups for step in group.steps) == list(range(40))
+    assert sum(group.share for group in groups) == pytest.approx(1)
+    for group in groups:
+        assert {tuple(train_batch(corpus, one, step).tokens.shape) for step in group.steps} == {(4, int(group.tokens) // 4)}
+    assert [len(group.steps) for group in alike_updates(one, most=1)] == [40]
+    assert sum(group.share * group.tokens for group in alike_updates(one, most=2)) == tokens_trained(one) / 40
+    (whole,) = alike_updates(experiment(tmp_path, max_iters=3_000_001), most=8)
+    assert (whole.share, whole.tokens, len(whole.steps)) == (1, 64, 10_000)
+
+
+def test_the_rest_of_a_training_takes_as_long_as_its_tokens(tmp_path: Path) -> None:
+    one = experiment(tmp_path, max_iters=40, batching="growing")
+    speed = estimate.Speed(update=1.0, evaluation=0.0, spread=(1.0, 1.0))
+    assert speed.seconds(one, 30) == pytest.approx(40 * tokens_trained(one, first_step=30) / tokens_trained(one)) > 10.5
 
 
 def test_short_sequences_are_put_into_micro_batches_by_their_length(tmp_path: Path) -> None:
