@@ -105,9 +105,9 @@ class Alike:
     """Updates of one shape, or of nearly the same.
 
     Attributes:
-        steps: These updates, in order; of more than 10,000 updates of a training, some of them.
-        share: Their share of all updates.
-        tokens: Mean tokens of their batches.
+        steps: The updates of their middle shape, in order; of more than 10,000 updates of a training, some of them.
+        share: Share of the group among all updates.
+        tokens: Mean tokens of the group's batches.
     """
 
     steps: Sequence[int]
@@ -115,7 +115,7 @@ class Alike:
     tokens: float
 
     def weight(self, batch: Batch) -> float:
-        """The weight of one of their batches in the mean update: costs are mostly proportional to tokens."""
+        """The weight of a batch of the middle shape in the mean update: costs are mostly proportional to tokens."""
         return self.share * self.tokens / batch.tokens.numel()
 
 
@@ -138,9 +138,9 @@ def alike_updates(experiment: Experiment, length: int | None = None, *, most: in
 
 
 def _alike(of_shape: dict[tuple[int, int, int], list[int]], shapes: Sequence[tuple[int, int, int]], total: int) -> Alike:
-    steps = sorted(step for shape in shapes for step in of_shape[shape])
-    tokens = sum(length * sequences * len(of_shape[length, memory, sequences]) for length, memory, sequences in shapes)
-    return Alike(steps, len(steps) / total, tokens / len(steps))
+    ordered = [shape for shape in shapes for _ in of_shape[shape]]
+    tokens = sum(length * sequences for length, _, sequences in ordered)
+    return Alike(of_shape[ordered[len(ordered) // 2]], len(ordered) / total, tokens / len(ordered))
 
 
 def sequence_length(corpus: Corpus, experiment: Experiment) -> int:

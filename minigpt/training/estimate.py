@@ -23,7 +23,7 @@ from minigpt.training.machine import autocast, build_optimizer, micro_batch_size
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
-_SHAPES = 6  # groups of batches of similar size, each of which is timed
+_SHAPES = 8  # groups of batches of similar size, each of which is timed
 _FEWEST = 6  # updates; with fewer, no interval holds their median with 95 % confidence
 _RATIO_AT_MOST_SECONDS, _RATIO_WIDTH = 30.0, 0.02
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -357,11 +359,11 @@ def test_the_speed_is_the_mean_over_the_whole_training(
     clocked(monkeypatch, slow)
     model = build_model(one, corpus.vocab_size)
     trial = estimate.Trial(one, corpus, model, "fp32")
-    assert [trial.update() for _ in range(5)] == pytest.approx([true] * 5, rel=0.01)
+    assert [trial.update() for _ in range(5)] == pytest.approx([true] * 5, rel=0.02)
     monkeypatch.setattr(estimate, "_evaluation_seconds", lambda *_: 0.0)
     speed = estimate.measure_speed(one, corpus, model, "fp32")
-    assert speed.seconds(one) == pytest.approx(1000 * true, rel=0.01)
-    assert speed.updates_within(one, 60) == pytest.approx(60 / true, rel=0.01)
+    assert speed.seconds(one) == pytest.approx(1000 * true, rel=0.02)
+    assert speed.updates_within(one, 60) == pytest.approx(60 / true, rel=0.02)
 
 
 def test_updates_of_one_size_are_timed_at_places_of_the_whole_training(
@@ -380,11 +382,12 @@ def test_updates_are_grouped_by_their_shape(tmp_path: Path) -> None:
     one = experiment(tmp_path, max_iters=40, batching={"name": "growing", "multiple": 4, "context": 0.25})
     groups = alike_updates(one, most=8)
     corpus = load_corpus(one)
-    assert sorted(step for group in groups for step in group.steps) == list(range(40))
+    assert sorted(step for group in groups for step in group.steps) == list(range(40)), "each shape has its own group"
     assert sum(group.share for group in groups) == pytest.approx(1)
     for group in groups:
         assert {tuple(train_batch(corpus, one, step).tokens.shape) for step in group.steps} == {(4, int(group.tokens) // 4)}
-    assert [len(group.steps) for group in alike_updates(one, most=1)] == [40]
+    (most,) = alike_updates(one, most=1)
+    assert (most.share, list(most.steps)) == (1, list(range(20, 40))), "of the middle shape"
     assert sum(group.share * group.tokens for group in alike_updates(one, most=2)) == tokens_trained(one) / 40
     (whole,) = alike_updates(experiment(tmp_path, max_iters=3_000_001), most=8)
     assert (whole.share, whole.tokens, len(whole.steps)) == (1, 64, 10_000)
@@ -393,7 +396,8 @@ def test_updates_are_grouped_by_their_shape(tmp_path: Path) -> None:
 def test_the_rest_of_a_training_takes_as_long_as_its_tokens(tmp_path: Path) -> None:
     one = experiment(tmp_path, max_iters=40, batching="growing")
     speed = estimate.Speed(update=1.0, evaluation=0.0, spread=(1.0, 1.0))
-    assert speed.seconds(one, 30) == pytest.approx(40 * tokens_trained(one, first_step=30) / tokens_trained(one)) > 10.5
+    assert speed.seconds(one, 30) == pytest.approx(40 * tokens_trained(one, first_step=30) / tokens_trained(one))
+    assert speed.seconds(one, 30) > 11
 
 
 def test_short_sequences_are_put_into_micro_batches_by_their_length(tmp_path: Path) -> None:

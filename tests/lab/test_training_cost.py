@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from minigpt.lab.report.content import content_of_runs
 from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import register
-from minigpt.run import RunFolder
 from minigpt.run.teaching import Teacher
 from minigpt.training import PlainObserver, fitting, train
 from minigpt.training.building import build_trainable
@@ -102,12 +101,12 @@ def test_operations_are_those_of_the_trained_batches(tmp_path: Path, changes: di
 
 
 def test_many_shapes_are_counted_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minigpt.lab.flops._SHAPES", 3)
+    monkeypatch.setattr("minigpt.lab.flops._SHAPES", 6)
     growing = {"name": "growing", "multiple": 1, "over": 1.0}
     experiment = load_experiment(file(tmp_path, training={"batching": growing}))
     corpus = load_corpus(experiment)
     cost = measure_training_cost(build_trainable(experiment, corpus), experiment, corpus)
-    assert cost.train_flops * tokens_trained(experiment) == pytest.approx(true_flops(experiment), rel=0.003)
+    assert cost.train_flops * tokens_trained(experiment) == pytest.approx(true_flops(experiment), rel=0.005)
 
 
 def test_the_flops_budget_the_results_and_the_report_agree(tmp_path: Path) -> None:
@@ -132,7 +131,7 @@ def test_the_flops_budget_the_results_and_the_report_agree(tmp_path: Path) -> No
 def taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An experiment that learns from a run of a larger model."""
     teacher = load_experiment(file(tmp_path, "teacher", model={"d_model": 32, "n_layers": 3}))
-    train(teacher, out=tmp_path / "teachers", device="cpu", observer=PlainObserver(open("/dev/null", "w")))
+    train(teacher, out=tmp_path / "teachers", device="cpu", observer=PlainObserver(io.StringIO()))
     objective = {"name": "distillation", "run": str(tmp_path / "teachers/teacher/seed-5")}
     return file(tmp_path, "student", model={"objective": objective})
 
@@ -170,10 +169,10 @@ def test_a_teachers_forward_pass_counts(tmp_path: Path, taught: Path) -> None:
 
 
 def test_updates_are_timed_with_the_teacher(tmp_path: Path, taught: Path, asked: list[tuple[int, ...]]) -> None:
-    plan = make_plan([taught], Settings(seeds=1, device="cpu"))
+    plan = make_plan([file(tmp_path, "plain"), taught], Settings(seeds=1, device="cpu"))
     asked.clear()
     plan.seconds()
-    assert set(asked) == {(4, 32)}
+    assert set(asked) == {(4, 32)}, "the plain model asks nobody"
     asked.clear()
     experiment = load_experiment(taught)
     vocab_size = load_corpus(experiment).vocab_size
@@ -195,10 +194,3 @@ def test_a_teacher_needs_memory(tmp_path: Path, taught: Path, monkeypatch: pytes
     monkeypatch.setattr(fitting, "available_memory", lambda device: needs.memory - 1)
     with pytest.raises(Exception, match=r"training needs .*, teachers "):
         fitting.refuse_what_cannot_fit(experiment, corpus, tmp_path, CPU, "fp32")
-
-
-def test_every_command_builds_the_same_trainable_model(tmp_path: Path, taught: Path) -> None:
-    experiment = load_experiment(taught)
-    run = RunFolder(Path(json.loads(taught.read_text())["model"]["objective"]["run"]))
-    model = build_trainable(experiment, load_corpus(experiment))
-    assert model.open_run(str(run.path)) is model.open_run(str(run.path)), "opened once"

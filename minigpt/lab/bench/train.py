@@ -25,7 +25,7 @@ from minigpt.training.machine import build_optimizer, choose_precision, micro_ba
 _WARMUP = 2
 _CORPUS_TOKENS = 1 << 20  # about as many as in TinyShakespeare
 _DOCUMENT_TOKENS = 1000
-_SHAPES = 6  # groups of batches of similar size
+_SHAPES = 8  # groups of batches of similar size
 
 
 @dataclass(frozen=True)
