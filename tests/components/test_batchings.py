@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.contracts import Batch, Batching, Dataset, Draw, Source, Splits, TokenRows, TokenStream
-from minigpt.data import load_corpus, tokens_trained, train_batch
+from minigpt.data import alike_updates, load_corpus, tokens_trained, train_batch
 from minigpt.errors import DataError, ExperimentError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora
