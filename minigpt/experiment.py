@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -33,6 +34,7 @@ from minigpt.contracts import (
 )
 from minigpt.errors import Problem
 from minigpt.registry import Spec
+from minigpt.registry.problems import quote
 from minigpt.registry.spec import as_json, locate, walk
 
 _MAX_WIDTH, _MAX_DEPTH = 1 << 17, 1 << 10  # beyond any small GPT, so that a typing error does not fill the memory
@@ -231,6 +233,17 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
+def refusal_of_name(name: str) -> str | None:
+    """Why a text cannot be the name of a folder on every system; None if it can."""
+    if not re.fullmatch(_NAME, name):
+        return (
+            f"found {quote(name)}; allowed: letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit"
+        )
+    if name.split(".")[0].upper() in _DEVICES or name.endswith("."):
+        return f"found {quote(name)}, which cannot be a folder on Windows; choose another"
+    return None
+
+
 class Experiment(Section):
     """All settings that are needed to train a model, and to reproduce it."""
 
@@ -246,9 +259,8 @@ class Experiment(Section):
     @field_validator("name")
     @classmethod
     def _is_a_folders_name_everywhere(cls, name: str) -> str:
-        if name.split(".")[0].upper() in _DEVICES or name.endswith("."):
-            text = f'found "{name}", which cannot be a folder on Windows; choose another'
-            raise PydanticCustomError("component", "{text}", {"problems": [Problem((), text)], "text": text})
+        if refusal := refusal_of_name(name):
+            raise PydanticCustomError("component", "{text}", {"problems": [Problem((), refusal)], "text": refusal})
         return name
 
     description: str = Field(default="", description="What the experiment is about.")

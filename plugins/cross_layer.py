@@ -33,7 +33,7 @@ class CrossLayerAttention(Attention):
         bias: Biases in the projections.
     """
 
-    uses = frozenset({"rotate", "bias", "segments"})
+    uses = frozenset({"rotate", "bias", "segments", "score_factor"})
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class LoopedBlock(Block):
         block: The inner blocks; all of them have the layer's parts.
     """
 
+    uses = frozenset({"segments"})  # the inner blocks get them; a part that does not use them is refused
     elementwise = frozenset({"pass_vectors"})
 
     def __init__(

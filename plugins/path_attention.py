@@ -34,6 +34,8 @@ class PathAttention(Attention):
         bias: Biases in the projections.
     """
 
+    uses = frozenset({"score_factor"})
+
     def __init__(self, dims: Dims, *, bias: bool = False):
         super().__init__()
         self.n_heads, self.head_dim, self.score_factor = dims.n_heads, dims.head_dim, dims.score_factor
@@ -49,6 +51,8 @@ class PathAttention(Attention):
         heads = self.qkvw(x).view(batch, time, 4 * self.n_heads, self.head_dim).transpose(1, 2)
         q, k, v, w = heads.chunk(4, 1)
         (k, v), k_positions = remember(state, (k, v), ctx.positions)
+        if state is not None:
+            k = k.clone()  # the cache is changed below, and gradients need the keys as they were read
         with torch.autocast(x.device.type, enabled=False):
             q, k, w = (upcast(part) for part in (q, k, F.normalize(w, dim=-1)))
             b = 2 * upcast(self.strength(x)).sigmoid().transpose(1, 2)[..., None]  # [B, H, T, 1]

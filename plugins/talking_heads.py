@@ -31,11 +31,12 @@ class TalkingHeadsAttention(Attention):
         bias: Biases in the projections.
     """
 
-    uses = frozenset({"rotate", "bias"})
+    uses = frozenset({"rotate", "bias", "score_factor"})
 
     def __init__(self, dims: Dims, *, mix_logits: bool = True, mix_weights: bool = True, bias: bool = True):
         super().__init__()
         self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
+        self.divisor = math.sqrt(dims.head_dim) / dims.score_factor
         self.qkv = nn.Linear(dims.d_model, 3 * dims.n_heads * dims.head_dim, bias=bias)
         self.logit_mix = nn.Parameter(torch.eye(dims.n_heads)) if mix_logits else None
         self.weight_mix = nn.Parameter(torch.eye(dims.n_heads)) if mix_weights else None
@@ -49,7 +50,7 @@ class TalkingHeadsAttention(Attention):
         q, k, v = heads.chunk(3, dim=1)
         q, k = ctx.position.rotate(q, k, ctx.positions)
         (k, v), k_positions = remember(state, (k, v), ctx.positions)
-        scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)  # [B, H, T, S]
+        scores = q @ k.transpose(-2, -1) / self.divisor  # [B, H, T, S]
         if self.logit_mix is not None:
             scores = torch.einsum("gh,bhts->bgts", self.logit_mix, scores)
         bias = ctx.position.bias(ctx.positions, k_positions)

@@ -30,6 +30,8 @@ class RandomDepthBlock(Block):
         block: The inner block.
     """
 
+    uses = frozenset({"segments"})  # the inner block gets them; a part that does not use them is refused
+
     def __init__(
         self,
         dims: Dims,

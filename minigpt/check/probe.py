@@ -61,6 +61,7 @@ class Case:
         batch: Number B of sequences.
         training: Whether the model is in train mode.
         dropout: The model's dropout rate in train mode.
+        score_factor: On attention scores.
         seed: Seed of weights and inputs.
     """
 
@@ -76,6 +77,7 @@ class Case:
     batch: int = 2
     training: bool = False
     dropout: float = 0.0
+    score_factor: float = 1.0
     seed: int = 0
 
     def shown(self, target: Target) -> list[str]:
@@ -164,6 +166,7 @@ class Subject(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[Tensor] = []  # auxiliary losses of the last forward pass
+        self.segments: Int[Tensor, "batch time"] | None = None
 
     @abstractmethod
     def forward(
@@ -192,7 +195,6 @@ class Stack(Subject):
         super().__init__()
         self.layers, self.position, self.width = nn.ModuleList(layers), position, dims.d_model
         self.part_of = tuple(layers)
-        self.segments: Int[Tensor, "batch time"] | None = None
 
     def forward(self, x: Tensor, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         start = 0 if state is None else state.length
@@ -234,7 +236,7 @@ class WholeModel(Subject):
 
     def forward(self, x: Tensor, tokens: Tensor, state: ModelState | None = None) -> Tensor:
         self._x = x
-        hidden, context = self.model.hidden(tokens, state)
+        hidden, context = self.model.hidden(tokens, state, self.segments)
         self._x, self.losses = None, context.losses
         return self.model.logits(hidden)
 
@@ -271,10 +273,8 @@ def _built(target: Target, case: Case) -> Subject:
     spec = target.spec(case.params)
     if target.family in ("block", "embedding"):
         return _model_with(spec, case)
-    dims = [
-        Dims(case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, VOCAB, case.dropout, layer, layer)
-        for layer in range(case.n_layers)
-    ]
+    sizes = (case.d_model, case.n_layers, case.n_heads, case.head_dim, case.block_size, VOCAB, case.dropout)
+    dims = [Dims(*sizes, layer, layer, case.score_factor) for layer in range(case.n_layers)]
     if target.family == "norm":
         return _initialised(Stack([spec.build(case.d_model)], _position("none", dims[0]), dims[0]), dims[0])
     if target.family == "position":

@@ -17,6 +17,7 @@ from minigpt.check.properties import (
     families,
     init,
     knobs,
+    memory,
     objective,
     optimizer,
     sampler,
@@ -36,6 +37,7 @@ _MODULES = [
     for module in (
         sequence,
         decoding,
+        memory,
         families,
         weights,
         objective,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
+from minigpt.cli.options import MOST_TOKEN_IDS, NoPlugins, PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
 from minigpt.numbers import measured_time, operations, shown_speed
@@ -32,7 +32,9 @@ bench_app = typer.Typer(
 )
 
 ExperimentFile = Annotated[Path | None, typer.Argument(help="An experiment file. Default: the documented baseline.")]
-VocabSize = Annotated[int, typer.Option(min=1, max=1 << 20, help="Vocabulary size. The default is TinyShakespeare's.")]
+VocabSize = Annotated[
+    int, typer.Option(min=1, max=MOST_TOKEN_IDS, help="Vocabulary size. The default is TinyShakespeare's.")
+]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Number of CPU threads. Default: torch's choice.")]
 Repeats = Annotated[int, typer.Option(min=1, max=100_000, help="Number of measurements after the warm-up.")]

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from minigpt.reading import Reading
     from minigpt.run import RunFolder
 
+MOST_TOKEN_IDS = 1 << 20
+"""Largest vocabulary that a command accepts."""
+
 ExperimentFile = Annotated[Path, typer.Argument(help="An experiment file, such as experiments/quickstart.json.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/seed-1337.")]
 Set = Annotated[

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minigpt.cli.check import pass_gate
 from minigpt.cli.options import ExperimentFile, NoPlugins, PluginFile, Set, TensorBoard, Trust, reading_of
+
+if TYPE_CHECKING:
+    from minigpt.experiment import Experiment
 
 
 def run(
@@ -49,23 +53,41 @@ def run(
     """
     from minigpt.reading import read_experiment
 
-    overrides = list(changes or [])
-    if seed is not None:
-        overrides.append(f"seed={seed}")
-    if name is not None:
-        overrides.append(f"name={json.dumps(name)}")  # quoted, so that a name such as 3 stays text
+    overrides = _overrides(changes, seed, name)
     loaded = read_experiment(experiment, reading_of(overrides, plugin, no_plugins, trust))
     if check is not False:
-        from minigpt.check.gate import check_before_training
-
-        gate = check_before_training(loaded, str(experiment), overrides, in_full=check is True)
-        pass_gate(gate, advice="; --no-check trains it anyway")
-
+        _check(loaded, experiment, overrides, in_full=check is True)
     from minigpt.cli.display import observer_for_terminal, report
     from minigpt.training import TensorBoardObserver, train
 
     observer = observer_for_terminal()
     if tensorboard:
         observer = TensorBoardObserver(observer)
-    outcome = train(loaded, out=out, minutes=minutes, device=device, threads=threads, fresh=fresh, observer=observer)
+    outcome = train(
+        loaded,
+        out=out,
+        minutes=minutes,
+        device=device,
+        threads=threads,
+        fresh=fresh,
+        allow_plugins=not no_plugins,
+        trust=trust,
+        observer=observer,
+    )
     report(outcome, experiment, loaded)
+
+
+def _overrides(changes: Sequence[str] | None, seed: int | None, name: str | None) -> list[str]:
+    overrides = list(changes or [])
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if name is not None:
+        overrides.append(f"name={json.dumps(name)}")  # quoted, so that a name such as 3 stays text
+    return overrides
+
+
+def _check(experiment: Experiment, file: Path, overrides: Sequence[str], *, in_full: bool) -> None:
+    from minigpt.check.gate import check_before_training
+
+    gate = check_before_training(experiment, str(file), overrides, in_full=in_full)
+    pass_gate(gate, advice="; --no-check trains it anyway")

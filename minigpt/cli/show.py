@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of, run_at
+from minigpt.cli.options import MOST_TOKEN_IDS, NoPlugins, PluginFile, Set, Trust, reading_of, run_at
 from minigpt.cli.terminal import say
 from minigpt.numbers import shown_speed
 
@@ -31,7 +31,10 @@ def show(
     experiment: Annotated[Path, typer.Argument(help="An experiment file or a run folder.")],
     changes: Set = None,
     vocab_size: Annotated[
-        int | None, typer.Option(min=1, help="Count parameters for this vocabulary size, without loading the corpus.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_TOKEN_IDS, help="Count parameters for this vocabulary size, without loading the corpus."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the resolved experiment.")] = False,
     cost: Annotated[

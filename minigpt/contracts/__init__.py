@@ -44,7 +44,7 @@ from minigpt.contracts.sampling import Sampler
 from minigpt.contracts.state import Cache, ModelState, State, substate
 from minigpt.contracts.text import Dataset, Sequences, Splits, Tokenizer
 from minigpt.registry import REGISTRY, Spec
-from minigpt.registry.paths import UserPath
+from minigpt.registry.paths import RunPath, UserPath
 
 __all__ = [
     "ATTENTION",
@@ -104,6 +104,7 @@ __all__ = [
     "Rate",
     "ResidualLinear",
     "Role",
+    "RunPath",
     "Sampler",
     "SamplerSpec",
     "Schedule",

@@ -23,15 +23,19 @@ class Batch:
         tokens: Input ids.
         targets: The ids to predict.
         mask: Which targets count; None for all.
-        segments: A token attends only to tokens of the same segment; None if each row is one segment.
+        segments: A token attends only to tokens with the same number; None if each row is one segment. With `memory`, they
+            begin with the segments of the earlier tokens.
         memory: Earlier tokens of each row, which the model reads first, without gradients; None for none.
+        positions: What an absolute position (`Position.embed`) sees instead of the places in the row: below block_size, and
+            ascending by one in each segment. None for the places. With `memory`, they begin with its positions.
     """
 
     tokens: Int[Tensor, "batch time"]
     targets: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"] | None = None
-    segments: Int[Tensor, "batch time"] | None = None
+    segments: Int[Tensor, "batch all"] | None = None
     memory: Int[Tensor, "batch earlier"] | None = None
+    positions: Int[Tensor, "batch all"] | None = None
 
     @property
     def n_targets(self) -> int:
@@ -39,15 +43,15 @@ class Batch:
         return self.targets.numel() if self.mask is None else int(self.mask.sum())
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    def inputs(self) -> tuple[Tensor, Tensor, *tuple[Tensor | None, ...]]:
         """The arguments of `GPT.loss`."""
-        return self.tokens, self.targets, self.mask, self.segments, self.memory
+        return self.tokens, self.targets, self.mask, self.segments, self.memory, self.positions
 
     def split(self, size: int) -> Iterator[Batch]:
         """The batch in parts of `size` sequences."""
         for start in range(0, len(self.tokens), size):
             rows = slice(start, start + size)
-            others = (None if part is None else part[rows] for part in (self.mask, self.segments, self.memory))
+            others = (None if part is None else part[rows] for part in self.inputs[2:])
             yield Batch(self.tokens[rows], self.targets[rows], *others)
 
 

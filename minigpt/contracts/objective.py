@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,6 +14,16 @@ from minigpt.contracts.parts import Component, Context
 
 Teacher = Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time vocab"]]
 """From ids to the logits of the next token, without gradients."""
+
+
+@runtime_checkable
+class Embed(Protocol):
+    """From ids, and their segments if there are any, to vectors."""
+
+    def __call__(
+        self, tokens: Int[Tensor, "batch time"], segments: Int[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
+        """The vectors of tokens."""
 
 
 def _no_run(path: str) -> Teacher:
@@ -30,7 +41,7 @@ class Prediction:
         hidden: The input of the output map, after the final norm.
         logits: The logits of the next token.
         ctx: The context of the last layer. Further terms are appended to `ctx.losses`.
-        embed: The model's embedding, from ids to vectors, without state.
+        embed: The model's embedding, from ids and their segments (as in `ctx.segments`) to vectors, without state.
         to_logits: The model's output map, from vectors such as `hidden` to logits.
         remembers: Whether earlier tokens were read before these (`Batch.memory`).
         open_run: Opens a finished run with the same vocabulary, by its folder, once.
@@ -42,7 +53,7 @@ class Prediction:
     hidden: Float[Tensor, "batch time d_model"]
     logits: Float[Tensor, "batch time vocab"]
     ctx: Context
-    embed: Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch time d_model"]]
+    embed: Embed
     to_logits: Callable[[Float[Tensor, "batch time d_model"]], Float[Tensor, "batch time vocab"]]
     remembers: bool = False
     open_run: Callable[[str], Teacher] = _no_run

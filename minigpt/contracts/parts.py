@@ -51,7 +51,8 @@ class Context:
     """What a layer receives in addition to its input.
 
     Attributes:
-        positions: Absolute positions of the new tokens, ascending by one. Use them instead of counting tokens.
+        positions: Absolute positions of the new tokens, ascending by one. Use them instead of counting tokens. They are the
+            places in the row, also where a batch has other positions for `Position.embed`.
         position: This layer's position component.
         tokens: Ids of the new tokens, for components with a table by token (value embeddings).
         losses: A component appends its auxiliary losses; the model adds them to the training loss.
@@ -76,8 +77,9 @@ class Component(nn.Module, ABC):
     """Base of every part of a model."""
 
     uses: frozenset[str] = frozenset()
-    """What it applies of the context: an attention the position's hooks "rotate" and "bias", and any component "segments".
-    A mixer, or a component with a state, that does not keep segments apart is refused where a batch has them."""
+    """What it applies: an attention the position's hooks "rotate" and "bias", and "score_factor" of `Dims`; any component
+    "segments" of the context. A model that needs another one of an attention is refused. A batch with segments is refused
+    if the model has an attention, or a component with its own `new_state`, that does not keep them apart."""
 
     elementwise: ClassVar[frozenset[str]] = frozenset()
     """Names of own parameters with two or more axes that are not matrices, such as the kernel of a depthwise convolution.
@@ -153,6 +155,9 @@ class Position(Component):
     keeps_norm: bool = False
     """A promise: rotate does not change the length of a query or a key."""
 
+    per_row: bool = False
+    """A promise: embed also takes positions [batch, time], which may differ between rows (`Batch.positions`)."""
+
     @property
     def hooks(self) -> frozenset[str]:
         """Which of embed, rotate and bias this component overrides."""
@@ -160,7 +165,7 @@ class Position(Component):
         return frozenset(name for name in names if getattr(type(self), name) is not getattr(Position, name))
 
     def embed(
-        self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, " time"]
+        self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, "*batch time"]
     ) -> Float[Tensor, "batch time d_model"]:
         """Add position to the token embeddings, once, before the first block.
 

@@ -193,7 +193,8 @@ def remember(
         segments: The segments of the new tokens. Then the last of the returned tensors has those of all keys, [B, 1, S, 1].
 
     Raises:
-        ValueError: There are more tokens than the capacity, and no window to drop any.
+        ValueError: There are more tokens than the capacity, and no window to drop any; or the first tokens of the state had
+            no segments.
     """
     if segments is not None:
         new = (*new, segments[:, None, :, None])
@@ -201,6 +202,10 @@ def remember(
         return new, positions
     assert isinstance(state, Cache), "remember needs a state from new_cache"
     if segments is not None and str(len(new) - 1) not in state.tensors:
+        if state.length:
+            raise ValueError(
+                f"the segments of the {state.length} tokens in the state are unknown: give segments from the first"
+            )
         shape = (len(segments), 1, state.positions.shape[0], 1)
         state.tensors[str(len(new) - 1)] = torch.zeros(shape, dtype=segments.dtype, device=segments.device)
     buffers = [state.tensors[str(index)] for index in range(len(new))]  # a component may keep more tensors in the state

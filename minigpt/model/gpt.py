@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minigpt.contracts import (
-    Attention,
     Block,
     Component,
     Context,
@@ -30,9 +29,15 @@ from minigpt.contracts import (
     Teacher,
     substate,
 )
-from minigpt.errors import ExperimentError, Problem, listing
+from minigpt.errors import ExperimentError, Problem
 from minigpt.experiment import Experiment, ModelSection
 from minigpt.kernels.fused import Dropout, upcast
+from minigpt.model.combining import (
+    refuse_across_segments,
+    refuse_ignored_factor,
+    refuse_ignored_hooks,
+    refuse_positions_of_rows,
+)
 from minigpt.model.torch_state import usual_torch_state
 from minigpt.registry import Spec
 
@@ -68,7 +73,9 @@ class GPT(nn.Module):
             self.position_of_layer.append(self._position_index(layer.position, chosen))
             self.blocks.append(layer.block.build(section.dims(vocab_size, index), layer))
             kinds.append(layer.block)
-            self._check_hooks(index, layer.position)
+            mixers, position = self.blocks[index], self._position(self.position_of_layer[index])
+            refuse_ignored_hooks(mixers, index, position, layer.position)
+            refuse_ignored_factor(mixers, index, self.dims.head_dim, section.init, self.dims.score_factor)
         self.enters = [index == 0 or kinds[index] != kinds[index - 1] for index in range(len(kinds))]
         limits = [self._position(index).max_positions for index in range(len(self.positions))]
         self.max_positions = min((limit for limit in limits if limit is not None), default=None)
@@ -94,18 +101,24 @@ class GPT(nn.Module):
         tokens: Int[Tensor, "batch time"],
         state: ModelState | None = None,
         segments: Int[Tensor, "batch time"] | None = None,
+        places: Int[Tensor, "batch time"] | None = None,
     ) -> tuple[Float[Tensor, "batch time d_model"], Context]:
-        """The input of the output map, and the last layer's context, with the auxiliary losses of the components."""
+        """The input of the output map, and the last layer's context, with the auxiliary losses of the components.
+
+        `places` are positions for `Position.embed`; None for those that follow from the state.
+        """
         start = 0 if state is None else state.length
         end = start + tokens.shape[1]
         if self.max_positions is not None and end > self.max_positions:
             raise ValueError(f"position {end - 1} is too large: the model's positions end at {self.max_positions - 1}")
         if segments is not None:
-            self._check_segments()
+            refuse_across_segments(self)
+        if places is not None:
+            refuse_positions_of_rows(self.positions)
         positions = torch.arange(start, end, device=tokens.device)
         first = Context(positions, self._position(0), tokens, segments=segments, progress=self.progress)
         x = self.embedding(tokens, first, substate(state, "embedding"))
-        x = self.dropout(self._position(0).embed(x, positions))
+        x = self.dropout(self._position(0).embed(x, positions if places is None else places))
         first.outputs.append(x)
         # One context for each position component; their lists and `shared` are the same objects.
         contexts = [first, *(replace(first, position=self._position(index)) for index in range(1, len(self.positions)))]
@@ -132,8 +145,9 @@ class GPT(nn.Module):
         tokens: Int[Tensor, "batch time"],
         targets: Int[Tensor, "batch time"],
         mask: Bool[Tensor, "batch time"] | None = None,
-        segments: Int[Tensor, "batch time"] | None = None,
+        segments: Int[Tensor, "batch all"] | None = None,
         memory: Int[Tensor, "batch earlier"] | None = None,
+        positions: Int[Tensor, "batch all"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """What training minimises: the objective's loss, and the sum of auxiliary losses, in fp32 or wider.
 
@@ -141,11 +155,15 @@ class GPT(nn.Module):
             tokens: Input ids.
             targets: The ids to predict.
             mask: Which targets count; None for all.
-            segments: A token attends only to tokens with the same number; None for no such limit.
+            segments: A token attends only to tokens with the same number; None for no such limit. With `memory`, they begin
+                with those of the earlier tokens, and so do `positions`.
             memory: Earlier tokens, which are read first and without gradients (Transformer-XL: arXiv:1901.02860).
+            positions: For `Position.embed`; None for the places in the row.
         """
-        state = None if memory is None else self._read(memory, tokens.shape[1])
-        x, ctx = self.hidden(tokens, state, segments)
+        earlier = 0 if memory is None else memory.shape[1]
+        (segments_before, segments), (before, positions) = (_cut(each, earlier) for each in (segments, positions))
+        state = None if memory is None else self._read(memory, tokens.shape[1], segments_before, before)
+        x, ctx = self.hidden(tokens, state, segments, positions)
         prediction = Prediction(
             tokens,
             targets,
@@ -173,8 +191,8 @@ class GPT(nn.Module):
         return each.mean() if mask is None else (each * mask.flatten()).sum() / mask.sum().clamp(min=1)
 
     @torch.no_grad()
-    def _read(self, memory: Int[Tensor, "batch earlier"], more: int) -> ModelState:
-        """The state after earlier tokens, with room for `more`.
+    def _read(self, memory: Int[Tensor, "batch earlier"], more: int, *parts: Tensor | None) -> ModelState:
+        """The state after earlier tokens, with room for `more`; `parts` are their segments and places.
 
         Raises:
             ExperimentError: The model has no position for so many tokens.
@@ -186,13 +204,16 @@ class GPT(nn.Module):
                 [Problem(("training.batching",), f'{text}; choose another model.position, such as "rope"')]
             )
         state = self.new_state(len(memory), length, self.dtype)
-        self.hidden(memory, state)
+        self.hidden(memory, state, *parts)
         return state
 
-    def _embedded(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d_model"]:
+    def _embedded(
+        self, tokens: Int[Tensor, "batch time"], segments: Int[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time d_model"]:
         """The vectors of tokens at the beginning of a text, without position."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x: Tensor = self.embedding(tokens, Context(positions, self._position(0), tokens, progress=self.progress))
+        ctx = Context(positions, self._position(0), tokens, segments=segments, progress=self.progress)
+        x: Tensor = self.embedding(tokens, ctx)
         return x
 
     def new_state(
@@ -276,17 +297,6 @@ class GPT(nn.Module):
             self.positions.append(position)
         return chosen.index(spec)
 
-    def _check_hooks(self, index: int, spec: Spec[Position]) -> None:
-        """Raise an error if a mixer would silently ignore its layer's position."""
-        needed = self._position(self.position_of_layer[index]).hooks - {"embed"}
-        for module in _outermost_mixers(self.blocks[index]):
-            if not needed <= module.uses:
-                text = (
-                    f"{type(module).__name__} (layer {index}) does not apply {listing(needed - module.uses)} of position "
-                    f'"{spec.name}"; choose a position that it can use, such as "none"'
-                )
-                raise ExperimentError([Problem((spec.where,), text)])
-
     def after_step(self) -> None:
         """Let every component adjust its weights after an update."""
         after_step(self)
@@ -306,15 +316,10 @@ class GPT(nn.Module):
     def _ramped(self) -> Iterator[Dropout]:
         return (module for module in self.modules() if isinstance(module, Dropout) and module.ramp is not None)
 
-    def _check_segments(self) -> None:
-        """Raise an error if a component would look across segments: a mixer, or one with a state, that does not use them."""
-        for name, module in self.named_modules():
-            looks_back = isinstance(module, Attention) or (
-                isinstance(module, Component) and type(module).new_state is not Component.new_state
-            )
-            if looks_back and "segments" not in module.uses and not name.startswith("objective"):
-                text = f"{name} ({type(module).__name__}) cannot keep the segments of a row apart; choose another component"
-                raise ExperimentError([Problem(("training.batching",), text)])
+
+def _cut(each: Tensor | None, at: int) -> tuple[Tensor | None, Tensor | None]:
+    """The first columns, and the others."""
+    return (None, None) if each is None else (each[:, :at], each[:, at:])
 
 
 def _stand_in(vocab_size: int, path: str) -> Teacher:
@@ -340,15 +345,6 @@ def after_step(root: nn.Module) -> None:
     for module in root.modules():
         if isinstance(module, Component):
             module.after_step()
-
-
-def _outermost_mixers(module: nn.Module) -> Iterator[Attention]:
-    """Mixers inside `module` that are not inside another mixer."""
-    for child in module.children():
-        if isinstance(child, Attention):
-            yield child
-        else:
-            yield from _outermost_mixers(child)
 
 
 @usual_torch_state()

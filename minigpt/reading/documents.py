@@ -59,8 +59,11 @@ def overrides_as_document(overrides: Sequence[str]) -> dict[str, Any]:
         ExperimentError: A text does not have that form.
     """
     document: dict[str, Any] = {}
-    for override in overrides:
-        document = lay_over(document, _spelled_out(document, _override(override)))
+    try:
+        for override in overrides:
+            document = lay_over(document, _spelled_out(document, _override(override)))
+    except RecursionError as error:
+        raise ExperimentError([Problem((), "nested too deeply")], "--set") from error
     return document
 
 

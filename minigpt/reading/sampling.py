@@ -29,11 +29,11 @@ def sampling_with(
     Raises:
         ExperimentError: A setting is not one of `sampling`, or its value is not allowed.
     """
+    changes = overrides_as_document(overrides)
     for path in (override.partition("=")[0].strip() for override in overrides):
         if path.split(".")[0] != "sampling":
             text = f"{path} cannot be changed here: the model is trained, and only sampling.* says how text is drawn from it"
             raise ExperimentError([Problem((), text)], "--set")
-    changes = overrides_as_document(overrides)
     refuse_moved(changes, "--set")
     section = _changed(section, changes)
     given = {name: value for name, value in parameters.items() if value is not None}
@@ -50,12 +50,14 @@ def sampling_with(
 
 
 def _changed(section: SamplingSection, changes: dict[str, Any]) -> SamplingSection:
-    if not any(changes.values()):
+    if changes in ({}, {"sampling": {}}):
         return section  # its plugins keep the version that it was read with
-    document = lay_over({"sampling": section.model_dump(mode="json")}, changes, Experiment.model_fields)
     try:
+        document = lay_over({"sampling": section.model_dump(mode="json")}, changes, Experiment.model_fields)
         changed = SamplingSection.model_validate(document["sampling"])
     except ValidationError as error:
         raise ExperimentError([problem.under("sampling") for problem in problems_of(error, SamplingSection)]) from error
+    except RecursionError as error:
+        raise ExperimentError([Problem((), "nested too deeply")], "--set") from error
     changed.sampler.build()
     return changed

@@ -19,7 +19,7 @@ from minigpt.errors import ExperimentError, Problem, RegistryError, json_path, l
 from minigpt.registry.family import Family
 from minigpt.registry.json_types import JsonType, comes_back, is_mixed, json_type
 from minigpt.registry.overlay import lay_over
-from minigpt.registry.paths import absolute, mentions_path
+from minigpt.registry.paths import RunMark, absolute, mentions_path
 from minigpt.registry.problems import problems_of
 from minigpt.registry.spec import is_shipped, source_file
 
@@ -34,6 +34,7 @@ class Entry:
         cls: The class.
         params: Strict pydantic model of its keyword-only arguments.
         path_params: Names of the parameters that hold the user's paths.
+        run_params: Those of them that name finished runs.
         summary: First sentence of its docstring.
         descriptions: Parameter name to its line in the docstring.
         file: Source file of the class; None where it was typed into a console.
@@ -45,6 +46,7 @@ class Entry:
     cls: type
     params: type[BaseModel]
     path_params: frozenset[str]
+    run_params: frozenset[str]
     summary: str
     descriptions: Mapping[str, str]
     file: Path | None
@@ -97,10 +99,20 @@ def entry_of(family: Family, name: str, cls: type) -> Entry:
     if missing:
         raise RegistryError(f"{place}: the {family.name} contract also needs {listing(missing)}")
     _check_methods(family, cls, place)
-    params, path_params, descriptions = _params_of(family, name, cls, place)
+    params, annotations, descriptions = _params_of(family, name, cls, place)
     doc = inspect.getdoc(cls) if cls.__doc__ else None
     summary = " ".join((doc or "").split("\n\n")[0].split())
-    return Entry(family.name, name, cls, params, path_params, summary, descriptions, source_file(cls))
+    return Entry(
+        family.name,
+        name,
+        cls,
+        params,
+        path_params=frozenset(key for key, annotation in annotations.items() if mentions_path(annotation)),
+        run_params=frozenset(key for key, annotation in annotations.items() if mentions_path(annotation, RunMark)),
+        summary=summary,
+        descriptions=descriptions,
+        file=source_file(cls),
+    )
 
 
 def _importable(cls: type) -> str:
@@ -137,10 +149,11 @@ def _check_methods(family: Family, cls: type, place: str) -> None:
             ) from error
 
 
-def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[BaseModel], frozenset[str], dict[str, str]]:
+def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[BaseModel], dict[str, Any], dict[str, str]]:
+    """The schema of a component's parameters, their annotations, and their descriptions."""
     descriptions: dict[str, str] = {}
     fields: dict[str, Any] = {}
-    path_params: set[str] = set()
+    annotations: dict[str, Any] = {}
     for kind, parameters in _constructors(family, cls, place):
         descriptions = {**_args_in(inspect.cleandoc(kind.__doc__ or "")), **descriptions}
         keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY and not p.name.startswith("_")]
@@ -157,8 +170,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
             if p.name not in hints:
                 raise RegistryError(f'{place}: annotate the parameter "{p.name}": its type is its schema')
             fields[p.name] = (json_type(hints[p.name]), ... if p.default is p.empty else p.default)
-            if mentions_path(hints[p.name]):
-                path_params.add(p.name)
+            annotations[p.name] = hints[p.name]
     _check_types(fields, place)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, validate_default=True)
     described: dict[str, Any] = {  # a parent's description remains if a subclass only changes the default
@@ -174,7 +186,7 @@ def _params_of(family: Family, name: str, cls: type, place: str) -> tuple[type[B
     for key, known in params.model_fields.items():
         if known.alias or known.validation_alias or known.serialization_alias:
             raise RegistryError(f'{place}: the parameter "{key}" has an alias, but its key in JSON is its name; rename it')
-    return params, frozenset(path_params), {key: text for key, text in descriptions.items() if key in fields}
+    return params, annotations, {key: text for key, text in descriptions.items() if key in fields}
 
 
 def _check_types(fields: Mapping[str, tuple[Any, Any]], place: str) -> None:

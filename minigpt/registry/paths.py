@@ -27,8 +27,15 @@ class PathMark:
     """Marks a parameter as one of the user's paths."""
 
 
+class RunMark(PathMark):
+    """Marks a parameter as the folder of a finished run."""
+
+
 UserPath = Annotated[str, PathMark()]
 """Annotation of a path parameter. A relative path starts at the experiment file's folder, or at the working folder."""
+
+RunPath = Annotated[str, RunMark()]
+"""Annotation of a parameter that names a finished run, which is opened and checked before training begins."""
 
 
 def absolute(value: Any) -> Any:
@@ -42,10 +49,12 @@ def absolute(value: Any) -> Any:
     return value
 
 
-def mentions_path(annotation: Any) -> bool:
-    """Whether an annotation has `UserPath` in it anywhere."""
+def mentions_path(annotation: Any, mark: type[PathMark] = PathMark) -> bool:
+    """Whether an annotation has `UserPath` or `RunPath` in it anywhere; only `RunPath` if the mark is `RunMark`."""
     metadata = getattr(annotation, "__metadata__", ())
-    return any(isinstance(item, PathMark) for item in metadata) or any(map(mentions_path, typing.get_args(annotation)))
+    return any(isinstance(item, mark) for item in metadata) or any(
+        mentions_path(inner, mark) for inner in typing.get_args(annotation)
+    )
 
 
 _RECORD = "experiment.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minigpt.errors import RunError, UnreadableError
@@ -25,19 +25,28 @@ def contents_of(spec: Spec[object]) -> list[str]:
     """
     if spec.family in ("dataset", "tokenizer") or not REGISTRY.has(spec.family, spec.name):
         return []
-    return [_fingerprint(path) for path in _paths(spec)]
+    runs_opened_by(spec)
+    return [_fingerprint(path) for path in _paths(spec, REGISTRY.entry(spec.family, spec.name).path_params)]
 
 
 def runs_opened_by(spec: Spec[object]) -> list[Path]:
-    """The run folders among a component's parameters."""
-    if spec.family in ("dataset", "tokenizer") or not REGISTRY.has(spec.family, spec.name):
+    """The runs that a component's parameters name.
+
+    Raises:
+        RunError: There is no run at such a path.
+    """
+    if not REGISTRY.has(spec.family, spec.name):
         return []
-    return [path for path in _paths(spec) if _is_run(path)]
+    runs = _paths(spec, REGISTRY.entry(spec.family, spec.name).run_params)
+    for path in runs:
+        if not _is_run(path):
+            reason = "it has no experiment.json" if path.exists() else "the folder does not exist"
+            raise RunError(f"{spec.where}: {path} is not a run folder: {reason}")
+    return runs
 
 
-def _paths(spec: Spec[object]) -> list[Path]:
-    names = sorted(REGISTRY.entry(spec.family, spec.name).path_params)
-    return [Path(text) for name in names for text in _texts(spec.params[name])]
+def _paths(spec: Spec[object], names: Iterable[str]) -> list[Path]:
+    return [Path(text) for name in sorted(names) for text in _texts(spec.params[name])]
 
 
 def _is_run(path: Path) -> bool:

@@ -332,6 +332,8 @@ def _moved(value: JsonValue, before: str, now: Path) -> JsonValue:
     """The value with new paths for files that do not exist any more, if they were moved together with the run."""
     if isinstance(value, list):
         return [_moved(item, before, now) for item in value]
+    if isinstance(value, dict):
+        return {key: _moved(item, before, now) for key, item in value.items()}
     if not isinstance(value, str) or not os.path.isabs(value) or os.path.exists(value):
         return value
     moved = os.path.normpath(now / os.path.relpath(value, before))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -9,8 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minigpt.contracts import Tokenizer
-from minigpt.errors import RunError
+from minigpt.errors import RunError, command_line
+from minigpt.experiment import Experiment
 from minigpt.reading import AS_WRITTEN, Reading
+from minigpt.run.contents import runs_opened_by
+from minigpt.run.folder import RunFolder
 from minigpt.run.opening import OpenRun, open_run
 
 
@@ -29,10 +33,10 @@ class Teachers:
         self.opened: dict[str, Teacher] = {}
 
     def __call__(self, path: str) -> Teacher:
-        """The best checkpoint of a run.
+        """The best checkpoint of a finished run.
 
         Raises:
-            RunError: There is no such run, or it has another vocabulary.
+            RunError: There is no such run, it is not finished, or it has another vocabulary.
             PluginError: The run used plugins, and plugins are refused.
             TrustError: A plugin of the run is not trusted.
         """
@@ -42,6 +46,9 @@ class Teachers:
         return self.opened[path]
 
     def _checked(self, path: str, run: OpenRun) -> OpenRun:
+        folder = RunFolder(Path(path))
+        if not folder.is_finished():
+            raise RunError(f"{path} is not finished, so it cannot teach yet; continue it: {command_line('resume', path)}")
         learned = None if run.tokenizer is None else run.tokenizer.to_json()
         if learned != self.learned or run.model.dims.vocab_size != self.vocab_size:
             raise RunError(f"{path} has another vocabulary, so it cannot teach this model; train it on the same text")
@@ -50,6 +57,22 @@ class Teachers:
     def __deepcopy__(self, memo: object) -> Self:
         """The same teachers: a copy of the student needs no copy of them."""
         return self
+
+
+def refuse_unfit_teachers(
+    experiment: Experiment, tokenizer: Tokenizer | None, vocab_size: int, reading: Reading = AS_WRITTEN
+) -> None:
+    """Open every run that a component of the experiment names.
+
+    Raises:
+        RunError: One of them cannot teach this model.
+        PluginError: It used plugins, and plugins are refused.
+        TrustError: One of its plugins is not trusted.
+    """
+    teachers = Teachers(tokenizer, vocab_size, reading)
+    for spec in experiment.specs():
+        for path in runs_opened_by(spec):
+            teachers(str(path))
 
 
 class Teacher:

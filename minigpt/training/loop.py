@@ -26,7 +26,7 @@ from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
 from minigpt.run.progress import Progress
-from minigpt.run.recorded import MetricsRow
+from minigpt.run.recorded import LARGEST, MetricsRow
 from minigpt.run.status import Status
 from minigpt.training.averaging import answering
 from minigpt.training.compiling import loss_of
@@ -162,6 +162,10 @@ class Trainer:
         if not (math.isfinite(factor) and factor >= 0):
             raise DivergedError(
                 f"training.schedule: the factor of update {step + 1} is {factor}; it must be finite, 0 or more"
+            )
+        if factor * max(self.peaks) > LARGEST:
+            raise DivergedError(
+                f"the learning rate of update {step + 1} is {factor * max(self.peaks):g}: choose a smaller one"
             )
         set_progress(self.model, self.optimizer, self.peaks, factor, progress)
         began = time.perf_counter()

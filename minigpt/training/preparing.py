@@ -15,6 +15,7 @@ from minigpt.errors import RunError, TokenizerError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model_on_meta
 from minigpt.model.decoding import prompt_ids
+from minigpt.reading import Reading
 from minigpt.run import checkpoint
 from minigpt.run.checkpoint import Checkpoint
 from minigpt.run.folder import RunFolder
@@ -80,6 +81,7 @@ def prepare_anew(
     device: str,
     threads: int | None,
     corpus: Corpus | None,
+    reading: Reading,
 ) -> Ready:
     """Prepare a new run; writes nothing."""
     observer.note(f"preparing {experiment.name}: corpus, model, speed of this machine")
@@ -89,7 +91,7 @@ def prepare_anew(
         observer.note(note)
     if corpus.tokenizer is not None:
         _check_prompt(corpus.tokenizer, experiment.sampling.prompt)
-    experiment, model, speed = _build(experiment, corpus, run, where, precision, observer, minutes=minutes)
+    experiment, model, speed = _build(experiment, corpus, run, where, precision, observer, reading, minutes=minutes)
     for spec in experiment.specs():
         if spec.cls.__module__ == "__main__":
             observer.note(
@@ -106,6 +108,7 @@ def _build(
     device: torch.device,
     precision: str,
     observer: Observer,
+    reading: Reading,
     *,
     minutes: float | None = None,
     checkpoints: int = 0,
@@ -119,6 +122,7 @@ def _build(
         device: Where the run will train.
         precision: `fp32` or `bf16`.
         observer: Receives notes on the chosen settings.
+        reading: Whether plugins of a teacher may be loaded.
         minutes: A time budget from which the number of updates is computed; None keeps the experiment's number.
         checkpoints: Number of checkpoints that the run has already.
 
@@ -126,7 +130,7 @@ def _build(
         The experiment with the settings chosen for this machine, the model, and the speed.
     """
     refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
-    model = build_trainable(experiment, corpus, device)
+    model = build_trainable(experiment, corpus, device, reading)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}
@@ -202,6 +206,7 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: ResumeRequ
     where, precision = _machine_again(folder, experiment.training.precision, recorded.machine, asked)
     experiment = _with_training(experiment, {"precision": precision})
     refuse_fixed(str(folder.path), changed_settings(recorded, asked.begun, experiment))
+    _refuse_other_objective_weights(folder, asked.begun, experiment)
     start = _start_of(folder, experiment)
     step = start.progress.step if start else 0
     corpus = (corpus or load_corpus(experiment, folder.learned())).to(where)
@@ -211,7 +216,9 @@ def prepare_to_continue(folder: RunFolder, observer: Observer, asked: ResumeRequ
     for note in start.notes if start else ():
         observer.note(note)
     n_checkpoints = len(checkpoint.available(folder.checkpoints))
-    experiment, model, speed = _build(experiment, corpus, folder, where, precision, observer, checkpoints=n_checkpoints)
+    experiment, model, speed = _build(
+        experiment, corpus, folder, where, precision, observer, asked.reading, checkpoints=n_checkpoints
+    )
     # Again, now with the choice about torch.compile that was made.
     now = provenance(experiment, corpus, device=where, precision=precision)
     changes = changed_since(recorded, now)
@@ -242,6 +249,25 @@ def _report_changes(changes: Sequence[Change], experiment: Experiment, step: int
     if any(change.what == "training.max_iters" for change in changes):
         observer.note(f"from now on the schedule covers {count(experiment.training.max_iters, 'update')}")
     observer.note(f"from update {step:,} on this is another segment of the run, and compare will not use the run")
+
+
+def _refuse_other_objective_weights(folder: RunFolder, begun: Experiment, experiment: Experiment) -> None:
+    """Refuse an objective whose weights the run has not trained.
+
+    Raises:
+        RunError: Names and shapes of the objective's weights differ from those that the run began with.
+    """
+    if begun.model.objective == experiment.model.objective:
+        return
+    before, now = (
+        {name: tensor.shape for name, tensor in build_model_on_meta(each.model, folder.vocab_size()).state_dict().items()}
+        for each in (begun, experiment)
+    )
+    if before != now:
+        raise RunError(
+            f"{folder.path} cannot be continued with objective {experiment.model.objective.name}: it has other weights than "
+            f"{begun.model.objective.name}, with which the run began. Begin a new run instead"
+        )
 
 
 def _start_of(folder: RunFolder, experiment: Experiment) -> Checkpoint | None:

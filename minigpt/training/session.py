@@ -35,6 +35,8 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     fresh: bool = False,
+    allow_plugins: bool = True,
+    trust: bool = False,
     observer: Observer | None = None,
     corpus: Corpus | None = None,
 ) -> Outcome:
@@ -47,6 +49,8 @@ def train(
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: Number of CPU threads; None leaves torch's choice.
         fresh: Rename an existing run and begin a new one; False refuses.
+        allow_plugins: False refuses to learn from a run that used plugin files.
+        trust: Execute the plugins of such a run, and trust them from now on; not needed for trusted plugins.
         observer: Notified of the progress; None prints plain lines.
         corpus: The corpus to train on; None loads the experiment's corpus.
 
@@ -66,7 +70,9 @@ def train(
             _refuse_existing(run)
         try:
             with stop.breakable():
-                ready = prepare_anew(experiment, run, observer, minutes, device, threads, corpus)
+                ready = prepare_anew(
+                    experiment, run, observer, minutes, device, threads, corpus, Reading((), (), allow_plugins, trust)
+                )
         except StopNow:
             return Outcome(Status.STOPPED, run, Progress(), stop_signal=stop.signal)
         kept = run.set_aside() if fresh else None

@@ -371,3 +371,8 @@ class KeysOfTheFirstRow(Plain):
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().heads(x)
         return q, k[:1].expand_as(k), v
+
+
+@broken("attention", "uses", "`uses` names score_factor, but scores are divided by sqrt(K) alone")
+class IgnoresTheFactor(Plain):
+    uses = Plain.uses | {"score_factor"}

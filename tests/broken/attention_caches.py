@@ -264,3 +264,18 @@ class WindowNotUsed(Windowed):
     def __init__(self, dims: Dims, **shared: Any):
         super().__init__(dims, **shared)
         self.window = self.reach = None
+
+
+@broken("attention", "memory", "with a state, keys are computed without gradients")
+class KeysWithoutGradients(Plain):
+    def remember(self, state: State | None, k: Tensor, v: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        return super().remember(state, k if state is None else k.detach(), v, ctx)
+
+
+@broken("attention", "memory", "the cache is changed in place after it was read, so there is no gradient at all")
+class ChangesWhatItHasRead(Plain):
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        y = super().forward(x, ctx, state)
+        if state is not None:
+            state.tensors["0"].mul_(1.0)
+        return y

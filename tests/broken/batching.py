@@ -221,3 +221,38 @@ class ForgetsTheSeed(Anywhere):
 class IgnoresTheShare(Anywhere):
     def __init__(self, *, unscored: Annotated[float, Field(ge=0, lt=1)] = 0.0):
         super().__init__()
+
+
+@correct("batching")
+class RestartsInTheMiddle(Anywhere):
+    """Two segments in each window of text, with their own positions."""
+
+    def window(self, data: TokenStream, draw: Draw) -> Batch:
+        drawn = super().window(data, draw)
+        half = draw.block_size // 2
+        positions = torch.cat((torch.arange(half), self.second(draw.block_size - half))).expand_as(drawn.tokens).clone()
+        segments = (torch.arange(draw.block_size) >= half).long().expand_as(drawn.tokens).clone()
+        return replace(drawn, segments=segments, positions=positions)
+
+    def second(self, length: int) -> torch.Tensor:
+        """Return the positions of the second segment."""
+        return torch.arange(length)
+
+
+@broken("batching", "batches", "positions of the second segment begin at block_size, beyond any table")
+class BeginsAtBlockSize(RestartsInTheMiddle):
+    def second(self, length: int) -> torch.Tensor:
+        return super().second(length) + 2 * length
+
+
+@broken("batching", "batches", "positions go in steps of two, but relative ones in steps of one")
+class PositionsInStepsOfTwo(RestartsInTheMiddle):
+    def second(self, length: int) -> torch.Tensor:
+        return super().second(length) // 2
+
+
+@broken("batching", "batches", "with memory, segments are those of the tokens alone")
+class SegmentsWithoutThoseOfMemory(Anywhere):
+    def window(self, data: TokenStream, draw: Draw) -> Batch:
+        drawn = super().window(data, draw)
+        return replace(drawn, segments=torch.zeros_like(drawn.tokens), memory=drawn.tokens[:, :1])

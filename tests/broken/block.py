@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -169,3 +170,56 @@ class LeavesTwoStreams(PreNorm):
 class MaskOnTheCpu(PreNorm):
     def added(self, y: Tensor) -> Tensor:
         return super().added(y) * torch.ones(y.shape[-1])
+
+
+@correct("block")
+class WithTheStreamBefore(PreNorm):
+    """The stream of the token before is added, if it is of the same segment."""
+
+    uses = frozenset({"segments"})
+
+    def __init__(self, dims: Dims, layer: Layer):
+        super().__init__(dims, layer)
+        self.width = dims.d_model
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        segments = torch.zeros_like(ctx.tokens) if ctx.segments is None else ctx.segments
+        first, segment = x[:, :1], segments[:, :1] - 1
+        if state is not None:
+            first, segment = state.tensors["last"].to(x.dtype), self.kept(state)
+            state.tensors |= {"last": x[:, -1:], "segment": segments[:, -1:]}
+        same = self.same(torch.cat((segment, segments[:, :-1]), 1), segments)
+        before = torch.cat((first, x[:, :-1]), 1) * same[..., None]
+        return super().forward(x + 0.5 * before, ctx, state)
+
+    def same(self, earlier: Tensor, segments: Tensor) -> Tensor:
+        """Return whether a token and the one before it are of one segment."""
+        return earlier == segments
+
+    def kept(self, state: State) -> Tensor:
+        """Return the segment of the last token so far; -1 before the first token."""
+        return state.tensors["segment"]
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
+        state = super().new_state(batch, capacity, device, dtype) or State()
+        state.tensors["last"] = torch.zeros(batch, 1, self.width, device=device, dtype=dtype)
+        state.tensors["segment"] = torch.full((batch, 1), -1, device=device)
+        return state
+
+
+@broken("block", "uses", "segments are declared, but the stream before is added across them")
+class AddsTheSegmentBefore(WithTheStreamBefore):
+    def same(self, earlier: Tensor, segments: Tensor) -> Tensor:
+        return earlier > -1
+
+
+@broken("block", "uses", "the state forgets the segment of its last stream")
+class ForgetsItsSegment(WithTheStreamBefore):
+    def kept(self, state: State) -> Tensor:
+        return super().kept(state).clamp(max=0)
+
+
+@broken("block", "uses", "the parts inside get a context without segments")
+class HidesSegmentsFromItsParts(PreNorm):
+    def attend(self, x: Tensor, ctx: Context, state: State | None) -> Tensor:
+        return super().attend(x, replace(ctx, segments=None), state)

@@ -186,3 +186,49 @@ class ReadsAValue(Smeared):
 class IgnoresItsShare(Smeared):
     def init_weights(self) -> None:
         nn.init.constant_(self.share, 0.5)
+
+
+@correct("embedding")
+class SegmentedSmear(Smeared):
+    """The vector before is added only if it is of the same segment."""
+
+    uses = frozenset({"segments"})
+
+    def forward(self, tokens: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        x = self.vectors(tokens, ctx)
+        before = self.before(x, state)
+        if ctx.segments is not None:
+            earlier = torch.cat((self.first_segment(ctx.segments, state), ctx.segments[:, :-1]), 1)
+            before = before * (earlier == ctx.segments)[..., None]
+            if state is not None:
+                state.tensors["segment"] = ctx.segments[:, -1:]
+        return x + self.share * before
+
+    def first_segment(self, segments: Tensor, state: State | None) -> Tensor:
+        """Return the segment of the token before the first one."""
+        return segments[:, :1] if state is None else state.tensors["segment"]
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
+        state = super().new_state(batch, capacity, device, dtype)
+        state.tensors["segment"] = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        return state
+
+
+@broken("embedding", "uses", "segments are declared, but the first token of one has the vector of the segment before")
+class SmearsAcrossSegments(Smeared):
+    uses = frozenset({"segments"})
+
+
+@broken("embedding", "uses", "the state has no segment: a chunk's first token never has a token before it")
+class EachChunkIsASegment(SegmentedSmear):
+    def first_segment(self, segments: Tensor, state: State | None) -> Tensor:
+        return segments[:, :1] - 1
+
+
+@broken("embedding", "memory", "with a state, vectors are looked up under no_grad, because decoding has no gradients")
+class NoGradientsWithAState(Smeared):
+    def forward(self, tokens: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        if state is None:
+            return super().forward(tokens, ctx)
+        with torch.no_grad():
+            return super().forward(tokens, ctx, state)

@@ -268,3 +268,43 @@ class NoiseAfterUpdates(Perceptron):
         weight = self.into.weight
         if weight.device.type == "cpu":
             weight.add_(0.01 * torch.randn(weight.shape, generator=self.generator))
+
+
+@correct("ffn")
+class SegmentedShift(Shifted):
+    """The token before is added only if it is of the same segment."""
+
+    uses = frozenset({"segments"})
+
+    def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
+        before = torch.zeros_like(x[:, :1]) if state is None else state.tensors["last"].to(x.dtype)
+        earlier = torch.cat((before, x), 1)[:, : x.shape[1]]
+        if state is not None:
+            state.tensors["last"] = self.last(x)
+        if ctx.segments is not None:
+            segments = torch.cat((self.first_segment(ctx.segments, state), ctx.segments), 1)
+            earlier = earlier * (segments[:, :-1] == ctx.segments)[..., None]
+            if state is not None:
+                state.tensors["segment"] = ctx.segments[:, -1:]
+        return self.out(self.hidden(x + earlier))
+
+    def first_segment(self, segments: Tensor, state: State | None) -> Tensor:
+        """Return the segment of the token before the first one."""
+        return segments[:, :1] if state is None else state.tensors["segment"]
+
+    def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State | None:
+        state = super().new_state(batch, capacity, device, dtype)
+        assert state is not None
+        state.tensors["segment"] = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        return state
+
+
+@broken("ffn", "uses", "segments are declared, but the first token of one is shifted from the segment before")
+class ShiftsAcrossSegments(Shifted):
+    uses = frozenset({"segments"})
+
+
+@broken("ffn", "uses", "the state has no segment, so a chunk's first token counts as one of the same segment")
+class ForgetsTheSegment(SegmentedShift):
+    def first_segment(self, segments: Tensor, state: State | None) -> Tensor:
+        return segments[:, :1]

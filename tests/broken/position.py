@@ -243,3 +243,22 @@ class TooManyHeads(Slopes):
     def __init__(self, dims: Dims):
         super().__init__(dims)
         self.slopes = nn.Parameter(torch.zeros(1 << (dims.n_heads - 1).bit_length()))
+
+
+@correct("position")
+class TableOfRows(Table):
+    """The table, also for positions that differ between rows."""
+
+    per_row = True
+
+
+@broken("position", "rows", "the positions of the first row are used for all")
+class PositionsOfTheFirstRow(TableOfRows):
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table(positions if positions.ndim == 1 else positions[0])
+
+
+@broken("position", "rows", "positions that differ between rows are promised, but nothing is added")
+class PromisesWithoutEmbed(Table):
+    per_row = True
+    embed = Position.embed

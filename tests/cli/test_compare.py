@@ -61,12 +61,17 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
         (["base.json", "other.json", "--json", "no/all.json"], "no/all.json: there is no folder no"),
         (["base.json", "other.json", "--csv", "."], ". is a folder: name a file"),
         (["base.json", "missing.json"], "missing.json"),
+        (["base.json", "other.json", "--name", ".."], '--name: found ".." (text); allowed: letters, digits'),
+        (["base.json", "other.json", "--name", "a/b"], '--name: found "a/b" (text); allowed: letters, digits'),
+        (["base.json", "other.json", "--name", ""], '--name: found "" (text); allowed: letters, digits'),
+        (["base.json", "same.json", "--match", "params", "--knob", "model.x"], '--knob model.x: same has no "x" in model'),
         (["base.json", "other.json", "--match", "params", "--knob", "model.x"], '--knob model.x: other has no "x" in model'),
     ],
 )
 def test_mistakes_are_reported_in_one_line(minigpt: Command, write: Write, arguments: list[str], message: str) -> None:
     write("base")
     write("other", model={"d_model": 32})
+    write("same")
     code, _, err = minigpt("compare", *arguments)
     assert code == 2
     assert message in err

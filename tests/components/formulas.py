@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minigpt.contracts import Context, Dims, Position
+from minigpt.experiment import ModelSection
+from minigpt.model import GPT
 from minigpt.registry import REGISTRY
 
 DIMS = Dims(d_model=12, n_layers=2, n_heads=4, head_dim=6, block_size=16, vocab_size=9, dropout=0.0)
@@ -23,8 +26,8 @@ def build(family: str, name: str, *received: Any, **params: Any) -> Any:
 
 
 def context(position: Position | None = None, time: int = 7, batch: int = 2) -> Context:
-    ids = torch.arange(batch * time).view(batch, time) % DIMS.vocab_size
-    return Context(torch.arange(time), position or build("position", "none", DIMS), ids)
+    tokens = torch.arange(batch * time).view(batch, time) % DIMS.vocab_size
+    return Context(torch.arange(time), position or build("position", "none", DIMS), tokens)
 
 
 def linear(x: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
@@ -48,3 +51,18 @@ ACTIVATIONS = {
     "relu2": lambda x: x.clamp(min=0) ** 2,
     "silu": lambda x: x / (1 + torch.exp(-x)),
 }
+
+
+def model(**changes: Any) -> GPT:
+    """A model in float64 with weights that are large enough to matter."""
+    small = {"d_model": 12, "n_heads": 2, "n_layers": 2, "block_size": 16, "dropout": 0.0}
+    torch.manual_seed(1)
+    built = GPT(ModelSection.model_validate({**small, **changes}), DIMS.vocab_size).double()
+    for name, parameter in built.named_parameters():
+        torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=0.3)
+    return built
+
+
+def ids(batch: int, time: int, seed: int = 0) -> Tensor:
+    """Random token ids."""
+    return torch.randint(DIMS.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))

@@ -81,6 +81,12 @@ def test_documents_count_every_target_but_the_first_of_a_document(starts: set[in
     assert drawn.mask.tolist() == [[target not in starts for target in row] for row in drawn.targets.tolist()]
     for tokens, segments in zip(drawn.tokens.tolist(), drawn.segments.tolist(), strict=True):
         assert segments == [document[token] - document[tokens[0]] for token in tokens]
+    assert drawn.positions is None
+    restarted = batching("documents", restart_positions=True).batch(source, draw(step, block_size=block_size))
+    assert restarted.positions is not None
+    for tokens, positions in zip(drawn.tokens.tolist(), restarted.positions.tolist(), strict=True):
+        first = [max([tokens[0], *(start for start in starts if start <= token)]) for token in tokens]
+        assert positions == [token - begin for token, begin in zip(tokens, first, strict=True)]
 
 
 def test_a_dataset_says_where_documents_begin_and_each_is_encoded_separately(tmp_path: Path) -> None:
@@ -298,7 +304,7 @@ def test_a_mixer_that_looks_across_documents_is_refused_before_a_run_begins(tmp_
 
 def test_a_batch_is_split_with_all_its_parts() -> None:
     whole = torch.arange(12).view(4, 3)
-    batch = Batch(whole, whole + 1, whole > 3, whole + 2, whole[:, :1])
+    batch = Batch(whole, whole + 1, whole > 3, whole + 2, whole[:, :1], whole + 4)
     parts = list(batch.split(3))
     assert [len(part.tokens) for part in parts] == [3, 1]
     for name, tensor in vars(batch).items():

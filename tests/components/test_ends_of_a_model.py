@@ -14,25 +14,10 @@ from minigpt.contracts import Context, Embedding
 from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT
-from tests.components.formulas import DIMS, build, context
+from tests.components.formulas import DIMS, build, context, ids, model
 from tests.rounding import assert_formula, normal
 
 VOCAB = DIMS.vocab_size
-
-
-def model(**changes: Any) -> GPT:
-    """A model in float64 with weights that are large enough to matter."""
-    small = {"d_model": 12, "n_heads": 2, "n_layers": 2, "block_size": 16, "dropout": 0.0}
-    torch.manual_seed(1)
-    built = GPT(ModelSection.model_validate({**small, **changes}), VOCAB).double()
-    for name, parameter in built.named_parameters():
-        torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=0.3)
-    return built
-
-
-def ids(batch: int, time: int, seed: int = 0) -> Tensor:
-    return torch.randint(VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------------------------------------------------- embeddings
 

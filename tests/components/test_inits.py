@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from minigpt.errors import ExperimentError
 from minigpt.experiment import ModelSection
 from minigpt.model import GPT, optimizer_of
 from minigpt.model.gpt import initialise
-from minigpt.registry import REGISTRY
+from minigpt.registry import REGISTRY, plugins
 from tests.components.formulas import DIMS, build, context
 from tests.rounding import assert_formula, normal
 
+ROOT = Path(__file__).parents[2]
 BASE = {"base_width": 32, "base_head_dim": 8}
 
 
@@ -199,3 +201,31 @@ def test_experts_follow_the_initialisation() -> None:
     halved = experts(x, ctx)
     experts.residual_factor = 1.0
     assert torch.allclose(halved, 0.5 * experts(x, ctx), atol=1e-7)
+
+
+@pytest.mark.parametrize("attention", ["gla", "short_conv"])
+def test_a_mixer_that_would_ignore_the_factor_on_scores_is_refused(attention: str) -> None:
+    sizes = {"d_model": 64, "n_heads": 4, "n_layers": 1, "block_size": 16, "dropout": 0.0, "attention": attention}
+    section = ModelSection.model_validate({**sizes, "init": {"name": "mup", "base_width": 32, "base_head_dim": 4}})
+    with pytest.raises(
+        ExperimentError,
+        match=r'does not apply factor 0.5 on attention scores of init "mup"; choose another mixer, or a factor of 1 \(mup and '
+        r"completep: base_head_dim 16\)",
+    ):
+        GPT(section, 97)
+    GPT(ModelSection.model_validate({**sizes, "init": {"name": "mup", "base_width": 32, "base_head_dim": 16}}), 97)
+
+
+def test_talking_heads_and_the_template_apply_the_factor(tmp_path: Path) -> None:
+    plugins.load_file(ROOT / "plugins" / "talking_heads.py")
+    source = (ROOT / "minigpt/lab/scaffold/templates/attention.py").read_text("utf-8")
+    (tmp_path / "my_part.py").write_text(source, "utf-8")
+    plugins.load_file(tmp_path / "my_part.py")
+    x, ctx = normal(2, 12, 12), context(time=12)
+    for name in ("talking_heads", "my_part"):
+        usual, scaled = (build("attention", name, replace(DIMS, score_factor=factor)) for factor in (1.0, 0.5))
+        before = usual(x, ctx)
+        for tensor in usual.qkv.parameters():
+            tensor.data[: len(tensor) // 3] *= 0.5
+        assert_formula(scaled(x, ctx), usual(x, ctx))
+        assert (usual(x, ctx) - before).abs().max() > 1e-3

@@ -18,6 +18,7 @@ from minigpt.run import RunFolder, open_run
 from minigpt.run.sources import Sources
 from minigpt.training import resume
 from minigpt.training.preparing import load_corpus
+from tests.conftest import Command
 from tests.rounding import assert_formula
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
@@ -129,3 +130,23 @@ def test_a_teacher_refuses_documents_before_the_run_begins(
     with pytest.raises(ExperimentError, match=r"model.objective: a teacher cannot read batches with segments or memory"):
         run(student(write_experiment, teacher, "training.batching=documents"), tmp_path / "runs")
     assert not (tmp_path / "runs" / "student" / "seed-1337" / "experiment.json").exists()
+
+
+def test_a_teacher_with_plugins_is_refused_without_plugins(
+    write_experiment: Write, tmp_path: Path, minigpt: Command
+) -> None:
+    plugin = Path(__file__).parents[2] / "plugins" / "token_shift.py"
+    changes = ["model.ffn=token_shift"]
+    taught = load_experiment(write_experiment("teacher", max_iters=2), overrides=changes, plugin_files=[plugin])
+    teacher = run(taught, tmp_path / "teachers").run
+    file = write_experiment("student", max_iters=2)
+    objective = json.dumps({"name": "distillation", "run": str(teacher.path)})
+    words = ("run", file, "--set", f"model.objective={objective}", "--out", tmp_path / "runs")
+    code, _, err = minigpt(*words, "--no-plugins")
+    assert code == 2
+    assert "plugins are refused (--no-plugins), but it names" in err
+    assert minigpt(*words)[0] == 0
+    whole = tmp_path / "runs" / "student" / "seed-1337"
+    code, _, err = minigpt("resume", whole, "--set", "training.max_iters=4", "--no-plugins")
+    assert code == 2
+    assert "plugins are refused (--no-plugins), but it names" in err

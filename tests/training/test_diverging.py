@@ -78,6 +78,12 @@ def test_an_update_can_be_left_out_and_is_counted(what: str, spoil: Spoil, write
     assert math.isfinite(outcome.val_loss)
 
 
+def test_a_learning_rate_that_no_record_can_hold_ends_the_run_in_one_line(write_experiment: Write, tmp_path: Path) -> None:
+    file = write_experiment("huge", max_iters=4, optimizer={"name": "adamw", "learning_rate": 1e308})
+    with pytest.raises(DivergedError, match=r"the learning rate of update 1 is 5e\+307: choose a smaller one"):
+        run(load_experiment(file), tmp_path / "runs")
+
+
 def test_the_count_continues_after_a_stop(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
     spoil({4, 12}, "loss")
     part = run(load_experiment(write_experiment(non_finite="skip")), tmp_path, Watcher(("updated", 7)))

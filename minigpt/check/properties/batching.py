@@ -197,9 +197,32 @@ def batches(target: Target, case: Case) -> None:
             )
         if not batch.n_targets:
             raise Violation(f"{where}, no target counts", cause="is the mask inverted? True says that a target counts")
+        _check_positions(batch, case.block_size, where)
+
+
+def _check_positions(batch: Batch, block_size: int, where: str) -> None:
+    if batch.positions is None:
+        return
+    if not (batch.positions.min() >= 0 and batch.positions.max() < block_size):
+        found = f"from {int(batch.positions.min())} to {int(batch.positions.max())}"
+        raise Violation(f"{where}, positions are {found}", cause="tables of positions have block_size rows")
+    segments = torch.zeros_like(batch.positions) if batch.segments is None else batch.segments
+    within = segments.diff() == 0
+    wrong = (within & (batch.positions.diff() != 1)).nonzero()
+    if len(wrong):
+        raise Violation(
+            f"{where}, positions do not ascend by one in a segment",
+            at=int(wrong[0, 1]) + 1,
+            cause="relative positions count tokens, so absolute ones of a segment must do it too",
+        )
 
 
 def _check_form(batch: Batch, where: str) -> None:
+    rows = list(batch.tokens.shape)
+    shapes = dict.fromkeys(("segments", "positions"), rows)
+    if isinstance(batch.memory, Tensor) and batch.memory.ndim == 2:
+        earlier = batch.memory.shape[1]
+        shapes = {"memory": [rows[0], earlier], **{name: [rows[0], earlier + rows[-1]] for name in shapes}}
     for name, part in _parts(batch):
         kind = torch.bool if name == "mask" else torch.int64
         if not isinstance(part, Tensor) or part.dtype != kind:
@@ -207,11 +230,10 @@ def _check_form(batch: Batch, where: str) -> None:
                 f"{where}, {name} is {getattr(part, 'dtype', type(part).__name__)} instead of {kind}",
                 cause="ids are indices of an embedding: .long()",
             )
-        fits = part.ndim == 2 and (len(part) == len(batch.tokens) if name == "memory" else part.shape == batch.tokens.shape)
-        if not fits or not batch.tokens.numel():
+        if part.ndim != 2 or list(part.shape) != shapes.get(name, rows) or not part.numel():
             raise Violation(
-                f"{where}, {name} has shape {list(part.shape)}, tokens {list(batch.tokens.shape)}",
-                cause="every part is [batch, time]; only the length of memory may differ",
+                f"{where}, {name} has shape {list(part.shape)}, tokens {rows}",
+                cause="every part is [batch, time]; the length of memory is added to that of segments and positions",
             )
 
 
@@ -252,8 +274,7 @@ def _check_neighbours(batch: Batch, source: Source, follows: Mapping[int, int], 
         return
     rows = batch.tokens if batch.memory is None else torch.cat((batch.memory, batch.tokens), 1)
     earlier = rows.shape[1] - batch.tokens.shape[1]
-    zeros = torch.zeros_like(batch.tokens) if batch.segments is None else batch.segments
-    segments = torch.cat((zeros[:, :1].expand(-1, earlier), zeros), 1)  # memory is before the first segment
+    segments = torch.zeros_like(rows) if batch.segments is None else batch.segments
     for ids, segment in zip(rows.tolist(), segments.tolist(), strict=True):
         for place, (one, next_one) in enumerate(pairwise(ids)):
             if segment[place] == segment[place + 1] and follows.get(one) != next_one:

@@ -3,75 +3,110 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minigpt.check.agreement import EXTREME, OTHER_PATH, SAME_PATH, disagreement, distance, run
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Case, Stack, Subject, any_case, build, inputs, standard_cases
+from minigpt.check.probe import VOCAB, Case, Stack, Subject, any_case, build, inputs, standard_cases
 from minigpt.check.property import NotTried, Unsuitable, Violation, property_of
-from minigpt.check.targets import Target
-from minigpt.contracts import Norm, Position
+from minigpt.check.targets import EXPERIMENT, Target
+from minigpt.contracts import Attention, ModelState, Norm, Position
+from minigpt.model.combining import across_segments
 
 # ----------------------------------------------------------------------------------------------------------- attention
 
 
-def _one_case(target: Target) -> list[Case]:
-    return [Case(parameter_sets(target)[0], 4, 4, 16, 1, time=12)]
+def _cases_of_uses(target: Target) -> list[Case]:
+    if target.experiment is not None:
+        size = target.experiment.model.block_size
+        return [Case(block_size=size, time=min(12, size))]
+    return [Case(params, 4, 4, 16, 1, time=12) for params in parameter_sets(target)]
 
 
-@property_of("attention", cases=_one_case)
+_APPLIED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "rotate": ("positions", {"position": "rope"}, "is ctx.position.rotate called, and is its result used?"),
+    "bias": ("positions", {"position": "alibi"}, "is ctx.position.bias called, and is its result used?"),
+    "score_factor": (
+        "a factor on scores",
+        {"score_factor": 0.5},
+        "are scores multiplied by dims.score_factor, beside 1/sqrt(head_dim)?",
+    ),
+}
+"""What an attention may use: its name in words, a case that has it, and the usual mistake."""
+
+
+@property_of("attention", "ffn", "block", "embedding", EXPERIMENT, cases=_cases_of_uses)
 def uses(target: Target, case: Case) -> None:
-    """An attention applies a position's rotation or bias, and keeps segments apart, if its `uses` says so."""
-    promised: frozenset[str] = getattr(target.entry.cls, "uses", frozenset()) if target.entry else frozenset()
-    for hook, position in (("rotate", "rope"), ("bias", "alibi")):
-        if hook not in promised:
-            continue
-        plain, placed = (build(target, replace(case, position=name)) for name in ("none", position))
-        placed.load_state_dict(plain.state_dict(), strict=False)
+    """What `uses` names is applied: a rotation, a bias, a factor on scores. Segments are kept apart, or refused."""
+    plain = build(target, case)
+    promised: frozenset[str] = frozenset()
+    if target.family == "attention":
+        promised = next(part.uses for part in plain.modules() if isinstance(part, Attention)) & _APPLIED.keys()
+    for name in sorted(promised):
+        what, settings, cause = _APPLIED[name]
+        changed = build(target, replace(case, **settings))
+        changed.load_state_dict(plain.state_dict(), strict=False)
         x, tokens = inputs(plain, case)
-        if distance(run(placed, x, tokens), run(plain, x, tokens)) < SAME_PATH:
-            raise Violation(
-                f'`uses` names "{hook}", but outputs with {position} are the same as without positions',
-                cause=f"is ctx.position.{hook} called, and is its result used?",
-            )
-    if "segments" in promised:
-        _check_segments(target, case)
-    if not promised:
-        raise NotTried("its `uses` is empty")
+        if distance(run(changed, x, tokens), run(plain, x, tokens)) < SAME_PATH:
+            raise Violation(f'`uses` names "{name}", but outputs with {what} are the same as without', cause=cause)
+    if not any(across_segments(plain)) and case.time > 5:
+        _check_segments(plain, case)
+    elif not promised:
+        raise NotTried("it refuses segments, and its `uses` names nothing")
 
 
-def _check_segments(target: Target, case: Case) -> None:
+def _check_segments(subject: Subject, case: Case) -> None:
     """Compare segments in one row with each segment alone, in a full pass and token by token."""
-    subject = build(target, case)
-    assert isinstance(subject, Stack)
-    x, tokens = inputs(subject, case)
-    ends = case.time // 3 + torch.arange(len(x))[:, None]  # of the first segment, in each row elsewhere
+    ends = case.time // 3 + torch.arange(case.batch)[:, None]  # of the first segment, another one in each row
     first = torch.arange(case.time) < ends
     segments = (~first).long()
-    state = subject.new_state(len(x), case.time, x.dtype)
-    apart = run(subject, x, tokens)  # causal, so the first segment is not affected by later tokens
+
+    def shown_and_not(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        return _in_segments(subject, x, tokens, segments)[first], run(subject, x, tokens)[first]
+
+    def with_another_first(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        other, other_tokens = torch.where(first[..., None], -x, x), torch.where(first, (tokens + 1) % VOCAB, tokens)
+        after_another = _in_segments(subject, other, other_tokens, segments)
+        return after_another[~first], _in_segments(subject, x, tokens, segments)[~first]
+
+    def in_steps(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
+        state = subject.new_state(case.batch, case.time, dtype)
+        steps = [
+            _in_segments(subject, x[:, [place]], tokens[:, [place]], segments[:, [place]], state)
+            for place in range(case.time)
+        ]
+        return torch.cat(steps, 1), _in_segments(subject, x, tokens, segments)
+
+    for computations, tolerance, text, cause in (
+        (shown_and_not, SAME_PATH, "the first segment's outputs change", "does it hide tokens of the same segment?"),
+        (
+            with_another_first,
+            SAME_PATH,
+            "an output depends on tokens of another segment",
+            "is ctx.segments used? an attention gives it to remember, and the segments of the keys to attend",
+        ),
+        (
+            in_steps,
+            OTHER_PATH,
+            "decoding in single steps differs from the full pass",
+            "does the state keep the segments of what it has?",
+        ),
+    ):
+        if (size := disagreement(subject, computations, tolerance)) is not None:
+            raise Violation(f"with segments, {text}", at=int(ends[0]), size=size, cause=cause)
+
+
+def _in_segments(subject: Subject, x: Tensor, tokens: Tensor, segments: Tensor, state: ModelState | None = None) -> Tensor:
     subject.segments = segments
-    together = run(subject, x, tokens)
-    if distance(together[first], apart[first]) > SAME_PATH:
-        raise Violation("the first segment's outputs change with segments", cause="does it hide keys of the same segment?")
-    changed = torch.where(first[..., None], -x, x)
-    if distance(run(subject, changed, tokens)[~first], together[~first]) > SAME_PATH:
-        raise Violation(
-            '`uses` names "segments", but an output depends on tokens of another segment',
-            at=int(ends[0]),
-            cause="are ctx.segments given to remember, and its segments of the keys to attend?",
-        )
-    steps = []
-    for place in range(case.time):
-        subject.segments = segments[:, place : place + 1]
-        steps.append(run(subject, x[:, [place]], tokens[:, [place]], state))
-    if distance(torch.cat(steps, 1), together) > OTHER_PATH:
-        raise Violation(
-            "with segments, decoding in single steps differs from the full pass",
-            cause="does the state keep the segments of its keys?",
-        )
+    y = run(subject, x, tokens, state)
+    subject.segments = None
+    return y
 
 
 # ------------------------------------------------------------------------------------------------------------ position
@@ -205,6 +240,29 @@ def _check_relative(position: Position, q: Tensor, k: Tensor, places: Tensor) ->
             size=size,
             cause="does something depend on a position and not on a distance?",
         )
+
+
+@property_of("position", cases=standard_cases, strategy=any_case)
+def rows(target: Target, case: Case) -> None:
+    """With `per_row`, embed adds to each row what its own positions need."""
+    position = _position(target, case)
+    if not position.per_row:
+        raise Unsuitable("it does not promise `per_row`")
+    if "embed" not in position.hooks:
+        raise Violation("per_row is promised, but there is no embed", cause="does the method have another name?")
+    x, _ = inputs(build(target, case), case)
+    cuts = [(row + 1) * case.time // (case.batch + 1) for row in range(case.batch)]
+    counted = [torch.cat((torch.arange(cut), torch.arange(case.time - cut))) for cut in cuts]  # from 0 again at the cut
+    together = position.embed(x, torch.stack(counted))
+    for row, cut in enumerate(cuts):
+        parts = (x[[row], :cut], x[[row], cut:])
+        alone = torch.cat([position.embed(part, torch.arange(part.shape[1])) for part in parts], 1)
+        if together.shape != x.shape or distance(together[[row]], alone) > SAME_PATH:
+            raise Violation(
+                f"with positions that restart at {cut}, row {row} differs from the same tokens alone",
+                at=cut,
+                cause="are the positions of one row used for all, or is an axis added before the last one?",
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------- norm

@@ -29,7 +29,7 @@ class SoftmaxCore(Attention):
         value_embedding: Each layer's own embedding of the token is added to its values (modded-nanogpt 2024).
     """
 
-    uses = frozenset({"rotate", "bias"})
+    uses = frozenset({"rotate", "bias", "score_factor"})
     value_kind: ClassVar[str] = "values"
     """Layers mix values only if their kind, number and width are equal."""
 

@@ -14,14 +14,17 @@ class Documents(Batching):
     """Windows that start anywhere, in which no token attends to another document, and none predicts its first token.
 
     This is the masking of packed documents in Llama 3 (arXiv:2407.21783, 3.2) and Zhao et al. 2024 (arXiv:2402.13991): the
-    documents are one stream, which windows cut at any place. Positions count from the start of the window. Validation does
-    not change.
+    documents are one stream, which windows cut at any place. Validation does not change.
+
+    Args:
+        restart_positions: Count positions from each document's first token in the window (Krell et al. 2021,
+            arXiv:2107.02027), instead of the window's first token. Relative positions are the same in both cases.
     """
 
     uses_documents = True
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, *, restart_positions: bool = False):
+        self.restart_positions = restart_positions
 
     def batch(self, source: Source, draw: Draw) -> Batch:
         data = source.data
@@ -33,4 +36,8 @@ class Documents(Batching):
         places = first[:, None] + torch.arange(draw.block_size + 1, device=first.device)
         document = torch.searchsorted(data.starts, places, right=True)
         inside = document[:, 1:] == document[:, :-1]
-        return Batch(drawn.tokens, drawn.targets, inside, document[:, :-1] - document[:, :1])
+        segments, positions = document[:, :-1] - document[:, :1], None
+        if self.restart_positions:
+            begin = torch.maximum(data.starts[document - 1], first[:, None])
+            positions = (places - begin)[:, :-1]
+        return Batch(drawn.tokens, drawn.targets, inside, segments, positions=positions)

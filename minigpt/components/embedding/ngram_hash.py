@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -55,10 +55,28 @@ class NgramHash(Embedding):
         ids = torch.cat((earlier, tokens), 1)
         if state is not None:
             state.tensors["earlier"] = ids[:, -back:]
+        segments = self._segments(ctx, state)
         for order, table in zip(self.orders, self.tables, strict=True):
             rows = table(self._buckets(ids, order, tokens.shape[1]))
-            x = x + rows.masked_fill(~_complete(ctx, order)[..., None], 0.0)
+            complete = (ctx.positions >= order - 1)[None]  # inside the text, and inside one segment
+            if segments is not None:
+                first = segments[:, back - order + 1 : segments.shape[1] - order + 1]
+                complete = complete & (first == ctx.segments)
+            x = x + rows.masked_fill(~complete[..., None], 0.0)
         return x
+
+    def _segments(self, ctx: Context, state: State | None) -> Int[Tensor, "batch all"] | None:
+        """The segments of all tokens of the n-grams; those of tokens before the text do not matter."""
+        if ctx.segments is None:
+            return None
+        back = max(self.orders) - 1
+        earlier = ctx.segments.new_zeros(len(ctx.segments), back)
+        if state is not None:
+            earlier = state.tensors.get("segments", earlier)
+        segments = torch.cat((earlier, ctx.segments), 1)
+        if state is not None:
+            state.tensors["segments"] = segments[:, -back:]
+        return segments
 
     def _buckets(self, ids: Int[Tensor, "batch all"], order: int, time: int) -> Int[Tensor, "batch time"]:
         """The row of the n-gram that ends at each of the last `time` tokens."""
@@ -78,12 +96,3 @@ class NgramHash(Embedding):
         inner = self.inner.new_state(batch, capacity, device, dtype)
         earlier = torch.zeros(batch, max(self.orders) - 1, dtype=torch.long, device=device)
         return State({"earlier": earlier}, {} if inner is None else {"inner": inner})
-
-
-def _complete(ctx: Context, order: int) -> Bool[Tensor, "batch time"]:
-    """Whether the n-gram that ends at a token lies inside the text, and inside one segment."""
-    inside = (ctx.positions >= order - 1)[None]
-    if ctx.segments is None:
-        return inside
-    first = torch.nn.functional.pad(ctx.segments, (order - 1, 0), value=-1)[:, : ctx.segments.shape[1]]
-    return inside & (first == ctx.segments)

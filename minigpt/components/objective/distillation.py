@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from minigpt.contracts import Dims, Layer, Objective, Prediction, UserPath
+from minigpt.contracts import Dims, Layer, Objective, Prediction, RunPath
 from minigpt.errors import ExperimentError, Problem
 from minigpt.kernels.fused import upcast
 from minigpt.registry import register
@@ -33,8 +33,8 @@ class Distillation(Objective):
         dims: Dims,
         layer: Layer,
         *,
-        run: UserPath,
-        temperature: Annotated[float, Field(gt=0)] = 2.0,
+        run: RunPath,
+        temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0,
         weight: Annotated[float, Field(gt=0, le=1)] = 0.5,
     ):
         super().__init__()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -84,7 +84,8 @@ class _Sequential(_Parallel):
     def forward(
         self, hidden: Float[Tensor, "batch time d_model"], prediction: Prediction, ahead: int
     ) -> Float[Tensor, "batch time d_model"]:
-        between = prediction.embed(_shifted(prediction.tokens, ahead))
+        # Shifted after they are embedded, because an embedding may look back at the tokens before.
+        between = _shifted(prediction.embed(prediction.tokens, prediction.ctx.segments), ahead)
         x = self.join(torch.cat((self.hidden_norm(hidden), self.token_norm(between)), -1))
         return _through(self.block, x, prediction.ctx)
 
@@ -96,9 +97,9 @@ def _through(block: nn.Module, x: Float[Tensor, "batch time d_model"], ctx: Cont
     return block.leave(block(block.enter(x), apart))
 
 
-def _shifted(ids: Int[Tensor, "batch time"], ahead: int) -> Int[Tensor, "batch time"]:
-    """The ids `ahead` places later; the last ones, which do not exist, are those of the beginning and do not count."""
-    return ids.roll(-ahead, 1)
+def _shifted(each: Shaped[Tensor, "batch time *rest"], ahead: int) -> Shaped[Tensor, "batch time *rest"]:
+    """The entries `ahead` places later; the last ones, which do not exist, are those of the beginning and do not count."""
+    return each.roll(-ahead, 1)
 
 
 def _counts(prediction: Prediction, ahead: int) -> Bool[Tensor, "batch time"]:

@@ -16,12 +16,14 @@ class LearnedPosition(Position):
     There are no vectors for positions from block_size on.
     """
 
+    per_row = True
+
     def __init__(self, dims: Dims):
         super().__init__()
         self.max_positions = dims.block_size
         self.table = nn.Embedding(dims.block_size, dims.d_model)
 
     def embed(
-        self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, " time"]
+        self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, "*batch time"]
     ) -> Float[Tensor, "batch time d_model"]:
         return x + self.table(positions)

@@ -26,6 +26,8 @@ class SinusoidalPosition(Position):
             amplitude 1. Here embeddings start at deviation 0.02, and the default amplitude matches them.
     """
 
+    per_row = True
+
     def __init__(
         self,
         dims: Dims,
@@ -39,10 +41,10 @@ class SinusoidalPosition(Position):
         self.base, self.scale = base, scale
 
     def embed(
-        self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, " time"]
+        self, x: Float[Tensor, "batch time d_model"], positions: Int[Tensor, "*batch time"]
     ) -> Float[Tensor, "batch time d_model"]:
         dtype = wide_dtype(x.dtype)
         exponents = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=dtype) / x.shape[-1]
-        angles = positions[:, None].to(dtype) * self.base**-exponents
+        angles = positions[..., None].to(dtype) * self.base**-exponents
         table = torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
         return x + (self.scale * table).to(x.dtype)

@@ -75,8 +75,15 @@ def _train(job: Job, experiment: Experiment, corpus: Corpus) -> None:
     else:
         out = run.path.parents[1]
         assert RunFolder.of(experiment, out) == run
-        device, threads = job.device, job.threads
-        outcome = train(experiment, out=out, device=device, threads=threads, observer=_Alive(), corpus=corpus)
+        outcome = train(
+            experiment,
+            out=out,
+            device=job.device,
+            threads=job.threads,
+            allow_plugins=job.allow_plugins,
+            observer=_Alive(),
+            corpus=corpus,
+        )
     if outcome.status is Status.STOPPED:
         sys.exit(128 + (outcome.stop_signal or signal.SIGTERM))
 

@@ -10,7 +10,7 @@ import torch
 
 from minigpt.data import Corpus, sequence_length, tokens_trained
 from minigpt.errors import MinigptError
-from minigpt.experiment import Experiment
+from minigpt.experiment import Experiment, refusal_of_name
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
 from minigpt.lab.compare.results import judge
@@ -30,6 +30,7 @@ from minigpt.lab.compare.variants import (
 from minigpt.lab.cost import Cost, measure_training_cost
 from minigpt.model import build_model_on_meta
 from minigpt.reading import AS_WRITTEN, Reading
+from minigpt.run.teaching import refuse_unfit_teachers
 from minigpt.system.files import read_object, write_json
 from minigpt.training.building import build_trainable
 from minigpt.training.machine import choose_device, choose_precision
@@ -151,6 +152,8 @@ def make_plan(
     Raises:
         MinigptError: The sources cannot be compared.
     """
+    if name is not None and (refusal := refusal_of_name(name)):
+        raise MinigptError(f"--name: {refusal}")
     excluded = {variant.source for variant in failed}
     sources = [source for source in sources if str(source) not in excluded]
     variants = read_variants(sources, reading)
@@ -163,6 +166,9 @@ def make_plan(
     variants = settled(variants, lambda: _measured_precision(folder, device, threads))
     corpora = Corpora()
     check_same_data(variants, corpora.of, settings.unit)
+    for variant in variants:
+        corpus = corpora.of(variant)
+        refuse_unfit_teachers(variant.experiment, corpus.tokenizer, corpus.vocab_size, reading)
     if settings.match is not None:
         variants = _same_size(variants, settings, corpora, reading)
     if settings.budget is not None:

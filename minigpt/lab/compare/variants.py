@@ -285,6 +285,8 @@ def matched_size(
         MinigptError: There is no such number, or no value of it comes near enough. The message names the nearest size.
     """
     for knob in knobs:
+        _number_at(variant, knob)  # a mistake is reported also where no change is needed
+    for knob in knobs:
         if not _near(size_of(variant.experiment), base):
             variant = _with_best_value(base, variant, knob, size_of, what)
     size = size_of(variant.experiment)

@@ -15,6 +15,7 @@ from minigpt.run import RunFolder, open_run
 from minigpt.run.recorded import MAX_THREADS
 from minigpt.training import resume, session, train
 from tests.forging import forge
+from tests.page import ROOT
 from tests.training.conftest import TEXT, Watcher, run
 from tests.training.continuing.by_hand import Stopped, continued_by_hand, document, equal, weights
 
@@ -68,6 +69,15 @@ def test_a_finished_run_is_trained_further_and_its_history_says_so(stopped: Stop
     assert "from update 6 on this is another segment of the run, and compare will not use the run" in printed
 
 
+@pytest.mark.parametrize("objective", ["multi_token", {"name": "multi_token", "n_future": 2}])
+def test_an_objective_with_other_weights_is_refused_by_name(stopped: Stopped, tmp_path: Path, objective: Any) -> None:
+    folder = stopped(tmp_path)
+    with pytest.raises(
+        RunError, match="cannot be continued with objective multi_token: it has other weights than next_token"
+    ):
+        resume(folder.path, overrides=[f"model.objective={json.dumps(objective)}"], observer=Watcher())
+
+
 def test_a_project_that_was_moved_is_the_same_by_its_fingerprints(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new" / "place"
     old.mkdir()
@@ -81,6 +91,23 @@ def test_a_project_that_was_moved_is_the_same_by_its_fingerprints(tmp_path: Path
     assert folder.later_segments() == []
     assert equal(weights(folder), weights(whole.run))
     assert folder.experiment().to_json()["data"]["paths"] == [str(new / "corpus.txt")]
+
+
+def test_paths_of_datasets_inside_datasets_are_found_again(tmp_path: Path) -> None:
+    """As plugins/mixture.py has them."""
+    plugin = ROOT / "plugins/mixture.py"
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    text = document(old, "adamw", "constant")
+    for name in ("one", "two"):
+        (old / f"{name}.txt").write_text(TEXT[:3000].replace("4", "5" if name == "two" else "4"))
+    mixture = [{"name": "text", "paths": [str(old / f"{name}.txt")]} for name in ("one", "two")]
+    data = {"name": "mixture", "datasets": mixture, "weights": [1.0, 1.0]}
+    begun = run(load_experiment({**text, "plugins": [str(plugin)], "data": data}), old / "runs", Watcher(("updated", 3)))
+    old.rename(new)
+    folder = RunFolder(new / begun.run.path.relative_to(old))
+    resume(folder.path, observer=Watcher())
+    assert folder.later_segments() == []
 
 
 def test_the_same_text_in_another_file_is_no_change_and_another_text_is(stopped: Stopped, tmp_path: Path) -> None:

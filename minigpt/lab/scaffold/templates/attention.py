@@ -15,7 +15,7 @@ tests that:
 - decoding in chunks of any size equals the full pass, and states are independent;
 - every parameter gets a gradient and every keyword argument changes something;
 - random numbers are drawn only in training, and follow the torch seed;
-- its promises hold: the position hooks in `uses`, and `reach` if it sets one.
+- its promises hold: what `uses` names, and `reach` if it sets one.
 
 Edit first: the lines of `forward` between `rotate` and `out`. minigpt.contracts has
 more methods, such as `init_weights`, and minigpt.kernels has windows and biases.
@@ -45,11 +45,12 @@ class MyPart(Attention):
         sharpness: Initial s_h; 1 starts as plain multi-head attention.
     """
 
-    uses = frozenset({"rotate", "bias"})
+    uses = frozenset({"rotate", "bias", "score_factor"})
 
     def __init__(self, dims: Dims, *, sharpness: Annotated[float, Field(gt=0)] = 1.0):
         super().__init__()
         self.n_heads, self.head_dim = dims.n_heads, dims.head_dim
+        self.scale = dims.score_factor * dims.head_dim**-0.5
         width = dims.n_heads * dims.head_dim
         self.qkv = nn.Linear(dims.d_model, 3 * width, bias=False)
         self.sharpness = nn.Parameter(torch.full((dims.n_heads,), sharpness))
@@ -69,7 +70,7 @@ class MyPart(Attention):
         (k, v), k_positions = remember(state, (k, v), ctx.positions)
         bias = ctx.position.bias(ctx.positions, k_positions)
         # attend masks by position: a query sees the keys at or before its own position.
-        mixed = attend(q, k, v, ctx.positions, k_positions, bias=bias)
+        mixed = attend(q, k, v, ctx.positions, k_positions, bias=bias, scale=self.scale)
         return self.out(mixed.transpose(1, 2).reshape(batch, time, -1))
 
     def new_state(

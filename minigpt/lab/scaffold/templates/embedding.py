@@ -69,8 +69,11 @@ class MyPart(Embedding):
         if state is not None:
             state.tensors["last"].copy_(x[:, -1:])
         if ctx.segments is not None:  # the first token of a segment has no token before it
-            same = F.pad(ctx.segments[:, 1:] == ctx.segments[:, :-1], (1, 0))
+            segment = ctx.segments[:, :1] if state is None else state.tensors["segment"]
+            same = torch.cat((segment, ctx.segments[:, :-1]), 1) == ctx.segments
             before = before * same[..., None]
+            if state is not None:
+                state.tensors["segment"] = ctx.segments[:, -1:]
         return x + self.share * before
 
     def build_head(self) -> nn.Module | None:
@@ -80,5 +83,7 @@ class MyPart(Embedding):
         return F.linear(x, self.table.weight) if head is None else head(x)
 
     def new_state(self, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> State:
-        """The vector of the token before."""
-        return State({"last": torch.zeros(batch, 1, self.sizes[0], device=device, dtype=dtype)})
+        """The vector of the token before, and its segment."""
+        last = torch.zeros(batch, 1, self.sizes[0], device=device, dtype=dtype)
+        segment = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        return State({"last": last, "segment": segment})
