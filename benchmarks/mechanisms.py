@@ -184,7 +184,7 @@ MECHANISMS = (
             Part(
                 "batching/growing",
                 ('training.batching={"name": "growing", "context": 0.25, "batch": 0.5}',),
-                "batching: `draw.progress`, `n_tokens`",
+                "batching: `draw.progress`, `shape`",
             ),
         ),
     ),

@@ -97,9 +97,56 @@ def tokens_trained(experiment: Experiment, length: int | None = None, first_step
     """
     batching, updates = experiment.training.batching.build(), experiment.training.max_iters - first_step
     length = length or experiment.model.block_size
+    steps = _counted_steps(updates, first_step)
+    return sum(batching.shape(_draw(experiment, step, length)).n_tokens for step in steps) * updates // max(1, len(steps))
+
+
+def _counted_steps(updates: int, first_step: int = 0) -> list[int]:
     counted = min(updates, _COUNTED_UPDATES)
-    steps = (first_step + number * updates // counted for number in range(counted))
-    return sum(batching.n_tokens(_draw(experiment, step, length)) for step in steps) * updates // max(1, counted)
+    return [first_step + number * updates // counted for number in range(counted)]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Updates of one shape, or of nearly the same.
+
+    Attributes:
+        steps: The updates of their middle shape, in order; of more than 10,000 updates of a training, some of them.
+        share: Share of the group among all updates.
+        tokens: Mean tokens of the group's batches.
+    """
+
+    steps: Sequence[int]
+    share: float
+    tokens: float
+
+    def weight(self, batch: Batch) -> float:
+        """The weight of a batch of the middle shape in the mean update: costs are mostly proportional to tokens."""
+        return self.share * self.tokens / batch.tokens.numel()
+
+
+def alike_updates(experiment: Experiment, length: int | None = None, *, most: int) -> list[Alike]:
+    """All updates, grouped by the shape of their batches; most batchings have one.
+
+    Args:
+        experiment: Gives the batching and the sizes.
+        length: The longest training sequence (`sequence_length`); None takes block_size.
+        most: Number of groups. If there are more shapes, neighbouring ones share a group.
+    """
+    batching, steps = experiment.training.batching.build(), _counted_steps(experiment.training.max_iters)
+    of_shape: dict[tuple[int, int, int], list[int]] = {}
+    for step in steps:
+        shape = batching.shape(_draw(experiment, step, length or experiment.model.block_size))
+        of_shape.setdefault((shape.length, shape.memory, shape.sequences), []).append(step)
+    shapes = sorted(of_shape)
+    each = -(-len(shapes) // most)
+    return [_alike(of_shape, shapes[start : start + each], len(steps)) for start in range(0, len(shapes), each)]
+
+
+def _alike(of_shape: dict[tuple[int, int, int], list[int]], shapes: Sequence[tuple[int, int, int]], total: int) -> Alike:
+    ordered = [shape for shape in shapes for _ in of_shape[shape]]
+    tokens = sum(length * sequences for length, _, sequences in ordered)
+    return Alike(of_shape[ordered[len(ordered) // 2]], len(ordered) / total, tokens / len(ordered))
 
 
 def sequence_length(corpus: Corpus, experiment: Experiment) -> int:

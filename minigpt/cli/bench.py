@@ -64,14 +64,16 @@ def train(
     """
     _check_place(json_file)
     overrides = [*(changes or []), *([] if precision is None else [f"training.precision={json.dumps(precision)}"])]
-    loaded = _load(experiment, reading_of(overrides, plugin, no_plugins, trust))
+    reading = reading_of(overrides, plugin, no_plugins, trust)
+    loaded = _load(experiment, reading)
 
     from minigpt.lab.bench.machine import prepare
     from minigpt.lab.bench.train import measure_training
     from minigpt.training.other_processes import OtherProcesses, as_warning
 
     others = OtherProcesses()
-    speed = measure_training(loaded, vocab_size=vocab_size, repeats=repeats, device=prepare(device, threads))
+    where = prepare(device, threads)
+    speed = measure_training(loaded, vocab_size=vocab_size, repeats=repeats, device=where, reading=reading)
     _print_training(loaded.name, speed)
     _warn(as_warning(others.share()))
     _write(json_file, "train", {"experiment": loaded.to_json(), "vocab_size": vocab_size, **speed.to_json()})

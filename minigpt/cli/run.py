@@ -62,8 +62,6 @@ def run(
     from minigpt.training import TensorBoardObserver, train
 
     observer = observer_for_terminal()
-    if tensorboard:
-        observer = TensorBoardObserver(observer)
     outcome = train(
         loaded,
         out=out,
@@ -73,7 +71,7 @@ def run(
         fresh=fresh,
         allow_plugins=not no_plugins,
         trust=trust,
-        observer=observer,
+        observer=TensorBoardObserver(observer) if tensorboard else observer,
     )
     checked = None if check is False else check_trained(outcome)
     report(outcome, experiment, loaded)

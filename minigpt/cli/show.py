@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import nn
 
+    from minigpt.data import Corpus
     from minigpt.experiment import Experiment, ModelSection
     from minigpt.model import GPT
     from minigpt.reading import Reading
@@ -48,8 +50,10 @@ def show(
     The modules of its model are printed too, with their parameter counts. For a run, print its recorded experiment. Plugins
     of the run are executed only with --trust, --set or --plugin.
     """
-    run = run_at(experiment)
-    loaded = _loaded(experiment, run, reading_of(changes, plugin, no_plugins, trust))
+    run, reading = run_at(experiment), reading_of(changes, plugin, no_plugins, trust)
+    if run is not None and not (reading.trust or reading.overrides or reading.plugin_files):
+        reading = replace(reading, allow_plugins=False)
+    loaded = _loaded(experiment, run, reading)
     document: dict[str, Any] = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
     say(json.dumps(document, indent=2, ensure_ascii=False))
     if as_json:
@@ -60,7 +64,7 @@ def show(
         files = ", ".join(map(str, document.get("plugins", [])))
         say(f"the modules are not shown, because the plugins of this run are not executed ({files}); --trust shows them")
         return
-    _print_model(loaded, run, vocab_size, cost)
+    _print_model(loaded, run, vocab_size, cost, reading)
 
 
 def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment | None:
@@ -69,9 +73,7 @@ def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment |
 
     if run is None:
         return read_experiment(file, reading)
-    if not (reading.trust or reading.overrides or reading.plugin_files):
-        return run.without_plugins()
-    return run.experiment(reading)
+    return run.experiment(reading) if reading.allow_plugins else run.without_plugins()
 
 
 def _print_provenance(run: RunFolder) -> None:
@@ -87,7 +89,7 @@ def _print_provenance(run: RunFolder) -> None:
             say(f"{part.component}: {part.file} (SHA-256 {part.sha256})")
 
 
-def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | None, cost: bool) -> None:
+def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | None, cost: bool, reading: Reading) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -117,7 +119,7 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
     for line in run.later_segments() if run is not None else ():
         console.print(f"continued with changes: {line}", style="yellow", soft_wrap=True)
     if cost:
-        table, warning = _costs(loaded, size, _sequence_length(loaded))
+        table, warning = _costs(loaded, size, reading)
         console.print(table)
         if warning:
             console.print(warning, style="yellow", soft_wrap=True)
@@ -156,22 +158,29 @@ def _state_size(model: GPT) -> str:
     return f"decoding state: {' and '.join(parts) or 'none'}; {size}"
 
 
-def _costs(experiment: Experiment, vocab_size: int, length: int) -> tuple[Table, str]:
+def _costs(experiment: Experiment, vocab_size: int, reading: Reading) -> tuple[Table, str]:
     """The table of costs, and a warning if other processes used the machine meanwhile."""
     from rich import box
     from rich.table import Table
 
+    from minigpt.data import sequence_length
     from minigpt.lab.bench.decode import measure_decoding
     from minigpt.lab.bench.machine import prepare
     from minigpt.lab.bench.train import measure_training
-    from minigpt.lab.cost import measure_cost
-    from minigpt.model import build_model
+    from minigpt.lab.cost import measure_training_cost
+    from minigpt.training.building import build_trainable
     from minigpt.training.other_processes import OtherProcesses, as_warning
 
-    model, device = build_model(experiment, vocab_size), prepare("auto", None)
-    counted = measure_cost(model, length)
+    corpus, device = _corpus(experiment, vocab_size), prepare("auto", None)
+    model, length = (
+        build_trainable(experiment, corpus, reading=reading, random_ids=True),
+        sequence_length(corpus, experiment),
+    )
+    counted = measure_training_cost(model, experiment, corpus)
     others = OtherProcesses()
-    training = measure_training(experiment, vocab_size=vocab_size, repeats=_REPEATS, device=device, length=length)
+    training = measure_training(
+        experiment, vocab_size=vocab_size, repeats=_REPEATS, device=device, length=length, reading=reading
+    )
     decoding = measure_decoding(
         model.to(device), [0], temperature=1.0, tokens=100, batch=1, repeats=_REPEATS, device=device, imports_mib=None
     )
@@ -197,15 +206,20 @@ def _costs(experiment: Experiment, vocab_size: int, length: int) -> tuple[Table,
     return table, as_warning(others.share())
 
 
-def _sequence_length(experiment: Experiment) -> int:
-    """Tokens in a training sequence; block_size if the corpus is not available."""
+def _corpus(experiment: Experiment, vocab_size: int) -> Corpus:
+    """The corpus; random ids of the same length if it has another vocabulary, or is not available."""
     from minigpt.data import load_corpus, sequence_length
     from minigpt.errors import DataError
+    from minigpt.lab.bench.train import random_corpus
 
     try:
-        return sequence_length(load_corpus(experiment), experiment)
+        corpus = load_corpus(experiment)
     except DataError:
-        return experiment.model.block_size
+        return random_corpus(vocab_size, experiment.model.block_size)
+    if corpus.vocab_size == vocab_size:
+        return corpus
+    length = sequence_length(corpus, experiment)
+    return random_corpus(vocab_size, length, rows=length < experiment.model.block_size)
 
 
 def _vocabulary(experiment: Experiment, run: RunFolder | None) -> tuple[int, str]:

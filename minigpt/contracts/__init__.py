@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from minigpt.contracts.batching import Batch, Batching, Draw, Source, TokenRows, TokenStream
+from minigpt.contracts.batching import Batch, Batching, BatchShape, Draw, Source, TokenRows, TokenStream
 from minigpt.contracts.embedding import Embedding
 from minigpt.contracts.init import Factors, Init
 from minigpt.contracts.objective import Objective, Prediction, Teacher
@@ -67,6 +67,7 @@ __all__ = [
     "AttentionSpec",
     "AveragingOptimizer",
     "Batch",
+    "BatchShape",
     "Batching",
     "BatchingSpec",
     "Block",

@@ -164,6 +164,26 @@ class Draw:
         return np.random.Generator(np.random.Philox(key=[self.seed, self.step]))
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """The size of a batch.
+
+    Attributes:
+        sequences: Number of rows.
+        length: Tokens in each.
+        memory: Earlier tokens of each row, if their number differs between updates.
+    """
+
+    sequences: int
+    length: int
+    memory: int = 0
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens are trained."""
+        return self.sequences * self.length
+
+
 class Batching(ABC):
     """Which tokens an update sees. Constructor: `(*, ...)`.
 
@@ -185,6 +205,6 @@ class Batching(ABC):
             DataError: It cannot draw from such data.
         """
 
-    def n_tokens(self, draw: Draw) -> int:
-        """How many tokens the batch has, without drawing it."""
-        return draw.batch_size * draw.block_size
+    def shape(self, draw: Draw) -> BatchShape:
+        """The size of the batch, without drawing it. Updates of the same shape are counted and timed as one kind."""
+        return BatchShape(draw.batch_size, draw.block_size)

@@ -20,8 +20,8 @@ class NamedParameter:
     Attributes:
         name: Dotted path in the model.
         tensor: The parameter.
-        role: `matrix` (inside the blocks; more than two axes are a stack of matrices), `embedding`, `head`, or `vector`
-            (biases, gains, and what its component declares `elementwise`).
+        role: `matrix` (in blocks, objectives, and maps of an embedding; more than two axes are a stack of matrices),
+            `embedding`, `head`, or `vector` (biases, gains, and what its component declares `elementwise`).
         layer: Index of the block that the tensor is in; None outside the blocks.
     """
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from minigpt.contracts import Attention, Batch, Block, Component, FeedForward, Norm, Position
-from minigpt.lab.flops import count_flops
+from minigpt.data import Corpus, alike_updates, sequence_length
+from minigpt.experiment import Experiment
+from minigpt.lab.flops import count_flops, count_update
 from minigpt.model import GPT
 from minigpt.training.fitting import bytes_kept
 
@@ -25,13 +27,13 @@ _KINDS: tuple[tuple[type[Component], str], ...] = (
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model at one context length.
+    """The cost of a model.
 
     Attributes:
         parameters: Number by kind: embedding, position, attention, ffn, norm, block, head, objective. Parts inside a mixer,
             feed-forward, embedding or objective, such as the norm of queries, count as that; a tied head has no parameters.
         active: Parameters that a token uses; fewer than all in a mixture of experts.
-        context: Number of tokens in the counted sequence.
+        context: Number of tokens in the longest sequence that is trained; activations and state are those of such a one.
         train_flops: Operations per token, forward and backward, with the scores that a query can see.
         train_flops_square: The same with all scores of the square, as is often counted.
         activation_bytes: Bytes per token that the forward pass keeps for the backward pass, in fp32.
@@ -59,7 +61,7 @@ class Cost:
 
 
 def measure_cost(model: GPT, length: int | None = None) -> Cost:
-    """Count one sequence in a copy of the model, on the CPU in fp32.
+    """Count one plain sequence in a copy of the model, on the CPU in fp32.
 
     Args:
         model: Not changed; neither is the random state.
@@ -83,6 +85,20 @@ def measure_cost(model: GPT, length: int | None = None) -> Cost:
         state_bytes_token=model.state_bytes_token,
         state_bytes=model.state_bytes(context),
     )
+
+
+def measure_training_cost(model: GPT, experiment: Experiment, corpus: Corpus) -> Cost:
+    """The same, but the operations per token are those of the batches that are trained (`count_update`).
+
+    Args:
+        model: From `build_trainable`, on the CPU; not changed.
+        experiment: Its experiment.
+        corpus: On the CPU.
+    """
+    length, update = sequence_length(corpus, experiment), count_update(model, experiment, corpus)
+    tokens = sum(alike.share * alike.tokens for alike in alike_updates(experiment, length, most=1))
+    needed, square = round(update.needed / tokens), round(update.square / tokens)
+    return replace(measure_cost(model, length), train_flops=needed, train_flops_square=square)
 
 
 def _by_kind(model: GPT) -> dict[str, int]:

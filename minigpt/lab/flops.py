@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from minigpt.contracts import Batch
+from minigpt.data import Corpus, alike_updates, sequence_length, train_batch
+from minigpt.experiment import Experiment
 from minigpt.model import GPT
+from minigpt.run.evaluation import micro_batch_size
+
+_SHAPES = 32  # shapes of batches that are counted; of more, neighbouring ones are counted together
+_UPDATES_WITH_SEGMENTS, _ROWS_WITH_SEGMENTS = 4, 8  # rows with segments differ, so more of them are counted
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,48 @@ class Flops:
     needed: int
     square: int
 
-    def scaled(self, factor: float) -> Flops:
-        """Operations for this multiple of the tokens."""
-        return Flops(round(self.needed * factor), round(self.square * factor))
+
+def count_update(model: GPT, experiment: Experiment, corpus: Corpus) -> Flops:
+    """Count the operations of an update, as a mean over the updates of the whole training.
+
+    Batches are drawn from the corpus: their sizes, the earlier tokens that they read (without a backward pass), and their
+    segments. A teacher's forward pass counts too. Each shape of a batch is counted once, in micro-batches as on a CPU.
+
+    Args:
+        model: From `build_trainable`, on the CPU; not changed.
+        experiment: Its experiment.
+        corpus: On the CPU.
+    """
+    needed = square = 0.0
+    length, cpu = sequence_length(corpus, experiment), torch.device("cpu")
+    for alike in alike_updates(experiment, length, most=_SHAPES):
+        step = alike.steps[len(alike.steps) // 2]
+        batches = [train_batch(corpus, experiment, step)]
+        if batches[0].segments is not None:
+            places = range(0, len(alike.steps), -(-len(alike.steps) // _UPDATES_WITH_SEGMENTS))
+            batches = [train_batch(corpus, experiment, alike.steps[place]) for place in places]
+        for batch in batches:
+            update = _count_in_parts(model, batch, micro_batch_size(experiment, cpu, batch.tokens.shape[1]))
+            needed += update.needed * alike.weight(batch) / len(batches)
+            square += update.square * alike.weight(batch) / len(batches)
+    return Flops(round(needed), round(square))
+
+
+def _count_in_parts(model: GPT, batch: Batch, size: int) -> Flops:
+    """The operations of a batch in parts of `size` rows, computed from a few rows.
+
+    Rows cost the same but for their segments, and some operations are done once for all rows of a part, such as the filters
+    of a long convolution. So one row is counted, and two or more.
+    """
+    rows = len(batch.tokens)
+    some = min(rows, 2 if batch.segments is None else _ROWS_WITH_SEGMENTS)
+    counted = count_flops(model, next(batch.split(some)))
+    if rows == 1:
+        return counted
+    one = count_flops(model, next(batch.split(1))).square  # without regard to what is seen, which differs between rows
+    once = one - (counted.square - one) / (some - 1)
+    parts = -(-rows // size)
+    return Flops(*(round(parts * once + (each - once) / some * rows) for each in (counted.needed, counted.square)))
 
 
 def count_flops(model: GPT, batch: Batch) -> Flops:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from minigpt.contracts import (
     Block,
@@ -38,7 +36,7 @@ from minigpt.model.combining import (
     refuse_ignored_hooks,
     refuse_positions_of_rows,
 )
-from minigpt.model.torch_state import usual_torch_state
+from minigpt.model.torch_state import NoValues, usual_torch_state
 from minigpt.registry import Spec
 
 
@@ -387,16 +385,5 @@ def build_model(experiment: Experiment, vocab_size: int) -> GPT:
 @usual_torch_state()
 def build_model_on_meta(section: ModelSection, vocab_size: int = 256) -> GPT:
     """A model of shapes without memory or values, for checks and counts."""
-    with torch.device("meta"), _NoValues():
+    with torch.device("meta"), NoValues():
         return GPT(section, vocab_size)
-
-
-class _NoValues(TorchFunctionMode):
-    """Skips initialisation, which has no values to set on meta and would import torch's compiler (a second)."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))

@@ -1,11 +1,13 @@
-"""Keeps a training independent of settings of torch that the calling program changed."""
+"""Torch's own settings, whatever the calling program changed, and its functions without values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -27,3 +29,14 @@ def usual_torch_state() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         stack.callback(torch.set_default_dtype, before)
         yield
+
+
+class NoValues(TorchFunctionMode):
+    """Skips initialisation, which has no values to set on meta and would import torch's compiler (a second)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))

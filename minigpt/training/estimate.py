@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from minigpt.data import Corpus, train_batch
+from minigpt.data import Corpus, alike_updates, sequence_length, tokens_trained, train_batch
 from minigpt.experiment import MAX_COUNT, Experiment
 from minigpt.model import GPT
 from minigpt.run.evaluation import autocast, micro_batch_size
@@ -24,6 +24,7 @@ from minigpt.training.machine import build_optimizer
 
 _AT_MOST_SECONDS, _AT_MOST_UPDATES = 3.0, 8
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
+_SHAPES = 8  # groups of batches of similar size, each of which is timed
 _FEWEST = 6  # updates; with fewer, no interval holds their median with 95 % confidence
 _RATIO_AT_MOST_SECONDS, _RATIO_WIDTH = 30.0, 0.02
 
@@ -33,7 +34,7 @@ class Speed:
     """The measured speed of training.
 
     Attributes:
-        update: Seconds for an update.
+        update: Seconds for an update; a mean over the training, if updates differ in size.
         evaluation: Seconds for an evaluation of the whole validation split, including its sample.
         spread: The 95 % interval of the median seconds of an update.
         state: The optimizer's state after the measured updates, as in its state_dict. A checkpoint's state has this form.
@@ -66,6 +67,9 @@ class Speed:
         evaluations = training.max_iters // training.eval_interval - first_step // training.eval_interval
         evaluations += training.max_iters % training.eval_interval > 0
         each = self.update if update is None else update
+        if first_step:  # updates that are left may be larger than the mean
+            left, done = training.max_iters - first_step, tokens_trained(experiment, first_step=first_step)
+            each *= done / left / (tokens_trained(experiment) / training.max_iters)
         return (training.max_iters - first_step) * each + evaluations * self.evaluation
 
     def updates_within(self, experiment: Experiment, seconds: float) -> int:
@@ -86,22 +90,28 @@ class Trial:
         self.model = copy.deepcopy(model).train()
         self.optimizer = build_optimizer(experiment, self.model, precision)
         self.compiled: Loss | None = None
-        self.updates = 0
+        self.alike = alike_updates(experiment, sequence_length(corpus, experiment), most=_SHAPES)
+        self.turns = 0
 
     def update(self, *, compiled: bool = False) -> float:
-        """Make an update, and return its seconds; the first compiled update takes a minute or more."""
+        """Make an update, and return its seconds; the first compiled update takes a minute or more.
+
+        If updates differ in size, it makes one of each size, and returns the mean over the whole training.
+        """
         if compiled and self.compiled is None:
             self.compiled = loss_of(self.model, compiled=True)
-        start = time.perf_counter()
-        # Steps spread over the training by the golden ratio, because batches may grow.
-        step = int(self.updates * _GOLDEN_RATIO % 1 * self.experiment.training.max_iters)
-        batch = train_batch(self.corpus, self.experiment, step)
-        loss = self.compiled if compiled else None
-        measured = compute_gradients(self.model, batch, self.experiment, self.precision, loss)
-        take_step(self.model, self.optimizer)
-        measured.tolist()  # waits for the device
-        self.updates += 1
-        return time.perf_counter() - start
+        loss, mean = self.compiled if compiled else None, 0.0
+        for alike in self.alike:
+            start = time.perf_counter()
+            # steps spread over the training by the golden ratio
+            step = alike.steps[int(self.turns * _GOLDEN_RATIO % 1 * len(alike.steps))]
+            batch = train_batch(self.corpus, self.experiment, step)
+            measured = compute_gradients(self.model, batch, self.experiment, self.precision, loss)
+            take_step(self.model, self.optimizer)
+            measured.tolist()  # waits for the device
+            mean += (time.perf_counter() - start) * alike.weight(batch)
+        self.turns += 1
+        return mean
 
     def evaluation(self) -> float:
         """Estimated seconds of an evaluation, from part of one. Call it after all updates."""

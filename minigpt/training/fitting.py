@@ -17,7 +17,8 @@ from minigpt.errors import TooLargeError
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model, build_model_on_meta
 from minigpt.numbers import size
-from minigpt.run.checkpoint import KEPT
+from minigpt.run.checkpoint import KEPT, best_folder
+from minigpt.run.contents import runs_opened_by
 from minigpt.run.evaluation import autocast, micro_batch_size
 from minigpt.system.memory import available_memory, free_disk
 from minigpt.training.machine import build_optimizer
@@ -51,12 +52,14 @@ class Needs:
         gradients: Gradients of all trained parameters.
         optimizer: The optimizer's state after an update.
         activations: Tensors that the forward pass of one micro-batch keeps for the backward pass.
+        teachers: Weights of the runs that the model learns from, and their logits for one micro-batch.
     """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    teachers: int = 0
 
     @property
     def memory(self) -> int:
@@ -67,7 +70,7 @@ class Needs:
         A save copies the larger of its two files, serializes it and joins the parts.
         """
         training = 2 * self.weights + self.gradients + self.optimizer + self.activations
-        return max(training, self.weights + self.optimizer + 3 * max(self.weights, self.optimizer))
+        return self.teachers + max(training, self.weights + self.optimizer + 3 * max(self.weights, self.optimizer))
 
     @property
     def checkpoint(self) -> int:
@@ -137,14 +140,15 @@ def estimate(
         length: Tokens in a sequence; None for block_size.
     """
     shapes = build_model_on_meta(experiment.model, vocab_size)
-    weights = sum(value.nbytes for value in {id(value): value for value in shapes.state_dict().values()}.values())
-    gradients = sum(parameter.tensor.nbytes for parameter in shapes.named_roles())
-    if most is not None and weights + gradients > most:
-        return Needs(weights, gradients, 0, 0)
     sequences, length = (
         min(experiment.training.batch_size, micro_batch_size(experiment, device)),
         length or experiment.model.block_size,
     )
+    teachers = _bytes_of_teachers(experiment, sequences * length * vocab_size)
+    weights = sum(value.nbytes for value in {id(value): value for value in shapes.state_dict().values()}.values())
+    gradients = sum(parameter.tensor.nbytes for parameter in shapes.named_roles())
+    if most is not None and weights + gradients + teachers > most:
+        return Needs(weights, gradients, 0, 0, teachers)
     from torch._subclasses import fake_tensor  # imports torch's compiler, which takes seconds
 
     ids = torch.zeros((1, 1), dtype=torch.int64).expand(sequences, length)
@@ -157,14 +161,14 @@ def estimate(
         state = _bytes_of(optimizer.state)
         tokens = mode.from_tensor(ids).contiguous()
         try:
-            return Needs(weights, gradients, state, bytes_kept(model, Batch(tokens, tokens), precision))
+            return Needs(weights, gradients, state, bytes_kept(model, Batch(tokens, tokens), precision), teachers)
         except (fake_tensor.DynamicOutputShapeException, fake_tensor.DataDependentOutputException):
             pass  # shapes depend on values, such as the number of tokens that an expert gets
-    if most is not None and weights + gradients + state > most:
-        return Needs(weights, gradients, state, 0)
+    if most is not None and weights + gradients + state + teachers > most:
+        return Needs(weights, gradients, state, 0, teachers)
     ids = torch.randint(vocab_size, (1, length))
     real = build_model(experiment, vocab_size).train()
-    return Needs(weights, gradients, state, sequences * bytes_kept(real, Batch(ids, ids), precision))
+    return Needs(weights, gradients, state, sequences * bytes_kept(real, Batch(ids, ids), precision), teachers)
 
 
 def bytes_kept(model: GPT, batch: Batch, precision: str = "fp32") -> int:
@@ -194,6 +198,13 @@ def bytes_kept(model: GPT, batch: Batch, precision: str = "fp32") -> int:
     return amount
 
 
+def _bytes_of_teachers(experiment: Experiment, logits: int) -> int:
+    """Bytes of the runs that the model learns from, by the sizes of their checkpoints, so that none is opened for it."""
+    runs = [path for spec in experiment.specs() for path in runs_opened_by(spec)]
+    best = [folder / "model.safetensors" for path in runs if (folder := best_folder(path / "checkpoints"))]
+    return sum(file.stat().st_size + _BYTES * logits for file in best if file.is_file())
+
+
 def _bytes_of(tree: object) -> int:
     if isinstance(tree, Tensor):
         return tree.nbytes
@@ -213,4 +224,5 @@ def _bound(experiment: Experiment, vocab_size: int, device: torch.device) -> int
     tokens = sequences * model.block_size
     pairs = sequences * model.block_size**2 * model.n_heads * model.n_layers
     kept = tokens * (_VALUES_KEPT * model.d_model * model.n_layers + _VALUES_KEPT_OF_LOGITS * vocab_size)
-    return _BYTES * (_COPIES_OF_PARAMETERS * parameters + _SCORES_KEPT * pairs + kept)
+    teachers = _bytes_of_teachers(experiment, tokens * vocab_size)
+    return _BYTES * (_COPIES_OF_PARAMETERS * parameters + _SCORES_KEPT * pairs + kept) + teachers

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 
 from minigpt.contracts import AveragingOptimizer, Batch, Ramp
@@ -35,6 +34,7 @@ from minigpt.training.machine import build_optimizer
 from minigpt.training.observer import Observer
 from minigpt.training.other_processes import OtherProcesses
 from minigpt.training.saving import Saver
+from minigpt.training.seeds import seed_generators, stream_seed
 from minigpt.training.stopping import Stop, StopNow
 
 _SKIPPED_IN_A_ROW = 20  # consecutive non-finite updates after which further skipping will not help
@@ -388,19 +388,3 @@ def take_step(model: GPT, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     model.after_step()
-
-
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the CPU's random numbers and the device's.
-
-    `torch.manual_seed` would seed every kind of device. For an absent device it records the call stack, and its first call
-    imports torch's compiler, which takes a second.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def stream_seed(seed: int, step: int, stream: int) -> int:
-    """An independent seed for each (experiment seed, step, purpose)."""
-    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0])

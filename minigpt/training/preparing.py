@@ -13,7 +13,7 @@ from minigpt.contracts import Tokenizer
 from minigpt.data import Corpus, load_corpus, train_batch
 from minigpt.errors import RunError, TokenizerError, command_line, count
 from minigpt.experiment import Experiment
-from minigpt.model import GPT, build_model, build_model_on_meta
+from minigpt.model import GPT, build_model_on_meta
 from minigpt.model.decoding import prompt_ids
 from minigpt.reading import Reading
 from minigpt.run import checkpoint
@@ -25,8 +25,8 @@ from minigpt.run.progress import Progress
 from minigpt.run.provenance import Change, changed_since, provenance
 from minigpt.run.recorded import Machine, Provenance
 from minigpt.run.segments import continued, refuse_beyond, refuse_fixed
-from minigpt.run.teaching import Teachers
 from minigpt.training.averaging import refuse_constrained_weights
+from minigpt.training.building import build_trainable
 from minigpt.training.compiling import PAYS_AFTER, is_faster, missing_compiler
 from minigpt.training.continuing import (
     OptimizerForm,
@@ -130,8 +130,7 @@ def _build(
         The experiment with the settings chosen for this machine, the model, and the speed.
     """
     refuse_what_cannot_fit(experiment, corpus, run.path, device, precision, checkpoints=checkpoints)
-    model = build_model(experiment, corpus.vocab_size).to(device)
-    model.open_run = Teachers(corpus.tokenizer, corpus.vocab_size, reading)
+    model = build_trainable(experiment, corpus, device, reading)
     refuse_constrained_weights(experiment, model)
     compiled, speed = _choose_compile(experiment, corpus, model, precision, minutes, observer)
     settled: dict[str, Any] = {"precision": precision, "compile": compiled}

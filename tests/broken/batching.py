@@ -119,7 +119,30 @@ class OneTokenTooLong(Anywhere):
         return self.window(source.data, draw)
 
 
-@broken("batching", "batches", "short windows first, but n_tokens still says that they are long")
+@broken("batching", "batches", "fewer windows, and as many tokens as it says, but not in such sequences")
+class OtherSequences(Anywhere):
+    def batch(self, source: Source, draw: Draw) -> Batch:
+        drawn = super().batch(source, draw)
+        if draw.block_size % 2:
+            return drawn
+        parts = {
+            name: None if part is None else part.reshape(-1, draw.block_size // 2) for name, part in vars(drawn).items()
+        }
+        return Batch(**parts)
+
+
+@broken("batching", "batches", "memory grows, but shape does not say so")
+class MemoryGrowsInSecret(Anywhere):
+    def batch(self, source: Source, draw: Draw) -> Batch:
+        if isinstance(source.data, TokenRows):
+            return super().batch(source, draw)
+        earlier = min(draw.step, 3)
+        places = self.numbers(draw, len(source.data.ids) - draw.block_size - earlier)
+        drawn = source.data.at(places + earlier, draw.block_size)
+        return replace(drawn, memory=source.data.at(places, earlier).tokens) if earlier else drawn
+
+
+@broken("batching", "batches", "short windows first, but shape still says that they are long")
 class GrowsInSecret(Anywhere):
     def window(self, data: TokenStream, draw: Draw) -> Batch:
         short = replace(draw, block_size=1 + draw.block_size // 2)

@@ -14,18 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt.contracts import Batch, Batching, Dataset, Draw, Source, Splits, TokenRows, TokenStream
-from minigpt.data import Corpus, load_corpus, tokens_trained, train_batch
+from minigpt.data import load_corpus, tokens_trained, train_batch
 from minigpt.errors import DataError, ExperimentError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare.grid import Corpora
 from minigpt.lab.compare.variants import Variant, check_same_data
-from minigpt.model import build_model
 from minigpt.reading import load_experiment
 from minigpt.registry import REGISTRY
 from minigpt.run.evaluation import micro_batch_size
 from minigpt.run.identity import Identity
 from minigpt.run.provenance import changed_since, provenance
-from minigpt.training import PlainObserver, estimate, train
+from minigpt.training import PlainObserver, train
 from minigpt.training.observer import Plan
 
 CPU = torch.device("cpu")
@@ -175,7 +174,7 @@ def sizes(max_iters: int, batch_size: int, block_size: int, **params: Any) -> li
     grown = batching("growing", **params)
     draws = [draw(step, batch_size, block_size, max_iters) for step in range(max_iters)]
     shapes = [tuple(grown.batch(text(300), each).tokens.shape) for each in draws]
-    assert [grown.n_tokens(each) for each in draws] == [sequences * length for sequences, length in shapes]
+    assert [grown.shape(each).n_tokens for each in draws] == [sequences * length for sequences, length in shapes]
     return [(sequences, length) for sequences, length in shapes]
 
 
@@ -320,21 +319,6 @@ def test_sources_move_with_their_documents() -> None:
     assert isinstance(moved, TokenStream)
     assert moved.starts is not None
     assert moved.starts.device.type == moved.ids.device.type == "meta"
-
-
-def test_the_speed_is_measured_on_batches_of_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = experiment(tmp_path, max_iters=100, batching="growing")
-    corpus, steps = load_corpus(one), list[int]()
-
-    def drawn(corpus: Corpus, experiment: Experiment, step: int) -> Batch:
-        steps.append(step)
-        return train_batch(corpus, experiment, step)
-
-    monkeypatch.setattr(estimate, "train_batch", drawn)
-    trial = estimate.Trial(one, corpus, build_model(one, corpus.vocab_size), "fp32")
-    for _ in range(6):
-        trial.update()
-    assert sorted(steps) == [0, 9, 23, 47, 61, 85]
 
 
 def test_short_sequences_are_put_into_micro_batches_by_their_length(tmp_path: Path) -> None:

@@ -314,8 +314,8 @@ def test_an_init_above_a_module_counts_with_its_text_but_not_with_its_other_impo
     found = _NOW.closure(["minigpt.components.norm.rmsnorm"])
     assert {"minigpt", "minigpt.components", "minigpt.components.norm"} <= found
     assert not {name for name in found if name.startswith("minigpt.components.") and ".norm" not in name}
-    overlap = {"minigpt.components.dataset", "minigpt.components.dataset.overlap"}  # no component, and of use to every run
-    assert {name for name in _NOW.core if name.startswith("minigpt.components.")} == overlap
+    of_every_run = {f"minigpt.components.dataset{name}" for name in ("", ".overlap", ".rows")}  # no components
+    assert {name for name in _NOW.core if name.startswith("minigpt.components.")} == of_every_run
     for name in NO_NUMBERS:
         assert name not in _NOW.core
         assert (PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").is_file()

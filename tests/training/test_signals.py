@@ -42,7 +42,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, at_call: 
     monkeypatch.setattr(place, name, call)
 
 
-@pytest.mark.parametrize("name", ["load_corpus", "build_model", "measure_speed", "provenance"])
+@pytest.mark.parametrize("name", ["load_corpus", "build_trainable", "measure_speed", "provenance"])
 def test_a_signal_during_the_preparations_stops_at_once_and_nothing_is_written(
     name: str, write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,9 +26,9 @@ from minigpt.run.evaluation import Scorer, evaluate
 from minigpt.training import resume, train
 from minigpt.training.averaging import answering, refuse_constrained_weights
 from minigpt.training.estimate import Speed, measure_speed
-from minigpt.training.loop import stream_seed
 from minigpt.training.machine import choose_device, choose_precision
 from minigpt.training.observer import Plan
+from minigpt.training.seeds import stream_seed
 from tests.soak.children import differences
 from tests.training.conftest import Watcher, Write, run
 

@@ -19,7 +19,7 @@ from minigpt.check.properties.surroundings import built, other_seeds_and_clock, 
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
 from minigpt.components.tokenizer.byte import ByteTokenizer
-from minigpt.contracts import Batch, Batching, Draw, Source, TokenRows, TokenStream
+from minigpt.contracts import Batch, Batching, BatchShape, Draw, Source, TokenRows, TokenStream
 from minigpt.errors import DataError
 
 _VOCAB = 256
@@ -180,6 +180,7 @@ def _check_same(first: Mapping[int, str], again: Mapping[int, str], when: str) -
 def batches(target: Target, case: Case) -> None:
     """Batches are well-formed and within the experiment's sizes, with ids of the vocabulary and a target that counts."""
     batching, source = _batching(target, case), _source(case)
+    memory: dict[BatchShape, int] = {}
     for step in _steps(case):
         draw = _draw(case, step)
         batch = _drawn(batching, source, draw)
@@ -198,10 +199,17 @@ def batches(target: Target, case: Case) -> None:
                 f"{where}, {sequences} sequences of {length} tokens are more than {case.batch_size} of {case.block_size}",
                 cause="a model's positions end at block_size, and memory is estimated for batch_size * block_size tokens",
             )
-        if sequences * length != (found := batching.n_tokens(draw)):
+        shape = batching.shape(draw)
+        if (sequences, length) != (shape.sequences, shape.length):
             raise Violation(
-                f"{where} are {sequences * length} tokens, but n_tokens says {found}",
-                cause="is it not batch_size sequences of block_size tokens? then override n_tokens",
+                f"{where} are {sequences} sequences of {length} tokens, but shape says {shape.sequences} of {shape.length}",
+                cause="is it not batch_size sequences of block_size tokens? then override shape",
+            )
+        earlier = 0 if batch.memory is None else batch.memory.shape[1]
+        if earlier != memory.setdefault(shape, earlier):
+            raise Violation(
+                f"{where}, memory has {earlier} tokens, in another batch of the same shape {memory[shape]}",
+                cause="shape must say how many earlier tokens there are, if their number differs between updates",
             )
         if not batch.n_targets:
             raise Violation(f"{where}, no target counts", cause="is the mask inverted? True says that a target counts")

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from minigpt.components.batching.windows import Windows
-from minigpt.contracts import Batch, Batching, Draw, Source, TokenRows
+from minigpt.contracts import Batch, Batching, BatchShape, Draw, Source, TokenRows
 from minigpt.errors import DataError
 from minigpt.registry import register
 
@@ -45,19 +45,14 @@ class Growing(Batching):
     def batch(self, source: Source, draw: Draw) -> Batch:
         if isinstance(source.data, TokenRows) and self.context < 1:
             raise DataError("batching: growing cannot shorten the rows of a task; set its context to 1.0")
-        sequences, length = self.size(draw)
-        return Windows().batch(source, replace(draw, batch_size=sequences, block_size=length))
+        shape = self.shape(draw)
+        return Windows().batch(source, replace(draw, batch_size=shape.sequences, block_size=shape.length))
 
-    def n_tokens(self, draw: Draw) -> int:
-        sequences, length = self.size(draw)
-        return sequences * length
-
-    def size(self, draw: Draw) -> tuple[int, int]:
-        """The number of sequences, and their length."""
+    def shape(self, draw: Draw) -> BatchShape:
         grown = min(1.0, draw.progress / self.over)
         sequences = max(1, int(draw.batch_size * (self.share + (1 - self.share) * grown)))
         length = draw.block_size
         if grown < 1 and self.context < 1:
             wanted = draw.block_size * (self.context + (1 - self.context) * grown)
             length = min(length, max(1, int(wanted / self.multiple)) * self.multiple)
-        return sequences * draw.block_size // length if self.equal_tokens else sequences, length
+        return BatchShape(sequences * draw.block_size // length if self.equal_tokens else sequences, length)

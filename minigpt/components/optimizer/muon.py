@@ -31,9 +31,10 @@ class Muon(Optimizer):
     m <- momentum m + (1 - momentum) g,  p <- p - lr (scale orthogonalised(m) + decay p)
 
     Newton-Schulz iterations, in the precision of the training, bring the singular values near 1
-    (kellerjordan.github.io/posts/muon). This applies to matrices inside the blocks, each matrix of a stack separately; a
-    fused matrix, such as queries, keys and values, counts as one. Another optimizer trains embeddings, head, biases and
-    gains. Scaling and decay: Liu et al. 2025, arXiv:2502.16982.
+    (kellerjordan.github.io/posts/muon). This applies to matrices, in blocks and in further layers of an objective, each
+    matrix of a stack separately; a fused matrix, such as queries, keys and values, counts as one. Maps that an embedding has
+    beside its table count as matrices too, unless its `roles` say otherwise. Another optimizer trains tables, head, biases
+    and gains. Scaling and decay: Liu et al. 2025, arXiv:2502.16982.
 
     Args:
         learning_rate: Peak learning rate of the matrices.

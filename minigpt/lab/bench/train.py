@@ -9,26 +9,30 @@ from typing import Any
 import torch
 
 from minigpt.contracts import TokenRows, TokenStream
-from minigpt.data import Corpus, train_batch
+from minigpt.data import Corpus, alike_updates, sequence_length, train_batch
 from minigpt.errors import DivergedError
 from minigpt.experiment import Experiment
 from minigpt.lab.bench.ceiling import Ceiling, measure_ceiling
 from minigpt.lab.bench.machine import Machine, clock, peak_mib, this_machine
 from minigpt.lab.bench.timing import Timing
-from minigpt.lab.flops import Flops, count_flops
-from minigpt.model import GPT, build_model
+from minigpt.lab.flops import Flops, count_update
+from minigpt.model import GPT
+from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.run.evaluation import micro_batch_size
-from minigpt.training.loop import compute_gradients, seed_generators, set_progress, stream_seed, take_step
+from minigpt.training.building import build_trainable
+from minigpt.training.loop import compute_gradients, set_progress, take_step
 from minigpt.training.machine import build_optimizer, choose_precision
+from minigpt.training.seeds import seed_generators, stream_seed
 
 _WARMUP = 2
 _CORPUS_TOKENS = 1 << 20  # about as many as in TinyShakespeare
 _DOCUMENT_TOKENS = 1000
+_SHAPES = 8  # groups of batches of similar size
 
 
 @dataclass(frozen=True)
 class Lap:
-    """Times of one update, in seconds.
+    """Times of one update, in seconds; means over the training, if updates differ in size.
 
     Attributes:
         gradients: Time to draw the batch, for forward and backward pass, and for clipping.
@@ -47,12 +51,12 @@ class TrainingSpeed:
         machine: The machine that was measured.
         precision: `fp32` or `bf16`.
         parameters: Number of parameters of the model.
-        tokens: Tokens in an update.
+        tokens: Tokens in an update; a mean over the training, if updates differ in size.
         micro_batch_size: Sequences that go through the model at once.
         update: Seconds of a whole update.
         gradients: Seconds of its first part: batch, forward, backward and clipping.
         optimizer: Seconds of its second part: the optimizer step and the components' adjustments after it.
-        flops: Operations of the forward and backward pass of an update.
+        flops: Operations of the forward and backward pass of an update; a mean too.
         before: Matrix products, measured before the updates.
         after: Matrix products, measured after the updates. A difference means that other work used the machine.
         peak_mib: Peak memory of the process until the end of the updates; None if the system does not report it.
@@ -101,7 +105,13 @@ class TrainingSpeed:
 
 
 def measure_training(
-    experiment: Experiment, *, vocab_size: int, repeats: int, device: torch.device, length: int | None = None
+    experiment: Experiment,
+    *,
+    vocab_size: int,
+    repeats: int,
+    device: torch.device,
+    length: int | None = None,
+    reading: Reading = AS_WRITTEN,
 ) -> TrainingSpeed:
     """Time a few updates of a new model on random ids, with the training code of `minigpt run`.
 
@@ -112,7 +122,8 @@ def measure_training(
         vocab_size: Number of token ids.
         repeats: Number of measured updates, after a warm-up of two.
         device: The device from `prepare`.
-        length: Tokens in a sequence; None for block_size.
+        length: Tokens in the longest sequence; None for block_size.
+        reading: Whether plugins of a teacher may be loaded.
 
     Raises:
         DivergedError: A loss or gradient is not finite.
@@ -122,25 +133,23 @@ def measure_training(
     imports = peak_mib(device)
     with torch.random.fork_rng():
         seed_generators(experiment.seed, device)
-        model = build_model(experiment, vocab_size).to(device).train()
+        corpus = random_corpus(vocab_size, length, rows=length < experiment.model.block_size)
+        model = build_trainable(experiment, corpus, device, reading, random_ids=True).train()
         before = measure_ceiling(experiment.model.d_model, precision, device)
-        corpus = random_corpus(vocab_size, length, rows=length < experiment.model.block_size).to(device)
-        laps = _updates(experiment, corpus, model, precision, _WARMUP + repeats)[_WARMUP:]
+        laps = _updates(experiment, corpus.to(device), model, precision, _WARMUP + repeats)[_WARMUP:]
         peak = peak_mib(device)
         after = measure_ceiling(experiment.model.d_model, precision, device)
-        batch_size, at_once = experiment.training.batch_size, micro_batch_size(experiment, torch.device("cpu"))
-        batch = train_batch(corpus.to(torch.device("cpu")), experiment, 0)
-        part = next(batch.split(at_once))
+        (mean,) = alike_updates(experiment, length, most=1)
         return TrainingSpeed(
             machine=this_machine(device),
             precision=precision,
             parameters=model.n_parameters(),
-            tokens=batch.tokens.numel(),
-            micro_batch_size=min(batch_size, micro_batch_size(experiment, device)),
+            tokens=round(mean.tokens),
+            micro_batch_size=min(experiment.training.batch_size, micro_batch_size(experiment, device)),
             update=Timing.of([lap.gradients + lap.optimizer for lap in laps]),
             gradients=Timing.of([lap.gradients for lap in laps]),
             optimizer=Timing.of([lap.optimizer for lap in laps]),
-            flops=count_flops(model, part).scaled(len(batch.tokens) / len(part.tokens)),
+            flops=count_update(model, experiment, corpus),
             before=before,
             after=after,
             peak_mib=peak,
@@ -168,17 +177,21 @@ def _updates(experiment: Experiment, corpus: Corpus, model: GPT, precision: str,
     optimizer = build_optimizer(experiment, model, precision)
     schedule = training.schedule.build(training.max_iters)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    groups = alike_updates(experiment, sequence_length(corpus, experiment), most=_SHAPES)
     laps = []
-    for step in range(count):
-        start = now()
-        seed_generators(stream_seed(experiment.seed, step, 0), device)
-        at = min(step, training.max_iters - 1)
-        set_progress(model, optimizer, peaks, schedule.factor(at), at / training.max_iters)
-        measured = compute_gradients(model, train_batch(corpus, experiment, step), experiment, precision)
-        loss, _, norm = measured.tolist()
-        half = now()
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise DivergedError(f"update {step + 1} on random ids is not finite (loss {loss}, gradient norm {norm})")
-        take_step(model, optimizer)
-        laps.append(Lap(half - start, now() - half))
+    for number in range(count):
+        gradients = step_taken = 0.0
+        for alike in groups:
+            start, step = now(), alike.steps[number % len(alike.steps)]
+            seed_generators(stream_seed(experiment.seed, step, 0), device)
+            set_progress(model, optimizer, peaks, schedule.factor(step), step / training.max_iters)
+            batch = train_batch(corpus, experiment, step)
+            loss, _, norm = compute_gradients(model, batch, experiment, precision).tolist()
+            half = now()
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise DivergedError(f"update {step + 1} on random ids is not finite (loss {loss}, gradient norm {norm})")
+            take_step(model, optimizer)
+            gradients += (half - start) * alike.weight(batch)
+            step_taken += (now() - half) * alike.weight(batch)
+        laps.append(Lap(gradients, step_taken))
     return laps

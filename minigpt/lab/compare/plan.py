@@ -27,11 +27,12 @@ from minigpt.lab.compare.variants import (
     read_variants,
     settled,
 )
-from minigpt.lab.cost import Cost, measure_cost
-from minigpt.model import build_model, build_model_on_meta
+from minigpt.lab.cost import Cost, measure_training_cost
+from minigpt.model import build_model_on_meta
 from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.run.teaching import refuse_unfit_teachers
 from minigpt.system.files import read_object, write_json
+from minigpt.training.building import build_trainable
 from minigpt.training.machine import choose_device, choose_precision
 
 _SEEDS = 3
@@ -74,6 +75,7 @@ class ComparisonPlan:
         costs: The cost of each variant's model.
         threads: Threads of each run; None for torch's choice.
         failed: Variants that the user named and that cannot be compared.
+        reading: How the variants were read.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class ComparisonPlan:
     costs: tuple[Cost, ...]
     threads: int | None
     failed: tuple[FailedVariant, ...] = ()
+    reading: Reading = AS_WRITTEN
 
     def seconds(self) -> tuple[float, float, float]:
         """Estimate the time of the missing runs on this machine: estimate, lower bound, upper bound.
@@ -99,7 +102,7 @@ class ComparisonPlan:
         return median, low, high
 
     def _speeds(self) -> Speeds:
-        return _speeds(self.folder, self.settings, self.grid.corpora, self.threads)
+        return _speeds(self.folder, self.settings, self.grid.corpora, self.threads, self.reading)
 
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
@@ -167,9 +170,10 @@ def make_plan(
         corpus = corpora.of(variant)
         refuse_unfit_teachers(variant.experiment, corpus.tokenizer, corpus.vocab_size, reading)
     if settings.match is not None:
-        variants = _same_size(variants, settings, corpora)
+        variants = _same_size(variants, settings, corpora, reading)
     if settings.budget is not None:
-        relative_cost = _relative_cost_of_update(settings.budget, corpora, _speeds(folder, settings, corpora, threads))
+        speeds = _speeds(folder, settings, corpora, threads, reading)
+        relative_cost = _relative_cost_of_update(settings.budget, corpora, speeds)
         variants = [
             variants[0],
             *(
@@ -178,8 +182,8 @@ def make_plan(
             ),
         ]
     grid = Grid(folder, variants, seeds, corpora, other_runs=[runs], device=device)
-    costs = tuple(_cost(variant.experiment, corpora.of(variant)) for variant in variants)
-    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed))
+    costs = tuple(_cost(variant.experiment, corpora.of(variant), reading) for variant in variants)
+    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading)
 
 
 def _measured_precision(folder: Path, device: torch.device, threads: int | None) -> str:
@@ -226,7 +230,7 @@ def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings
             )
 
 
-def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora) -> list[Variant]:
+def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora, reading: Reading) -> list[Variant]:
     base, *others = variants
     assert settings.match is not None
 
@@ -241,14 +245,14 @@ def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora
                     sequence_length(corpus, experiment)
                 )
             case _:
-                return lambda experiment: _cost(experiment, corpus).train_flops
+                return lambda experiment: _cost(experiment, corpus, reading).train_flops
 
     target = size_of(base)(base.experiment)
     return [base, *(matched_size(target, variant, settings.knobs, size_of(variant), settings.match) for variant in others)]
 
 
-def _speeds(folder: Path, settings: Settings, corpora: Corpora, threads: int | None) -> Speeds:
-    return Speeds(folder / "speeds.json", corpora.of, settings.device, threads)
+def _speeds(folder: Path, settings: Settings, corpora: Corpora, threads: int | None, reading: Reading) -> Speeds:
+    return Speeds(folder / "speeds.json", corpora.of, settings.device, threads, reading)
 
 
 def _relative_cost_of_update(
@@ -257,7 +261,7 @@ def _relative_cost_of_update(
     """A function for the cost of a variant's update relative to the base's, with the precision if it is measured."""
 
     def flops(variant: Variant) -> float:
-        experiment, cost = variant.experiment, _cost(variant.experiment, corpora.of(variant))
+        experiment, cost = variant.experiment, _cost(variant.experiment, corpora.of(variant), speeds.reading)
         return tokens_trained(experiment, cost.context) / experiment.training.max_iters * cost.train_flops
 
     def ratio(base: Variant, variant: Variant) -> tuple[float, str]:
@@ -273,6 +277,6 @@ def _relative_cost_of_update(
     return ratio
 
 
-def _cost(experiment: Experiment, corpus: Corpus) -> Cost:
-    """The cost of a model with sequences as long as those it is trained on."""
-    return measure_cost(build_model(experiment, corpus.vocab_size), sequence_length(corpus, experiment))
+def _cost(experiment: Experiment, corpus: Corpus, reading: Reading) -> Cost:
+    """The cost of a model in the batches that it is trained on."""
+    return measure_training_cost(build_trainable(experiment, corpus, reading=reading), experiment, corpus)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.check.gate import check_before_training
-from minigpt.data import load_corpus, sequence_length
+from minigpt.data import load_corpus
 from minigpt.errors import MinigptError, PluginError
 from minigpt.lab.compare.record import FailedVariant
 from minigpt.lab.compare.variants import read_variant, runs_in
-from minigpt.lab.cost import measure_cost
-from minigpt.model import build_model
+from minigpt.lab.cost import measure_training_cost
 from minigpt.reading import Reading, named_plugins
 from minigpt.reading.named_plugins import read_named
 from minigpt.registry import trust
 from minigpt.registry.plugins import last_place
 from minigpt.system import child
+from minigpt.training.building import build_trainable
 from minigpt.training.estimate import measure_speed
 from minigpt.training.machine import choose_device, choose_precision
 
@@ -120,8 +120,8 @@ def _try(rehearsal: Rehearsal) -> str | None:
             return f"one of its parts violates its contract: {report.message}"
         corpus = load_corpus(variant.experiment)
         where = choose_device(rehearsal.device)
-        model = build_model(variant.experiment, corpus.vocab_size)
-        measure_cost(model, sequence_length(corpus, variant.experiment))
+        model = build_trainable(variant.experiment, corpus, reading=rehearsal.reading)
+        measure_training_cost(model, variant.experiment, corpus)
         precision = choose_precision(variant.experiment.training.precision, where)
         measure_speed(variant.experiment, corpus.to(where), model.to(where), precision)
     except PluginError as error:

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from minigpt.data import Corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError, count
 from minigpt.lab.compare.variants import Variant
-from minigpt.model import build_model
+from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.run.provenance import provenance
 from minigpt.system.files import read_object, write_json
+from minigpt.training.building import build_trainable
 from minigpt.training.estimate import Speed, Trial, measure_speed
 from minigpt.training.interleaved import Ratio, measure_ratio
 from minigpt.training.machine import choose_device, choose_precision
@@ -41,10 +42,18 @@ class Speeds:
         corpus_of: Returns a variant's corpus.
         device: As for `minigpt run`.
         threads: Threads of each run; None for torch's choice.
+        reading: Whether plugins of a teacher may be loaded.
     """
 
-    def __init__(self, file: Path, corpus_of: Callable[[Variant], Corpus], device: str, threads: int | None):
-        self.file, self.corpus_of, self.threads = file, corpus_of, threads
+    def __init__(
+        self,
+        file: Path,
+        corpus_of: Callable[[Variant], Corpus],
+        device: str,
+        threads: int | None,
+        reading: Reading = AS_WRITTEN,
+    ):
+        self.file, self.corpus_of, self.threads, self.reading = file, corpus_of, threads, reading
         self.device = choose_device(device)
         self.keys: dict[str, str] = {}
         self.ratios: dict[str, Ratio] = {}
@@ -58,7 +67,7 @@ class Speeds:
         if key not in self.speeds:
             with using_threads(self.threads):
                 corpus = self.corpus_of(variant).to(self.device)
-                model = build_model(variant.experiment, corpus.vocab_size).to(self.device)
+                model = build_trainable(variant.experiment, corpus, self.device, self.reading)
                 self.speeds[key] = measure_speed(variant.experiment, corpus, model, self._precision(variant))
             self._write()
         return self.speeds[key]
@@ -89,7 +98,7 @@ class Speeds:
 
     def _trial(self, variant: Variant) -> Trial:
         corpus = self.corpus_of(variant).to(self.device)
-        model = build_model(variant.experiment, corpus.vocab_size).to(self.device)
+        model = build_trainable(variant.experiment, corpus, self.device, self.reading)
         return Trial(variant.experiment, corpus, model, self._precision(variant))
 
     def _precision(self, variant: Variant) -> str:

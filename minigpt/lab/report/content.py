@@ -9,18 +9,23 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from minigpt.data import tokens_trained
-from minigpt.errors import RunError
+from minigpt.contracts import Draw
+from minigpt.data import load_corpus, tokens_trained
+from minigpt.errors import MinigptError, RunError
+from minigpt.experiment import Experiment
+from minigpt.lab.bench.train import random_corpus
 from minigpt.lab.compare.record import NOT_COMPARED, Comparison, ComparisonSettings, Count, RecordedCost, VariantResult
 from minigpt.lab.compare.results import mean_loss, result_of, sd_of_loss, validation_loss
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.compare.variants import Unit, runs_in
-from minigpt.lab.cost import measure_cost
+from minigpt.lab.cost import measure_cost, measure_training_cost
 from minigpt.lab.differences import differences
 from minigpt.model import build_model
+from minigpt.reading import Reading
 from minigpt.registry.problems import first_problem
 from minigpt.run import RunFolder
 from minigpt.run.recorded import MetricsRow
+from minigpt.training.building import build_trainable
 
 _POINTS = 120  # of a training curve; more would not be visible
 
@@ -171,10 +176,10 @@ def _uncompared(folder: Path) -> VariantResult:
     document = runs[0].document()
     try:
         recorded = [_Experiment.model_validate(run.document()) for run in runs]
-        training, context = recorded[0].training, _sequence_length(runs[0], recorded[0])
+        experiment, training = runs[0].without_plugins(), recorded[0].training
+        context = _sequence_length(runs[0], recorded[0], experiment)
         results = [result_of(run, each.seed, "nats") for run, each in zip(runs, recorded, strict=True)]
-        experiment = runs[0].without_plugins()
-        cost = None if experiment is None else measure_cost(build_model(experiment, runs[0].vocab_size()), context)
+        cost = RecordedCost(context=context) if experiment is None else _cost(runs[0], experiment, context)
         product = training.max_iters * training.batch_size * context  # unless a batching of another plugin says otherwise
         tokens = product if experiment is None else tokens_trained(experiment, context)
         return VariantResult(
@@ -183,8 +188,8 @@ def _uncompared(folder: Path) -> VariantResult:
             description=recorded[0].description,
             experiment=document,
             tokens=tokens,
-            training_flops=None if cost is None else cost.train_flops * tokens,
-            cost=RecordedCost(context=context) if cost is None else RecordedCost.of(cost),
+            training_flops=None if cost.train_flops is None else cost.train_flops * tokens,
+            cost=cost,
             mean=mean_loss(results),
             sd=sd_of_loss(results),
             verdict=NOT_COMPARED,
@@ -194,14 +199,37 @@ def _uncompared(folder: Path) -> VariantResult:
         raise RunError(f"{runs[0].path / 'experiment.json'} is damaged: {first_problem(error)}") from error
 
 
-def _sequence_length(run: RunFolder, recorded: _Experiment) -> int:
-    """Tokens in a sequence of a run's last update; block_size if there was no update. Rows of a task may be shorter."""
-    rows = run.rows()
+def _cost(run: RunFolder, experiment: Experiment, context: int) -> RecordedCost:
+    """The costs, without the operations if the documents or the teacher that they depend on cannot be read.
+
+    No plugin is executed.
+    """
+    corpus = random_corpus(run.vocab_size(), context, rows=context < experiment.model.block_size)
+    try:
+        if experiment.training.batching.build().uses_documents:
+            corpus = load_corpus(experiment, run.learned())
+        model = build_trainable(experiment, corpus, reading=Reading(allow_plugins=False), random_ids=True)
+        return RecordedCost.of(measure_training_cost(model, experiment, corpus))
+    except MinigptError:
+        cost = RecordedCost.of(measure_cost(build_model(experiment, corpus.vocab_size), context))
+        return cost.model_copy(update={"train_flops": None, "train_flops_square": None})
+
+
+def _sequence_length(run: RunFolder, recorded: _Experiment, experiment: Experiment | None) -> int:
+    """The longest sequence that a run was trained on: block_size for text; the rows of a task may be shorter.
+
+    It follows from the tokens of the run's last update.
+    """
+    rows, longest, sequences = run.rows(), recorded.model.block_size, recorded.training.batch_size
     if not rows:
-        return recorded.model.block_size
+        return longest
     tokens = rows[-1].tokens - (rows[-2].tokens if len(rows) > 1 else 0)
     steps = rows[-1].step - (rows[-2].step if len(rows) > 1 else 0)
-    return max(1, min(tokens // (max(1, steps) * recorded.training.batch_size), recorded.model.block_size))
+    if experiment is not None:
+        draw = Draw(recorded.seed, rows[-1].step - 1, recorded.training.max_iters, sequences, longest)
+        if experiment.training.batching.build().shape(draw).n_tokens == tokens:
+            return longest
+    return max(1, min(tokens // (max(1, steps) * sequences), longest))
 
 
 def _name(folder: Path) -> str:

@@ -94,7 +94,7 @@ def test_a_run_folder_is_checked_as_a_run_and_never_executed_as_a_plugin(minigpt
     mark = here.parent / "executed"
     (PLAIN / "__init__.py").write_text(marking(NOTHING_BUT_A_MARK, mark))
     (OWN / "__init__.py").write_text(marking(NOTHING_BUT_A_MARK, mark))
-    some = ("--only", "shape")
+    some = ("--only", "stepwise")
     code, out, err = minigpt("check", PLAIN, *some)
     assert code == 0, err
     assert str(PLAIN) in out

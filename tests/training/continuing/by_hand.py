@@ -16,8 +16,9 @@ from minigpt.model import build_model
 from minigpt.reading import Reading
 from minigpt.run import RunFolder, checkpoint
 from minigpt.training import resume
-from minigpt.training.loop import compute_gradients, seed_generators, stream_seed, take_step
+from minigpt.training.loop import compute_gradients, take_step
 from minigpt.training.machine import build_optimizer
+from minigpt.training.seeds import seed_generators, stream_seed
 from tests.training.conftest import Watcher
 
 CPU = torch.device("cpu")
