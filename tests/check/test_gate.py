@@ -53,5 +53,5 @@ def test_a_leak_that_only_the_experiments_own_settings_and_length_show_is_found(
     model = {"d_model": 48, "n_heads": 2, "n_layers": 2, "block_size": block_size, "attention": attention}
     report = check_before_training(load_experiment({"model": model}), "mine.json", [], in_full=False)
     assert report is not None
-    assert [result.property for target in report.broken for result in target.failures][0] == "causality"
+    assert next(result.property for target in report.broken for result in target.failures) == "causality"
     assert report.message.startswith("mine.json breaks causality: output ")
