@@ -70,7 +70,7 @@ def _cases(target: Target) -> list[Interrupted]:
 
 def _any_case(target: Target) -> st.SearchStrategy[Interrupted]:
     def interrupted(case: Case, before: int, after: int) -> Interrupted:
-        fields = {**vars(case), "time": min(case.time, 12), "dropout": 0.1, "before": before, "after": after}
+        fields = {**vars(case), "time": min(case.time, 12), "updates": 0, "dropout": 0.1, "before": before, "after": after}
         return Interrupted(**fields)
 
     return st.builds(interrupted, any_case(target), st.sampled_from([1, 2, 5, 11, 23]), st.integers(1, 9))
