@@ -69,7 +69,7 @@ _MODULES = [
 ]
 SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 
-EXAMPLES = 5
+EXAMPLES = 4
 """Number of random cases for each property, after the fixed ones."""
 
 

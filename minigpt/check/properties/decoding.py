@@ -88,11 +88,10 @@ def _chunkings(case: Case) -> list[list[int]]:
     ways = [[1] * time if time <= 30 else [time - 24, *[1] * 24], [time], [time - 1, 1] if time > 1 else [1]]
     if time > 300:
         return [ways[0], [time // 2, time - time // 2]]
-    for _ in range(2 if time > 30 else 1):
-        lengths: list[int] = []
-        while sum(lengths) < time:
-            lengths.append(min(rng.choice([1, 2, rng.randint(1, 9), rng.randint(1, 1 + time // 2)]), time - sum(lengths)))
-        ways.append(lengths)
+    lengths: list[int] = []
+    while sum(lengths) < time:
+        lengths.append(min(rng.choice([1, 2, rng.randint(1, 9), rng.randint(1, 1 + time // 2)]), time - sum(lengths)))
+    ways.append(lengths)
     return list(map(list, dict.fromkeys(map(tuple, ways))))
 
 
