@@ -138,16 +138,14 @@ def check(
     start = time.perf_counter()
     known = properties_for(target.family, quick=quick, thorough=thorough or only is not None)
     chosen = [prop for prop in known if only is None or prop.name in only]
-    results = tuple(
-        run_property(
-            prop, target, examples=0 if quick else examples, seed=seed, shrink=shrink, reasons=determinism.check_reasons
-        )
-        for prop in chosen
-    )
-    if alone:
-        results = with_dependence(target, results)
-    seconds = time.perf_counter() - start
-    return TargetReport(target.label, target.family, results, seconds, target.reading)
+    results: list[Result] = []
+    for prop in chosen:
+        broken = any(result.verdict == "fail" for result in results)  # one smallest case is enough for a quick answer
+        number, small = (0, shrink and not broken) if quick else (examples, shrink)
+        reasons = determinism.check_reasons
+        results.append(run_property(prop, target, examples=number, seed=seed, shrink=small, reasons=reasons))
+    found = with_dependence(target, tuple(results)) if alone else tuple(results)
+    return TargetReport(target.label, target.family, found, time.perf_counter() - start, target.reading)
 
 
 def check_component(

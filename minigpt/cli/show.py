@@ -51,7 +51,7 @@ def show(
     of the run are executed only with --trust, --set or --plugin.
     """
     run, reading = run_at(experiment), reading_of(changes, plugin, no_plugins, trust)
-    if run is not None and not (reading.trust or reading.overrides or reading.plugin_files):
+    if run is not None and not _may_execute(reading):
         reading = replace(reading, allow_plugins=False)
     loaded = _loaded(experiment, run, reading)
     document: dict[str, Any] = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
@@ -73,7 +73,12 @@ def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment |
 
     if run is None:
         return read_experiment(file, reading)
-    return run.experiment(reading) if reading.allow_plugins else run.without_plugins()
+    return run.experiment(reading) if _may_execute(reading) else run.without_plugins()
+
+
+def _may_execute(reading: Reading) -> bool:
+    """Whether an option asks for more than the record of a run, so that its plugins are needed."""
+    return bool(reading.trust or reading.overrides or reading.plugin_files)
 
 
 def _print_provenance(run: RunFolder) -> None:

@@ -51,7 +51,9 @@ def test_a_leak_that_only_the_experiments_own_settings_and_length_show_is_found(
     REGISTRY.register("attention", "leaks_here")(cls)
     attention = {"name": "leaks_here", **changes}
     model = {"d_model": 48, "n_heads": 2, "n_layers": 2, "block_size": block_size, "attention": attention}
-    report = check_before_training(load_experiment({"model": model}), "mine.json", [], in_full=False)
+    report = check_before_training(
+        load_experiment({"model": model, "training": {"max_iters": 10}}), "mine.json", [], in_full=False
+    )
     assert report is not None
     assert next(result.property for target in report.broken for result in target.failures) == "causality"
     assert report.message.startswith("mine.json breaks causality: output ")

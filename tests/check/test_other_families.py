@@ -67,7 +67,7 @@ def test_a_tokenizer_for_another_alphabet_may_refuse_to_be_fitted() -> None:
 
     for result in results_of("tokenizer", "bases"):
         assert result.verdict == "pass", (result.property, result.note, result.failure)
-        assert result.tried >= 10, "texts of its letters are tried"
+        assert result.tried > 5, "texts of its letters are tried"
 
 
 def test_a_schedule_may_refuse_short_training() -> None:

@@ -30,6 +30,7 @@ def test_a_package_gets_a_case_for_each_property(plugin: Path) -> None:
         testing.conformance("norm", "over_time", plugin=plugin)(test_mine)(property_name="causality")
 
 
+@pytest.mark.slow
 def test_all_properties_can_be_asserted_at_once(plugin: Path) -> None:
     with pytest.raises(AssertionError, match="norm/over_time breaks causality"):
         testing.assert_conforms("norm", "over_time", plugin=plugin)

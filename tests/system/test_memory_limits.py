@@ -30,7 +30,7 @@ from tests.conftest import Command
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize(
-    "where", ["preparing.load_corpus", "session.entropies", "preparing.build_model", "preparing.measure_speed"]
+    "where", ["preparing.load_corpus", "session.entropies", "building.build_model", "preparing.measure_speed"]
 )
 def test_running_out_of_memory_anywhere_is_a_one_line_error(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
