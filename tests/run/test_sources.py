@@ -60,8 +60,9 @@ def experiments(folder: Path) -> Iterator[Experiment]:
             training["batching"] = "windows"  # the mixer cannot keep documents apart
         if chosen["block"] == "ngpt":
             training["optimizer"] = "adamw"  # weights of length 1, which averaging would change
-        if chosen["init"] in ("mup", "completep") and training["optimizer"] in ("sgd", "muon"):
-            chosen["init"] = "gpt2"  # muP needs steps like Adam's
+        init: Any = chosen.pop("init")
+        if init in ("mup", "completep"):  # no factor on scores, which some mixers lack; and steps like Adam's
+            init = {"name": init, "base_head_dim": 8} if training["optimizer"] not in ("sgd", "muon") else "gpt2"
         yield load_experiment(
             {
                 "name": f"run-{number}",
@@ -74,6 +75,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
                     "block_size": 16,
                     "attention": mixer,
                     "position": position,
+                    "init": init,
                     **chosen,
                 },
                 "training": {
