@@ -11,9 +11,8 @@ from minigpt.check.agreement import run
 from minigpt.check.cases import Case, positions_for
 from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Subject, build, inputs
-from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of
-from minigpt.check.targets import Target
+from minigpt.check.targets import EXPERIMENT, Target
 
 _STEP, _TOLERANCE = 1e-7, 1e-4
 """Half the distance of a difference quotient, and its largest relative error in float64."""
@@ -29,7 +28,7 @@ def _cases(target: Target) -> list[Case]:
     ]
 
 
-@property_of(*PARTS, cases=_cases)
+@property_of("attention", "ffn", "block", "embedding", EXPERIMENT, cases=_cases)
 def memory(target: Target, case: Case) -> None:
     """After earlier tokens, read without gradients, the gradient of the outputs that follow is their derivative."""
     subject = build(target, case)

@@ -47,14 +47,8 @@ def modes(target: Target, case: Case) -> None:
 
     def compared(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
         x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
-        evaluated, half = run(subject.eval(), x, tokens), case.time // 2
         with _NoDropout():
-            trained = run(subject.train(), x, tokens, gradients=True).detach()
-            if case.time < 2:
-                return trained, evaluated
-            state = subject.new_state(case.batch, case.time, dtype)
-            continued = chunk_by_chunk(subject, x, tokens, state, [half, case.time - half])
-        return torch.cat((trained, continued), 1), torch.cat((evaluated, evaluated), 1)
+            return _whole_and_continued(subject.train(), x, tokens), _whole_and_continued(subject.eval(), x, tokens)
 
     size = disagreement(subject, compared, OTHER_PATH)
     if size is None:
@@ -69,6 +63,15 @@ def modes(target: Target, case: Case) -> None:
             raise Unsuitable("with these parameters it draws random numbers in train mode")
         cause = "it draws random numbers in train mode; if they are meant, set differs_in_training = True"
     raise Violation(f"without dropout, output {how} from eval mode", at=place % case.time, size=size, cause=cause)
+
+
+def _whole_and_continued(subject: Subject, x: Tensor, tokens: Tensor) -> Tensor:
+    """Return the outputs of the full pass, and then those of two chunks, the second continued from a state."""
+    whole, (batch, time) = run(subject, x, tokens, gradients=subject.training).detach(), tokens.shape
+    if time < 2:
+        return whole
+    state = subject.new_state(batch, time, x.dtype)
+    return torch.cat((whole, chunk_by_chunk(subject, x, tokens, state, [time // 2, time - time // 2])), 1)
 
 
 def _without_dropout(subject: Subject) -> Subject:
