@@ -69,7 +69,7 @@ _MODULES = [
 ]
 SUITE.sort(key=lambda prop: _MODULES.index(prop.test.__module__))
 
-EXAMPLES = 4
+EXAMPLES = 3
 """Number of random cases for each property, after the fixed ones."""
 
 
