@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.contracts import Context, Dims, State
+from tests.broken import Broken
 from tests.broken.attention import Plain
 from tests.broken.embedding import Smeared
 from tests.broken.ffn import Perceptron, Shifted
@@ -23,24 +24,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class BrokenScorer:
-    """A part that makes a model a dishonest scorer.
+class BrokenScorer(Broken):
+    """A part that makes a model a dishonest scorer; its property must find it at the end of the run.
 
     Attributes:
-        family: Its family.
-        name: Its registered name.
-        cls: The class.
-        property: The property that must find it at the end of the run.
         saved_property: The property that must find it in the saved model.
-        why: The mistake, in a sentence.
     """
 
-    family: str
-    name: str
-    cls: type
-    property: str
     saved_property: str
-    why: str
 
 
 BROKEN_SCORERS: list[BrokenScorer] = []
@@ -50,7 +41,7 @@ def broken_scorer(family: str, property: str, why: str, saved: str | None = None
     """Class decorator: record a part that makes a model a dishonest scorer."""
 
     def record(cls: type[T]) -> type[T]:
-        BROKEN_SCORERS.append(BrokenScorer(family, f"scorer_{cls.__name__.lower()}", cls, property, saved or property, why))
+        BROKEN_SCORERS.append(BrokenScorer(family, f"scorer_{cls.__name__.lower()}", property, why, cls, saved or property))
         return cls
 
     return record

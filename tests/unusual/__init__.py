@@ -9,29 +9,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
+
+from tests.broken import Broken
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Unusual:
-    """A component that is right, although a property could take it for broken.
-
-    Attributes:
-        family: Its family.
-        name: Its registered name.
-        property: The property that could take it for broken.
-        why: What is unusual about it, and why it is right, in a sentence.
-        cls: The class.
-    """
-
-    family: str
-    name: str
-    property: str
-    why: str
-    cls: type
+class Unusual(Broken):
+    """A component that is right, although its property could take it for broken; `why` says why it is right."""
 
 
 UNUSUAL: list[Unusual] = []

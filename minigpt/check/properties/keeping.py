@@ -29,7 +29,7 @@ def check_seeds(target: Target, case: Case) -> None:
         with _no_seeding(), _Draws() as draws:
             subjects.append(build(target, Case(**{**vars(case), "seed": seed}), initial=True))
         drawn.append(draws.results)
-    again = {result.numel() for result in drawn[0] for other in drawn[1] if _are_equal(result, other)}
+    again = {result.numel() for result in drawn[0] for other in drawn[1] if torch.equal(result, other)}
     others = subjects[1].own_parameters()
     for name, parameter in subjects[0].own_parameters().items():
         is_constant = bool((parameter == parameter.flatten()[:1]).all())
@@ -76,7 +76,3 @@ def _no_seeding() -> Iterator[None]:
         yield
     finally:
         torch.manual_seed = before
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from minigpt.check.agreement import run
+from minigpt.check.agreement import equal, run
 from minigpt.check.cases import Case, any_case, positions_for
 from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Subject, WholeModel, build, inputs
@@ -115,7 +115,7 @@ def check_resumes(make: Make, outputs: Outputs, before: int, after: int) -> None
     whole, undisturbed = make(False), make(False)
     for number in range(before):
         y = _update(whole, outputs, number)
-        if number < _WITHOUT_EVALUATIONS and not _are_equal(y, _update(undisturbed, outputs, number)):
+        if number < _WITHOUT_EVALUATIONS and not equal(y, _update(undisturbed, outputs, number)):
             _check_repeats(make, outputs, before)
             raise Violation(
                 f"update {number + 1} of a model that is evaluated between updates differs from that of one that is not",
@@ -147,17 +147,17 @@ def _mode(training: bool) -> str:
 
 def _first_difference(whole: nn.Module, loaded: nn.Module, outputs: Outputs, number: int, updates: int) -> str | None:
     """Return how a loaded model differs from the saved one, now or in further updates; None if it does not."""
-    if not _are_equal(_evaluated(loaded, outputs, number), _evaluated(whole, outputs, number)):
+    if not equal(_evaluated(loaded, outputs, number), _evaluated(whole, outputs, number)):
         return "it computes something else in eval mode"
     long = _LONG if updates > 1 and next(_remembered(whole, loaded), None) is not None else 0
     for later in range(1, updates + long + 1):
         one, other = (_update(each, outputs, number + later) for each in (loaded, whole))
-        if not _are_equal(one, other):
+        if not equal(one, other):
             return f"its update {later} computes something else in train mode"
     pairs = zip(loaded.state_dict().items(), whole.state_dict().values(), strict=True)
-    if (name := next((name for (name, one), other in pairs if not _are_equal(one, other)), None)) is not None:
+    if (name := next((name for (name, one), other in pairs if not equal(one, other)), None)) is not None:
         return f"{name} differs after {updates + long} further updates"
-    if not _are_equal(_evaluated(loaded, outputs, number), _evaluated(whole, outputs, number)):
+    if not equal(_evaluated(loaded, outputs, number), _evaluated(whole, outputs, number)):
         return f"it computes something else in eval mode after {updates + long} further updates"
     return None
 
@@ -166,7 +166,7 @@ def _check_repeats(make: Make, outputs: Outputs, updates: int) -> None:
     """Check that two models with equal weights and updates are equal. Otherwise a comparison says nothing of checkpoints."""
     one, other = make(False), make(False)
     for number in range(updates):
-        if not _are_equal(_update(one, outputs, number), _update(other, outputs, number)):
+        if not equal(_update(one, outputs, number), _update(other, outputs, number)):
             raise Violation(
                 f"two models with equal weights and inputs differ in update {number + 1}",
                 cause="a random number that is not torch's, the clock, or something shared through the class?",
@@ -242,7 +242,7 @@ def _remembered(whole: nn.Module, loaded: nn.Module) -> Iterator[str]:
     kept = whole.state_dict()
     for name, buffer in whole.named_buffers():
         other = dict(loaded.named_buffers()).get(name)
-        if name not in kept and (other is None or not _are_equal(buffer, other)):
+        if name not in kept and (other is None or not equal(buffer, other)):
             yield name
     modules = dict(loaded.named_modules())
     for path, module in whole.named_modules():
@@ -260,7 +260,7 @@ def _is_alike(one: object, other: object) -> bool:
     """Return whether two values are equal, as far as they can be compared."""
     match one, other:
         case Tensor(), Tensor():
-            return _are_equal(one, other)
+            return equal(one, other)
         case torch.Generator(), torch.Generator():
             return torch.equal(one.get_state(), other.get_state())
         case (dict(), dict()):
@@ -270,10 +270,3 @@ def _is_alike(one: object, other: object) -> bool:
         case ((bool() | int() | float() | str() | None), _):
             return type(one) is type(other) and one == other
     return type(one) is type(other)
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal bit for bit; NaN equals NaN."""
-    return one.shape == other.shape and (
-        torch.equal(one, other) or (one.is_floating_point() and torch.allclose(one, other, 0.0, 0.0, equal_nan=True))
-    )
