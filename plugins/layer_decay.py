@@ -34,6 +34,8 @@ class LayerDecay(Init):
         self, dims: Dims, *, init: InitSpec = "gpt2", decay: Annotated[float, Field(gt=0, le=10, examples=[0.5])] = 0.9
     ):
         self.inner, self.decay, self.n_layers = init.build(dims), decay, dims.n_layers
+        self.needs_adaptive = self.inner.needs_adaptive
+        self.matrix_std, self.residual_std = self.inner.matrix_std, self.inner.residual_std
         self.score_factor = self.inner.score_factor
         self.residual_factor = self.inner.residual_factor
         self.logit_factor = self.inner.logit_factor

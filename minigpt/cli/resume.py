@@ -52,6 +52,5 @@ def resume(
         trust=trust,
         observer=observer,
     )
-    checked = check_trained(outcome) if check else None
     report(outcome)
-    fail_if_violated(outcome, checked)
+    fail_if_violated(outcome, check_trained(outcome) if check else None)

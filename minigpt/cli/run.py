@@ -73,9 +73,8 @@ def run(
         trust=trust,
         observer=TensorBoardObserver(observer) if tensorboard else observer,
     )
-    checked = None if check is False else check_trained(outcome)
     report(outcome, experiment, loaded)
-    fail_if_violated(outcome, checked)
+    fail_if_violated(outcome, None if check is False else check_trained(outcome))
 
 
 def _overrides(changes: Sequence[str] | None, seed: int | None, name: str | None) -> list[str]:

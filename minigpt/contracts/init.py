@@ -36,14 +36,15 @@ class Init(ABC):
     transfers: ClassVar[frozenset[str]] = frozenset()
     """A promise: the sizes of activations do not change with "width", with "depth", or with both."""
 
-    needs_adaptive: ClassVar[bool] = False
+    needs_adaptive: bool = False
     """Whether its factors are derived for optimizers that are `adaptive`. Others are refused."""
 
     matrix_std: float = INIT_STD
     """Deviation of a matrix inside the blocks, for a component that draws its own."""
 
     residual_std: float = INIT_STD
-    """Deviation of a matrix that writes to the residual stream, for a component that draws its own."""
+    """Deviation of a matrix that writes to the residual stream, for a component that draws its own. An initialisation that
+    makes such matrices smaller in deep models must set it."""
 
     score_factor: float = 1.0
     """On the scores of softmax attention, beside 1/sqrt(head_dim)."""

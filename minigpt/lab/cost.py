@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from minigpt.contracts import Attention, Batch, Block, Component, FeedForward, Norm, Position
-from minigpt.data import Corpus, alike_updates, sequence_length
+from minigpt.data import Corpus, sequence_length, tokens_trained
 from minigpt.experiment import Experiment
 from minigpt.lab.flops import count_flops, count_update
 from minigpt.model import GPT
@@ -96,7 +96,7 @@ def measure_training_cost(model: GPT, experiment: Experiment, corpus: Corpus) ->
         corpus: On the CPU.
     """
     length, update = sequence_length(corpus, experiment), count_update(model, experiment, corpus)
-    tokens = sum(alike.share * alike.tokens for alike in alike_updates(experiment, length, most=1))
+    tokens = tokens_trained(experiment, length) / experiment.training.max_iters
     needed, square = round(update.needed / tokens), round(update.square / tokens)
     return replace(measure_cost(model, length), train_flops=needed, train_flops_square=square)
 

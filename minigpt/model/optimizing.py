@@ -11,14 +11,17 @@ import torch
 from minigpt.contracts import Factors, Optimizer, Ramp
 from minigpt.errors import ExperimentError, Problem
 from minigpt.model.gpt import GPT
+from minigpt.registry import Spec
 
 
-def optimizer_of(recipe: Optimizer, model: GPT) -> torch.optim.Optimizer:
-    """The recipe's optimizer. Groups are divided where the initialisation gives their parameters different factors.
+def optimizer_of(spec: Spec[Optimizer], model: GPT) -> torch.optim.Optimizer:
+    """The optimizer of a model. Groups are divided where the initialisation gives their parameters different factors.
 
     Raises:
-        ExperimentError: The initialisation's factors do not suit this optimizer.
+        ExperimentError: The initialisation's factors do not suit this optimizer, or it refuses these parameters with a
+            ValueError.
     """
+    recipe = spec.build()
     if model.init.needs_adaptive and not recipe.adaptive:
         text = (
             "model.init scales learning rates as Adam needs it, and this optimizer's updates depend on the sizes of "
@@ -26,7 +29,8 @@ def optimizer_of(recipe: Optimizer, model: GPT) -> torch.optim.Optimizer:
         )
         raise ExperimentError([Problem(("training.optimizer",), text)])
     parameters = list(model.named_roles())
-    optimizer = recipe.build(parameters)
+    with spec.errors_located():
+        optimizer = recipe.build(parameters)
     factors = {id(parameter.tensor): model.init.factors(parameter) for parameter in parameters}
     # In place, because an optimizer that wraps another one shares its list of groups.
     optimizer.param_groups[:] = [part for group in optimizer.param_groups for part in _divided(group, factors)]

@@ -76,7 +76,7 @@ def evaluate(scorer: Scorer, progress: Callable[[int, int], None] = lambda done,
     mean = total / done
     return Measured(
         val_loss=mean,
-        val_perplexity=math.exp(min(mean, 700.0)),  # exp overflows beyond 709
+        val_perplexity=math.exp(min(mean, 230.0)),  # a record holds 1e100 at most
         val_bits_per_byte=total / math.log(2) / corpus.val_bytes if corpus.val_bytes else None,
     )
 

@@ -67,10 +67,10 @@ class Speed:
         evaluations = training.max_iters // training.eval_interval - first_step // training.eval_interval
         evaluations += training.max_iters % training.eval_interval > 0
         each = self.update if update is None else update
-        if first_step:  # updates that are left may be larger than the mean
-            left, done = training.max_iters - first_step, tokens_trained(experiment, first_step=first_step)
-            each *= done / left / (tokens_trained(experiment) / training.max_iters)
-        return (training.max_iters - first_step) * each + evaluations * self.evaluation
+        left: float = training.max_iters
+        if first_step:  # the rest may be larger than the mean, so it is measured in updates of mean size
+            left *= tokens_trained(experiment, first_step=first_step) / tokens_trained(experiment)
+        return left * each + evaluations * self.evaluation
 
     def updates_within(self, experiment: Experiment, seconds: float) -> int:
         """How many updates, with their evaluations, fit into a time budget; at least one."""

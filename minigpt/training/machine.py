@@ -74,9 +74,7 @@ def build_optimizer(experiment: Experiment, model: GPT, precision: str) -> torch
     Raises:
         ExperimentError: The optimizer refuses these parameters with a ValueError.
     """
-    spec = experiment.training.optimizer
-    with spec.errors_located():
-        optimizer = optimizer_of(spec.build(), model)
+    optimizer = optimizer_of(experiment.training.optimizer, model)
     if isinstance(optimizer, MixedPrecisionOptimizer):
         optimizer.precision = precision
     return optimizer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minigpt.contracts import Tokenizer
-from minigpt.data import Corpus, load_corpus, train_batch
+from minigpt.data import Corpus, alike_updates, load_corpus, sequence_length
 from minigpt.errors import RunError, TokenizerError, command_line, count
 from minigpt.experiment import Experiment
 from minigpt.model import GPT, build_model_on_meta
@@ -185,8 +185,8 @@ def _what_changes(experiment: Experiment, corpus: Corpus, model: GPT) -> str | N
     """What a compiled update would depend on and that changes while training; None if nothing does."""
     if model.is_ramped:
         return "model.dropout changes"
-    first, last = (train_batch(corpus, experiment, step).tokens.shape for step in (0, experiment.training.max_iters - 1))
-    return None if first == last else "the size of a batch changes (training.batching)"
+    shapes = alike_updates(experiment, sequence_length(corpus, experiment), most=2)
+    return None if len(shapes) == 1 else "the size of a batch changes (training.batching)"
 
 
 def _with_training(experiment: Experiment, changes: dict[str, Any]) -> Experiment:

@@ -166,7 +166,7 @@ def test_outputs_of_sublayers_and_inputs_of_the_head_are_multiplied_by_their_fac
     ],
 )
 def test_an_optimizer_whose_steps_have_other_sizes_is_refused(name: str, optimizer: Any, refused: bool) -> None:
-    recipe = REGISTRY.resolve("optimizer", optimizer).build()
+    recipe = REGISTRY.resolve("optimizer", optimizer)
     with pytest.raises(ExperimentError, match="training.optimizer: model.init scales") if refused else nullcontext():
         optimizer_of(recipe, model(name=name, **BASE))
     optimizer_of(recipe, model())
@@ -176,7 +176,7 @@ def test_factors_reach_the_optimizer() -> None:
     """Adam's first step has the size of the learning rate, so its size shows the factor."""
     built = model(name="mup", **BASE)
     before = {each.name: each.tensor.detach().clone() for each in built.named_roles()}
-    recipe = REGISTRY.resolve("optimizer", {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.0}).build()
+    recipe = REGISTRY.resolve("optimizer", {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.0})
     optimizer = optimizer_of(recipe, built)
     parameters: list[NamedParameter] = list(built.named_roles())
     for each in parameters:

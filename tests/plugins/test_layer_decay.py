@@ -6,6 +6,7 @@ import torch
 from minigpt.errors import ExperimentError
 from minigpt.model import GPT, build_model, optimizer_of
 from minigpt.reading import load_experiment
+from minigpt.registry import REGISTRY
 from tests.conftest import Command
 from tests.plugins.conftest import ROOT, Build, Train
 
@@ -19,7 +20,7 @@ def model(*overrides: str, file: str = "layer_decay") -> GPT:
 def rates(built: GPT) -> dict[str, float]:
     """The learning rate of every parameter, from the optimizer's groups."""
     experiment = load_experiment(ROOT / "experiments" / "layer_decay.json", overrides=SMALL)
-    optimizer = optimizer_of(experiment.training.optimizer.build(), built)
+    optimizer = optimizer_of(experiment.training.optimizer, built)
     of = {id(tensor): group["lr"] for group in optimizer.param_groups for tensor in group["params"]}
     return {name: of[id(tensor)] for name, tensor in built.named_parameters()}
 
@@ -31,6 +32,14 @@ def test_rates_fall_from_the_output_to_the_input() -> None:
         (right,) = (value for start, value in expected.items() if name.startswith(start))
         assert rate == right, name
     assert {start for start in expected if any(name.startswith(start) for name in found)} == set(expected)
+
+
+def test_the_inner_initialisation_decides_on_optimizers_and_on_stacked_matrices() -> None:
+    inner = '{"name": "layer_decay", "init": {"name": "mup", "base_width": 16}}'
+    built, plain = model(f"model.init={inner}"), model('model.init={"name": "mup", "base_width": 16}', file="quickstart")
+    assert (built.init.matrix_std, built.init.residual_std) == (plain.init.matrix_std, plain.init.residual_std)
+    with pytest.raises(ExperimentError, match="choose an adaptive one"):
+        optimizer_of(REGISTRY.resolve("optimizer", "sgd"), built)
 
 
 def test_its_factors_multiply_those_of_the_inner_initialisation() -> None:

@@ -84,6 +84,15 @@ def test_a_learning_rate_that_no_record_can_hold_ends_the_run_in_one_line(write_
         run(load_experiment(file), tmp_path / "runs")
 
 
+def test_a_run_with_a_huge_validation_loss_can_be_read(
+    write_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GPT, "cross_entropy", lambda *batch: torch.tensor(300.0))
+    done = run(load_experiment(write_experiment(max_iters=2)), tmp_path / "runs").run
+    row = done.rows()[-1]
+    assert (row.val_loss, row.val_perplexity) == (300.0, math.exp(230.0)), "the largest that a record holds"
+
+
 def test_the_count_continues_after_a_stop(spoil: Spoil, write_experiment: Write, tmp_path: Path) -> None:
     spoil({4, 12}, "loss")
     part = run(load_experiment(write_experiment(non_finite="skip")), tmp_path, Watcher(("updated", 7)))

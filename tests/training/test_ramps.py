@@ -95,7 +95,7 @@ def test_factors_of_an_initialisation_multiply_a_ramp(write_experiment: Write) -
     init = {"name": "mup", "base_width": 16, "base_head_dim": 16}
     experiment = load_experiment(write_experiment(**RAMPED), overrides=[f'model.init={{"name": "mup", "base_width": {16}}}'])
     assert experiment.model.init.name == init["name"]
-    optimizer = optimizer_of(experiment.training.optimizer.build(), build_model(experiment, 20))
+    optimizer = optimizer_of(experiment.training.optimizer, build_model(experiment, 20))
     decays = {
         (group["weight_decay"], group["ramps"]["weight_decay"]["end"])
         for group in optimizer.param_groups

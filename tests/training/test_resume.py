@@ -50,6 +50,15 @@ def test_a_stopped_run_resumes_bit_for_bit(optimizer: str, precision: str, write
     assert not differences(whole.run, rest.run)
 
 
+def test_a_run_that_was_stopped_in_its_last_evaluation_is_finished_by_resuming(
+    write_experiment: Write, tmp_path: Path
+) -> None:
+    experiment = load_experiment(write_experiment(max_iters=6, eval_interval=6))
+    part = run(experiment, tmp_path / "part", Watcher(("evaluating", 1)))
+    assert (part.status, part.progress.step) == ("stopped", 6)
+    assert not differences(run(experiment, tmp_path / "whole").run, resume(part.run.path, observer=Watcher()).run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "precision"), KILLED)
 def test_a_killed_run_resumes_bit_for_bit(optimizer: str, precision: str, write_experiment: Write, tmp_path: Path) -> None:

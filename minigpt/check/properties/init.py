@@ -193,7 +193,7 @@ def _changes(target: Target, case: Case, what: str, size: int) -> dict[str, floa
         sizes = (size, size // 16, 2) if what == "width" else (64, 4, size)
         model = _model(target, Case(case.params, *sizes, seed=seed))
         recipe = REGISTRY.resolve("optimizer", {"name": "adamw", "learning_rate": _LEARNING_RATE, "weight_decay": 0.0})
-        optimizer = optimizer_of(recipe.build(), model)
+        optimizer = optimizer_of(recipe, model)
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(0, VOCAB, (8, 17), generator=generator)
         before = _activations(model, ids[:, :-1])

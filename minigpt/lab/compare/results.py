@@ -165,11 +165,13 @@ def read_result(cell: Cell, unit: Unit) -> RunResult:
 def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float | None, ...] = ()) -> RunResult:
     """A result from a run's own records, up to its last update if the run is not finished."""
     recorded, rows = run.provenance(), run.rows()
-    measured = [loss for row in rows if (loss := validation_loss(row, unit)) is not None]
+    outcome = run.status()
+    losses = [validation_loss(row, unit) for row in rows if outcome is not Status.VIOLATED]
+    measured = [loss for loss in losses if loss is not None]
     speeds, machine = [row.tokens_per_second for row in rows], recorded.machine
     return RunResult(
         seed=seed,
-        outcome=run.status(),
+        outcome=outcome,
         run=str(run.path),
         message="; ".join(_remarks(run)),
         loss=measured[-1] if measured else None,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from minigpt.contracts import Draw
 from minigpt.data import load_corpus, tokens_trained
-from minigpt.errors import MinigptError, RunError
+from minigpt.errors import DataError, PluginError, RunError, TrustError
 from minigpt.experiment import Experiment
 from minigpt.lab.bench.train import random_corpus
 from minigpt.lab.compare.record import NOT_COMPARED, Comparison, ComparisonSettings, Count, RecordedCost, VariantResult
@@ -210,7 +210,7 @@ def _cost(run: RunFolder, experiment: Experiment, context: int) -> RecordedCost:
             corpus = load_corpus(experiment, run.learned())
         model = build_trainable(experiment, corpus, reading=Reading(allow_plugins=False), random_ids=True)
         return RecordedCost.of(measure_training_cost(model, experiment, corpus))
-    except MinigptError:
+    except (DataError, RunError, PluginError, TrustError):
         cost = RecordedCost.of(measure_cost(build_model(experiment, corpus.vocab_size), context))
         return cost.model_copy(update={"train_flops": None, "train_flops_square": None})
 

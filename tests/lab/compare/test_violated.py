@@ -30,6 +30,7 @@ def test_a_violated_run_is_an_outcome_with_a_reason_and_the_report_carries_the_s
     uncompared = content_of_runs([variant.run.path])
     assert uncompared.variants[0].stamps == (variant.run.stamp(),)
     assert uncompared.comparison.variants[0].runs[0].outcome is Status.VIOLATED
+    assert uncompared.comparison.variants[0].runs[0].loss is None
 
 
 def test_a_finished_run_that_was_not_checked_is_checked_before_it_is_used(write: Write) -> None:

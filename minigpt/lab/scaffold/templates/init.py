@@ -55,6 +55,8 @@ class MyPart(Init):
     ):
         self.gain, self.table_std, self.table_lr = gain, table_std, table_lr
         self.n_layers = dims.n_layers
+        self.matrix_std = gain / math.sqrt(dims.d_model)  # of experts, which draw their own matrices
+        self.residual_std = self.matrix_std / math.sqrt(2 * dims.n_layers)
 
     def draw(self, model: nn.Module) -> None:
         for module in model.modules():
