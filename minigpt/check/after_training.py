@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
+
 from minigpt import __version__
 from minigpt.check.properties.surroundings import random_states_kept
 from minigpt.check.suite import TargetReport, check
@@ -27,6 +31,8 @@ def check_after_training(run: RunFolder, experiment: Experiment, corpus: Corpus,
         RunError: The run cannot be read, or another process uses it.
         WriteError: The result cannot be written.
     """
+    if corpus.device.type == "mps":  # it has no float64
+        corpus, model = corpus.to(torch.device("cpu")), None if model is None else copy.deepcopy(model).cpu()
     with random_states_kept():
         report = check(run_target(run, experiment, corpus=corpus, model=model), quick=True, examples=0, shrink=False)
     found = model_check(report, run)

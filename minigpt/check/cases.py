@@ -81,7 +81,7 @@ class Case:
         if target.experiment is not None:
             return ["time", "batch", "vocab", "training", "updates", "seed"]
         if target.family == "norm":
-            return ["params", "d_model", "time", "batch", "training", "updates", "seed"]
+            return ["params", "d_model", "block_size", "time", "batch", "training", "updates", "seed"]
         neighbours = {"attention": ["position"], "block": ["ffn"]}.get(target.family, [])
         sizes = ["n_heads", "head_dim", "d_model", "n_layers", "block_size", "time", "batch", "vocab"]
         return ["params", *neighbours, *sizes, "training", "updates", "dropout", "seed"]

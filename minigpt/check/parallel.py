@@ -52,7 +52,7 @@ class Options:
                 quick=self.quick,
                 thorough=self.thorough,
                 examples=self.examples,
-                alone=not self.quick,
+                in_new_process=not self.quick,
             )
 
 

@@ -201,7 +201,7 @@ class _Trial(Generic[C]):
         return None
 
 
-def _no_reasons(target: Target, case: object) -> None:
+def no_reasons(target: Target, case: object) -> None:
     """Know no more basic reason for a failure."""
 
 
@@ -212,7 +212,7 @@ def run_property(
     examples: int,
     seed: int,
     shrink: bool = True,
-    reasons: Callable[[Target, C], None] = _no_reasons,
+    reasons: Callable[[Target, C], None] = no_reasons,
 ) -> Result:
     """Check a property on a target.
 
@@ -247,7 +247,7 @@ def failure_in(prop: Property[C], target: Target, case: C) -> Failure | None:
     Raises:
         NotTried: The property does not apply, or cannot be checked on this machine.
     """
-    return _Trial(prop, target, _no_reasons).failure_of(case)
+    return _Trial(prop, target, no_reasons).failure_of(case)
 
 
 def _search(trial: _Trial[C], examples: int, seed: int, shrink: bool) -> Failure | None:

@@ -60,7 +60,7 @@ def test_each_broken_component_is_a_subclass_of_a_correct_one() -> None:
 
 
 def test_there_are_mistakes_in_every_family_and_for_every_property() -> None:
-    assert len(BROKEN) >= 60
+    assert len(BROKEN) >= 500
     assert len({(item.family, item.name) for item in BROKEN}) == len(BROKEN)
     assert {item.family for item in BROKEN} == {family.name for family in REGISTRY.families()}
     # `inductor` has no mistake: torch itself ensures that compiled code equals the trace, and a test takes a minute.

@@ -87,7 +87,7 @@ class ForgetsNothing(FeedForward):
 
 def test_an_example_that_holds_in_a_new_process_is_said_to_depend_on_earlier_passes() -> None:
     register("ffn", "forgets_nothing")(ForgetsNothing)
-    report = check(component_target("ffn", "forgets_nothing"), only=["tokenwise", "liveness"], alone=True)
+    report = check(component_target("ffn", "forgets_nothing"), only=["tokenwise", "liveness"], in_new_process=True)
     messages = {result.property: result.failure.message for result in report.failures if result.failure}
     assert "in a new process this example holds" in messages["tokenwise"]
     assert "in a new process" not in messages["liveness"]

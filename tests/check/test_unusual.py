@@ -8,6 +8,9 @@ from minigpt.check import TargetReport, check_component, property_names
 from minigpt.registry import REGISTRY
 from tests.unusual import UNUSUAL, Unusual
 
+DECLARED = {"unusual_noisyintraining", "unusual_roundsdeclared"}
+"""They declare that the property does not hold, with every parameter."""
+
 
 def _label(item: Unusual) -> str:
     return f"{item.family}-{item.name}"
@@ -21,7 +24,8 @@ def _failures(report: TargetReport) -> str:
 def test_the_property_that_it_is_unusual_for_holds(item: Unusual) -> None:
     REGISTRY.register(item.family, item.name)(item.cls)
     report = check_component(item.family, item.name, only={item.property})
-    assert report.verdict != "fail", f"{_failures(report)}, although it is right: {item.why}"
+    expected = "untried" if item.name in DECLARED else "pass"
+    assert report.verdict == expected, f"{_failures(report)}, although it is right: {item.why}"
 
 
 @pytest.mark.slow

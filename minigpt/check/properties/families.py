@@ -56,7 +56,7 @@ def uses(target: Target, case: Case) -> None:
     if not any(across_segments(plain)) and case.time > 5:
         _check_segments(plain, case)
     elif not promised:
-        raise NotTried("it refuses segments, and its `uses` names nothing")
+        raise Unsuitable("its `uses` names nothing, and segments are refused or the context is too short for them")
 
 
 def _check_segments(subject: Subject, case: Case) -> None:

@@ -75,9 +75,9 @@ def _check_refit(target: Target, case: Case, used: Tokenizer) -> None:
             used.fit(given.corpus)
         except (TokenizerError, Unsuitable):  # the text is not in its alphabet
             return
-        _check_same(_saved(new), _saved(used), "fitted again, on another text, it learns another vocabulary", _EARLIER)
+        _check_same(_saved(new), _saved(used), "fitted again, it learns another vocabulary than a new one", _EARLIER)
         if used.vocab_size != new.vocab_size or _behaviour(used, given) != _behaviour(new, given):
-            raise Violation("fitted again, on another text, it gives other ids or texts", cause=_EARLIER)
+            raise Violation("fitted again, it gives other ids or texts than a new one", cause=_EARLIER)
 
 
 _EARLIER = "does fit begin anew, or does a count, a table or a cache of the earlier text remain?"

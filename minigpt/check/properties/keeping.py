@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def check_seeds(target: Target, case: Case) -> None:
     subjects, drawn = [], []
     for seed in (case.seed, case.seed + 1):
         with _no_seeding(), _Draws() as draws:
-            subjects.append(build(target, Case(**{**vars(case), "seed": seed}), initial=True))
+            subjects.append(build(target, replace(case, seed=seed), initial=True))
         drawn.append(draws.results)
     again = {result.numel() for result in drawn[0] for other in drawn[1] if torch.equal(result, other)}
     others = subjects[1].own_parameters()

@@ -40,7 +40,9 @@ def memory(target: Target, case: Case) -> None:
             if _is_derivative(exact, case, earlier):
                 continue
         except RuntimeError as error:
-            _error(subject, case, earlier)  # may fail too; otherwise torch refused a mix of float64 and fp32
+            _error(
+                subject, case, earlier, dtype=torch.float32
+            )  # may fail too; otherwise torch refused a mix of float64 and fp32
             raise Unsuitable("it cannot compute in float64") from error
         raise Violation(
             f"after {earlier} earlier tokens, the gradient of the outputs is not their derivative",
@@ -49,19 +51,18 @@ def memory(target: Target, case: Case) -> None:
 
 
 def _is_derivative(subject: Subject, case: Case, earlier: int) -> bool:
-    """Whether the gradient is the derivative; also if it is not in a full pass, as with a rounding that it ignores."""
+    """Return whether the gradient is the derivative; true also if a full pass differs in the same way."""
     if _error(subject, case, earlier) < _TOLERANCE or _error(subject, case, 0) > _TOLERANCE:
         return True
     # A step may change a choice between near-ties, or the side of a kink, but not in every repetition.
     return any(_error(subject, case, earlier, repetition) < _TOLERANCE for repetition in (1, 2))
 
 
-def _error(subject: Subject, case: Case, earlier: int, repetition: int = 0) -> float:
-    """The relative difference of a gradient and a difference quotient, along a random direction of inputs and weights.
+def _error(subject: Subject, case: Case, earlier: int, repetition: int = 0, *, dtype: torch.dtype = torch.float64) -> float:
+    """Return the relative difference of gradient and difference quotient, along a random direction of inputs and weights.
 
     Only the part of the inputs after the earlier tokens moves, and these were read with the weights as they are.
     """
-    dtype = next(subject.parameters()).dtype
     x, tokens = inputs(subject, case, offset=2 * repetition, dtype=dtype)
     state = subject.new_state(case.batch, case.time, dtype) if earlier else None
     if state is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 from collections.abc import Mapping
@@ -127,8 +126,12 @@ def scalar(target: Target, case: Case) -> None:
         with torch.no_grad():
             model.norm.get_parameter("weight").fill_(size)
         found.clear()
-        with torch.autocast("cpu", torch.bfloat16, enabled=narrow), refusals(), contextlib.suppress(PluginError):
-            model.loss(**batch)  # type: ignore[arg-type]
+        refusal: PluginError | None = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow), refusals():
+            try:
+                model.loss(**batch)  # type: ignore[arg-type]
+            except PluginError as error:  # of a term that is no single number, which the loop below reports
+                refusal = error
         for what, value in found:
             if not isinstance(value, Tensor) or value.ndim:
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -140,6 +143,8 @@ def scalar(target: Target, case: Case) -> None:
                     f"{what} is {value.item()} for hidden vectors of size {size:g}",
                     cause="an exponential without subtracting the maximum, or a division by a count of zero?",
                 )
+        if refusal is not None:
+            raise refusal
 
 
 @property_of("objective", cases=_cases, strategy=_any_case, quick=2)

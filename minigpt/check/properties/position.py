@@ -222,7 +222,7 @@ def rotation(target: Target, case: Case) -> None:
     elif position.keeps_norm:
         raise Violation("keeps_norm is promised, but there is no rotate", cause="does the method have another name?")
     if position.relative:
-        _check_relative(position, q.double(), k.double(), places)
+        _check_relative(position, q, k, places)
     if "rotate" not in position.hooks and not position.relative:
         raise Unsuitable("it does not rotate and promises nothing")
 
@@ -236,7 +236,7 @@ def _queries_and_keys(case: Case) -> tuple[Tensor, Tensor]:
 
 def _check_relative(position: Position, q: Tensor, k: Tensor, places: Tensor) -> None:
     def scores(shift: int) -> Tensor:
-        turned_q, turned_k = position.rotate(q.float(), k.float(), places + shift)
+        turned_q, turned_k = position.rotate(q, k, places + shift)
         added = position.bias(places + shift, places + shift)
         products = turned_q.double() @ turned_k.double().mT
         seen = places[:, None] >= places[None, :]
@@ -265,8 +265,8 @@ def rows(target: Target, case: Case) -> None:
     together = position.embed(x, torch.stack(counted))
     for row, cut in enumerate(cuts):
         parts = (x[[row], :cut], x[[row], cut:])
-        alone = torch.cat([position.embed(part, torch.arange(part.shape[1])) for part in parts], 1)
-        if together.shape != x.shape or distance(together[[row]], alone) > SAME_PATH:
+        apart = torch.cat([position.embed(part, torch.arange(part.shape[1])) for part in parts], 1)
+        if together.shape != x.shape or distance(together[[row]], apart) > SAME_PATH:
             raise Violation(
                 f"with positions that restart at {cut}, row {row} differs from the same tokens alone",
                 at=cut,

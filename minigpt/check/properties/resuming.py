@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from minigpt.check.agreement import equal, run
-from minigpt.check.cases import Case, any_case, positions_for
+from minigpt.check.cases import VOCAB, Case, any_case, positions_for
 from minigpt.check.parameters import parameter_sets
 from minigpt.check.probe import Subject, WholeModel, build, inputs
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Violation, property_of
 from minigpt.check.targets import Target
+from minigpt.model import build_model_on_meta
 from minigpt.model.gpt import after_step
 from minigpt.run.packing import cpu_copy
 
@@ -58,7 +59,7 @@ def _cases(target: Target) -> list[Interrupted]:
     """The defaults with many updates, and each parameter changed with a few."""
     if target.experiment is not None:
         size = target.experiment.model.block_size
-        large = sum(parameter.numel() for parameter in build(target, Case(block_size=size, time=1)).parameters()) > _LARGE
+        large = build_model_on_meta(target.experiment.model, VOCAB).n_parameters() > _LARGE
         before, after = (3, 2) if large else (31, 33)
         return [Interrupted(block_size=size, time=min(8, size), dropout=0.1, before=before, after=after)]
     base, *changed = parameter_sets(target)
@@ -81,8 +82,7 @@ def resumable(target: Target, case: Interrupted) -> None:
     """Saved after any number of updates and loaded into a fresh model, it continues bit for bit, in both modes."""
 
     def make(fresh: bool) -> Subject:
-        seed = case.seed + fresh
-        return build(target, Case(**{**_plain(case), "training": not fresh, "seed": seed}), initial=fresh)
+        return build(target, replace(case, training=not fresh, seed=case.seed + fresh), initial=fresh)
 
     def outputs(subject: nn.Module, number: int) -> Tensor:
         assert isinstance(subject, Subject)
@@ -94,10 +94,6 @@ def resumable(target: Target, case: Interrupted) -> None:
         return torch.cat((y.flatten(), subject.auxiliary().to(y.dtype)[None]))
 
     check_resumes(make, outputs, case.before, case.after)
-
-
-def _plain(case: Interrupted) -> dict[str, Any]:
-    return {name: value for name, value in vars(case).items() if name not in ("before", "after")}
 
 
 def _seeded(seed: int, function: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -252,15 +253,24 @@ def _check_mean(scorer: Scorer, split: Split) -> None:
             f"an evaluation gives the model {len(read)} tokens that are not the {len(given)} before the targets, each once",
             cause="is a window left out, repeated, or shifted?",
         )
+    each: list[Tensor] = []
     with torch.no_grad(), autocast(scorer.precision, read.device):
-        logits = torch.cat([scorer.model(ids).double().flatten(0, 1) for ids in received])
-    mean = float(-logits.log_softmax(-1).gather(-1, wanted[:, None])[counts].mean())
+        for ids, ahead in zip(received, _split_like(received, wanted), strict=True):
+            logits = scorer.model(ids).double().flatten(0, 1)
+            each.append(-logits.log_softmax(-1).gather(-1, ahead[:, None])[:, 0])
+    mean = float(torch.cat(each)[counts].mean())
     if not abs(reported - mean) <= 1e-5 * (1 + abs(mean)):
         raise Violation(
             f"the reported loss is {reported:.6f}, but the mean over the {int(counts.sum())} targets is {mean:.6f}",
             size=abs(reported - mean) / (1 + abs(mean)),
             cause="does the loss depend on more than the logits and the targets, or change from pass to pass?",
         )
+
+
+def _split_like(parts: list[Tensor], whole: Tensor) -> list[Tensor]:
+    """Return consecutive pieces of a vector, each as long as the part of the same number has elements."""
+    ends = [0, *itertools.accumulate(part.numel() for part in parts)]
+    return [whole[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _changed(scorer: Scorer, model: GPT, number: int) -> tuple[Tensor, Tensor]:

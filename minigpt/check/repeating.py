@@ -40,7 +40,7 @@ def with_dependence(target: Target, results: tuple[Result, ...]) -> tuple[Result
         for result in results
         if result.failure is not None and result.property in quick_to_try
     }
-    holding = _holding_alone(target, failures) if failures and target.entry is not None else []
+    holding = _holding_there(target, failures) if failures and target.entry is not None else []
     return tuple(
         replace(result, failure=_dependent(result.failure))
         if result.failure is not None and result.property in holding
@@ -57,7 +57,7 @@ def _dependent(failure: Failure) -> Failure:
     )
 
 
-def _holding_alone(target: Target, failures: Mapping[str, Failure]) -> list[str]:
+def _holding_there(target: Target, failures: Mapping[str, Failure]) -> list[str]:
     """Return the properties whose examples hold in a new process."""
     origin = Origin.of(target)
     if origin is None:
