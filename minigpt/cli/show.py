@@ -51,9 +51,8 @@ def show(
     of the run are executed only with --trust, --set or --plugin.
     """
     run, reading = run_at(experiment), reading_of(changes, plugin, no_plugins, trust)
-    if run is not None and not _may_execute(reading):
-        reading = replace(reading, allow_plugins=False)
-    loaded = _loaded(experiment, run, reading)
+    executes = run is None or bool(reading.trust or reading.overrides or reading.plugin_files)
+    loaded = _loaded(experiment, run, reading, executes)
     document: dict[str, Any] = loaded.to_json() if loaded is not None else run.document() if run is not None else {}
     say(json.dumps(document, indent=2, ensure_ascii=False))
     if as_json:
@@ -64,21 +63,16 @@ def show(
         files = ", ".join(map(str, document.get("plugins", [])))
         say(f"the modules are not shown, because the plugins of this run are not executed ({files}); --trust shows them")
         return
-    _print_model(loaded, run, vocab_size, cost, reading)
+    _print_model(loaded, run, vocab_size, cost, reading if executes else replace(reading, allow_plugins=False))
 
 
-def _loaded(file: Path, run: RunFolder | None, reading: Reading) -> Experiment | None:
+def _loaded(file: Path, run: RunFolder | None, reading: Reading, executes: bool) -> Experiment | None:
     """The experiment; None if a run needs its own plugins and no option allows them."""
     from minigpt.reading import read_experiment
 
     if run is None:
         return read_experiment(file, reading)
-    return run.experiment(reading) if _may_execute(reading) else run.without_plugins()
-
-
-def _may_execute(reading: Reading) -> bool:
-    """Whether an option asks for more than the record of a run, so that its plugins are needed."""
-    return bool(reading.trust or reading.overrides or reading.plugin_files)
+    return run.experiment(reading) if executes else run.without_plugins()
 
 
 def _print_provenance(run: RunFolder) -> None:
@@ -124,7 +118,7 @@ def _print_model(loaded: Experiment, run: RunFolder | None, vocab_size: int | No
     for line in run.later_segments() if run is not None else ():
         console.print(f"continued with changes: {line}", style="yellow", soft_wrap=True)
     if cost:
-        table, warning = _costs(loaded, size, reading)
+        table, warning = _costs(loaded, run, size, reading)
         console.print(table)
         if warning:
             console.print(warning, style="yellow", soft_wrap=True)
@@ -163,7 +157,7 @@ def _state_size(model: GPT) -> str:
     return f"decoding state: {' and '.join(parts) or 'none'}; {size}"
 
 
-def _costs(experiment: Experiment, vocab_size: int, reading: Reading) -> tuple[Table, str]:
+def _costs(experiment: Experiment, run: RunFolder | None, vocab_size: int, reading: Reading) -> tuple[Table, str]:
     """The table of costs, and a warning if other processes used the machine meanwhile."""
     from rich import box
     from rich.table import Table
@@ -176,7 +170,7 @@ def _costs(experiment: Experiment, vocab_size: int, reading: Reading) -> tuple[T
     from minigpt.training.building import build_trainable
     from minigpt.training.other_processes import OtherProcesses, as_warning
 
-    corpus, device = _corpus(experiment, vocab_size), prepare("auto", None)
+    corpus, device = _corpus(experiment, run, vocab_size), prepare("auto", None)
     model, length = (
         build_trainable(experiment, corpus, reading=reading, random_ids=True),
         sequence_length(corpus, experiment),
@@ -211,14 +205,14 @@ def _costs(experiment: Experiment, vocab_size: int, reading: Reading) -> tuple[T
     return table, as_warning(others.share())
 
 
-def _corpus(experiment: Experiment, vocab_size: int) -> Corpus:
+def _corpus(experiment: Experiment, run: RunFolder | None, vocab_size: int) -> Corpus:
     """The corpus; random ids of the same length if it has another vocabulary, or is not available."""
     from minigpt.data import load_corpus, sequence_length
     from minigpt.errors import DataError
     from minigpt.lab.bench.train import random_corpus
 
     try:
-        corpus = load_corpus(experiment)
+        corpus = load_corpus(experiment, run.learned() if run else None)
     except DataError:
         return random_corpus(vocab_size, experiment.model.block_size)
     if corpus.vocab_size == vocab_size:

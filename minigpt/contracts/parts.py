@@ -15,6 +15,9 @@ from minigpt.contracts.ramp import Ramp
 from minigpt.contracts.state import State
 from minigpt.registry import Spec
 
+INIT_STD = 0.02
+"""Initial standard deviation of linear maps and embeddings (GPT-2: Radford et al. 2019)."""
+
 
 @dataclass(frozen=True)
 class Dims:
@@ -93,8 +96,8 @@ class Component(nn.Module, ABC):
     """A promise: the backward pass is not the gradient of the forward pass, and this is meant (a straight-through
     estimate, a stopped gradient). It counts for what contains the component."""
 
-    matrix_std: float = 0.02
-    residual_std: float = 0.02
+    matrix_std: float = INIT_STD
+    residual_std: float = INIT_STD
     residual_factor: float = 1.0
     """What the model's initialisation prescribes for matrices that are no nn.Linear (see `Init`): their deviations, and
     the factor on what they write to the residual stream. Set before `init_weights`."""
@@ -267,10 +270,6 @@ class Block(Component):
 
         A sub-component gets the state `substate(state, "the attribute's name")`.
         """
-
-
-INIT_STD = 0.02
-"""Initial standard deviation of linear maps and embeddings (GPT-2: Radford et al. 2019)."""
 
 
 class ResidualLinear(nn.Linear):

@@ -25,7 +25,7 @@ def contents_of(spec: Spec[object]) -> list[str]:
     """
     if spec.family in ("dataset", "tokenizer") or not REGISTRY.has(spec.family, spec.name):
         return []
-    runs_opened_by(spec)
+    runs_opened_by(spec)  # refuses a path that is no run
     return [_fingerprint(path) for path in _paths(spec, REGISTRY.entry(spec.family, spec.name).path_params)]
 
 

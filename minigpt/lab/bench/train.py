@@ -120,7 +120,7 @@ def measure_training(
     Args:
         experiment: The resolved experiment. Its precision is used.
         vocab_size: Number of token ids.
-        repeats: Number of measured updates, after a warm-up of two.
+        repeats: Number of measurements after the warm-up; each makes one update of every size.
         device: The device from `prepare`.
         length: Tokens in the longest sequence; None for block_size.
         reading: Whether plugins of a teacher may be loaded.
