@@ -23,7 +23,8 @@ from minigpt.contracts import ModelState
 SAME_PATH, OTHER_PATH = 2e-6, 1e-4
 """Tolerances for fp32 rounding: one code path run twice, and two paths compared (full pass and chunk or step).
 
-They apply only to components that always compute in fp32 (`Narrowing`) or cannot compute in float64."""
+In `disagreement` they apply only to components that always compute in fp32 (`Narrowing`) or cannot compute in float64. Some
+properties compare one computation with itself, or with a much larger effect, and use them in fp32."""
 
 EXTREME = 1e4
 """Size of inputs that amplify a weak leak. Components that overflow at this size get smaller inputs (`largest_scale`)."""

@@ -136,7 +136,7 @@ def fail_if_violated(outcome: Outcome, checked: ModelCheck | None) -> None:
         return
     name = checked.violation.partition(":")[0]
     see = command_line("check", outcome.run.path, "--only", name)
-    warn(f"error: the trained model violates {checked.violation}; its loss means nothing. To see it: {see}")
+    warn(f"error: {checked.reason}; its loss means nothing. To see it: {see}")
     raise typer.Exit(1)
 
 

@@ -35,8 +35,8 @@ class Optimizer(ABC):
     """A recipe for a torch optimizer. Constructor: `(*, ...)`."""
 
     adaptive: bool = False
-    """A promise: an update changes each entry of a tensor by about the learning rate, whatever the sizes of tensor and
-    gradient, as Adam's does. Initialisations that scale learning rates (muP) are derived for such optimizers."""
+    """A promise: an update changes entries of a tensor by about the learning rate on average, whatever the sizes of tensor
+    and gradient, as Adam's does. Initialisations that scale learning rates (muP) are derived for such optimizers."""
 
     averages: ClassVar[bool] = False
     """Whether `build` returns an `AveragingOptimizer`. An optimizer that averages refuses to wrap another one."""

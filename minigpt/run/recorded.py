@@ -239,6 +239,11 @@ class ModelCheck(Section):
         return next((f"{each.property}: {each.message}" for each in failed), None)
 
     @property
+    def reason(self) -> str | None:
+        """Why the model's loss means nothing, in a sentence; None if no property is violated."""
+        return None if self.violation is None else f"the trained model violates {self.violation}"
+
+    @property
     def words(self) -> str:
         """The result in words: `holds`, or `violated: ...`."""
         return "holds" if self.violation is None else f"violated: {self.violation}"

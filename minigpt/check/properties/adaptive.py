@@ -41,7 +41,7 @@ def _cases(target: Target) -> Sequence[Sized]:
 @property_of("optimizer", cases=_cases)
 @random_states_kept()
 def adaptive(target: Target, case: Sized) -> None:
-    """An optimizer that promises `adaptive` moves each entry by about the learning rate, whatever the sizes."""
+    """An optimizer that promises `adaptive` moves entries by about the learning rate on average, whatever the sizes."""
     recipe = built(target, case.params)
     if not recipe.adaptive:
         raise Unsuitable("it does not promise `adaptive`")

@@ -117,16 +117,25 @@ def _in_segments(subject: Subject, x: Tensor, tokens: Tensor, segments: Tensor, 
 def vectorwise(target: Target, case: Case) -> None:
     """A norm treats each vector separately, for any axes before the last."""
     subject = build(target, case)
-    norm = _norm(subject)
-    x, _ = inputs(subject, case, batch=3)
-    y = norm(x)
-    if distance(norm(x.mT.contiguous().mT), y) > SAME_PATH:
-        raise Violation("an input that is not contiguous gives another output", cause="a view instead of a reshape?")
+
+    def not_contiguous(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
+        x, _ = inputs(subject, case, offset=2 * repetition, batch=3, dtype=dtype)
+        return _norm(subject)(x.mT.contiguous().mT), _norm(subject)(x)
+
+    if (size := disagreement(subject, not_contiguous)) is not None:
+        cause = "a view instead of a reshape?"
+        raise Violation("an input that is not contiguous gives another output", size=size, cause=cause)
     for axes in ((-1,), (3, case.time, 1), (1, 3, case.time)):
-        if distance(norm(x.reshape(*axes, case.d_model)).reshape(x.shape), y) > SAME_PATH:
-            raise Violation(
-                f"with the leading axes {list(axes)}, outputs differ", cause="does it normalise the last axis only?"
-            )
+
+        def reshaped(
+            subject: Subject, dtype: torch.dtype, repetition: int, axes: tuple[int, ...] = axes
+        ) -> tuple[Tensor, Tensor]:
+            x, _ = inputs(subject, case, offset=2 * repetition, batch=3, dtype=dtype)
+            return _norm(subject)(x.reshape(*axes, case.d_model)).reshape(x.shape), _norm(subject)(x)
+
+        if (size := disagreement(subject, reshaped)) is not None:
+            cause = "does it normalise the last axis only?"
+            raise Violation(f"with the leading axes {list(axes)}, outputs differ", size=size, cause=cause)
 
     def change_others(subject: Subject, dtype: torch.dtype, repetition: int) -> tuple[Tensor, Tensor]:
         x, _ = inputs(subject, case, offset=2 * repetition, batch=3, dtype=dtype)

@@ -41,8 +41,8 @@ def do(job: Job) -> CellRecord:
         experiment = frozen_experiment(job.experiment, job.seed, allow_plugins=job.allow_plugins)
         corpus = frozen_corpus(job.corpus, experiment)
         checked = _check(job, experiment, corpus, _train(job, experiment, corpus))
-        if checked.violation is not None:
-            return _record(job, Status.VIOLATED, f"the trained model violates {checked.violation}")
+        if checked.reason is not None:
+            return _record(job, Status.VIOLATED, checked.reason)
         return _record(job, Status.FINISHED, position_loss=_loss_by_position(job, corpus))
     except PlanError:
         raise

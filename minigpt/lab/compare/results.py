@@ -191,7 +191,7 @@ def result_of(run: RunFolder, seed: int, unit: Unit, position_loss: tuple[float 
 def _remarks(run: RunFolder) -> list[str]:
     """What is unusual about a run: a violated property of its trained model, and changes."""
     checked = run.model_check()
-    violated = [f"the trained model violates {checked.violation}"] if checked and checked.violation else []
+    violated = [checked.reason] if checked and checked.reason else []
     return [*violated, *(f"continued with changes {line}" for line in run.later_segments())]
 
 
