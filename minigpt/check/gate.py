@@ -66,7 +66,7 @@ def check_before_training(experiment: Experiment, label: str, changes: Sequence[
     targets = plugin_targets(experiment, label, reading)
     if in_full and all(target.experiment is None for target in targets):
         targets.append(experiment_target(experiment, label, reading))
-    options = Options(quick=not in_full)
+    options = Options(quick=not in_full, shrink=in_full)  # the command in the message searches for the smallest case
     return GateReport(tuple(options.check(target) for target in targets), options)
 
 

@@ -34,6 +34,7 @@ class Options:
         quick: Check only the quick part.
         thorough: Include slow properties.
         examples: Number of random cases for each property.
+        shrink: Search for the smallest failing case.
     """
 
     only: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Options:
     quick: bool = False
     thorough: bool = False
     examples: int = EXAMPLES
+    shrink: bool = True
 
     def check(self, target: Target) -> TargetReport:
         """Check one target in this process."""
@@ -52,6 +54,7 @@ class Options:
                 quick=self.quick,
                 thorough=self.thorough,
                 examples=self.examples,
+                shrink=self.shrink,
                 in_new_process=not self.quick,
             )
 
