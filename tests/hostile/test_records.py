@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from minigpt.lab.compare.record import seal
+from minigpt.lab.compare.record import Comparison
+from minigpt.lab.sealed import seal
 from tests.conftest import Command
 from tests.hostile.edits import DEEP, refused, unfinished
 
@@ -109,5 +110,5 @@ def test_a_comparison_of_another_form_is_refused(minigpt: Command, run: Path) ->
     file = Path("comparisons/x/comparison.json")
     file.parent.mkdir(parents=True)
     for document in ({}, {"settings": {"unit": "nats"}, "variants": [{}]}, {"settings": 3, "variants": 4}):
-        file.write_text(json.dumps(seal(document)))
+        file.write_text(json.dumps(seal(document, Comparison.format_number)))
         refused(minigpt, "report", file.parent)

@@ -2,5 +2,6 @@
 
 from minigpt.lab.compare.comparing import Compared, ComparisonWatcher, compare
 from minigpt.lab.compare.plan import Settings
+from minigpt.lab.compare.variants import Source
 
-__all__ = ["Compared", "ComparisonWatcher", "Settings", "compare"]
+__all__ = ["Compared", "ComparisonWatcher", "Settings", "Source", "compare"]

@@ -14,6 +14,7 @@ from minigpt.lab.compare.job import CellRecord
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.record import Comparison
 from minigpt.lab.compare.rehearsal import Rehearsed, rehearse
+from minigpt.lab.compare.variants import Source
 from minigpt.reading import Reading
 from minigpt.run.status import Status
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
@@ -50,7 +51,7 @@ class ComparisonWatcher(Watcher, Protocol):
 
 
 def compare(
-    sources: Sequence[Path],
+    sources: Sequence[Path | Source],
     settings: Settings | None = None,
     *,
     out: Path = Path("comparisons"),
@@ -73,7 +74,7 @@ def compare(
     process. A comparison that was stopped continues when `compare` is called again.
 
     Args:
-        sources: Experiment files and folders of runs, the base first.
+        sources: Experiment files, folders of runs, and these with settings; the base first.
         settings: Seeds, budget, unit and more.
         out: The folder in which comparisons get their folders.
         name: The name of this comparison's folder; by default the base's name.
@@ -116,18 +117,18 @@ def _forget_failures(plan: ComparisonPlan) -> None:
             cell.record.unlink()
 
 
-def _check(plan: ComparisonPlan, tried: Sequence[Path], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:
+def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:
     """Check the plugins of the missing runs' variants, unless the rehearsal has checked them.
 
     Raises:
         CheckError: A plugin violates its contract.
     """
-    sources = {str(source) for source in tried}
     missing = {cell.variant.name for cell in plan.grid.missing()}
     for variant in plan.variants:
-        if variant.source in sources or variant.name not in missing:
+        if variant.source in tried or variant.name not in missing:
             continue
-        report = check_before_training(variant.experiment, variant.source, overrides, in_full=False)
+        changes = (*overrides, *variant.source.settings)
+        report = check_before_training(variant.experiment, str(variant.source.path), changes, in_full=False)
         if report is not None:
             watcher.checked(report)
             if report.broken:

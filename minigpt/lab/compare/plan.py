@@ -12,18 +12,18 @@ from minigpt.data import Corpus, sequence_length, tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment, refusal_of_name
 from minigpt.lab.compare.grid import Corpora, Grid
+from minigpt.lab.compare.matching import matched_budget, matched_size
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
 from minigpt.lab.compare.results import judge
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.compare.variants import (
     Budget,
     Size,
+    Source,
     Unit,
     Variant,
     check_comparable,
     check_same_data,
-    matched_budget,
-    matched_size,
     read_variants,
     settled,
 )
@@ -129,7 +129,7 @@ class ComparisonPlan:
 
 
 def make_plan(
-    sources: Sequence[Path],
+    sources: Sequence[Path | Source],
     settings: Settings,
     *,
     out: Path = Path("comparisons"),
@@ -141,7 +141,7 @@ def make_plan(
     """Read the variants, make them comparable, and find the runs that exist already.
 
     Args:
-        sources: Experiment files and run folders, the base first.
+        sources: Experiment files, run folders, and these with settings; the base first.
         settings: The settings of the comparison.
         out: The folder in which comparisons get their folders.
         name: The name of this comparison's folder; by default the base's name.
@@ -155,8 +155,7 @@ def make_plan(
     if name is not None and (refusal := refusal_of_name(name)):
         raise MinigptError(f"--name: {refusal}")
     excluded = {variant.source for variant in failed}
-    sources = [source for source in sources if str(source) not in excluded]
-    variants = read_variants(sources, reading)
+    variants = read_variants([source for source in sources if str(source) not in excluded], reading)
     _check_runs_are_not_adjusted(variants, settings, reading)
     folder = out / (name or variants[0].name)
     seeds = _seeds(variants, settings.seeds)

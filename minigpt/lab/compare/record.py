@@ -1,102 +1,26 @@
-"""The record of a comparison: writes and reads comparison.json.
-
-The file has a format number, and a digest that reveals damage and edits. The types are strict enough for a file from an
-untrusted source: the report can show every record that is read here.
-"""
+"""The record of a comparison: writes and reads comparison.json."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from minigpt.errors import RunError, UnreadableError
 from minigpt.lab.compare.spread import Spread, speed_spread
 from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
+from minigpt.lab.sealed import LARGEST, Count, FilePath, Many, Name, Number, Pair, Part, Sealed, Text, plain_json
 from minigpt.lab.statistics import Kind
-from minigpt.printable import printable
-from minigpt.registry.problems import first_problem
 from minigpt.run.status import Status
-from minigpt.system.files import read_object, write_json
-
-FORMAT = 2
-"""Format number of comparison.json. In format 1 `failed` had another name."""
-
-LARGEST = 1e100
-"""Largest absolute value in the file: beyond every loss and count, yet sums and squares of it are finite."""
 
 NOT_COMPARED = "not compared"
 """The verdict on runs that are shown without a comparison."""
 
-_MAX_BYTES = 1 << 28  # the file has a loss for each position in the window, for each run
-_MAX_DEPTH = 40  # nesting of an experiment
 
-_MAX_CHARACTERS = 1 << 16  # of a text; a plugin's error message may be longer
-_MAX_PATH = 4096
-
-
-def _text(value: object) -> object:
-    """A printable text: without control characters and lone surrogates, cut to a maximum length."""
-    return printable(value)[:_MAX_CHARACTERS] if isinstance(value, str) else value
-
-
-def _path(value: str) -> str:
-    if len(value) > _MAX_PATH:
-        raise ValueError(f"a path of {len(value):,} characters")
-    return value
-
-
-_T = TypeVar("_T")
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Count = Annotated[int, Field(ge=0, le=10**30)]
-Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=200)]
-FilePath = Annotated[str, AfterValidator(_path)]
-Many = Annotated[tuple[_T, ...], Field(strict=False)]
-Pair = Annotated[tuple[_T, _T], Field(strict=False)]
-
-
-def _plain(value: object, depth: int = 0) -> object:
-    """Check that a JSON value can be written again: no NaN, no lone surrogates, limited nesting."""
-    if depth > _MAX_DEPTH:
-        raise ValueError("nested too deeply")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _plain(key, depth + 1)
-            _plain(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _plain(item, depth + 1)
-    elif isinstance(value, str):
-        value.encode("utf-8")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"found {value}")
-    return value
-
-
-class _Part(BaseModel):
-    """A part of the record: strict types, no unknown keys."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class ComparisonSettings(_Part):
+class ComparisonSettings(Part):
     """The settings of a comparison, as the user chose them.
 
     Attributes:
@@ -120,7 +44,7 @@ class ComparisonSettings(_Part):
     jobs: Count = 1
 
 
-class RecordedCost(_Part):
+class RecordedCost(Part):
     """The costs of a model. If its plugins were not executed, only the context is known.
 
     Attributes:
@@ -136,7 +60,7 @@ class RecordedCost(_Part):
     """
 
     total: Count | None = None
-    parameters: dict[Text, Count] = {}
+    parameters: dict[Text, Count] = Field(default_factory=dict)
     active: Count | None = None
     context: Count
     train_flops: Count | None = None
@@ -151,7 +75,7 @@ class RecordedCost(_Part):
         return cls(total=cost.total, **vars(cost))
 
 
-class Difference(_Part):
+class Difference(Part):
     """The difference of a variant to the base, paired by seed.
 
     Attributes:
@@ -193,7 +117,7 @@ class Difference(_Part):
         return None not in self.interval
 
 
-class RunResult(_Part):
+class RunResult(Part):
     """The result of one run: a variant with one seed.
 
     Attributes:
@@ -227,7 +151,7 @@ class RunResult(_Part):
     machine: Text | None = None
     precision: Text | None = None
     code: Text | None = None
-    parts: dict[Text, Text] = {}
+    parts: dict[Text, Text] = Field(default_factory=dict)
     position_loss: Many[Number | None] = ()
 
     @property
@@ -236,7 +160,7 @@ class RunResult(_Part):
         return self.outcome is Status.FINISHED
 
 
-class VariantResult(_Part):
+class VariantResult(Part):
     """The results of a variant over all seeds.
 
     Attributes:
@@ -259,7 +183,7 @@ class VariantResult(_Part):
     source: Text
     description: Text
     adjusted: Many[Text] = ()
-    experiment: Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
+    experiment: Annotated[dict[str, JsonValue], BeforeValidator(plain_json)]
     tokens: Count
     training_flops: Count | None
     cost: RecordedCost
@@ -297,7 +221,7 @@ class VariantResult(_Part):
         return speed_spread(speeds, [run.speed_quartiles for run in self.finished if run.speed_quartiles is not None])
 
 
-class FailedVariant(_Part):
+class FailedVariant(Part):
     """A variant that is not compared, because its plugins do not let it be built or trained.
 
     Attributes:
@@ -311,7 +235,7 @@ class FailedVariant(_Part):
     message: Text
 
 
-class Comparison(_Part):
+class Comparison(Sealed):
     """The results of a comparison.
 
     Attributes:
@@ -320,6 +244,9 @@ class Comparison(_Part):
         failed: Variants that could not be compared.
         variants: The compared variants, the base first.
     """
+
+    format_number: ClassVar[int] = 3
+    again: ClassVar[str] = "Call minigpt compare again to rewrite it"
 
     name: Text
     settings: ComparisonSettings
@@ -349,50 +276,3 @@ class Comparison(_Part):
             runs = [run.model_copy(update={"run": path}) for run, path in zip(variant.runs, paths, strict=True)]
             variants.append(variant.model_copy(update={"runs": tuple(runs)}))
         return self.model_copy(update={"variants": tuple(variants)})
-
-    def document(self) -> dict[str, JsonValue]:
-        """The file's content, with format number and digest."""
-        return seal(self.model_dump(mode="json"))
-
-    def write(self, file: Path) -> None:
-        """Write the file atomically. Raises WriteError as `write_json` does."""
-        write_json(file, self.document())
-
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        """Read a comparison from its file.
-
-        Raises:
-            RunError: The file is damaged, was edited, or has another format.
-        """
-        try:
-            document = read_object(file, _MAX_BYTES)
-        except UnreadableError as error:
-            raise RunError(str(error)) from error
-        again = "Call minigpt compare again to rewrite it"
-        number = document.get("format")
-        if number != FORMAT or isinstance(number, bool):
-            raise RunError(f"{file} has the format {_abbreviated(number)}; this version reads {FORMAT}. {again}")
-        if document.pop("sha256", None) != _digest(document):
-            raise RunError(f"{file} is damaged or was edited: its content does not match its digest. {again}")
-        del document["format"]
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            raise RunError(f"{file} is damaged: {first_problem(error)}. {again}") from error
-
-
-def seal(document: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The document with its format number and digest."""
-    plain = {"format": FORMAT, **{key: value for key, value in document.items() if key not in ("format", "sha256")}}
-    return {**plain, "sha256": _digest(plain)}
-
-
-def _digest(document: dict[str, JsonValue]) -> str:
-    text = json.dumps(document, sort_keys=True)  # ASCII, in which a lone surrogate is written as an escape
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _abbreviated(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 20 else f"{text[:17]}..."

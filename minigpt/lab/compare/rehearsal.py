@@ -10,7 +10,7 @@ from minigpt.check.gate import check_before_training
 from minigpt.data import load_corpus
 from minigpt.errors import MinigptError, PluginError
 from minigpt.lab.compare.record import FailedVariant
-from minigpt.lab.compare.variants import read_variant, runs_in
+from minigpt.lab.compare.variants import Source, read_variant, runs_in
 from minigpt.lab.cost import measure_training_cost
 from minigpt.reading import Reading, named_plugins
 from minigpt.reading.named_plugins import read_named
@@ -27,13 +27,13 @@ class Rehearsal:
     """The job of the process that tries a variant.
 
     Attributes:
-        source: An experiment file, or a folder of runs.
+        source: What the variant is read from.
         reading: How the source is read.
         device: The device on which it would be trained.
         announced: As for `trust.expect`.
     """
 
-    source: Path
+    source: Source
     reading: Reading
     device: str
     announced: dict[str, str]
@@ -48,15 +48,15 @@ class Rehearsed:
         failed: The tried variants that cannot be compared.
     """
 
-    tried: tuple[Path, ...] = ()
+    tried: tuple[Source, ...] = ()
     failed: tuple[FailedVariant, ...] = ()
 
 
-def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds: float) -> Rehearsed:
+def rehearse(sources: Sequence[Path | Source], reading: Reading, *, device: str, seconds: float) -> Rehearsed:
     """Try each variant that has plugins in another process, with the same steps as planning a comparison.
 
     Args:
-        sources: Experiment files and folders of runs; the base first.
+        sources: What the variants are read from; the base first.
         reading: How the sources are read.
         device: The device on which they would be trained.
         seconds: A trial that takes longer counts as hung.
@@ -64,20 +64,20 @@ def rehearse(sources: Sequence[Path], reading: Reading, *, device: str, seconds:
     Raises:
         MinigptError: An experiment has an error, the base fails, or no variant is left to compare.
     """
-    sources = list(dict.fromkeys(sources))
+    named = list(dict.fromkeys(Source.of(source) for source in sources))
     read_named((), reading)
     tried = [
-        source for source in sources if _names_plugins(source, reading) or reading.plugin_files
+        source for source in named if _names_plugins(source.path, reading) or reading.plugin_files
     ]  # before any is executed
     failed = []
     for source in tried:
         rehearsal = Rehearsal(source, reading, device, trust.announced())
         reason = _failure(child.call(_try, rehearsal, seconds=seconds, is_quiet=False), seconds)
-        if reason is not None and source == sources[0]:
+        if reason is not None and source == named[0]:
             raise MinigptError(f"{source}, the base: {reason}")
         if reason is not None:
-            failed.append(FailedVariant(name=source.stem, source=str(source), message=reason))
-    if failed and len(failed) == len(sources) - 1:
+            failed.append(FailedVariant(name=source.name or source.path.stem, source=str(source), message=reason))
+    if failed and len(failed) == len(named) - 1:
         raise MinigptError(
             "\n".join(f"{variant.source}: {variant.message}" for variant in failed) + "\nnothing is left to compare"
         )
@@ -115,7 +115,8 @@ def _try(rehearsal: Rehearsal) -> str | None:
     trust.expect(rehearsal.announced)
     try:
         variant = read_variant(rehearsal.source, rehearsal.reading)
-        report = check_before_training(variant.experiment, variant.source, rehearsal.reading.overrides, in_full=False)
+        changes = (*rehearsal.reading.overrides, *variant.source.settings)
+        report = check_before_training(variant.experiment, str(variant.source.path), changes, in_full=False)
         if report is not None and report.broken:
             return f"one of its parts violates its contract: {report.message}"
         corpus = load_corpus(variant.experiment)
@@ -129,5 +130,5 @@ def _try(rehearsal: Rehearsal) -> str | None:
     except MinigptError:
         raise
     except Exception as error:  # a plugin may raise any error
-        return f"{last_place(error) or rehearsal.source}: {type(error).__name__}: {error}"
+        return f"{last_place(error) or rehearsal.source.path}: {type(error).__name__}: {error}"
     return None

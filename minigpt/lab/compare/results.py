@@ -11,10 +11,11 @@ from pathlib import Path
 from minigpt.data import tokens_trained
 from minigpt.errors import count
 from minigpt.lab.compare.grid import Cell
-from minigpt.lab.compare.record import LARGEST, Difference, RecordedCost, RunResult, VariantResult
+from minigpt.lab.compare.record import Difference, RecordedCost, RunResult, VariantResult
 from minigpt.lab.compare.times import share_of_others
 from minigpt.lab.compare.variants import Unit, Variant
 from minigpt.lab.cost import Cost
+from minigpt.lab.sealed import LARGEST
 from minigpt.lab.statistics import FEWEST, Verdict, verdicts
 from minigpt.numbers import as_typed
 from minigpt.run import RunFolder
@@ -92,7 +93,7 @@ def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], jud
     tokens = tokens_trained(variant.experiment, cost.context)
     return VariantResult(
         name=variant.name,
-        source=variant.source,
+        source=str(variant.source),
         description=variant.experiment.description,
         adjusted=variant.adjusted,
         experiment=variant.experiment.to_json(),

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
+from minigpt.lab.compare.matching import TOLERANCE
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
-from minigpt.lab.compare.variants import TOLERANCE
 from minigpt.lab.statistics import ALPHA
 from minigpt.numbers import (
     UNKNOWN,

@@ -1,4 +1,4 @@
-"""Read variants, check that they can be compared, and match their budgets and sizes to the base."""
+"""Read variants, and check that they can be compared."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from minigpt.data import Corpus, tokenizer_fingerprint, tokens_trained
-from minigpt.errors import ExperimentError, MinigptError, listing, nearest
-from minigpt.experiment import MAX_COUNT, Experiment
+from minigpt.errors import MinigptError, listing
+from minigpt.experiment import Experiment
 from minigpt.reading import AS_WRITTEN, Reading, read_experiment
 from minigpt.run import RunFolder
 from minigpt.run.identity import differing, settings_of
@@ -18,9 +18,28 @@ Budget = Literal["tokens", "flops", "time", "steps"]
 Size = Literal["params", "flops", "state"]
 Unit = Literal["nats", "bits-per-byte"]
 
-_FEW = 128  # up to this many values, all are tried
 
-TOLERANCE = 0.01  # sizes that differ by less count as equal
+@dataclass(frozen=True)
+class Source:
+    """What a variant is read from.
+
+    Attributes:
+        path: An experiment file, a folder of one run, or of several that differ by their seed (`runs/quickstart`).
+        settings: Settings for this variant alone, in the form of `--set`; they come after those for all variants.
+        name: Name of the variant; None for the experiment's own.
+    """
+
+    path: Path
+    settings: tuple[str, ...] = ()
+    name: str | None = None
+
+    @classmethod
+    def of(cls, source: Path | Source) -> Source:
+        """A path without settings, or the source itself."""
+        return source if isinstance(source, Source) else cls(source)
+
+    def __str__(self) -> str:
+        return f"{self.path} with {', '.join(self.settings)}" if self.settings else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,7 @@ class Variant:
     Attributes:
         name: The experiment's name; it is unique in a comparison.
         experiment: The experiment, except for its seed.
-        source: The file or run folder it was read from.
+        source: What it was read from.
         adjusted: Changes that made it comparable, in words.
         runs: Runs that the user named in place of an experiment file.
         read: Reads its file again with further settings in the form of `--set`; None for runs, which are not changed.
@@ -39,7 +58,7 @@ class Variant:
 
     name: str
     experiment: Experiment
-    source: str
+    source: Source
     adjusted: tuple[str, ...] = ()
     runs: tuple[RunFolder, ...] = ()
     read: Callable[[Sequence[str]], Experiment] | None = field(default=None, repr=False, compare=False)
@@ -71,23 +90,24 @@ class Variant:
         return self.changed(self.experiment.model_copy(update={"training": training}), note)
 
 
-def read_variants(sources: Sequence[Path], reading: Reading = AS_WRITTEN) -> list[Variant]:
+def read_variants(sources: Sequence[Path | Source], reading: Reading = AS_WRITTEN) -> list[Variant]:
     """Read experiment files and run folders; the first is the base.
 
     Args:
-        sources: Files; folders of one run, or of several that differ by their seed (`runs/quickstart`).
+        sources: What the variants are read from.
         reading: How the files are read. The settings of runs are not changed.
 
     Raises:
         MinigptError: A source cannot be read, two variants have the same name, or there is only one.
     """
     # If a pattern names the base again (base.json *.json), it is still one variant.
-    places = [source.resolve() for source in sources]
-    sources = [source for index, source in enumerate(sources) if places[index] not in places[:index]]
-    if len(sources) < 2:
+    named = [Source.of(source) for source in sources]
+    places = [(source.path.resolve(), source.settings, source.name) for source in named]
+    named = [source for index, source in enumerate(named) if places[index] not in places[:index]]
+    if len(named) < 2:
         raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
     variants: list[Variant] = []
-    for source in sources:
+    for source in named:
         variant = read_variant(source, reading)
         for other in variants:
             if other.name == variant.name:
@@ -98,22 +118,31 @@ def read_variants(sources: Sequence[Path], reading: Reading = AS_WRITTEN) -> lis
     return variants
 
 
-def read_variant(source: Path, reading: Reading = AS_WRITTEN) -> Variant:
-    """Read one experiment file or run folder. Arguments as for `read_variants`.
+def read_variant(source: Path | Source, reading: Reading = AS_WRITTEN) -> Variant:
+    """Read one variant. Arguments as for `read_variants`.
 
     Raises:
         MinigptError: The source cannot be read.
     """
-    if source.is_dir():
-        runs = runs_in(source)
+    source = Source.of(source)
+    if source.path.is_dir():
+        if source.settings:
+            raise MinigptError(f"{source.path} is trained already, so no setting of it can change; name its experiment file")
+        runs = runs_in(source.path)
         experiments = [run.experiment(replace(reading, overrides=(), plugin_files=())) for run in runs]
         return _of_runs(runs, source, experiments)
 
     def read(settings: Sequence[str]) -> Experiment:
-        return read_experiment(source, reading.with_overrides(*settings))
+        changed = reading.with_overrides(*source.settings, *settings)
+        return named_as(source.name, read_experiment(source.path, changed))
 
     experiment = read(())
-    return Variant(experiment.name, experiment, str(source), read=read)
+    return Variant(experiment.name, experiment, source, read=read)
+
+
+def named_as(name: str | None, experiment: Experiment) -> Experiment:
+    """The experiment under another name; None keeps its own."""
+    return experiment if name is None else experiment.model_copy(update={"name": name})
 
 
 def runs_in(folder: Path) -> tuple[RunFolder, ...]:
@@ -131,7 +160,7 @@ def runs_in(folder: Path) -> tuple[RunFolder, ...]:
     return runs
 
 
-def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Experiment]) -> Variant:
+def _of_runs(runs: tuple[RunFolder, ...], source: Source, experiments: Sequence[Experiment]) -> Variant:
     for run in runs:
         if later := run.later_segments():
             raise MinigptError(
@@ -143,7 +172,7 @@ def _of_runs(runs: tuple[RunFolder, ...], source: Path, experiments: Sequence[Ex
         if differences := differing(first, settings_of({**experiment.to_json(), "seed": 0})):
             paths = ", ".join(path for path, *_ in differences)
             raise MinigptError(f"{runs[0].path} and {run.path} differ in more than their seed ({paths}): name one of them")
-    return Variant(experiments[0].name, experiments[0], str(source), runs=runs)
+    return Variant(source.name or experiments[0].name, experiments[0], source, runs=runs)
 
 
 def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[Variant]:
@@ -162,9 +191,6 @@ def settled(variants: Sequence[Variant], precision: Callable[[], str]) -> list[V
         training = training.model_copy(update=changes)
         result.append(replace(variant, experiment=variant.experiment.model_copy(update={"training": training})))
     return result
-
-
-# ------------------------------------------------------------------------------------------------- what must be shared
 
 
 def check_comparable(variants: Sequence[Variant], *, unit: Unit, budget: Budget | None) -> None:
@@ -234,141 +260,3 @@ def _written(value: object) -> str:
         others = ", ".join(f"{key} {item}" for key, item in value.items() if key != "name")
         return f"{value['name']}{f' ({others})' if others else ''}"
     return str(value)
-
-
-# ------------------------------------------------------------------------------------------------- matching the budget
-
-
-def matched_budget(base: Variant, variant: Variant, budget: Budget, ratio: float = 1.0, known: str = "") -> Variant:
-    """The variant with the number of updates that the base's budget allows.
-
-    Args:
-        base: The base; the cost of its training is the budget.
-        variant: The variant whose max_iters, and with it its schedule, is changed.
-        budget: The quantity that is made equal.
-        ratio: Cost of the variant's update divided by the base's: operations for `flops`, seconds for `time`.
-        known: The precision of the ratio, for the note about the adjustment.
-    """
-    training, given = variant.experiment.training, base.experiment.training.max_iters
-    match budget:
-        case "steps":
-            updates = float(given)
-        case "tokens":
-            updates = training.max_iters * tokens_trained(base.experiment) / tokens_trained(variant.experiment)
-        case "flops" | "time":
-            updates = given / ratio
-    rounded = max(1, min(round(updates), MAX_COUNT))
-    how = f"(--budget {budget}{known and f'; {known}'})"
-    if rounded != training.max_iters:
-        note = f"training.max_iters {training.max_iters:,} → {rounded:,} {how}"
-        return variant.with_training({"max_iters": rounded}, note)
-    return variant.changed(variant.experiment, f"training.max_iters stays {rounded:,} {how}") if known else variant
-
-
-# --------------------------------------------------------------------------------------------------- matching the size
-
-
-def matched_size(
-    base: int, variant: Variant, knobs: Sequence[str], size_of: Callable[[Experiment], int], what: Size
-) -> Variant:
-    """The variant with settings changed so that its size is within 1 % of the base's.
-
-    Args:
-        base: The size to match.
-        variant: The variant that is adjusted.
-        knobs: Paths of numbers in the experiment that increase the size. Each is set to its best value, one after another.
-            For example `model.d_model`, whose values must suit the heads, and then `model.ffn.expansion`.
-        size_of: Returns the size of an experiment.
-        what: The kind of size, for messages.
-
-    Raises:
-        MinigptError: There is no such number, or no value of it comes near enough. The message names the nearest size.
-    """
-    for knob in knobs:
-        _number_at(variant, knob)  # a mistake is reported also where no change is needed
-    for knob in knobs:
-        if not _near(size_of(variant.experiment), base):
-            variant = _with_best_value(base, variant, knob, size_of, what)
-    size = size_of(variant.experiment)
-    if not _near(size, base):
-        adjusted = f" ({'; '.join(variant.adjusted)})" if variant.adjusted else ""
-        raise MinigptError(
-            f"{variant.name}: {' and '.join(knobs)} cannot bring its {what} within 1 % of the base's {base:,}; the nearest "
-            f"is {size:,}{adjusted}. Name another --knob, or a finer one after it, such as --knob model.ffn.expansion"
-        )
-    return variant
-
-
-def _with_best_value(base: int, variant: Variant, knob: str, size_of: Callable[[Experiment], int], what: Size) -> Variant:
-    """The variant with one number set to the value that brings its size nearest to the base's."""
-    start = _number_at(variant, knob)
-    tried: dict[float, Variant] = {}
-
-    def size(value: float) -> int | None:
-        """The size with this value; None if the model refuses it."""
-        try:
-            tried[value] = variant.with_setting(f"{knob}={value}")
-        except ExperimentError:
-            return None
-        return size_of(tried[value].experiment)
-
-    # d_model must be a multiple of n_heads, and many mixers need an even head_dim.
-    best = _best_value(start, 2 * variant.experiment.model.n_heads if knob == "model.d_model" else 1, base, size)
-    if best is None or best == start:
-        return variant
-    return tried[best].changed(tried[best].experiment, f"{knob} {start:g} → {best:g} (--match {what})")
-
-
-def _near(size: int, target: int) -> bool:
-    return abs(size - target) <= TOLERANCE * target
-
-
-def _best_value(start: float, grid: int, target: int, size: Callable[[float], int | None]) -> float | None:
-    """The value whose size is nearest to the target; None if the model refuses all values that were tried.
-
-    Args:
-        start: The current value. Values up to 16 times (whole numbers) or 64 times (others) as large are tried.
-        grid: Whole numbers are multiples of this number.
-        target: The size to match.
-        size: Returns the size with a value; None if the model refuses it.
-    """
-    sizes: dict[float, int] = {}
-
-    def is_enough(value: float) -> bool:
-        new_size = size(value)
-        if new_size is not None:
-            sizes[value] = new_size
-        return new_size is None or new_size >= target
-
-    if isinstance(start, int):
-        first, last = 1, 16 * start // grid
-        if last <= _FEW:  # for example n_heads, where most values may be refused
-            for multiple in range(first, last + 1):
-                is_enough(multiple * grid)
-        else:
-            while first <= last:
-                middle = (first + last) // 2
-                first, last = (first, middle - 1) if is_enough(middle * grid) else (middle + 1, last)
-    else:
-        low, high = start / 64, start * 64
-        for _ in range(40):  # bisection of the logarithm, to a relative precision of 1e-10
-            middle_value = (low * high) ** 0.5
-            low, high = (low, middle_value) if is_enough(middle_value) else (middle_value, high)
-            if any(_near(tried, target) for tried in sizes.values()):
-                break
-    return min(sizes, key=lambda value: abs(sizes[value] - target), default=None)
-
-
-def _number_at(variant: Variant, knob: str) -> float:
-    value: object = variant.experiment.to_json()
-    passed: list[str] = []
-    for step in knob.split("."):
-        if not isinstance(value, dict) or step not in value:
-            known = list(value) if isinstance(value, dict) else []
-            place = ".".join(passed) or "the experiment"
-            raise MinigptError(f'--knob {knob}: {variant.name} has no "{step}" in {place}{nearest(step, known)}')
-        passed.append(step)
-        value = value[step]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MinigptError(f"--knob {knob}: found {value!r} in {variant.name}; a number that increases the size is needed")
-    return value

@@ -14,12 +14,13 @@ from minigpt.data import load_corpus, tokens_trained
 from minigpt.errors import DataError, PluginError, RunError, TrustError
 from minigpt.experiment import Experiment
 from minigpt.lab.bench.train import random_corpus
-from minigpt.lab.compare.record import NOT_COMPARED, Comparison, ComparisonSettings, Count, RecordedCost, VariantResult
+from minigpt.lab.compare.record import NOT_COMPARED, Comparison, ComparisonSettings, RecordedCost, VariantResult
 from minigpt.lab.compare.results import mean_loss, result_of, sd_of_loss, validation_loss
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.compare.variants import Unit, runs_in
 from minigpt.lab.cost import measure_cost, measure_training_cost
 from minigpt.lab.differences import differences
+from minigpt.lab.sealed import Count
 from minigpt.model import build_model
 from minigpt.reading import Reading
 from minigpt.registry.problems import first_problem

@@ -9,11 +9,10 @@ import pytest
 from minigpt.data import tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
+from minigpt.lab.compare.matching import matched_budget, matched_size
 from minigpt.lab.compare.variants import (
     Variant,
     check_comparable,
-    matched_budget,
-    matched_size,
     read_variants,
 )
 from minigpt.lab.cost import measure_cost

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from minigpt.errors import RunError
 from minigpt.lab.compare.plan import Settings, make_plan
-from minigpt.lab.compare.record import Comparison, seal
+from minigpt.lab.compare.record import Comparison
 from minigpt.lab.report.content import read_content
 from minigpt.lab.report.page import write_report
+from minigpt.lab.sealed import seal
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer
 
@@ -105,7 +106,7 @@ def test_any_content_gives_a_page_or_a_one_line_error(data: st.DataObject, compa
     changed = mutated(document, path, how)
     if isinstance(changed, dict):
         changed.pop("sha256", None)
-        sealed = seal(changed)
+        sealed = seal(changed, Comparison.format_number)
         changed = {**sealed, "format": changed["format"]} if path == ("format",) and how != DELETE else sealed
     (comparison / "comparison.json").write_text(json.dumps(changed))
     answer(comparison)
@@ -152,10 +153,10 @@ def test_damage_is_reported_by_the_command_in_one_line(
 def test_the_file_has_a_format_number_and_is_read_as_written(comparison: Path) -> None:
     shutil.copy2(comparison / "kept.json", comparison / "comparison.json")
     document = json.loads((comparison / "kept.json").read_text())
-    assert document["format"] == 2
+    assert document["format"] == 3
     assert Comparison.read(comparison / "comparison.json").document() == document
-    (comparison / "comparison.json").write_text(json.dumps({**document, "format": 1}))
-    with pytest.raises(RunError, match="has the format 1; this version reads 2. Call minigpt compare again"):
+    (comparison / "comparison.json").write_text(json.dumps({**document, "format": 2}))
+    with pytest.raises(RunError, match="has the format 2; this version reads 3. Call minigpt compare again"):
         Comparison.read(comparison / "comparison.json")
 
 

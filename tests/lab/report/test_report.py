@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from minigpt.lab.compare.plan import Settings, make_plan
-from minigpt.lab.compare.record import Comparison, seal
+from minigpt.lab.compare.record import Comparison
 from minigpt.lab.differences import differences
 from minigpt.lab.report.content import content_of, content_of_runs, read_content
 from minigpt.lab.report.figures import pareto
+from minigpt.lab.sealed import seal
 from minigpt.run import RunFolder
 from minigpt.training import loop
 from tests.conftest import Command
@@ -150,7 +151,7 @@ def test_times_of_a_shared_machine_are_not_drawn(
     file = comparison / "comparison.json"
     document = json.loads(file.read_text())
     document["variants"][2]["runs"][1] |= changes
-    file.write_text(json.dumps(seal(document)))
+    file.write_text(json.dumps(seal(document, Comparison.format_number)))
     assert minigpt("report", comparison)[0] == 0
     page = Page((comparison / "report.html").read_text("utf-8"))
     text = " ".join(" ".join(page.words).split())
