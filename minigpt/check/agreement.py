@@ -8,7 +8,6 @@ float64. No shipped part does this.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minigpt.check.probe import Subject
+from minigpt.check.probe import Subject, copied
 from minigpt.contracts import ModelState
 
 SAME_PATH, OTHER_PATH = 2e-6, 1e-4
@@ -80,7 +79,7 @@ def disagreement(subject: M, computations: Computations[M], tolerance: float = S
 def _distance_in_float64(subject: M, computations: Computations[M], repetition: int) -> float | None:
     """Return the relative difference in float64, or None if the subject cannot compute in float64."""
     try:
-        return distance(*computations(copy.deepcopy(subject).double(), torch.float64, repetition))
+        return distance(*computations(copied(subject).double(), torch.float64, repetition))
     except RuntimeError:  # torch raises it if the component creates fp32 tensors and mixes them in
         return None
 
@@ -114,7 +113,7 @@ _NARROWER = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 
 def _narrows(subject: M, computations: Computations[M]) -> bool:
     """Return whether the subject computes in a narrower dtype although its inputs are float64."""
-    exact = copy.deepcopy(subject).double()
+    exact = copied(subject).double()
     narrowing, forward = Narrowing(), exact.forward
 
     def recorded(*arguments: Any) -> Tensor:

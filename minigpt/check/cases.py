@@ -159,7 +159,7 @@ def _rare_cases(target: Target) -> list[Case]:
         Case(base, n_layers=1, time=12, position=last, training=True, updates=_MANY_UPDATES),
         Case(base, 1, 4, 4, 1, block_size=1024, time=1024, batch=1, training=True),
         Case(base, 1, 4, 4, 1, block_size=1024, time=1024, batch=1, position=last),
-        Case(base, n_layers=12, time=12, position=last),
+        Case(base, n_layers=12, time=6, position=last),
         *([Case(base, n_layers=1, time=8, batch=1, vocab=_LARGE_VOCAB)] if whole else []),
     ]
 

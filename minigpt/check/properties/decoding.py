@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from minigpt.check.agreement import OTHER_PATH, disagreement, distance, first_difference, run
 from minigpt.check.cases import Case, any_case, cases_in_eval_mode, cases_of_decoding, fewer_cases, standard_cases
-from minigpt.check.probe import Subject, build, inputs
+from minigpt.check.probe import Subject, build, copied, inputs
 from minigpt.check.properties.sequence import PARTS
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import Target
@@ -120,7 +119,7 @@ def states(target: Target, case: Case) -> None:
     for way, cause in _WAYS.items():
 
         def continued(subject: Subject, dtype: torch.dtype, repetition: int, way: str = way) -> tuple[Tensor, Tensor]:
-            subject = copy.deepcopy(subject)  # so that what one way leaves in the module is not blamed on the next one
+            subject = copied(subject)  # so that what one way leaves in the module is not blamed on the next one
             x, tokens = inputs(subject, case, offset=2 * repetition, batch=2, dtype=dtype)
             other, other_tokens = inputs(subject, case, offset=2 * repetition + 1, batch=2, dtype=dtype)
             whole = run(subject, x, tokens)[:, rest]

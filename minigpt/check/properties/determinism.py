@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from minigpt.check.agreement import distance, draws, equal, run
 from minigpt.check.cases import UPDATES, Case, any_case, positions_for
 from minigpt.check.parameters import further_choices, parameter_sets
-from minigpt.check.probe import Subject, build, inputs
+from minigpt.check.probe import Subject, build, copied, inputs
 from minigpt.check.properties.sequence import PARTS, check_finite
 from minigpt.check.properties.surroundings import other_seeds_and_clock
 from minigpt.check.property import Violation, property_of
@@ -43,7 +42,7 @@ def determinism(target: Target, case: Case) -> None:
     """Outputs depend only on weights and inputs, and in training on torch's seed; the inputs are not changed."""
     subject = build(target, case)
     x, tokens = inputs(subject, case)
-    _check_inputs_kept(copy.deepcopy(subject), x, tokens)
+    _check_inputs_kept(copied(subject), x, tokens)
     _check_repeated(subject, case)
     if case.training:
         _check_seeded(subject, x, tokens)
@@ -106,11 +105,11 @@ def _check_repeated(subject: Subject, case: Case) -> None:
     mode = "train" if case.training else "eval"
     x, tokens = inputs(subject, case)
     other, other_tokens = inputs(subject, replace(case, time=case.block_size), offset=1)
-    fresh = copy.deepcopy(subject)
+    fresh = copied(subject)
     first = run(subject, x, tokens)
     again = run(subject, x, tokens)
     if not equal(first, again):
-        if equal(run(copy.deepcopy(subject), x, tokens), run(copy.deepcopy(subject), x, tokens)):
+        if equal(run(copied(subject), x, tokens), run(copied(subject), x, tokens)):
             raise Violation(
                 f"in {mode} mode, the same pass gives another output when it is repeated",
                 size=distance(again, first),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
 from minigpt.check.agreement import run
 from minigpt.check.cases import Case, positions_for
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Subject, build, inputs
+from minigpt.check.probe import Subject, build, copied, inputs
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import EXPERIMENT, Target
 
@@ -34,7 +32,7 @@ def memory(target: Target, case: Case) -> None:
     subject = build(target, case)
     if case.time < 2 or not subject.new_state(1, case.time, torch.float32).children:
         raise Unsuitable("it has no state")
-    exact = copy.deepcopy(subject).double()
+    exact = copied(subject).double()
     for earlier in sorted({case.time // 2, case.time - 1}):
         try:
             if _is_derivative(exact, case, earlier):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import random
 from dataclasses import replace
 
@@ -22,7 +21,7 @@ from minigpt.check.agreement import (
 )
 from minigpt.check.cases import LONG, Case, any_case, cases_of_leaks, fewer_cases, positions_for, standard_cases
 from minigpt.check.parameters import parameter_sets
-from minigpt.check.probe import Subject, WholeModel, build, inputs
+from minigpt.check.probe import Subject, WholeModel, build, copied, inputs
 from minigpt.check.properties.precision import FAR, check_near_fp32
 from minigpt.check.property import Unsuitable, Violation, property_of
 from minigpt.check.targets import EXPERIMENT, PARTS_OF_A_MODEL, Target
@@ -41,7 +40,7 @@ def shape(target: Target, case: Case) -> None:
     # Stacked layers that multiply overflow, so the largest inputs are for a single layer.
     large = 100.0 if target.family == "norm" else {1: 100.0, 2: 3.0}.get(case.n_layers, 1.0)
     _check_layers(subject, x, tokens)
-    float64_subject = copy.deepcopy(subject).double()
+    float64_subject = copied(subject).double()
     with contextlib.suppress(RuntimeError):  # torch refuses a mix with fp32 tensors: a limitation, not a wrong output
         run(float64_subject, x.double(), tokens)
         _check_layers(float64_subject, x.double(), tokens)
