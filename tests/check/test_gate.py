@@ -41,9 +41,10 @@ class NoMaskAtOneWidth(Plain):
         return torch.ones_like(seen) if self.has_the_width and self.training and len(q_positions) > 33 else seen
 
 
-@pytest.mark.parametrize("block_size", [64, 256])
 @pytest.mark.parametrize(
-    ("cls", "changes"), [(SeesAheadIfAsked, {"ahead": 40}), (NoMaskAtOneWidth, {})], ids=["parameter", "width"]
+    ("cls", "changes", "block_size"),
+    [(SeesAheadIfAsked, {"ahead": 40}, 64), (NoMaskAtOneWidth, {}, 256)],
+    ids=["parameter", "width"],
 )
 def test_a_leak_that_only_the_experiments_own_settings_and_length_show_is_found(
     cls: type, changes: dict[str, int], block_size: int

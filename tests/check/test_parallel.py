@@ -55,6 +55,7 @@ def _workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     return [int(child) for child, line in lines.items() if b"spawn_main" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_command(number: signal.Signals, tmp_path: Path) -> None:
@@ -78,6 +79,7 @@ def test_an_error_comes_whole_from_another_process() -> None:
     assert (str(again), again.problems, again.source) == (str(error), error.problems, error.source)
 
 
+@pytest.mark.slow
 def test_checks_in_parallel_processes_give_the_same_reports(plugin: Path) -> None:
     targets = find_targets(["norm/rmsnorm", str(plugin)])
     options = Options(only=("causality", "scaling"))

@@ -32,6 +32,7 @@ def test_a_check_leaves_the_global_random_numbers_as_they_were() -> None:
     assert (random.getstate(), random_states()) == before
 
 
+@pytest.mark.slow
 def test_another_process_can_load_components_of_modules_and_of_plugin_files(tmp_path: Path) -> None:
     REGISTRY.register("dataset", "squares")(Squares)
     file = tmp_path / "cubes.py"

@@ -49,6 +49,7 @@ def test_plugins_can_be_refused(plugin: Path) -> None:
             find_targets(words, Reading(plugin_files=tuple(files), allow_plugins=False))
 
 
+@pytest.mark.slow
 def test_a_registered_name_wins_over_a_folder_of_that_name(
     minigpt: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

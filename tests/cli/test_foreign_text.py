@@ -210,6 +210,7 @@ def test_a_page_has_no_control_characters_and_its_figures_show_names_literally(
     assert "[/x] [bold]b[/bold] :smile: `c` $d$ {e}\\u001b[31m" in page
 
 
+@pytest.mark.slow
 def test_settings_of_matplotlib_in_the_working_folder_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

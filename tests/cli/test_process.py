@@ -87,6 +87,7 @@ def test_an_interrupt_while_modules_are_imported_ends_quietly(tmp_path: Path) ->
     assert (answer.returncode, answer.stderr) == (130, "")
 
 
+@pytest.mark.slow
 def test_the_python_names_do_what_the_commands_do(tmp_path: Path, corpus: list[str]) -> None:
     code = """
 from minigpt import build_model, generate, load_corpus, load_experiment, register, train
@@ -130,6 +131,7 @@ def test_torchs_settings_in_the_environment_are_refused_in_one_line() -> None:
     assert answer.stderr == "error: torch refuses TORCH_LOGS=bogus in the environment; unset or correct it\n"
 
 
+@pytest.mark.slow
 def test_matplotlibs_backend_in_the_environment_does_not_matter() -> None:
     code = "import minigpt.lab.report.figures, os; print(os.environ['MPLBACKEND'])"
     command = [sys.executable, "-c", code]

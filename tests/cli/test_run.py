@@ -45,6 +45,7 @@ def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Comman
         assert len(out) == len("ROMEO") + 10 + 1
 
 
+@pytest.mark.slow
 def test_the_plugin_example_is_found_loaded_copied_and_announced(minigpt: Command, corpus: list[str]) -> None:
     code, out, err = minigpt("run", ROOT / "experiments/talking_heads.json", *SHORT, *corpus)
     assert code == 0, err

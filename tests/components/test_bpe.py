@@ -221,6 +221,7 @@ def test_a_missing_package_is_reported_when_the_experiment_is_read(package: str,
     assert package in str(problem).rpartition("(")[2]
 
 
+@pytest.mark.slow
 def test_bpe_is_listed_without_its_packages_and_nothing_else_imports_them() -> None:
     code = (
         "import sys, minigpt.components\n"

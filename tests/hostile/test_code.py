@@ -129,6 +129,7 @@ def test_no_plugins_refuses_a_run_with_plugins_and_executes_nothing(minigpt: Com
     assert Path("executed").exists(), "a named plugin is executed"
 
 
+@pytest.mark.slow
 def test_run_resume_and_generate_report_the_plugins_they_load(minigpt: Command, run: Path) -> None:
     Path("mine.py").write_text(
         "from minigpt import register\nfrom minigpt.components.norm.rmsnorm import RMSNorm\n\n"

@@ -55,6 +55,7 @@ def test_a_run_does_not_start_in_a_folder_with_only_checkpoints(minigpt: Command
     assert Path("runs/small/seed-1337.old-1/checkpoints").is_dir()
 
 
+@pytest.mark.slow
 def test_names_that_are_not_text_are_kept_unchanged(minigpt: Command, run: Path) -> None:
     """An argument may be any bytes."""
     odd = os.fsdecode(b"caf\xe9.json")

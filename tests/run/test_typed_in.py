@@ -65,6 +65,7 @@ def test_docstrings_and_unused_code_do_not_change_the_fingerprint() -> None:
     assert fingerprint(same) == fingerprint(SESSION)
 
 
+@pytest.mark.slow
 def test_another_process_computes_the_same_fingerprint() -> None:
     program = "from tests.run.test_typed_in import SESSION, fingerprint\nprint(fingerprint(SESSION))"
     prints = {

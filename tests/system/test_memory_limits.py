@@ -85,6 +85,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_with_200_mb_of_addresses_a_large_corpus_is_a_one_line_error(tmp_path: Path) -> None:
     """About 90 MB of text: reading needs 300 MB; 30 MB can be read, but not tokenized."""
     piece = " ".join("".join(random.Random(n).choices("abcdefgh", k=7)) for n in range(5000))

@@ -140,6 +140,7 @@ def edit_corpus() -> None:
     Path("corpus.txt").write_text("something else, as long. " * 300)
 
 
+@pytest.mark.slow
 def test_edits_while_a_comparison_runs_do_not_change_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     scaled(1.0)
     files = write("base", **PLUGGED), write("variant", **PLUGGED, training={"optimizer": "lion"})

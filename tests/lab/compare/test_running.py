@@ -74,6 +74,7 @@ def test_a_refusal_to_train_is_no_outcome_and_ends_the_comparison(ended: Any) ->
     assert ended(2)[1].outcome().outcome is Status.CRASHED, "a refusal of an earlier process does not count for this one"
 
 
+@pytest.mark.slow
 def test_a_cell_ends_with_exit_code_0_though_its_standard_input_is_open(write: Write) -> None:
     found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
     cell, job = found.grid.cells[0], Path("job.json")

@@ -16,6 +16,7 @@ from tests.conftest import Command
 from tests.registry.trust.mailed import OWN, PART, PLAIN, edit_json, plant_unused
 
 
+@pytest.mark.slow
 def test_a_users_own_runs_need_no_permission(minigpt: Command, here: Path) -> None:
     assert minigpt("run", "own.json", "--name", "mine", "--set", "training.max_iters=1")[0] == 0
     code, out, err = minigpt("generate", "runs/mine/seed-1337")
@@ -65,6 +66,7 @@ def test_naming_one_plugin_does_not_allow_the_plugins_of_a_mailed_run(minigpt: C
     assert not mark.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -90,6 +90,7 @@ def test_plugins_of_an_incomplete_run_folder_are_not_executed_either(sparse: str
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_checked_as_a_run_and_never_executed_as_a_plugin(minigpt: Command, here: Path) -> None:
     mark = here.parent / "executed"
     (PLAIN / "__init__.py").write_text(marking(NOTHING_BUT_A_MARK, mark))
