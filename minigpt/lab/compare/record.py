@@ -89,8 +89,8 @@ class Difference(Part):
         p: Corrected p-value of the hypothesis of no difference.
         p_equivalent: Corrected p-value of the hypothesis of a difference of delta or more.
         effect: The mean divided by the standard deviation.
-        seeds_needed: If these seeds cannot tell: with how many a verdict is as likely as not, and with how many it comes 4 times
-            in 5; None if more than 10,000 would be needed.
+        seeds_needed: If these seeds cannot tell: with how many a verdict is as likely as not, and with how many it comes 4
+            times in 5; None if more than 10,000 would be needed.
         looking: Whether seeds were added until there was a verdict. Then the intervals hold however often one looks.
         outliers: Places of the seeds whose differences lie far from the others, counted from 0.
         caution: Why the differences resemble those that give false verdicts; empty if they do not.

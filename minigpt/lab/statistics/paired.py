@@ -40,12 +40,13 @@ class Paired:
     @classmethod
     def of(cls, differences: Sequence[float], *, looking: bool = False) -> Paired:
         """From at least one difference, all finite."""
-        n = len(differences)
-        mean = math.fsum(differences) / n
-        deviations = [difference - mean for difference in differences]
+        n, first = len(differences), differences[0]
+        beyond = [difference - first for difference in differences]  # exactly 0 if all differences are equal
+        mean = math.fsum(beyond) / n
+        deviations = [difference - mean for difference in beyond]
         spread = math.fsum(deviation**2 for deviation in deviations)
         sd = math.sqrt(spread / (n - 1)) if n > 1 else 0.0
-        return cls(n, mean, sd, robust.skewness(deviations) if n > 2 else 0.0, looking)
+        return cls(n, first + mean, sd, robust.skewness(deviations) if n > 2 else 0.0, looking)
 
     @property
     def error(self) -> float:

@@ -17,7 +17,7 @@ from minigpt.lab.statistics.robust import spread_of_skewness, stretch, usual_str
 MOST = 10_000
 """Upper limit of suggested seeds."""
 LIKELY = 0.5
-_DRAWS = 1024
+_DRAWS = 2048
 
 
 def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) -> float:
@@ -75,19 +75,18 @@ def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA) -> tuple[int,
     seeds so far leave open (see `chance_of_verdict`). None if more than 10,000 would be needed.
     """
 
-    def smallest(share: float) -> int | None:
-        too_few, enough = seen.n, MOST
-        if chance_of_verdict(seen, enough, delta, alpha) < share:
-            return None
+    def smallest(share: float, enough: int) -> int:
+        too_few = seen.n
         while enough - too_few > 1:  # the chance grows with the seeds, so bisection finds the smallest number
             middle = (too_few + enough) // 2
             is_enough = chance_of_verdict(seen, middle, delta, alpha) >= share
             too_few, enough = (too_few, middle) if is_enough else (middle, enough)
         return enough
 
-    safe = smallest(POWER)
-    likely = None if safe is None else smallest(LIKELY)
-    return None if safe is None or likely is None else (min(likely, safe), safe)
+    if chance_of_verdict(seen, MOST, delta, alpha) < POWER:
+        return None
+    safe = smallest(POWER, MOST)
+    return smallest(LIKELY, safe), safe
 
 
 def chance_of_verdict(seen: Paired, seeds: int, delta: float, alpha: float) -> float:
@@ -100,14 +99,14 @@ def chance_of_verdict(seen: Paired, seeds: int, delta: float, alpha: float) -> f
     quantile = critical(seeds, alpha, looking=seen.looking)
     if quantile == math.inf or n < 2:
         return 0.0
-    draw = np.random.default_rng(0).random((4, _DRAWS))  # the same for any number of seeds
-    sd = seen.sd * np.sqrt((n - 1) / special.chdtri(n - 1, draw[0]))
-    added = seen.mean + sd * math.sqrt(1 / n + 1 / new) * special.ndtri(draw[1])  # the mean of the new differences
-    within = sd**2 * special.chdtri(new - 1, draw[2]) if new > 1 else np.zeros(_DRAWS)
+    draw = np.random.default_rng(0)  # the same continuations for any number of seeds, as far as possible
+    sd = seen.sd * np.sqrt((n - 1) / draw.chisquare(n - 1, _DRAWS))
+    added = seen.mean + sd * math.sqrt(1 / n + 1 / new) * draw.normal(size=_DRAWS)  # the mean of the new differences
+    skews = spread_of_skewness(seeds) * draw.normal(size=_DRAWS)
+    within = sd**2 * draw.chisquare(new - 1, _DRAWS) if new > 1 else np.zeros(_DRAWS)
     squares = (n - 1) * seen.sd**2 + within + n * new / seeds * (added - seen.mean) ** 2
     half = quantile * np.sqrt(squares / (seeds - 1) / seeds)
     mean = (n * seen.mean + new * added) / seeds
-    skews = spread_of_skewness(seeds) * special.ndtri(draw[3])
     low, high = mean - half * stretch(seeds, -skews), mean + half * stretch(seeds, skews)
     return float(np.mean((low > 0) | (high < 0) | ((low > -delta) & (high < delta))))
 
