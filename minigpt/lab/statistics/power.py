@@ -38,14 +38,14 @@ def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: fl
     if sd == 0:
         return float(abs(mean) < delta)
     root, quantile = math.sqrt(n) / sd, critical(n, alpha)
-    wide = quantile * usual_stretches(n)
-    narrow = np.full_like(wide, quantile)
+    stretched = quantile * usual_stretches(n)
+    unchanged = np.full_like(stretched, quantile)
 
     def share(below: Float64[np.ndarray, " number"], above: Float64[np.ndarray, " number"]) -> float:
         over_low = 1 - _noncentral(n - 1, (mean + delta) * root, below)
         return float(np.mean(np.maximum(0, over_low + _noncentral(n - 1, (mean - delta) * root, -above) - 1)))
 
-    return (share(wide, narrow) + share(narrow, wide)) / 2
+    return (share(stretched, unchanged) + share(unchanged, stretched)) / 2
 
 
 def smallest_difference(n: int, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
