@@ -172,9 +172,15 @@ def markdown_text(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
-    lines = [basis(comparison), *unequal(comparison)]
+    lines = [basis(comparison), *cautions(comparison), *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
+
+
+def cautions(comparison: Comparison) -> list[str]:
+    """The variants whose differences resemble those that give false verdicts, one per line."""
+    known = ((variant.name, variant.difference) for variant in comparison.variants)
+    return [f"{name}: {difference.caution}" for name, difference in known if difference and difference.caution]
 
 
 def unequal(comparison: Comparison) -> list[str]:

@@ -1,22 +1,19 @@
 """The statistics of comparisons: what seeds, sizes and texts can show, and how certain that is."""
 
-from minigpt.lab.statistics.paired import (
-    ALPHA,
-    Paired,
-    power_of_difference,
-    power_of_equivalence,
-    seeds_needed,
-)
+from minigpt.lab.statistics.paired import ALPHA, POWER, Paired
+from minigpt.lab.statistics.power import power_of_difference, power_of_equivalence, seeds_needed, smallest_difference
 from minigpt.lab.statistics.verdict import FEWEST, Kind, Verdict, verdicts
 
 __all__ = [
     "ALPHA",
     "FEWEST",
+    "POWER",
     "Kind",
     "Paired",
     "Verdict",
     "power_of_difference",
     "power_of_equivalence",
     "seeds_needed",
+    "smallest_difference",
     "verdicts",
 ]
