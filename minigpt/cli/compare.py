@@ -32,13 +32,22 @@ _Size = Literal["params", "flops", "state"]
 _Unit = Literal["nats", "bits-per-byte"]
 
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="BASE VARIANT...", help="Experiment files or run folders. The first is the base.")
+    list[Path],
+    typer.Argument(
+        metavar="BASE [VARIANT...]",
+        help="Experiment files or run folders. The first is the base; without variants it is compared with itself.",
+    ),
 ]
 Seeds = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        min=1, max=10_000, help="Number of seeds, with one run of each variant per seed. Default: 3, or those of given runs."
+        metavar="N",
+        help="Number of seeds, with one run of each variant per seed. Default: 3, or those of given runs. 3..12 adds seeds, "
+        "one at a time, for variants without a verdict.",
     ),
+]
+NoNoise = Annotated[
+    bool, typer.Option("--no-noise", help="Do not train a second group of the base's seeds, to compare it with itself.")
 ]
 Budget = Annotated[
     str | None,
@@ -73,6 +82,7 @@ Patience = Annotated[float, typer.Option(min=0.01, max=1e5, help="Minutes withou
 def compare(
     sources: Sources,
     seeds: Seeds = None,
+    no_noise: NoNoise = False,
     budget: Budget = None,
     match: Match = None,
     knob: Knobs = None,
@@ -104,12 +114,21 @@ def compare(
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
+    from minigpt.lab.compare.seeds import parse_seeds
 
     knobs = tuple(knob or ["model.ffn.expansion"])
     with _Watching(terminal()) as watcher:
         compared = lab.compare(
             sources,
-            lab.Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
+            lab.Settings(
+                None if seeds is None else parse_seeds(seeds),
+                knobs=knobs,
+                delta=delta,
+                device=device,
+                jobs=jobs,
+                noise=not no_noise,
+                **words,
+            ),
             out=out,
             name=name,
             overrides=changes or (),
@@ -173,14 +192,10 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     """Print the existing runs, the missing runs and how long those will take. Returns the missing cells."""
     from rich.text import Text
 
-    from minigpt.numbers import duration
+    from minigpt.lab.compare.outlook import outlook, runs_in_words
 
     missing, to_train = plan.grid.missing(), plan.grid.missing_runs()
-    seeds = plan.grid.seeds
-    numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    existing = len(plan.grid.cells) - len(to_train)
-    runs = f"seeds {numbers}: {count(len(plan.grid.cells), 'run')}, {existing} exist already"
-    console.print(Text(plan.folder.name, "bold").append(f": {count(len(plan.variants), 'variant')}, {runs}", "not bold"))
+    console.print(Text(plan.folder.name, "bold").append(f": {runs_in_words(plan, to_train)}", "not bold"), soft_wrap=True)
     for failed in plan.failed:
         console.print(f"{failed.name}: {failed.message}; the others continue", style="red", soft_wrap=True)
     for variant in plan.variants:
@@ -192,11 +207,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
         measured = count(len(missing) - len(to_train), "finished run")
         console.print(f"{measured} still to be measured (loss by position)", style="dim")
     if to_train:
-        jobs = plan.settings.jobs
-        at_once = f", {jobs} at a time" if jobs > 1 else ""
-        seconds, low, high = plan.seconds()
-        likely = f"about {duration(seconds)} ({duration(low)} to {duration(high)})"
-        console.print(f"{count(len(to_train), 'run')} to train{at_once}: {likely}", style="dim")
+        for line in outlook(plan, to_train):
+            console.print(line, style="dim", soft_wrap=True)
     return missing
 
 
@@ -235,11 +247,18 @@ class _Watching:
         outlive_the_terminal()
 
     def expect(self, missing: Sequence[Cell]) -> None:
-        """Set the cells that will be trained or measured."""
-        self.updates = {  # 0 for cells that are only measured
-            cell.name: 0 if cell.needs_only_measuring() else cell.variant.experiment.training.max_iters for cell in missing
-        }
-        self.steps = dict.fromkeys(self.updates, 0)
+        """Add the cells that will be trained or measured."""
+        for cell in missing:  # 0 for cells that are only measured
+            self.updates[cell.name] = 0 if cell.needs_only_measuring() else cell.variant.experiment.training.max_iters
+            self.steps[cell.name] = 0
+        if self.whole is not None:
+            self.bars.update(self.whole, total=sum(self.updates.values()))
+
+    def extended(self, undecided: Sequence[str], added: Sequence[Cell]) -> None:
+        """Print which variants have no verdict yet, and expect the added cells."""
+        names = ", ".join(undecided)
+        self.console.print(f"no verdict yet on {names}: seed {added[0].seed} is added", style="dim", soft_wrap=True)
+        self.expect([cell for cell in added if cell.outcome() is None])
 
     def checked(self, report: GateReport) -> None:
         """Print the report. End the command if a property is broken."""

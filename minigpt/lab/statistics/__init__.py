@@ -6,6 +6,7 @@ from minigpt.lab.statistics.paired import (
     power_of_difference,
     power_of_equivalence,
     seeds_needed,
+    smallest_difference,
 )
 from minigpt.lab.statistics.verdict import FEWEST, Kind, Verdict, verdicts
 
@@ -18,5 +19,6 @@ __all__ = [
     "power_of_difference",
     "power_of_equivalence",
     "seeds_needed",
+    "smallest_difference",
     "verdicts",
 ]

@@ -86,6 +86,19 @@ def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) ->
     return _noncentral(n - 1, shift, -critical) + 1 - _noncentral(n - 1, shift, critical)
 
 
+def smallest_difference(n: int, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The smallest true mean difference that n seeds detect with this probability; infinite for a single seed."""
+    if n < 2 or sd == 0:
+        return math.inf if n < 2 else 0.0
+    low, high = 0.0, sd
+    while power_of_difference(n, high, sd, alpha) < power:
+        low, high = high, 2 * high
+    for _ in range(60):  # power grows with the difference
+        middle = (low + high) / 2
+        low, high = (low, middle) if power_of_difference(n, middle, sd, alpha) >= power else (middle, high)
+    return high
+
+
 def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: float = ALPHA) -> float:
     """Lower bound (Bonferroni) of the probability that the 1 - alpha interval of n seeds lies within delta."""
     if n < 2:

@@ -55,19 +55,27 @@ class Verdict:
         return seeds_needed(self.paired, self.delta, ALPHA / self.family)
 
 
-def verdicts(variants: Sequence[Sequence[float]], delta: float) -> list[Verdict]:
+def verdicts(
+    variants: Sequence[Sequence[float]], delta: float, *, looking: bool = False, family: int | None = None
+) -> list[Verdict]:
     """A verdict on each variant, from its differences to the base, one per seed.
 
     Args:
         variants: Differences, at least one each, in nats (or in bits per byte, like `delta`).
         delta: Differences smaller than this do not matter; above 0.
+        looking: Whether seeds are added until there is a verdict. Then the numbers of differences may differ, and each
+            interval holds for all numbers of seeds at once.
+        family: Number of variants that are judged together; None for those given.
     """
-    return [_verdict(Paired.of(differences), delta, len(variants)) for differences in variants]
+    family = len(variants) if family is None else family
+    return [_verdict(Paired.of(differences), delta, family, looking) for differences in variants]
 
 
-def _verdict(seen: Paired, delta: float, family: int) -> Verdict:
+def _verdict(seen: Paired, delta: float, family: int, looking: bool) -> Verdict:
     if seen.n < FEWEST:
         return Verdict("no verdict", seen, (-math.inf, math.inf), 1.0, 1.0, delta, family)
+    if looking:  # the k-th look, with three seeds or more, has the share 1 / k (k + 1) of the error rate: the sum is 1
+        family *= (seen.n - FEWEST + 1) * (seen.n - FEWEST + 2)
     low, high = seen.interval(1 - ALPHA / family)
     differs, is_within = high < 0 or low > 0, -delta < low and high < delta
     kind: Kind = "equivalent" if is_within else "cannot tell"
