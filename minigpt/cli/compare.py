@@ -108,27 +108,18 @@ def compare(
     All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
-    words = _checked(budget, match, unit, [json_file, csv_file, markdown])
+    words = _checked(seeds, budget, match, unit, [json_file, csv_file, markdown])
     if knob and match is None:
         raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
-    from minigpt.lab.compare.seeds import parse_seeds
 
     knobs = tuple(knob or ["model.ffn.expansion"])
     with _Watching(terminal()) as watcher:
         compared = lab.compare(
             sources,
-            lab.Settings(
-                None if seeds is None else parse_seeds(seeds),
-                knobs=knobs,
-                delta=delta,
-                device=device,
-                jobs=jobs,
-                noise=not no_noise,
-                **words,
-            ),
+            lab.Settings(knobs=knobs, delta=delta, device=device, jobs=jobs, noise=not no_noise, **words),
             out=out,
             name=name,
             overrides=changes or (),
@@ -144,8 +135,10 @@ def compare(
         _report(compared, watcher.console, json_file, csv_file, markdown)
 
 
-def _checked(budget: str | None, match: str | None, unit: str, files: list[Path | None]) -> dict[str, Any]:
-    """The options that allow only a few words, by the names of their settings.
+def _checked(
+    seeds: str | None, budget: str | None, match: str | None, unit: str, files: list[Path | None]
+) -> dict[str, Any]:
+    """The options that allow only some words, by the names of their settings.
 
     Raises:
         MinigptError: A word is not allowed, or an output file cannot be written.
@@ -156,7 +149,14 @@ def _checked(budget: str | None, match: str | None, unit: str, files: list[Path 
     for file in files:
         if file is not None:
             check_output(file)
-    return {"budget": budget, "match": match, "unit": unit}
+    from minigpt.lab.compare.seeds import parse_seeds
+
+    return {
+        "seeds": None if seeds is None else parse_seeds(seeds),
+        "budget": budget,
+        "match": match,
+        "unit": unit,
+    }
 
 
 def _report(

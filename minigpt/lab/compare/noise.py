@@ -38,7 +38,7 @@ _HARDLY = 0.2
 
 
 def against_itself(base: VariantResult, runs: Sequence[RunResult], delta: float) -> VariantResult:
-    """The base with further seeds as a variant of its own, compared with as many of the base's first runs.
+    """The base with further seeds as a separate variant, compared with as many of the base's first runs.
 
     Pairs have the same place in both groups, and not the same seed. So nothing cancels within a pair, and the interval is
     wider than that of a variant whose runs resemble those of the base.
