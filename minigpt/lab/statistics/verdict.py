@@ -74,15 +74,15 @@ def verdicts(
 def _verdict(seen: Paired, delta: float, family: int, looking: bool) -> Verdict:
     if seen.n < FEWEST:
         return Verdict("no verdict", seen, (-math.inf, math.inf), 1.0, 1.0, delta, family)
-    if looking:  # the k-th look, with three seeds or more, has the share 1 / k (k + 1) of the error rate: the sum is 1
-        family *= (seen.n - FEWEST + 1) * (seen.n - FEWEST + 2)
-    low, high = seen.interval(1 - ALPHA / family)
+    # The k-th look, from three seeds on, has the share 1 / k (k + 1) of the error rate: the sum of all shares is 1.
+    shares = family * ((seen.n - FEWEST + 1) * (seen.n - FEWEST + 2) if looking else 1)
+    low, high = seen.interval(1 - ALPHA / shares)
     differs, is_within = high < 0 or low > 0, -delta < low and high < delta
     kind: Kind = "equivalent" if is_within else "cannot tell"
     if differs:
         kind = "better" if high < 0 else "worse"
-    p = _agreeing(family * seen.p_different(), differs)
-    p_equivalent = _agreeing(family * seen.p_equivalent(delta), is_within)
+    p = _agreeing(shares * seen.p_different(), differs)
+    p_equivalent = _agreeing(shares * seen.p_equivalent(delta), is_within)
     return Verdict(kind, seen, (low, high), p, p_equivalent, delta, family)
 
 

@@ -27,7 +27,6 @@ from tests.lab.compare.conftest import writer
 from tests.lab.compare.results import run
 
 FIRST, MOST = 3, 6
-NAMES = ("base", "one", "two")
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Simulated:
 
     Attributes:
         losses: The loss by variant and seed.
-        kills: After how many runs the command is killed, for one call after another.
+        kills: After how many runs each call of the command is killed.
         backwards: Whether the last cell of a stage ends first.
         trained: The cells that have ended, in this order.
     """
