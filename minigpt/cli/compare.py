@@ -150,9 +150,8 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     if len(missing) > len(to_train):
         measured = count(len(missing) - len(to_train), "finished run")
         console.print(f"{measured} still to be measured (loss by position)", style="dim")
-    if to_train:
-        for line in outlook(plan, to_train):
-            console.print(line, style="dim", soft_wrap=True)
+    for line in outlook(plan, to_train):
+        console.print(line, style="dim", soft_wrap=True)
     return missing
 
 

@@ -30,6 +30,7 @@ from minigpt.run import RunFolder
 from minigpt.run.identity import settings_of
 
 AGAIN = "base again"
+_GUESS = " (an upper guess)"
 _HARDLY = 0.2
 """Equivalence that is shown less often than this can hardly be shown."""
 
@@ -66,7 +67,8 @@ def measured_noise(variants: Sequence[VariantResult], seeds: int, delta: float) 
     """From the differences of these variants to the base; None if too few runs have finished."""
     differences = [variant.difference for variant in variants if variant.difference is not None]
     family = max((difference.family for difference in differences), default=1)
-    return _floor(_pooled(differences), "from the spread of these runs", seeds, delta, family)
+    source = "from the spread of these runs" + _GUESS * _is_of_base(variants)
+    return _floor(_pooled(differences), source, seeds, delta, family)
 
 
 def expected_noise(
@@ -79,10 +81,10 @@ def expected_noise(
     delta: float,
     family: int,
 ) -> NoiseFloor | None:
-    """From earlier comparisons with this base, else from earlier runs of it; None without three of either.
+    """From variants in earlier comparisons with this base, else from the base against itself, else from runs of the base.
 
-    Runs of the base alone say nothing about pairs. Without any correlation in a pair, the spread of differences is that of
-    the losses times √2, and pairing can only make it smaller. So this is an upper guess.
+    Runs of the base say nothing about pairs of the same seed. Without any correlation in a pair, the spread of differences
+    is that of the losses times √2, and pairing makes it smaller as a rule. So this is an upper guess.
 
     Args:
         base: The base.
@@ -92,21 +94,26 @@ def expected_noise(
         seeds: The number of seeds that is asked about.
         delta: Smaller differences count as equivalent.
         family: Number of variants in the correction.
+
+    Returns:
+        What the seeds can find; None without three differences or runs.
     """
     found = _earlier(base, folder, unit)
-    differences = [difference for _, each in found for difference in each]
-    places = ", ".join(str(place) for place, _ in found)
-    floor = _floor(_pooled(differences), f"from the differences in {places}", seeds, delta, family)
-    if floor is not None:
-        return floor
+    for is_of_base in (False, True):
+        places = [place for place, variants in found if _is_of_base(variants) == is_of_base]
+        each = [variant.difference for place, variants in found if place in places for variant in variants]
+        sd = _pooled([difference for difference in each if difference is not None])
+        if sd is not None:
+            source = f"from the differences in {', '.join(map(str, places))}" + _GUESS * is_of_base
+            return _floor(sd, source, seeds, delta, family)
     losses = [loss for run in runs if (loss := result_of(run, 0, unit).loss) is not None]
     sd = math.sqrt(2) * statistics.stdev(losses) if len(losses) >= FEWEST else None
-    source = f"from √2 times the spread of {count(len(losses), 'earlier run')} of the base (an upper guess)"
+    source = f"from √2 times the spread of {count(len(losses), 'earlier run')} of the base{_GUESS}"
     return _floor(sd, source, seeds, delta, family)
 
 
-def _earlier(base: Experiment, folder: Path, unit: Unit) -> list[tuple[Path, list[Difference]]]:
-    """The differences in earlier comparisons whose base has the same settings, with the folders of these comparisons."""
+def _earlier(base: Experiment, folder: Path, unit: Unit) -> list[tuple[Path, tuple[VariantResult, ...]]]:
+    """The variants in earlier comparisons whose base has the same settings, with the folders of these comparisons."""
 
     def key(document: dict[str, JsonValue]) -> JsonValue:
         return {**settings_of({**document, "seed": 0}), "data": document.get("data")}
@@ -116,10 +123,13 @@ def _earlier(base: Experiment, folder: Path, unit: Unit) -> list[tuple[Path, lis
         with contextlib.suppress(RunError):  # a damaged comparison is not used, and does not stop this one
             earlier = Comparison.read(file)
             if earlier.settings.unit == unit and key(earlier.base.experiment) == key(base.to_json()):
-                differences = [each.difference for each in earlier.variants[1:] if each.difference is not None]
-                if _pooled(differences) is not None:
-                    found.append((file.parent, differences))
+                found.append((file.parent, earlier.variants[1:]))
     return found
+
+
+def _is_of_base(variants: Sequence[VariantResult]) -> bool:
+    """Whether these are the base's second group of seeds."""
+    return any(variant.name.startswith(AGAIN) for variant in variants)
 
 
 def _pooled(differences: Sequence[Difference]) -> float | None:

@@ -20,16 +20,18 @@ def runs_in_words(plan: ComparisonPlan, to_train: Sequence[Cell]) -> str:
 
 
 def outlook(plan: ComparisonPlan, to_train: Sequence[Cell]) -> list[str]:
-    """The time that the missing runs take, and the smallest difference that the comparison would find."""
-    jobs, looking = plan.settings.jobs, bool(plan.grid.further)
+    """The time that the missing runs take, and the smallest difference that the comparison would find; empty without any."""
+    jobs, looking, most = plan.settings.jobs, bool(plan.grid.further), len(plan.grid.missing_runs(further=True))
+    if not most:
+        return []
     at_once = f", {jobs} at a time" if jobs > 1 else ""
-    times = f"{count(len(to_train), 'run')} to train{at_once}: {_likely(plan.seconds())}"
+    times = f"{count(len(to_train), 'run')} to train{at_once}"
+    times += f": {_likely(plan.seconds())}" if to_train else ""
     if looking:
-        most = len(plan.grid.missing_runs(further=True))
         times += f"; up to {most:,} if verdicts are missing: {_likely(plan.seconds(further=True))}"
-    noise = plan.noise()
     if plan.grid.planned.most < FEWEST:
         return [times]
+    noise = plan.noise()
     if noise is None:
         return [times, "the smallest difference that can be found will be known from these runs"]
     return [times, in_words(noise, plan.settings.delta, looking=looking)]

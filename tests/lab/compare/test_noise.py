@@ -136,22 +136,29 @@ def test_before_training_earlier_comparisons_are_asked_and_then_earlier_runs(
     variant = [run(each.seed, 1 + shift) for each, shift in zip(BASE, (0.0, 0.002, 0.001), strict=True)]
     earlier = comparison(base=BASE, variant=variant)
     experiment = {**plan.variants[0].experiment.to_json(), "seed": 77}
-    for folder, change in (
-        ("same", {}),
-        ("other", {"model": {}}),
-        ("text", {"data": "other"}),
+    of_base = against_itself(earlier.base, AGAIN, 0.01)
+    for folder, change, variants, source in (
+        ("damaged", {}, (), None),
+        ("other", {"model": {}}, earlier.variants[1:], None),
+        ("text", {"data": "other"}, earlier.variants[1:], None),
+        ("alone", {}, (of_base,), "comparisons/alone (an upper guess)"),
+        ("same", {}, earlier.variants[1:], "comparisons/same"),
+        ("too", {}, earlier.variants[1:], "comparisons/same, comparisons/too"),
     ):
         base = earlier.base.model_copy(update={"experiment": {**experiment, **change}})
-        Path("comparisons", folder).mkdir(parents=True)
-        earlier.model_copy(update={"variants": (base, *earlier.variants[1:])}).write(
-            Path("comparisons", folder, "comparison.json")
-        )
-    Path("comparisons/damaged").mkdir()
-    Path("comparisons/damaged/comparison.json").write_text("{}")
-    floor = plan.noise()
-    assert floor is not None
-    assert floor.source == "from the differences in comparisons/same"
-    assert floor.sd == pytest.approx(measured_noise(earlier.variants, 4, 1e-4).sd)  # type: ignore[union-attr]
+        file = Path("comparisons", folder, "comparison.json")
+        file.parent.mkdir(parents=True)
+        earlier.model_copy(update={"variants": (base, *variants)}).write(file)
+        if folder == "damaged":
+            file.write_text("{}")
+        floor = plan.noise()
+        assert floor is not None
+        if source is not None:
+            measured = measured_noise(variants, 4, 1e-4)
+            assert measured is not None
+            assert (floor.source, floor.sd) == (f"from the differences in {source}", pytest.approx(measured.sd))
+        else:
+            assert "3 earlier runs" in floor.source
 
 
 def test_the_record_keeps_the_second_group_and_the_noise_floor(tmp_path: Path) -> None:
@@ -174,5 +181,5 @@ def test_a_base_without_variants_is_compared_with_itself(write: Write, monkeypat
     assert again.name == "base again (seeds 8 to 10)"
     assert found.base_again is None
     assert found.noise is not None
-    assert found.noise.source == "from the spread of these runs"
+    assert found.noise.source == "from the spread of these runs (an upper guess)"
     assert verdict_table(found).rows[1][0] == again.name
