@@ -78,6 +78,7 @@ def compare(
 
     All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
+    A base without variants is compared with itself.
     """
     words = checked_words(budget, match, unit, [json_file, csv_file, markdown])
     if knob and match is None:

@@ -24,7 +24,7 @@ from minigpt.lab.compare.seeds import SeedRange
 from minigpt.lab.statistics import Verdict, verdicts
 from minigpt.training.stopping import StopNow
 from tests.lab.compare.conftest import writer
-from tests.lab.compare.results import run
+from tests.lab.compare.results import comparison, run
 
 FIRST, MOST = 3, 6
 
@@ -175,3 +175,8 @@ def test_a_variant_with_a_verdict_gets_no_further_seeds_and_keeps_its_interval(p
         (["one", "two"], ["base, seed 8", "one, seed 8", "two, seed 8"]),
         (["two"], ["base, seed 9", "two, seed 9"]),
     ]
+
+
+def test_variants_with_too_few_seeds_for_a_verdict_get_more(plan: ComparisonPlan) -> None:
+    found = comparison(most_seeds=MOST, base=[run(5), run(6)], one=[run(5), run(6)], two=[run(5), run(6, None)])
+    assert plan.undecided(found) == ["one"]

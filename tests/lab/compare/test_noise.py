@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,7 @@ def test_the_record_keeps_the_second_group_and_the_noise_floor(tmp_path: Path) -
     found = with_again(AGAIN).model_copy(update={"noise": floor}).seen_from(tmp_path)
     found.write(tmp_path / "comparison.json")
     assert Comparison.read(tmp_path / "comparison.json") == found
+    assert {run.run for _, run in found.runs} == {Path(os.path.relpath("a", tmp_path)).as_posix()}
 
 
 def test_a_base_without_variants_is_compared_with_itself(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
