@@ -16,6 +16,7 @@ from minigpt.lab.statistics import (
     power_of_difference,
     power_of_equivalence,
     seeds_needed,
+    smallest_difference,
     verdicts,
 )
 from minigpt.numbers import as_typed, shown_difference, shown_interval, shown_probability
@@ -24,21 +25,26 @@ DELTA = 0.01
 
 
 @given(st.integers(2, 40), st.integers(0, 2**32 - 1))
-def test_intervals_and_p_values_equal_scipys(n: int, seed: int) -> None:
+def test_the_interval_is_students_and_wider_where_the_tail_is(n: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     base = draw.normal(1.5, 0.01, n)
     variant = base + draw.normal(draw.normal(0, 0.01), 0.01, n)
     seen = Paired.of((variant - base).tolist())
     test = stats.ttest_rel(variant, base)
-    assert seen.p_different() == pytest.approx(test.pvalue, abs=1e-9)
-    assert seen.interval() == pytest.approx(tuple(test.confidence_interval(0.95)), abs=1e-9)
-    assert seen.interval(0.9) == pytest.approx(tuple(test.confidence_interval(0.9)), abs=1e-9)
     assert seen.error == pytest.approx(stats.sem(variant - base), abs=1e-12)
-    sides = [
-        stats.ttest_1samp(variant - base, -DELTA, alternative="greater").pvalue,
-        stats.ttest_1samp(variant - base, DELTA, alternative="less").pvalue,
-    ]
-    assert seen.p_equivalent(DELTA) == pytest.approx(min(1, 2 * max(sides)), abs=1e-9)
+    skew = float(stats.skew(variant - base)) if n > 2 else 0.0
+    assert seen.skew == pytest.approx(skew, abs=1e-9)
+    factor = {side: 1 + min(1, 10 / n) * max(0, side * skew) ** 2 for side in (-1, 1)}
+    for level in (0.9, 0.95):
+        student = test.confidence_interval(level)
+        low, high = seen.interval(level)
+        assert seen.mean - low == pytest.approx((seen.mean - student.low) * factor[-1], abs=1e-9)
+        assert high - seen.mean == pytest.approx((student.high - seen.mean) * factor[1], abs=1e-9)
+    t = stats.t(n - 1)
+    towards = factor[1] if seen.mean < 0 else factor[-1]
+    assert seen.p_different() == pytest.approx(2 * t.sf(abs(seen.mean) / seen.error / towards), abs=1e-9)
+    ends = [t.sf((DELTA + side * seen.mean) / seen.error / factor[-side]) for side in (-1, 1)]
+    assert seen.p_equivalent(DELTA) == pytest.approx(min(1, 2 * max(ends)), abs=1e-9)
 
 
 def test_without_spread_every_difference_is_certain() -> None:
@@ -55,21 +61,34 @@ def test_one_seed_gives_no_verdict() -> None:
     assert verdict.interval == (-math.inf, math.inf)
 
 
+def ends(samples: np.ndarray, looking: bool = False) -> np.ndarray:
+    """Both ends of the 95 % interval of each row."""
+    return np.array([Paired.of(row, looking=looking).interval() for row in samples.tolist()]).T
+
+
 @pytest.mark.parametrize(("n", "shift"), [(3, 1.0), (5, 0.0), (5, 1.5), (12, 0.6), (40, -0.5)])
 def test_the_power_of_a_difference_matches_simulations(n: int, shift: float) -> None:
-    drawn = np.random.default_rng(0).normal(shift, 1, (20_000, n))
-    found = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < ALPHA)
-    assert power_of_difference(n, 0.002 * shift, 0.002) == pytest.approx(found, abs=0.011)
+    low, high = ends(np.random.default_rng(0).normal(shift, 1, (6000, n)))
+    found = np.mean((low > 0) | (high < 0))
+    assert power_of_difference(n, 0.002 * shift, 0.002) == pytest.approx(found, abs=0.02)
 
 
-@pytest.mark.parametrize(("n", "mean", "delta"), [(8, 0.0, 1.5), (20, 0.2, 0.9), (60, -0.1, 0.5)])
+@pytest.mark.parametrize(("n", "mean", "delta"), [(8, 0.0, 1.8), (20, 0.2, 1.0), (60, -0.1, 0.5)])
 def test_the_power_of_equivalence_matches_simulations(n: int, mean: float, delta: float) -> None:
-    drawn = np.random.default_rng(1).normal(mean, 1, (20_000, n))
-    lower = stats.ttest_1samp(drawn, -delta, axis=1, alternative="greater").pvalue
-    upper = stats.ttest_1samp(drawn, delta, axis=1, alternative="less").pvalue
-    found = np.mean(np.maximum(lower, upper) < ALPHA / 2)  # whether the 95 % interval lies within delta
+    low, high = ends(np.random.default_rng(1).normal(mean, 1, (6000, n)))
+    found = np.mean((low > -delta) & (high < delta))  # whether the 95 % interval lies within delta
     assert found > 0.6
-    assert found - 0.02 < power_of_equivalence(n, mean, 1.0, delta) < found + 0.011
+    assert found - 0.03 < power_of_equivalence(n, mean, 1.0, delta) < found + 0.02
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(3, 0.05), (5, 0.01), (30, 0.05)])
+def test_the_smallest_difference_is_found_four_times_in_five(n: int, alpha: float) -> None:
+    smallest = smallest_difference(n, 0.02, alpha=alpha)
+    assert power_of_difference(n, smallest, 0.02, alpha) == pytest.approx(0.8, abs=1e-4)
+    assert smallest_difference(n, 0.04, alpha=alpha) == pytest.approx(2 * smallest, rel=1e-4)
+    assert smallest_difference(n + 1, 0.02, alpha=alpha) < smallest
+    assert smallest_difference(n, 0.0, alpha=alpha) == 0
+    assert smallest_difference(1, 0.02, alpha=alpha) == math.inf
 
 
 def test_power_is_finite_for_extreme_values() -> None:
@@ -80,31 +99,40 @@ def test_power_is_finite_for_extreme_values() -> None:
     assert power_of_difference(3, 1e4, 1.0) == pytest.approx(1.0)
 
 
-@given(st.floats(-3, 3), st.integers(3, 10))
-def test_the_suggested_number_of_seeds_suffices_and_one_fewer_does_not(shift: float, n: int) -> None:
-    seen = Paired(n, shift, 1.0)
+@pytest.mark.parametrize(
+    ("mean", "delta", "n", "looking"), [(0.6, 0.3, 3, False), (1.0, 1e-9, 5, False), (0.0, 1.0, 3, True)]
+)
+def test_a_verdict_comes_as_often_as_the_range_of_seeds_promises(mean: float, delta: float, n: int, looking: bool) -> None:
+    draw = np.random.default_rng(6)
+    came = []
+    while len(came) < 25:
+        first = draw.normal(mean, 1, n).tolist()
+        (verdict,) = verdicts([first], delta, looking=looking)
+        if verdict.kind == "cannot tell":
+            assert verdict.seeds is not None
+            more = first + draw.normal(mean, 1, verdict.seeds[1] - n).tolist()
+            came.append([verdicts([more[:m]], delta, looking=looking)[0].kind != "cannot tell" for m in verdict.seeds])
+    likely, safe = np.mean(came, axis=0)
+    assert safe > 0.65, "0.8, less the error of 25 simulations"
+    assert 0.3 < likely < safe
 
-    def power(seeds: int) -> float:
-        return max(power_of_difference(seeds, shift, 1.0), power_of_equivalence(seeds, shift, 1.0, 0.1))
 
-    needed = seeds_needed(seen, delta=0.1)
-    if needed is None:
-        assert power(10_000) < 0.8
-        return
-    assert needed > n
-    assert power(needed) >= 0.8
-    assert needed == n + 1 or power(needed - 1) < 0.8
+def test_where_no_number_of_seeds_gives_a_verdict_none_is_named() -> None:
+    assert seeds_needed(Paired(5000, 0.0, 1.0), delta=1e-9) is None
+    few = seeds_needed(Paired(50, 0.0, 1.0), delta=0.1)
+    assert few is not None
+    assert 50 < few[0] < few[1] < 10_000
 
 
 def test_a_variant_equal_to_the_base_is_called_better_or_worse_in_five_per_cent() -> None:
     """The same holds for any of several such variants together."""
     draw = np.random.default_rng(2)
     for variants in (1, 4):
-        base = draw.normal(1.5, 0.01, (10_000, 1, 5))
-        differences = draw.normal(1.5, 0.01, (10_000, variants, 5)) - base
+        base = draw.normal(1.5, 0.01, (5_000, 1, 5))
+        differences = draw.normal(1.5, 0.01, (5_000, variants, 5)) - base
         kinds = [{verdict.kind for verdict in verdicts(grid.tolist(), 1e-5)} for grid in differences]
         wrong = np.mean([bool(seen & {"better", "worse"}) for seen in kinds])
-        assert wrong < ALPHA + 0.006, variants  # three standard errors of 10,000 simulations
+        assert wrong < ALPHA + 0.009, variants  # three standard errors of 5,000 simulations
         assert wrong > 0.02, variants
 
 
@@ -112,7 +140,7 @@ def test_a_difference_of_two_standard_errors_is_found_as_often_as_the_power_form
     draw = np.random.default_rng(3)
     n, sd = 5, 0.01
     mean = -2 * sd / math.sqrt(n)
-    grids = draw.normal(mean, sd, (10_000, 1, n))
+    grids = draw.normal(mean, sd, (5_000, 1, n))
     kinds = [verdicts(grid.tolist(), 1e-5)[0].kind for grid in grids]
     assert np.mean([kind == "better" for kind in kinds]) == pytest.approx(power_of_difference(n, mean, sd), abs=0.015)
     assert np.mean([kind == "worse" for kind in kinds]) < 0.002
@@ -122,27 +150,27 @@ def test_all_verdicts_of_a_grid_are_right_in_ninety_five_per_cent() -> None:
     """No variant without a difference is called different, and none that differs by delta is called equivalent."""
     draw, sd, n = np.random.default_rng(4), 0.01, 5
     truth = np.array([0.0, 0.0, DELTA, -DELTA])
-    base = draw.normal(0, sd, (10_000, 1, n))
-    grids = truth[:, None] + draw.normal(0, sd, (10_000, len(truth), n)) - base
+    base = draw.normal(0, sd, (5_000, 1, n))
+    grids = truth[:, None] + draw.normal(0, sd, (5_000, len(truth), n)) - base
     true_kinds = [{"equivalent", "cannot tell"}] * 2 + [{"worse", "cannot tell"}, {"better", "cannot tell"}]
     false = [
         any(verdict.kind not in kinds for verdict, kinds in zip(verdicts(grid.tolist(), DELTA), true_kinds, strict=True))
         for grid in grids
     ]
-    assert np.mean(false) < ALPHA + 0.006
+    assert np.mean(false) < ALPHA + 0.009
 
 
 def test_all_intervals_hold_together_in_ninety_five_per_cent() -> None:
     draw = np.random.default_rng(5)
     truth = draw.normal(0, 0.02, 6)
-    base = draw.normal(0, 0.01, (10_000, 1, 4))
-    grids = truth[:, None] + draw.normal(0, 0.01, (10_000, 6, 4)) - base
+    base = draw.normal(0, 0.01, (4_000, 1, 4))
+    grids = truth[:, None] + draw.normal(0, 0.01, (4_000, 6, 4)) - base
     held = [
         all(low <= true <= high for true, (low, high) in zip(truth, intervals, strict=True))
         for grid in grids
         if (intervals := [verdict.interval for verdict in verdicts(grid.tolist(), DELTA)])
     ]
-    assert 1 - ALPHA - 0.006 < np.mean(held) < 0.99, "not much wider than necessary"
+    assert 1 - ALPHA - 0.009 < np.mean(held) < 0.99, "not much wider than necessary"
 
 
 @st.composite
@@ -172,8 +200,6 @@ def test_verdict_interval_and_p_never_contradict_each_other(table: tuple[list[li
         assert verdict.plain_interval[0] >= low
         assert verdict.plain_interval[1] <= high, "the plain interval is narrower: it is not corrected for other variants"
         assert verdict.family == len(differences)
-        if verdict.kind == "cannot tell":
-            assert verdict.seeds is None or verdict.seeds > verdict.paired.n
 
 
 @given(tables())
@@ -229,17 +255,8 @@ def test_a_variant_that_failed_is_not_corrected_for() -> None:
     assert one.seeds is not None
     assert first.seeds is not None
     assert one.seeds < first.seeds
-    level = ALPHA / 3
-    powers = [
-        max(
-            power_of_difference(n, first.paired.mean, first.paired.sd, level),
-            power_of_equivalence(n, first.paired.mean, first.paired.sd, DELTA, level),
-        )
-        for n in (first.seeds - 1, first.seeds)
-    ]
-    assert powers[0] < 0.8 <= powers[1]
 
 
 def test_more_spread_needs_more_seeds() -> None:
-    needed = [seeds_needed(Paired(3, 0.01, sd), delta=1e-6) for sd in (0.01, 0.02, 0.04, 0.1)]
-    assert all(one is not None and other is not None and one < other for one, other in pairwise(needed))
+    needed = [seeds_needed(Paired(3, 0.01, sd), delta=0.01) for sd in (0.01, 0.02, 0.04, 0.1)]
+    assert all(one is not None and other is not None and one[1] < other[1] for one, other in pairwise(needed))

@@ -24,7 +24,7 @@ from minigpt.lab.compare.results import (
 )
 from minigpt.lab.compare.seeds import listed
 from minigpt.lab.compare.variants import Unit
-from minigpt.lab.statistics import ALPHA, FEWEST, power_of_equivalence, smallest_difference
+from minigpt.lab.statistics import ALPHA, FEWEST, level_of_last_look, power_of_equivalence, smallest_difference
 from minigpt.numbers import as_typed, shown_difference, shown_interval
 from minigpt.run import RunFolder
 from minigpt.run.identity import settings_of
@@ -63,12 +63,14 @@ def against_itself(base: VariantResult, runs: Sequence[RunResult], delta: float)
 # ----------------------------------------------------------------------------------------------- what seeds can find
 
 
-def measured_noise(variants: Sequence[VariantResult], seeds: int, delta: float) -> NoiseFloor | None:
+def measured_noise(
+    variants: Sequence[VariantResult], seeds: int, delta: float, *, looking: bool = False
+) -> NoiseFloor | None:
     """From the differences of these variants to the base; None if too few runs have finished."""
     differences = [variant.difference for variant in variants if variant.difference is not None]
     family = max((difference.family for difference in differences), default=1)
     source = "from the spread of these runs" + _GUESS * _is_of_base(variants)
-    return _floor(_pooled(differences), source, seeds, delta, family)
+    return _floor(_pooled(differences), source, seeds, delta, family, looking)
 
 
 def expected_noise(
@@ -80,6 +82,7 @@ def expected_noise(
     seeds: int,
     delta: float,
     family: int,
+    looking: bool = False,
 ) -> NoiseFloor | None:
     """From variants in earlier comparisons with this base, else from the base against itself, else from runs of the base.
 
@@ -94,6 +97,7 @@ def expected_noise(
         seeds: The number of seeds that is asked about.
         delta: Smaller differences count as equivalent.
         family: Number of variants in the correction.
+        looking: Whether this is the largest number, and seeds are added one at a time.
 
     Returns:
         What the seeds can find; None without three differences or runs.
@@ -105,11 +109,11 @@ def expected_noise(
         sd = _pooled([difference for difference in each if difference is not None])
         if sd is not None:
             source = f"from the differences in {', '.join(map(str, places))}" + _GUESS * is_of_base
-            return _floor(sd, source, seeds, delta, family)
+            return _floor(sd, source, seeds, delta, family, looking)
     losses = [loss for run in runs if (loss := result_of(run, 0, unit).loss) is not None]
     sd = math.sqrt(2) * statistics.stdev(losses) if len(losses) >= FEWEST else None
     source = f"from √2 times the spread of {count(len(losses), 'earlier run')} of the base{_GUESS}"
-    return _floor(sd, source, seeds, delta, family)
+    return _floor(sd, source, seeds, delta, family, looking)
 
 
 def _earlier(base: Experiment, folder: Path, unit: Unit) -> list[tuple[Path, tuple[VariantResult, ...]]]:
@@ -139,10 +143,13 @@ def _pooled(differences: Sequence[Difference]) -> float | None:
     return math.sqrt(sum(n * sd * sd for n, sd in known) / freedom) or None if freedom else None
 
 
-def _floor(sd: float | None, source: str, seeds: int, delta: float, family: int) -> NoiseFloor | None:
-    if sd is None or seeds < FEWEST:
+def _floor(sd: float | None, source: str, seeds: int, delta: float, family: int, looking: bool) -> NoiseFloor | None:
+    """What the seeds can find; None if the spread is unknown, or there are too few seeds for an interval."""
+    if seeds < FEWEST:
         return None
-    alpha = ALPHA / family
+    alpha = level_of_last_look(seeds, ALPHA / family) if looking else ALPHA / family
+    if sd is None or alpha == 0:
+        return None
     return NoiseFloor(
         sd=sd,
         source=source,
@@ -157,10 +164,8 @@ def _floor(sd: float | None, source: str, seeds: int, delta: float, family: int)
 
 def in_words(noise: NoiseFloor, delta: float, *, looking: bool) -> str:
     """What a number of seeds can find, in one line."""
-    words = f"{count(noise.seeds, 'seed')} find differences of about {noise.smallest:.2g} or more (4 times in 5), "
-    words += noise.source
-    if looking:
-        words += "; adding seeds one at a time needs somewhat larger differences"
+    seeds = f"{count(noise.seeds, 'seed')}, added one at a time," if looking else count(noise.seeds, "seed")
+    words = f"{seeds} find differences of about {noise.smallest:.2g} or more (4 times in 5), {noise.source}"
     if noise.power_of_equivalence < _HARDLY:
         words += f"; equivalence within {as_typed(delta)} can hardly be shown"
     return words

@@ -132,7 +132,7 @@ class ComparisonPlan:
             failed=self.failed,
             variants=tuple(variants),
             base_again=again,
-            noise=measured_noise(variants[1:], grid.planned.most, asked.delta) or self.noise(),
+            noise=measured_noise(variants[1:], grid.planned.most, asked.delta, looking=looking) or self.noise(),
         )
 
     def noise(self) -> NoiseFloor | None:
@@ -146,6 +146,7 @@ class ComparisonPlan:
             seeds=self.grid.planned.most,
             delta=asked.delta,
             family=max(1, len(self.variants) - 1),
+            looking=bool(self.grid.planned.further),
         )
 
     def undecided(self, comparison: Comparison) -> list[str]:

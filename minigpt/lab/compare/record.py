@@ -97,7 +97,11 @@ class Difference(Part):
         p: Corrected p-value of the hypothesis of no difference.
         p_equivalent: Corrected p-value of the hypothesis of a difference of delta or more.
         effect: The mean divided by the standard deviation.
-        seeds_needed: About how many seeds would probably show a difference or equivalence, if these seeds cannot.
+        seeds_needed: If these seeds cannot tell: with how many a verdict is as likely as not, and with how many it comes 4
+            times in 5; None if more than 10,000 would be needed.
+        looking: Whether seeds were added until there was a verdict. Then the intervals hold however often one looks.
+        outliers: Places of the seeds whose differences lie far from the others, counted from 0.
+        caution: Why the differences resemble those that give false verdicts; empty if they do not.
     """
 
     kind: Kind
@@ -110,7 +114,10 @@ class Difference(Part):
     p: Number | None
     p_equivalent: Number | None
     effect: Number | None
-    seeds_needed: Count | None
+    seeds_needed: Pair[Count] | None
+    looking: bool = False
+    outliers: Many[Count] = ()
+    caution: Text = ""
 
     @model_validator(mode="after")
     def _interval_is_whole(self) -> Self:
@@ -250,7 +257,7 @@ class NoiseFloor(Part):
         sd: Standard deviation of a difference, over seeds.
         source: What it was computed from, in words.
         seeds: Number of seeds; with `most_seeds` the largest one.
-        smallest: Differences of this size or more are found four times in five, by the t-test with a fixed number of seeds.
+        smallest: Differences of this size or more are found four times in five.
         power_of_equivalence: Probability that a variant without a difference is found equivalent within delta.
     """
 

@@ -84,10 +84,14 @@ def _judgement(verdict: Verdict, looking: bool) -> Judgement:
             return Judgement(f"cannot tell at {pairs} seeds", verdict)
         case "cannot tell":
             seeds = verdict.seeds
-            more = f"about {seeds} would" if seeds else "more than 10,000 would be needed"
+            more = f"{_from_to(*seeds)} would probably be enough" if seeds else "more than 10,000 would be needed"
             return Judgement(f"cannot tell at {pairs} seeds; {more}", verdict)
         case kind:
             return Judgement(kind, verdict)
+
+
+def _from_to(low: int, high: int) -> str:
+    return f"{low:,} to {high:,}" if low < high else f"{high:,}"
 
 
 def failed_seeds(runs: Sequence[RunResult]) -> str:
@@ -140,6 +144,9 @@ def difference_of(verdict: Verdict) -> Difference:
         p_equivalent=_known(verdict.p_equivalent),
         effect=None if paired.effect is None else _known(paired.effect),
         seeds_needed=verdict.seeds if verdict.kind == "cannot tell" else None,
+        looking=paired.looking,
+        outliers=verdict.outliers,
+        caution=verdict.caution,
     )
 
 

@@ -179,7 +179,8 @@ def markdown_text(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
-    lines = [basis(comparison), *noise_notes(comparison), *looking_notes(comparison), *unequal(comparison)]
+    lines = [basis(comparison), *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
+    lines += unequal(comparison)
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
 
@@ -201,6 +202,12 @@ def looking_notes(comparison: Comparison) -> list[str]:
         "adding seeds after looking at this result makes false verdicts more frequent than 5 %; "
         f"--seeds {n}..{4 * n} adds them until there is a verdict, with intervals that hold however often one looks"
     ]
+
+
+def cautions(comparison: Comparison) -> list[str]:
+    """The variants whose differences resemble those that give false verdicts, one per line."""
+    known = ((variant.name, variant.difference) for variant in comparison.variants)
+    return [f"{name}: {difference.caution}" for name, difference in known if difference and difference.caution]
 
 
 def unequal(comparison: Comparison) -> list[str]:

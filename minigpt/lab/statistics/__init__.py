@@ -1,8 +1,8 @@
 """The statistics of comparisons: what seeds, sizes and texts can show, and how certain that is."""
 
-from minigpt.lab.statistics.paired import (
-    ALPHA,
-    Paired,
+from minigpt.lab.statistics.paired import ALPHA, POWER, Paired
+from minigpt.lab.statistics.power import (
+    level_of_last_look,
     power_of_difference,
     power_of_equivalence,
     seeds_needed,
@@ -13,9 +13,11 @@ from minigpt.lab.statistics.verdict import FEWEST, Kind, Verdict, verdicts
 __all__ = [
     "ALPHA",
     "FEWEST",
+    "POWER",
     "Kind",
     "Paired",
     "Verdict",
+    "level_of_last_look",
     "power_of_difference",
     "power_of_equivalence",
     "seeds_needed",

@@ -1,4 +1,4 @@
-"""Paired differences over seeds: mean, spread, Student's interval and tests, and the power of these.
+"""Paired differences over seeds: mean, spread, interval and tests, and the power of these.
 
 All variants are trained with the same seeds and the same data order, so they are compared seed by seed:
 d = variant - base, in nats; below zero is better. Variation that both share for a seed cancels.
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from scipy import special
 
+from minigpt.lab.statistics import robust, sequential
+
 ALPHA = 0.05
 POWER = 0.8
-MOST = 10_000  # upper limit of suggested seeds
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,27 @@ class Paired:
         n: Number of seeds.
         mean: Mean of the differences.
         sd: Standard deviation of the differences, with n - 1; 0 for a single seed.
+        skew: Skewness of the differences; above 0 if the long tail is above the mean.
+        looking: Whether seeds were added one at a time, with a look after each. Then intervals and p-values hold for all
+            numbers of seeds at once.
     """
 
     n: int
     mean: float
     sd: float
+    skew: float = 0.0
+    looking: bool = False
 
     @classmethod
-    def of(cls, differences: Sequence[float]) -> Paired:
+    def of(cls, differences: Sequence[float], *, looking: bool = False) -> Paired:
         """From at least one difference, all finite."""
-        n = len(differences)
-        mean = math.fsum(differences) / n
-        spread = math.fsum((difference - mean) ** 2 for difference in differences)
-        return cls(n, mean, math.sqrt(spread / (n - 1)) if n > 1 else 0.0)
+        n, first = len(differences), differences[0]
+        beyond = [difference - first for difference in differences]  # exactly 0 if all differences are equal
+        mean = math.fsum(beyond) / n
+        deviations = [difference - mean for difference in beyond]
+        spread = math.fsum(deviation**2 for deviation in deviations)
+        sd = math.sqrt(spread / (n - 1)) if n > 1 else 0.0
+        return cls(n, first + mean, sd, robust.skewness(deviations) if n > 2 else 0.0, looking)
 
     @property
     def error(self) -> float:
@@ -50,90 +59,35 @@ class Paired:
         return self.mean / self.sd if self.sd > 0 else None
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float]:
-        """Student's confidence interval of the mean; without bounds for a single seed."""
-        if self.n < 2:
+        """The confidence interval of the mean, wider on the side of the long tail; without bounds for a single seed."""
+        quantile = critical(self.n, 1 - level, looking=self.looking)
+        if quantile == math.inf:
             return -math.inf, math.inf
-        half = self.error * float(special.stdtrit(self.n - 1, (1 + level) / 2))
-        return self.mean - half, self.mean + half
+        below, above = robust.stretch(self.n, -self.skew), robust.stretch(self.n, self.skew)
+        return self.mean - quantile * below * self.error, self.mean + quantile * above * self.error
 
     def p_different(self) -> float:
-        """Student's paired t-test, two-sided, for a mean of zero; 1 for a single seed."""
-        return 1.0 if self.n < 2 else 2 * self._below(-abs(self.mean))
+        """The smallest 1 - level at which the interval does not contain 0; 1 for a single seed."""
+        return self._p_beyond(abs(self.mean), self.skew if self.mean < 0 else -self.skew)
 
     def p_equivalent(self, delta: float) -> float:
         """The smallest 1 - level at which the interval lies within delta; 1 for a single seed.
 
-        Twice the larger p of two one-sided t-tests (Schuirmann 1987).
+        The larger p of the tests at both ends, as in two one-sided t-tests (Schuirmann 1987).
         """
-        if self.n < 2:
+        return max(self._p_beyond(self.mean + delta, -self.skew), self._p_beyond(delta - self.mean, self.skew))
+
+    def _p_beyond(self, distance: float, skew: float) -> float:
+        """The smallest 1 - level at which an end of the interval is closer to the mean than this distance."""
+        if self.n < 2 or distance <= 0:
             return 1.0
-        return min(1.0, 2 * max(self._below(-(self.mean + delta)), self._below(self.mean - delta)))
-
-    def _below(self, value: float) -> float:
-        """P(T <= value / error), with n - 1 degrees of freedom."""
-        if self.error == 0:  # a single seed, or no spread at all
-            return 0.5 if value == 0 else float(value > 0)
-        return float(special.stdtr(self.n - 1, value / self.error))
+        width = robust.stretch(self.n, skew) * self.error
+        t = distance / width if width > 0 else math.inf
+        return sequential.p_value(self.n, t) if self.looking else 2 * float(special.stdtr(self.n - 1, -t))
 
 
-def power_of_difference(n: int, mean: float, sd: float, alpha: float = ALPHA) -> float:
-    """Probability that n seeds detect a true mean difference, by the paired t-test (two-sided)."""
+def critical(n: int, alpha: float, *, looking: bool = False) -> float:
+    """Half the width of the interval without stretch, in standard errors; infinite if there are too few seeds."""
     if n < 2:
-        return 0.0
-    if sd == 0:
-        return float(mean != 0)
-    shift, critical = mean / sd * math.sqrt(n), float(special.stdtrit(n - 1, 1 - alpha / 2))
-    return _noncentral(n - 1, shift, -critical) + 1 - _noncentral(n - 1, shift, critical)
-
-
-def smallest_difference(n: int, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true mean difference that n seeds detect with this probability; infinite for a single seed."""
-    if n < 2 or sd == 0:
-        return math.inf if n < 2 else 0.0
-    low, high = 0.0, sd
-    while power_of_difference(n, high, sd, alpha) < power:
-        low, high = high, 2 * high
-    for _ in range(60):  # power grows with the difference
-        middle = (low + high) / 2
-        low, high = (low, middle) if power_of_difference(n, middle, sd, alpha) >= power else (middle, high)
-    return high
-
-
-def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: float = ALPHA) -> float:
-    """Lower bound (Bonferroni) of the probability that the 1 - alpha interval of n seeds lies within delta."""
-    if n < 2:
-        return 0.0
-    if sd == 0:
-        return float(abs(mean) < delta)
-    critical, root = float(special.stdtrit(n - 1, 1 - alpha / 2)), math.sqrt(n) / sd
-    above = 1 - _noncentral(n - 1, (mean + delta) * root, critical)
-    below = _noncentral(n - 1, (mean - delta) * root, -critical)
-    return max(0.0, above + below - 1)
-
-
-def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """How many seeds would give a verdict, a difference or equivalence.
-
-    The true mean and spread are assumed to be those seen so far. None if more than 10,000 would be needed.
-    """
-
-    def is_enough(n: int) -> bool:
-        difference = power_of_difference(n, seen.mean, seen.sd, alpha)
-        return max(difference, power_of_equivalence(n, seen.mean, seen.sd, delta, alpha)) >= power
-
-    if not is_enough(MOST):
-        return None
-    too_few, enough_seeds = seen.n, MOST  # power grows with the seeds, so bisection finds the smallest number
-    while enough_seeds - too_few > 1:
-        middle = (too_few + enough_seeds) // 2
-        too_few, enough_seeds = (too_few, middle) if is_enough(middle) else (middle, enough_seeds)
-    return enough_seeds
-
-
-def _noncentral(freedom: int, shift: float, value: float) -> float:
-    """P(T <= value) for the noncentral t distribution; the normal distribution where scipy's series fails."""
-    share = float(special.nctdtr(freedom, shift, value))
-    if math.isfinite(share):
-        return share
-    spread = math.sqrt(1 + value * value / (2 * freedom))
-    return float(special.ndtr((value * (1 - 1 / (4 * freedom)) - shift) / spread))
+        return math.inf
+    return sequential.quantile(n, alpha) if looking else float(special.stdtrit(n - 1, 1 - alpha / 2))

@@ -66,12 +66,12 @@ def test_the_notes_say_what_holds_if_one_looks_more_than_once() -> None:
 
 
 def test_a_verdict_stays_if_the_base_fails_with_a_later_seed() -> None:
-    base = [*(run(seed) for seed in range(3)), run(3, None)]
-    one, two = [run(seed, 2.0) for seed in range(3)], [run(seed, 1.0 + seed) for seed in range(4)]
+    base = [*(run(seed) for seed in range(5)), run(5, None)]
+    one, two = [run(seed, 2.0) for seed in range(5)], [run(seed, 1.0 + seed) for seed in range(6)]
     found = comparison(most_seeds=9, base=base, one=one, two=two)
     assert [variant.verdict for variant in found.variants[1:]] == [
         "worse",
-        "no verdict, because of the base: crashed with seed 3",
+        "no verdict, because of the base: crashed with seed 5",
     ]
 
 
