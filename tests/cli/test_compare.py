@@ -23,13 +23,13 @@ __all__ = ["write"]  # the fixture
 @pytest.mark.slow
 def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command, write: Write) -> None:
     files = [write("base"), write("variant", model={"ffn": "glu"})]
-    code, out, _ = minigpt("compare", *files, "--seeds", "1", "--plan")
+    code, out, _ = minigpt("compare", *files, "--seeds", "1", "--no-noise", "--plan")
     assert code == 0
     assert "base: 2 variants, seeds 5: 2 runs, 0 exist already" in out
     assert "2 runs to train: about" in out
     assert not Path("comparisons/base/runs").exists()
     written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md"]
-    code, out, err = minigpt("compare", *files, "--seeds", "1", "--jobs", "2", *written)
+    code, out, err = minigpt("compare", *files, "--seeds", "1", "--no-noise", "--jobs", "2", *written)
     assert code == 0, err
     assert "variant, seed 5: finished" in out
     assert "no verdict: 1 seed cannot show how large chance effects are; 3 can" in " ".join(out.split())
@@ -44,7 +44,7 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
     tables = Path("tables.md").read_text()
     assert f"| variant | {losses['variant']:.4f} | {losses['variant'] - losses['base']:+.4f} |" in tables
     before = {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
-    code, out, _ = minigpt("compare", *files, "--seeds", "1")
+    code, out, _ = minigpt("compare", *files, "--seeds", "1", "--no-noise")
     assert (code, "2 exist already" in out, "to train" in out) == (0, True, False)
     assert before == {file: file.stat().st_mtime_ns for file in Path("comparisons").rglob("metrics.jsonl")}
 
@@ -52,7 +52,15 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["base.json"], "compare needs a base and at least one variant"),
+        (["base.json", "--no-noise"], "compare needs a base and at least one variant"),
+        (["base.json", "--seeds", "3..5"], "--seeds FIRST..MOST needs a base and at least one variant"),
+        *(
+            (
+                ["base.json", "other.json", "--seeds", found],
+                f'--seeds: found "{found}"; allowed: a number from 1 to 10,000, such',
+            )
+            for found in ("0", "-1", "x", "3..", "..5", "5..3", "3..3", "0..4", "3..10001", "3...5", "3..5..7", "")
+        ),
         (
             ["base.json", "other.json", "--budget", "token"],
             '--budget: found "token"; allowed: flops, steps, time, tokens; did you mean',
@@ -80,7 +88,7 @@ def test_mistakes_are_reported_in_one_line(minigpt: Command, write: Write, argum
 
 def compare(*arguments: str, variants: tuple[str, ...] = ("variant",)) -> list[str]:
     files = [f"{name}.json" for name in ("base", *variants)]
-    return [sys.executable, "-m", "minigpt", "compare", *files, *arguments]
+    return [sys.executable, "-m", "minigpt", "compare", *files, "--no-noise", *arguments]
 
 
 CRASHING = '''
@@ -155,20 +163,25 @@ def test_planted_variants_have_the_expected_outcomes(write: Write) -> None:
 
 @pytest.mark.slow
 def test_a_killed_comparison_continues_and_ends_as_an_uninterrupted_one(write: Write, tmp_path: Path) -> None:
-    """Several SIGKILLs during the comparison: no run is missing, none is trained twice, and the table is the same."""
+    """Several SIGKILLs during the comparison: no run is missing, none is trained twice, and the table is the same.
+
+    One seed gives no verdict, so the second one is added.
+    """
     long = {"training": {"max_iters": 300, "eval_interval": 100, "checkpoint_interval": 20}}
     write("base", **long)
     write("variant", **{**long, "model": {"ffn": "glu"}})
-    subprocess.run(compare("--seeds", "2", "--name", "whole", "--markdown", "whole.md"), check=True, capture_output=True)
+    subprocess.run(compare("--seeds", "1..2", "--name", "whole", "--markdown", "whole.md"), check=True, capture_output=True)
     for after in (9, 14, 6):
         process = subprocess.Popen(
-            compare("--seeds", "2", "--name", "killed"), stdout=subprocess.DEVNULL, start_new_session=True
+            compare("--seeds", "1..2", "--name", "killed"), stdout=subprocess.DEVNULL, start_new_session=True
         )
         time.sleep(after)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     time.sleep(5)  # the child processes notice that their parent ended, and save
-    subprocess.run(compare("--seeds", "2", "--name", "killed", "--markdown", "killed.md"), check=True, capture_output=True)
+    subprocess.run(
+        compare("--seeds", "1..2", "--name", "killed", "--markdown", "killed.md"), check=True, capture_output=True
+    )
     folder = Path("comparisons/killed/runs")
     assert not list(folder.rglob("*.old-*"))
     for name in ("base", "variant"):

@@ -112,7 +112,7 @@ def test_many_shapes_are_counted_in_groups(tmp_path: Path, monkeypatch: pytest.M
 def test_the_flops_budget_the_results_and_the_report_agree(tmp_path: Path) -> None:
     growing = {"name": "growing", "context": 0.25, "over": 1.0, "multiple": 4}
     files = [file(tmp_path, "base"), file(tmp_path, "grown", training={"batching": growing})]
-    plan = make_plan(files, Settings(seeds=1, device="cpu", budget="flops"))
+    plan = make_plan(files, Settings(noise=False, seeds=1, device="cpu", budget="flops"))
     base, grown = (variant.experiment for variant in plan.variants)
     assert grown.training.max_iters > 12
     mean = [flops / 12 for flops in map(true_flops, (base, load_experiment(files[1])))]
@@ -151,7 +151,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def test_a_teachers_forward_pass_counts(tmp_path: Path, taught: Path) -> None:
-    plan = make_plan([file(tmp_path, "plain"), taught], Settings(seeds=1, device="cpu", budget="flops"))
+    plan = make_plan([file(tmp_path, "plain"), taught], Settings(noise=False, seeds=1, device="cpu", budget="flops"))
     plain, student = plan.costs
     teacher = load_experiment(tmp_path / "teacher.json")
     vocab_size = plan.grid.corpora.of(plan.variants[0]).vocab_size
@@ -169,7 +169,7 @@ def test_a_teachers_forward_pass_counts(tmp_path: Path, taught: Path) -> None:
 
 
 def test_updates_are_timed_with_the_teacher(tmp_path: Path, taught: Path, asked: list[tuple[int, ...]]) -> None:
-    plan = make_plan([file(tmp_path, "plain"), taught], Settings(seeds=1, device="cpu"))
+    plan = make_plan([file(tmp_path, "plain"), taught], Settings(noise=False, seeds=1, device="cpu"))
     asked.clear()
     plan.seconds()
     assert set(asked) == {(4, 32)}, "the plain model asks nobody"

@@ -102,8 +102,10 @@ def test_there_is_no_other_way_to_start_a_python() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(["compare", "base.json", "plugged.json", "--seeds", "1"], id="compare"),
-        pytest.param(["compare", "base.json", "plugged.json", "--seeds", "1", "--jobs", "2"], id="compare-jobs"),
+        pytest.param(["compare", "base.json", "plugged.json", "--no-noise", "--seeds", "1"], id="compare"),
+        pytest.param(
+            ["compare", "base.json", "plugged.json", "--no-noise", "--seeds", "1", "--jobs", "2"], id="compare-jobs"
+        ),
         pytest.param(
             ["check", "norm/none", "norm/scalenorm", "schedule/constant", "tokenizer/byte", "--jobs", "2"], id="check"
         ),

@@ -49,6 +49,9 @@ class ComparisonWatcher(Watcher, Protocol):
     def checked(self, report: GateReport) -> None:
         """A variant's plugins were checked before its training; a failure ends the comparison."""
 
+    def extended(self, undecided: Sequence[str], added: Sequence[Cell]) -> None:
+        """These variants have no verdict yet, so the cells of one more seed were added."""
+
 
 def compare(
     sources: Sequence[Path | Source],
@@ -71,7 +74,8 @@ def compare(
         print(compared.comparison.variants[1].verdict)
 
     Finished runs with the same experiment, seed, data and code are used. Missing runs are trained, each in a separate
-    process. A comparison that was stopped continues when `compare` is called again.
+    process. A comparison that was stopped continues when `compare` is called again. A base without variants is compared
+    with itself, with further seeds.
 
     Args:
         sources: Experiment files, folders of runs, and these with settings; the base first.
@@ -111,7 +115,7 @@ def compare(
 
 
 def _forget_failures(plan: ComparisonPlan) -> None:
-    for cell in plan.grid.cells:
+    for cell in plan.grid.all_cells:
         record = cell.outcome()
         if record is not None and record.outcome is not Status.FINISHED:
             cell.record.unlink()
@@ -123,7 +127,7 @@ def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[st
     Raises:
         CheckError: A plugin violates its contract.
     """
-    missing = {cell.variant.name for cell in plan.grid.missing()}
+    missing = {cell.variant.name for cell in plan.grid.missing(further=True)}
     for variant in plan.variants:
         if variant.source in tried or variant.name not in missing:
             continue
@@ -136,21 +140,31 @@ def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[st
 
 
 def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float) -> Compared:
-    """Train the missing runs, judge and write. A signal stops the training after saving it."""
+    """Train the missing runs, judge, add seeds while that is asked for, and write.
+
+    A seed is added only when all runs with the seeds before it have ended. So the same runs lead to the same decisions,
+    whatever their order in time and however often the comparison was stopped. A signal stops the training after saving it.
+    """
     stop, settings = Stop(), plan.settings
     try:
         with stopped_by_signals(stop), stop.breakable():
-            plan.grid.run(
-                watcher,
-                jobs=settings.jobs,
-                device=settings.device,
-                threads=plan.threads,
-                allow_plugins=allow_plugins,
-                patience=patience,
-            )
+            while True:
+                plan.grid.run(
+                    watcher,
+                    jobs=settings.jobs,
+                    device=settings.device,
+                    threads=plan.threads,
+                    allow_plugins=allow_plugins,
+                    patience=patience,
+                )
+                comparison = plan.judge()
+                undecided = plan.undecided(comparison)
+                added = plan.grid.extend(undecided)
+                if not added:
+                    break
+                watcher.extended(undecided, added)
     except StopNow:
         return Compared(plan, stop_signal=stop.signal or 0)
-    comparison = plan.judge()
     plan.write(comparison)
     return Compared(plan, comparison)
 
@@ -160,6 +174,7 @@ class _Unwatched:
 
     def planned(self, plan: ComparisonPlan) -> None: ...
     def checked(self, report: GateReport) -> None: ...
+    def extended(self, undecided: Sequence[str], added: Sequence[Cell]) -> None: ...
     def started(self, cell: Cell) -> None: ...
     def progressed(self, cell: Cell, step: int) -> None: ...
     def ended(self, cell: Cell, record: CellRecord | None) -> None: ...

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from minigpt.experiment import Experiment
 from minigpt.lab.compare.frozen import freeze_corpus, freeze_experiment
 from minigpt.lab.compare.job import CellRecord, Job, updates_in
 from minigpt.lab.compare.running import Running
+from minigpt.lab.compare.seeds import Seeds
 from minigpt.lab.compare.variants import Variant
 from minigpt.reading import named_plugins
 from minigpt.run import RunFolder, checkpoint
@@ -152,12 +153,12 @@ class Corpora:
 
 
 class Grid:
-    """All cells of a comparison, in the comparison's folder.
+    """The cells of a comparison, in the comparison's folder: each variant with each first seed, until `extend` adds others.
 
     Args:
         folder: The comparison's folder; `inputs/`, `runs/`, `cells/` and `logs/` are made in it.
         variants: The variants, the base first.
-        seeds: The seeds, the same for each variant.
+        planned: The seeds.
         corpora: Loads the variants' corpora.
         other_runs: Folders of runs that are searched for finished runs to use.
         device: The device on which cells are trained.
@@ -167,26 +168,56 @@ class Grid:
         self,
         folder: Path,
         variants: Sequence[Variant],
-        seeds: Sequence[int],
+        planned: Seeds,
         corpora: Corpora,
         other_runs: Sequence[Path] = (),
         *,
         device: torch.device,
     ):
         self.device = device
-        self.folder, self.variants, self.seeds = folder, list(variants), list(seeds)
+        self.folder, self.variants = folder, list(variants)
+        self.planned, self.seeds = planned, list(planned.first)
         self.corpora = corpora
         self.present: dict[str, Provenance] = {}  # for each variant, the provenance of a run that would begin now
         self.frozen: dict[str, tuple[Path, Path]] = {}  # for each variant, the copies of its experiment and corpus
-        finished = self._finished([*other_runs, folder / "runs"])
-        self.cells = [self._cell(variant, seed, finished) for seed in seeds for variant in variants]
+        self.finished = self._finished([*other_runs, folder / "runs"])
+        self.cells = [self._cell(variant, seed) for seed in planned.first for variant in variants]
+        self.further = [self._cell(variant, seed) for seed in planned.further for variant in variants]
+        self.again = [self._cell(variants[0], seed) for seed in planned.again]
 
-    def _cell(self, variant: Variant, seed: int, finished: dict[str, list[RunFolder]]) -> Cell:
+    @property
+    def all_cells(self) -> list[Cell]:
+        """The cells in the order of training, so that pairs are complete early; at the end, those for `extend`."""
+        return [*self.cells, *self.again, *self.further]
+
+    def extend(self, names: Collection[str]) -> list[Cell]:
+        """Add the cells of the next seed for the base and for the variants with these names.
+
+        Returns:
+            The cells; none if there is no such variant, or no further seed.
+        """
+        if not names or not self.further:
+            return []
+        seed, base = self.further[0].seed, self.variants[0].name
+        added = [cell for cell in self.further if cell.seed == seed and cell.variant.name in (base, *names)]
+        self.further = [cell for cell in self.further if cell.seed != seed]
+        self.cells += added
+        self.seeds.append(seed)
+        return added
+
+    def earlier(self, variant: Variant) -> list[RunFolder]:
+        """Finished runs with the variant's identity except for the seed, one per seed."""
+        alike = Identity.of(self._provenance(variant)).with_seed(0).digest()
+        found = (run for runs in self.finished.values() for run in runs)
+        same = [(run.identity(), run) for run in found]
+        return list({str(each.settings["seed"]): run for each, run in same if each.with_seed(0).digest() == alike}.values())
+
+    def _cell(self, variant: Variant, seed: int) -> Cell:
         key = self._planned(variant, seed)
         record = self.folder / "cells" / f"{variant.name}-seed-{seed}.json"
         named = next((run for run in variant.runs if run.is_finished() and run.experiment().seed == seed), None)
         if named is None:
-            own, same = self._folder(variant, seed), finished.get(key, [])
+            own, same = self._folder(variant, seed), self.finished.get(key, [])
             others = [run for run in same if run != own and self._stays(run, seed, key)]
             candidates = [Cell(variant, seed, run, record, key) for run in ([own] if own in same else []) + others]
             usable = (cell for cell in candidates if cell.outcome() is not None or is_usable(cell.run))
@@ -224,13 +255,14 @@ class Grid:
                     finished.setdefault(run.identity().digest(), []).append(run)
         return finished
 
-    def missing(self) -> list[Cell]:
-        """Cells without an outcome, in the order of training: seed by seed, so that pairs are complete early."""
-        return [cell for cell in self.cells if cell.outcome() is None]
+    def missing(self, *, further: bool = False) -> list[Cell]:
+        """Cells without an outcome, in the order of training; with `further` also those that may be added."""
+        cells = self.all_cells if further else [*self.cells, *self.again]
+        return [cell for cell in cells if cell.outcome() is None]
 
-    def missing_runs(self) -> list[Cell]:
+    def missing_runs(self, *, further: bool = False) -> list[Cell]:
         """Missing cells whose run must be trained or continued; the others lack only the loss by position."""
-        return [cell for cell in self.missing() if not cell.needs_only_measuring()]
+        return [cell for cell in self.missing(further=further) if not cell.needs_only_measuring()]
 
     def run(
         self,
@@ -261,7 +293,7 @@ class Grid:
         for name in ("cells", "runs", "logs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         waiting = self.missing()
-        self.freeze([cell.variant for cell in waiting])  # all variants, before the first cell starts
+        self.freeze([cell.variant for cell in self.missing(further=True)])  # all variants, before the first cell starts
         running: list[Running] = []
         try:
             while waiting or running:

@@ -13,8 +13,10 @@ from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment, refusal_of_name
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.matching import matched_budget, matched_size
-from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
-from minigpt.lab.compare.results import judge
+from minigpt.lab.compare.noise import against_itself, expected_noise, measured_noise
+from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant, NoiseFloor
+from minigpt.lab.compare.results import judge, read_result
+from minigpt.lab.compare.seeds import SeedRange, seeds_of
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.compare.variants import (
     Budget,
@@ -35,15 +37,14 @@ from minigpt.system.files import read_object, write_json
 from minigpt.training.building import build_trainable
 from minigpt.training.machine import choose_device, choose_precision
 
-_SEEDS = 3
-
 
 @dataclass(frozen=True)
 class Settings:
     """The settings of a comparison.
 
     Attributes:
-        seeds: Number of seeds. None means 3, or the seeds that all variants share if all of them are runs.
+        seeds: Number of seeds, or a range: then seeds are added one at a time until every variant has a verdict. None
+            means 3, or the seeds that all variants share if all of them are runs.
         budget: The budget that is made equal to the base's. None refuses variants that differ in tokens.
         match: The size that is made equal to the base's; None for none.
         knobs: The settings that `match` changes, one after another.
@@ -51,9 +52,11 @@ class Settings:
         delta: Smaller differences count as equivalent; in the same unit.
         device: As for `minigpt run`.
         jobs: Number of runs at the same time.
+        noise: Whether the base is also compared with itself, with further seeds (not if all variants are runs and `seeds`
+            is None: then nothing is trained).
     """
 
-    seeds: int | None = None
+    seeds: int | SeedRange | None = None
     budget: Budget | None = None
     match: Size | None = None
     knobs: tuple[str, ...] = ("model.ffn.expansion",)
@@ -61,6 +64,7 @@ class Settings:
     delta: float = 0.01
     device: str = "auto"
     jobs: int = 1
+    noise: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,12 @@ class ComparisonPlan:
     failed: tuple[FailedVariant, ...] = ()
     reading: Reading = AS_WRITTEN
 
-    def seconds(self) -> tuple[float, float, float]:
+    def seconds(self, *, further: bool = False) -> tuple[float, float, float]:
         """Estimate the time of the missing runs on this machine: estimate, lower bound, upper bound.
 
-        A few updates of each variant with missing runs are timed, once.
+        A few updates of each variant with missing runs are timed, once. `further` is as for `Grid.missing_runs`.
         """
-        speeds, missing = self._speeds(), self.grid.missing_runs()
+        speeds, missing = self._speeds(), self.grid.missing_runs(further=further)
         at_once = min(self.settings.jobs, max(1, len(missing)))
         median, low, high = 0.0, 0.0, 0.0
         for experiment, speed in ((cell.variant.experiment, speeds.of(cell.variant)) for cell in missing):
@@ -106,11 +110,17 @@ class ComparisonPlan:
 
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
-        asked = self.settings
+        asked, grid, looking = self.settings, self.grid, bool(self.grid.planned.further)
+        variants = judge(self.variants, self.costs, grid.cells, unit=asked.unit, delta=asked.delta, looking=looking)
+        again = None
+        if grid.again:
+            again = against_itself(variants[0], [read_result(cell, asked.unit) for cell in grid.again], asked.delta)
+            variants, again = ([*variants, again], None) if len(variants) == 1 else (variants, again)
         return Comparison(
             name=self.folder.name,
             settings=ComparisonSettings(
-                seeds=tuple(self.grid.seeds),
+                seeds=tuple(grid.seeds),
+                most_seeds=grid.planned.most if looking else None,
                 unit=asked.unit,
                 delta=asked.delta,
                 budget=asked.budget,
@@ -120,8 +130,29 @@ class ComparisonPlan:
                 jobs=asked.jobs,
             ),
             failed=self.failed,
-            variants=tuple(judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)),
+            variants=tuple(variants),
+            base_again=again,
+            noise=measured_noise(variants[1:], grid.planned.most, asked.delta, looking=looking) or self.noise(),
         )
+
+    def noise(self) -> NoiseFloor | None:
+        """The smallest difference that can be found, from earlier comparisons or runs of the base; None without these."""
+        base, asked = self.variants[0], self.settings
+        return expected_noise(
+            base.experiment,
+            self.folder.parent,
+            self.grid.earlier(base),
+            unit=asked.unit,
+            seeds=self.grid.planned.most,
+            delta=asked.delta,
+            family=max(1, len(self.variants) - 1),
+            looking=bool(self.grid.planned.further),
+        )
+
+    def undecided(self, comparison: Comparison) -> list[str]:
+        """The names of the variants that may get a verdict from further seeds."""
+        found = [(variant.name, variant.difference) for variant in comparison.variants[1:]]
+        return [name for name, each in found if each is not None and each.kind in ("cannot tell", "no verdict")]
 
     def write(self, comparison: Comparison) -> None:
         """Write comparison.json, with paths of runs relative to its folder."""
@@ -158,7 +189,7 @@ def make_plan(
     variants = read_variants([source for source in sources if str(source) not in excluded], reading)
     _check_runs_are_not_adjusted(variants, settings, reading)
     folder = out / (name or variants[0].name)
-    seeds = _seeds(variants, settings.seeds)
+    seeds = seeds_of(variants, settings.seeds, noise=settings.noise)
     check_comparable(variants, unit=settings.unit, budget=settings.budget)
     threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     device = choose_device(settings.device)
@@ -195,22 +226,6 @@ def _measured_precision(folder: Path, device: torch.device, threads: int | None)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, known)
     return str(known[device.type])
-
-
-def _seeds(variants: Sequence[Variant], number: int | None) -> list[int]:
-    """The seeds of the comparison: consecutive from the base's seed, or those shared if all variants are runs."""
-    of_runs = [{run.experiment().seed for run in variant.runs} for variant in variants]
-    if number is None and all(of_runs):
-        shared = sorted(set.intersection(*of_runs))
-        if not shared:
-            raise MinigptError(
-                "the runs share no seed, so there are no pairs: "
-                + "; ".join(f"{variant.name} {sorted(seeds)}" for variant, seeds in zip(variants, of_runs, strict=True))
-                + ". --seeds N trains the missing runs"
-            )
-        return shared
-    first = variants[0].experiment.seed
-    return list(range(first, first + (number or _SEEDS)))
 
 
 def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings, reading: Reading) -> None:

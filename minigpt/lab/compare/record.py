@@ -24,7 +24,9 @@ class ComparisonSettings(Part):
     """The settings of a comparison, as the user chose them.
 
     Attributes:
-        seeds: The seeds, the same for each variant.
+        seeds: The seeds of the base. Each variant has the first of them, or all.
+        most_seeds: Up to this number, seeds were added one at a time until every variant had a verdict; None if the number
+            of seeds was fixed before.
         unit: Unit of the losses.
         delta: Differences smaller than this do not matter; in the same unit.
         budget: The training budget that was made equal to the base's.
@@ -35,6 +37,7 @@ class ComparisonSettings(Part):
     """
 
     seeds: Annotated[Many[Count], Field(min_length=1)]
+    most_seeds: Count | None = None
     unit: Unit = "nats"
     delta: Annotated[float, Field(gt=0, le=LARGEST)] = 0.01
     budget: Budget | None = None
@@ -42,6 +45,11 @@ class ComparisonSettings(Part):
     knobs: Many[Text] = ()
     device: Text = "auto"
     jobs: Count = 1
+
+    @property
+    def looking(self) -> bool:
+        """Whether seeds were added until there was a verdict. Then the intervals hold however often one looks."""
+        return self.most_seeds is not None
 
 
 class RecordedCost(Part):
@@ -242,6 +250,24 @@ class FailedVariant(Part):
     message: Text
 
 
+class NoiseFloor(Part):
+    """What a number of seeds can find, from the spread of differences between runs.
+
+    Attributes:
+        sd: Standard deviation of a difference, over seeds.
+        source: What it was computed from, in words.
+        seeds: Number of seeds; with `most_seeds` the largest one.
+        smallest: Differences of this size or more are found four times in five.
+        power_of_equivalence: Probability that a variant without a difference is found equivalent within delta.
+    """
+
+    sd: Number
+    source: Text
+    seeds: Count
+    smallest: Number
+    power_of_equivalence: Number
+
+
 class Comparison(Sealed):
     """The results of a comparison.
 
@@ -249,7 +275,10 @@ class Comparison(Sealed):
         name: Name of its folder.
         settings: The settings that the user chose.
         failed: Variants that could not be compared.
-        variants: The compared variants, the base first.
+        variants: The compared variants, the base first. If the base was compared only with itself, its second group of
+            seeds is the second variant.
+        base_again: The base with further seeds, compared with itself beside the variants; None if it was left out.
+        noise: What the number of seeds can find; None if too few runs have finished.
     """
 
     format_number: ClassVar[int] = 3
@@ -259,6 +288,8 @@ class Comparison(Sealed):
     settings: ComparisonSettings
     failed: Many[FailedVariant] = ()
     variants: Annotated[Many[VariantResult], Field(min_length=1)]
+    base_again: VariantResult | None = None
+    noise: NoiseFloor | None = None
 
     @property
     def base(self) -> VariantResult:
@@ -267,19 +298,23 @@ class Comparison(Sealed):
 
     @property
     def runs(self) -> Iterator[tuple[VariantResult, RunResult]]:
-        """Every run with its variant."""
-        return ((variant, run) for variant in self.variants for run in variant.runs)
+        """Every run with its variant, and the base's second group."""
+        groups = self.variants if self.base_again is None else (*self.variants, self.base_again)
+        return ((variant, run) for variant in groups for run in variant.runs)
 
     @property
     def family(self) -> int:
-        """Number of variants with a verdict; intervals and p-values are corrected for this number."""
-        return sum(variant.difference is not None and variant.difference.has_interval for variant in self.variants)
+        """Number of variants that intervals and p-values are corrected for; 0 if there is no interval."""
+        known = (variant.difference for variant in self.variants if variant.difference is not None)
+        return max((difference.family for difference in known if difference.has_interval), default=0)
 
     def seen_from(self, folder: Path) -> Self:
         """The same comparison, with the paths of runs relative to a folder."""
-        variants = []
-        for variant in self.variants:
+
+        def seen(variant: VariantResult) -> VariantResult:
             paths = [Path(os.path.relpath(run.run, folder)).as_posix() for run in variant.runs]
             runs = [run.model_copy(update={"run": path}) for run, path in zip(variant.runs, paths, strict=True)]
-            variants.append(variant.model_copy(update={"runs": tuple(runs)}))
-        return self.model_copy(update={"variants": tuple(variants)})
+            return variant.model_copy(update={"runs": tuple(runs)})
+
+        again = None if self.base_again is None else seen(self.base_again)
+        return self.model_copy(update={"variants": tuple(map(seen, self.variants)), "base_again": again})

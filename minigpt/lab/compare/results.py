@@ -24,7 +24,13 @@ from minigpt.run.status import Status
 
 
 def judge(
-    variants: Sequence[Variant], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float
+    variants: Sequence[Variant],
+    costs: Sequence[Cost],
+    cells: Sequence[Cell],
+    *,
+    unit: Unit,
+    delta: float,
+    looking: bool = False,
 ) -> list[VariantResult]:
     """The results of all variants, the base first, with a verdict where one is possible.
 
@@ -32,7 +38,7 @@ def judge(
     variant by its better runs only.
     """
     runs = [[read_result(cell, unit) for cell in cells if cell.variant is variant] for variant in variants]
-    judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta)]
+    judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta, looking=looking)]
     return [
         _variant_result(variant, cost, each, judgement)
         for variant, cost, each, judgement in zip(variants, costs, runs, judgements, strict=True)
@@ -47,16 +53,25 @@ class Judgement:
     verdict: Verdict | None = None
 
 
-def judge_runs(base: Sequence[RunResult], others: Sequence[Sequence[RunResult]], delta: float) -> list[Judgement]:
-    """A judgement on each of the others; without a verdict if a run of it or of the base failed."""
-    failed = failed_seeds(base)
-    reasons = [f"no verdict, because of the base: {failed}" if failed else failed_seeds(runs) for runs in others]
+def judge_runs(
+    base: Sequence[RunResult], others: Sequence[Sequence[RunResult]], delta: float, *, looking: bool = False
+) -> list[Judgement]:
+    """A judgement on each of the others; without a verdict if a run of it, or of the base with one of its seeds, failed.
+
+    With `looking`, seeds are added until there is a verdict. Then the others may have different numbers of seeds, and the
+    correction counts all of them, so that a run that fails later cannot change an earlier verdict.
+    """
+    reasons = []
+    for runs in others:
+        failed = failed_seeds([run for run in base if run.seed in {each.seed for each in runs}])
+        reasons.append(f"no verdict, because of the base: {failed}" if failed else failed_seeds(runs))
     differences = [_differences(base, runs) for runs, reason in zip(others, reasons, strict=True) if not reason]
-    answers = iter(verdicts(differences, delta) if differences else [])
-    return [Judgement(reason) if reason else _judgement(next(answers)) for reason in reasons]
+    family = len(others) if looking else None
+    answers = iter(verdicts(differences, delta, looking=looking, family=family) if differences else [])
+    return [Judgement(reason) if reason else _judgement(next(answers), looking) for reason in reasons]
 
 
-def _judgement(verdict: Verdict) -> Judgement:
+def _judgement(verdict: Verdict, looking: bool) -> Judgement:
     pairs = verdict.paired.n
     match verdict.kind:
         case "no verdict":
@@ -65,6 +80,8 @@ def _judgement(verdict: Verdict) -> Judgement:
             )
         case "equivalent":
             return Judgement(f"equivalent within {as_typed(verdict.delta)}", verdict)
+        case "cannot tell" if looking:
+            return Judgement(f"cannot tell at {pairs} seeds", verdict)
         case "cannot tell":
             seeds = verdict.seeds
             more = f"{_from_to(*seeds)} would probably be enough" if seeds else "more than 10,000 would be needed"

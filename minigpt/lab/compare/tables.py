@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from minigpt.errors import count
 from minigpt.lab.compare.matching import TOLERANCE
+from minigpt.lab.compare.noise import AGAIN, noise_notes
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.statistics import ALPHA
@@ -110,10 +111,16 @@ def basis(comparison: Comparison) -> str:
     """How the losses, differences and intervals were computed, in one sentence."""
     family = comparison.family
     words = "losses are measured over the whole validation split after the last update; "
-    words += f"differences (variant minus base) are paired over {count(len(comparison.base.runs), 'seed')}"
+    words += f"differences (variant minus base) are paired over {_seeds(comparison)}"
     if family < 2:
         return words
     return f"{words}; intervals and p-values are corrected for {family} variants (Bonferroni): all intervals hold jointly"
+
+
+def _seeds(comparison: Comparison) -> str:
+    """The number of seeds; a range if variants have different numbers."""
+    numbers = sorted(len(variant.runs) for variant in comparison.variants)
+    return f"{numbers[0]} to " * (numbers[0] < numbers[-1]) + count(numbers[-1], "seed")
 
 
 def cost_table(comparison: Comparison, *, full: bool = False) -> Table:
@@ -172,9 +179,29 @@ def markdown_text(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
-    lines = [basis(comparison), *cautions(comparison), *unequal(comparison)]
+    lines = [basis(comparison), *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
+    lines += unequal(comparison)
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
+
+
+def looking_notes(comparison: Comparison) -> list[str]:
+    """What holds if one looks more than once: the intervals of added seeds, or a warning before seeds are added."""
+    named = [(variant.name, variant.difference) for variant in comparison.variants if not variant.name.startswith(AGAIN)]
+    known = [(name, difference) for name, difference in named if difference is not None]
+    if comparison.settings.looking:
+        numbers = ", ".join(f"{name} {difference.n}" for name, difference in known)
+        return [
+            f"seeds were added one at a time until there was a verdict ({numbers or 'no verdict'}): the intervals hold "
+            "however often one looks"
+        ]
+    if all(difference.kind != "cannot tell" for _, difference in known):
+        return []
+    n = len(comparison.settings.seeds)
+    return [
+        "adding seeds after looking at this result makes false verdicts more frequent than 5 %; "
+        f"--seeds {n}..{4 * n} adds them until there is a verdict, with intervals that hold however often one looks"
+    ]
 
 
 def cautions(comparison: Comparison) -> list[str]:

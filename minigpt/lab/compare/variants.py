@@ -98,14 +98,12 @@ def read_variants(sources: Sequence[Path | Source], reading: Reading = AS_WRITTE
         reading: How the files are read. The settings of runs are not changed.
 
     Raises:
-        MinigptError: A source cannot be read, two variants have the same name, or there is only one.
+        MinigptError: A source cannot be read, or two variants have the same name.
     """
     # If a pattern names the base again (base.json *.json), it is still one variant.
     named = [Source.of(source) for source in sources]
     places = [(source.path.resolve(), source.settings, source.name) for source in named]
     named = [source for index, source in enumerate(named) if places[index] not in places[:index]]
-    if len(named) < 2:
-        raise MinigptError("compare needs a base and at least one variant: minigpt compare BASE VARIANT...")
     variants: list[Variant] = []
     for source in named:
         variant = read_variant(source, reading)

@@ -1,7 +1,13 @@
 """The statistics of comparisons: what seeds, sizes and texts can show, and how certain that is."""
 
 from minigpt.lab.statistics.paired import ALPHA, POWER, Paired
-from minigpt.lab.statistics.power import power_of_difference, power_of_equivalence, seeds_needed, smallest_difference
+from minigpt.lab.statistics.power import (
+    level_of_last_look,
+    power_of_difference,
+    power_of_equivalence,
+    seeds_needed,
+    smallest_difference,
+)
 from minigpt.lab.statistics.verdict import FEWEST, Kind, Verdict, verdicts
 
 __all__ = [
@@ -11,6 +17,7 @@ __all__ = [
     "Kind",
     "Paired",
     "Verdict",
+    "level_of_last_look",
     "power_of_difference",
     "power_of_equivalence",
     "seeds_needed",

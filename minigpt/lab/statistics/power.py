@@ -48,6 +48,14 @@ def power_of_equivalence(n: int, mean: float, sd: float, delta: float, alpha: fl
     return (share(stretched, unchanged) + share(unchanged, stretched)) / 2
 
 
+def level_of_last_look(n: int, alpha: float) -> float:
+    """The alpha at which Student's interval is as wide as the interval that holds at each look, with n seeds.
+
+    With it, the powers and `smallest_difference` describe the last of several looks. 0 if n seeds are too few.
+    """
+    return 2 * float(special.stdtr(n - 1, -critical(n, alpha, looking=True)))
+
+
 def smallest_difference(n: int, sd: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
     """The smallest true mean difference that n seeds detect with this probability; infinite for a single seed.
 

@@ -32,7 +32,7 @@ class Leaking(Norm):
 def test_a_comparison_that_is_only_planned_trains_and_judges_nothing(write: Write) -> None:
     watcher = Mock()
     files = [write("base"), write("variant", model={"ffn": "glu"})]
-    compared = compare(files, Settings(seeds=2), only_plan=True, watcher=watcher)
+    compared = compare(files, Settings(noise=False, seeds=2), only_plan=True, watcher=watcher)
     watcher.planned.assert_called_once_with(compared.plan)
     assert len(compared.plan.grid.missing()) == 4
     assert compared.comparison is None
@@ -47,7 +47,7 @@ def test_a_variant_that_breaks_its_contract_is_not_trained(write: Write, monkeyp
     monkeypatch.setattr(comparing, "rehearse", lambda *_, **__: Rehearsed())
     watcher = Mock()
     with pytest.raises(CheckError, match="norm/leaking breaks causality"):
-        compare(files, Settings(seeds=1), watcher=watcher)
+        compare(files, Settings(noise=False, seeds=1), watcher=watcher)
     (report,) = watcher.checked.call_args.args
     assert report.broken
     watcher.started.assert_not_called()
@@ -66,7 +66,7 @@ def test_a_comparison_can_be_made_in_python(write: Write) -> None:
     files = [write("base"), write("variant", model={"ffn": "glu"})]
 
     def losses(*, retry: bool = False) -> list[list[float]]:
-        compared = compare(files, Settings(seeds=1, device="cpu"), retry=retry)
+        compared = compare(files, Settings(noise=False, seeds=1, device="cpu"), retry=retry)
         assert compared.comparison is not None
         assert compared.comparison.name == "base"
         assert compared.stop_signal is None
@@ -81,6 +81,6 @@ def test_a_comparison_can_be_made_in_python(write: Write) -> None:
     record["outcome"] = "crashed"
     next(Path("comparisons/base/cells").glob("variant*")).write_text(json.dumps(record))
     assert losses() == [first[0], []]
-    compare(files, Settings(seeds=1, device="cpu"), retry=True, only_plan=True)
+    compare(files, Settings(noise=False, seeds=1, device="cpu"), retry=True, only_plan=True)
     assert losses() == [first[0], []], "a plan changes nothing"
     assert losses(retry=True) == first

@@ -39,7 +39,7 @@ PLUGGED: dict[str, Any] = {"plugins": ["scaled.py"], "model": {"norm": "scaled"}
 
 
 def plan(*files: Path, **settings: Any) -> ComparisonPlan:
-    return make_plan(files, Settings(**settings))
+    return make_plan(files, Settings(**{"noise": False, **settings}))
 
 
 def losses(of: ComparisonPlan) -> dict[str, list[float]]:
@@ -144,7 +144,7 @@ def edit_corpus() -> None:
 def test_edits_while_a_comparison_runs_do_not_change_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     scaled(1.0)
     files = write("base", **PLUGGED), write("variant", **PLUGGED, training={"optimizer": "lion"})
-    undisturbed = make_plan(files, Settings(seeds=2), name="undisturbed", runs=Path("nowhere"))
+    undisturbed = make_plan(files, Settings(noise=False, seeds=2), name="undisturbed", runs=Path("nowhere"))
     train_here(undisturbed.grid)
     found = plan(*files, seeds=2)
     found.grid.freeze(found.variants)  # as it begins
@@ -199,7 +199,7 @@ def test_a_comparison_whose_source_is_edited_ends_with_one_line(
     monkeypatch.setattr(
         grid_module, "provenance", lambda *args, **kwargs: now(*args, **kwargs).model_copy(update={"core": "before"})
     )
-    code, _, err = minigpt("compare", *files, "--seeds", "1")
+    code, _, err = minigpt("compare", *files, "--seeds", "1", "--no-noise")
     assert (code, len(err.splitlines())) == (2, 1), err
     assert "the source of minigpt, or of a module that a plugin imports, was edited since the plan was made" in err
     assert not list(Path("comparisons/base/cells").glob("*.json"))

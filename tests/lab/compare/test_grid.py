@@ -62,7 +62,7 @@ class Hanging(Schedule):
 
 
 def plan(*files: Path, **settings: Any) -> ComparisonPlan:
-    return make_plan(files, Settings(**settings))
+    return make_plan(files, Settings(**{"noise": False, **settings}))
 
 
 def test_a_trained_run_is_not_trained_again(write: Write) -> None:
@@ -110,6 +110,11 @@ def test_finished_runs_in_other_folders_are_used_in_place(write: Write, minigpt:
     assert places["base", 6] == found.folder / "runs/base/seed-6"
     train_here(found.grid)
     assert not (found.folder / "runs/base/seed-5").exists()
+    assert [run.path for run in found.grid.earlier(found.variants[0])] == [Path("runs/base/seed-5")]
+    shifted = plan(base, write("variant", seed=9, model={"ffn": "glu"}), seeds=1).grid
+    assert [str(run.path) for run in shifted.earlier(shifted.variants[1])] == [
+        f"comparisons/base/runs/variant/seed-{seed}" for seed in (5, 6)
+    ], "the seed does not matter"
     assert found.judge().variants[0].runs[0].run == "runs/base/seed-5"
 
 
@@ -127,7 +132,7 @@ def test_a_run_that_was_begun_is_continued(write: Write, tmp_path: Path, monkeyp
     (tmp_path / "interrupting.py").write_text(INTERRUPTING)
     changes: dict[str, Any] = {"plugins": ["interrupting.py"], "training": {"schedule": "interrupting"}}
     files = write("base", **changes), write("variant", model={"ffn": "glu"}, **changes)
-    whole, halved = plan(*files, seeds=1), make_plan(files, Settings(seeds=1), name="halved")
+    whole, halved = plan(*files, seeds=1), make_plan(files, Settings(noise=False, seeds=1), name="halved")
     train_here(whole.grid)
     monkeypatch.setenv("END_AT", "4")
     monkeypatch.setenv("END_BY", "SIGTERM")
@@ -298,13 +303,16 @@ def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, mi
     base, variant = write("base"), write("variant", model={"ffn": "glu"})
     for file in (base, variant):
         assert minigpt("run", file, "--no-check")[0] == 0
-    code, output, _ = minigpt("compare", base, variant, "--seeds", "1", "--plan")
+    code, output, _ = minigpt("compare", base, variant, "--seeds", "1", "--no-noise", "--plan")
     assert code == 0
     assert "2 runs, 2 exist already" in output
     assert "2 finished runs still to be measured (loss by position)" in output
     assert "to train" not in output
     assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
-    output = minigpt("compare", base, variant, "--seeds", "2", "--plan")[1]
+    output = minigpt("compare", base, variant, "--seeds", "1..3", "--no-noise", "--plan")[1]
+    assert "seeds 5, up to 7 if there is no verdict: 2 runs, 2 exist already" in output
+    assert "0 runs to train; up to 4 if verdicts are missing: about" in output
+    output = minigpt("compare", base, variant, "--seeds", "2", "--no-noise", "--plan")[1]
     assert "4 runs, 2 exist already" in output
     assert "2 runs to train: about" in output
 

@@ -20,7 +20,7 @@ from tests.training.conftest import Watcher
 
 
 def plan(*files: Path, **settings: Any) -> ComparisonPlan:
-    return make_plan(files, Settings(**{"seeds": 1, "device": "cpu", **settings}))
+    return make_plan(files, Settings(**{"seeds": 1, "device": "cpu", "noise": False, **settings}))
 
 
 def places(found: ComparisonPlan) -> dict[str, str]:

@@ -45,7 +45,9 @@ def on_rows(write: Write, name: str, **model: Any) -> Path:
 
 
 def test_tokens_and_operations_are_those_of_the_rows(write: Write) -> None:
-    plan = make_plan([on_rows(write, "base"), on_rows(write, "variant", ffn="glu")], Settings(seeds=1, device="cpu"))
+    plan = make_plan(
+        [on_rows(write, "base"), on_rows(write, "variant", ffn="glu")], Settings(noise=False, seeds=1, device="cpu")
+    )
     train_here(plan.grid)
     for cell, variant in zip(plan.grid.cells, plan.judge().variants, strict=True):
         assert variant.tokens == cell.run.rows()[-1].tokens == UPDATES * BATCH * LENGTH
@@ -60,7 +62,7 @@ def test_tokens_and_operations_are_those_of_the_rows(write: Write) -> None:
 def test_the_flops_budget_is_that_of_the_rows(write: Write) -> None:
     """Only in rows of block_size tokens would the variant's attention cost as much as its feed-forward saves."""
     files = [on_rows(write, "base", attention={"window": 1}), on_rows(write, "variant", ffn={"expansion": 2.0})]
-    base, variant = make_plan(files, Settings(seeds=1, device="cpu", budget="flops")).variants
+    base, variant = make_plan(files, Settings(noise=False, seeds=1, device="cpu", budget="flops")).variants
     each = [measure_cost(build_model(one.experiment, 7), LENGTH).train_flops for one in (base, variant)]
     updates = variant.experiment.training.max_iters
     assert updates == round(UPDATES * each[0] / each[1])

@@ -24,7 +24,7 @@ from tests.training.conftest import INTERRUPTING
 @pytest.fixture
 def ended(write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that gives a cell whose process ended with some code and left no record."""
-    found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
+    found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(noise=False, seeds=1))
     for name in ("cells", "logs"):
         (found.folder / name).mkdir(parents=True)
     cell = found.grid.cells[0]
@@ -76,7 +76,7 @@ def test_a_refusal_to_train_is_no_outcome_and_ends_the_comparison(ended: Any) ->
 
 @pytest.mark.slow
 def test_a_cell_ends_with_exit_code_0_though_its_standard_input_is_open(write: Write) -> None:
-    found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
+    found = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(noise=False, seeds=1))
     cell, job = found.grid.cells[0], Path("job.json")
     cell.record.parent.mkdir(parents=True)
     write_json(job, found.grid.job(cell, "cpu", 1, True).model_dump(mode="json"))
@@ -95,7 +95,7 @@ def test_a_stopped_cell_is_continued_by_the_next_comparison(write: Write, monkey
     for variables in ({"END_AT": "4", "END_BY": "SIGTERM"}, {"END_AT": "never"}):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        found, watcher = make_plan(files, Settings(seeds=1)), Mock()
+        found, watcher = make_plan(files, Settings(noise=False, seeds=1)), Mock()
         found.grid.run(watcher, jobs=2, device="cpu", threads=1)
         base, variant = found.grid.cells
         statuses.append((base.status(), variant.status(), variant.run.status()))

@@ -43,7 +43,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, machine: Machine, **seconds: float
 
 
 def timed_plan(*files: Path, name: str = "timed") -> ComparisonPlan:
-    return make_plan(files, Settings(seeds=1, budget="time"), name=name)
+    return make_plan(files, Settings(noise=False, seeds=1, budget="time"), name=name)
 
 
 def test_equal_work_gets_equal_updates_on_a_machine_with_bursts_and_drift(

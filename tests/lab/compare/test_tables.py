@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minigpt.lab.compare.record import Comparison, FailedVariant
-from minigpt.lab.compare.tables import basis, cost_table, unequal, verdict_table
+from minigpt.lab.compare.tables import basis, cost_table, looking_notes, unequal, verdict_table
 from tests.lab.compare.results import comparison, run
 
 
@@ -47,6 +47,32 @@ def test_the_number_of_variants_in_the_correction_is_the_same_everywhere() -> No
     assert "corrected for 2 variants (Bonferroni): all intervals hold jointly" in basis(found)
     assert verdict_table(compared([0.1, 0.2, 0.3], None)).columns[3] == "95 % interval"
     assert "interval" not in basis(compared(None))
+
+
+def test_the_notes_say_what_holds_if_one_looks_more_than_once() -> None:
+    clear, unclear = [0.1, 0.2, 0.15], [0.1, -0.2, 0.3]
+    warning = (
+        "adding seeds after looking at this result makes false verdicts more frequent than 5 %; --seeds 3..12 adds them until "
+        "there is a verdict, with intervals that hold however often one looks"
+    )
+    for differences, expected in (([clear], []), ([unclear], [warning]), ([clear, unclear], [warning]), ([None], [])):
+        assert looking_notes(compared(*differences)) == expected
+    base, one, two = [run(seed) for seed in range(5)], [run(seed, 2.0) for seed in range(3)], [run(0, 1.2), run(1, None)]
+    found = comparison(most_seeds=9, base=base, one=one, two=two, three=base)
+    assert looking_notes(found) == [
+        "seeds were added one at a time until there was a verdict (one 3, three 5): the intervals hold however often one looks"
+    ]
+    assert "paired over 2 to 5 seeds; intervals and p-values are corrected for 3 variants" in basis(found)
+
+
+def test_a_verdict_stays_if_the_base_fails_with_a_later_seed() -> None:
+    base = [*(run(seed) for seed in range(5)), run(5, None)]
+    one, two = [run(seed, 2.0) for seed in range(5)], [run(seed, 1.0 + seed) for seed in range(6)]
+    found = comparison(most_seeds=9, base=base, one=one, two=two)
+    assert [variant.verdict for variant in found.variants[1:]] == [
+        "worse",
+        "no verdict, because of the base: crashed with seed 5",
+    ]
 
 
 def test_parts_that_were_edited_between_runs_are_named() -> None:

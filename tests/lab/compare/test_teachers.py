@@ -43,7 +43,7 @@ def students(write: Write, minigpt: Command, monkeypatch: pytest.MonkeyPatch, tm
 
 
 def compare(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "minigpt", "compare", *map(str, words), "--seeds", "1"]
+    command = [sys.executable, "-m", "minigpt", "compare", *map(str, words), "--seeds", "1", "--no-noise"]
     return subprocess.run(command, capture_output=True, text=True)
 
 

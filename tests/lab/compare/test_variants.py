@@ -39,13 +39,7 @@ def test_two_variants_with_the_same_name_are_refused(write: Write) -> None:
 def test_a_file_that_is_named_twice_is_one_variant(write: Write) -> None:
     base, other = write("base"), write("other")
     assert [variant.name for variant in read_variants([base, Path("base.json"), other])] == ["base", "other"]
-    with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
-        read_variants([base, base])
-
-
-def test_a_single_variant_is_refused(write: Write) -> None:
-    with pytest.raises(MinigptError, match=r"needs a base and at least one variant"):
-        read_variants([write("base")])
+    assert len(read_variants([base, base])) == 1
 
 
 @pytest.mark.parametrize(

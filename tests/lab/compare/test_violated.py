@@ -15,7 +15,7 @@ from tests.lab.compare.conftest import Write, train_here
 def test_a_violated_run_is_an_outcome_with_a_reason_and_the_report_carries_the_stamps(write: Write) -> None:
     Path("dishonest.py").write_text(PLUGIN)
     changes: dict[str, Any] = {"plugins": ["dishonest.py"], "model": {"ffn": "dishonest"}}
-    found = make_plan([write("base"), write("variant", **changes)], Settings(seeds=1))
+    found = make_plan([write("base"), write("variant", **changes)], Settings(noise=False, seeds=1))
     train_here(found.grid)
     base, variant = found.grid.cells
     assert [cell.status() for cell in (base, variant)] == [Status.FINISHED, Status.VIOLATED]
@@ -34,7 +34,7 @@ def test_a_violated_run_is_an_outcome_with_a_reason_and_the_report_carries_the_s
 
 
 def test_a_finished_run_that_was_not_checked_is_checked_before_it_is_used(write: Write) -> None:
-    plan = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(seeds=1))
+    plan = make_plan([write("base"), write("variant", model={"ffn": "glu"})], Settings(noise=False, seeds=1))
     train_here(plan.grid)
     cell = plan.grid.cells[0]
     (cell.run.path / "manifest.json").unlink()  # without it, a missing record is no damage

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write("same"),
         write("diverging", **diverging),
     ]
-    plan = make_plan(files, Settings(seeds=3), out=folder / "comparisons", runs=folder / "runs")
+    plan = make_plan(files, Settings(noise=False, seeds=3), out=folder / "comparisons", runs=folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "OtherProcesses", Quiet)
         train_here(plan.grid)
@@ -256,3 +256,18 @@ def test_a_run_that_took_the_place_of_a_measured_one_is_not_drawn(comparison: Pa
     code, _, err = minigpt("report", comparison)
     assert code == 2
     assert "same/seed-6 is not the run that same was measured in; call minigpt compare again" in err
+
+
+def test_variants_with_different_numbers_of_seeds_are_shown(comparison: Path, minigpt: Command) -> None:
+    found = Comparison.read(comparison / "comparison.json")
+    base, variant, *others = found.variants
+    settings = found.settings.model_copy(update={"most_seeds": 12})
+    fewer = variant.model_copy(update={"runs": variant.runs[:2]})
+    again = base.model_copy(update={"name": "base again (seeds 8 to 10)"})
+    update = {"variants": (base, fewer, *others), "settings": settings, "base_again": again}
+    found.model_copy(update=update).write(comparison / "comparison.json")
+    code, _, err = minigpt("report", comparison)
+    assert code == 0, err
+    words = " ".join(" ".join(Page((comparison / "report.html").read_text("utf-8")).words).split())
+    assert "variant-b, seed 6" in words
+    assert "variant-b, seed 7" not in words
