@@ -95,6 +95,7 @@ class Splits:
             get `vocab_size` ids. Then samples are drawn, and `generate` works.
         documents: Index of the first character of each document of the training text, beginning with 0; None if the dataset
             knows no documents.
+        val_documents: The same for the validation text; `compare` shows how much a result differs between them.
     """
 
     train: str | Sequences
@@ -103,6 +104,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     alphabet: str | None = None
     documents: tuple[int, ...] | None = None
+    val_documents: tuple[int, ...] | None = None
 
     @classmethod
     def of_text(cls, text: str, val_fraction: float) -> Splits:
@@ -119,12 +121,21 @@ class Splits:
             separator: Between two documents.
             val: The validation text, or the share of the joined text that is split off at its end.
         """
-        joined = separator.join(texts)
-        splits = cls(joined, val) if isinstance(val, str) else cls.of_text(joined, val)
-        assert isinstance(splits.train, str)
+        joined, starts = separator.join(texts), document_starts(texts, separator)
+        if isinstance(val, str):
+            return cls(joined, val, documents=starts)
+        splits = cls.of_text(joined, val)
         end = len(splits.train)
-        starts = accumulate((len(text) + len(separator) for text in texts[:-1]), initial=0)
-        return replace(splits, documents=tuple(start for start in starts if start < end))
+        return replace(
+            splits,
+            documents=tuple(start for start in starts if start < end),
+            val_documents=(0, *(start - end for start in starts if start > end)),
+        )
+
+
+def document_starts(texts: Sequence[str], separator: str) -> tuple[int, ...]:
+    """The index of the first character of each document in the joined text."""
+    return tuple(accumulate((len(text) + len(separator) for text in texts[:-1]), initial=0))
 
 
 class Dataset(ABC):
