@@ -190,7 +190,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
         console.print(note, style="yellow", soft_wrap=True)
     if len(missing) > len(to_train):
         measured = count(len(missing) - len(to_train), "finished run")
-        console.print(f"{measured} still to be measured (loss by position)", style="dim")
+        console.print(f"{measured} still to be measured (loss by position and by block of text)", style="dim")
     if to_train:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""

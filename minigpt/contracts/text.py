@@ -113,29 +113,30 @@ class Splits:
         return cls(text[:cut], text[cut:])
 
     @classmethod
-    def of_documents(cls, texts: Sequence[str], separator: str, val: float | str) -> Splits:
+    def of_documents(cls, texts: Sequence[str], separator: str, val: float | str | Sequence[str]) -> Splits:
         """Join documents.
 
         Args:
             texts: The documents. A separator belongs to the document before it.
             separator: Between two documents.
-            val: The validation text, or the share of the joined text that is split off at its end.
+            val: The validation text, or its documents, or the share of the joined text that is split off at its end.
         """
-        joined, starts = separator.join(texts), document_starts(texts, separator)
+        joined, starts = separator.join(texts), _starts(texts, separator)
         if isinstance(val, str):
             return cls(joined, val, documents=starts)
+        if not isinstance(val, float | int):
+            return cls(joined, separator.join(val), documents=starts, val_documents=_starts(val, separator))
         splits = cls.of_text(joined, val)
+        assert isinstance(splits.train, str)
         end = len(splits.train)
-        return replace(
-            splits,
-            documents=tuple(start for start in starts if start < end),
-            val_documents=(0, *(start - end for start in starts if start > end)),
-        )
+        in_val = (start - end for start in starts if start > end)
+        return replace(splits, documents=tuple(each for each in starts if each < end), val_documents=(0, *in_val))
 
 
-def document_starts(texts: Sequence[str], separator: str) -> tuple[int, ...]:
-    """The index of the first character of each document in the joined text."""
-    return tuple(accumulate((len(text) + len(separator) for text in texts[:-1]), initial=0))
+def _starts(texts: Sequence[str], separator: str) -> tuple[int, ...]:
+    """The index of the first character of each document in the joined text; an empty one at its end has none."""
+    *starts, end = accumulate((len(text) + len(separator) for text in texts), initial=0)
+    return tuple(start for start in starts if start < end - len(separator))
 
 
 class Dataset(ABC):

@@ -14,7 +14,7 @@ from minigpt.components.dataset.compressed import read_unpacked
 from minigpt.components.dataset.encodings import check_encoding, decode
 from minigpt.components.dataset.folders import Found, Identity, Search
 from minigpt.components.dataset.overlap import NEARLY_ALL, text_overlap
-from minigpt.contracts import Dataset, Splits, document_starts
+from minigpt.contracts import Dataset, Splits
 from minigpt.errors import DataError
 from minigpt.registry import register
 from minigpt.registry.paths import UserPath
@@ -74,8 +74,7 @@ class TextFiles(Dataset):
         notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())
         if self.val_path is None:
             return replace(Splits.of_documents(train.texts, "\n", self.val_fraction), notes=notes)
-        splits = Splits.of_documents(train.texts, "\n", "\n".join(val.texts))
-        splits = replace(splits, notes=notes, val_documents=document_starts(val.texts, "\n"))
+        splits = replace(Splits.of_documents(train.texts, "\n", val.texts), notes=notes)
         self._refuse_copies(splits)
         return splits
 

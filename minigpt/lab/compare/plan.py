@@ -13,6 +13,7 @@ from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment, refusal_of_name
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.matching import matched_budget, matched_size
+from minigpt.lab.compare.over_text import with_text_intervals
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
 from minigpt.lab.compare.results import judge
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
@@ -107,6 +108,7 @@ class ComparisonPlan:
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
         asked = self.settings
+        results = judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)
         return Comparison(
             name=self.folder.name,
             settings=ComparisonSettings(
@@ -120,7 +122,7 @@ class ComparisonPlan:
                 jobs=asked.jobs,
             ),
             failed=self.failed,
-            variants=tuple(judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)),
+            variants=tuple(with_text_intervals(results, self.grid.cells, asked.unit)),
         )
 
     def write(self, comparison: Comparison) -> None:

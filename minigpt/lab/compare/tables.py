@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from minigpt.errors import count
 from minigpt.lab.compare.matching import TOLERANCE
+from minigpt.lab.compare.over_text import notes_on_text
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.statistics import ALPHA
@@ -77,6 +78,13 @@ def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
     def plain_interval(variant: VariantResult) -> str:
         return UNKNOWN if variant.difference is None else shown_interval(variant.difference.plain_interval, delta)
 
+    def text(variant: VariantResult) -> str:
+        over = None if variant.difference is None else variant.difference.text_interval
+        return UNKNOWN if over is None or over.bounds is None else shown_interval(over.bounds, delta)
+
+    differences = [variant.difference for variant in comparison.variants if variant.difference is not None]
+    has_text = any(each.text_interval is not None and each.text_interval.bounds for each in differences)
+
     def p(variant: VariantResult) -> str:
         paired = variant.difference
         return UNKNOWN if paired is None or not paired.has_interval else shown_probability(paired.p, ALPHA)
@@ -91,6 +99,7 @@ def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
         Column("difference", difference),
         Column(interval_name(comparison.family), interval),
         Column("95 % interval, this variant only", plain_interval, in_full=True),
+        Column("95 % interval over text", text, in_full=not has_text),
         Column("p", p),
         Column("effect size", effect, in_full=True),
         Column("verdict", lambda variant: variant.verdict),
@@ -172,7 +181,7 @@ def markdown_text(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
-    lines = [basis(comparison), *unequal(comparison)]
+    lines = [basis(comparison), *notes_on_text(comparison), *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
 

@@ -53,7 +53,9 @@ class OverText:
     reason: str = ""
 
 
-def over_text(differences: Sequence[float] | _Blocks, sizes: Sequence[float] | _Blocks, level: float = 1 - ALPHA) -> OverText:
+def over_text(
+    differences: Sequence[float] | _Blocks, sizes: Sequence[float] | _Blocks, level: float = 1 - ALPHA
+) -> OverText:
     """The interval of a mean difference over the text, from blocks in the order of the text.
 
     The same blocks always give the same interval.

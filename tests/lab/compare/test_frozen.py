@@ -217,7 +217,7 @@ def test_a_run_that_replaced_another_is_not_used_for_it(write: Write, monkeypatc
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cell_module, "_loss_by_position", killed)
+        patch.setattr(cell_module, "_measured", killed)
         with pytest.raises(SystemExit):
             train_here(plan(*files, seeds=1).grid)
     Path("corpus.txt").write_text(TEXT)
