@@ -52,6 +52,8 @@ class Settings:
         delta: Smaller differences count as equivalent; in the same unit.
         device: As for `minigpt run`.
         jobs: Number of runs at the same time.
+        family: Number of variants that are judged together, if other comparisons belong to the question; None for those of
+            this one.
     """
 
     seeds: int | None = None
@@ -62,6 +64,7 @@ class Settings:
     delta: float = 0.01
     device: str = "auto"
     jobs: int = 1
+    family: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class ComparisonPlan:
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
         asked = self.settings
-        results = judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)
+        results = judge(
+            self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta, family=asked.family
+        )
         return Comparison(
             name=self.folder.name,
             settings=ComparisonSettings(

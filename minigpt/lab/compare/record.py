@@ -301,8 +301,9 @@ class Comparison(Sealed):
 
     @property
     def family(self) -> int:
-        """Number of variants with a verdict; intervals and p-values are corrected for this number."""
-        return sum(variant.difference is not None and variant.difference.has_interval for variant in self.variants)
+        """Number of variants that intervals and p-values are corrected for; 0 without an interval."""
+        differences = [variant.difference for variant in self.variants if variant.difference is not None]
+        return max((difference.family for difference in differences if difference.has_interval), default=0)
 
     def seen_from(self, folder: Path) -> Self:
         """The same comparison, with the paths of runs relative to a folder."""
