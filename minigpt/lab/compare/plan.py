@@ -111,9 +111,7 @@ class ComparisonPlan:
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
         asked = self.settings
-        results = judge(
-            self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta, family=asked.family
-        )
+        results = judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta, family=asked.family)
         return Comparison(
             name=self.folder.name,
             settings=ComparisonSettings(
