@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
@@ -163,13 +163,17 @@ def cost_table(comparison: Comparison, *, full: bool = False) -> Table:
 def csv_text(comparison: Comparison) -> str:
     """The runs as CSV, one row per run."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    csv.writer(stream, lineterminator="\n").writerows(csv_rows(comparison))
+    return stream.getvalue()
+
+
+def csv_rows(comparison: Comparison) -> Iterator[list[object]]:
+    """The header, and a row for each run."""
     columns = ("outcome", "loss", "best", "seconds", "tokens_per_second", "others", "precision", "run", "message")
-    writer.writerow(["variant", "seed", *columns])
+    yield ["variant", "seed", *columns]
     for variant, run in comparison.runs:
         values = [variant.name, run.seed, *(getattr(run, column) for column in columns)]
-        writer.writerow([as_spreadsheet(value) if isinstance(value, str) else value for value in values])
-    return stream.getvalue()
+        yield [as_spreadsheet(value) if isinstance(value, str) else value for value in values]
 
 
 def markdown_text(comparison: Comparison) -> str:
