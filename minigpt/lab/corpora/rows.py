@@ -54,6 +54,8 @@ def rows_of(base: Variant, data: str | None, epochs: str | None, reading: Readin
         MinigptError: An entry is no corpus or no number, or the text is too short for so few passes.
     """
     written = [base.experiment.data.to_json()] if data is None else [_dataset(entry, reading) for entry in _entries(data)]
+    if not written:
+        raise MinigptError(f'--data: found "{data}"; {_ALLOWED}')
     rows: list[Row] = []
     for each in written:
         rows.append(Row(_free_name(_name(each), [row.name for row in rows]), each))
