@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from minigpt.check.gate import GateReport
-    from minigpt.lab.compare import Compared, Settings
+    from minigpt.lab.compare import Compared
     from minigpt.lab.compare.grid import Cell
     from minigpt.lab.compare.job import CellRecord
     from minigpt.lab.compare.plan import ComparisonPlan
@@ -91,23 +92,16 @@ def compare(
     knobs = tuple(knob or ["model.ffn.expansion"])
     settings = lab.Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words)
     with Watching(terminal()) as watcher:
-
-        def one(settings: Settings, *, out: Path, name: str | None, overrides: Sequence[str], only_plan: bool) -> Compared:
-            return lab.compare(
-                sources,
-                settings,
-                out=out,
-                name=name,
-                overrides=overrides,
-                plugin_files=plugin or (),
-                allow_plugins=not no_plugins,
-                trust=trust,
-                only_plan=only_plan,
-                retry=retry,
-                patience=60 * patience,
-                watcher=watcher,
-            )
-
+        one = functools.partial(
+            lab.compare,
+            sources,
+            plugin_files=plugin or (),
+            allow_plugins=not no_plugins,
+            trust=trust,
+            retry=retry,
+            patience=60 * patience,
+            watcher=watcher,
+        )
         if data is not None or epochs is not None:
             from minigpt.cli.corpora import compare_on_corpora
 

@@ -74,8 +74,8 @@ def compare_corpora(
         settings: As for `compare`.
         compare_one: Makes one comparison.
         data: Names of datasets, text files, and JSON objects, separated by commas; None for the base's data.
-        epochs: Numbers of passes over the training text, separated by commas: each gives a row, for which the training text
-            is cut. None leaves the text as it is.
+        epochs: Numbers of passes over the training text, separated by commas: each gives a row with training text of that
+            length. None leaves the text as it is.
         out: The folder in which this one gets its folder.
         name: The name of its folder; by default the base's name with `-corpora`.
         reading: How the sources are read.

@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from minigpt.errors import count
 from minigpt.lab.statistics.paired import ALPHA
 
 FEWEST_BLOCKS = 10
@@ -68,7 +69,7 @@ def over_text(
     sums, lengths = _joined(np.asarray(differences, dtype=np.float64), np.asarray(sizes, dtype=np.float64))
     mean, blocks = float(sums.sum() / lengths.sum()), tuple((sums / lengths).tolist())
     if len(sums) < FEWEST_BLOCKS:
-        return OverText(mean, None, blocks, f"the text has {len(sums)} blocks, and {FEWEST_BLOCKS} are needed")
+        return OverText(mean, None, blocks, f"the text has {count(len(sums), 'block')}, and {FEWEST_BLOCKS} are needed")
     rest = sums - mean * lengths
     if not rest.any():
         return OverText(mean, (mean, mean), blocks)
