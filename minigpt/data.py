@@ -55,6 +55,7 @@ class Corpus:
         val_bytes: UTF-8 bytes of the validation tokens that are predicted; None for a synthetic task.
         notes: Lines that a user of the corpus should read.
         documents: SHA-256 of where documents begin; None unless the batching uses it.
+        val_documents: Index of the first character of each document of the validation text; None if it is not known.
     """
 
     train: TokenStream | TokenRows
@@ -65,6 +66,7 @@ class Corpus:
     val_bytes: int | None
     notes: tuple[str, ...] = ()
     documents: str | None = None
+    val_documents: tuple[int, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -199,6 +201,7 @@ def load_corpus(experiment: Experiment, learned: dict[str, Any] | None = None) -
         val_bytes,
         notes,
         documents=None if documents is None else hashlib.sha256(str(documents).encode()).hexdigest(),
+        val_documents=_checked_documents(experiment, splits.val_documents, splits.val),
     )
 
 
@@ -248,10 +251,18 @@ def _documents(experiment: Experiment, splits: Splits) -> tuple[int, ...] | None
             f"data: {experiment.data.name} does not say where documents begin, which training.batching {batching.name} needs"
         )
     assert isinstance(splits.train, str)
-    ends = (*splits.documents[1:], len(splits.train))
-    if splits.documents[:1] != (0,) or any(start >= end for start, end in zip(splits.documents, ends, strict=True)):
+    return _checked_documents(experiment, splits.documents, splits.train)
+
+
+def _checked_documents(experiment: Experiment, starts: tuple[int, ...] | None, text: str) -> tuple[int, ...] | None:
+    """Where the documents of a text begin, in characters; None if it is not known.
+
+    Raises:
+        DataError: What the dataset says is wrong.
+    """
+    if starts is not None and (starts[:1] != (0,) or any(start >= end for start, end in pairwise((*starts, len(text))))):
         raise DataError(f"data: the documents of {experiment.data.name} must begin at 0, increase, and end with the text")
-    return splits.documents
+    return starts
 
 
 def _encode_documents(tokenizer: Tokenizer, text: str, documents: Sequence[int] | None) -> TokenStream:

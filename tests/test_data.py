@@ -194,7 +194,7 @@ def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
         "dataset", {"name": "text", "paths": [str(tmp_path / "corpus")], "val_path": str(tmp_path / "val.txt")}
     ).build()
     notes = ("data.paths: 2 files skipped: 1 .bin, 1 hidden",)
-    assert dataset.load() == Splits("first\nsecond", "held out", notes=notes, documents=(0, 6))
+    assert dataset.load() == Splits("first\nsecond", "held out", notes=notes, documents=(0, 6), val_documents=(0,))
 
 
 def test_run_folders_inside_a_corpus_folder_are_skipped(tmp_path: Path) -> None:
@@ -204,7 +204,9 @@ def test_run_folders_inside_a_corpus_folder_are_skipped(tmp_path: Path) -> None:
     for name in ("experiment.json", "provenance.json", "samples.txt"):
         (run / name).write_text("never")
     dataset = REGISTRY.resolve("dataset", {"name": "text", "paths": [str(tmp_path)], "val_fraction": 0.5}).build()
-    assert dataset.load() == Splits("te", "xt", notes=("data.paths: 1 file skipped: 1 run folder",), documents=(0,))
+    assert dataset.load() == Splits(
+        "te", "xt", notes=("data.paths: 1 file skipped: 1 run folder",), documents=(0,), val_documents=(0,)
+    )
 
 
 @pytest.mark.parametrize(

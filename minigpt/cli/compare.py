@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from minigpt.cli.check import pass_gate
 from minigpt.cli.comparison_options import (
     Budget,
     CsvFile,
+    Data,
     Delta,
     Device,
+    Epochs,
     Jobs,
     JsonFile,
     Knobs,
@@ -32,7 +35,7 @@ from minigpt.cli.comparison_options import (
     checked_words,
     seed_number,
 )
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
 from minigpt.system.files import write_output
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from minigpt.lab.compare.grid import Cell
     from minigpt.lab.compare.job import CellRecord
     from minigpt.lab.compare.plan import ComparisonPlan
+    from minigpt.lab.compare.record import Comparison
     from minigpt.lab.compare.tables import Table
 
 
@@ -60,6 +64,8 @@ def compare(
     unit: Unit = "nats",
     delta: Delta = 0.01,
     changes: Set = None,
+    data: Data = None,
+    epochs: Epochs = None,
     name: Name = None,
     out: Out = Path("comparisons"),
     jobs: Jobs = 1,
@@ -88,23 +94,27 @@ def compare(
     from minigpt.lab import compare as lab
 
     knobs = tuple(knob or ["model.ffn.expansion"])
+    settings = lab.Settings(
+        seed_number(seeds), noise=not no_noise, knobs=knobs, delta=delta, device=device, jobs=jobs, **words
+    )
     with Watching(terminal()) as watcher:
-        compared = lab.compare(
+        one = functools.partial(
+            lab.compare,
             sources,
-            lab.Settings(
-                seed_number(seeds), noise=not no_noise, knobs=knobs, delta=delta, device=device, jobs=jobs, **words
-            ),
-            out=out,
-            name=name,
-            overrides=changes or (),
             plugin_files=plugin or (),
             allow_plugins=not no_plugins,
             trust=trust,
-            only_plan=plan_only,
             retry=retry,
             patience=60 * patience,
             watcher=watcher,
         )
+        if data is not None or epochs is not None:
+            from minigpt.cli.corpora import compare_on_corpora
+
+            reading, files = reading_of(changes, plugin, no_plugins, trust), (json_file, csv_file, markdown)
+            compare_on_corpora(sources, settings, one, (data, epochs), out, name, reading, plan_only, watcher.console, files)
+            return
+        compared = one(settings, out=out, name=name, overrides=changes or (), only_plan=plan_only)
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
 
@@ -113,17 +123,12 @@ def _report(
     compared: Compared, console: Console, json_file: Path | None, csv_file: Path | None, markdown: Path | None
 ) -> None:
     """Print and write the results. If a signal stopped the comparison, exit with that signal's code."""
-    if compared.stop_signal is not None:
-        warn("stopped, unfinished runs are saved; continue with the same command")
-        raise typer.Exit(128 + compared.stop_signal)
+    exit_if_stopped(compared.stop_signal)
 
-    from minigpt.lab.compare.tables import cost_table, csv_text, markdown_text, notes, verdict_table
+    from minigpt.lab.compare.tables import csv_text, markdown_text
 
     assert compared.comparison is not None
-    for table in (verdict_table(compared.comparison), cost_table(compared.comparison)):
-        console.print(rich_table(table))
-    for note in notes(compared.comparison):
-        console.print(note, style="dim", soft_wrap=True)
+    print_results(compared.comparison, console)
     if json_file is not None:
         write_output(json_file, compared.file.read_bytes())
     if csv_file is not None:
@@ -131,6 +136,23 @@ def _report(
     if markdown is not None:
         write_output(markdown, markdown_text(compared.comparison).encode("utf-8"))
     console.print(f"\nsaved in {compared.plan.folder}")
+
+
+def exit_if_stopped(stop_signal: int | None) -> None:
+    """Exit with a signal's code if it stopped the comparison."""
+    if stop_signal is not None:
+        warn("stopped, unfinished runs are saved; continue with the same command")
+        raise typer.Exit(128 + stop_signal)
+
+
+def print_results(comparison: Comparison, console: Console) -> None:
+    """Print the tables of a comparison, and the notes to them."""
+    from minigpt.lab.compare.tables import cost_table, notes, verdict_table
+
+    for table in (verdict_table(comparison), cost_table(comparison)):
+        console.print(rich_table(table))
+    for note in notes(comparison):
+        console.print(note, style="dim", soft_wrap=True)
 
 
 def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
@@ -150,7 +172,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
         console.print(note, style="yellow", soft_wrap=True)
     if len(missing) > len(to_train):
         measured = count(len(missing) - len(to_train), "finished run")
-        console.print(f"{measured} still to be measured (loss by position)", style="dim")
+        console.print(f"{measured} still to be measured (loss by position and by block of text)", style="dim")
     for line in outlook(plan, to_train):
         console.print(line, style="dim", soft_wrap=True)
     return missing
@@ -176,6 +198,7 @@ class Watching:
         )
         self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self.whole: TaskID | None = None
+        self.folders: set[Path] = set()
 
     def __enter__(self) -> Watching:
         return self
@@ -184,10 +207,14 @@ class Watching:
         self.bars.stop()
 
     def planned(self, plan: ComparisonPlan) -> None:
-        """Print the plan. From now on, output that cannot be written does not end the process."""
+        """Print the plan, once. From now on, output that cannot be written does not end the process."""
         from minigpt.cli.outliving import outlive_the_terminal
 
-        self.expect(_print_plan(plan, self.console))
+        if self.whole is not None:  # of the comparison before this one
+            self.bars.remove_task(self.whole)
+            self.whole, self.updates, self.steps = None, {}, {}
+        self.expect(plan.grid.missing() if plan.folder in self.folders else _print_plan(plan, self.console))
+        self.folders.add(plan.folder)
         outlive_the_terminal()
 
     def expect(self, missing: Sequence[Cell]) -> None:

@@ -51,6 +51,18 @@ Knobs = Annotated[
 ]
 Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
 Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Compare on each of these corpora: names of datasets, text files, JSON as for --set data=."
+    ),
+]
+Epochs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,M", help="Compare with so many passes over the training text: it is cut, and the budget stays the same."
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="Name of the comparison's folder. Default: the base's name.")]
 Out = Annotated[Path, typer.Option(help="Folder in which comparison folders are created.")]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at the same time. They share the cores.")]

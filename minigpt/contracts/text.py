@@ -95,6 +95,7 @@ class Splits:
             get `vocab_size` ids. Then samples are drawn, and `generate` works.
         documents: Index of the first character of each document of the training text, beginning with 0; None if the dataset
             knows no documents.
+        val_documents: The same for the validation text; `compare` shows how much a result differs between them.
     """
 
     train: str | Sequences
@@ -103,6 +104,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     alphabet: str | None = None
     documents: tuple[int, ...] | None = None
+    val_documents: tuple[int, ...] | None = None
 
     @classmethod
     def of_text(cls, text: str, val_fraction: float) -> Splits:
@@ -111,20 +113,30 @@ class Splits:
         return cls(text[:cut], text[cut:])
 
     @classmethod
-    def of_documents(cls, texts: Sequence[str], separator: str, val: float | str) -> Splits:
+    def of_documents(cls, texts: Sequence[str], separator: str, val: float | str | Sequence[str]) -> Splits:
         """Join documents.
 
         Args:
             texts: The documents. A separator belongs to the document before it.
             separator: Between two documents.
-            val: The validation text, or the share of the joined text that is split off at its end.
+            val: The validation text, or its documents, or the share of the joined text that is split off at its end.
         """
-        joined = separator.join(texts)
-        splits = cls(joined, val) if isinstance(val, str) else cls.of_text(joined, val)
+        joined, starts = separator.join(texts), _starts(texts, separator)
+        if isinstance(val, str):
+            return cls(joined, val, documents=starts)
+        if not isinstance(val, float | int):
+            return cls(joined, separator.join(val), documents=starts, val_documents=_starts(val, separator))
+        splits = cls.of_text(joined, val)
         assert isinstance(splits.train, str)
         end = len(splits.train)
-        starts = accumulate((len(text) + len(separator) for text in texts[:-1]), initial=0)
-        return replace(splits, documents=tuple(start for start in starts if start < end))
+        in_val = (start - end for start in starts if start > end)
+        return replace(splits, documents=tuple(each for each in starts if each < end), val_documents=(0, *in_val))
+
+
+def _starts(texts: Sequence[str], separator: str) -> tuple[int, ...]:
+    """The index of the first character of each document in the joined text; an empty one at its end has none."""
+    *starts, end = accumulate((len(text) + len(separator) for text in texts), initial=0)
+    return tuple(start for start in starts if start < end - len(separator))
 
 
 class Dataset(ABC):

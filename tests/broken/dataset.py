@@ -129,6 +129,19 @@ class DocumentsOfTheWholeText(Counting):
         return replace(splits, documents=tuple(100 * number for number in range(len(lines))))
 
 
+@broken("dataset", "splits", "documents of the validation text are counted from the beginning of the training text")
+class ValidationDocumentsOfTheWholeText(Counting):
+    def load(self) -> Splits:
+        splits = super().load()
+        return replace(splits, val_documents=(0, len(splits.train)))
+
+
+@broken("dataset", "repeatable", "documents of the validation text are drawn anew at each load")
+class OtherValidationDocumentsEachTime(Counting):
+    def load(self) -> Splits:
+        return replace(super().load(), val_documents=(0, random.randrange(1, 100)))
+
+
 @broken("dataset", "repeatable", "documents are drawn anew at each load")
 class OtherDocumentsEachTime(Counting):
     def load(self) -> Splits:

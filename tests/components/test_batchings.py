@@ -99,7 +99,7 @@ def test_a_dataset_says_where_documents_begin_and_each_is_encoded_separately(tmp
     }
     plain, asked = (load_experiment({**document, "training": {"batching": name}}) for name in ("windows", "documents"))
     splits = plain.data.build().load()
-    assert splits.documents == (0, 5, 11, 612)
+    assert (splits.documents, splits.val_documents) == ((0, 5, 11, 612), (0,))
     without, with_documents = load_corpus(plain), load_corpus(asked)
     assert isinstance(without.train, TokenStream)
     assert isinstance(with_documents.train, TokenStream)

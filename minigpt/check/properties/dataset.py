@@ -113,7 +113,8 @@ def splits(target: Target, case: Case) -> None:
     train, val = loaded.train, loaded.val
     if isinstance(train, str) and isinstance(val, str):
         _check_texts(train, val)
-        _check_documents(train, loaded.documents)
+        _check_documents(train, loaded.documents, "training")
+        _check_documents(val, loaded.val_documents, "validation")
     elif isinstance(train, Sequences) and isinstance(val, Sequences):
         for rows, name in ((train, "training"), (val, "validation")):
             _check_rows(rows, name, loaded.vocab_size)
@@ -131,18 +132,18 @@ def splits(target: Target, case: Case) -> None:
         )
 
 
-def _check_documents(train: str, documents: tuple[int, ...] | None) -> None:
+def _check_documents(text: str, documents: tuple[int, ...] | None, name: str) -> None:
     if documents is None:
         return
-    for index, (start, end) in enumerate(pairwise((*documents, len(train)))):
+    for index, (start, end) in enumerate(pairwise((*documents, len(text)))):
         if not (start < end and (index or start == 0)):
             raise Violation(
-                f"document {index} of the training text begins at character {start}, and the next one at {end}",
+                f"document {index} of the {name} text begins at character {start}, and the next one at {end}",
                 at=index,
-                cause="do they begin at 0, increase, and end with the training text? Splits.of_documents counts them",
+                cause=f"do they begin at 0, increase, and end with the {name} text? Splits.of_documents counts them",
             )
     if not documents:
-        raise Violation("documents is empty", cause="None says that no documents are known")
+        raise Violation(f"there are no documents of the {name} text", cause="None says that no documents are known")
 
 
 def _check_texts(train: str, val: str) -> None:
@@ -299,12 +300,12 @@ def _check_same(one: Splits, other: Splits, when: str, cause: str) -> None:
         raise Violation(message, cause=cause)
     if one.vocab_size != other.vocab_size:
         raise Violation(f"{when}, vocab_size is {other.vocab_size} instead of {one.vocab_size}", cause=cause)
-    if one.documents != other.documents:
+    if (one.documents, one.val_documents) != (other.documents, other.val_documents):
         raise Violation(f"{when}, documents differ", cause=cause)
 
 
 def _digest(splits: Splits) -> str:
-    rest = [splits.vocab_size, splits.documents, splits.alphabet]
+    rest = [splits.vocab_size, splits.documents, splits.val_documents, splits.alphabet]
     return json.dumps([_digest_of(splits.train), _digest_of(splits.val), *rest])
 
 

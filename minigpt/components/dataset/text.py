@@ -74,7 +74,7 @@ class TextFiles(Dataset):
         notes = (*search.notes(), *val_search.notes(), *train.notes(), *val.notes())
         if self.val_path is None:
             return replace(Splits.of_documents(train.texts, "\n", self.val_fraction), notes=notes)
-        splits = replace(Splits.of_documents(train.texts, "\n", "\n".join(val.texts)), notes=notes)
+        splits = replace(Splits.of_documents(train.texts, "\n", val.texts), notes=notes)
         self._refuse_copies(splits)
         return splits
 

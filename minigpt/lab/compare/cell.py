@@ -9,19 +9,15 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-
-import torch
 
 from minigpt.check.after_training import check_after_training
 from minigpt.data import Corpus
 from minigpt.errors import DivergedError, MinigptError, PlanError
 from minigpt.experiment import Experiment
+from minigpt.lab.compare.blocks import Measured, measure
 from minigpt.lab.compare.frozen import frozen_corpus, frozen_experiment
 from minigpt.lab.compare.job import CellOutcome, CellRecord, Job, updates_in
-from minigpt.model import GPT
 from minigpt.run import ModelCheck, RunFolder, open_run
-from minigpt.run.evaluation import micro_batch_size
 from minigpt.run.identity import Identity
 from minigpt.run.provenance import provenance
 from minigpt.run.status import Status
@@ -43,7 +39,7 @@ def do(job: Job) -> CellRecord:
         checked = _check(job, experiment, corpus, _train(job, experiment, corpus))
         if checked.reason is not None:
             return _record(job, Status.VIOLATED, checked.reason)
-        return _record(job, Status.FINISHED, position_loss=_loss_by_position(job, corpus))
+        return _record(job, Status.FINISHED, measured=_measured(job, corpus))
     except PlanError:
         raise
     except DivergedError as error:
@@ -55,14 +51,15 @@ def do(job: Job) -> CellRecord:
         return _record(job, Status.CRASHED, message)
 
 
-def _record(job: Job, outcome: CellOutcome, message: str = "", position_loss: Sequence[float | None] = ()) -> CellRecord:
+def _record(job: Job, outcome: CellOutcome, message: str = "", measured: Measured | None = None) -> CellRecord:
     return CellRecord(
         key=job.key,
         run=str(job.run),
         outcome=outcome,
         message=message,
         updates=updates_in(RunFolder(job.run)),
-        position_loss=tuple(position_loss),
+        position_loss=() if measured is None else measured.position_loss,
+        blocks=None if measured is None else measured.blocks,
     )
 
 
@@ -134,29 +131,6 @@ class _Alive(PlainObserver):
             self.note(f"evaluated {done:,} of {total:,} targets")
 
 
-def _loss_by_position(job: Job, corpus: Corpus) -> list[float | None]:
+def _measured(job: Job, corpus: Corpus) -> Measured:
     opened = open_run(job.run, which="last", allow_plugins=job.allow_plugins)
-    return loss_by_position(opened.model, corpus, opened.experiment)
-
-
-@torch.no_grad()
-def loss_by_position(model: GPT, corpus: Corpus, experiment: Experiment) -> list[float | None]:
-    """Mean validation loss at each position in the window, in fp32. It shows how much earlier tokens help.
-
-    Args:
-        model: The model, in eval mode, on the CPU.
-        corpus: The corpus, on the CPU.
-        experiment: Gives the length of the window.
-
-    Returns:
-        The loss in nats at each of block_size positions; None where no target counts.
-    """
-    length = experiment.model.block_size
-    sums, counts = torch.zeros(length, dtype=torch.float64), torch.zeros(length, dtype=torch.int64)
-    for batch in corpus.val.windows(micro_batch_size(experiment, torch.device("cpu")), length):
-        losses = model.target_losses(batch.tokens, batch.targets)
-        counted = torch.ones_like(batch.targets, dtype=torch.bool) if batch.mask is None else batch.mask
-        time = batch.targets.shape[1]
-        sums[:time] += (losses.double() * counted).sum(0)
-        counts[:time] += counted.sum(0)
-    return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
+    return measure(opened.model, corpus, opened.experiment)

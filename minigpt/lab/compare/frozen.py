@@ -68,6 +68,7 @@ def freeze_corpus(folder: Path, corpus: Corpus) -> Path:
         "fingerprint": corpus.fingerprint,
         "val_bytes": corpus.val_bytes,
         "documents": corpus.documents,
+        "val_documents": corpus.val_documents,
         "notes": corpus.notes,
     }
     return _keep(folder / "corpora", json_bytes(document), ".json")
@@ -154,6 +155,7 @@ def frozen_corpus(file: Path, experiment: Experiment) -> Corpus:
         val_bytes=document["val_bytes"],
         notes=tuple(document["notes"]),
         documents=document["documents"],
+        val_documents=None if document["val_documents"] is None else tuple(document["val_documents"]),
     )
 
 

@@ -79,7 +79,7 @@ class Cell:
             return False
 
     def needs_only_measuring(self) -> bool:
-        """Whether the cell's run is finished and lacks only the loss by position."""
+        """Whether the cell's run is finished and lacks only the measurement by position and by block of the text."""
         return self.outcome() is None and self._is_unchanged() and is_usable(self.run)
 
     def continues(self) -> bool:
@@ -261,7 +261,7 @@ class Grid:
         return [cell for cell in cells if cell.outcome() is None]
 
     def missing_runs(self, *, further: bool = False) -> list[Cell]:
-        """Missing cells whose run must be trained or continued; the others lack only the loss by position."""
+        """Missing cells whose run must be trained or continued; the others are only measured."""
         return [cell for cell in self.missing(further=further) if not cell.needs_only_measuring()]
 
     def run(

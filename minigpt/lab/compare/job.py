@@ -8,11 +8,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from minigpt.errors import RunError, UnreadableError
+from minigpt.lab.compare.blocks import Blocks
 from minigpt.run import RunFolder
 from minigpt.run.status import Status
 from minigpt.system.files import read_object, write_json
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Format number of a cell's record."""
 
 
@@ -58,17 +59,19 @@ class CellRecord(BaseModel):
         updates: Updates in the run's records when this record was written. If their number has changed since, the run
             was continued. None if they could not be read.
         position_loss: Validation loss at each position in the window, in nats; None where no target counts.
+        blocks: Validation losses in blocks of the text; None if the run did not finish.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     key: str
     run: str
     outcome: CellOutcome
     message: str = ""
     updates: Annotated[int, Field(ge=0)] | None
     position_loss: tuple[float | None, ...] = ()
+    blocks: Blocks | None = None
 
     @classmethod
     def read(cls, file: Path) -> Self | None:

@@ -14,6 +14,7 @@ from minigpt.experiment import Experiment, refusal_of_name
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.matching import matched_budget, matched_size
 from minigpt.lab.compare.noise import against_itself, expected_noise, measured_noise
+from minigpt.lab.compare.over_text import with_text_intervals
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant, NoiseFloor
 from minigpt.lab.compare.results import judge, read_result
 from minigpt.lab.compare.seeds import SeedRange, seeds_of
@@ -54,6 +55,8 @@ class Settings:
         jobs: Number of runs at the same time.
         noise: Whether the base is also compared with itself, with further seeds (not if all variants are runs and `seeds`
             is None: then nothing is trained).
+        family: Number of variants that are judged together, if other comparisons belong to the question; None for those of
+            this one.
     """
 
     seeds: int | SeedRange | None = None
@@ -65,6 +68,7 @@ class Settings:
     device: str = "auto"
     jobs: int = 1
     noise: bool = True
+    family: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,16 @@ class ComparisonPlan:
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
         asked, grid, looking = self.settings, self.grid, bool(self.grid.planned.further)
-        variants = judge(self.variants, self.costs, grid.cells, unit=asked.unit, delta=asked.delta, looking=looking)
+        variants = judge(
+            self.variants,
+            self.costs,
+            grid.cells,
+            unit=asked.unit,
+            delta=asked.delta,
+            looking=looking,
+            family=asked.family,
+        )
+        variants = with_text_intervals(variants, grid.cells, asked.unit)
         again = None
         if grid.again:
             again = against_itself(variants[0], [read_result(cell, asked.unit) for cell in grid.again], asked.delta)

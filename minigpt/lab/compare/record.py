@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
+from minigpt.errors import count
+from minigpt.lab.compare.blocks import BlockKind
 from minigpt.lab.compare.spread import Spread, speed_spread
 from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
@@ -83,6 +85,38 @@ class RecordedCost(Part):
         return cls(total=cost.total, **vars(cost))
 
 
+class TextInterval(Part):
+    """What the blocks of the validation text show of a difference, averaged over the seeds.
+
+    Attributes:
+        kind: The parts of the text that a block is made of.
+        bounds: 95 % interval of the difference over text of the same kind, of this variant only; None if there is none.
+        blocks: The difference in each block, in the order of the text.
+        reason: Why there is no interval.
+    """
+
+    kind: BlockKind
+    bounds: Pair[Number] | None = None
+    blocks: Many[Number] = ()
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _has_bounds_or_a_reason(self) -> Self:
+        if (self.bounds is None) != bool(self.reason):
+            raise ValueError("an interval over text needs bounds, or a reason why there are none")
+        return self
+
+    @property
+    def contains_zero(self) -> bool:
+        """Whether other text of the same kind could show the opposite."""
+        return self.bounds is not None and self.bounds[0] <= 0 <= self.bounds[1]
+
+    @property
+    def described(self) -> str:
+        """The number and kind of blocks: `26 blocks of documents`."""
+        return f"{count(len(self.blocks), 'block')} of {self.kind}"
+
+
 class Difference(Part):
     """The difference of a variant to the base, paired by seed.
 
@@ -102,6 +136,7 @@ class Difference(Part):
         looking: Whether seeds were added until there was a verdict. Then the intervals hold however often one looks.
         outliers: Places of the seeds whose differences lie far from the others, counted from 0.
         caution: Why the differences resemble those that give false verdicts; empty if they do not.
+        text_interval: The interval over the validation text; None if no run was measured.
     """
 
     kind: Kind
@@ -118,6 +153,7 @@ class Difference(Part):
     looking: bool = False
     outliers: Many[Count] = ()
     caution: Text = ""
+    text_interval: TextInterval | None = None
 
     @model_validator(mode="after")
     def _interval_is_whole(self) -> Self:

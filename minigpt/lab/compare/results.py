@@ -31,6 +31,7 @@ def judge(
     unit: Unit,
     delta: float,
     looking: bool = False,
+    family: int | None = None,
 ) -> list[VariantResult]:
     """The results of all variants, the base first, with a verdict where one is possible.
 
@@ -38,7 +39,7 @@ def judge(
     variant by its better runs only.
     """
     runs = [[read_result(cell, unit) for cell in cells if cell.variant is variant] for variant in variants]
-    judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta, looking=looking)]
+    judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta, looking=looking, family=family)]
     return [
         _variant_result(variant, cost, each, judgement)
         for variant, cost, each, judgement in zip(variants, costs, runs, judgements, strict=True)
@@ -54,19 +55,25 @@ class Judgement:
 
 
 def judge_runs(
-    base: Sequence[RunResult], others: Sequence[Sequence[RunResult]], delta: float, *, looking: bool = False
+    base: Sequence[RunResult],
+    others: Sequence[Sequence[RunResult]],
+    delta: float,
+    *,
+    looking: bool = False,
+    family: int | None = None,
 ) -> list[Judgement]:
     """A judgement on each of the others; without a verdict if a run of it, or of the base with one of its seeds, failed.
 
     With `looking`, seeds are added until there is a verdict. Then the others may have different numbers of seeds, and the
-    correction counts all of them, so that a run that fails later cannot change an earlier verdict.
+    correction counts all of them, so that a run that fails later cannot change an earlier verdict. `family` is as for
+    `verdicts`.
     """
     reasons = []
     for runs in others:
         failed = failed_seeds([run for run in base if run.seed in {each.seed for each in runs}])
         reasons.append(f"no verdict, because of the base: {failed}" if failed else failed_seeds(runs))
     differences = [_differences(base, runs) for runs, reason in zip(others, reasons, strict=True) if not reason]
-    family = len(others) if looking else None
+    family = len(others) if looking and family is None else family
     answers = iter(verdicts(differences, delta, looking=looking, family=family) if differences else [])
     return [Judgement(reason) if reason else _judgement(next(answers), looking) for reason in reasons]
 

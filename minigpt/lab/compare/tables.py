@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
 from minigpt.lab.compare.matching import TOLERANCE
 from minigpt.lab.compare.noise import AGAIN, noise_notes
+from minigpt.lab.compare.over_text import notes_on_text
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.statistics import ALPHA
@@ -78,6 +79,13 @@ def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
     def plain_interval(variant: VariantResult) -> str:
         return UNKNOWN if variant.difference is None else shown_interval(variant.difference.plain_interval, delta)
 
+    def text(variant: VariantResult) -> str:
+        over = None if variant.difference is None else variant.difference.text_interval
+        return UNKNOWN if over is None or over.bounds is None else shown_interval(over.bounds, delta)
+
+    differences = [variant.difference for variant in comparison.variants if variant.difference is not None]
+    has_text = any(each.text_interval is not None and each.text_interval.bounds for each in differences)
+
     def p(variant: VariantResult) -> str:
         paired = variant.difference
         return UNKNOWN if paired is None or not paired.has_interval else shown_probability(paired.p, ALPHA)
@@ -92,6 +100,7 @@ def verdict_table(comparison: Comparison, *, full: bool = False) -> Table:
         Column("difference", difference),
         Column(interval_name(comparison.family), interval),
         Column("95 % interval, this variant only", plain_interval, in_full=True),
+        Column("95 % interval over text", text, in_full=not has_text),
         Column("p", p),
         Column("effect size", effect, in_full=True),
         Column("verdict", lambda variant: variant.verdict),
@@ -161,13 +170,17 @@ def cost_table(comparison: Comparison, *, full: bool = False) -> Table:
 def csv_text(comparison: Comparison) -> str:
     """The runs as CSV, one row per run."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    csv.writer(stream, lineterminator="\n").writerows(csv_rows(comparison))
+    return stream.getvalue()
+
+
+def csv_rows(comparison: Comparison) -> Iterator[list[object]]:
+    """The header, and a row for each run."""
     columns = ("outcome", "loss", "best", "seconds", "tokens_per_second", "others", "precision", "run", "message")
-    writer.writerow(["variant", "seed", *columns])
+    yield ["variant", "seed", *columns]
     for variant, run in comparison.runs:
         values = [variant.name, run.seed, *(getattr(run, column) for column in columns)]
-        writer.writerow([as_spreadsheet(value) if isinstance(value, str) else value for value in values])
-    return stream.getvalue()
+        yield [as_spreadsheet(value) if isinstance(value, str) else value for value in values]
 
 
 def markdown_text(comparison: Comparison) -> str:
@@ -180,7 +193,7 @@ def markdown_text(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
     lines = [basis(comparison), *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
-    lines += unequal(comparison)
+    lines += [*notes_on_text(comparison), *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
 

@@ -218,7 +218,7 @@ def test_a_run_that_replaced_another_is_not_used_for_it(write: Write, monkeypatc
         raise SystemExit(137)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cell_module, "_loss_by_position", killed)
+        patch.setattr(cell_module, "_measured", killed)
         with pytest.raises(SystemExit):
             train_here(plan(*files, seeds=1).grid)
     Path("corpus.txt").write_text(TEXT)
@@ -284,14 +284,19 @@ def test_the_data_of_two_versions_of_a_plugin_are_not_confused(write: Write, min
         plan(Path("runs/base"), write("variant", **letters))
 
 
-@pytest.mark.parametrize("damage", [{"outcome": "nope"}, {"position_loss": "xyz"}, {"run": 3}, {"message": None}])
+BLOCKS = {"kind": "windows", "starts": [0, 4], "losses": [1, 2], "targets": [3], "all_bytes": None, "tokenizer": None}
+
+
+@pytest.mark.parametrize(
+    "damage", [{"outcome": "nope"}, {"position_loss": "xyz"}, {"run": 3}, {"message": None}, {"blocks": BLOCKS}]
+)
 def test_a_damaged_record_of_a_cell_is_reported_in_one_line(write: Write, damage: dict[str, Any]) -> None:
     base, variant = write("base"), write("variant", model={"norm": "rmsnorm"})
     comparison = plan(base, variant, seeds=1)
     record = comparison.grid.cells[0].record
     record.parent.mkdir(parents=True)
     cell = comparison.grid.cells[0]
-    sound = {"format": 1, "key": cell.key, "run": str(cell.run.path), "outcome": "crashed", "updates": 0}
+    sound = {"format": 2, "key": cell.key, "run": str(cell.run.path), "outcome": "crashed", "updates": 0}
     record.write_text(json.dumps({**sound, **damage}))
     with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it"):
         comparison.grid.missing()

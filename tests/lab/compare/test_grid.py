@@ -17,7 +17,7 @@ from minigpt.data import load_corpus
 from minigpt.errors import MinigptError, RunError
 from minigpt.lab.compare import grid as grid_module
 from minigpt.lab.compare import running as running_module
-from minigpt.lab.compare.cell import loss_by_position
+from minigpt.lab.compare.blocks import measure
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.tables import basis
 from minigpt.run import RunFolder, open_run
@@ -306,7 +306,7 @@ def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, mi
     code, output, _ = minigpt("compare", base, variant, "--seeds", "1", "--no-noise", "--plan")
     assert code == 0
     assert "2 runs, 2 exist already" in output
-    assert "2 finished runs still to be measured (loss by position)" in output
+    assert "2 finished runs still to be measured (loss by position and by block of text)" in output
     assert "to train" not in output
     assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
     output = minigpt("compare", base, variant, "--seeds", "1..3", "--no-noise", "--plan")[1]
@@ -322,10 +322,11 @@ def test_a_record_of_another_format_is_measured_again(write: Write) -> None:
     found = plan(*files, seeds=1)
     train_here(found.grid)
     record = found.grid.cells[0].record
-    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 2}))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 1}))
     assert [cell.name for cell in found.grid.missing()] == ["base, seed 5"]
-    assert not found.grid.missing_runs()
-    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 1, "outcome": "running"}))
+    assert not found.grid.missing_runs(), "it is not trained again"
+
+    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 2, "outcome": "running"}))
     with pytest.raises(RunError, match=r"base-seed-5.json is damaged; remove it; then the run is examined again"):
         found.grid.missing()
 
@@ -367,7 +368,8 @@ def test_the_mean_of_the_loss_by_position_is_the_validation_loss(write: Write, m
     assert minigpt("run", file, "--no-check")[0] == 0
     opened = open_run("runs/base/seed-5", which="last")
     corpus = load_corpus(opened.experiment)
-    each = loss_by_position(opened.model, corpus, opened.experiment)
+    measured = measure(opened.model, corpus, opened.experiment)
+    each = measured.position_loss
     length = opened.experiment.model.block_size
     assert len(each) == length
     counts = torch.zeros(length)
@@ -378,6 +380,8 @@ def test_the_mean_of_the_loss_by_position_is_the_validation_loss(write: Write, m
     mean = sum(value * count for value, count in zip(each, counts.tolist(), strict=True) if value is not None) / counts.sum()
     recorded = RunFolder(Path("runs/base/seed-5")).rows()[-1].val_loss
     assert math.isclose(mean, recorded, rel_tol=1e-5)
+    assert math.isclose(sum(measured.blocks.losses), recorded * counts.sum(), rel_tol=1e-5)
+    assert sum(measured.blocks.targets) == counts.sum()
 
 
 def test_the_written_json_contains_all_results(write: Write) -> None:
@@ -392,3 +396,6 @@ def test_the_written_json_contains_all_results(write: Write) -> None:
     assert low < variant["difference"]["mean"] < high
     assert variant["mean"] - base["mean"] == pytest.approx(variant["difference"]["mean"])
     assert [run["seed"] for run in variant["runs"]] == [5, 6, 7]
+    over_text = variant["difference"]["text_interval"]
+    assert (over_text["kind"], len(over_text["blocks"])) == ("windows", 15)
+    assert over_text["bounds"][0] < variant["difference"]["mean"] < over_text["bounds"][1]
