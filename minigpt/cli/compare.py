@@ -15,6 +15,7 @@ from minigpt.cli.comparison_options import (
     CsvFile,
     Delta,
     Device,
+    Gate,
     Jobs,
     JsonFile,
     Knobs,
@@ -67,6 +68,7 @@ def compare(
     csv_file: CsvFile = None,
     markdown: MarkdownFile = None,
     patience: Patience = 15.0,
+    gate: Gate = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
     trust: Trust = False,
@@ -79,6 +81,8 @@ def compare(
     words = checked_words(budget, match, unit, [json_file, csv_file, markdown])
     if knob and match is None:
         raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
+    if gate and plan_only:
+        raise MinigptError("--gate needs verdicts, and --plan gives none: leave one of them out")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
@@ -101,6 +105,9 @@ def compare(
         )
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
+    if gate and compared.comparison is not None and compared.comparison.gate != lab.PASSED:
+        warn(f"--gate is not passed: {compared.comparison.gate}")
+        raise typer.Exit(1)
 
 
 def _report(

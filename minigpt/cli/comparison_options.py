@@ -50,6 +50,9 @@ CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Als
 MarkdownFile = Annotated[
     Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the tables to this Markdown file.")
 ]
+Gate = Annotated[
+    bool, typer.Option("--gate", help="Exit with 1 unless every variant is better, and survives the ledger of all verdicts.")
+]
 Patience = Annotated[float, typer.Option(min=0.01, max=1e5, help="Minutes without progress after which a run is killed.")]
 
 

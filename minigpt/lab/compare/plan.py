@@ -51,6 +51,8 @@ class Settings:
         delta: Smaller differences count as equivalent; in the same unit.
         device: As for `minigpt run`.
         jobs: Number of runs at the same time.
+        family: Number of variants that are judged together, if other comparisons belong to the question; None for those of
+            this one.
     """
 
     seeds: int | None = None
@@ -61,6 +63,7 @@ class Settings:
     delta: float = 0.01
     device: str = "auto"
     jobs: int = 1
+    family: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class ComparisonPlan:
                 jobs=asked.jobs,
             ),
             failed=self.failed,
-            variants=tuple(judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta)),
+            variants=tuple(
+                judge(self.variants, self.costs, self.grid.cells, unit=asked.unit, delta=asked.delta, family=asked.family)
+            ),
         )
 
     def write(self, comparison: Comparison) -> None:
@@ -135,7 +140,7 @@ def make_plan(
     out: Path = Path("comparisons"),
     name: str | None = None,
     reading: Reading = AS_WRITTEN,
-    runs: Path = Path("runs"),
+    runs: Sequence[Path] = (Path("runs"),),
     failed: Sequence[FailedVariant] = (),
 ) -> ComparisonPlan:
     """Read the variants, make them comparable, and find the runs that exist already.
@@ -146,7 +151,7 @@ def make_plan(
         out: The folder in which comparisons get their folders.
         name: The name of this comparison's folder; by default the base's name.
         reading: How the files are read.
-        runs: A folder that is searched for finished runs.
+        runs: Folders that are searched for finished runs.
         failed: Sources that are left out, with the reason; they are reported with the results.
 
     Raises:
@@ -180,7 +185,7 @@ def make_plan(
                 for variant in variants[1:]
             ),
         ]
-    grid = Grid(folder, variants, seeds, corpora, other_runs=[runs], device=device)
+    grid = Grid(folder, variants, seeds, corpora, other_runs=runs, device=device)
     costs = tuple(_cost(variant.experiment, corpora.of(variant), reading) for variant in variants)
     return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading)
 

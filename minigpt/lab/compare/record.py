@@ -16,6 +16,9 @@ from minigpt.lab.sealed import LARGEST, Count, FilePath, Many, Name, Number, Pai
 from minigpt.lab.statistics import Kind
 from minigpt.run.status import Status
 
+PASSED = "passed"
+"""The gate of a comparison in which every variant is better and survives the ledger."""
+
 NOT_COMPARED = "not compared"
 """The verdict on runs that are shown without a comparison."""
 
@@ -75,6 +78,28 @@ class RecordedCost(Part):
         return cls(total=cost.total, **vars(cost))
 
 
+class Asked(Part):
+    """What the ledger says about a verdict (`minigpt.lab.ledger`).
+
+    Attributes:
+        number: Number of the question.
+        p: p-value for this variant alone.
+        level: The largest p-value that survives, considering how often was asked before.
+        survives: Whether the verdict is a difference, and survives.
+    """
+
+    number: Count
+    p: Annotated[float, Field(ge=0, le=1)]
+    level: Annotated[float, Field(ge=0, le=1)]
+    survives: bool
+
+    @property
+    def in_words(self) -> str:
+        """What the ledger says, as the end of a sentence about the variant."""
+        verb = "survives" if self.survives else "does not survive"
+        return f"{verb} the ledger (question {self.number}: p {self.p:.2g}, allowed {self.level:.2g})"
+
+
 class Difference(Part):
     """The difference of a variant to the base, paired by seed.
 
@@ -90,6 +115,7 @@ class Difference(Part):
         p_equivalent: Corrected p-value of the hypothesis of a difference of delta or more.
         effect: The mean divided by the standard deviation.
         seeds_needed: About how many seeds would probably show a difference or equivalence, if these seeds cannot.
+        asked: What the ledger says about the verdict; None if it has no verdict, or was not entered.
     """
 
     kind: Kind
@@ -103,6 +129,7 @@ class Difference(Part):
     p_equivalent: Number | None
     effect: Number | None
     seeds_needed: Count | None
+    asked: Asked | None = None
 
     @model_validator(mode="after")
     def _interval_is_whole(self) -> Self:
@@ -243,6 +270,7 @@ class Comparison(Sealed):
         settings: The settings that the user chose.
         failed: Variants that could not be compared.
         variants: The compared variants, the base first.
+        gate: `passed` if every variant is better and survives the ledger; otherwise why not; empty if it was not entered.
     """
 
     format_number: ClassVar[int] = 3
@@ -252,6 +280,7 @@ class Comparison(Sealed):
     settings: ComparisonSettings
     failed: Many[FailedVariant] = ()
     variants: Annotated[Many[VariantResult], Field(min_length=1)]
+    gate: Text = ""
 
     @property
     def base(self) -> VariantResult:
@@ -265,8 +294,9 @@ class Comparison(Sealed):
 
     @property
     def family(self) -> int:
-        """Number of variants with a verdict; intervals and p-values are corrected for this number."""
-        return sum(variant.difference is not None and variant.difference.has_interval for variant in self.variants)
+        """Number of variants that intervals and p-values are corrected for; 0 without an interval."""
+        differences = [variant.difference for variant in self.variants if variant.difference is not None]
+        return max((difference.family for difference in differences if difference.has_interval), default=0)
 
     def seen_from(self, folder: Path) -> Self:
         """The same comparison, with the paths of runs relative to a folder."""

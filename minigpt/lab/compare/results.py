@@ -24,7 +24,13 @@ from minigpt.run.status import Status
 
 
 def judge(
-    variants: Sequence[Variant], costs: Sequence[Cost], cells: Sequence[Cell], *, unit: Unit, delta: float
+    variants: Sequence[Variant],
+    costs: Sequence[Cost],
+    cells: Sequence[Cell],
+    *,
+    unit: Unit,
+    delta: float,
+    family: int | None = None,
 ) -> list[VariantResult]:
     """The results of all variants, the base first, with a verdict where one is possible.
 
@@ -32,7 +38,7 @@ def judge(
     variant by its better runs only.
     """
     runs = [[read_result(cell, unit) for cell in cells if cell.variant is variant] for variant in variants]
-    judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta)]
+    judgements = [Judgement("the base"), *judge_runs(runs[0], runs[1:], delta, family=family)]
     return [
         _variant_result(variant, cost, each, judgement)
         for variant, cost, each, judgement in zip(variants, costs, runs, judgements, strict=True)
@@ -47,12 +53,17 @@ class Judgement:
     verdict: Verdict | None = None
 
 
-def judge_runs(base: Sequence[RunResult], others: Sequence[Sequence[RunResult]], delta: float) -> list[Judgement]:
-    """A judgement on each of the others; without a verdict if a run of it or of the base failed."""
+def judge_runs(
+    base: Sequence[RunResult], others: Sequence[Sequence[RunResult]], delta: float, *, family: int | None = None
+) -> list[Judgement]:
+    """A judgement on each of the others; without a verdict if a run of it or of the base failed.
+
+    `family` is as for `verdicts`.
+    """
     failed = failed_seeds(base)
     reasons = [f"no verdict, because of the base: {failed}" if failed else failed_seeds(runs) for runs in others]
     differences = [_differences(base, runs) for runs, reason in zip(others, reasons, strict=True) if not reason]
-    answers = iter(verdicts(differences, delta) if differences else [])
+    answers = iter(verdicts(differences, delta, family=family) if differences else [])
     return [Judgement(reason) if reason else _judgement(next(answers)) for reason in reasons]
 
 

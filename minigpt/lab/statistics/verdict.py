@@ -55,14 +55,16 @@ class Verdict:
         return seeds_needed(self.paired, self.delta, ALPHA / self.family)
 
 
-def verdicts(variants: Sequence[Sequence[float]], delta: float) -> list[Verdict]:
+def verdicts(variants: Sequence[Sequence[float]], delta: float, *, family: int | None = None) -> list[Verdict]:
     """A verdict on each variant, from its differences to the base, one per seed.
 
     Args:
         variants: Differences, at least one each, in nats (or in bits per byte, like `delta`).
         delta: Differences smaller than this do not matter; above 0.
+        family: Number of variants that are judged together; None for these.
     """
-    return [_verdict(Paired.of(differences), delta, len(variants)) for differences in variants]
+    number = len(variants) if family is None else family
+    return [_verdict(Paired.of(differences), delta, number) for differences in variants]
 
 
 def _verdict(seen: Paired, delta: float, family: int) -> Verdict:
