@@ -105,9 +105,7 @@ def compare(
         )
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
-    if gate and compared.comparison is not None and compared.comparison.gate != lab.PASSED:
-        warn(f"--gate is not passed: {compared.comparison.gate}")
-        raise typer.Exit(1)
+        _pass(compared, gate)
 
 
 def _report(
@@ -241,6 +239,15 @@ class Watching:
         reason = f": {record.message}" if record is not None and record.message else ""
         style = "" if outcome is Status.FINISHED else "red"
         self.console.print(f"{cell.name}: {outcome}{reason}", style=style, soft_wrap=True)
+
+
+def _pass(compared: Compared, gate: bool) -> None:
+    """Exit with 1 if the gate is asked for and not passed."""
+    from minigpt.lab.compare import PASSED
+
+    if gate and compared.comparison is not None and compared.comparison.gate != PASSED:
+        warn(f"--gate is not passed: {compared.comparison.gate}")
+        raise typer.Exit(1)
 
 
 def rich_table(table: Table) -> RichTable:

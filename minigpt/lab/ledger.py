@@ -2,8 +2,8 @@
 
 `ledger.jsonl` has a line for each question: is this variant different from this base? The same runs are the same question,
 however often they are compared. More seeds, another size and newly trained runs are a new question. A question stays when
-the folder of its comparison is deleted. Each line has a digest of itself and of all lines before it, so that an edited or
-removed line is noticed. `minigpt.lab.statistics.discoveries` gives each question its level.
+the folder of its comparison is deleted. Each line contains a digest of its text and of all lines before, so that an edited
+or removed line is noticed. `minigpt.lab.statistics.discoveries` gives each question its level.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Question(Part):
         mean: Mean difference to the base.
         kind: The verdict.
         family: Number of variants that were judged together.
-        p: p-value of no difference, for this variant alone. The correction for other variants is the ledger's task.
+        p: p-value of no difference, without the correction for other variants, which the ledger does.
     """
 
     comparison: Text
@@ -167,6 +167,12 @@ def ask(file: Path, questions: Sequence[Question]) -> Ledger:
         raise RunError(f"{file} has been in use by another process for a minute; stop it, and repeat the command") from error
     except OSError as error:
         raise WriteError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def shown(p: float, level: float) -> tuple[str, str]:
+    """A p-value and its level, with as many digits as show which is larger."""
+    pairs = ((f"{p:.{digits}g}", f"{level:.{digits}g}") for digits in range(2, 18))
+    return next(pair for pair in pairs if (float(pair[0]) <= float(pair[1])) == (p <= level))
 
 
 def _last_chain(entries: Sequence[Entry]) -> str:

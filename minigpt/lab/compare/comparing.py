@@ -102,15 +102,7 @@ def compare(
     Ledger.read(ledger)  # a damaged one is reported before hours of training
     if allow_plugins:
         rehearsed = rehearse(sources, reading, device=settings.device, seconds=patience)
-    plan = make_plan(
-        sources,
-        settings,
-        out=out,
-        name=name,
-        reading=reading,
-        failed=rehearsed.failed,
-        runs=runs,
-    )
+    plan = make_plan(sources, settings, out=out, name=name, reading=reading, runs=runs, failed=rehearsed.failed)
     if retry and not only_plan:
         _forget_failures(plan)
     watcher.planned(plan)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from minigpt.errors import RunError
 from minigpt.lab.compare.plan import ComparisonPlan
 from minigpt.lab.compare.record import PASSED, Asked, Comparison, Difference
 from minigpt.lab.ledger import Entry, Ledger, Question, ask
@@ -49,6 +50,24 @@ def gate(comparison: Comparison) -> str:
             reason = "is not in the ledger" if difference.asked is None else difference.asked.in_words
             return f"{variant.name} is better, but {reason}"
     return PASSED
+
+
+def not_in_ledger(file: Path, ledger: Ledger) -> list[str]:
+    """Verdicts of comparisons beside a ledger that it does not have, and comparisons that cannot be read; one per line."""
+    lines = []
+    for record in sorted([*file.parent.glob("*/comparison.json"), *file.parent.glob("*/*/comparison.json")]):
+        try:
+            comparison = Comparison.read(record)
+        except RunError as error:
+            lines.append(str(error))
+            continue
+        asked = {v.name: v.difference.asked for v in comparison.variants if v.difference is not None}
+        lines += [
+            f"{record.parent}: question {each.number} ({name}) is not in the ledger: lines were removed, or it is another's"
+            for name, each in asked.items()
+            if each is not None and each not in map(_asked, ledger.entries)
+        ]
+    return lines
 
 
 def _questions(plan: ComparisonPlan, comparison: Comparison, file: Path) -> Iterator[Question]:

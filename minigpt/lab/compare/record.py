@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from minigpt.lab.compare.spread import Spread, speed_spread
 from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
+from minigpt.lab.ledger import shown
 from minigpt.lab.sealed import LARGEST, Count, FilePath, Many, Name, Number, Pair, Part, Sealed, Text, plain_json
 from minigpt.lab.statistics import Kind
 from minigpt.run.status import Status
@@ -97,7 +98,8 @@ class Asked(Part):
     def in_words(self) -> str:
         """What the ledger says, as the end of a sentence about the variant."""
         verb = "survives" if self.survives else "does not survive"
-        return f"{verb} the ledger (question {self.number}: p {self.p:.2g}, allowed {self.level:.2g})"
+        p, level = shown(self.p, self.level)
+        return f"{verb} the ledger (question {self.number}: p {p}, allowed {level})"
 
 
 class Difference(Part):
