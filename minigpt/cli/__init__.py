@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from minigpt import __version__
+from minigpt.cli.ablate import ablate
 from minigpt.cli.bench import bench_app
 from minigpt.cli.check import check
 from minigpt.cli.compare import compare
@@ -46,6 +47,7 @@ app.command()(resume)
 app.command()(generate)
 app.command()(check)
 app.command()(compare)
+app.command()(ablate)
 app.command()(ledger)
 app.command()(report)
 app.command()(runs)

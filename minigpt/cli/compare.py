@@ -78,20 +78,17 @@ def compare(
     All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
-    words = checked_words(budget, match, unit, [json_file, csv_file, markdown])
-    if knob and match is None:
-        raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
+    words = checked_words(budget, match, unit, [json_file, csv_file, markdown], knob)
     if gate and plan_only:
         raise MinigptError("--gate needs verdicts, and --plan gives none: leave one of them out")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
 
-    knobs = tuple(knob or ["model.ffn.expansion"])
     with Watching(terminal()) as watcher:
         compared = lab.compare(
             sources,
-            lab.Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
+            lab.Settings(seeds=seeds, delta=delta, device=device, jobs=jobs, **words),
             out=out,
             name=name,
             overrides=changes or (),
@@ -194,6 +191,9 @@ class Watching:
         """Print the plan. From now on, output that cannot be written does not end the process."""
         from minigpt.cli.outliving import outlive_the_terminal
 
+        if self.whole is not None:  # the comparison before this one, in a study of several
+            self.bars.remove_task(self.whole)
+            self.whole = None
         self.expect(_print_plan(plan, self.console))
         outlive_the_terminal()
 
