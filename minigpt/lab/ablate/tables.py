@@ -57,7 +57,7 @@ def notes(ablation: Ablation) -> list[str]:
     return [
         f"the base is {ablation.base}: {ablation.chosen}",
         f"loss: {ablation.base} {loss}, {ablation.recipe} {recipe} ({UNITS[ablation.settings.unit]}, mean over {seeds})",
-        "differences are paired by seed: the recipe without a change minus the recipe, the base with a change minus the base",
+        "differences are paired by seed: recipe without a change minus recipe, base with a change minus base",
         f"intervals and verdicts are corrected for {count(ablation.family, 'row')} (Bonferroni): all intervals hold jointly",
         *(f"{each.name}: {_settings(each)}" for each in ablation.changes),
         *ablation.notes,
