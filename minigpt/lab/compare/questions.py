@@ -93,8 +93,8 @@ def _questions(plan: ComparisonPlan, comparison: Comparison, file: Path) -> Iter
 
 
 def _single_p(difference: Difference) -> float:
-    """The p-value without the correction for other variants, which multiplied it by their number (and stopped at 1)."""
-    return 1.0 if difference.p is None else difference.p / difference.family
+    """The p-value without the correction for other variants, which multiplied it by their number; 1 if that gave 1."""
+    return 1.0 if difference.p is None or difference.p == 1 else difference.p / difference.family
 
 
 def _seen_from(folder: Path, other: Path) -> str:

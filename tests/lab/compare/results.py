@@ -15,10 +15,10 @@ def run(seed: int = 5, loss: float | None = 1.0, **others: Any) -> RunResult:
     return RunResult(**{"seed": seed, "outcome": outcome, "run": "a", "loss": loss, "others": 0.0, **others})
 
 
-def comparison(**variants: list[RunResult]) -> Comparison:
+def comparison(family: int | None = None, /, **variants: list[RunResult]) -> Comparison:
     """A comparison of variants by name, the base first."""
     base, *others = variants.values()
-    judgements = [None, *judge_runs(base, others, 0.01)]
+    judgements = [None, *judge_runs(base, others, 0.01, family=family)]
     return Comparison(
         name="one",
         settings=ComparisonSettings(seeds=tuple(each.seed for each in base)),
