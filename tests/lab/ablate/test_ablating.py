@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from minigpt.lab.ablate import Ablation, ablate
+from minigpt.lab import ablate as ablation_module
+from minigpt.lab.ablate import Ablated, Ablation, ablate
 from minigpt.lab.ablate.ablating import summary
 from minigpt.lab.ablate.changes import take_apart
 from minigpt.lab.ablate.tables import ablation_table, csv_text, findings, markdown_text
-from minigpt.lab.compare import Settings
+from minigpt.lab.compare import Compared, Settings
 from minigpt.lab.compare.grid import Grid
 from minigpt.lab.compare.record import RunResult
 from minigpt.lab.ledger import Ledger
 from minigpt.reading import AS_WRITTEN
 from minigpt.training.stopping import StopNow
+from tests.conftest import Command
 from tests.lab.ablate.conftest import Extend
 from tests.lab.compare.conftest import train_here
 from tests.lab.compare.results import comparison, run
@@ -93,6 +96,44 @@ def test_a_change_that_cannot_be_made_alone_has_a_row_without_numbers(extend: Ex
     assert rows["model.n_heads"][2] == "–"
     assert rows["model.n_heads"][3].startswith("cannot be made alone: model.n_heads: n_heads 3 does not divide")
     assert findings(found)[-1] == "not known: model.d_model"
+
+
+def test_the_command_prints_and_writes_the_table(extend: Extend, minigpt: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, folder = planted(extend), Path("study")
+    folder.mkdir()
+    found.write(folder / "ablation.json")
+    ended = Ablated(folder, Mock(), (Compared(Mock()),), found)
+    stopped = Ablated(folder, Mock(), (Compared(Mock(), stop_signal=2),))
+    outcomes = iter([ended, stopped])
+    monkeypatch.setattr(ablation_module, "ablate", lambda *_, **__: next(outcomes))
+    files = ("--json", "all.json", "--csv", "table.csv", "--markdown", "table.md")
+    code, out, err = minigpt("ablate", "recipe.json", *files)
+    assert code == 0, err
+    assert "makes no difference (equivalent without it): training.eval_interval" in out
+    assert "the base is base: recipe.json extends it" in out
+    assert Path("all.json").read_bytes() == (folder / "ablation.json").read_bytes()
+    assert Path("table.csv").read_text() == csv_text(found)
+    assert Path("table.md").read_text() == markdown_text(found)
+    code, _, err = minigpt("ablate", "recipe.json")
+    assert (code, err) == (130, "stopped, unfinished runs are saved; continue with the same command\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.json"], "missing.json: there is no such file"),
+        (["recipe.json", "--from", "missing.json"], "missing.json: there is no such file"),
+        (["recipe.json", "--name", "a/b"], '--name: found "a/b"'),
+        (["recipe.json", "--knob", "model.d_model"], "--knob model.d_model names what --match changes"),
+        (["recipe.json"], "recipe and base differ in one change (model.norm)"),
+    ],
+)
+def test_mistakes_are_reported_in_one_line(extend: Extend, minigpt: Command, arguments: list[str], message: str) -> None:
+    extend(model={"norm": "rmsnorm"})
+    code, _, err = minigpt("ablate", *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.slow
