@@ -15,12 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from minigpt import __version__
+from minigpt.cli.ablate import ablate
 from minigpt.cli.bench import bench_app
 from minigpt.cli.check import check
 from minigpt.cli.compare import compare
 from minigpt.cli.data import data_app
 from minigpt.cli.diff import diff
 from minigpt.cli.generate import generate
+from minigpt.cli.ledger import ledger
 from minigpt.cli.list import list_components
 from minigpt.cli.new import new
 from minigpt.cli.report import report
@@ -45,6 +47,8 @@ app.command()(resume)
 app.command()(generate)
 app.command()(check)
 app.command()(compare)
+app.command()(ablate)
+app.command()(ledger)
 app.command()(report)
 app.command()(runs)
 app.command()(diff)
@@ -84,8 +88,8 @@ def _command() -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Errors that a user can fix are printed in one line each, without a traceback.
 
-    Exit codes: 0 done; 1 a plugin failed, or minigpt has a bug; 2 the request must be fixed; 3 training diverged; 128 + N
-    stopped by signal N, with the run saved (Ctrl-C: 130, SIGTERM: 143, a closed terminal: 129).
+    Exit codes: 0 done; 1 a plugin failed, --gate is not passed, or minigpt has a bug; 2 the request must be fixed;
+    3 training diverged; 128 + N stopped by signal N, with the run saved (Ctrl-C: 130, SIGTERM: 143, a closed terminal: 129).
     """
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):

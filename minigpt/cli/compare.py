@@ -18,6 +18,7 @@ from minigpt.cli.comparison_options import (
     Delta,
     Device,
     Epochs,
+    Gate,
     Jobs,
     JsonFile,
     Knobs,
@@ -76,6 +77,7 @@ def compare(
     csv_file: CsvFile = None,
     markdown: MarkdownFile = None,
     patience: Patience = 15.0,
+    gate: Gate = False,
     plugin: PluginFile = None,
     no_plugins: NoPlugins = False,
     trust: Trust = False,
@@ -86,17 +88,14 @@ def compare(
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     A base without variants is compared with itself.
     """
-    words = checked_words(budget, match, unit, [json_file, csv_file, markdown])
-    if knob and match is None:
-        raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
+    words = checked_words(budget, match, unit, [json_file, csv_file, markdown], knob)
+    if gate and (plan_only or data is not None or epochs is not None):
+        raise MinigptError("--gate needs the verdicts of one comparison: leave out --plan, --data and --epochs")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
 
-    knobs = tuple(knob or ["model.ffn.expansion"])
-    settings = lab.Settings(
-        seed_number(seeds), noise=not no_noise, knobs=knobs, delta=delta, device=device, jobs=jobs, **words
-    )
+    settings = lab.Settings(seed_number(seeds), noise=not no_noise, delta=delta, device=device, jobs=jobs, **words)
     with Watching(terminal()) as watcher:
         one = functools.partial(
             lab.compare,
@@ -117,6 +116,7 @@ def compare(
         compared = one(settings, out=out, name=name, overrides=changes or (), only_plan=plan_only)
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
+        _pass(compared, gate)
 
 
 def _report(
@@ -266,6 +266,15 @@ class Watching:
         reason = f": {record.message}" if record is not None and record.message else ""
         style = "" if outcome is Status.FINISHED else "red"
         self.console.print(f"{cell.name}: {outcome}{reason}", style=style, soft_wrap=True)
+
+
+def _pass(compared: Compared, gate: bool) -> None:
+    """Exit with 1 if the gate is asked for and not passed."""
+    from minigpt.lab.compare import PASSED
+
+    if gate and compared.comparison is not None and compared.comparison.gate != PASSED:
+        warn(f"--gate is not passed: {compared.comparison.gate}")
+        raise typer.Exit(1)
 
 
 def rich_table(table: Table) -> RichTable:

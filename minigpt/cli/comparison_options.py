@@ -74,14 +74,19 @@ CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Als
 MarkdownFile = Annotated[
     Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the tables to this Markdown file.")
 ]
+Gate = Annotated[
+    bool, typer.Option("--gate", help="Exit with 1 unless every variant is better, and survives the ledger of all verdicts.")
+]
 Patience = Annotated[float, typer.Option(min=0.01, max=1e5, help="Minutes without progress after which a run is killed.")]
 
 
-def checked_words(budget: str | None, match: str | None, unit: str, files: list[Path | None]) -> dict[str, Any]:
-    """The options that allow only a few words, by the names of their settings.
+def checked_words(
+    budget: str | None, match: str | None, unit: str, files: list[Path | None], knobs: list[str] | None
+) -> dict[str, Any]:
+    """The options that allow only a few words, and the knobs, by the names of their settings.
 
     Raises:
-        MinigptError: A word is not allowed, or an output file cannot be written.
+        MinigptError: A word is not allowed, nothing uses the knobs, or an output file cannot be written.
     """
     _one_of("--budget", budget, get_args(_Budget))
     _one_of("--match", match, get_args(_Size))
@@ -89,7 +94,9 @@ def checked_words(budget: str | None, match: str | None, unit: str, files: list[
     for file in files:
         if file is not None:
             check_output(file)
-    return {"budget": budget, "match": match, "unit": unit}
+    if knobs and match is None:
+        raise MinigptError(f"--knob {knobs[0]} names what --match changes: add --match params, flops or state")
+    return {"budget": budget, "match": match, "unit": unit, "knobs": tuple(knobs or ["model.ffn.expansion"])}
 
 
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """Read experiment files into complete experiments, and make the JSON Schema for editors."""
 
+from minigpt.reading.files import parent_of
 from minigpt.reading.loading import (
     load_experiment,
     load_recorded,
@@ -18,5 +19,6 @@ __all__ = [
     "load_without_plugins",
     "migrated",
     "named_plugins",
+    "parent_of",
     "read_experiment",
 ]

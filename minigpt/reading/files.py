@@ -73,6 +73,16 @@ def with_parents(document: dict[str, Any], path: Path, seen: tuple[Path, ...], o
     return [*read_chain(parent_path, seen, of_run), document]
 
 
+def parent_of(path: Path) -> Path | None:
+    """The file that an experiment file extends; None if it extends none.
+
+    Raises:
+        ExperimentError: The file cannot be read.
+    """
+    parent = _read_file(path).get("extends")
+    return Path(_beside(path, parent)) if isinstance(parent, str) else None
+
+
 def plugins_in(documents: Sequence[dict[str, Any]]) -> Any:
     """The plugins of all documents. A child may use components of its parent's plugins."""
     named: Any = []

@@ -2,6 +2,7 @@
 
 from minigpt.lab.compare.comparing import Compared, ComparisonWatcher, compare
 from minigpt.lab.compare.plan import Settings
+from minigpt.lab.compare.record import PASSED
 from minigpt.lab.compare.variants import Source
 
-__all__ = ["Compared", "ComparisonWatcher", "Settings", "Source", "compare"]
+__all__ = ["PASSED", "Compared", "ComparisonWatcher", "Settings", "Source", "compare"]

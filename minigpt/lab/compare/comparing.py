@@ -12,9 +12,11 @@ from minigpt.errors import CheckError
 from minigpt.lab.compare.grid import Cell, Watcher
 from minigpt.lab.compare.job import CellRecord
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
+from minigpt.lab.compare.questions import entered
 from minigpt.lab.compare.record import Comparison
 from minigpt.lab.compare.rehearsal import Rehearsed, rehearse
 from minigpt.lab.compare.variants import Source
+from minigpt.lab.ledger import FILE, Ledger
 from minigpt.reading import Reading
 from minigpt.run.status import Status
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
@@ -67,6 +69,8 @@ def compare(
     retry: bool = False,
     patience: float = 900.0,
     watcher: ComparisonWatcher | None = None,
+    runs: Sequence[Path] = (Path("runs"),),
+    ledger: Path | None = None,
 ) -> Compared:
     """Find out whether variants are better than a base, from runs with the same seeds, data and budget.
 
@@ -90,28 +94,25 @@ def compare(
         retry: Train crashed and diverged runs again.
         patience: A run without progress for this many seconds is killed.
         watcher: Is notified as the comparison proceeds.
+        runs: Folders that are searched for finished runs.
+        ledger: The file to which the verdicts are added; by default `ledger.jsonl` in `out`.
 
     Raises:
         MinigptError: The sources cannot be compared, or a plugin violates its contract.
     """
     settings, watcher, rehearsed = settings or Settings(), watcher or _Unwatched(), Rehearsed()
     reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
+    ledger = ledger or out / FILE
+    Ledger.read(ledger)  # a damaged one is reported before hours of training
     if allow_plugins:
         rehearsed = rehearse(sources, reading, device=settings.device, seconds=patience)
-    plan = make_plan(
-        sources,
-        settings,
-        out=out,
-        name=name,
-        reading=reading,
-        failed=rehearsed.failed,
-    )
+    plan = make_plan(sources, settings, out=out, name=name, reading=reading, runs=runs, failed=rehearsed.failed)
     if retry and not only_plan:
         _forget_failures(plan)
     watcher.planned(plan)
     if not only_plan:
         _check(plan, rehearsed.tried, overrides, watcher)
-    return Compared(plan) if only_plan else _carry_out(plan, watcher, allow_plugins, patience)
+    return Compared(plan) if only_plan else _carry_out(plan, watcher, allow_plugins, patience, ledger)
 
 
 def _forget_failures(plan: ComparisonPlan) -> None:
@@ -139,7 +140,9 @@ def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[st
                 raise CheckError(report.message)
 
 
-def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float) -> Compared:
+def _carry_out(
+    plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float, ledger: Path
+) -> Compared:
     """Train the missing runs, judge, add seeds while that is asked for, and write.
 
     A seed is added only when all runs with the seeds before it have ended. So the same runs lead to the same decisions,
@@ -165,6 +168,7 @@ def _carry_out(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: 
                 watcher.extended(undecided, added)
     except StopNow:
         return Compared(plan, stop_signal=stop.signal or 0)
+    comparison = entered(plan, comparison, ledger)
     plan.write(comparison)
     return Compared(plan, comparison)
 

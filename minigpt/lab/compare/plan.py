@@ -179,7 +179,7 @@ def make_plan(
     out: Path = Path("comparisons"),
     name: str | None = None,
     reading: Reading = AS_WRITTEN,
-    runs: Path = Path("runs"),
+    runs: Sequence[Path] = (Path("runs"),),
     failed: Sequence[FailedVariant] = (),
 ) -> ComparisonPlan:
     """Read the variants, make them comparable, and find the runs that exist already.
@@ -190,7 +190,7 @@ def make_plan(
         out: The folder in which comparisons get their folders.
         name: The name of this comparison's folder; by default the base's name.
         reading: How the files are read.
-        runs: A folder that is searched for finished runs.
+        runs: Folders that are searched for finished runs.
         failed: Sources that are left out, with the reason; they are reported with the results.
 
     Raises:
@@ -224,7 +224,7 @@ def make_plan(
                 for variant in variants[1:]
             ),
         ]
-    grid = Grid(folder, variants, seeds, corpora, other_runs=[runs], device=device)
+    grid = Grid(folder, variants, seeds, corpora, other_runs=runs, device=device)
     costs = tuple(_cost(variant.experiment, corpora.of(variant), reading) for variant in variants)
     return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading)
 

@@ -14,9 +14,13 @@ from minigpt.lab.compare.blocks import BlockKind
 from minigpt.lab.compare.spread import Spread, speed_spread
 from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
+from minigpt.lab.ledger import shown
 from minigpt.lab.sealed import LARGEST, Count, FilePath, Many, Name, Number, Pair, Part, Sealed, Text, plain_json
 from minigpt.lab.statistics import Kind
 from minigpt.run.status import Status
+
+PASSED = "passed"
+"""The gate of a comparison in which every variant is better and survives the ledger."""
 
 NOT_COMPARED = "not compared"
 """The verdict on runs that are shown without a comparison."""
@@ -117,6 +121,29 @@ class TextInterval(Part):
         return f"{count(len(self.blocks), 'block')} of {self.kind}"
 
 
+class Asked(Part):
+    """What the ledger says about a verdict (`minigpt.lab.ledger`).
+
+    Attributes:
+        number: Number of the question.
+        p: p-value for this variant alone.
+        level: The largest p-value that survives, considering how often was asked before.
+        survives: Whether the verdict is a difference, and survives.
+    """
+
+    number: Count
+    p: Annotated[float, Field(ge=0, le=1)]
+    level: Annotated[float, Field(ge=0, le=1)]
+    survives: bool
+
+    @property
+    def in_words(self) -> str:
+        """What the ledger says, as the end of a sentence about the variant."""
+        verb = "survives" if self.survives else "does not survive"
+        p, level = shown(self.p, self.level)
+        return f"{verb} the ledger (question {self.number}: p {p}, allowed {level})"
+
+
 class Difference(Part):
     """The difference of a variant to the base, paired by seed.
 
@@ -137,6 +164,7 @@ class Difference(Part):
         outliers: Places of the seeds whose differences lie far from the others, counted from 0.
         caution: Why the differences resemble those that give false verdicts; empty if they do not.
         text_interval: The interval over the validation text; None if no run was measured.
+        asked: What the ledger says about the verdict; None if it has no verdict, or was not entered.
     """
 
     kind: Kind
@@ -154,6 +182,7 @@ class Difference(Part):
     outliers: Many[Count] = ()
     caution: Text = ""
     text_interval: TextInterval | None = None
+    asked: Asked | None = None
 
     @model_validator(mode="after")
     def _interval_is_whole(self) -> Self:
@@ -315,6 +344,7 @@ class Comparison(Sealed):
             seeds is the second variant.
         base_again: The base with further seeds, compared with itself beside the variants; None if it was left out.
         noise: What the number of seeds can find; None if too few runs have finished.
+        gate: `passed` if every variant is better and survives the ledger; otherwise why not; empty if it was not entered.
     """
 
     format_number: ClassVar[int] = 3
@@ -326,6 +356,7 @@ class Comparison(Sealed):
     variants: Annotated[Many[VariantResult], Field(min_length=1)]
     base_again: VariantResult | None = None
     noise: NoiseFloor | None = None
+    gate: Text = ""
 
     @property
     def base(self) -> VariantResult:

@@ -193,7 +193,7 @@ def markdown_text(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
     lines = [basis(comparison), *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
-    lines += [*notes_on_text(comparison), *unequal(comparison)]
+    lines += [*notes_on_text(comparison), *_survival(comparison), *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
 
@@ -221,6 +221,16 @@ def cautions(comparison: Comparison) -> list[str]:
     """The variants whose differences resemble those that give false verdicts, one per line."""
     known = ((variant.name, variant.difference) for variant in comparison.variants)
     return [f"{name}: {difference.caution}" for name, difference in known if difference and difference.caution]
+
+
+def _survival(comparison: Comparison) -> list[str]:
+    """For each variant that differs, whether it still does considering how often was asked, one per line."""
+    differing = [
+        (variant.name, variant.difference.asked, variant.difference.kind)
+        for variant in comparison.variants
+        if variant.difference is not None and variant.difference.kind in ("better", "worse")
+    ]
+    return [f"{name}: {kind}; it {asked.in_words}" for name, asked, kind in differing if asked is not None]
 
 
 def unequal(comparison: Comparison) -> list[str]:

@@ -15,10 +15,10 @@ def run(seed: int = 5, loss: float | None = 1.0, **others: Any) -> RunResult:
     return RunResult(**{"seed": seed, "outcome": outcome, "run": "a", "loss": loss, "others": 0.0, **others})
 
 
-def comparison(*, most_seeds: int | None = None, **variants: list[RunResult]) -> Comparison:
+def comparison(family: int | None = None, /, *, most_seeds: int | None = None, **variants: list[RunResult]) -> Comparison:
     """A comparison of variants by name, the base first; with `most_seeds`, seeds were added one at a time."""
     base, *others = variants.values()
-    judgements = [None, *judge_runs(base, others, 0.01, looking=most_seeds is not None)]
+    judgements = [None, *judge_runs(base, others, 0.01, looking=most_seeds is not None, family=family)]
     return Comparison(
         name="one",
         settings=ComparisonSettings(seeds=tuple(each.seed for each in base), most_seeds=most_seeds),

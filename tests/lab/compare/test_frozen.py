@@ -144,7 +144,7 @@ def edit_corpus() -> None:
 def test_edits_while_a_comparison_runs_do_not_change_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     scaled(1.0)
     files = write("base", **PLUGGED), write("variant", **PLUGGED, training={"optimizer": "lion"})
-    undisturbed = make_plan(files, Settings(noise=False, seeds=2), name="undisturbed", runs=Path("nowhere"))
+    undisturbed = make_plan(files, Settings(noise=False, seeds=2), name="undisturbed", runs=())
     train_here(undisturbed.grid)
     found = plan(*files, seeds=2)
     found.grid.freeze(found.variants)  # as it begins
