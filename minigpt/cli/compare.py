@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from minigpt.cli.check import pass_gate
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
+from minigpt.cli.options import NoPlugins, PluginFile, Trust
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count, listing, nearest
 from minigpt.system.files import check_output, write_output
@@ -56,6 +56,29 @@ Knobs = Annotated[
 ]
 Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
 Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="[VARIANT:]PATH=VALUE", help="Change a setting of all, or of one variant. Repeatable."),
+]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[VARIANT:]PATH=V1,V2",
+        help="Make a variant of each file, or of one, for each value of a setting. Repeatable, for all combinations.",
+    ),
+]
+Tunes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[=V1,V2]",
+        help="First choose each variant's best value of a setting, such as learning_rate, with equal trials: five around "
+        "its own value, or these. Repeatable, one setting after another.",
+    ),
+]
+TuneSeeds = Annotated[int | None, typer.Option(help="Seeds of each trial of --tune; no verdict uses them. Default: 1.")]
+TuneBudget = Annotated[
+    float | None, typer.Option(metavar="PART", help="Part of the updates that each trial of --tune has. Default: 1.")
+]
 Name = Annotated[str | None, typer.Option(help="Name of the comparison's folder. Default: the base's name.")]
 Out = Annotated[Path, typer.Option(help="Folder in which comparison folders are created.")]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at the same time. They share the cores.")]
@@ -78,7 +101,11 @@ def compare(
     knob: Knobs = None,
     unit: Unit = "nats",
     delta: Delta = 0.01,
-    changes: Set = None,
+    changes: Changes = None,
+    grid: Grids = None,
+    tune: Tunes = None,
+    tune_seeds: TuneSeeds = None,
+    tune_budget: TuneBudget = None,
     name: Name = None,
     out: Out = Path("comparisons"),
     jobs: Jobs = 1,
@@ -105,14 +132,15 @@ def compare(
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
 
-    knobs = tuple(knob or ["model.ffn.expansion"])
+    knobs, tuning = tuple(knob or ["model.ffn.expansion"]), lab.Tuning.parse(tune or (), tune_seeds, tune_budget)
+    named, overrides = lab.sources_from(sources, changes or (), grid or ())
     with _Watching(terminal()) as watcher:
         compared = lab.compare(
-            sources,
-            lab.Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
+            named,
+            lab.Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, tuning=tuning, **words),
             out=out,
             name=name,
-            overrides=changes or (),
+            overrides=overrides,
             plugin_files=plugin or (),
             allow_plugins=not no_plugins,
             trust=trust,
@@ -173,8 +201,6 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     """Print the existing runs, the missing runs and how long those will take. Returns the missing cells."""
     from rich.text import Text
 
-    from minigpt.numbers import duration
-
     missing, to_train = plan.grid.missing(), plan.grid.missing_runs()
     seeds = plan.grid.seeds
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
@@ -194,10 +220,16 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     if to_train:
         jobs = plan.settings.jobs
         at_once = f", {jobs} at a time" if jobs > 1 else ""
-        seconds, low, high = plan.seconds()
-        likely = f"about {duration(seconds)} ({duration(low)} to {duration(high)})"
-        console.print(f"{count(len(to_train), 'run')} to train{at_once}: {likely}", style="dim")
+        console.print(f"{count(len(to_train), 'run')} to train{at_once}{_likely(plan)}", style="dim")
     return missing
+
+
+def _likely(plan: ComparisonPlan) -> str:
+    """How long the missing runs of a plan will take, in words; empty if none is missing."""
+    from minigpt.numbers import duration
+
+    seconds, low, high = plan.seconds()
+    return f": about {duration(seconds)} ({duration(low)} to {duration(high)})" if high else ""
 
 
 class _Watching:
@@ -227,11 +259,21 @@ class _Watching:
     def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
+    def tuning(self, trials: ComparisonPlan, later: int, plan: ComparisonPlan) -> None:
+        """Print the plan of the trials, and what follows."""
+        self.planned(trials)
+        others = f"{count(later, 'trial')} of further settings, then " if later else ""
+        runs = f"{count(len(plan.grid.cells), 'run')} with each variant's own best values"
+        self.console.print(f"after them: {others}{runs}{_likely(plan)}", style="dim", soft_wrap=True)
+
     def planned(self, plan: ComparisonPlan) -> None:
         """Print the plan. From now on, output that cannot be written does not end the process."""
         from minigpt.cli.outliving import outlive_the_terminal
 
         self.expect(_print_plan(plan, self.console))
+        if self.whole is not None:  # the bar of the trials
+            self.bars.remove_task(self.whole)
+            self.whole = None
         outlive_the_terminal()
 
     def expect(self, missing: Sequence[Cell]) -> None:

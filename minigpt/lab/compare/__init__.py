@@ -2,6 +2,8 @@
 
 from minigpt.lab.compare.comparing import Compared, ComparisonWatcher, compare
 from minigpt.lab.compare.plan import Settings
+from minigpt.lab.compare.sources import sources_from
+from minigpt.lab.compare.trials import Tune, Tuning
 from minigpt.lab.compare.variants import Source
 
-__all__ = ["Compared", "ComparisonWatcher", "Settings", "Source", "compare"]
+__all__ = ["Compared", "ComparisonWatcher", "Settings", "Source", "Tune", "Tuning", "compare", "sources_from"]

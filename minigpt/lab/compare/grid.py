@@ -232,6 +232,17 @@ class Grid:
         """Missing cells whose run must be trained or continued; the others lack only the loss by position."""
         return [cell for cell in self.missing() if not cell.needs_only_measuring()]
 
+    def forget_failures(self) -> None:
+        """Remove the records of runs that did not finish, so that these are trained again."""
+        for cell in self.cells:
+            record = cell.outcome()
+            if record is not None and record.outcome is not Status.FINISHED:
+                cell.record.unlink()
+
+    def leave_out(self, variant: Variant) -> None:
+        """Train no run of a variant, and judge none."""
+        self.cells = [cell for cell in self.cells if cell.variant is not variant]
+
     def run(
         self,
         watcher: Watcher,

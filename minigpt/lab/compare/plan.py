@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 
-from minigpt.data import Corpus, sequence_length, tokens_trained
+from minigpt.data import sequence_length, tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment, refusal_of_name
+from minigpt.lab.compare.costs import Costs
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.matching import matched_budget, matched_size
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant
 from minigpt.lab.compare.results import judge
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
+from minigpt.lab.compare.trials import Tuning
 from minigpt.lab.compare.variants import (
     Budget,
     Size,
@@ -27,12 +29,11 @@ from minigpt.lab.compare.variants import (
     read_variants,
     settled,
 )
-from minigpt.lab.cost import Cost, measure_training_cost
+from minigpt.lab.cost import Cost
 from minigpt.model import build_model_on_meta
 from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.run.teaching import refuse_unfit_teachers
 from minigpt.system.files import read_object, write_json
-from minigpt.training.building import build_trainable
 from minigpt.training.machine import choose_device, choose_precision
 
 _SEEDS = 3
@@ -51,6 +52,7 @@ class Settings:
         delta: Smaller differences count as equivalent; in the same unit.
         device: As for `minigpt run`.
         jobs: Number of runs at the same time.
+        tuning: How each variant is tuned before the runs that are judged; None for no tuning.
     """
 
     seeds: int | None = None
@@ -61,6 +63,7 @@ class Settings:
     delta: float = 0.01
     device: str = "auto"
     jobs: int = 1
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class ComparisonPlan:
         threads: Threads of each run; None for torch's choice.
         failed: Variants that the user named and that cannot be compared.
         reading: How the variants were read.
+        measured: The folder of measured speeds and of the precision that was chosen.
+        counted: The costs that were counted.
     """
 
     folder: Path
@@ -84,8 +89,10 @@ class ComparisonPlan:
     grid: Grid
     costs: tuple[Cost, ...]
     threads: int | None
-    failed: tuple[FailedVariant, ...] = ()
-    reading: Reading = AS_WRITTEN
+    failed: tuple[FailedVariant, ...]
+    reading: Reading
+    measured: Path
+    counted: Costs
 
     def seconds(self) -> tuple[float, float, float]:
         """Estimate the time of the missing runs on this machine: estimate, lower bound, upper bound.
@@ -102,7 +109,7 @@ class ComparisonPlan:
         return median, low, high
 
     def _speeds(self) -> Speeds:
-        return _speeds(self.folder, self.settings, self.grid.corpora, self.threads, self.reading)
+        return _speeds(self.measured, self.settings, self.grid.corpora, self.threads, self.reading)
 
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
@@ -137,6 +144,7 @@ def make_plan(
     reading: Reading = AS_WRITTEN,
     runs: Path = Path("runs"),
     failed: Sequence[FailedVariant] = (),
+    within: ComparisonPlan | None = None,
 ) -> ComparisonPlan:
     """Read the variants, make them comparable, and find the runs that exist already.
 
@@ -148,6 +156,7 @@ def make_plan(
         reading: How the files are read.
         runs: A folder that is searched for finished runs.
         failed: Sources that are left out, with the reason; they are reported with the results.
+        within: A plan of the same comparison; what it has loaded, counted and measured is used.
 
     Raises:
         MinigptError: The sources cannot be compared.
@@ -158,21 +167,22 @@ def make_plan(
     variants = read_variants([source for source in sources if str(source) not in excluded], reading)
     _check_runs_are_not_adjusted(variants, settings, reading)
     folder = out / (name or variants[0].name)
+    measured, counted = (folder, Costs(reading)) if within is None else (within.measured, within.counted)
     seeds = _seeds(variants, settings.seeds)
     check_comparable(variants, unit=settings.unit, budget=settings.budget)
     threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     device = choose_device(settings.device)
-    variants = settled(variants, lambda: _measured_precision(folder, device, threads))
-    corpora = Corpora()
+    variants = settled(variants, lambda: _measured_precision(measured, device, threads))
+    corpora = Corpora() if within is None else within.grid.corpora
     check_same_data(variants, corpora.of, settings.unit)
     for variant in variants:
         corpus = corpora.of(variant)
         refuse_unfit_teachers(variant.experiment, corpus.tokenizer, corpus.vocab_size, reading)
     if settings.match is not None:
-        variants = _same_size(variants, settings, corpora, reading)
+        variants = _same_size(variants, settings, corpora, counted)
     if settings.budget is not None:
-        speeds = _speeds(folder, settings, corpora, threads, reading)
-        relative_cost = _relative_cost_of_update(settings.budget, corpora, speeds)
+        speeds = _speeds(measured, settings, corpora, threads, reading)
+        relative_cost = _relative_cost_of_update(settings.budget, corpora, counted, speeds)
         variants = [
             variants[0],
             *(
@@ -181,8 +191,8 @@ def make_plan(
             ),
         ]
     grid = Grid(folder, variants, seeds, corpora, other_runs=[runs], device=device)
-    costs = tuple(_cost(variant.experiment, corpora.of(variant), reading) for variant in variants)
-    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading)
+    costs = tuple(counted.of(variant.experiment, corpora.of(variant)) for variant in variants)
+    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading, measured, counted)
 
 
 def _measured_precision(folder: Path, device: torch.device, threads: int | None) -> str:
@@ -216,11 +226,11 @@ def _seeds(variants: Sequence[Variant], number: int | None) -> list[int]:
 def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings, reading: Reading) -> None:
     """Refuse options that change experiments for runs, because a trained run cannot be adjusted.
 
-    --match and --budget adjust all variants to the base; --set changes the base too.
+    --match and --budget adjust all variants to the base; --set and --tune change the base too.
     """
     base = variants[0]
     for variant in (variant for variant in variants if variant.runs):
-        option = "--set" if reading.overrides else ""
+        option = "--tune" if settings.tuning else "--set" if reading.overrides else ""
         if variant is not base:
             option = "--match" if settings.match else "--budget" if settings.budget else option
         if option:
@@ -229,7 +239,7 @@ def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings
             )
 
 
-def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora, reading: Reading) -> list[Variant]:
+def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora, counted: Costs) -> list[Variant]:
     base, *others = variants
     assert settings.match is not None
 
@@ -244,7 +254,7 @@ def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora
                     sequence_length(corpus, experiment)
                 )
             case _:
-                return lambda experiment: _cost(experiment, corpus, reading).train_flops
+                return lambda experiment: counted.of(experiment, corpus).train_flops
 
     target = size_of(base)(base.experiment)
     return [base, *(matched_size(target, variant, settings.knobs, size_of(variant), settings.match) for variant in others)]
@@ -255,12 +265,12 @@ def _speeds(folder: Path, settings: Settings, corpora: Corpora, threads: int | N
 
 
 def _relative_cost_of_update(
-    budget: Budget, corpora: Corpora, speeds: Speeds
+    budget: Budget, corpora: Corpora, counted: Costs, speeds: Speeds
 ) -> Callable[[Variant, Variant], tuple[float, str]]:
     """A function for the cost of a variant's update relative to the base's, with the precision if it is measured."""
 
     def flops(variant: Variant) -> float:
-        experiment, cost = variant.experiment, _cost(variant.experiment, corpora.of(variant), speeds.reading)
+        experiment, cost = variant.experiment, counted.of(variant.experiment, corpora.of(variant))
         return tokens_trained(experiment, cost.context) / experiment.training.max_iters * cost.train_flops
 
     def ratio(base: Variant, variant: Variant) -> tuple[float, str]:
@@ -274,8 +284,3 @@ def _relative_cost_of_update(
                 return 1.0, ""
 
     return ratio
-
-
-def _cost(experiment: Experiment, corpus: Corpus, reading: Reading) -> Cost:
-    """The cost of a model in the batches that it is trained on."""
-    return measure_training_cost(build_trainable(experiment, corpus, reading=reading), experiment, corpus)

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from minigpt.lab.compare.spread import Spread, speed_spread
+from minigpt.lab.compare.tuned import RecordedTuning
 from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
 from minigpt.lab.sealed import LARGEST, Count, FilePath, Many, Name, Number, Pair, Part, Sealed, Text, plain_json
@@ -176,6 +177,7 @@ class VariantResult(Part):
         sd: Standard deviation of the losses; None for fewer than two.
         verdict: The verdict in words.
         difference: The difference to the base; None for the base itself, and if a run failed.
+        tuning: How its settings were tuned; None if they were not.
         runs: The runs, one per seed.
     """
 
@@ -191,6 +193,7 @@ class VariantResult(Part):
     sd: Number | None
     verdict: Text
     difference: Difference | None = None
+    tuning: RecordedTuning | None = None
     runs: Many[RunResult]
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from minigpt.errors import count
 from minigpt.lab.compare.matching import TOLERANCE
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
+from minigpt.lab.compare.tuned import tuning_notes
 from minigpt.lab.statistics import ALPHA
 from minigpt.numbers import (
     UNKNOWN,
@@ -172,7 +173,8 @@ def markdown_text(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
-    lines = [basis(comparison), *unequal(comparison)]
+    tuned = tuning_notes([(variant.name, variant.tuning) for variant in comparison.variants])
+    lines = [basis(comparison), *tuned, *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
 
