@@ -158,6 +158,7 @@ class Tuner:
         return replace(
             self.variant.source,
             settings=(*self.variant.source.settings, *settings),
+            optional=False,  # it may have chosen the same values as another variant, and is compared nevertheless
             tuned=RecordedTuning(
                 share=share,
                 written=self.written,

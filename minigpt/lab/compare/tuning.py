@@ -28,7 +28,7 @@ def _refuse_fixed(paths: Collection[str], plan: ComparisonPlan) -> None:
 
 
 class Search:
-    """The search for every variant's best values, in rounds of trials that are trained by plans of their own.
+    """The search for every variant's best values, in rounds of trials that are trained before the comparison.
 
         while (trials := search.next()) is not None:
             trials.grid.run(...)

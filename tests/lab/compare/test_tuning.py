@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
-from minigpt.lab.compare import Settings, Source, Tune, Tuning
+from minigpt.lab.compare import Compared, Settings, Source, Tune, Tuning, compare, comparing
 from minigpt.lab.compare import tuning as module
 from minigpt.lab.compare.costs import Costs
 from minigpt.lab.compare.grid import Grid
@@ -37,7 +39,9 @@ RATE = "training.optimizer.learning_rate"
 def searched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
     """A search to its end, with losses from a function in place of training; None is a crashed run."""
 
-    def search(files: list[Path], loss: Loss, *tunes: Tune, seeds: int = 1, share: float = 1.0, **settings: Any) -> Search:
+    def search(
+        files: list[Path | Source], loss: Loss, *tunes: Tune, seeds: int = 1, share: float = 1.0, **settings: Any
+    ) -> Search:
         monkeypatch.setattr(Grid, "missing", lambda self: [])
         monkeypatch.setattr(Costs, "of", lambda self, experiment, corpus: COST)
         monkeypatch.setattr(module, "read_result", lambda cell, unit: run(cell.seed, loss(cell.variant.experiment)))
@@ -49,6 +53,25 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
     return search
 
 
+def tuned(file: Path, loss: Loss, *tunes: Tune) -> Tuner:
+    """The tuning of one variant, with losses from a function."""
+    tuner = Tuner.of(read_variant(file), tunes or (Tune(),), AS_WRITTEN)
+    while wanted := tuner.wanted():
+        for values in wanted:
+            variant = tuner.read(values)
+            known = loss(variant.experiment)
+            outcome = Status.CRASHED if known is None else Status.FINISHED
+            tuner.record(values, variant, [Trial(values=values, seed=10_005, outcome=outcome, loss=known)])
+        tuner.advance()
+    return tuner
+
+
+def record_of(tuner: Tuner) -> RecordedTuning:
+    found = tuner.tuned(1.0, is_base=False).tuned
+    assert found is not None
+    return found
+
+
 def records(search: Search) -> list[RecordedTuning]:
     return [source.tuned for source in search.sources() if source.tuned is not None]
 
@@ -57,6 +80,11 @@ def rate(experiment: Experiment) -> float:
     value = experiment.to_json()["training"]["optimizer"]["learning_rate"]
     assert isinstance(value, float)
     return value
+
+
+def dropout(experiment: Experiment) -> float:
+    assert isinstance(experiment.model.dropout, float)
+    return experiment.model.dropout
 
 
 def optimum(best: dict[str, float], fails_above: float = math.inf) -> Loss:
@@ -70,9 +98,11 @@ def optimum(best: dict[str, float], fails_above: float = math.inf) -> Loss:
 
 
 def test_each_variant_has_equal_trials_and_its_own_best_value(write: Write, searched: Callable[..., Search]) -> None:
-    files = [write("base", training={"optimizer": {"learning_rate": 0.004}}), write("glu", model={"ffn": "glu"})]
+    glu_file = Source(write("glu", model={"ffn": "glu"}), optional=True)
+    files = [write("base", training={"optimizer": {"learning_rate": 0.004}}), glu_file]
     search = searched(files, optimum({"mlp": 0.004, "glu": 1.5e-4}), seeds=2)
     base, glu = records(search)
+    assert [source.optional for source in search.sources()] == [False, False]
     assert base.chosen == base.written == {RATE: 0.004}
     assert (glu.written, glu.chosen, glu.edges) == ({RATE: 3e-4}, {RATE: 1.5e-4}, {})
     assert [trial.values[RATE] for trial in glu.trials] == [
@@ -109,46 +139,32 @@ def test_each_variant_has_equal_trials_and_its_own_best_value(write: Write, sear
 def test_a_best_value_at_the_edge_extends_the_grid(
     write: Write, best: float, fails_above: float, chosen: float, tried: int, edge: str | None
 ) -> None:
-    tuner, loss = Tuner.of(read_variant(write("base")), [Tune()], AS_WRITTEN), optimum({"mlp": best}, fails_above)
-    while wanted := tuner.wanted():
-        for values in wanted:
-            variant = tuner.read(values)
-            known = loss(variant.experiment)
-            outcome = Status.CRASHED if known is None else Status.FINISHED
-            tuner.record(values, variant, [Trial(values=values, seed=1, outcome=outcome, loss=known)])
-        tuner.advance()
-    found = tuner.tuned(1.0, is_base=False).tuned
-    assert found is not None
+    found = record_of(tuned(write("base"), optimum({"mlp": best}, fails_above)))
     assert found.chosen == {RATE: pytest.approx(chosen, rel=1e-3)}
     assert found.tried == tried
     assert found.edges == ({} if edge is None else {RATE: edge})
 
 
-def test_settings_are_tuned_one_after_another_and_integers_stay_integers(
-    write: Write, searched: Callable[..., Search]
-) -> None:
+def test_settings_are_tuned_one_after_another_and_integers_stay_integers(write: Write) -> None:
     def loss(experiment: Experiment) -> float:
         distance = abs(math.log2(rate(experiment) / 6e-4)) + abs(math.log2(experiment.model.n_heads / 4))
         return 1 + distance + (experiment.model.ffn.name == "glu")
 
-    files = [write("base"), write("same")]
-    search = searched(files, loss, Tune(), Tune("n_heads"), Tune("model.ffn", ("mlp", "glu")))
-    for record in records(search):
-        assert record.chosen == {RATE: 6e-4, "model.n_heads": 4, "model.ffn": "mlp"}
-        assert record.written["model.ffn"] == "mlp", "as it is named, without all its parameters"
-        values = [tuple(trial.values.values()) for trial in record.trials]
-        assert [heads for _, heads, _ in values[:5]] == [2] * 5
-        assert sorted(heads for *_, heads, _ in values[5:-1]) == [1, 4, 8, 16], "32 do not divide the width"
-        assert values[-1] == (6e-4, 4, "glu")
-    assert search.sources()[0].settings == (f"{RATE}=0.0006", "model.n_heads=4")
+    tuner = tuned(write("base"), loss, Tune(), Tune("n_heads"), Tune("model.ffn", ("mlp", "glu")))
+    found = record_of(tuner)
+    assert found.chosen == {RATE: 6e-4, "model.n_heads": 4, "model.ffn": "mlp"}
+    assert found.written["model.ffn"] == "mlp", "as it is named, without all its parameters"
+    values = [tuple(trial.values.values()) for trial in found.trials]
+    assert [heads for _, heads, _ in values[:5]] == [2] * 5
+    assert sorted(heads for *_, heads, _ in values[5:-1]) == [1, 4, 8, 16], "32 do not divide the width"
+    assert values[-1] == (6e-4, 4, "glu")
+    assert tuner.tuned(1.0, is_base=False).settings == (f"{RATE}=0.0006", "model.n_heads=4")
 
 
-def test_a_range_that_ends_gives_more_values_on_the_other_side(write: Write, searched: Callable[..., Search]) -> None:
-    files = [write("base", model={"dropout": 0.3}), write("same", model={"dropout": 0.3})]
-    search = searched(files, lambda experiment: -float(experiment.model.dropout), Tune("dropout"))  # type: ignore[arg-type]
-    for record in records(search):
-        assert [trial.values["model.dropout"] for trial in record.trials] == [0.0375, 0.075, 0.15, 0.3, 0.6]
-        assert record.edges == {"model.dropout": "highest"}, "1.2 is no rate"
+def test_a_range_that_ends_gives_more_values_on_the_other_side(write: Write) -> None:
+    found = record_of(tuned(write("base", model={"dropout": 0.3}), lambda each: -dropout(each), Tune("dropout")))
+    assert [trial.values["model.dropout"] for trial in found.trials] == [0.0375, 0.075, 0.15, 0.3, 0.6]
+    assert found.edges == {"model.dropout": "highest"}, "1.2 is no rate"
 
 
 def test_a_part_of_the_budget_shortens_the_training_and_its_schedule(write: Write, searched: Callable[..., Search]) -> None:
@@ -184,30 +200,27 @@ def test_trials_are_matched_like_the_comparison_and_the_base_keeps_its_budget(
     assert glu.settings == ("training.batch_size=64",)
 
 
-@pytest.mark.parametrize(
-    ("tunes", "settings", "message"),
-    [
-        (["training.optimizer.lr"], {}, r'^--tune training.optimizer.lr: base has no "lr" in training.optimizer$'),
-        (["learning_rat"], {}, r"^--tune learning_rat: no setting of base, or more than one, has this name; give its path"),
-        (["model.attention"], {}, r"^--tune model.attention: base has .*name the values, such as --tune model.attention=v1"),
-        (["dropout"], {}, r"^--tune model.dropout: base has 0.0, and a grid around it needs a number other than 0; name"),
-        (["model.d_model=16,18,19"], {}, r"base.json: model.n_heads: .*does not divide d_model 19"),
-        (["learning_rate", RATE], {}, rf"^--tune {RATE} is given more than once; name all its values in one --tune$"),
-        (["seed"], {}, r"^--tune seed is not possible: it is the same for all. Name another setting$"),
-        (["max_iters"], {}, r"^--tune training.max_iters is not possible: it is the budget"),
-        (["expansion"], {"match": "params"}, r"^--tune model.ffn.expansion is not possible: it is what --match changes"),
-        (["batch_size=4,8"], {}, r"base-batch_size-8 and base are trained on different numbers of tokens"),
-    ],
-)
-def test_what_cannot_be_tuned_is_reported_in_one_line(
-    write: Write, tunes: list[str], settings: dict[str, Any], message: str
-) -> None:
-    files = [write("base"), write("same")]
-    plan = make_plan(files, Settings(seeds=1, device="cpu", **settings))
-    for share in (0.5, 1.0):
-        with pytest.raises(MinigptError, match=message) as caught:
-            Search(plan, Tuning(tuple(map(Tune.parse, tunes)), share=share)).next()
-        assert len(set(map(len, str(caught.value).splitlines()))) == 1, "one line, or one for each trial"
+MISTAKES = {
+    "training.optimizer.lr": r'^--tune training.optimizer.lr: base has no "lr" in training.optimizer$',
+    "learning_rat": r"^--tune learning_rat: no setting of base, or more than one, has this name; give its path, such as",
+    "model.attention": r"^--tune model.attention: base has .*; name the values, such as --tune model.attention=v1,v2$",
+    "dropout": r"^--tune model.dropout: base has 0.0, and a grid around it needs a number other than 0; name the values",
+    "model.d_model=16,18,19": r"base.json: model.n_heads: .*does not divide d_model 19",
+    f"learning_rate {RATE}": rf"^--tune {RATE} is given more than once; name all its values in one --tune$",
+    "seed": r"^--tune seed is not possible: it is the same for all. Name another setting$",
+    "max_iters": r"^--tune training.max_iters is not possible: it is the budget. Name another setting$",
+    "expansion": r"^--tune model.ffn.expansion is not possible: it is what --match changes. Name another setting$",
+    "batch_size=4,8": r"^base-batch_size-8 and base are trained on different numbers of tokens",
+}
+
+
+def test_what_cannot_be_tuned_is_reported(write: Write) -> None:
+    plan = make_plan([write("base"), write("same")], Settings(seeds=1, device="cpu", match="params"))
+    for words, message in MISTAKES.items():
+        for share in (0.5, 1.0):
+            with pytest.raises(MinigptError, match=message) as caught:
+                Search(plan, Tuning(tuple(map(Tune.parse, words.split())), share=share)).next()
+            assert len(str(caught.value).splitlines()) == (2 if "batch_size" in words else 1), "a line for each variant"
 
 
 def test_trained_runs_cannot_be_tuned(write: Write, minigpt: Any) -> None:
@@ -229,24 +242,24 @@ def test_a_plan_with_tuning_shows_all_trials_and_trains_nothing(write: Write, mi
     assert not list(Path("comparisons").rglob("metrics.jsonl"))
 
 
-def test_the_record_can_be_read_and_the_notes_say_how_it_was_tuned(
-    write: Write, searched: Callable[..., Search], tmp_path: Path
-) -> None:
-    files = [write("base"), write("glu", model={"ffn": "glu"})]
-    tuned = records(searched(files, optimum({"mlp": 3e-4, "glu": 1.0}, 1e-2)))
-    plain = comparison(base=[run()], glu=[run()])
-    variants = [variant.model_copy(update={"tuning": record}) for variant, record in zip(plain.variants, tuned, strict=True)]
-    written = plain.model_copy(update={"variants": tuple(variants)})
+def test_the_record_can_be_read_and_the_notes_say_how_it_was_tuned(write: Write, tmp_path: Path) -> None:
+    base, plain = write("base"), comparison(base=[run()], glu=[run()])
+
+    def noted(best: float, fails_above: float) -> Comparison:
+        losses = optimum({"mlp": 3e-4}), optimum({"mlp": best}, fails_above)
+        pairs = zip(plain.variants, losses, strict=True)
+        variants = [each.model_copy(update={"tuning": record_of(tuned(base, loss))}) for each, loss in pairs]
+        return plain.model_copy(update={"variants": tuple(variants)})
+
+    written = noted(1.0, math.inf)
     written.write(tmp_path / "comparison.json")
     assert Comparison.read(tmp_path / "comparison.json") == written
-    assert (
-        f"tuned: {RATE} over 5 to 8 values (base 0.0003, glu 0.0096); glu is best at the edge 0.0096; 1 tuning seed, full "
-        "budget"
-    ) in notes(written)
-    assert not [note for note in notes(plain) if note.startswith("tuned")]
-    failing = records(searched(files, optimum({"mlp": 3e-4, "glu": 3e-4}, 1e-3)))
-    failed = plain.model_copy(update={"variants": (variants[0], variants[1].model_copy(update={"tuning": failing[1]}))})
-    assert f"glu, trial {RATE} 0.0012, seed 10005: crashed" in notes(failed)
+    edge = "glu is best at the edge 0.0096"
+    assert f"tuned: {RATE} over 5 to 8 values (base 0.0003, glu 0.0096); {edge}; 1 tuning seed, full budget" in notes(
+        written
+    )
+    assert f"glu, trial {RATE} 0.0012, seed 10005: crashed" in notes(noted(3e-4, 1e-3))
+    assert not [note for note in notes(plain) if "tuned" in note or "trial" in note]
 
 
 def train(search: Search, at_most: int = 10**9) -> int:
@@ -264,9 +277,9 @@ def train(search: Search, at_most: int = 10**9) -> int:
 
 
 @pytest.mark.slow
-def test_a_search_that_was_stopped_anywhere_continues_without_a_lost_or_repeated_trial(write: Write) -> None:
+def test_a_search_that_was_stopped_anywhere_repeats_no_trial_and_leaves_none_out(write: Write) -> None:
     files = [write("base"), write("glu", model={"ffn": "glu"})]
-    tuning = Tuning((Tune(values=(3e-4, 1e-3)), Tune("weight_decay", (0.1, 0.2))))
+    tuning = Tuning((Tune(values=(0.005, 0.02)), Tune("model.norm", ("layernorm", "rmsnorm"))))
 
     def begin(name: str) -> Search:
         return Search(make_plan(files, Settings(seeds=1, device="cpu"), name=name), tuning)
@@ -282,6 +295,52 @@ def test_a_search_that_was_stopped_anywhere_continues_without_a_lost_or_repeated
     assert trained == total
     assert records(halted) == records(whole)
     assert len(list(Path("comparisons/halted").rglob("metrics.jsonl"))) == total
+
+
+@pytest.mark.slow
+def test_a_comparison_with_tuning_can_be_stopped_and_continued_and_records_it(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write("base"), write("glu", model={"ffn": "glu"})]
+    trained: list[int] = []
+
+    def train_until_stopped(plan: ComparisonPlan, *_: Any) -> int | None:
+        trained.append(len(plan.grid.missing()))
+        train_here(plan.grid)
+        return signal.SIGTERM if len(trained) == 1 else None
+
+    monkeypatch.setattr(comparing, "_train", train_until_stopped)
+    watcher = Mock()
+
+    def call(**options: Any) -> Compared:
+        tuning = Tuning((Tune(values=(1e-4, 3e-4, 1e-3)),), share=0.5)
+        return compare(files, Settings(seeds=1, device="cpu", tuning=tuning), watcher=watcher, **options)
+
+    assert call(only_plan=True).comparison is None
+    assert trained == []
+    assert call().stop_signal == signal.SIGTERM
+    watcher.planned.assert_not_called()
+    found = call().comparison
+    assert trained[0] == 6, "no trial of the base as written"
+    assert sum(trained[1:-1]) == len(trained[1:-1]) * 2, "each variant extends its grid by one value"
+    assert found is not None
+    for name, variant in zip(("base", "glu"), found.variants, strict=True):
+        assert variant.tuning is not None
+        assert variant.name == name
+        assert variant.experiment["training"]["optimizer"]["learning_rate"] == variant.tuning.chosen[RATE]  # type: ignore
+        assert [run.seed for run in variant.runs] == [5]
+        assert variant.adjusted == variant.tuning.adjustments
+        assert all(trial.loss is not None for trial in variant.tuning.trials)
+    watcher.planned.assert_called_once()
+    assert Comparison.read(Path("comparisons/base/comparison.json")) == found.seen_from(Path("comparisons/base"))
+    record = next(Path("comparisons/base/tuning-0.5/cells").glob("glu-*0.001-*.json"))
+    record.write_text(record.read_text().replace('"finished"', '"crashed"'))
+    failed, again = call().comparison, call(retry=True).comparison
+    assert failed is not None
+    assert again is not None
+    assert failed.variants[1].tuning is not None
+    assert [trial.values[RATE] for trial in failed.variants[1].tuning.failed] == [0.001]
+    assert again.variants[1].tuning == found.variants[1].tuning
 
 
 EAGER = '''
