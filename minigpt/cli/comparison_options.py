@@ -51,6 +51,29 @@ Knobs = Annotated[
 ]
 Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
 Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="[VARIANT:]PATH=VALUE", help="Change a setting of all, or of one variant. Repeatable."),
+]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[VARIANT:]PATH=V1,V2",
+        help="Make a variant of each file, or of one, for each value of a setting. Repeatable, for all combinations.",
+    ),
+]
+Tunes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[=V1,V2]",
+        help="First choose each variant's best value of a setting, such as learning_rate, with equal trials: five around "
+        "its own value, or these. Repeatable, one setting after another.",
+    ),
+]
+TuneSeeds = Annotated[int | None, typer.Option(help="Seeds of each trial of --tune; no verdict uses them. Default: 1.")]
+TuneBudget = Annotated[
+    float | None, typer.Option(metavar="PART", help="Part of the updates that each trial of --tune has. Default: 1.")
+]
 Data = Annotated[
     str | None,
     typer.Option(
