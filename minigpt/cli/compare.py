@@ -5,15 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from minigpt.cli.check import pass_gate
+from minigpt.cli.comparison_options import (
+    Budget,
+    CsvFile,
+    Delta,
+    Device,
+    Jobs,
+    JsonFile,
+    Knobs,
+    MarkdownFile,
+    Match,
+    Name,
+    OnlyPlan,
+    Out,
+    Patience,
+    Retry,
+    Seeds,
+    Sources,
+    Unit,
+    checked_words,
+)
 from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
 from minigpt.cli.terminal import warn
-from minigpt.errors import MinigptError, count, listing, nearest
-from minigpt.system.files import check_output, write_output
+from minigpt.errors import MinigptError, count
+from minigpt.system.files import write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,48 +46,6 @@ if TYPE_CHECKING:
     from minigpt.lab.compare.job import CellRecord
     from minigpt.lab.compare.plan import ComparisonPlan
     from minigpt.lab.compare.tables import Table
-
-_Budget = Literal["tokens", "flops", "time", "steps"]
-_Size = Literal["params", "flops", "state"]
-_Unit = Literal["nats", "bits-per-byte"]
-
-Sources = Annotated[
-    list[Path], typer.Argument(metavar="BASE VARIANT...", help="Experiment files or run folders. The first is the base.")
-]
-Seeds = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=10_000, help="Number of seeds, with one run of each variant per seed. Default: 3, or those of given runs."
-    ),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(metavar="WHAT", help="Give each variant the base's budget of tokens, flops, time or steps."),
-]
-Match = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Resize each variant to the base's params, flops or state, within 1 %."),
-]
-Knobs = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATH", help="Setting that --match changes. Repeatable, used in this order. Default: model.ffn.expansion."
-    ),
-]
-Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
-Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
-Name = Annotated[str | None, typer.Option(help="Name of the comparison's folder. Default: the base's name.")]
-Out = Annotated[Path, typer.Option(help="Folder in which comparison folders are created.")]
-Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at the same time. They share the cores.")]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")]
-OnlyPlan = Annotated[bool, typer.Option("--plan", help="Only print what would be trained and how long it would take.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Train crashed and diverged runs again.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all results to this JSON file.")]
-CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write one row per run to this CSV file.")]
-MarkdownFile = Annotated[
-    Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the tables to this Markdown file.")
-]
-Patience = Annotated[float, typer.Option(min=0.01, max=1e5, help="Minutes without progress after which a run is killed.")]
 
 
 def compare(
@@ -98,7 +76,7 @@ def compare(
     All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
-    words = _checked(budget, match, unit, [json_file, csv_file, markdown])
+    words = checked_words(budget, match, unit, [json_file, csv_file, markdown])
     if knob and match is None:
         raise MinigptError(f"--knob {knob[0]} names what --match changes: add --match params, flops or state")
 
@@ -106,7 +84,7 @@ def compare(
     from minigpt.lab import compare as lab
 
     knobs = tuple(knob or ["model.ffn.expansion"])
-    with _Watching(terminal()) as watcher:
+    with Watching(terminal()) as watcher:
         compared = lab.compare(
             sources,
             lab.Settings(seeds=seeds, knobs=knobs, delta=delta, device=device, jobs=jobs, **words),
@@ -125,21 +103,6 @@ def compare(
         _report(compared, watcher.console, json_file, csv_file, markdown)
 
 
-def _checked(budget: str | None, match: str | None, unit: str, files: list[Path | None]) -> dict[str, Any]:
-    """The options that allow only a few words, by the names of their settings.
-
-    Raises:
-        MinigptError: A word is not allowed, or an output file cannot be written.
-    """
-    _one_of("--budget", budget, get_args(_Budget))
-    _one_of("--match", match, get_args(_Size))
-    _one_of("--unit", unit, get_args(_Unit))
-    for file in files:
-        if file is not None:
-            check_output(file)
-    return {"budget": budget, "match": match, "unit": unit}
-
-
 def _report(
     compared: Compared, console: Console, json_file: Path | None, csv_file: Path | None, markdown: Path | None
 ) -> None:
@@ -152,7 +115,7 @@ def _report(
 
     assert compared.comparison is not None
     for table in (verdict_table(compared.comparison), cost_table(compared.comparison)):
-        console.print(_rich(table))
+        console.print(rich_table(table))
     for note in notes(compared.comparison):
         console.print(note, style="dim", soft_wrap=True)
     if json_file is not None:
@@ -162,11 +125,6 @@ def _report(
     if markdown is not None:
         write_output(markdown, markdown_text(compared.comparison).encode("utf-8"))
     console.print(f"\nsaved in {compared.plan.folder}")
-
-
-def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
-        raise MinigptError(f'{option}: found "{value}"; allowed: {listing(allowed)}{nearest(value, allowed)}')
 
 
 def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
@@ -200,7 +158,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     return missing
 
 
-class _Watching:
+class Watching:
     """Progress bars for the whole grid and for each current run; plain lines without a terminal."""
 
     def __init__(self, console: Console):
@@ -221,7 +179,7 @@ class _Watching:
         self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self.whole: TaskID | None = None
 
-    def __enter__(self) -> _Watching:
+    def __enter__(self) -> Watching:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -278,7 +236,8 @@ class _Watching:
         self.console.print(f"{cell.name}: {outcome}{reason}", style=style, soft_wrap=True)
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """A table of results as the terminal shows it."""
     from rich import box
     from rich.table import Table as RichTable
 

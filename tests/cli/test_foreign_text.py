@@ -19,7 +19,7 @@ import matplotlib
 import pytest
 from hypothesis import given
 
-from minigpt.cli.compare import _Watching
+from minigpt.cli.compare import Watching
 from minigpt.cli.display import LiveObserver
 from minigpt.cli.drawing import Terminal
 from minigpt.cli.terminal import write_generated
@@ -186,7 +186,7 @@ def test_a_message_with_brackets_does_not_end_a_comparison() -> None:
     message = "RuntimeError: cache [/mnt/data] is :full: \x1b]0;x"
     record: Any = SimpleNamespace(outcome=Status.CRASHED, message=message)
     for forced in (False, True):
-        with _Watching(Terminal(file=stream, width=200, force_terminal=forced)) as progress:
+        with Watching(Terminal(file=stream, width=200, force_terminal=forced)) as progress:
             progress.expect([cell])
             progress.started(cell)
             progress.progressed(cell, 1)
