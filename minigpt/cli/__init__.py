@@ -21,6 +21,7 @@ from minigpt.cli.compare import compare
 from minigpt.cli.data import data_app
 from minigpt.cli.diff import diff
 from minigpt.cli.generate import generate
+from minigpt.cli.ladder import ladder
 from minigpt.cli.list import list_components
 from minigpt.cli.new import new
 from minigpt.cli.report import report
@@ -45,6 +46,7 @@ app.command()(resume)
 app.command()(generate)
 app.command()(check)
 app.command()(compare)
+app.command()(ladder)
 app.command()(report)
 app.command()(runs)
 app.command()(diff)

@@ -28,7 +28,7 @@ STAYS = 1.25
 """A speed-up "stays" if tenfold compute multiplies it by less than this, with certainty."""
 
 _NARROW = 10.0  # sizes should span at least this factor in compute
-_GRID, _CLOSEST = 28, 0.02  # values of L0 that are tried; its smallest distance to the lowest loss, in ranges of the losses
+_GRID, _CLOSEST = 16, 0.02  # values of L0 that are tried; its smallest distance to the lowest loss, in ranges of the losses
 
 Numbers = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ class Fit:
     end: Numbers
 
 
-def scaling(
+def scaling_of(
     compute: Sequence[Sequence[float]], losses: Sequence[Sequence[Sequence[float]]], draws: int = DRAWS
 ) -> Scaling:
     """Fit base and variant jointly, and say how certain the result is.
@@ -122,7 +122,7 @@ def scaling(
     speedup, smallest, trend = (
         Estimate(_factor(float(number)), *interval) for number, interval in zip(numbers, intervals, strict=True)
     )
-    base_scale, scale = np.exp(np.minimum(fit.scale + fit.exponent * center, 700)).tolist()
+    base_scale, scale = np.exp(np.minimum(fit.scale + fit.exponent * center, 230)).tolist()
     base_exponent, exponent = fit.exponent.tolist()
     return Scaling(
         floor=float(fit.floor),
@@ -152,7 +152,7 @@ def fitted(means: Numbers, x: Numbers, *, exact: bool = False) -> Fit:
         x: log of the compute.
         exact: To the last digits; otherwise to far less than the spread over draws.
     """
-    rounds, halvings = (40, 50) if exact else (4, 7)
+    rounds, halvings = (40, 50) if exact else (2, 7)
     lowest, highest = means.min((-1, -2)), means.max((-1, -2))
     near, far = np.log(np.maximum(_CLOSEST * (highest - lowest), 1e-9 * lowest)), np.log(lowest)
     gaps = np.linspace(near, far, _GRID)  # log of the distance from L0 to the lowest loss; the last is L0 = 0
@@ -176,7 +176,7 @@ def fitted(means: Numbers, x: Numbers, *, exact: bool = False) -> Fit:
 
 
 def _curves(above: Numbers, x: Numbers, rounds: int) -> tuple[Numbers, Numbers, Numbers]:
-    """log A, alpha and residuals of A exp(-alpha x): a generalised linear model with a logarithmic link."""
+    """Log A, alpha and residuals of A exp(-alpha x): a generalised linear model with a logarithmic link."""
     with np.errstate(all="ignore"):
         height, response = above, np.log(above)
         for _ in range(rounds + 1):
@@ -192,7 +192,7 @@ def _curves(above: Numbers, x: Numbers, rounds: int) -> tuple[Numbers, Numbers, 
 
 
 def _numbers(fit: Fit, x: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """log of the speed-up at the largest and at the smallest size, and its slope; NaN where the loss does not fall."""
+    """Log of the speed-up at the largest and at the smallest size, and its slope; NaN where the loss does not fall."""
     with np.errstate(all="ignore"):
         last, first = (fit.scale - fit.exponent * x[:, size] for size in (-1, 0))  # log of the height above L0
         falls = (fit.exponent > 0).all(-1)
