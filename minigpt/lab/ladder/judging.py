@@ -106,7 +106,7 @@ def statement(scaling: Scaling) -> str:
         words = f"needs {_times(_inverse(speedup))} the base's compute for the same loss at the largest size"
     else:
         words = "whether it needs less compute than the base at the largest size is not shown: "
-        words += f"the base's compute divided by its own is {_bounds(speedup)}"
+        words += f"the base's compute divided by the variant's is {_bounds(speedup)}"
     trend = f"tenfold compute multiplies the speed-up by {_bounds(scaling.trend)}"
     return f"{words}; {_trend(scaling.change, scaling.smallest)} ({trend})"
 

@@ -111,13 +111,9 @@ def ladder(
         MinigptError: The sources cannot be compared, or not at these sizes.
     """
     growth, settings = growth or Growth(), settings or Settings()
-    if name is not None and (refusal := refusal_of_name(name)):
-        raise MinigptError(f"--name: {refusal}")
     reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
-    tried = rehearse(sources, reading, device=settings.device, seconds=patience) if allow_plugins else Rehearsed()
-    left_out = {variant.source for variant in tried.failed}
-    named = [source for source in map(Source.of, sources) if str(source) not in left_out]
-    folder, rungs = _planned(named, growth, settings, out, name, reading)
+    tried = _tried(sources, settings, reading, patience)
+    folder, rungs = _planned(_without(sources, tried), growth, settings, out, name, reading)
     if watcher is not None:
         watcher.ladder_planned(folder, rungs)
     if only_plan:
@@ -132,6 +128,27 @@ def ladder(
     results = judge(folder.name, growth, comparisons, tried.failed)
     results.write(folder / "ladder.json")
     return Laddered(folder, rungs, results)
+
+
+def _tried(sources: Sequence[Path | Source], settings: Settings, reading: Reading, patience: float) -> Rehearsed:
+    """Try the variants that have plugins, at the size of their files.
+
+    Raises:
+        MinigptError: A source is no experiment file, there is only one, or as for `rehearse`.
+    """
+    if len(sources) < 2:
+        raise MinigptError("ladder needs a base and at least one variant: minigpt ladder BASE VARIANT...")
+    if folders := [str(path) for path in (Source.of(source).path for source in sources) if path.is_dir()]:
+        raise MinigptError(f"{listing(folders)}: a run has one size; name its experiment file")
+    if not reading.allow_plugins:
+        return Rehearsed()
+    return rehearse(sources, reading, device=settings.device, seconds=patience)
+
+
+def _without(sources: Sequence[Path | Source], tried: Rehearsed) -> list[Source]:
+    """The sources whose trial did not fail."""
+    left_out = {variant.source for variant in tried.failed}
+    return [source for source in map(Source.of, sources) if str(source) not in left_out]
 
 
 def _compared(
@@ -168,8 +185,8 @@ def _planned(
     Raises:
         MinigptError: A source cannot be read, resized, or compared.
     """
-    if folders := [str(source.path) for source in sources if source.path.is_dir()]:
-        raise MinigptError(f"{listing(folders)}: a run has one size; name its experiment file")
+    if name is not None and (refusal := refusal_of_name(name)):
+        raise MinigptError(f"--name: {refusal}")
     variants = read_variants(sources, reading)
     base, folder = variants[0].experiment, out / (name or variants[0].name)
     sizes = sizes_of(growth, base)

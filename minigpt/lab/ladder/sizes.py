@@ -108,20 +108,24 @@ def learning_rate(own: Experiment, base: Experiment, size: Size, rate: Rate) -> 
     """Settings that adapt an experiment's learning rate to a size.
 
     Raises:
-        MinigptError: `mup` would replace an init that was chosen.
+        MinigptError: `mup` would replace an init that was chosen, or does not suit the optimizer.
     """
     ratio = size.d_model / base.model.d_model
     if rate == "width":
         given = own.training.optimizer.params.get("learning_rate")
         if not isinstance(given, float | int):
-            optimizer = own.training.optimizer.name
-            raise MinigptError(f"--rate width: {own.name} has no learning_rate in {optimizer}; choose --rate same")
+            name = own.training.optimizer.name
+            raise MinigptError(f"--rate width: {own.name} has no learning_rate in {name}; choose --rate same")
         return (f"training.optimizer.learning_rate={given / ratio!r}",) if ratio != 1 else ()
-    init = own.model.init
+    init, optimizer = own.model.init, own.training.optimizer
     if rate == "same" or "width" in init.cls.transfers:
         return ()
     if init.name != "gpt2":
         raise MinigptError(f"--rate mup would replace model.init of {own.name}, {init.name}; choose --rate width or same")
+    if not optimizer.build().adaptive:
+        raise MinigptError(
+            f"--rate mup is for optimizers as Adam is, and {own.name} has {optimizer.name}; choose --rate width or same"
+        )
     chosen = {"name": "mup", "base_width": own.model.d_model, "base_head_dim": _head_dim(own), "std": init.params["std"]}
     return (f"model.init={json.dumps(chosen)}",)
 

@@ -152,7 +152,7 @@ def fitted(means: Numbers, x: Numbers, *, exact: bool = False) -> Fit:
         x: log of the compute.
         exact: To the last digits; otherwise to far less than the spread over draws.
     """
-    rounds, halvings = (40, 50) if exact else (2, 7)
+    rounds, halvings = (12, 44) if exact else (2, 7)
     lowest, highest = means.min((-1, -2)), means.max((-1, -2))
     near, far = np.log(np.maximum(_CLOSEST * (highest - lowest), 1e-9 * lowest)), np.log(lowest)
     gaps = np.linspace(near, far, _GRID)  # log of the distance from L0 to the lowest loss; the last is L0 = 0
