@@ -60,12 +60,12 @@ HEAD = f"""# Intervals of ladders, simulated
 
     python benchmarks/ladders.py > docs/results/ladders.md
 
-{LADDERS} simulated ladders in each row, with {DRAWS} bootstrap samples each, of two curves L = 1 + A C^-alpha over a factor of
-{SPAN:.0f} in compute. Three sizes, three seeds and a standard deviation over seeds of 0.008 where nothing else is written. An
-interval should hold the true value in 90 %; the simulation's standard error is 1.5 %. [measuring.md](../measuring.md) explains
-the words.
+{LADDERS} simulated ladders in each row, with {DRAWS} bootstrap samples each, of two curves L = 1 + A C^-alpha over a
+factor of {SPAN:.0f} in compute. Three sizes, three seeds and a standard deviation over seeds of 0.008 where nothing else is
+written. An interval should hold the true value in 90 %; the simulation's standard error is 1.5 %.
+[measuring.md](../measuring.md) explains the words.
 
-| what is simulated | true speed-up | held | true trend | held | typical interval of the speed-up | found | called a poor fit |
+| what is simulated | true speed-up | held | true trend | held | typical interval of the speed-up | found | called poor |
 | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |"""
 
 
