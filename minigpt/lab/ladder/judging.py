@@ -49,6 +49,7 @@ def _point(variant: VariantResult) -> Point:
         tokens=variant.tokens,
         training_flops=variant.training_flops,
         learning_rate=_learning_rate(variant),
+        seeds=tuple(run.seed for run in variant.runs),
         losses=tuple(run.loss for run in variant.runs),
         mean=variant.mean,
         sd=variant.sd,
@@ -81,7 +82,9 @@ def _finding(name: str, comparisons: Sequence[Comparison]) -> Finding:
     if len(used) < FEWEST_SIZES:
         found = f"no speed-up: {count(len(used), 'size')} with finished runs, and a curve needs {FEWEST_SIZES}"
         return Finding(variant=name, sizes=tuple(used), curves=None, statement=f"{name}: {found}", cautions=tuple(cautions))
-    scaling = scaling_of(list(zip(*compute, strict=True)), list(zip(*losses, strict=True)))
+    fewest = min(len(base) for base, _ in losses)  # the first seeds of each size, if sizes differ in their number
+    paired = [[curve[:fewest] for curve in curves] for curves in zip(*losses, strict=True)]
+    scaling = scaling_of(list(zip(*compute, strict=True)), paired)
     curves = Curves(**{key: value for key, value in asdict(scaling).items() if key != "cautions"})
     return Finding(
         variant=name,
@@ -101,14 +104,15 @@ def statement(scaling: Scaling) -> str:
     if speedup.value is None:
         return "no speed-up can be given"
     if speedup.low is not None and speedup.low > 1:
-        words = f"reaches the base's loss with {_times(speedup)} less compute at the largest size"
+        words = f"reaches the base's loss with {_with(speedup, ' times less compute')} at the largest size"
     elif speedup.high is not None and speedup.high < 1:
-        words = f"needs {_times(_inverse(speedup))} the base's compute for the same loss at the largest size"
+        slowdown = _with(_inverse(speedup), " times the base's compute")
+        words = f"needs {slowdown} for the same loss at the largest size"
     else:
         words = "whether it needs less compute than the base at the largest size is not shown: "
-        words += f"the base's compute divided by the variant's is {_bounds(speedup)}"
-    trend = f"tenfold compute multiplies the speed-up by {_bounds(scaling.trend)}"
-    return f"{words}; {_trend(scaling.change, scaling.smallest)} ({trend})"
+        words += f"the base's compute divided by the variant's is {_with(speedup)}"
+    trend = f"tenfold compute multiplies the speed-up by {_with(scaling.trend)}"
+    return f"{words}; {_trend(scaling.change, scaling.smallest)}: {trend}"
 
 
 def _trend(change: Change, smallest: Estimate) -> str:
@@ -116,30 +120,25 @@ def _trend(change: Change, smallest: Estimate) -> str:
     is_advantage = smallest.value is None or smallest.value >= 1
     match change:
         case "vanishes":
-            return f"the advantage vanishes with size: it is {_times(smallest)} at the smallest size"
+            return f"the advantage vanishes with size, from {_with(smallest, ' times less compute')} at the smallest"
         case "shrinks":
             return "the advantage shrinks with size" if is_advantage else "the disadvantage grows with size"
         case "grows":
             return "the advantage grows with size" if is_advantage else "the disadvantage shrinks with size"
         case "stays":
-            return f"the {'advantage' if is_advantage else 'disadvantage'} stays with size"
+            return "this stays so at all sizes"
         case _:
-            return "whether that changes with size is not shown"
+            return "whether this changes with size is not shown"
 
 
-def _times(estimate: Estimate) -> str:
-    """For example `1.62 times (90 %: 1.40 to 1.90)`."""
-    return _bounds(estimate).replace(" (", " times (", 1)
-
-
-def _bounds(estimate: Estimate) -> str:
-    """A factor and its interval; digits keep each number on its side of 1."""
+def _with(estimate: Estimate, unit: str = "") -> str:
+    """A factor with its unit and interval: `1.62 times less compute (90 %: 1.40 to 1.90)`."""
     if estimate.value is None:
         return "an unknown factor"
     if estimate.low is None and estimate.high is None:
-        return f"{_digits(estimate.value)} (without an interval)"
+        return f"{_digits(estimate.value)}{unit} (without an interval)"
     low, high = ("no bound" if end is None else _digits(end) for end in (estimate.low, estimate.high))
-    return f"{_digits(estimate.value)} (90 %: {low} to {high})"
+    return f"{_digits(estimate.value)}{unit} (90 %: {low} to {high})"
 
 
 def _digits(factor: float) -> str:

@@ -37,6 +37,7 @@ class Point(Part):
         tokens: Tokens that one training sees.
         training_flops: Operations of one training; None if unknown.
         learning_rate: The optimizer's learning rate; None if it has none.
+        seeds: The seeds of its runs.
         losses: One per seed; None for a run without one.
         mean: Their mean.
         sd: Their standard deviation.
@@ -49,6 +50,7 @@ class Point(Part):
     tokens: Count
     training_flops: Count | None
     learning_rate: Number | None
+    seeds: Many[Count]
     losses: Many[Number | None]
     mean: Number | None
     sd: Number | None

@@ -79,8 +79,7 @@ def csv_text(ladder: Ladder) -> str:
     for size in ladder.sizes:
         for point in size.variants:
             known = [size.name, as_spreadsheet(point.name), *(getattr(point, column) for column in columns)]
-            seeds = ladder.settings.comparison.seeds
-            writer.writerows([*known, seed, loss] for seed, loss in zip(seeds, point.losses, strict=True))
+            writer.writerows([*known, seed, loss] for seed, loss in zip(point.seeds, point.losses, strict=True))
     return stream.getvalue()
 
 
