@@ -103,6 +103,7 @@ def compare(
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
+    from minigpt.lab.ledger import FILE as LEDGER
 
     tuning = lab.Tuning.parse(tune or (), tune_seeds, tune_budget)
     settings = lab.Settings(
@@ -113,6 +114,7 @@ def compare(
         one = functools.partial(
             lab.compare,
             named,
+            ledger=out / LEDGER,
             plugin_files=plugin or (),
             allow_plugins=not no_plugins,
             trust=trust,

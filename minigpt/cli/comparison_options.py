@@ -111,9 +111,9 @@ def checked_words(
     Raises:
         MinigptError: A word is not allowed, nothing uses the knobs, or an output file cannot be written.
     """
-    _one_of("--budget", budget, get_args(_Budget))
-    _one_of("--match", match, get_args(_Size))
-    _one_of("--unit", unit, get_args(_Unit))
+    one_of("--budget", budget, get_args(_Budget))
+    one_of("--match", match, get_args(_Size))
+    one_of("--unit", unit, get_args(_Unit))
     for file in files:
         if file is not None:
             check_output(file)
@@ -122,7 +122,8 @@ def checked_words(
     return {"budget": budget, "match": match, "unit": unit, "knobs": tuple(knobs or ["model.ffn.expansion"])}
 
 
-def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+def one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of the allowed words. Raises MinigptError."""
     if value is not None and value not in allowed:
         raise MinigptError(f'{option}: found "{value}"; allowed: {listing(allowed)}{nearest(value, allowed)}')
 
