@@ -277,7 +277,7 @@ def _cautions(
     estimates: tuple[Estimate, Estimate, Estimate],
 ) -> list[str]:
     sizes, span = x.shape[1], float(np.exp(x[:, -1] - x[:, 0]).min())
-    found = []
+    speedup, found = estimates[0].value, []
     if not (fit.exponent > 0).all():
         names = [name for name, alpha in zip(("base", "variant"), fit.exponent, strict=True) if alpha <= 0]
         found.append(f"the loss of the {' and the '.join(names)} does not fall with compute, so there is no speed-up")
@@ -298,9 +298,8 @@ def _cautions(
             f"the fit is poor: the losses differ from the curves by {math.sqrt(squares / free):.2g}, and the spread over "
             f"seeds explains {math.sqrt(explained / free):.2g}; the intervals are wider for it"
         )
-    if n > 1 and any(None in (each.low, each.high) for each in estimates):
+    if n > 1 and speedup is not None and any(None in (each.low, each.high) for each in estimates):
         found.append("an interval has no bound: with some draws of the seeds, the loss does not fall with compute")
-    speedup = estimates[0].value
     if speedup is not None and abs(math.log(speedup)) > math.log(span):
         found.append("equal losses lie beyond the measured sizes, so the speed-up is an extrapolation")
     return found
