@@ -198,7 +198,7 @@ def _attempt(change: Change, start: Variant, prefix: str, settings: Settings, re
     except MinigptError as error:
         return Attempt(change, None, str(error).splitlines()[0].removeprefix(f"{source.path}: "))
     found = differing(_document(start.experiment), _document(made.experiment))
-    if sorted(path for path, *_ in found) == sorted(path for path, *_ in change.settings):
+    if {path: now for path, _, now in found} == {path: now for path, _, now in change.settings}:
         return Attempt(change, source)
     paths = ", ".join(path for path, *_ in found)
     return Attempt(change, None, f"it would change {paths or 'nothing'}")

@@ -71,18 +71,19 @@ def not_in_ledger(file: Path, ledger: Ledger) -> list[str]:
 
 
 def _questions(plan: ComparisonPlan, comparison: Comparison, file: Path) -> Iterator[Question]:
-    """A question for each variant with a verdict. With too few seeds there is none, and nothing was asked."""
-    keys = {(cell.variant.name, cell.seed): cell.key for cell in plan.grid.cells}
-    base, names = comparison.base.name, {variant.name for variant in plan.variants}  # not the base's second group of seeds
+    """A question for each variant of the plan with a verdict. With too few seeds there is none, and nothing was asked."""
+    keys = {variant.name: {c.seed: c.key for c in plan.grid.cells if c.variant is variant} for variant in plan.variants}
+    base = comparison.base.name
     for variant in comparison.variants:
-        if variant.difference is None or not variant.difference.has_interval or variant.name not in names:
+        if variant.difference is None or not variant.difference.has_interval or variant.name not in keys:
             continue
-        runs = [keys[name, run.seed] for name in (base, variant.name) for run in variant.runs]
+        pairs = [(keys[base][seed], key) for seed, key in keys[variant.name].items()]
+        sides = sorted(sorted(side) for side in zip(*pairs, strict=True))  # it is the same question the other way round
         yield Question(
             comparison=_seen_from(file.parent, plan.folder),
             base=base,
             variant=variant.name,
-            key=hashlib.sha256(repr(sorted(runs)).encode()).hexdigest(),
+            key=hashlib.sha256(repr(sides).encode()).hexdigest(),
             seeds=variant.difference.n,
             mean=variant.difference.mean,
             kind=variant.difference.kind,

@@ -143,3 +143,28 @@ def test_settings_of_the_command_are_no_changes(extend: Extend) -> None:
     attempt = recipe.alone[0]
     assert attempt.source is not None
     assert read_variant(attempt.source, recipe.reading).experiment.model.dropout == 0.3
+
+
+PLUGIN = '''
+from minigpt import register
+from minigpt.components.norm.rmsnorm import RMSNorm
+
+@register("norm", "{name}")
+class Named(RMSNorm):
+    """RMSNorm by another name."""
+    def __init__(self, width: int):
+        super().__init__(width)
+'''
+
+
+def test_a_part_of_a_plugin_is_added_to_a_base_that_does_not_name_the_plugin(extend: Extend, write: Write) -> None:
+    for name in ("first_norm", "second_norm"):
+        Path(f"{name}.py").write_text(PLUGIN.format(name=name))
+    other = write("other", plugins=["second_norm.py"], model={"norm": "second_norm"})
+    recipe = apart(extend(plugins=["first_norm.py"], model={"norm": "first_norm", "ffn": "glu"}), other)
+    assert {file.name for file in recipe.reading.plugin_files} == {"first_norm.py", "second_norm.py"}
+    for attempt, norm in ((recipe.alone[0], "first_norm"), (recipe.without[0], "second_norm")):
+        assert attempt.source is not None
+        experiment = read_variant(attempt.source, recipe.reading).experiment
+        assert experiment.model.norm.to_json() == {"name": norm}
+        assert any(file.endswith(f"{norm}.py") for file in experiment.plugins)

@@ -29,7 +29,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write = writer(folder)
     diverging = {"training": {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "grad_clip": None}}
     files = [write("base"), write("variant", model={"ffn": "glu"}), write("diverging", **diverging)]
-    plan = make_plan(files, Settings(noise=False, seeds=2), out=folder / "comparisons", runs=folder / "runs")
+    plan = make_plan(files, Settings(noise=False, seeds=2), out=folder / "comparisons", runs=[folder / "runs"])
     train_here(plan.grid)
     plan.write(plan.judge())
     shutil.copy2(plan.folder / "comparison.json", plan.folder / "kept.json")
