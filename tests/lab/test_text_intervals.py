@@ -46,15 +46,15 @@ def test_blocks_of_equal_length_with_normal_differences_give_students_interval()
     assert found.interval == pytest.approx(stats.ttest_1samp(differences, 0).confidence_interval(), abs=0.03)
 
 
-@pytest.mark.parametrize("memory", [0.0, 0.98])
+@pytest.mark.parametrize("memory", [0.0, 0.99])
 def test_ninety_five_percent_of_intervals_cover_the_truth_when_tokens_correlate(memory: float) -> None:
-    """200 blocks of 100 tokens. With a memory of 0.98, tokens correlate over half a block, and without joining 86 % do."""
+    """200 blocks of 100 tokens. With a memory of 0.99, tokens correlate over a block, and without joining 74 % do."""
     draw, covered = np.random.default_rng(0), 0
     for _ in range(60):
         tokens = signal.lfilter([1], [1, -memory], draw.normal(0, 1, 23_000))[3000:]
         low, high = over_text(tokens.reshape(200, 100).sum(1), np.full(200, 100)).interval or (1, -1)
         covered += low <= 0 <= high
-    assert covered >= 54
+    assert covered >= 52
 
 
 def test_neighbours_are_joined_only_if_they_correlate() -> None:
