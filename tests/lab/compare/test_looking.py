@@ -70,11 +70,13 @@ class Simulated:
             patch.setattr(Cell, "outcome", self.outcome_of)
             patch.setattr(ComparisonPlan, "write", Mock())
             patch.setattr(ComparisonPlan, "noise", lambda _: None)
+            patch.setattr(plan_module, "with_text_intervals", lambda variants, *_: variants)
+            patch.setattr(comparing, "entered", lambda _, comparison, __: comparison)
             for module in (results, plan_module):
                 patch.setattr(module, "read_result", self.read)
             while True:
                 self.left, watcher = next(self.kills, math.inf), Mock()
-                done = comparing._carry_out(again(plan), watcher, True, math.inf)
+                done = comparing._carry_out(again(plan), watcher, True, math.inf, Path("none"))
                 if done.comparison is not None:
                     return done.comparison, watcher
 
@@ -99,7 +101,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> ComparisonPlan:
         patch.chdir(folder)
         write = writer(folder)
         files = [write("base"), write("one", model={"ffn": "glu"}), write("two", model={"norm": "layernorm"})]
-        return make_plan(files, Settings(SeedRange(FIRST, MOST), delta=0.05), out=folder, runs=Path("none"))
+        return make_plan(files, Settings(SeedRange(FIRST, MOST), delta=0.05), out=folder, runs=[Path("none")])
 
 
 SEEDS = range(5, 5 + MOST)
