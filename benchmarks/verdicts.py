@@ -48,8 +48,8 @@ variants with the mean 0. *ratio*: minigpt's rate divided by Student's.
 {false}
 
 In the first three shapes both intervals keep their error. In the skewed shapes neither does. With ten seeds the false rates
-of the exponential and the lognormal shape are less than half of Student's. With three and five seeds they fall by about 14 and
-29 %, and with wild seeds by 13 to 18 %.
+of the exponential and the lognormal shape are less than half of Student's. With three and five seeds they fall by about
+14 and 29 %, and with wild seeds by 13 to 18 %.
 
 **Could another interval do better?** Not much. The next table has the least ratio that any interval could have if it were
 made for this shape alone and kept 85 % of Student's power (where that is 80 %, normal differences). It was found by the

@@ -22,6 +22,7 @@ from minigpt.cli.compare import compare
 from minigpt.cli.data import data_app
 from minigpt.cli.diff import diff
 from minigpt.cli.generate import generate
+from minigpt.cli.ladder import ladder
 from minigpt.cli.ledger import ledger
 from minigpt.cli.list import list_components
 from minigpt.cli.new import new
@@ -49,6 +50,7 @@ app.command()(check)
 app.command()(compare)
 app.command()(ablate)
 app.command()(ledger)
+app.command()(ladder)
 app.command()(report)
 app.command()(runs)
 app.command()(diff)

@@ -21,6 +21,9 @@ from minigpt.cli.comparison_options import (
     Patience,
     Retry,
     Seeds,
+    TuneBudget,
+    Tunes,
+    TuneSeeds,
     Unit,
     checked_words,
     seed_number,
@@ -53,6 +56,9 @@ def ablate(
     match: Match = None,
     knob: Knobs = None,
     unit: Unit = "nats",
+    tune: Tunes = None,
+    tune_seeds: TuneSeeds = None,
+    tune_budget: TuneBudget = None,
     delta: Delta = 0.01,
     changes: Set = None,
     name: StudyName = None,
@@ -79,13 +85,14 @@ def ablate(
     from minigpt.cli.compare import Watching
     from minigpt.cli.drawing import terminal
     from minigpt.lab.ablate import ablate as run
-    from minigpt.lab.compare import Settings
+    from minigpt.lab.compare import Settings, Tuning
 
+    tuning = Tuning.parse(tune or (), tune_seeds, tune_budget)
     with Watching(terminal()) as watcher:
         done = run(
             recipe,
             base,
-            Settings(seed_number(seeds), noise=False, delta=delta, device=device, jobs=jobs, **words),
+            Settings(seed_number(seeds), noise=False, delta=delta, device=device, jobs=jobs, tuning=tuning, **words),
             out=out,
             name=name,
             reading=reading_of(changes, plugin, no_plugins, trust),

@@ -13,12 +13,14 @@ import typer
 from minigpt.cli.check import pass_gate
 from minigpt.cli.comparison_options import (
     Budget,
+    Changes,
     CsvFile,
     Data,
     Delta,
     Device,
     Epochs,
     Gate,
+    Grids,
     Jobs,
     JsonFile,
     Knobs,
@@ -32,11 +34,14 @@ from minigpt.cli.comparison_options import (
     Retry,
     Seeds,
     Sources,
+    TuneBudget,
+    Tunes,
+    TuneSeeds,
     Unit,
     checked_words,
     seed_number,
 )
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
+from minigpt.cli.options import NoPlugins, PluginFile, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.errors import MinigptError, count
 from minigpt.system.files import write_output
@@ -64,7 +69,11 @@ def compare(
     knob: Knobs = None,
     unit: Unit = "nats",
     delta: Delta = 0.01,
-    changes: Set = None,
+    changes: Changes = None,
+    grid: Grids = None,
+    tune: Tunes = None,
+    tune_seeds: TuneSeeds = None,
+    tune_budget: TuneBudget = None,
     data: Data = None,
     epochs: Epochs = None,
     name: Name = None,
@@ -94,12 +103,18 @@ def compare(
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
+    from minigpt.lab.ledger import FILE as LEDGER
 
-    settings = lab.Settings(seed_number(seeds), noise=not no_noise, delta=delta, device=device, jobs=jobs, **words)
+    tuning = lab.Tuning.parse(tune or (), tune_seeds, tune_budget)
+    settings = lab.Settings(
+        seed_number(seeds), noise=not no_noise, delta=delta, device=device, jobs=jobs, tuning=tuning, **words
+    )
+    named, overrides = lab.sources_from(sources, changes or (), grid or ())
     with Watching(terminal()) as watcher:
         one = functools.partial(
             lab.compare,
-            sources,
+            named,
+            ledger=out / LEDGER,
             plugin_files=plugin or (),
             allow_plugins=not no_plugins,
             trust=trust,
@@ -110,10 +125,10 @@ def compare(
         if data is not None or epochs is not None:
             from minigpt.cli.corpora import compare_on_corpora
 
-            reading, files = reading_of(changes, plugin, no_plugins, trust), (json_file, csv_file, markdown)
-            compare_on_corpora(sources, settings, one, (data, epochs), out, name, reading, plan_only, watcher.console, files)
+            reading, files = reading_of(list(overrides), plugin, no_plugins, trust), (json_file, csv_file, markdown)
+            compare_on_corpora(named, settings, one, (data, epochs), out, name, reading, plan_only, watcher.console, files)
             return
-        compared = one(settings, out=out, name=name, overrides=changes or (), only_plan=plan_only)
+        compared = one(settings, out=out, name=name, overrides=overrides, only_plan=plan_only)
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
         _pass(compared, gate)
@@ -155,7 +170,7 @@ def print_results(comparison: Comparison, console: Console) -> None:
         console.print(note, style="dim", soft_wrap=True)
 
 
-def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
+def _print_plan(plan: ComparisonPlan, console: Console, *, is_judged: bool = True) -> list[Cell]:
     """Print the existing runs, the missing runs and how long those will take. Returns the missing cells."""
     from rich.text import Text
 
@@ -173,7 +188,7 @@ def _print_plan(plan: ComparisonPlan, console: Console) -> list[Cell]:
     if len(missing) > len(to_train):
         measured = count(len(missing) - len(to_train), "finished run")
         console.print(f"{measured} still to be measured (loss by position and by block of text)", style="dim")
-    for line in outlook(plan, to_train):
+    for line in outlook(plan, to_train, is_judged=is_judged):
         console.print(line, style="dim", soft_wrap=True)
     return missing
 
@@ -206,14 +221,24 @@ class Watching:
     def __exit__(self, *error: object) -> None:
         self.bars.stop()
 
-    def planned(self, plan: ComparisonPlan) -> None:
+    def tuning(self, trials: ComparisonPlan, later: int, plan: ComparisonPlan) -> None:
+        """Print the plan of the trials, and what follows."""
+        self.planned(trials, is_judged=False)
+        from minigpt.lab.compare.outlook import time_of
+
+        others = f"{count(later, 'trial')} of further settings, then " if later else ""
+        runs = f"{count(len(plan.grid.cells) + len(plan.grid.again), 'run')} with each variant's own best values"
+        self.console.print(f"after them: {others}{runs}{time_of(plan)}", style="dim", soft_wrap=True)
+
+    def planned(self, plan: ComparisonPlan, *, is_judged: bool = True) -> None:
         """Print the plan, once. From now on, output that cannot be written does not end the process."""
         from minigpt.cli.outliving import outlive_the_terminal
 
         if self.whole is not None:  # of the comparison before this one
             self.bars.remove_task(self.whole)
             self.whole, self.updates, self.steps = None, {}, {}
-        self.expect(plan.grid.missing() if plan.folder in self.folders else _print_plan(plan, self.console))
+        is_new = plan.folder not in self.folders
+        self.expect(_print_plan(plan, self.console, is_judged=is_judged) if is_new else plan.grid.missing())
         self.folders.add(plan.folder)
         outlive_the_terminal()
 

@@ -51,6 +51,29 @@ Knobs = Annotated[
 ]
 Unit = Annotated[str, typer.Option(help="Unit of losses: nats (per token), or bits-per-byte to compare tokenizers.")]
 Delta = Annotated[float, typer.Option(min=1e-9, max=100, help="Smallest difference that matters to you.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="[VARIANT:]PATH=VALUE", help="Change a setting of all, or of one variant. Repeatable."),
+]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[VARIANT:]PATH=V1,V2",
+        help="Make a variant of each file, or of one, for each value of a setting. Repeatable, for all combinations.",
+    ),
+]
+Tunes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[=V1,V2]",
+        help="First choose each variant's best value of a setting, such as learning_rate, with equal trials: five around "
+        "its own value, or these. Repeatable, one setting after another.",
+    ),
+]
+TuneSeeds = Annotated[int | None, typer.Option(help="Seeds of each trial of --tune; no verdict uses them. Default: 1.")]
+TuneBudget = Annotated[
+    float | None, typer.Option(metavar="PART", help="Part of the updates that each trial of --tune has. Default: 1.")
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -88,9 +111,9 @@ def checked_words(
     Raises:
         MinigptError: A word is not allowed, nothing uses the knobs, or an output file cannot be written.
     """
-    _one_of("--budget", budget, get_args(_Budget))
-    _one_of("--match", match, get_args(_Size))
-    _one_of("--unit", unit, get_args(_Unit))
+    one_of("--budget", budget, get_args(_Budget))
+    one_of("--match", match, get_args(_Size))
+    one_of("--unit", unit, get_args(_Unit))
     for file in files:
         if file is not None:
             check_output(file)
@@ -99,7 +122,8 @@ def checked_words(
     return {"budget": budget, "match": match, "unit": unit, "knobs": tuple(knobs or ["model.ffn.expansion"])}
 
 
-def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+def one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of the allowed words. Raises MinigptError."""
     if value is not None and value not in allowed:
         raise MinigptError(f'{option}: found "{value}"; allowed: {listing(allowed)}{nearest(value, allowed)}')
 

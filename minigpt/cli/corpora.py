@@ -12,14 +12,14 @@ from minigpt.system.files import json_bytes, write_output
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from minigpt.lab.compare import Settings
+    from minigpt.lab.compare import Settings, Source
     from minigpt.lab.corpora import ComparedCorpora
     from minigpt.lab.corpora.comparing import CompareOne
     from minigpt.reading import Reading
 
 
 def compare_on_corpora(
-    sources: Sequence[Path],
+    sources: Sequence[Path | Source],
     settings: Settings,
     compare_one: CompareOne,
     corpora: tuple[str | None, str | None],

@@ -1,4 +1,4 @@
-"""Run a comparison: rehearse, plan, check, train the missing runs, judge, and write the result."""
+"""Run a comparison: rehearse, plan, check, tune, train the missing runs, judge, and write the result."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.questions import entered
 from minigpt.lab.compare.record import Comparison
 from minigpt.lab.compare.rehearsal import Rehearsed, rehearse
+from minigpt.lab.compare.tuning import Search
 from minigpt.lab.compare.variants import Source
 from minigpt.lab.ledger import FILE, Ledger
 from minigpt.reading import Reading
-from minigpt.run.status import Status
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 
@@ -44,6 +44,15 @@ class Compared:
 
 class ComparisonWatcher(Watcher, Protocol):
     """Is notified as a comparison proceeds."""
+
+    def tuning(self, trials: ComparisonPlan, later: int, plan: ComparisonPlan) -> None:
+        """A round of trials is planned.
+
+        Args:
+            trials: The plan of this round.
+            later: The number of trials that follow it at least.
+            plan: The comparison that follows, without tuned settings.
+        """
 
     def planned(self, plan: ComparisonPlan) -> None:
         """The plan is made; nothing is trained yet."""
@@ -107,19 +116,22 @@ def compare(
     if allow_plugins:
         rehearsed = rehearse(sources, reading, device=settings.device, seconds=patience)
     plan = make_plan(sources, settings, out=out, name=name, reading=reading, runs=runs, failed=rehearsed.failed)
+    if settings.tuning is not None:
+        if not only_plan:
+            _check(plan, rehearsed.tried, overrides, watcher)
+        search = Search(plan, settings.tuning, retry=retry and not only_plan)
+        unfinished = _tune(search, watcher, allow_plugins, patience, only_plan=only_plan)
+        if unfinished is not None:
+            return unfinished
+        plan = make_plan(
+            search.sources(), settings, out=out, name=name, reading=reading, runs=runs, failed=plan.failed, within=plan
+        )
     if retry and not only_plan:
-        _forget_failures(plan)
+        plan.grid.forget_failures()
     watcher.planned(plan)
-    if not only_plan:
+    if not only_plan and settings.tuning is None:
         _check(plan, rehearsed.tried, overrides, watcher)
     return Compared(plan) if only_plan else _carry_out(plan, watcher, allow_plugins, patience, ledger)
-
-
-def _forget_failures(plan: ComparisonPlan) -> None:
-    for cell in plan.grid.all_cells:
-        record = cell.outcome()
-        if record is not None and record.outcome is not Status.FINISHED:
-            cell.record.unlink()
 
 
 def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:
@@ -140,13 +152,36 @@ def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[st
                 raise CheckError(report.message)
 
 
+def _tune(
+    search: Search, watcher: ComparisonWatcher, allow_plugins: bool, patience: float, *, only_plan: bool
+) -> Compared | None:
+    """Train the trials of tuning, in rounds; None if all variants are tuned."""
+    while (trials := search.next()) is not None:
+        watcher.tuning(trials, search.later, search.plan)
+        stop_signal = None if only_plan else _train(trials, watcher, allow_plugins, patience)
+        if only_plan or stop_signal is not None:
+            return Compared(search.plan, stop_signal=stop_signal)
+    return None
+
+
 def _carry_out(
     plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float, ledger: Path
 ) -> Compared:
-    """Train the missing runs, judge, add seeds while that is asked for, and write.
+    """Train the missing runs, judge, enter the verdicts into the ledger, and write."""
+    stop_signal = _train(plan, watcher, allow_plugins, patience)
+    if stop_signal is not None:
+        return Compared(plan, stop_signal=stop_signal)
+    comparison = entered(plan, plan.judge(), ledger)
+    plan.write(comparison)
+    return Compared(plan, comparison)
+
+
+def _train(plan: ComparisonPlan, watcher: ComparisonWatcher, allow_plugins: bool, patience: float) -> int | None:
+    """Train the missing runs, and further seeds while they are asked for and a variant has no verdict.
 
     A seed is added only when all runs with the seeds before it have ended. So the same runs lead to the same decisions,
-    whatever their order in time and however often the comparison was stopped. A signal stops the training after saving it.
+    whatever their order in time and however often the comparison was stopped. A signal stops the training after saving it,
+    and is returned.
     """
     stop, settings = Stop(), plan.settings
     try:
@@ -160,22 +195,19 @@ def _carry_out(
                     allow_plugins=allow_plugins,
                     patience=patience,
                 )
-                comparison = plan.judge()
-                undecided = plan.undecided(comparison)
+                undecided = plan.undecided(plan.judge()) if plan.grid.further else []
                 added = plan.grid.extend(undecided)
                 if not added:
-                    break
+                    return None
                 watcher.extended(undecided, added)
     except StopNow:
-        return Compared(plan, stop_signal=stop.signal or 0)
-    comparison = entered(plan, comparison, ledger)
-    plan.write(comparison)
-    return Compared(plan, comparison)
+        return stop.signal or 0
 
 
 class _Unwatched:
     """A watcher that does nothing."""
 
+    def tuning(self, trials: ComparisonPlan, later: int, plan: ComparisonPlan) -> None: ...
     def planned(self, plan: ComparisonPlan) -> None: ...
     def checked(self, report: GateReport) -> None: ...
     def extended(self, undecided: Sequence[str], added: Sequence[Cell]) -> None: ...

@@ -264,6 +264,17 @@ class Grid:
         """Missing cells whose run must be trained or continued; the others are only measured."""
         return [cell for cell in self.missing(further=further) if not cell.needs_only_measuring()]
 
+    def forget_failures(self) -> None:
+        """Remove the records of runs that did not finish, so that these are trained again."""
+        for cell in self.all_cells:
+            record = cell.outcome()
+            if record is not None and record.outcome is not Status.FINISHED:
+                cell.record.unlink()
+
+    def leave_out(self, variant: Variant) -> None:
+        """Train no run of a variant, and judge none."""
+        self.cells = [cell for cell in self.cells if cell.variant is not variant]
+
     def run(
         self,
         watcher: Watcher,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from minigpt.data import tokens_trained
-from minigpt.errors import ExperimentError, MinigptError, nearest
+from minigpt.errors import ExperimentError, MinigptError
 from minigpt.experiment import MAX_COUNT, Experiment
-from minigpt.lab.compare.variants import Budget, Size, Variant
+from minigpt.lab.compare.variants import Budget, Size, Variant, setting_at
 
 TOLERANCE = 0.01  # sizes that differ by less count as equal
 
@@ -132,15 +132,7 @@ def _best_value(start: float, grid: int, target: int, size: Callable[[float], in
 
 
 def _number_at(variant: Variant, knob: str) -> float:
-    value: object = variant.experiment.to_json()
-    passed: list[str] = []
-    for step in knob.split("."):
-        if not isinstance(value, dict) or step not in value:
-            known = list(value) if isinstance(value, dict) else []
-            place = ".".join(passed) or "the experiment"
-            raise MinigptError(f'--knob {knob}: {variant.name} has no "{step}" in {place}{nearest(step, known)}')
-        passed.append(step)
-        value = value[step]
+    value = setting_at(variant, knob, "--knob")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise MinigptError(f"--knob {knob}: found {value!r} in {variant.name}; a number that increases the size is needed")
     return value

@@ -19,22 +19,29 @@ def runs_in_words(plan: ComparisonPlan, to_train: Sequence[Cell]) -> str:
     return f"{count(len(plan.variants), 'variant')}, {plan.grid.planned}: {runs}"
 
 
-def outlook(plan: ComparisonPlan, to_train: Sequence[Cell]) -> list[str]:
-    """The time that the missing runs take, and the smallest difference that the comparison would find; empty without any."""
+def outlook(plan: ComparisonPlan, to_train: Sequence[Cell], *, is_judged: bool = True) -> list[str]:
+    """The time that the missing runs take, and the smallest difference that the comparison would find; empty without any.
+
+    Trials are not judged (`is_judged`), so they find no difference.
+    """
     jobs, looking, most = plan.settings.jobs, bool(plan.grid.further), len(plan.grid.missing_runs(further=True))
     if not most:
         return []
     at_once = f", {jobs} at a time" if jobs > 1 else ""
-    times = f"{count(len(to_train), 'run')} to train{at_once}"
-    times += f": {_likely(plan.seconds())}" if to_train else ""
+    times = f"{count(len(to_train), 'run')} to train{at_once}{time_of(plan)}"
     if looking:
         times += f"; up to {most:,} if verdicts are missing: {_likely(plan.seconds(further=True))}"
-    if plan.grid.planned.most < FEWEST:
+    if plan.grid.planned.most < FEWEST or not is_judged:
         return [times]
     noise = plan.noise()
     if noise is None:
         return [times, "the smallest difference that can be found will be known from these runs"]
     return [times, in_words(noise, plan.settings.delta, looking=looking)]
+
+
+def time_of(plan: ComparisonPlan) -> str:
+    """The time of a plan's missing runs, as the end of a sentence; empty if none is missing."""
+    return f": {_likely(plan.seconds())}" if plan.grid.missing_runs() else ""
 
 
 def _likely(seconds: tuple[float, float, float]) -> str:

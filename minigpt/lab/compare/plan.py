@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from minigpt.data import Corpus, sequence_length, tokens_trained
+from minigpt.data import sequence_length, tokens_trained
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment, refusal_of_name
+from minigpt.lab.compare.costs import Costs
 from minigpt.lab.compare.grid import Corpora, Grid
 from minigpt.lab.compare.matching import matched_budget, matched_size
 from minigpt.lab.compare.noise import against_itself, expected_noise, measured_noise
@@ -19,6 +20,7 @@ from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVar
 from minigpt.lab.compare.results import judge, read_result
 from minigpt.lab.compare.seeds import SeedRange, seeds_of
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
+from minigpt.lab.compare.trials import Tuning
 from minigpt.lab.compare.variants import (
     Budget,
     Size,
@@ -30,12 +32,11 @@ from minigpt.lab.compare.variants import (
     read_variants,
     settled,
 )
-from minigpt.lab.cost import Cost, measure_training_cost
+from minigpt.lab.cost import Cost
 from minigpt.model import build_model_on_meta
 from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.run.teaching import refuse_unfit_teachers
 from minigpt.system.files import read_object, write_json
-from minigpt.training.building import build_trainable
 from minigpt.training.machine import choose_device, choose_precision
 
 
@@ -57,6 +58,7 @@ class Settings:
             is None: then nothing is trained).
         family: Number of variants that are judged together, if other comparisons belong to the question; None for those of
             this one.
+        tuning: How each variant is tuned before the runs that are judged; None for no tuning.
     """
 
     seeds: int | SeedRange | None = None
@@ -69,6 +71,7 @@ class Settings:
     jobs: int = 1
     noise: bool = True
     family: int | None = None
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class ComparisonPlan:
         threads: Threads of each run; None for torch's choice.
         failed: Variants that the user named and that cannot be compared.
         reading: How the variants were read.
+        measured: The folder of measured speeds and of the precision that was chosen.
+        counted: The costs that were counted.
     """
 
     folder: Path
@@ -92,8 +97,10 @@ class ComparisonPlan:
     grid: Grid
     costs: tuple[Cost, ...]
     threads: int | None
-    failed: tuple[FailedVariant, ...] = ()
-    reading: Reading = AS_WRITTEN
+    failed: tuple[FailedVariant, ...]
+    reading: Reading
+    measured: Path
+    counted: Costs
 
     def seconds(self, *, further: bool = False) -> tuple[float, float, float]:
         """Estimate the time of the missing runs on this machine: estimate, lower bound, upper bound.
@@ -110,7 +117,7 @@ class ComparisonPlan:
         return median, low, high
 
     def _speeds(self) -> Speeds:
-        return _speeds(self.folder, self.settings, self.grid.corpora, self.threads, self.reading)
+        return _speeds(self.measured, self.settings, self.grid.corpora, self.threads, self.reading)
 
     def judge(self) -> Comparison:
         """Results and verdicts from the cells that have an outcome."""
@@ -181,6 +188,7 @@ def make_plan(
     reading: Reading = AS_WRITTEN,
     runs: Sequence[Path] = (Path("runs"),),
     failed: Sequence[FailedVariant] = (),
+    within: ComparisonPlan | None = None,
 ) -> ComparisonPlan:
     """Read the variants, make them comparable, and find the runs that exist already.
 
@@ -192,6 +200,7 @@ def make_plan(
         reading: How the files are read.
         runs: Folders that are searched for finished runs.
         failed: Sources that are left out, with the reason; they are reported with the results.
+        within: A plan of the same comparison; what it has loaded, counted and measured is used.
 
     Raises:
         MinigptError: The sources cannot be compared.
@@ -202,21 +211,22 @@ def make_plan(
     variants = read_variants([source for source in sources if str(source) not in excluded], reading)
     _check_runs_are_not_adjusted(variants, settings, reading)
     folder = out / (name or variants[0].name)
+    measured, counted = (folder, Costs(reading)) if within is None else (within.measured, within.counted)
     seeds = seeds_of(variants, settings.seeds, noise=settings.noise)
     check_comparable(variants, unit=settings.unit, budget=settings.budget)
     threads = max(1, torch.get_num_threads() // settings.jobs) if settings.jobs > 1 else None
     device = choose_device(settings.device)
-    variants = settled(variants, lambda: _measured_precision(folder, device, threads))
-    corpora = Corpora()
+    variants = settled(variants, lambda: _measured_precision(measured, device, threads))
+    corpora = Corpora() if within is None else within.grid.corpora
     check_same_data(variants, corpora.of, settings.unit)
     for variant in variants:
         corpus = corpora.of(variant)
         refuse_unfit_teachers(variant.experiment, corpus.tokenizer, corpus.vocab_size, reading)
     if settings.match is not None:
-        variants = _same_size(variants, settings, corpora, reading)
+        variants = _same_size(variants, settings, corpora, counted)
     if settings.budget is not None:
-        speeds = _speeds(folder, settings, corpora, threads, reading)
-        relative_cost = _relative_cost_of_update(settings.budget, corpora, speeds)
+        speeds = _speeds(measured, settings, corpora, threads, reading)
+        relative_cost = _relative_cost_of_update(settings.budget, corpora, counted, speeds)
         variants = [
             variants[0],
             *(
@@ -225,8 +235,8 @@ def make_plan(
             ),
         ]
     grid = Grid(folder, variants, seeds, corpora, other_runs=runs, device=device)
-    costs = tuple(_cost(variant.experiment, corpora.of(variant), reading) for variant in variants)
-    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading)
+    costs = tuple(counted.of(variant.experiment, corpora.of(variant)) for variant in variants)
+    return ComparisonPlan(folder, settings, tuple(variants), grid, costs, threads, tuple(failed), reading, measured, counted)
 
 
 def _measured_precision(folder: Path, device: torch.device, threads: int | None) -> str:
@@ -244,11 +254,11 @@ def _measured_precision(folder: Path, device: torch.device, threads: int | None)
 def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings, reading: Reading) -> None:
     """Refuse options that change experiments for runs, because a trained run cannot be adjusted.
 
-    --match and --budget adjust all variants to the base; --set changes the base too.
+    --match and --budget adjust all variants to the base; --set and --tune change the base too.
     """
     base = variants[0]
     for variant in (variant for variant in variants if variant.runs):
-        option = "--set" if reading.overrides else ""
+        option = "--tune" if settings.tuning else "--set" if reading.overrides else ""
         if variant is not base:
             option = "--match" if settings.match else "--budget" if settings.budget else option
         if option:
@@ -257,7 +267,7 @@ def _check_runs_are_not_adjusted(variants: Sequence[Variant], settings: Settings
             )
 
 
-def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora, reading: Reading) -> list[Variant]:
+def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora, counted: Costs) -> list[Variant]:
     base, *others = variants
     assert settings.match is not None
 
@@ -272,7 +282,7 @@ def _same_size(variants: Sequence[Variant], settings: Settings, corpora: Corpora
                     sequence_length(corpus, experiment)
                 )
             case _:
-                return lambda experiment: _cost(experiment, corpus, reading).train_flops
+                return lambda experiment: counted.of(experiment, corpus).train_flops
 
     target = size_of(base)(base.experiment)
     return [base, *(matched_size(target, variant, settings.knobs, size_of(variant), settings.match) for variant in others)]
@@ -283,12 +293,12 @@ def _speeds(folder: Path, settings: Settings, corpora: Corpora, threads: int | N
 
 
 def _relative_cost_of_update(
-    budget: Budget, corpora: Corpora, speeds: Speeds
+    budget: Budget, corpora: Corpora, counted: Costs, speeds: Speeds
 ) -> Callable[[Variant, Variant], tuple[float, str]]:
     """A function for the cost of a variant's update relative to the base's, with the precision if it is measured."""
 
     def flops(variant: Variant) -> float:
-        experiment, cost = variant.experiment, _cost(variant.experiment, corpora.of(variant), speeds.reading)
+        experiment, cost = variant.experiment, counted.of(variant.experiment, corpora.of(variant))
         return tokens_trained(experiment, cost.context) / experiment.training.max_iters * cost.train_flops
 
     def ratio(base: Variant, variant: Variant) -> tuple[float, str]:
@@ -302,8 +312,3 @@ def _relative_cost_of_update(
                 return 1.0, ""
 
     return ratio
-
-
-def _cost(experiment: Experiment, corpus: Corpus, reading: Reading) -> Cost:
-    """The cost of a model in the batches that it is trained on."""
-    return measure_training_cost(build_trainable(experiment, corpus, reading=reading), experiment, corpus)

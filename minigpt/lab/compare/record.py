@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from minigpt.errors import count
 from minigpt.lab.compare.blocks import BlockKind
 from minigpt.lab.compare.spread import Spread, speed_spread
+from minigpt.lab.compare.tuned import RecordedTuning
 from minigpt.lab.compare.variants import Budget, Size, Unit
 from minigpt.lab.cost import Cost
 from minigpt.lab.ledger import shown
@@ -256,6 +257,7 @@ class VariantResult(Part):
         sd: Standard deviation of the losses; None for fewer than two.
         verdict: The verdict in words.
         difference: The difference to the base; None for the base itself, and if a run failed.
+        tuning: How its settings were tuned; None if they were not.
         runs: The runs, one per seed.
     """
 
@@ -271,6 +273,7 @@ class VariantResult(Part):
     sd: Number | None
     verdict: Text
     difference: Difference | None = None
+    tuning: RecordedTuning | None = None
     runs: Many[RunResult]
 
     @model_validator(mode="after")

@@ -132,6 +132,7 @@ def _variant_result(variant: Variant, cost: Cost, runs: Sequence[RunResult], jud
         sd=sd_of_loss(runs),
         verdict=judgement.words,
         difference=None if judgement.verdict is None else difference_of(judgement.verdict),
+        tuning=variant.source.tuned,
         runs=tuple(runs),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from minigpt.data import Corpus
 from minigpt.errors import MinigptError, RunError, UnreadableError, count
@@ -120,6 +120,7 @@ class Speeds:
         recorded_training = recorded.experiment["training"]
         assert isinstance(recorded_training, dict)
         training = {key: value for key, value in recorded_training.items() if key not in without_effect}
+        training["optimizer"] = _without_rates(training["optimizer"])
         sources = sorted((each.component, each.sha256 or "") for each in recorded.components)
         parts = [
             settings,
@@ -151,6 +152,13 @@ class Speeds:
             for key, speed in self.speeds.items()
         }
         write_json(self.file, {"ratios": {key: asdict(ratio) for key, ratio in self.ratios.items()}, "speeds": speeds})
+
+
+def _without_rates(optimizer: JsonValue) -> JsonValue:
+    """An optimizer's settings without learning rates, which have no effect on the time of an update."""
+    if not isinstance(optimizer, dict):
+        return optimizer
+    return {key: _without_rates(value) for key, value in optimizer.items() if key != "learning_rate"}
 
 
 def described(ratio: Ratio) -> str:

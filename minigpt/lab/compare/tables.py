@@ -13,6 +13,7 @@ from minigpt.lab.compare.noise import AGAIN, noise_notes
 from minigpt.lab.compare.over_text import notes_on_text
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
+from minigpt.lab.compare.tuned import tuning_notes
 from minigpt.lab.statistics import ALPHA
 from minigpt.numbers import (
     UNKNOWN,
@@ -192,7 +193,8 @@ def markdown_text(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
-    lines = [basis(comparison), *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
+    tuned = tuning_notes([(variant.name, variant.tuning) for variant in comparison.variants])
+    lines = [basis(comparison), *tuned, *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
     lines += [*notes_on_text(comparison), *_survival(comparison), *unequal(comparison)]
     lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
     return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import JsonValue
+
 from minigpt.data import Corpus, tokenizer_fingerprint, tokens_trained
-from minigpt.errors import MinigptError, listing
+from minigpt.errors import MinigptError, listing, nearest
 from minigpt.experiment import Experiment
+from minigpt.lab.compare.tuned import RecordedTuning
 from minigpt.reading import AS_WRITTEN, Reading, read_experiment
 from minigpt.run import RunFolder
 from minigpt.run.identity import differing, settings_of
@@ -27,11 +30,15 @@ class Source:
         path: An experiment file, a folder of one run, or of several that differ by their seed (`runs/quickstart`).
         settings: Settings for this variant alone, in the form of `--set`; they come after those for all variants.
         name: Name of the variant; None for the experiment's own.
+        optional: Leave it out if it equals a variant before it that was read from the same file, as a value of `--grid` may.
+        tuned: How its settings were tuned; None if they were not.
     """
 
     path: Path
     settings: tuple[str, ...] = ()
     name: str | None = None
+    optional: bool = False
+    tuned: RecordedTuning | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, source: Path | Source) -> Source:
@@ -107,6 +114,8 @@ def read_variants(sources: Sequence[Path | Source], reading: Reading = AS_WRITTE
     variants: list[Variant] = []
     for source in named:
         variant = read_variant(source, reading)
+        if source.optional and any(is_equal(variant, other) for other in variants if other.source.path == source.path):
+            continue
         for other in variants:
             if other.name == variant.name:
                 raise MinigptError(
@@ -135,7 +144,36 @@ def read_variant(source: Path | Source, reading: Reading = AS_WRITTEN) -> Varian
         return named_as(source.name, read_experiment(source.path, changed))
 
     experiment = read(())
-    return Variant(experiment.name, experiment, source, read=read)
+    adjusted = source.tuned.adjustments if source.tuned is not None else ()
+    return Variant(experiment.name, experiment, source, adjusted, read=read)
+
+
+def is_equal(one: Variant, other: Variant) -> bool:
+    """Whether two variants differ in nothing but their names."""
+    return named_as(other.name, one.experiment) == other.experiment
+
+
+def setting_at(variant: Variant, path: str, option: str) -> JsonValue:
+    """The value of a setting, such as `model.ffn.expansion`.
+
+    Args:
+        variant: The variant that has it.
+        path: The setting's path.
+        option: The option that names the path, for the message.
+
+    Raises:
+        MinigptError: There is no such setting.
+    """
+    value: JsonValue = variant.experiment.to_json()
+    passed: list[str] = []
+    for step in path.split("."):
+        if not isinstance(value, dict) or step not in value:
+            known = list(value) if isinstance(value, dict) else []
+            place = ".".join(passed) or "the experiment"
+            raise MinigptError(f'{option} {path}: {variant.name} has no "{step}" in {place}{nearest(step, known)}')
+        passed.append(step)
+        value = value[step]
+    return value
 
 
 def named_as(name: str | None, experiment: Experiment) -> Experiment:

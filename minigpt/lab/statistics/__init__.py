@@ -8,18 +8,25 @@ from minigpt.lab.statistics.power import (
     seeds_needed,
     smallest_difference,
 )
+from minigpt.lab.statistics.scaling import FEWEST_SIZES, LEVEL, Change, Estimate, Scaling, scaling_of
 from minigpt.lab.statistics.verdict import FEWEST, Kind, Verdict, verdicts
 
 __all__ = [
     "ALPHA",
     "FEWEST",
+    "FEWEST_SIZES",
+    "LEVEL",
     "POWER",
+    "Change",
+    "Estimate",
     "Kind",
     "Paired",
+    "Scaling",
     "Verdict",
     "level_of_last_look",
     "power_of_difference",
     "power_of_equivalence",
+    "scaling_of",
     "seeds_needed",
     "smallest_difference",
     "verdicts",

@@ -91,7 +91,7 @@ def seeds_needed(seen: Paired, delta: float, alpha: float = ALPHA) -> tuple[int,
             too_few, enough = (too_few, middle) if is_enough else (middle, enough)
         return enough
 
-    if chance_of_verdict(seen, MOST, delta, alpha) < POWER:
+    if seen.n >= MOST or chance_of_verdict(seen, MOST, delta, alpha) < POWER:
         return None
     safe = smallest(POWER, MOST)
     return smallest(LIKELY, safe), safe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minigpt.lab.compare.record import Comparison, FailedVariant
-from minigpt.lab.compare.tables import basis, cost_table, looking_notes, unequal, verdict_table
+from minigpt.lab.compare.tables import basis, cautions, cost_table, looking_notes, markdown_text, unequal, verdict_table
 from tests.lab.compare.results import comparison, run
 
 
@@ -37,6 +37,19 @@ def test_as_many_digits_are_shown_as_the_verdict_needs(differences: list[float],
     assert (low > 0) == (words == "worse")
     assert (high < 0) == (words == "better")
     assert row[5] == words
+
+
+def test_a_variant_without_a_verdict_has_a_range_of_seeds_and_an_unusual_one_a_caution() -> None:
+    found = compared([0.01, 0.04, -0.02, 0.03, 0.0], [0.1, 0.11, 0.1, 0.12, 5.0])
+    first, second = (variant.difference for variant in found.variants[1:])
+    assert first is not None
+    assert second is not None
+    assert first.seeds_needed is not None
+    likely, safe = first.seeds_needed
+    assert found.variants[1].verdict == f"cannot tell at 5 seeds; {likely} to {safe} would probably be enough"
+    assert second.outliers == (4,)
+    assert f"variant-1: {second.caution}" in markdown_text(found)
+    assert cautions(found) == [f"variant-1: {second.caution}"]
 
 
 def test_the_number_of_variants_in_the_correction_is_the_same_everywhere() -> None:
