@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from minigpt.lab.compare.record import Comparison
     from minigpt.lab.compare.tables import Table
     from minigpt.lab.corpora.comparing import CompareOne
-    from minigpt.reading import Reading
 
 
 def compare(
@@ -110,32 +109,27 @@ def compare(
     named, overrides = lab.sources_from(sources, changes or (), grid or ())
     reading = reading_of(list(overrides), plugin, no_plugins, trust)
     with Watching(terminal()) as watcher:
-        one = _one(named, reading, out, retry, patience, watcher)
+        one = _one(named, out, retry, patience, watcher)
         if data is not None or epochs is not None:
             from minigpt.cli.corpora import compare_on_corpora
 
             files = (json_file, csv_file, markdown)
             compare_on_corpora(named, settings, one, (data, epochs), out, name, reading, plan_only, watcher.console, files)
             return
-        compared = one(settings, out=out, name=name, overrides=overrides, only_plan=plan_only)
+        compared = one(settings, out=out, name=name, reading=reading, only_plan=plan_only)
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
         _pass(compared, gate)
 
 
-def _one(
-    sources: Sequence[Source], reading: Reading, out: Path, retry: bool, patience: float, watcher: Watching
-) -> CompareOne:
-    """Makes one comparison of these sources; what is left to say are its settings, overrides and folder."""
+def _one(sources: Sequence[Source], out: Path, retry: bool, patience: float, watcher: Watching) -> CompareOne:
+    """Makes one comparison of these sources; what is left to say are its settings, folder, and how they are read."""
     from minigpt.lab.compare import compare as compare_one
     from minigpt.lab.ledger import FILE
 
     return functools.partial(
         compare_one,
         sources,
-        plugin_files=reading.plugin_files,
-        allow_plugins=reading.allow_plugins,
-        trust=reading.trust,
         retry=retry,
         patience=60 * patience,
         watcher=watcher,

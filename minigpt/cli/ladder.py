@@ -29,7 +29,7 @@ from minigpt.cli.comparison_options import (
     one_of,
     seed_number,
 )
-from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust
+from minigpt.cli.options import NoPlugins, PluginFile, Set, Trust, reading_of
 from minigpt.cli.terminal import warn
 from minigpt.system.files import write_output
 
@@ -122,10 +122,7 @@ def ladder(
             lab.Settings(seed_number(seeds), noise=False, delta=delta, device=device, jobs=jobs, tuning=tuning, **words),
             out=out,
             name=name,
-            overrides=changes or (),
-            plugin_files=plugin or (),
-            allow_plugins=not no_plugins,
-            trust=trust,
+            reading=reading_of(changes, plugin, no_plugins, trust),
             only_plan=plan_only,
             retry=retry,
             patience=60 * patience,

@@ -19,7 +19,7 @@ from minigpt.lab.compare.rehearsal import Rehearsed, rehearse
 from minigpt.lab.compare.tuning import Search
 from minigpt.lab.compare.variants import Source
 from minigpt.lab.ledger import FILE, Ledger
-from minigpt.reading import Reading
+from minigpt.reading import AS_WRITTEN, Reading
 from minigpt.training.stopping import Stop, StopNow, stopped_by_signals
 
 
@@ -71,10 +71,7 @@ def compare(
     *,
     out: Path = Path("comparisons"),
     name: str | None = None,
-    overrides: Sequence[str] = (),
-    plugin_files: Sequence[Path] = (),
-    allow_plugins: bool = True,
-    trust: bool = False,
+    reading: Reading = AS_WRITTEN,
     only_plan: bool = False,
     retry: bool = False,
     patience: float = 900.0,
@@ -95,10 +92,7 @@ def compare(
         settings: Seeds, budget, unit and more.
         out: The folder in which comparisons get their folders.
         name: The name of this comparison's folder; by default the base's name.
-        overrides: As for `load_experiment`, as are plugin_files, allow_plugins and trust.
-        plugin_files: See overrides.
-        allow_plugins: See overrides.
-        trust: See overrides.
+        reading: How the sources are read.
         only_plan: Stop after the plan: train and judge nothing.
         retry: Train crashed and diverged runs again.
         patience: A run without progress for this many seconds is killed.
@@ -111,15 +105,14 @@ def compare(
     """
     settings, watcher, ledger = settings or Settings(), watcher or _Unwatched(), ledger or out / FILE
     Ledger.read(ledger)  # a damaged one is reported before hours of training
-    reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
-    tried = rehearse(sources, reading, device=settings.device, seconds=patience) if allow_plugins else Rehearsed()
+    tried = rehearse(sources, reading, device=settings.device, seconds=patience) if reading.allow_plugins else Rehearsed()
     planned = functools.partial(make_plan, settings=settings, out=out, name=name, reading=reading, runs=runs)
     plan, retry = planned(sources, failed=tried.failed), retry and not only_plan
     if settings.tuning is not None:
         search = Search(plan, settings.tuning, retry=retry)
         if not only_plan:
-            _check(plan, tried.tried, overrides, watcher)
-        if (unfinished := _tune(search, watcher, allow_plugins, patience, only_plan=only_plan)) is not None:
+            _check(plan, tried.tried, reading.overrides, watcher)
+        if (unfinished := _tune(search, watcher, reading.allow_plugins, patience, only_plan=only_plan)) is not None:
             return unfinished
         plan = planned(search.sources(), failed=plan.failed, within=plan)
     if retry:
@@ -128,8 +121,8 @@ def compare(
     if only_plan:
         return Compared(plan)
     if settings.tuning is None:
-        _check(plan, tried.tried, overrides, watcher)
-    return _carry_out(plan, watcher, allow_plugins, patience, ledger)
+        _check(plan, tried.tried, reading.overrides, watcher)
+    return _carry_out(plan, watcher, reading.allow_plugins, patience, ledger)
 
 
 def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:

@@ -165,7 +165,7 @@ class ComparisonPlan:
             unit=asked.unit,
             seeds=self.grid.planned.most,
             delta=asked.delta,
-            family=max(1, len(self.variants) - 1),
+            family=asked.family or max(1, len(self.variants) - 1),
             looking=bool(self.grid.planned.further),
         )
 

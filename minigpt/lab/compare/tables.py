@@ -207,7 +207,7 @@ def looking_notes(comparison: Comparison) -> list[str]:
     if comparison.settings.looking:
         numbers = ", ".join(f"{name} {difference.n}" for name, difference in known)
         return [
-            f"seeds were added one at a time until there was a verdict ({numbers or 'no verdict'}): the intervals hold "
+            f"seeds were added one at a time while a verdict was missing ({numbers or 'no verdict'}): the intervals hold "
             "however often one looks"
         ]
     if all(difference.kind != "cannot tell" for _, difference in known):

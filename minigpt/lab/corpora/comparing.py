@@ -21,7 +21,7 @@ class CompareOne(Protocol):
     """Makes one comparison: `minigpt.lab.compare.compare` with the variants and all other options."""
 
     def __call__(
-        self, settings: Settings, *, out: Path, name: str | None, overrides: Sequence[str], only_plan: bool
+        self, settings: Settings, *, out: Path, name: str | None, reading: Reading, only_plan: bool
     ) -> Compared: ...
 
 
@@ -92,8 +92,8 @@ def compare_corpora(
     folder = out / (name or f"{base.name}-corpora")
 
     def one(row: Row, settings: Settings, *, only_plan: bool) -> Compared:
-        overrides = (*reading.overrides, row.setting)
-        return compare_one(settings, out=folder, name=row.name, overrides=overrides, only_plan=only_plan)
+        read = reading.with_overrides(row.setting)
+        return compare_one(settings, out=folder, name=row.name, reading=read, only_plan=only_plan)
 
     compared = [one(row, settings, only_plan=True) for row in rows]
     if only_plan:

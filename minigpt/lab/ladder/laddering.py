@@ -19,7 +19,7 @@ from minigpt.lab.ladder.record import Ladder
 from minigpt.lab.ladder.sizes import Growth, Size, growth_of_updates, learning_rate, resized, sizes_of, updates
 from minigpt.lab.ledger import FILE
 from minigpt.model import build_model_on_meta
-from minigpt.reading import Reading
+from minigpt.reading import AS_WRITTEN, Reading
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,7 @@ def ladder(
     *,
     out: Path = Path("comparisons"),
     name: str | None = None,
-    overrides: Sequence[str] = (),
-    plugin_files: Sequence[Path] = (),
-    allow_plugins: bool = True,
-    trust: bool = False,
+    reading: Reading = AS_WRITTEN,
     only_plan: bool = False,
     retry: bool = False,
     patience: float = 900.0,
@@ -99,10 +96,7 @@ def ladder(
         settings: Of each comparison. What they tune is tuned at each size.
         out: The folder in which ladders get their folders.
         name: The name of this ladder's folder; by default the base's name with `-ladder`.
-        overrides: As for `load_experiment`, as are plugin_files, allow_plugins and trust.
-        plugin_files: See overrides.
-        allow_plugins: See overrides.
-        trust: See overrides.
+        reading: How the sources are read.
         only_plan: Stop after the plan: train and judge nothing.
         retry: Train crashed and diverged runs again.
         patience: A run without progress for this many seconds is killed.
@@ -112,7 +106,6 @@ def ladder(
         MinigptError: The sources cannot be compared, or not at these sizes.
     """
     growth, settings = growth or Growth(), settings or Settings()
-    reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
     tried = _tried(sources, settings, reading, patience)
     folder, rungs = _planned(_without(sources, tried), growth, settings, out, name, reading)
     if watcher is not None:
@@ -169,10 +162,7 @@ def _compared(
         settings,
         out=folder,
         name=rung.size.name,
-        overrides=reading.overrides,
-        plugin_files=reading.plugin_files,
-        allow_plugins=reading.allow_plugins,
-        trust=reading.trust,
+        reading=reading,
         retry=retry,
         patience=patience,
         watcher=watcher,

@@ -73,7 +73,7 @@ def test_the_notes_say_what_holds_if_one_looks_more_than_once() -> None:
     base, one, two = [run(seed) for seed in range(5)], [run(seed, 2.0) for seed in range(3)], [run(0, 1.2), run(1, None)]
     found = comparison(most_seeds=9, base=base, one=one, two=two, three=base)
     assert looking_notes(found) == [
-        "seeds were added one at a time until there was a verdict (one 3, three 5): the intervals hold however often one looks"
+        "seeds were added one at a time while a verdict was missing (one 3, three 5): the intervals hold however often one looks"
     ]
     assert "paired over 2 to 5 seeds; intervals and p-values are corrected for 3 variants" in basis(found)
 
