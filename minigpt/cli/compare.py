@@ -164,13 +164,16 @@ def exit_if_stopped(stop_signal: int | None) -> None:
 
 
 def print_results(comparison: Comparison, console: Console) -> None:
-    """Print the tables of a comparison, and the notes to them."""
+    """Print the tables of a comparison, the notes to them, and what it found and did not show."""
+    from minigpt.lab.compare.conclusion import conclusion
     from minigpt.lab.compare.tables import cost_table, notes, verdict_table
 
     for table in (verdict_table(comparison), cost_table(comparison)):
         console.print(rich_table(table))
     for note in notes(comparison):
         console.print(note, style="dim", soft_wrap=True)
+    for sentence in conclusion(comparison):
+        console.print(sentence, soft_wrap=True)
 
 
 def _print_plan(plan: ComparisonPlan, console: Console, *, is_judged: bool = True) -> list[Cell]:

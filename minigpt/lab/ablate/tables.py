@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from minigpt.errors import count
 from minigpt.lab.ablate.record import Ablation, ChangeResult, Effect
-from minigpt.lab.compare.tables import UNITS, Table
+from minigpt.lab.compare.tables import Table
+from minigpt.lab.compare.variants import UNITS
 from minigpt.numbers import UNKNOWN, shown_difference, shown_interval, shown_loss
 from minigpt.printable import as_markdown, as_spreadsheet
 

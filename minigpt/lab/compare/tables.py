@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minigpt.errors import count
+from minigpt.lab.compare.conclusion import conclusion
 from minigpt.lab.compare.matching import TOLERANCE
 from minigpt.lab.compare.noise import AGAIN, noise_notes
 from minigpt.lab.compare.over_text import notes_on_text
 from minigpt.lab.compare.record import Comparison, VariantResult
 from minigpt.lab.compare.times import why_not_comparable
 from minigpt.lab.compare.tuned import tuning_notes
+from minigpt.lab.compare.variants import UNITS
 from minigpt.lab.statistics import ALPHA
 from minigpt.numbers import (
     UNKNOWN,
@@ -27,8 +29,6 @@ from minigpt.numbers import (
 )
 from minigpt.printable import as_markdown, as_spreadsheet
 from minigpt.run.status import Status
-
-UNITS = {"nats": "nats per token", "bits-per-byte": "bits per byte"}
 
 
 @dataclass(frozen=True)
@@ -185,19 +185,24 @@ def csv_rows(comparison: Comparison) -> Iterator[list[object]]:
 
 
 def markdown_text(comparison: Comparison) -> str:
-    """Tables and notes in Markdown, for a pull request."""
+    """The conclusion, tables and notes in Markdown, for a pull request."""
     tables = [verdict_table(comparison), cost_table(comparison)]
-    text = "\n\n".join(f"**{table.title}**\n\n{table.markdown()}" for table in tables)
-    return text + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes(comparison)) + "\n"
+    parts = [as_markdown(sentence) for sentence in conclusion(comparison)]
+    parts += [f"**{table.title}**\n\n{table.markdown()}" for table in tables]
+    return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {as_markdown(note)}" for note in notes(comparison)) + "\n"
 
 
 def notes(comparison: Comparison) -> list[str]:
     """Notes to the tables, one per line: the method, differences between the runs, and failures."""
+    lines = remarks(comparison) + [f"{variant.name}: {variant.message}" for variant in comparison.failed]
+    return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """The notes without the failures."""
     tuned = tuning_notes([(variant.name, variant.tuning) for variant in comparison.variants])
     lines = [basis(comparison), *tuned, *noise_notes(comparison), *looking_notes(comparison), *cautions(comparison)]
-    lines += [*notes_on_text(comparison), *_survival(comparison), *unequal(comparison)]
-    lines += [f"{variant.name}: {variant.message}" for variant in comparison.failed]
-    return lines + [f"{variant.name}, seed {run.seed}: {run.message}" for variant, run in comparison.runs if run.message]
+    return [*lines, *notes_on_text(comparison), *_survival(comparison), *unequal(comparison)]
 
 
 def looking_notes(comparison: Comparison) -> list[str]:

@@ -20,6 +20,7 @@ from minigpt.run.identity import differing, settings_of
 Budget = Literal["tokens", "flops", "time", "steps"]
 Size = Literal["params", "flops", "state"]
 Unit = Literal["nats", "bits-per-byte"]
+UNITS: dict[Unit, str] = {"nats": "nats per token", "bits-per-byte": "bits per byte"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minigpt.data import tokens_trained
-from minigpt.lab.compare.tables import UNITS, Table
+from minigpt.lab.compare.tables import Table
+from minigpt.lab.compare.variants import UNITS
 from minigpt.lab.ladder.record import Ladder, Point
 from minigpt.numbers import UNKNOWN, duration, operations, shown_difference, shown_interval, shown_loss, shown_whole
 from minigpt.printable import as_markdown, as_spreadsheet
