@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from minigpt.errors import count
 from minigpt.lab.sealed import Count, Many, Number, Part, Text, plain_json
@@ -51,6 +51,14 @@ class RecordedTuning(Part):
     chosen: Values
     edges: dict[Text, Edge] = Field(default_factory=dict)
     trials: Many[Trial]
+
+    @model_validator(mode="after")
+    def _settings_are_alike(self) -> Self:
+        paths = self.chosen.keys()
+        alike = (self.written, *(trial.values for trial in self.trials))
+        if not self.edges.keys() <= paths or any(each.keys() != paths for each in alike):
+            raise ValueError("trials need a value for each tuned setting")
+        return self
 
     @property
     def seeds(self) -> list[int]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from minigpt import __version__
+from minigpt.lab.compare.conclusion import found, not_shown
 from minigpt.lab.compare.record import RunResult, VariantResult
 from minigpt.lab.compare.spread import Spread
-from minigpt.lab.compare.tables import UNITS, Table, cost_table, verdict_table
+from minigpt.lab.compare.tables import Table, cost_table, remarks, unequal, verdict_table
+from minigpt.lab.compare.variants import UNITS
 from minigpt.lab.report import figures
+from minigpt.lab.report.canvas import Picture, look
 from minigpt.lab.report.content import Content
+from minigpt.lab.report.differences import by_block, by_seed
+from minigpt.lab.report.sensitivity import of_tuning
 from minigpt.numbers import (
     UNKNOWN,
     as_typed,
@@ -33,15 +38,6 @@ _AXES: tuple[tuple[figures.Axis, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An SVG figure, and the table of its numbers."""
-
-    title: str
-    svg: Markup
-    table: Table
-
-
 def write_report(content: Content, file: Path, *, is_named: bool = False) -> None:
     """Write the page. If writing fails, an existing file stays as it was.
 
@@ -50,32 +46,32 @@ def write_report(content: Content, file: Path, *, is_named: bool = False) -> Non
         file: The page.
         is_named: Whether a person named the file: then a link is followed. Otherwise it is replaced.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("minigpt.lab.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_without_controls,
-    )
     comparison = content.comparison
-    settings, verdicts = comparison.settings, _without_line_breaks(verdict_table(comparison, full=True))
-    page = environment.get_template("report.html.j2").render(
+    settings, sentences = comparison.settings, found(comparison)
+    write_page(
+        "comparison.html.j2",
+        file,
+        is_named=is_named,
         comparison=comparison,
         content=content,
-        version=__version__,
+        found=sentences,
+        not_shown=not_shown(comparison) if sentences else "",
         unit=UNITS[settings.unit],
         delta=as_typed(settings.delta),
         headlines=[_headline(variant, settings.delta) for variant in comparison.variants],
-        verdicts=verdicts,
-        forest=_picture("Difference of each variant to the base", figures.forest(content), verdicts),
+        verdicts=_without_line_breaks(verdict_table(comparison, full=True)),
+        notes=remarks(comparison) if sentences else unequal(comparison),
+        seeds=by_seed(comparison),
+        blocks=by_block(comparison),
+        tuning=of_tuning(comparison),
         curves=[
-            _picture(f"Loss against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
+            Picture.of(f"Loss against {label}", figures.curves(content, axis, label), _curve_table(content, axis, label))
             for axis, label in _AXES
             if axis != "seconds" or content.why_no_times is None
         ],
         why_no_times=content.why_no_times,
-        position=_picture("Validation loss by position", figures.by_position(content), _position_table(content)),
-        cost=_picture(
+        position=Picture.of("Validation loss by position", figures.by_position(content), _position_table(content)),
+        cost=Picture.of(
             "Validation loss against cost", figures.against_cost(content, _costs(content)), cost_table(comparison, full=True)
         ),
         runs=_run_table(content),
@@ -83,6 +79,18 @@ def write_report(content: Content, file: Path, *, is_named: bool = False) -> Non
         provenance=_provenance_table(content),
         colours=[_css_colour(index) for index in range(len(content.variants))],
     )
+
+
+def write_page(template: str, file: Path, *, is_named: bool, **values: Any) -> None:
+    """Write a page from one of the templates. If writing fails, an existing file stays as it was."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("minigpt.lab.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_without_controls,
+    )
+    page = environment.get_template(template).render(version=__version__, **values)
     (write_output if is_named else write_bytes)(file, page.encode("utf-8"))
 
 
@@ -105,13 +113,8 @@ def _without_controls(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _picture(title: str, svg: str | None, table: Table) -> Picture | None:
-    # The SVG is made here from numbers and names, so it is safe markup: matplotlib escapes the names.
-    return None if svg is None else Picture(title, Markup(svg), table)
-
-
 def _css_colour(index: int) -> str:
-    return "currentColor" if index == 0 else figures.look(index)[0]
+    return "currentColor" if index == 0 else look(index)[0]
 
 
 def _headline(variant: VariantResult, delta: float) -> str:

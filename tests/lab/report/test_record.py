@@ -20,6 +20,7 @@ from minigpt.lab.report.page import write_report
 from minigpt.lab.sealed import seal
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer
+from tests.lab.report.conftest import complete
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = make_plan(files, Settings(noise=False, seeds=2), out=folder / "comparisons", runs=[folder / "runs"])
     train_here(plan.grid)
     plan.write(plan.judge())
+    complete(plan.folder / "comparison.json")
     shutil.copy2(plan.folder / "comparison.json", plan.folder / "kept.json")
     return plan.folder
 

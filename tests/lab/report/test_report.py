@@ -14,6 +14,7 @@ import pytest
 
 from minigpt.lab.compare.plan import Settings, make_plan
 from minigpt.lab.compare.record import Comparison
+from minigpt.lab.compare.tables import remarks
 from minigpt.lab.differences import differences
 from minigpt.lab.report.content import content_of, content_of_runs, read_content
 from minigpt.lab.report.figures import pareto
@@ -22,8 +23,10 @@ from minigpt.run import RunFolder
 from minigpt.training import loop
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer
+from tests.lab.report.conftest import complete
 
-SECTIONS = ["verdicts", "differences", "curves", "cost", "position", "changes", "samples", "runs", "provenance"]
+SECTIONS = ["verdicts", "differences", "text", "tuning"]
+SECTIONS += ["curves", "cost", "position", "changes", "samples", "runs", "provenance"]
 
 
 class Quiet:
@@ -50,6 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(loop, "OtherProcesses", Quiet)
         train_here(plan.grid)
     plan.write(plan.judge())
+    complete(plan.folder / "comparison.json")
     return plan.folder
 
 
@@ -98,7 +102,7 @@ def test_the_page_is_complete_and_self_contained(comparison: Path, minigpt: Comm
     links = {attributes["href"] for _, attributes in page.tags if (attributes.get("href") or "").startswith("#")}
     assert {link.removeprefix("#") for link in links} <= set(ids)
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 6
+    assert len(pictures) == 8
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
     assert names.count("details") == len(pictures), "a table behind every picture"
     words = " ".join(" ".join(page.words).split())
@@ -108,6 +112,12 @@ def test_the_page_is_complete_and_self_contained(comparison: Path, minigpt: Comm
         if variant["difference"]:
             assert f"{variant['difference']['mean']:+.4f}" in words
     assert "equivalent within 0.01" in words
+    start = words.index("Of 3 variants") if "Of 3 variants" in words else words.index("Variant-b is ")
+    assert start < words.index("Not shown: that it holds beyond one text") < words.index("Verdicts")
+    for note in remarks(Comparison.read(comparison / "comparison.json")):
+        assert " ".join(note.split()) in words, "cautions, tuning, noise and the ledger are on the page"
+    assert {"a seed far from the others", "95 % interval over text", "base again (seeds 8 to 10)"} <= set(page.words)
+    assert {"chosen, at an edge", "a trial failed", "smallest difference that 3 seeds find 4 times in 5"} <= set(page.words)
     assert "not finite" in words, "the reason why the diverged variant has no loss"
     assert "diverging, seeds 5, 6, 7:" in words, "once for all seeds"
     assert "the joint intervals of all 2 variants are right at the same time in 95 % of comparisons" in words
@@ -158,7 +168,7 @@ def test_times_of_a_shared_machine_are_not_drawn(
     assert f"No curve is drawn against seconds, because {words}" in text
     assert f"the loss is not drawn against seconds, because {words}" in text
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
-    assert len(labels) == 5
+    assert len(labels) == 7
     assert not any("seconds" in (label or "") for label in labels)
     assert text.count("seconds of training") == 0, "also not in the pictures of costs"
     assert text.count("training FLOPs") >= 2
@@ -203,7 +213,7 @@ def test_runs_that_nobody_compared_make_a_page_too(comparison: Path, minigpt: Co
     page = Page(text)
     words = " ".join(" ".join(page.words).split())
     assert [attributes["id"] for tag, attributes in page.tags if tag == "h2"] == [
-        section for section in SECTIONS if section not in ("differences", "position")
+        section for section in SECTIONS if section not in ("differences", "text", "tuning", "position")
     ]
     assert "not compared" in words
     assert "variant-b/seed-6" in words
@@ -247,7 +257,7 @@ def test_a_browser_shows_every_section_and_finds_no_error(comparison: Path, mini
         assert "CONSOLE" not in shown.stderr, shown.stderr
         for section in SECTIONS:
             assert f'<h2 id="{section}">' in shown.stdout
-        assert shown.stdout.count("<svg") == 6
+        assert shown.stdout.count("<svg") == 8
 
 
 def test_a_run_that_took_the_place_of_a_measured_one_is_not_drawn(comparison: Path, minigpt: Command) -> None:
