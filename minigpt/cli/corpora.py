@@ -60,12 +60,10 @@ def compare_on_corpora(
     )
     exit_if_stopped(found.stop_signal)
     if not plan_only:
-        _report(found, settings.delta, console, files)
+        _report(found, console, files)
 
 
-def _report(
-    found: ComparedCorpora, delta: float, console: Console, files: tuple[Path | None, Path | None, Path | None]
-) -> None:
+def _report(found: ComparedCorpora, console: Console, files: tuple[Path | None, Path | None, Path | None]) -> None:
     from minigpt.lab.corpora.tables import csv_text, json_document, markdown_of, notes, summary_table
 
     assert found.record is not None
@@ -73,7 +71,7 @@ def _report(
         console.print(f"\n{comparison.name}", style="bold")
         print_results(comparison, console)
     console.print()
-    console.print(rich_table(summary_table(found.record, delta)))
+    console.print(rich_table(summary_table(found.record)))
     for note in notes(found.record):
         console.print(note, style="dim", soft_wrap=True)
     json_file, csv_file, markdown = files
@@ -82,5 +80,5 @@ def _report(
     if csv_file is not None:
         write_output(csv_file, csv_text(found).encode("utf-8"))
     if markdown is not None:
-        write_output(markdown, markdown_of(found, delta).encode("utf-8"))
+        write_output(markdown, markdown_of(found).encode("utf-8"))
     console.print(f"\nsaved in {found.folder}")

@@ -154,7 +154,7 @@ def test_all_corpora_are_planned_first_then_compared_and_recorded(write: Write) 
         ("glu", "disagree: worse on other, better on corpus"),
         ("odd", "crashed on 2 of 2"),
     ]
-    table = summary_table(found.record, 0.01)
+    table = summary_table(found.record)
     assert table.columns == ("variant", "other", "corpus", "summary")
     assert table.rows[0][:3] == ("glu", "+0.1000, worse", "-0.1000, better")
     header, *lines = csv_text(found).splitlines()
@@ -163,7 +163,7 @@ def test_all_corpora_are_planned_first_then_compared_and_recorded(write: Write) 
     document = json_document(found)
     assert [row["name"] for row in document["rows"]] == list(document["comparisons"])  # type: ignore[index,union-attr]
     assert json.dumps(document)
-    text = markdown_of(found, 0.01)
+    text = markdown_of(found)
     assert text.index("| glu | +0.1000, worse | -0.1000, better |") < text.index("### other") < text.index("### corpus")
 
 

@@ -91,7 +91,11 @@ def not_shown(comparison: Comparison) -> str:
         else f", one size ({' to '.join(shown_whole(each) for each in sorted({min(sizes), max(sizes)}))} parameters)"
     )
     budget = f"{shown_whole(comparison.base.tokens)} training tokens"
-    limits = [f"that it holds beyond one text{size} and one budget ({budget})", *_unequal(comparison), *_untuned(comparison)]
+    limits = [
+        f"that it holds beyond one text{size} and one budget ({budget})",
+        *_unequal(comparison),
+        *limits_of_tuning(comparison),
+    ]
     for variant in comparison.variants[1:]:
         if variant.difference is not None:
             limits += [f"{variant.name}: {doubt}" for doubt in _doubts(variant.difference)]
@@ -113,7 +117,7 @@ def _unequal(comparison: Comparison) -> list[str]:
     return limits
 
 
-def _untuned(comparison: Comparison) -> list[str]:
+def limits_of_tuning(comparison: Comparison) -> list[str]:
     """What was not tuned, or not to the end."""
     tuned = [(variant.name, variant.tuning) for variant in comparison.variants if variant.tuning is not None]
     if not tuned:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from minigpt.lab.compare.record import Comparison, Difference, VariantResult
+from minigpt.lab.compare.record import Comparison, ComparisonSettings, Difference, VariantResult
 from minigpt.lab.sealed import Many, Name, Number, Part, Sealed, Text, plain_json
 from minigpt.run.status import Status
 
@@ -48,6 +48,12 @@ class CorpusRow(Part):
     passes: Number | None = None
     results: Many[OnCorpus]
 
+    @model_validator(mode="after")
+    def _passes_have_a_fraction(self) -> Self:
+        if self.passes is not None and not isinstance(self.data.get("fraction"), float):
+            raise ValueError("a number of passes needs the fraction of the text")
+        return self
+
 
 class Summary(Part):
     """What the corpora show of one variant.
@@ -66,6 +72,8 @@ class CorporaRecord(Sealed):
 
     Attributes:
         name: Name of the folder.
+        base: Name of the base.
+        settings: The settings of each comparison.
         rows: The corpora.
         summaries: What they show of each variant.
     """
@@ -74,6 +82,8 @@ class CorporaRecord(Sealed):
     again: ClassVar[str] = "Call minigpt compare again to rewrite it"
 
     name: Text
+    base: Name
+    settings: ComparisonSettings
     rows: Annotated[Many[CorpusRow], Field(min_length=1)]
     summaries: Many[Summary]
 
@@ -92,7 +102,10 @@ class CorporaRecord(Sealed):
             )
             for each in names
         ]
-        return cls(name=name, rows=tuple(recorded), summaries=tuple(summaries))
+        first = rows[0][3]
+        return cls(
+            name=name, base=first.base.name, settings=first.settings, rows=tuple(recorded), summaries=tuple(summaries)
+        )
 
 
 def _results(comparison: Comparison) -> list[OnCorpus]:

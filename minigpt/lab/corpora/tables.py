@@ -14,13 +14,13 @@ from minigpt.numbers import UNKNOWN, shown_difference
 from minigpt.printable import as_markdown
 
 
-def summary_table(record: CorporaRecord, delta: float) -> Table:
+def summary_table(record: CorporaRecord) -> Table:
     """Each variant's difference and verdict on each corpus, and what the corpora show together."""
 
     def cell(result: OnCorpus) -> str:
         if result.difference is None:
             return result.short_verdict
-        return f"{shown_difference(result.difference.mean, delta)}, {result.short_verdict}"
+        return f"{shown_difference(result.difference.mean, record.settings.delta)}, {result.short_verdict}"
 
     on = {(row.name, result.variant): cell(result) for row in record.rows for result in row.results}
     rows = tuple(
@@ -62,10 +62,10 @@ def json_document(found: ComparedCorpora) -> dict[str, JsonValue]:
     return {**found.record.document(), "comparisons": dict(comparisons)}
 
 
-def markdown_of(found: ComparedCorpora, delta: float) -> str:
+def markdown_of(found: ComparedCorpora) -> str:
     """The summary and all tables in Markdown, for a pull request."""
     assert found.record is not None
-    table = summary_table(found.record, delta)
+    table = summary_table(found.record)
     parts = [f"**{table.title}**", table.markdown(), "\n".join(f"- {as_markdown(note)}" for note in notes(found.record))]
     parts += [f"### {as_markdown(each.name)}\n\n{markdown_text(each).rstrip()}" for each in found.comparisons]
     return "\n\n".join(parts) + "\n"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from minigpt.errors import count
 from minigpt.lab.compare.record import Comparison, FailedVariant, VariantResult
-from minigpt.lab.ladder.record import Curves, Finding, Ladder, LadderSettings, Point, SizeResult
+from minigpt.lab.ladder.record import Curves, Finding, Interval, Ladder, LadderSettings, Point, SizeResult
 from minigpt.lab.ladder.sizes import Growth
 from minigpt.lab.statistics import FEWEST_SIZES, Change, Estimate, Scaling, scaling_of
 from minigpt.numbers import shown
@@ -104,14 +104,14 @@ def statement(scaling: Scaling) -> str:
     if speedup.value is None:
         return "no speed-up can be given"
     if speedup.low is not None and speedup.low > 1:
-        words = f"reaches the base's loss with {_with(speedup, ' times less compute')} at the largest size"
+        words = f"reaches the base's loss with {with_interval(speedup, ' times less compute')} at the largest size"
     elif speedup.high is not None and speedup.high < 1:
-        slowdown = _with(_inverse(speedup), " times the base's compute")
+        slowdown = with_interval(_inverse(speedup), " times the base's compute")
         words = f"needs {slowdown} for the same loss at the largest size"
     else:
         words = "whether it needs less compute than the base at the largest size is not shown: "
-        words += f"the base's compute divided by the variant's is {_with(speedup)}"
-    trend = f"tenfold compute multiplies the speed-up by {_with(scaling.trend)}"
+        words += f"the base's compute divided by the variant's is {with_interval(speedup)}"
+    trend = f"tenfold compute multiplies the speed-up by {with_interval(scaling.trend)}"
     return f"{words}; {_trend(scaling.change, scaling.smallest)}: {trend}"
 
 
@@ -120,7 +120,7 @@ def _trend(change: Change, smallest: Estimate) -> str:
     is_advantage = smallest.value is None or smallest.value >= 1
     match change:
         case "vanishes":
-            return f"the advantage vanishes with size, from {_with(smallest, ' times less compute')} at the smallest"
+            return f"the advantage vanishes with size, from {with_interval(smallest, ' times less compute')} at the smallest"
         case "shrinks":
             return "the advantage shrinks with size" if is_advantage else "the disadvantage grows with size"
         case "grows":
@@ -131,7 +131,7 @@ def _trend(change: Change, smallest: Estimate) -> str:
             return "whether this changes with size is not shown"
 
 
-def _with(estimate: Estimate, unit: str = "") -> str:
+def with_interval(estimate: Estimate | Interval, unit: str = "") -> str:
     """A factor with its unit and interval: `1.62 times less compute (90 %: 1.40 to 1.90)`."""
     if estimate.value is None:
         return "an unknown factor"
