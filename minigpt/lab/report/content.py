@@ -29,6 +29,10 @@ from minigpt.run.recorded import MetricsRow
 from minigpt.training.building import build_trainable
 
 _POINTS = 120  # of a training curve; more would not be visible
+_ACCEPTED = (
+    "Accepted: folders of runs, or one folder with a comparison.json, ladder.json, ablation.json or corpora.json, which "
+    "compare, ladder, ablate and compare --data write at their end"
+)
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,10 @@ class _Experiment(_Section):
 
 def _uncompared(folder: Path) -> VariantResult:
     """A variant without a verdict, from the records of its runs."""
-    runs = runs_in(folder)
+    try:
+        runs = runs_in(folder)
+    except RunError as error:
+        raise RunError(f"{error}. {_ACCEPTED}") from error
     document = runs[0].document()
     try:
         recorded = [_Experiment.model_validate(run.document()) for run in runs]

@@ -61,7 +61,7 @@ def _curve(curves: Curves, low: float, high: float, *, is_base: bool) -> tuple[l
 
 def speedup_table(ladder: Ladder) -> Table:
     """The effective speed-up of each variant, with its intervals."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for finding in ladder.findings:
         curves = finding.curves
         if curves is None:

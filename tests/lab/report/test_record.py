@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from minigpt.lab.compare.plan import Settings, make_plan
 from minigpt.lab.compare.record import Comparison
 from minigpt.lab.report.content import read_content
 from minigpt.lab.report.page import write_report
-from minigpt.lab.sealed import seal
 from tests.conftest import Command
 from tests.lab.compare.conftest import train_here, writer
-from tests.lab.report.conftest import complete
+from tests.lab.report.conftest import HOW, complete, mutated, paths, sealed_again
 
 
 @pytest.fixture(scope="module")
@@ -39,47 +38,6 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 _PAGES = settings.default.max_examples // 2  # because each page takes almost a second
-
-
-def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values in a document; for a long list only its ends."""
-    yield path
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from paths(item, (*path, key))
-    elif isinstance(value, list):
-        for index in sorted({0, len(value) - 1} if value else ()):
-            yield from paths(value[index], (*path, index))
-
-
-DEEP: Any = []
-for _ in range(200):
-    DEEP = [DEEP]
-VALUES: list[Any] = [
-    *(None, True, False, 0, -1, 1, 10**400, -(10**19), 1e308, -1e308, float("nan"), float("inf"), 0.5),
-    *("", "x", "\ud800", "../../../etc/passwd", "/dev/zero", "nul\0", "$\\frac", "a\nb", "[/red]", "x" * 70_000),
-    *([], {}, [1, 2], {"a": 1}, [None, None], DEEP),
-]
-DELETE, WRAP, DOUBLE = "delete it", "wrap it in a list", "double it"
-
-
-def mutated(document: Any, path: tuple[Any, ...], how: Any) -> Any:
-    copy = json.loads(json.dumps(document))
-    if not path:
-        return how if how not in (DELETE, WRAP, DOUBLE) else [copy]
-    parent = copy
-    for step in path[:-1]:
-        parent = parent[step]
-    if how == DELETE:
-        del parent[path[-1]]
-    elif how == WRAP:
-        parent[path[-1]] = [parent[path[-1]]]
-    elif how == DOUBLE:
-        old = parent[path[-1]]
-        parent[path[-1]] = old * 2 if isinstance(old, str | list | int | float) and not isinstance(old, bool) else [old, old]
-    else:
-        parent[path[-1]] = how
-    return copy
 
 
 def page(folder: Path, file: Path) -> str:
@@ -104,12 +62,9 @@ def test_any_content_gives_a_page_or_a_one_line_error(data: st.DataObject, compa
     """With the right digest, so that only the types can refuse it."""
     document = json.loads((comparison / "kept.json").read_text())
     path = data.draw(st.sampled_from(list(paths(document))))
-    how = data.draw(st.sampled_from([DELETE, WRAP, DOUBLE, *VALUES]))
+    how = data.draw(st.sampled_from(HOW))
     changed = mutated(document, path, how)
-    if isinstance(changed, dict):
-        changed.pop("sha256", None)
-        sealed = seal(changed, Comparison.format_number)
-        changed = {**sealed, "format": changed["format"]} if path == ("format",) and how != DELETE else sealed
+    changed = sealed_again(changed, Comparison, keep_format=path == ("format",))
     (comparison / "comparison.json").write_text(json.dumps(changed))
     answer(comparison)
 
@@ -119,7 +74,7 @@ def test_any_content_gives_a_page_or_a_one_line_error(data: st.DataObject, compa
 def test_any_change_of_the_file_is_detected(data: st.DataObject, comparison: Path) -> None:
     document = json.loads((comparison / "kept.json").read_text())
     path = data.draw(st.sampled_from(list(paths(document))))
-    changed = mutated(document, path, data.draw(st.sampled_from([DELETE, WRAP, DOUBLE, *VALUES])))
+    changed = mutated(document, path, data.draw(st.sampled_from(HOW)))
     (comparison / "comparison.json").write_text(json.dumps(changed))
     if changed == document and json.dumps(changed) == json.dumps(document):
         assert Comparison.read(comparison / "comparison.json")
