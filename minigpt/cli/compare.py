@@ -52,12 +52,14 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from minigpt.check.gate import GateReport
-    from minigpt.lab.compare import Compared
+    from minigpt.lab.compare import Compared, Source
     from minigpt.lab.compare.grid import Cell
     from minigpt.lab.compare.job import CellRecord
     from minigpt.lab.compare.plan import ComparisonPlan
     from minigpt.lab.compare.record import Comparison
     from minigpt.lab.compare.tables import Table
+    from minigpt.lab.corpora.comparing import CompareOne
+    from minigpt.reading import Reading
 
 
 def compare(
@@ -95,7 +97,6 @@ def compare(
 
     All have the same seeds, data and budget. Only missing runs are trained, each in its own process. Finished runs with the
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
-    A base without variants is compared with itself.
     """
     words = checked_words(budget, match, unit, [json_file, csv_file, markdown], knob)
     if gate and (plan_only or data is not None or epochs is not None):
@@ -103,35 +104,43 @@ def compare(
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
-    from minigpt.lab.ledger import FILE as LEDGER
 
-    tuning = lab.Tuning.parse(tune or (), tune_seeds, tune_budget)
-    settings = lab.Settings(
-        seed_number(seeds), noise=not no_noise, delta=delta, device=device, jobs=jobs, tuning=tuning, **words
-    )
+    words |= {"noise": not no_noise, "tuning": lab.Tuning.parse(tune or (), tune_seeds, tune_budget)}
+    settings = lab.Settings(seed_number(seeds), delta=delta, device=device, jobs=jobs, **words)
     named, overrides = lab.sources_from(sources, changes or (), grid or ())
+    reading = reading_of(list(overrides), plugin, no_plugins, trust)
     with Watching(terminal()) as watcher:
-        one = functools.partial(
-            lab.compare,
-            named,
-            ledger=out / LEDGER,
-            plugin_files=plugin or (),
-            allow_plugins=not no_plugins,
-            trust=trust,
-            retry=retry,
-            patience=60 * patience,
-            watcher=watcher,
-        )
+        one = _one(named, reading, out, retry, patience, watcher)
         if data is not None or epochs is not None:
             from minigpt.cli.corpora import compare_on_corpora
 
-            reading, files = reading_of(list(overrides), plugin, no_plugins, trust), (json_file, csv_file, markdown)
+            files = (json_file, csv_file, markdown)
             compare_on_corpora(named, settings, one, (data, epochs), out, name, reading, plan_only, watcher.console, files)
             return
         compared = one(settings, out=out, name=name, overrides=overrides, only_plan=plan_only)
     if not plan_only:
         _report(compared, watcher.console, json_file, csv_file, markdown)
         _pass(compared, gate)
+
+
+def _one(
+    sources: Sequence[Source], reading: Reading, out: Path, retry: bool, patience: float, watcher: Watching
+) -> CompareOne:
+    """Makes one comparison of these sources; what is left to say are its settings, overrides and folder."""
+    from minigpt.lab.compare import compare as compare_one
+    from minigpt.lab.ledger import FILE
+
+    return functools.partial(
+        compare_one,
+        sources,
+        plugin_files=reading.plugin_files,
+        allow_plugins=reading.allow_plugins,
+        trust=reading.trust,
+        retry=retry,
+        patience=60 * patience,
+        watcher=watcher,
+        ledger=out / FILE,
+    )
 
 
 def _report(

@@ -103,8 +103,7 @@ def ladder(
 ) -> None:
     """Compare variants with a base at several sizes: how much less compute reaches the same loss, and does it last?
 
-    Width, depth and tokens grow together. Each size is a comparison, as `minigpt compare` makes it. To continue a ladder
-    that was stopped, repeat the same command.
+    Width, depth and tokens grow together. To continue a ladder that was stopped, repeat the same command.
     """
     words = checked_words(budget, None, unit, [json_file, csv_file, markdown], None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,19 +87,18 @@ def compare(
         compared = compare([Path("base.json"), Path("variant.json")], Settings(seeds=5))
         print(compared.comparison.variants[1].verdict)
 
-    Finished runs with the same experiment, seed, data and code are used. Missing runs are trained, each in a separate
-    process. A comparison that was stopped continues when `compare` is called again. A base without variants is compared
-    with itself, with further seeds.
+    Finished runs with the same identity are used; missing ones are trained, each in its own process. A stopped comparison
+    continues when `compare` is called again. A base without variants is compared with itself, with further seeds.
 
     Args:
         sources: Experiment files, folders of runs, and these with settings; the base first.
         settings: Seeds, budget, unit and more.
         out: The folder in which comparisons get their folders.
         name: The name of this comparison's folder; by default the base's name.
-        overrides: As for `load_experiment`.
-        plugin_files: As for `load_experiment`.
-        allow_plugins: As for `load_experiment`.
-        trust: As for `load_experiment`.
+        overrides: As for `load_experiment`, as are plugin_files, allow_plugins and trust.
+        plugin_files: See overrides.
+        allow_plugins: See overrides.
+        trust: See overrides.
         only_plan: Stop after the plan: train and judge nothing.
         retry: Train crashed and diverged runs again.
         patience: A run without progress for this many seconds is killed.
@@ -109,29 +109,27 @@ def compare(
     Raises:
         MinigptError: The sources cannot be compared, or a plugin violates its contract.
     """
-    settings, watcher, rehearsed = settings or Settings(), watcher or _Unwatched(), Rehearsed()
-    reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
-    ledger = ledger or out / FILE
+    settings, watcher, ledger = settings or Settings(), watcher or _Unwatched(), ledger or out / FILE
     Ledger.read(ledger)  # a damaged one is reported before hours of training
-    if allow_plugins:
-        rehearsed = rehearse(sources, reading, device=settings.device, seconds=patience)
-    plan = make_plan(sources, settings, out=out, name=name, reading=reading, runs=runs, failed=rehearsed.failed)
+    reading = Reading(tuple(overrides), tuple(plugin_files), allow_plugins, trust)
+    tried = rehearse(sources, reading, device=settings.device, seconds=patience) if allow_plugins else Rehearsed()
+    planned = functools.partial(make_plan, settings=settings, out=out, name=name, reading=reading, runs=runs)
+    plan, retry = planned(sources, failed=tried.failed), retry and not only_plan
     if settings.tuning is not None:
+        search = Search(plan, settings.tuning, retry=retry)
         if not only_plan:
-            _check(plan, rehearsed.tried, overrides, watcher)
-        search = Search(plan, settings.tuning, retry=retry and not only_plan)
-        unfinished = _tune(search, watcher, allow_plugins, patience, only_plan=only_plan)
-        if unfinished is not None:
+            _check(plan, tried.tried, overrides, watcher)
+        if (unfinished := _tune(search, watcher, allow_plugins, patience, only_plan=only_plan)) is not None:
             return unfinished
-        plan = make_plan(
-            search.sources(), settings, out=out, name=name, reading=reading, runs=runs, failed=plan.failed, within=plan
-        )
-    if retry and not only_plan:
+        plan = planned(search.sources(), failed=plan.failed, within=plan)
+    if retry:
         plan.grid.forget_failures()
     watcher.planned(plan)
-    if not only_plan and settings.tuning is None:
-        _check(plan, rehearsed.tried, overrides, watcher)
-    return Compared(plan) if only_plan else _carry_out(plan, watcher, allow_plugins, patience, ledger)
+    if only_plan:
+        return Compared(plan)
+    if settings.tuning is None:
+        _check(plan, tried.tried, overrides, watcher)
+    return _carry_out(plan, watcher, allow_plugins, patience, ledger)
 
 
 def _check(plan: ComparisonPlan, tried: Sequence[Source], overrides: Sequence[str], watcher: ComparisonWatcher) -> None:

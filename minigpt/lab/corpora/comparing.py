@@ -21,7 +21,7 @@ class CompareOne(Protocol):
     """Makes one comparison: `minigpt.lab.compare.compare` with the variants and all other options."""
 
     def __call__(
-        self, settings: Settings, *, out: Path, name: str, overrides: Sequence[str], only_plan: bool
+        self, settings: Settings, *, out: Path, name: str | None, overrides: Sequence[str], only_plan: bool
     ) -> Compared: ...
 
 

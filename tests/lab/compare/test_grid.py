@@ -393,7 +393,6 @@ def test_the_written_json_contains_all_results(write: Write) -> None:
     low, high = variant["difference"]["interval"]
     assert low < variant["difference"]["mean"] < high
     assert variant["mean"] - base["mean"] == pytest.approx(variant["difference"]["mean"])
-    assert [run["seed"] for run in variant["runs"]] == [5, 6, 7]
     over_text = variant["difference"]["text_interval"]
     assert (over_text["kind"], len(over_text["blocks"])) == ("windows", 15)
     assert over_text["bounds"][0] < variant["difference"]["mean"] < over_text["bounds"][1]

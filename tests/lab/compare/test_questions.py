@@ -30,7 +30,10 @@ def test_the_same_runs_are_asked_about_once_and_more_seeds_again(write: Write) -
         """The results are artificial; the plan knows which runs they are."""
         cells = [cell for cell in whole.grid.cells if cell.seed < 5 + seeds]
         plan = replace(whole, folder=Path("comparisons") / name, grid=Mock(cells=cells))
-        losses = {"base": [run(seed) for seed in range(seeds)], "glu": [run(seed, 1.1**seed) for seed in range(seeds)]}
+        losses = {
+            "base": [run(5 + seed) for seed in range(seeds)],
+            "glu": [run(5 + seed, 1.1**seed) for seed in range(seeds)],
+        }
         judged = entered(plan, comparison(**dict(sorted(losses.items(), reverse=swapped))), LEDGER)
         plan.folder.mkdir(parents=True, exist_ok=True)
         plan.write(judged)
@@ -112,7 +115,7 @@ def test_a_gate_that_is_not_passed_exits_with_one(minigpt: Command, monkeypatch:
     assert outcome(judged(a=WORSE)) == (1, "--gate is not passed: a: worse\n")
     code, _, err = minigpt("compare", "base.json", "a.json", "--gate", "--plan")
     assert code == 2
-    assert err.startswith("error: --gate needs verdicts")
+    assert err.startswith("error: --gate needs the verdicts")
     assert len(err.splitlines()) == 1
 
 

@@ -15,6 +15,8 @@ from minigpt.lab.compare import speeds as speeds_module
 from minigpt.lab.compare.grid import Corpora
 from minigpt.lab.compare.plan import ComparisonPlan, Settings, make_plan
 from minigpt.lab.compare.speeds import WIDTH, Speeds
+from minigpt.lab.compare.trials import Tuning
+from minigpt.lab.compare.tuning import Search
 from minigpt.lab.compare.variants import read_variants
 from minigpt.run import Provenance
 from minigpt.training.interleaved import measure_ratio
@@ -89,6 +91,20 @@ def test_the_same_experiment_twice_needs_no_measurement(write: Write, monkeypatc
     assert plan.variants[1].adjusted == (
         "training.max_iters stays 1,000 (--budget time; an update has the same parts and settings as the base's, so it takes the same time)",
     )
+
+
+def test_trials_of_other_learning_rates_have_the_measured_budget(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write("base", **LONG), write("slow", training={**LONG["training"], "grad_clip": 0.9})
+    timed = simulate(monkeypatch, Machine(1), base=0.05, slow=0.1)
+    plan = timed_plan(*files)
+    trials = Search(plan, Tuning(share=0.5)).next()
+    assert trials is not None
+    assert len(trials.variants) == 10
+    whole = plan.variants[1].experiment.training.max_iters
+    for variant in trials.variants:
+        expected = 500 if variant.name.startswith("base") else whole / 2
+        assert abs(variant.experiment.training.max_iters - expected) <= 1
+    assert timed == ["base", "slow"], "nothing is measured again"
 
 
 def test_a_machine_that_is_too_busy_is_reported_in_one_line(

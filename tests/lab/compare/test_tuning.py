@@ -238,7 +238,7 @@ def test_a_plan_with_tuning_shows_all_trials_and_trains_nothing(write: Write, mi
     assert code == 0, err
     assert "tuning-0.5: 10 variants, seeds 10005 to 10006: 20 runs, 0 exist already" in out
     assert "20 runs to train: about" in out
-    assert "after them: 4 trials of further settings, then 6 runs with each variant's own best values: about" in out
+    assert "after them: 4 trials of further settings, then 9 runs with each variant's own best values: about" in out
     assert not list(Path("comparisons").rglob("metrics.jsonl"))
 
 

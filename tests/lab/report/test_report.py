@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write("same"),
         write("diverging", **diverging),
     ]
-    plan = make_plan(files, Settings(noise=False, seeds=3), out=folder / "comparisons", runs=folder / "runs")
+    plan = make_plan(files, Settings(noise=False, seeds=3), out=folder / "comparisons", runs=(folder / "runs",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "OtherProcesses", Quiet)
         train_here(plan.grid)
