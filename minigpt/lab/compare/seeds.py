@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from minigpt.errors import MinigptError
 from minigpt.lab.compare.variants import Variant
 
+MOST_SEEDS = 10_000
+"""The largest number of seeds of a verdict."""
+
 _SEEDS = 3
-_MOST = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class SeedRange:
     most: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first < self.most <= _MOST:
+        if not 1 <= self.first < self.most <= MOST_SEEDS:
             raise MinigptError(_refusal(f"{self.first}..{self.most}"))
 
 
@@ -48,6 +50,11 @@ class Seeds:
     def most(self) -> int:
         """The largest number of seeds that a variant can have."""
         return len(self.first) + len(self.further)
+
+    @property
+    def last(self) -> int:
+        """The largest of all seeds."""
+        return max(self.first + self.further + self.again)
 
     def __str__(self) -> str:
         """For example `seeds 5 to 7, up to 16 if there is no verdict, base again with 17 to 19`."""
@@ -73,14 +80,14 @@ def parse_seeds(text: str) -> int | SeedRange:
     first, most = typed.groups()
     if most is not None:
         return SeedRange(int(first), int(most))
-    if not 1 <= int(first) <= _MOST:
+    if not 1 <= int(first) <= MOST_SEEDS:
         raise MinigptError(_refusal(text))
     return int(first)
 
 
 def _refusal(found: str) -> str:
     return (
-        f'--seeds: found "{found}"; allowed: a number from 1 to {_MOST:,}, such as 5, '
+        f'--seeds: found "{found}"; allowed: a number from 1 to {MOST_SEEDS:,}, such as 5, '
         "or a smaller and a larger number, such as 3..12"
     )
 

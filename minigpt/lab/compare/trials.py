@@ -12,14 +12,12 @@ from typing import TypeGuard
 from pydantic import JsonValue
 
 from minigpt.errors import MinigptError
+from minigpt.lab.compare.seeds import MOST_SEEDS
 from minigpt.lab.compare.sources import path_and_values, value_of
 from minigpt.lab.compare.tuned import Edge
 
 POINTS = 5
 """Values of a setting that each variant tries, if none are named."""
-
-MOST_SEEDS = 10_000
-"""Seeds of verdicts are fewer; those of trials begin after so many."""
 
 _FACTOR, _MOST_DOUBLINGS, _DIGITS = 2.0, 16, 4
 

@@ -13,7 +13,8 @@ from minigpt.errors import MinigptError
 from minigpt.lab.compare.grid import Cell
 from minigpt.lab.compare.plan import ComparisonPlan, make_plan
 from minigpt.lab.compare.results import read_result
-from minigpt.lab.compare.trials import MOST_SEEDS, Tuning
+from minigpt.lab.compare.seeds import MOST_SEEDS
+from minigpt.lab.compare.trials import Tuning
 from minigpt.lab.compare.tuned import Trial, Values
 from minigpt.lab.compare.tuner import Tuner, updates_of
 from minigpt.lab.compare.variants import Source, Unit, Variant, check_comparable
@@ -83,7 +84,7 @@ class Search:
         """The plan of trials. The base as written takes part as what their sizes and budgets are matched to."""
         share, settings = self.tuning.share, self.plan.settings
         base = self.plan.variants[0]
-        first = base.experiment.seed + max(MOST_SEEDS, len(self.plan.grid.seeds))
+        first = max(base.experiment.seed + MOST_SEEDS, self.plan.grid.planned.last + 1)  # no verdict uses these
         sources = [replace(base.source, settings=(*base.source.settings, *self._others(base)))]
         for tuner, trials in zip(self.tuners, wanted, strict=True):
             sources += [tuner.source(values, *tuner.variant.settings, *self._others(tuner.variant)) for values in trials]
