@@ -122,10 +122,14 @@ def limits_of_tuning(comparison: Comparison) -> list[str]:
     tuned = [(variant.name, variant.tuning) for variant in comparison.variants if variant.tuning is not None]
     if not tuned:
         return ["that it holds with settings that are tuned for each variant (none was)"]
-    paths = dict.fromkeys(path for _, tuning in tuned for path in tuning.chosen)
-    edges = [f"{name} ({', '.join(tuning.edges)})" for name, tuning in tuned if tuning.edges]
-    untuned = f"that it holds with other settings than {listing(list(paths))} tuned too"
-    return [untuned] + ([f"the best values of {', '.join(edges)}, beyond the edge of those tried"] if edges else [])
+    paths = list(dict.fromkeys(path for _, tuning in tuned for path in tuning.chosen))
+    limits = [f"that it holds with other settings than {listing(paths)} tuned too"]
+    for path in paths:
+        if names := [name for name, tuning in tuned if path in tuning.edges]:
+            limits.append(
+                f"the best {path} of {', '.join(names)}, which may lie beyond the edge of the values that were tried"
+            )
+    return limits
 
 
 def _doubts(difference: Difference) -> list[str]:

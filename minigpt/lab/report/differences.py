@@ -12,7 +12,20 @@ from minigpt.lab.compare.noise import AGAIN
 from minigpt.lab.compare.record import Comparison, Difference, VariantResult
 from minigpt.lab.compare.tables import Table
 from minigpt.lab.compare.variants import UNITS
-from minigpt.lab.report.canvas import INK, Axes, Figure, Picture, canvas, drawing, legend, look, panel, plain, svg
+from minigpt.lab.report.canvas import (
+    INK,
+    Axes,
+    Figure,
+    MaxNLocator,
+    Picture,
+    canvas,
+    drawing,
+    legend,
+    look,
+    panel,
+    plain,
+    svg,
+)
 from minigpt.numbers import UNKNOWN, as_typed, shown_difference, shown_interval
 
 _ABOVE, _BELOW = 0.24, 0.22  # of a row's middle: the seeds, the interval over text
@@ -72,7 +85,7 @@ def by_seed(comparison: Comparison, name: str = "seeds") -> Picture | None:
         axes.axvspan(-settings.delta, settings.delta, color=INK, alpha=0.07, lw=0, label=f"±{as_typed(settings.delta)} (δ)")
         axes.axvline(0, color=INK, lw=1)
         if comparison.noise is not None:
-            label = f"smallest difference that {count(comparison.noise.seeds, 'seed')} find 4 times in 5"
+            label = f"smallest difference that {count(comparison.noise.seeds, 'seed')} find"
             for place, smallest in enumerate((-comparison.noise.smallest, comparison.noise.smallest)):
                 axes.axvline(smallest, color=INK, lw=1, ls="--", alpha=0.7, label=None if place else label)
         for place, row in enumerate(rows):
@@ -143,6 +156,9 @@ def by_block(comparison: Comparison) -> Picture | None:
             axes.axhline(0, color=INK, lw=1)
             axes.plot(range(1, len(interval.blocks) + 1), interval.blocks, "o", color=colour, ms=2.5, mew=0)
             axes.set_title(plain(row.name), fontsize=10)
+            low, high = axes.get_ylim()  # differences that are all far below delta would look large otherwise
+            axes.set_ylim(min(low, -comparison.settings.delta), max(high, comparison.settings.delta))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         figure.supxlabel("block of the validation text", color=INK, fontsize=10)
         figure.supylabel("difference", color=INK, fontsize=10)
         alternative = "Difference to the base in each block of the validation text; the band is the 95 % interval over text."
