@@ -126,9 +126,7 @@ def limits_of_tuning(comparison: Comparison) -> list[str]:
     limits = [f"that it holds with other settings than {listing(paths)} tuned too"]
     for path in paths:
         if names := [name for name, tuning in tuned if path in tuning.edges]:
-            limits.append(
-                f"the best {path} of {', '.join(names)}, which may lie beyond the edge of the values that were tried"
-            )
+            limits.append(f"the best {path} of {', '.join(names)}, which may lie beyond the values that were tried")
     return limits
 
 

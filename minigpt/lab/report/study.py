@@ -11,7 +11,7 @@ from minigpt.lab.ablate import tables as ablation_tables
 from minigpt.lab.ablate.record import Ablation
 from minigpt.lab.compare.conclusion import limits_of_tuning
 from minigpt.lab.compare.record import Comparison
-from minigpt.lab.compare.tables import Table
+from minigpt.lab.compare.tables import Table, cautions
 from minigpt.lab.corpora import tables as corpora_tables
 from minigpt.lab.corpora.record import CorporaRecord
 from minigpt.lab.ladder import tables as ladder_tables
@@ -65,16 +65,16 @@ def _ladder(record: Path) -> Study:
     ladder = Ladder.read(record)
     sizes = [size.name for size in ladder.sizes]
     limits = "that it holds at larger sizes, on another text, or if models grow by another rule"
-    cautions = [f"{each.variant}: caution: {caution}" for each in ladder.findings for caution in each.cautions]
-    picture = of_ladder(ladder)
+    doubts = [f"{each.variant}: caution: {caution}" for each in ladder.findings for caution in each.cautions]
+    comparisons, picture = _comparisons(record, sizes), of_ladder(ladder)
     return Study(
         name=ladder.name,
         what="The base and each variant were trained at several sizes, with the same seeds at each.",
         found=[finding.statement for finding in ladder.findings],
-        not_shown=_not_shown(limits, _comparisons(record, sizes)),
+        not_shown=_not_shown(limits, comparisons),
         tables=(speedup_table(ladder), ladder_tables.size_table(ladder)),
         pictures=[] if picture is None else [picture],
-        notes=[*cautions, *ladder_tables.notes(ladder)],
+        notes=[*doubts, *_cautions(comparisons), *ladder_tables.notes(ladder)],
         parts=sizes,
     )
 
@@ -91,7 +91,7 @@ def _ablation(record: Path) -> Study:
         not_shown=_not_shown(limits, comparisons),
         tables=(ablation_tables.ablation_table(ablation),),
         pictures=_pictures([(parts[name], comparison) for name, comparison in comparisons]),
-        notes=ablation_tables.notes(ablation),
+        notes=[*_cautions(comparisons), *ablation_tables.notes(ablation)],
         parts=list(parts),
     )
 
@@ -108,7 +108,7 @@ def _corpora(record: Path) -> Study:
         not_shown=_not_shown(limits, comparisons),
         tables=(corpora_tables.summary_table(corpora),),
         pictures=_pictures(comparisons),
-        notes=corpora_tables.notes(corpora),
+        notes=[*_cautions(comparisons), *corpora_tables.notes(corpora)],
         parts=names,
     )
 
@@ -129,6 +129,11 @@ def _comparisons(record: Path, names: Sequence[str]) -> list[tuple[str, Comparis
 def _not_shown(limits: str, comparisons: Sequence[tuple[str, Comparison]]) -> str:
     untuned = list(dict.fromkeys(limit for _, comparison in comparisons for limit in limits_of_tuning(comparison)))
     return "; ".join([f"not shown: {limits}", *untuned])
+
+
+def _cautions(comparisons: Sequence[tuple[str, Comparison]]) -> list[str]:
+    """Differences that resemble those that give false verdicts, in each comparison."""
+    return [f"{name}, {caution}" for name, comparison in comparisons for caution in cautions(comparison)]
 
 
 def _pictures(comparisons: Sequence[tuple[str, Comparison]]) -> list[Picture]:

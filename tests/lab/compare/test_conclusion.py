@@ -92,7 +92,7 @@ def test_of_many_variants_one_sentence_says_how_many_are_what() -> None:
         ({"tuning": tuning(5)}, "that it holds with other settings than lr tuned too", "none was"),
         (
             {"tuning": tuning(5, edges={"lr": "lowest"})},
-            "the best lr of base, new, which may lie beyond the edge",
+            "the best lr of base, new, which may lie beyond the values",
             "none was",
         ),
         ({"caution": "odd"}, "new: its differences look like those that give false verdicts", "ledger"),
