@@ -146,11 +146,12 @@ def by_block(comparison: Comparison) -> Picture | None:
     if not measured:
         return None
     with drawing():
-        lines = math.ceil(len(measured) / 2)
+        columns = min(2, len(measured))
+        lines = math.ceil(len(measured) / columns)
         figure = Figure(figsize=(7, 0.5 + 2.1 * lines), layout="constrained")
         figure.patch.set_alpha(0)
         for number, (row, interval) in enumerate(measured, 1):
-            axes, colour = panel(figure, lines, 2, number), look(row.index)[0]
+            axes, colour = panel(figure, lines, columns, number), look(row.index)[0]
             if interval.bounds is not None:
                 axes.axhspan(*interval.bounds, color=colour, alpha=0.2, lw=0)
             axes.axhline(0, color=INK, lw=1)

@@ -24,11 +24,12 @@ def of_ladder(ladder: Ladder) -> Picture | None:
     if not ladder.findings or not points:
         return None
     with drawing():
-        lines = math.ceil(len(ladder.findings) / 2)
+        columns = min(2, len(ladder.findings))
+        lines = math.ceil(len(ladder.findings) / columns)
         figure = Figure(figsize=(7, 0.5 + 3 * lines), layout="constrained")
         figure.patch.set_alpha(0)
         for index, finding in enumerate(ladder.findings, 1):
-            axes = panel(figure, lines, 2, index)
+            axes = panel(figure, lines, columns, index)
             axes.set_xscale("log")
             for colour, name in ((INK, base), (look(index)[0], finding.variant)):
                 _draw(axes, colour, [point for point in points if point.name == name], finding, is_base=name == base)

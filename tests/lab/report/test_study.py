@@ -42,13 +42,11 @@ def a_ladder(folder: Path) -> tuple[Path, Sealed]:
     sizes = []
     for power, name in enumerate(("8x1", "16x1", "32x1")):
         each = compared(name, -0.1, 10 ** (12 + power))
-        losses = [
-            variant.model_copy(
-                update={"runs": tuple(r.model_copy(update={"loss": (r.loss or 0) - 0.3 * power}) for r in variant.runs)}
-            )
-            for variant in each.variants
-        ]
-        sizes.append(each.model_copy(update={"variants": tuple(losses)}))
+        variants = []
+        for variant in each.variants:
+            runs = tuple(r.model_copy(update={"loss": (r.loss or 0) - 0.3 * power}) for r in variant.runs)
+            variants.append(variant.model_copy(update={"runs": runs, "mean": (variant.mean or 0) - 0.3 * power}))
+        sizes.append(each.model_copy(update={"variants": tuple(variants)}))
     keep(folder, sizes)
     return folder / "ladder.json", judge("study", Growth(), sizes)
 
