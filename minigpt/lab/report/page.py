@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -81,7 +80,7 @@ def write_report(content: Content, file: Path, *, is_named: bool = False) -> Non
     )
 
 
-def write_page(template: str, file: Path, *, is_named: bool, **values: Any) -> None:
+def write_page(template: str, file: Path, *, is_named: bool, **values: object) -> None:
     """Write a page from one of the templates. If writing fails, an existing file stays as it was."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("minigpt.lab.report"),

@@ -33,8 +33,8 @@ def of_ladder(ladder: Ladder) -> Picture | None:
             axes.set_xscale("log")
             for colour, name in ((INK, base), (look(index)[0], finding.variant)):
                 _draw(axes, colour, [point for point in points if point.name == name], finding, is_base=name == base)
-            axes.set_title(plain(finding.variant), fontsize=10)
-        figure.supxlabel(f"training FLOPs (dark: {plain(base)}; lines: L = L0 + A C^-α)", color=INK, fontsize=10)
+            axes.set_title(plain(finding.variant), fontsize=10, color=look(index)[0])
+        figure.supxlabel(f"training FLOPs ({plain(base)} without colour; lines: L = L0 + A C^-α)", color=INK, fontsize=10)
         figure.supylabel(f"loss, {UNITS[ladder.settings.comparison.unit]}", color=INK, fontsize=10)
         alternative = "Validation loss of base and variant at each size against training compute, with the fitted curves."
         return Picture.of("Loss against training compute", svg(figure, "ladder", alternative), speedup_table(ladder))
