@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -115,12 +114,10 @@ class Comparing:
     def __init__(self, *files: Path, stops_at: str = ""):
         self.files, self.stops_at, self.calls, self.families = files, stops_at, list[tuple[str, bool]](), set[int | None]()
 
-    def __call__(self, settings: Settings, *, out: Path, name: str, overrides: Sequence[str], only_plan: bool) -> Compared:
+    def __call__(self, settings: Settings, *, out: Path, name: str, reading: Reading, only_plan: bool) -> Compared:
         self.calls.append((name, only_plan))
         (out / name).mkdir(parents=True, exist_ok=True)
-        assert (
-            read_variant(self.files[0], Reading(tuple(overrides))).experiment.data.params["paths"][0].endswith(f"{name}.txt")
-        )
+        assert read_variant(self.files[0], reading).experiment.data.params["paths"][0].endswith(f"{name}.txt")
         plan = Mock(variants=self.files)
         if only_plan:
             return Compared(plan)
