@@ -114,13 +114,18 @@ _NARROWER = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 def _narrows(subject: M, computations: Computations[M]) -> bool:
     """Return whether the subject computes in a narrower dtype although its inputs are float64."""
     exact = copied(subject).double()
-    narrowing, forward = Narrowing(), exact.forward
+    narrowing = Narrowing()
 
-    def recorded(*arguments: Any) -> Tensor:
-        with narrowing:
-            return forward(*arguments)
+    def recorded(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*arguments: Any, **named: Any) -> Any:
+            with narrowing:
+                return forward(*arguments, **named)
 
-    exact.forward = recorded  # only forward: inputs are drawn in fp32
+        return record
+
+    # Of every module, because a property may call a part alone; and only forward, because inputs are drawn in fp32.
+    for module in exact.modules():
+        module.forward = recorded(module.forward)
     computations(exact, torch.float64, 0)
     return bool(narrowing.operations)
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, Difference, VariantResult
 from minigpt.lab.sealed import Count, Many, Name, Number, Part, Sealed, Text, plain_json
+from minigpt.run.status import Status
 
 Value = Annotated[JsonValue, BeforeValidator(plain_json)]
 
@@ -49,7 +50,7 @@ class Effect(Part):
         variants = comparison.variants if comparison is not None else ()
         found: VariantResult | None = next((variant for variant in variants if variant.name == name), None)
         if found is None:  # its plugins do not let it be trained; the comparison has the message
-            return cls(variant=name, verdict="crashed")
+            return cls(variant=name, verdict=Status.CRASHED)
         return cls(variant=name, verdict=found.verdict, mean=found.mean, sd=found.sd, difference=found.difference)
 
     @property

@@ -10,6 +10,7 @@ from minigpt.errors import RunError
 from minigpt.lab.compare.plan import ComparisonPlan
 from minigpt.lab.compare.record import PASSED, Asked, Comparison, Difference
 from minigpt.lab.ledger import Entry, Ledger, Question, ask
+from minigpt.run.status import Status
 
 
 def entered(plan: ComparisonPlan, comparison: Comparison, file: Path) -> Comparison:
@@ -41,7 +42,7 @@ def entered(plan: ComparisonPlan, comparison: Comparison, file: Path) -> Compari
 def gate(comparison: Comparison) -> str:
     """`passed` if every variant is better than the base and survives the ledger; otherwise why not."""
     for failed in comparison.failed:
-        return f"{failed.name} crashed"
+        return f"{failed.name}: {Status.CRASHED}"
     for variant in comparison.variants[1:]:
         difference = variant.difference
         if difference is None or difference.kind != "better":

@@ -90,7 +90,7 @@ BETTER, WORSE, UNSURE = [-0.2, -0.21, -0.2], [0.2, 0.21, 0.2], [-0.2, 0.3, 0.0]
         (lambda: judged(a=BETTER, b=None), "b: crashed"),
         (
             lambda: judged(a=BETTER).model_copy(update={"failed": (FailedVariant(name="c", source="c", message="m"),)}),
-            "c crashed",
+            "c: crashed",
         ),
     ],
 )
