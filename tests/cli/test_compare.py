@@ -32,6 +32,8 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
     code, out, err = minigpt("compare", *files, "--seeds", "1", "--no-noise", "--jobs", "2", *written)
     assert code == 0, err
     assert "variant, seed 5: finished" in out
+    assert "whether variant is better or worse than base is not known" in out
+    assert "not shown: that it holds beyond one text" in out
     assert "no verdict: 1 seed cannot show how large chance effects are; 3 can" in " ".join(out.split())
     document = json.loads(Path("all.json").read_text())
     assert document == json.loads(Path("comparisons/base/comparison.json").read_text())
