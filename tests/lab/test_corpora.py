@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,7 +18,7 @@ from minigpt.lab.compare.variants import read_variant
 from minigpt.lab.corpora import ComparedCorpora, CorporaRecord, compare_corpora
 from minigpt.lab.corpora.record import summary
 from minigpt.lab.corpora.rows import Row, rows_of
-from minigpt.lab.corpora.tables import csv_text, json_document, markdown_of, summary_table
+from minigpt.lab.corpora.tables import csv_text, json_document, markdown_of, notes, summary_table
 from minigpt.reading import Reading
 from tests.lab.compare.conftest import TEXT, Write, write
 from tests.lab.compare.results import comparison, run
@@ -57,6 +56,7 @@ def test_corpora_are_datasets_files_and_json_with_commas(write: Write, tmp_path:
         ),
         ("corpus.txt,", None, '--data: found "corpus.txt,"; allowed: names of datasets, text files and JSON objects'),
         (",corpus.txt", None, '--data: found ",corpus.txt"; allowed'),
+        ("corpus.txt,./corpus.txt", None, '--data: found "corpus.txt,./corpus.txt", in which a corpus is named twice'),
         ("", None, '--data: found ""; allowed'),
         ('{"name": "text"', None, "--data: found {.*, which is no JSON"),
         ('{"name": "text"}x', None, "--data: found"),
@@ -115,12 +115,10 @@ class Comparing:
     def __init__(self, *files: Path, stops_at: str = ""):
         self.files, self.stops_at, self.calls, self.families = files, stops_at, list[tuple[str, bool]](), set[int | None]()
 
-    def __call__(self, settings: Settings, *, out: Path, name: str, overrides: Sequence[str], only_plan: bool) -> Compared:
+    def __call__(self, settings: Settings, *, out: Path, name: str, reading: Reading, only_plan: bool) -> Compared:
         self.calls.append((name, only_plan))
         (out / name).mkdir(parents=True, exist_ok=True)
-        assert (
-            read_variant(self.files[0], Reading(tuple(overrides))).experiment.data.params["paths"][0].endswith(f"{name}.txt")
-        )
+        assert read_variant(self.files[0], reading).experiment.data.params["paths"][0].endswith(f"{name}.txt")
         plan = Mock(variants=self.files)
         if only_plan:
             return Compared(plan)
@@ -165,6 +163,15 @@ def test_all_corpora_are_planned_first_then_compared_and_recorded(write: Write) 
     assert json.dumps(document)
     text = markdown_of(found, 0.01)
     assert text.index("| glu | +0.1000, worse | -0.1000, better |") < text.index("### other") < text.index("### corpus")
+
+
+def test_the_notes_say_how_often_training_passes_over_the_text() -> None:
+    found = comparison(base=[run()], glu=[run()])
+    rows = [(f"corpus-{number}", {"fraction": 0.2}, float(number), found) for number in (1, 4)]
+    assert notes(CorporaRecord.of("study", rows))[-2:] == [
+        "corpus-1: training passes about 1 time over 20.00% of the training text",
+        "corpus-4: training passes about 4 times over 20.00% of the training text",
+    ]
 
 
 def test_a_stopped_comparison_records_nothing_and_the_same_call_continues(write: Write) -> None:
