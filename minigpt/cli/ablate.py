@@ -112,7 +112,9 @@ def _report(done: Ablated, console: Console, json_file: Path | None, csv_file: P
         warn("stopped, unfinished runs are saved; continue with the same command")
         raise typer.Exit(128 + done.stop_signal)
     if done.ablation is None:
-        console.print(f"together {count(done.runs_to_train(), 'run')} to train: a run that both parts need is trained once")
+        after = " after the trials" if done.parts[0].plan.settings.tuning else ""
+        runs = f"{count(done.runs_to_train(), 'run')} to train{after}"
+        console.print(f"together {runs}: a run that both parts need is trained once")
         for line in done.refusals():
             console.print(line, style="yellow", soft_wrap=True)
         return

@@ -98,8 +98,6 @@ def compare(
     same experiment, seed, data and code are reused. To continue a comparison that was stopped, repeat the same command.
     """
     words = checked_words(budget, match, unit, [json_file, csv_file, markdown], knob)
-    if gate and (plan_only or data is not None or epochs is not None):
-        raise MinigptError("--gate needs the verdicts of one comparison: leave out --plan, --data and --epochs")
 
     from minigpt.cli.drawing import terminal
     from minigpt.lab import compare as lab
@@ -107,6 +105,8 @@ def compare(
     words |= {"noise": not no_noise, "tuning": lab.Tuning.parse(tune or (), tune_seeds, tune_budget)}
     settings = lab.Settings(seed_number(seeds), delta=delta, device=device, jobs=jobs, **words)
     named, overrides = lab.sources_from(sources, changes or (), grid or ())
+    if gate:
+        _check_gate(named, plan_only or data is not None or epochs is not None)
     reading = reading_of(list(overrides), plugin, no_plugins, trust)
     with Watching(terminal()) as watcher:
         one = _one(named, out, retry, patience, watcher)
@@ -228,8 +228,11 @@ class Watching:
         self.bars.stop()
 
     def tuning(self, trials: ComparisonPlan, later: int, plan: ComparisonPlan) -> None:
-        """Print the plan of the trials, and what follows."""
+        """Print the plan of the first trials, and what follows, once."""
+        is_new = trials.folder not in self.folders
         self.planned(trials, is_judged=False)
+        if not is_new:
+            return
         from minigpt.lab.compare.outlook import time_of
 
         others = f"{count(later, 'trial')} of further settings, then " if later else ""
@@ -297,6 +300,14 @@ class Watching:
         reason = f": {record.message}" if record is not None and record.message else ""
         style = "" if outcome is Status.FINISHED else "red"
         self.console.print(f"{cell.name}: {outcome}{reason}", style=style, soft_wrap=True)
+
+
+def _check_gate(sources: Sequence[Source], is_other: bool) -> None:
+    """Refuse a gate without the verdicts of one comparison."""
+    if is_other:
+        raise MinigptError("--gate needs the verdicts of one comparison: leave out --plan, --data and --epochs")
+    if len(sources) < 2:
+        raise MinigptError("--gate needs at least one variant: minigpt compare BASE VARIANT... --gate")
 
 
 def _pass(compared: Compared, gate: bool) -> None:

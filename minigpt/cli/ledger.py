@@ -55,9 +55,8 @@ def ledger(
     if known.entries:
         console.print(table)
     survivors = sum(entry.survives for entry in known.entries)
-    summary = (
-        f"{count(len(known.entries), 'question')}, {survivors} survive; the next one needs p ≤ {known.next_level():.2g}"
-    )
+    survive = f"{survivors} survive{'s' * (survivors == 1)}"
+    summary = f"{count(len(known.entries), 'question')}, {survive}; the next one needs p ≤ {known.next_level():.2g}"
     console.print(summary, soft_wrap=True)
     for line in missing:
         console.print(line, style="red", soft_wrap=True)

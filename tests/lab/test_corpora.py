@@ -18,7 +18,7 @@ from minigpt.lab.compare.variants import read_variant
 from minigpt.lab.corpora import ComparedCorpora, CorporaRecord, compare_corpora
 from minigpt.lab.corpora.record import summary
 from minigpt.lab.corpora.rows import Row, rows_of
-from minigpt.lab.corpora.tables import csv_text, json_document, markdown_of, summary_table
+from minigpt.lab.corpora.tables import csv_text, json_document, markdown_of, notes, summary_table
 from minigpt.reading import Reading
 from tests.lab.compare.conftest import TEXT, Write, write
 from tests.lab.compare.results import comparison, run
@@ -56,6 +56,7 @@ def test_corpora_are_datasets_files_and_json_with_commas(write: Write, tmp_path:
         ),
         ("corpus.txt,", None, '--data: found "corpus.txt,"; allowed: names of datasets, text files and JSON objects'),
         (",corpus.txt", None, '--data: found ",corpus.txt"; allowed'),
+        ("corpus.txt,./corpus.txt", None, '--data: found "corpus.txt,./corpus.txt", in which a corpus is named twice'),
         ("", None, '--data: found ""; allowed'),
         ('{"name": "text"', None, "--data: found {.*, which is no JSON"),
         ('{"name": "text"}x', None, "--data: found"),
@@ -162,6 +163,15 @@ def test_all_corpora_are_planned_first_then_compared_and_recorded(write: Write) 
     assert json.dumps(document)
     text = markdown_of(found)
     assert text.index("| glu | +0.1000, worse | -0.1000, better |") < text.index("### other") < text.index("### corpus")
+
+
+def test_the_notes_say_how_often_training_passes_over_the_text() -> None:
+    found = comparison(base=[run()], glu=[run()])
+    rows = [(f"corpus-{number}", {"fraction": 0.2}, float(number), found) for number in (1, 4)]
+    assert notes(CorporaRecord.of("study", rows))[-2:] == [
+        "corpus-1: training passes about 1 time over 20.00% of the training text",
+        "corpus-4: training passes about 4 times over 20.00% of the training text",
+    ]
 
 
 def test_a_stopped_comparison_records_nothing_and_the_same_call_continues(write: Write) -> None:

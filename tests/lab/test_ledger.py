@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minigpt.errors import RunError
 from minigpt.lab.ledger import Ledger, Question, ask, shown
 from minigpt.lab.statistics import discoveries
+from tests.conftest import Command
 
 
 def question(key: str, p: float = 0.5, **others: Any) -> Question:
@@ -39,6 +40,13 @@ def test_the_same_runs_are_one_question_and_each_new_question_has_the_next_level
     ]
     assert [entry.level for entry in entries] == [discoveries.level(n, [3] if n > 3 else []) for n in range(1, 5)]
     assert Ledger.read(file).next_level() == discoveries.level(5, [3])
+
+
+def test_the_command_lists_the_questions(file: Path, minigpt: Command) -> None:
+    ask(file, [question("a", 0.001), question("b", 0.5)])
+    code, out, _ = minigpt("ledger", file.parent)
+    assert code == 0
+    assert "2 questions, 1 survives; the next one needs p ≤" in out
 
 
 def test_levels_within_one_comparison_do_not_depend_on_each_other(file: Path) -> None:

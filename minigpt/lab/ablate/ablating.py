@@ -92,7 +92,7 @@ def ablate(
     judged = replace(settings or Settings(), family=parts.family)
     done: list[Compared] = []
     for part, sources in _comparisons(parts):
-        others = [folder / each / "runs" for each in (ALONE, WITHOUT) if each != part]
+        (other,) = (folder / each for each in (ALONE, WITHOUT) if each != part)
         _share_precision(folder)
         compared = compare(
             sources,
@@ -104,7 +104,7 @@ def ablate(
             retry=retry,
             patience=patience,
             watcher=watcher,
-            runs=[Path("runs"), *others],
+            runs=[Path("runs"), other / "runs", *sorted(other.glob("tuning*/runs"))],
             ledger=out / FILE,
         )
         done.append(compared)

@@ -109,7 +109,7 @@ def compare(
     planned = functools.partial(make_plan, settings=settings, out=out, name=name, reading=reading, runs=runs)
     plan, retry = planned(sources, failed=tried.failed), retry and not only_plan
     if settings.tuning is not None:
-        search = Search(plan, settings.tuning, retry=retry)
+        search = Search(plan, settings.tuning, retry=retry, runs=runs)
         if not only_plan:
             _check(plan, tried.tried, reading.overrides, watcher)
         if (unfinished := _tune(search, watcher, reading.allow_plugins, patience, only_plan=only_plan)) is not None:

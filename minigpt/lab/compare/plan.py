@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from minigpt.lab.compare.noise import against_itself, expected_noise, measured_n
 from minigpt.lab.compare.over_text import with_text_intervals
 from minigpt.lab.compare.record import Comparison, ComparisonSettings, FailedVariant, NoiseFloor
 from minigpt.lab.compare.results import judge, read_result
-from minigpt.lab.compare.seeds import SeedRange, seeds_of
+from minigpt.lab.compare.seeds import SeedRange, parse_seeds, seeds_of
 from minigpt.lab.compare.speeds import Speeds, described, using_threads
 from minigpt.lab.compare.trials import Tuning
 from minigpt.lab.compare.variants import (
@@ -72,6 +73,14 @@ class Settings:
     noise: bool = True
     family: int | None = None
     tuning: Tuning | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, int):
+            parse_seeds(str(self.seeds))
+        if not 0 < self.delta < math.inf:
+            raise MinigptError(f"delta: found {self.delta:g}; allowed: a number above 0")
+        if self.jobs < 1:
+            raise MinigptError(f"jobs: found {self.jobs}; allowed: 1 or more")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Seeds:
         """For example `seeds 5 to 7, up to 16 if there is no verdict, base again with 17 to 19`."""
         more = f", up to {self.further[-1]} if there is no verdict" if self.further else ""
         again = f", base again with {listed(self.again)}" if self.again else ""
-        return f"seeds {listed(self.first)}{more}{again}"
+        return f"seed{'s' * (len(self.first) > 1)} {listed(self.first)}{more}{again}"
 
 
 def listed(seeds: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ from minigpt.lab.compare.variants import Source, runs_in
 from minigpt.reading.files import read_chain, strict_json
 
 _LONGEST = 90  # characters of a made name, before the digest
+_SHARED = {"name": "variants are named by their values", "seed": "all variants have the same seeds, see --seeds"}
 
 
 def sources_from(
@@ -91,6 +92,8 @@ def _combined(name: str, grids: Sequence[str]) -> list[tuple[str, tuple[str, ...
     if twice:
         raise MinigptError(f"--grid {twice[0]} is given more than once for {name}; name all its values in one --grid")
     paths = [path for path, _ in axes]
+    for path in (path for path in paths if path in _SHARED):
+        raise MinigptError(f"--grid {path} makes no variants: {_SHARED[path]}. Name another setting")
     combined = [list(zip(paths, values, strict=True)) for values in itertools.product(*(values for _, values in axes))]
     return [
         (made, tuple(f"{path}={value}" for path, value in settings))

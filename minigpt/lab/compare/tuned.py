@@ -79,12 +79,13 @@ class RecordedTuning(Part):
     def adjustments(self) -> tuple[str, ...]:
         """The choices in words, one for each setting."""
         budget = budget_of(self.share)
+        failed = ", because no trial finished" if len(self.failed) == len(self.trials) else ""
         words = []
         for path, value in self.chosen.items():
             before, now = _shown(self.written[path]), _shown(value)
             change = f"{before} → {now}" if value != self.written[path] else f"stays {now}"
             edge = f", the {self.edges[path]} of those tried" if path in self.edges else ""
-            words.append(f"{path} {change}{edge} (--tune: {count(self.tried, 'trial')}, {budget})")
+            words.append(f"{path} {change}{edge}{failed} (--tune: {count(self.tried, 'trial')}, {budget})")
         return tuple(words)
 
 

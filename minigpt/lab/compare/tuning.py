@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from minigpt.errors import MinigptError
 from minigpt.lab.compare.grid import Cell
@@ -41,10 +42,11 @@ class Search:
         plan: The comparison without tuning; its settings say how variants are tuned.
         tuning: How they are tuned.
         retry: Train crashed and diverged trials again.
+        runs: Folders that are searched for finished trials.
     """
 
-    def __init__(self, plan: ComparisonPlan, tuning: Tuning, *, retry: bool = False):
-        self.plan, self.tuning, self.retry = plan, tuning, retry
+    def __init__(self, plan: ComparisonPlan, tuning: Tuning, *, retry: bool = False, runs: Sequence[Path] = (Path("runs"),)):
+        self.plan, self.tuning, self.retry, self.runs = plan, tuning, retry, runs
         self.tuners = [Tuner.of(variant, tuning.tunes, plan.reading) for variant in plan.variants]
         _refuse_fixed({path for tuner in self.tuners for path in tuner.axes}, plan)
         self.round: ComparisonPlan | None = None
@@ -105,6 +107,7 @@ class Search:
             out=self.plan.folder,
             name="tuning" if share == 1 else f"tuning-{share:g}",
             reading=self.plan.reading,
+            runs=self.runs,
             within=self.plan,
         )
         plan.grid.leave_out(plan.variants[0])

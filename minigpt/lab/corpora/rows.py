@@ -56,6 +56,8 @@ def rows_of(base: Variant, data: str | None, epochs: str | None, reading: Readin
     written = [base.experiment.data.to_json()] if data is None else [_dataset(entry, reading) for entry in _entries(data)]
     if not written:
         raise MinigptError(f'--data: found "{data}"; {_ALLOWED}')
+    if len({json.dumps(each, sort_keys=True) for each in written}) < len(written):
+        raise MinigptError(f'--data: found "{data}", in which a corpus is named twice; name each once')
     rows: list[Row] = []
     for each in written:
         rows.append(Row(_free_name(_name(each), [row.name for row in rows]), each))

@@ -39,7 +39,7 @@ def notes(record: CorporaRecord) -> list[str]:
         lines.append(f"all verdicts are corrected together, for {family} pairs of a variant and a corpus")
     passes = [(row.name, row.passes, float(str(row.data["fraction"]))) for row in record.rows if row.passes is not None]
     return lines + [
-        f"{name}: training passes about {number:g} times over {share:.2%} of the training text"
+        f"{name}: training passes about {number:g} time{'s' * (number != 1)} over {share:.2%} of the training text"
         for name, number, share in passes
     ]
 

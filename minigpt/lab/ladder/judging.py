@@ -76,13 +76,13 @@ def _finding(name: str, comparisons: Sequence[Comparison]) -> Finding:
             continue
         used.append(comparison.name)
         compute.append((base.training_flops, variant.training_flops))
-        losses.append((base.losses, variant.losses))
+        losses.append(_paired(base, variant))
     left_out = [comparison.name for comparison in comparisons if comparison.name not in used]
     cautions = [f"{', '.join(left_out)} left out: not all runs of it and of the base finished there"] if left_out else []
     if len(used) < FEWEST_SIZES:
         found = f"no speed-up: {count(len(used), 'size')} with finished runs, and a curve needs {FEWEST_SIZES}"
         return Finding(variant=name, sizes=tuple(used), curves=None, statement=f"{name}: {found}", cautions=tuple(cautions))
-    fewest = min(len(base) for base, _ in losses)  # the first seeds of each size, if sizes differ in their number
+    fewest = min(len(own) for _, own in losses)  # the first seeds of each size, if sizes differ in their number
     paired = [[curve[:fewest] for curve in curves] for curves in zip(*losses, strict=True)]
     scaling = scaling_of(list(zip(*compute, strict=True)), paired)
     curves = Curves(**{key: value for key, value in asdict(scaling).items() if key != "cautions"})
@@ -93,6 +93,12 @@ def _finding(name: str, comparisons: Sequence[Comparison]) -> Finding:
         statement=f"{name}: {statement(scaling)}",
         cautions=(*cautions, *scaling.cautions),
     )
+
+
+def _paired(base: VariantResult, variant: VariantResult) -> tuple[list[float], list[float]]:
+    """The losses of both with the variant's seeds. The base may have more, which other variants needed for a verdict."""
+    seeds = {run.seed for run in variant.runs}
+    return [run.loss for run in base.finished if run.seed in seeds and run.loss is not None], variant.losses
 
 
 # ------------------------------------------------------------------------------------------------------------- in words

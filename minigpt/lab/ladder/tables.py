@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minigpt.data import tokens_trained
+from minigpt.errors import count
 from minigpt.lab.compare.tables import Table
+from minigpt.lab.compare.tuning import Search
 from minigpt.lab.compare.variants import UNITS
 from minigpt.lab.ladder.record import Ladder, Point
 from minigpt.numbers import UNKNOWN, duration, operations, shown_difference, shown_interval, shown_loss, shown_whole
@@ -16,6 +18,7 @@ from minigpt.printable import as_markdown, as_spreadsheet
 from minigpt.run.status import Status
 
 if TYPE_CHECKING:
+    from minigpt.lab.compare.plan import ComparisonPlan
     from minigpt.lab.ladder.laddering import Rung
 
 
@@ -114,8 +117,27 @@ def plan_table(rungs: Sequence[Rung]) -> Table:
 
 
 def plan_times(rungs: Sequence[Rung]) -> list[str]:
-    """How long the missing runs of each size and of all sizes take on this machine, as far as a few updates show."""
-    times = [rung.plan.seconds() for rung in rungs]
+    """How long the missing runs of each size and of all sizes take on this machine, as far as a few updates show.
+
+    The trials of `--tune` are part of it, as far as they are known before any of them ends.
+    """
+    trials = [_trials(rung.plan) for rung in rungs]
+    times = [
+        [sum(each) for each in zip(rung.plan.seconds(), *more, strict=True)]
+        for rung, (_, more) in zip(rungs, trials, strict=True)
+    ]
     total = [sum(each) for each in zip(*times, strict=True)]
     named = [*((rung.size.name, time) for rung, time in zip(rungs, times, strict=True)), ("in total", total)]
-    return [f"{name}: about {duration(time[0])} ({duration(time[1])} to {duration(time[2])})" for name, time in named]
+    lines = [f"{name}: about {duration(time[0])} ({duration(time[1])} to {duration(time[2])})" for name, time in named]
+    number = sum(each for each, _ in trials)
+    first = f"before these runs: at least {count(number, 'trial')} of --tune; the table shows the settings without it"
+    return [first, *lines] if number else lines
+
+
+def _trials(plan: ComparisonPlan) -> tuple[int, list[tuple[float, float, float]]]:
+    """The number of missing trials, and the times of those that come first; none without tuning."""
+    if plan.settings.tuning is None:
+        return 0, []
+    search = Search(plan, plan.settings.tuning)
+    trials = search.next()
+    return (0, []) if trials is None else (len(trials.grid.missing_runs()) + search.later, [trials.seconds()])

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
 
 from minigpt.lab import ablate as ablation_module
-from minigpt.lab.ablate import Ablated, Ablation, ablate
+from minigpt.lab.ablate import Ablated, Ablation, ablate, ablating
 from minigpt.lab.ablate.ablating import summary
 from minigpt.lab.ablate.changes import take_apart
 from minigpt.lab.ablate.tables import ablation_table, csv_text, findings, markdown_text
-from minigpt.lab.compare import Compared, Settings
+from minigpt.lab.compare import Compared, Settings, Tune, Tuning
 from minigpt.lab.compare.grid import Grid
+from minigpt.lab.compare.plan import make_plan
 from minigpt.lab.compare.record import RunResult
+from minigpt.lab.compare.tuning import Search
 from minigpt.lab.ledger import Ledger
 from minigpt.reading import AS_WRITTEN
 from minigpt.training.stopping import StopNow
@@ -104,7 +106,8 @@ def test_the_command_prints_and_writes_the_table(extend: Extend, minigpt: Comman
     found.write(folder / "ablation.json")
     ended = Ablated(folder, Mock(), (Compared(Mock()),), found)
     stopped = Ablated(folder, Mock(), (Compared(Mock(), stop_signal=2),))
-    outcomes = iter([ended, stopped])
+    planned = Ablated(folder, Mock(without=(), alone=()), (Compared(MagicMock()),))
+    outcomes = iter([ended, stopped, planned])
     monkeypatch.setattr(ablation_module, "ablate", lambda *_, **__: next(outcomes))
     files = ("--json", "all.json", "--csv", "table.csv", "--markdown", "table.md")
     code, out, err = minigpt("ablate", "recipe.json", *files)
@@ -116,6 +119,8 @@ def test_the_command_prints_and_writes_the_table(extend: Extend, minigpt: Comman
     assert Path("table.md").read_text() == markdown_text(found)
     code, _, err = minigpt("ablate", "recipe.json")
     assert (code, err) == (130, "stopped, unfinished runs are saved; continue with the same command\n")
+    out = minigpt("ablate", "recipe.json", "--plan", "--tune", "learning_rate")[1]
+    assert out == "together 0 runs to train after the trials: a run that both parts need is trained once\n"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,32 @@ def test_mistakes_are_reported_in_one_line(extend: Extend, minigpt: Command, arg
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_second_part_finds_the_trials_of_the_first(extend: Extend, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = Path("comparisons/recipe-ablation/alone/tuning/runs")
+    searched: list[bool] = []
+
+    def compare(*_: object, runs: list[Path], **__: object) -> Compared:
+        searched.append(trials in runs)
+        trials.mkdir(parents=True, exist_ok=True)
+        return Compared(Mock())
+
+    monkeypatch.setattr(ablating, "compare", compare)
+    ablate(extend(**PLANTED), only_plan=True)
+    assert searched == [False, True]
+
+
+def test_trials_of_another_comparison_are_used_again(extend: Extend) -> None:
+    extend()
+    tuning = Tuning((Tune("model.norm", ("layernorm", "rmsnorm")),))
+    for name, runs in (("alone", "runs"), ("without", "comparisons/alone/tuning/runs")):
+        plan = make_plan([Path("base.json")], Settings(seeds=1, device="cpu"), name=name)
+        trials = Search(plan, tuning, runs=[Path(runs)]).next()
+        assert trials is not None
+        train_here(trials.grid)
+    assert len(list(Path("comparisons/alone").rglob("metrics.jsonl"))) == 2
+    assert not list(Path("comparisons/without").rglob("metrics.jsonl")), "measured, and not trained"
 
 
 @pytest.mark.slow

@@ -113,10 +113,11 @@ def test_a_gate_that_is_not_passed_exits_with_one(minigpt: Command, monkeypatch:
 
     assert outcome(judged(a=BETTER)) == (0, "")
     assert outcome(judged(a=WORSE)) == (1, "--gate is not passed: a: worse\n")
-    code, _, err = minigpt("compare", "base.json", "a.json", "--gate", "--plan")
-    assert code == 2
-    assert err.startswith("error: --gate needs the verdicts")
-    assert len(err.splitlines()) == 1
+    for words, message in ((["a.json", "--plan"], "--gate needs the verdicts"), ([], "--gate needs at least one variant")):
+        code, _, err = minigpt("compare", "base.json", *words, "--gate")
+        assert code == 2
+        assert err.startswith(f"error: {message}")
+        assert len(err.splitlines()) == 1
 
 
 def test_a_damaged_ledger_is_reported_before_anything_is_trained(minigpt: Command, write: Write) -> None:

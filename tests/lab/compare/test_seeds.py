@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from minigpt.errors import MinigptError
+from minigpt.lab.compare import Settings
 from minigpt.lab.compare.seeds import SeedRange, parse_seeds, seeds_of
 
 
@@ -38,7 +40,7 @@ def variants(*names: str, runs: Any = ()) -> list[Any]:
     [
         ("ab", (), None, True, "seeds 5 to 7, base again with 8 to 10"),
         ("ab", (), None, False, "seeds 5 to 7"),
-        ("ab", (), 1, True, "seeds 5, base again with 6"),
+        ("ab", (), 1, True, "seed 5, base again with 6"),
         ("ab", (), SeedRange(3, 12), True, "seeds 5 to 7, up to 16 if there is no verdict, base again with 17 to 19"),
         ("ab", (), SeedRange(2, 3), False, "seeds 5 to 6, up to 7 if there is no verdict"),
         ("a", (), 4, True, "seeds 5 to 8, base again with 9 to 12"),
@@ -60,3 +62,18 @@ def test_the_seeds_of_a_comparison(names: str, runs: Any, number: Any, noise: bo
 def test_a_base_without_variants_needs_a_fixed_second_group(number: Any, noise: bool) -> None:
     with pytest.raises(MinigptError, match="a base and at least one variant: minigpt compare BASE VARIANT"):
         seeds_of(variants("a"), number, noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seeds": 0}, '--seeds: found "0"; allowed: a number from 1'),
+        ({"seeds": -2}, '--seeds: found "-2"; allowed'),
+        ({"delta": 0.0}, "delta: found 0; allowed: a number above 0"),
+        ({"delta": math.nan}, "delta: found nan; allowed"),
+        ({"jobs": 0}, "jobs: found 0; allowed: 1 or more"),
+    ],
+)
+def test_settings_without_sense_are_refused_before_anything_is_trained(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(MinigptError, match=message):
+        Settings(**wrong)

@@ -74,6 +74,8 @@ def test_a_setting_may_be_for_one_variant(
         ),
         ([], ["a"], r'^--grid: found "a"; allowed: PATH=v1,v2, such as model.attention=mha,gqa$'),
         ([], ["a=1,,2"], r'^--grid: found "a=1,,2"; allowed'),
+        ([], ["seed=1,2"], r"^--grid seed makes no variants: all variants have the same seeds, see --seeds. Name another"),
+        ([], ["base: name =a,b"], r"^--grid name makes no variants: variants are named by their values. Name another"),
         ([], ["=1,2"], r'^--grid: found "=1,2"; allowed'),
         ([], ["a=1", "base:a=2"], r"^--grid a is given more than once for base; name all its values in one --grid$"),
     ],

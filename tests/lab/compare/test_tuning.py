@@ -10,7 +10,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
 
+from minigpt.cli.compare import Watching
 from minigpt.errors import MinigptError
 from minigpt.experiment import Experiment
 from minigpt.lab.compare import Compared, Settings, Source, Tune, Tuning, compare, comparing
@@ -99,8 +101,8 @@ def optimum(best: dict[str, float], fails_above: float = math.inf) -> Loss:
 
 def test_each_variant_has_equal_trials_and_its_own_best_value(write: Write, searched: Callable[..., Search]) -> None:
     glu_file = Source(write("glu", model={"ffn": "glu"}), optional=True)
-    files = [write("base", training={"optimizer": {"learning_rate": 0.004}}), glu_file]
-    search = searched(files, optimum({"mlp": 0.004, "glu": 1.5e-4}), seeds=2)
+    base_file = write("base", training={"optimizer": {"learning_rate": 0.004}})
+    search = searched([base_file, glu_file], optimum({"mlp": 0.004, "glu": 1.5e-4}), seeds=2)
     base, glu = records(search)
     assert [source.optional for source in search.sources()] == [False, False]
     assert base.chosen == base.written == {RATE: 0.004}
@@ -122,6 +124,8 @@ def test_each_variant_has_equal_trials_and_its_own_best_value(write: Write, sear
     assert [source.settings for source in search.sources()] == [(), (f"{RATE}=0.00015",)]
     assert glu.adjustments == (f"{RATE} 0.0003 → 0.00015 (--tune: 5 trials, full budget)",)
     assert base.adjustments == (f"{RATE} stays 0.004 (--tune: 5 trials, full budget)",)
+    failed = record_of(tuned(base_file, lambda _: None))
+    assert failed.adjustments == (f"{RATE} stays 0.004, because no trial finished (--tune: 5 trials, full budget)",)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +244,20 @@ def test_a_plan_with_tuning_shows_all_trials_and_trains_nothing(write: Write, mi
     assert "20 runs to train: about" in out
     assert "after them: 4 trials of further settings, then 9 runs with each variant's own best values: about" in out
     assert not list(Path("comparisons").rglob("metrics.jsonl"))
+
+
+def test_what_follows_the_trials_is_printed_once(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ComparisonPlan, "seconds", lambda *_, **__: (1.0, 1.0, 1.0))
+    plan = make_plan([write("base")], Settings(seeds=1, device="cpu"))
+    search = Search(plan, Tuning())
+    trials = search.next()
+    assert trials is not None
+    with Watching(Console()) as watcher:
+        for _ in range(2):  # a second round, in which a grid is extended
+            watcher.tuning(trials, search.later, plan)
+    assert capsys.readouterr().out.count("after them: ") == 1
 
 
 def test_the_record_can_be_read_and_the_notes_say_how_it_was_tuned(write: Write, tmp_path: Path) -> None:

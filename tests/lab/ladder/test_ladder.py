@@ -18,10 +18,11 @@ import pytest
 
 from minigpt.errors import MinigptError, RunError
 from minigpt.lab.compare import Settings
+from minigpt.lab.compare.plan import ComparisonPlan
 from minigpt.lab.compare.record import Comparison, FailedVariant
 from minigpt.lab.ladder import Growth, ladder
 from minigpt.lab.ladder.judging import judge
-from minigpt.lab.ladder.record import Ladder
+from minigpt.lab.ladder.record import Finding, Ladder
 from minigpt.lab.ladder.tables import csv_text, lines, markdown_text, notes, size_table
 from minigpt.run import RunFolder
 from tests.conftest import Command
@@ -179,6 +180,19 @@ def test_a_variant_that_fails_at_a_size_is_reported_and_the_others_are_not_affec
     assert any(row[-1] == "crashed with seed 6" for row in size_table(found).rows)
 
 
+def test_a_variant_with_fewer_seeds_than_the_base_is_paired_with_the_same_seeds() -> None:
+    """With a range of seeds, a variant that has its verdict gets no more of them, and the base does."""
+
+    def first_seeds(*names: str) -> Finding:
+        found = []
+        for each in compared():
+            variants = [v.model_copy(update={"runs": v.runs[:2]}) if v.name in names else v for v in each.variants]
+            found.append(each.model_copy(update={"variants": tuple(variants)}))
+        return judge("one", Growth(), found).findings[0]
+
+    assert first_seeds("better") == first_seeds("base", "better", "failing")
+
+
 def test_everything_is_written_and_read_again(tmp_path: Path) -> None:
     failed = FailedVariant(name="odd", source="odd.json", message="RuntimeError: boom")
     found = judge("one", Growth(rate="width"), compared(failing=("32x1",)), [failed])
@@ -211,11 +225,18 @@ def test_the_command_prints_the_plan_and_the_findings(
     results = iter(compared(failing=("32x1",), sizes=3))
     compare = Mock(side_effect=lambda *_, **__: Mock(comparison=next(results)))
     monkeypatch.setattr("minigpt.lab.ladder.laddering.compare", compare)
+    monkeypatch.setattr(ComparisonPlan, "seconds", lambda *_, **__: (1.0, 1.0, 1.0))
     code, out, err = minigpt(*words, "--plan")
     assert (code, compare.call_count) == (0, 0), err
     assert "16x2 glu" in out
     assert "in total: about" in out
+    assert "trial" not in out
+    code, out, err = minigpt(*words, "--plan", "--tune", "learning_rate=0.01,0.02", "--tune", "weight_decay=0,0.1")
+    assert (code, compare.call_count) == (0, 0), err
+    assert "in total: about 6 s" in out
+    assert "before these runs: at least 18 trials of --tune; the table shows the settings without it" in out
     written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md", "--name", "mine"]
+    Path("comparisons/mine").mkdir(parents=True)
     code, out, err = minigpt(*words, *written)
     assert code == 0, err
     assert "better: reaches the base's loss with 2." in out
