@@ -178,7 +178,7 @@ def test_a_real_recipe_that_is_stopped_again_and_again_is_taken_apart_without_a_
 
     def train_some(grid: Grid, *_: object, **__: object) -> None:
         """Four runs, and then a signal."""
-        monkeypatch.setattr(Grid, "missing", lambda grid: missing(grid)[:4])
+        monkeypatch.setattr(Grid, "missing", lambda grid, **words: missing(grid, **words)[:4])
         trained.update(cell.key for cell in grid.missing_runs())
         train_here(grid)
         monkeypatch.setattr(Grid, "missing", missing)
