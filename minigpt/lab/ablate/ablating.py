@@ -89,7 +89,7 @@ def ablate(
         raise MinigptError(f"--name: {refusal}")
     parts = take_apart(recipe, base, settings or Settings(), reading)
     folder = out / (name or f"{parts.name}-ablation")
-    judged = replace(settings or Settings(), family=parts.family)
+    judged = replace(settings or Settings(), family=parts.family, noise=False)
     done: list[Compared] = []
     for part, sources in _comparisons(parts):
         (other,) = (folder / each for each in (ALONE, WITHOUT) if each != part)

@@ -93,7 +93,7 @@ def ladder(
     Args:
         sources: Experiment files, and these with settings; the base first.
         growth: The sizes, and how training grows with them.
-        settings: Of each comparison. What they tune is tuned at each size.
+        settings: Of each comparison. What they tune is tuned at each size. The base is not compared with itself.
         out: The folder in which ladders get their folders.
         name: The name of this ladder's folder; by default the base's name with `-ladder`.
         reading: How the sources are read.
@@ -105,7 +105,7 @@ def ladder(
     Raises:
         MinigptError: The sources cannot be compared, or not at these sizes.
     """
-    growth, settings = growth or Growth(), settings or Settings()
+    growth, settings = growth or Growth(), replace(settings or Settings(), noise=False)
     tried = _tried(sources, settings, reading, patience)
     folder, rungs = _planned(_without(sources, tried), growth, settings, out, name, reading)
     if watcher is not None:

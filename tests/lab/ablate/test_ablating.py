@@ -178,7 +178,7 @@ def test_a_real_recipe_that_is_stopped_again_and_again_is_taken_apart_without_a_
 
     def train_some(grid: Grid, *_: object, **__: object) -> None:
         """Four runs, and then a signal."""
-        monkeypatch.setattr(Grid, "missing", lambda grid: missing(grid)[:4])
+        monkeypatch.setattr(Grid, "missing", lambda grid, **words: missing(grid, **words)[:4])
         trained.update(cell.key for cell in grid.missing_runs())
         train_here(grid)
         monkeypatch.setattr(Grid, "missing", missing)
@@ -187,9 +187,9 @@ def test_a_real_recipe_that_is_stopped_again_and_again_is_taken_apart_without_a_
 
     missing = Grid.missing
     monkeypatch.setattr(Grid, "run", train_some)
-    settings = Settings(seeds=4, delta=0.002)
+    settings = Settings(seeds=6, delta=0.002)
     planned = ablate(recipe, settings=settings, only_plan=True)
-    assert planned.runs_to_train() == 8 * 4, "base, recipe, and three variants of each"
+    assert planned.runs_to_train() == 8 * 6, "base, recipe, and three variants of each"
     for _ in range(20):
         done = ablate(recipe, settings=settings)
         if done.ablation is not None:
@@ -197,7 +197,7 @@ def test_a_real_recipe_that_is_stopped_again_and_again_is_taken_apart_without_a_
         assert done.stop_signal is not None
     assert done.ablation is not None
     assert set(trained.values()) == {1}
-    assert len(trained) == 8 * 4
+    assert len(trained) == 8 * 6
     nothing = {each.name: each for each in done.ablation.changes}["training.eval_interval"]
     for effect in (nothing.without, nothing.alone):
         assert effect.kind == "equivalent"
@@ -209,5 +209,5 @@ def test_a_real_recipe_that_is_stopped_again_and_again_is_taken_apart_without_a_
     assert len(Ledger.read(Path("comparisons/ledger.jsonl")).entries) == 7
     assert ablate(recipe, settings=settings).ablation == done.ablation
     assert Ablation.read(done.file) == done.ablation
-    assert len(trained) == 8 * 4
+    assert len(trained) == 8 * 6
     assert len(Ledger.read(Path("comparisons/ledger.jsonl")).entries) == 7
