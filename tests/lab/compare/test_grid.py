@@ -308,7 +308,7 @@ def test_existing_runs_are_counted_but_not_in_the_time_estimate(write: Write, mi
     assert "to train" not in output
     assert plan(base, variant, seeds=1).seconds() == (0, 0, 0)
     output = minigpt("compare", base, variant, "--seeds", "1..3", "--no-noise", "--plan")[1]
-    assert "seeds 5, up to 7 if there is no verdict: 2 runs, 2 exist already" in output
+    assert "seed 5, up to 7 if there is no verdict: 2 runs, 2 exist already" in output
     assert "0 runs to train; up to 4 if verdicts are missing: about" in output
     output = minigpt("compare", base, variant, "--seeds", "2", "--no-noise", "--plan")[1]
     assert "4 runs, 2 exist already" in output
