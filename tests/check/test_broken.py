@@ -36,6 +36,7 @@ def test_the_expected_property_finds_each_mistake(item: Broken) -> None:
     assert result.failure.cause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", CORRECT, ids=_label)
 def test_components_without_a_mistake_pass_the_quickest_properties(item: Correct) -> None:
     """Otherwise a broken component might fail because of its correct base class."""

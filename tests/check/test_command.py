@@ -90,6 +90,7 @@ def test_a_run_refuses_a_plugin_that_leaks_and_trains_it_with_no_check(minigpt: 
     assert "checked" not in out
 
 
+@pytest.mark.slow
 def test_a_run_checks_a_plugin_quickly_and_shipped_parts_with_check(minigpt: Command, project: Path) -> None:
     code, out, error = minigpt("run", "mine.json", *SMALL)
     assert code == 0, error

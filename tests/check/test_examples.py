@@ -114,6 +114,7 @@ def test_an_auxiliary_loss_of_several_numbers_is_reported_as_such() -> None:
         GPT(section, 7).loss(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long))
 
 
+@pytest.mark.slow
 def test_an_experiment_is_checked_as_composed() -> None:
     layers = [{"attention": "short_conv", "position": "none"}, {"attention": "mha", "ffn": "glu", "block": "sandwich"}]
     model = {"d_model": 16, "n_heads": 2, "n_layers": 2, "block_size": 24, "norm": "rmsnorm", "position": "rope"}

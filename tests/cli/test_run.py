@@ -19,10 +19,14 @@ from tests.conftest import Command
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
-EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.json"))
+EXPERIMENTS = [
+    # The default suite computes the families in test_families.py.
+    pytest.param(file, id=f"{file.parent.name}/{file.stem}", marks=[pytest.mark.slow] * (file.parent.name == "families"))
+    for file in sorted((ROOT / "experiments").rglob("*.json"))
+]
 
 
-@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EXPERIMENTS)
 def test_every_shipped_experiment_runs_and_generates(file: Path, minigpt: Command, corpus: list[str]) -> None:
     """With its own components, on a small text and for a few updates."""
     pattern = load_experiment(file).model.layers
