@@ -25,7 +25,7 @@ def test_two_variants_are_trained_compared_and_written_to_files(minigpt: Command
     files = [write("base"), write("variant", model={"ffn": "glu"})]
     code, out, _ = minigpt("compare", *files, "--seeds", "1", "--no-noise", "--plan")
     assert code == 0
-    assert "base: 2 variants, seeds 5: 2 runs, 0 exist already" in out
+    assert "base: 2 variants, seed 5: 2 runs, 0 exist already" in out
     assert "2 runs to train: about" in out
     assert not Path("comparisons/base/runs").exists()
     written = ["--json", "all.json", "--csv", "runs.csv", "--markdown", "tables.md"]

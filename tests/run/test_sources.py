@@ -44,7 +44,13 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         family.name: [entry.name for entry in REGISTRY.entries(family.name) if entry.shipped]
         for family in REGISTRY.families()
     }
-    names["dataset"] = ["text", "tinyshakespeare"]  # python-docs is large
+    text = {"name": "text", "paths": [str(folder / "corpus.txt")]}
+    data = {
+        "text": text,
+        "tinyshakespeare": "tinyshakespeare",
+        "shortened": {"name": "shortened", "dataset": text, "fraction": 0.9},
+    }
+    names["dataset"] = list(data)  # python-docs is large
     names["objective"].remove("distillation")  # it needs a finished run
     positions = names.pop("position")
     mixers = names.pop("attention")
@@ -55,9 +61,11 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         position = next((name for name in positions if allowed({"name": mixer}, {"name": name})), "none")
         positions = [name for name in positions if name != position]
         training = {key: chosen.pop(key) for key in ("batching", "optimizer", "schedule")}
-        data, tokenizer, sampler = chosen.pop("dataset"), chosen.pop("tokenizer"), chosen.pop("sampler")
+        dataset, tokenizer, sampler = chosen.pop("dataset"), chosen.pop("tokenizer"), chosen.pop("sampler")
         if mixer not in ("mha", "gqa", "differential", "forgetting") and training["batching"] == "documents":
             training["batching"] = "windows"  # the mixer cannot keep documents apart
+        if training["batching"] == "documents":
+            dataset = "text"  # the others do not say where documents begin
         if chosen["block"] == "ngpt":
             training["optimizer"] = "adamw"  # weights of length 1, which averaging would change
         init: Any = chosen.pop("init")
@@ -66,7 +74,7 @@ def experiments(folder: Path) -> Iterator[Experiment]:
         yield load_experiment(
             {
                 "name": f"run-{number}",
-                "data": {"name": "text", "paths": [str(folder / "corpus.txt")]} if data == "text" else data,
+                "data": data[dataset],
                 "tokenizer": tokenizer,
                 "model": {
                     "d_model": 16,
